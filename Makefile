@@ -1,0 +1,114 @@
+# clip.c. `make help` lists the targets; everything that is built lands under build/, one folder a flavour.
+MAKEFLAGS += --no-builtin-rules
+CC      ?= gcc
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+FLAVOUR ?= release
+PREFIX  ?= /usr/local
+SECONDS ?= 60
+
+ARCH_release := $(if $(PORTABLE),-march=x86-64-v3,-march=native)
+OPT_release  := -O3
+OPT_asan     := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPT_tsan     := -O1 -fsanitize=thread
+OPT_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+ifeq ($(FLAVOUR),fuzz)
+CC := clang
+endif
+
+B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
+CFLAGS  := -std=gnu11 -g $(OPT_$(FLAVOUR)) $(ARCH_release) -fopenmp -ffp-contract=fast -fno-math-errno \
+           -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
+LDLIBS  := -ldnnl -lturbojpeg -ljpeg -lpng16 -lwebp -lzstd -ljansson -lutf8proc -lm -lpthread
+HASH    := \#
+
+# ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
+CPU_SRC := $(wildcard kernels/cpu/*.c)
+LIB_SRC := $(wildcard kernels/*.c kernels/ref/*.c data/*.c train/*.c eval/*.c)
+LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(CPU_SRC:%.c=$B/obj/%.f32.o) $(CPU_SRC:%.c=$B/obj/%.bf16.o)
+EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
+TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
+TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: all build help setup demo test asan tsan fuzz bench lint install clean format
+all: build
+build: $B/clipc
+
+help:
+	@echo 'make          build/clipc                make test     all tests (no GPU, no download but packages)'
+	@echo 'make demo     train a CLIP in minutes     make asan     the tests under ASan and UBSan'
+	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
+	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
+	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
+	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; make clean removes build/.'
+
+setup:
+	@tools/setup.sh build test
+demo:
+	@tools/setup.sh build demo
+	@$(MAKE) --no-print-directory build
+	@tools/demo/run.sh
+
+$B/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c $< -o $@
+$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
+$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
+$B/libclipc.a: $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$B/clipc: $(EXE_OBJ) $B/libclipc.a
+	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+$B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
+
+.PHONY: tests
+tests: $(TESTS) $B/clipc
+test:
+	@tools/setup.sh build test
+	@$(MAKE) --no-print-directory tests
+	@tests/run.sh $B
+asan:
+	@tools/setup.sh build test
+	@$(MAKE) --no-print-directory FLAVOUR=asan tests
+	@tests/run.sh build/asan
+tsan:
+	@tools/setup.sh build test
+	@$(MAKE) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader
+	@tests/run.sh build/tsan test_loader
+
+build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ -o $@ $(LDLIBS)
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+fuzz:
+	@tools/setup.sh build fuzz
+	@$(MAKE) --no-print-directory FLAVOUR=fuzz fuzzers
+	@tests/fuzz/run.sh build/fuzz/bin $(SECONDS)
+
+bench: build
+	@$B/clipc bench step --model ViT-B-32 --batch-size 32 --precision amp_bf16 --caption-tokens 16
+
+lint:
+	@tools/lint.sh
+format:
+	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/clipc
+	install -m 755 $B/clipc $(DESTDIR)$(PREFIX)/bin/clipc
+	cp -r configs $(DESTDIR)$(PREFIX)/share/clipc/
+	if [ -d build/vocab ]; then cp -r build/vocab $(DESTDIR)$(PREFIX)/share/clipc/; fi
+
+clean:
+	rm -rf build
+
+-include $(shell find $B/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,123 @@
+#include "kernels/base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+static bool quiet_info;
+
+static void print_line(const char *fmt, va_list args) {
+    char line[2048];
+    vsnprintf(line, sizeof line, fmt, args);
+    fprintf(stderr, "clipc: %s\n", line);
+}
+
+void die(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    print_line(fmt, args);
+    va_end(args);
+    exit(EXIT_ERROR);
+}
+
+void die_usage(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    print_line(fmt, args);
+    va_end(args);
+    exit(EXIT_USAGE);
+}
+
+bool error_set(Error *err, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(err->text, sizeof err->text, fmt, args);
+    va_end(args);
+    return false;
+}
+
+void log_info(const char *fmt, ...) {
+    if (quiet_info) return;
+    va_list args;
+    va_start(args, fmt);
+    print_line(fmt, args);
+    va_end(args);
+}
+
+void log_warn(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    print_line(fmt, args);
+    va_end(args);
+}
+
+void log_quiet(bool quiet) { quiet_info = quiet; }
+
+size_t size_mul(size_t a, size_t b) {
+    size_t r;
+    if (__builtin_mul_overflow(a, b, &r)) die("a size of %zu x %zu is too large for this machine", a, b);
+    return r;
+}
+
+size_t size_add(size_t a, size_t b) {
+    size_t r;
+    if (__builtin_add_overflow(a, b, &r)) die("a size of %zu + %zu is too large for this machine", a, b);
+    return r;
+}
+
+void *xmalloc(size_t bytes) {
+    void *p = malloc(bytes ? bytes : 1);
+    if (!p) die("out of memory: %zu bytes were asked for", bytes);
+    return p;
+}
+
+void *xcalloc(size_t count, size_t size) {
+    void *p = calloc(count ? count : 1, size ? size : 1);
+    if (!p) die("out of memory: %zu x %zu bytes were asked for", count, size);
+    return p;
+}
+
+void *xrealloc(void *p, size_t bytes) {
+    void *q = realloc(p, bytes ? bytes : 1);
+    if (!q) die("out of memory: %zu bytes were asked for", bytes);
+    return q;
+}
+
+char *xstrdup(const char *s) {
+    size_t n = strlen(s) + 1;
+    return memcpy(xmalloc(n), s, n);
+}
+
+char *xasprintf(const char *fmt, ...) {
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    char *s = xmalloc((size_t)n + 1);
+    vsnprintf(s, (size_t)n + 1, fmt, again);
+    va_end(again);
+    return s;
+}
+
+void *arena_take(Arena *a, size_t count, size_t elem_size) {
+    size_t at = a->used;
+    a->used = size_add(at, round_up(size_mul(count, elem_size), 64));
+    if (!a->base) return NULL;
+    assert(a->used <= a->size);
+    return a->base + at;
+}
+
+double clock_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+size_t peak_rss(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (size_t)u.ru_maxrss * 1024;
+}

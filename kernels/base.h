@@ -1,0 +1,59 @@
+/* base: what every layer shares: fatal errors, data errors, log lines, checked sizes, arenas, time. Any file may call it. */
+#ifndef KERNELS_BASE_H
+#define KERNELS_BASE_H
+#include <assert.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
+
+/* Exit codes of the program. */
+enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
+
+/* The user's or the machine's fault: one line "clipc: …" on stderr (what, where, what to try), then exit 1 (2 for usage). */
+_Noreturn void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
+_Noreturn void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* The data's fault: a function that can meet bad data returns false and leaves one line here. */
+typedef struct Error {
+    char text[512];
+} Error;
+/* Formats the line and returns false, so that a parser can say `return error_set(err, …)`. */
+bool error_set(Error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* A line on stderr with the program's name in front. log_quiet(true) silences log_info, never log_warn. */
+void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void log_quiet(bool quiet);
+
+/* Products and sums of sizes that die instead of wrapping round. */
+size_t size_mul(size_t a, size_t b);
+size_t size_add(size_t a, size_t b);
+static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t size_max(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t div_up(size_t a, size_t b) { return (a + b - 1) / b; }
+static inline size_t round_up(size_t a, size_t b) { return div_up(a, b) * b; }
+
+/* malloc, calloc and realloc that die with the size they could not get; free with free(). */
+void *xmalloc(size_t bytes);
+void *xcalloc(size_t count, size_t size);
+void *xrealloc(void *p, size_t bytes);
+char *xstrdup(const char *s);
+char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* An arena hands out 64-byte aligned pieces of one block. Layout functions run twice: with base == NULL every piece is NULL
+ * and only `used` grows (measure), then with a block of that size (bind); so sizes and pointers cannot disagree. */
+typedef struct Arena {
+    unsigned char *base;
+    size_t size, used;
+} Arena;
+void *arena_take(Arena *a, size_t count, size_t elem_size);
+
+/* Seconds of a monotonic clock. */
+double clock_now(void);
+/* Bytes of the largest resident set the process has had. */
+size_t peak_rss(void);
+#endif

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs test programs and sums up what cmocka printed: tests/run.sh BUILD_DIR [NAME…]; last line "N passed, N failed, N skipped".
+# A failed test's output is shown whole, a skip's reason (a line "SKIP: …") is shown.
+set -u
+dir=$1
+shift
+names=("$@")
+if [ ${#names[@]} = 0 ]; then
+    for f in tests/test_*.c tests/test_*.sh; do
+        [ -e "$f" ] || continue
+        f=$(basename "$f")
+        names+=("${f%.c}")
+    done
+fi
+passed=0 failed=0 skipped=0
+log=$dir/tests/log
+mkdir -p "$log"
+export CLIPC_HOME=$PWD CLIPC="$PWD/$dir/clipc" TMPDIR=$PWD/$dir/tests/tmp
+mkdir -p "$TMPDIR"
+for name in "${names[@]}"; do
+    start=$(date +%s%N)
+    case $name in
+    *.sh) timeout 300 bash "tests/$name" >"$log/$name" 2>&1 ;;
+    *) timeout 300 "$dir/tests/$name" >"$log/$name" 2>&1 ;;
+    esac
+    code=$?
+    ms=$((($(date +%s%N) - start) / 1000000))
+    p=$(grep -c '^\[       OK \]' "$log/$name")
+    f=$(grep -c '^\[  FAILED  \] [A-Za-z_]' "$log/$name")
+    s=$(grep -c '^\[  SKIPPED \] [A-Za-z_]' "$log/$name")
+    # cmocka lists failed and skipped tests a second time at its end
+    f=$(grep '^\[  FAILED  \] [A-Za-z_]' "$log/$name" | sort -u | wc -l)
+    s=$(grep '^\[  SKIPPED \] [A-Za-z_]' "$log/$name" | sort -u | wc -l)
+    if [ $code -ne 0 ] && [ "$f" = 0 ]; then f=1; fi
+    if [ $code -eq 0 ] && [ $((p + s)) = 0 ]; then
+        echo "$name ran no test" >>"$log/$name"
+        f=1
+    fi
+    printf '%-28s %4d passed %3d failed %3d skipped %7d ms\n' "$name" "$p" "$f" "$s" "$ms"
+    grep '^SKIP: ' "$log/$name" | sort -u
+    if [ "$f" != 0 ]; then tail -n 60 "$log/$name"; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+done
+rm -rf "$TMPDIR"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]
