@@ -57,13 +57,15 @@ void log_quiet(bool quiet) { quiet_info = quiet; }
 
 size_t size_mul(size_t a, size_t b) {
     size_t r;
-    if (__builtin_mul_overflow(a, b, &r)) die("a size of %zu x %zu is too large for this machine", a, b);
+    if (__builtin_mul_overflow(a, b, &r))
+        die("a size of %zu x %zu is too large for this machine", a, b);
     return r;
 }
 
 size_t size_add(size_t a, size_t b) {
     size_t r;
-    if (__builtin_add_overflow(a, b, &r)) die("a size of %zu + %zu is too large for this machine", a, b);
+    if (__builtin_add_overflow(a, b, &r))
+        die("a size of %zu + %zu is too large for this machine", a, b);
     return r;
 }
 

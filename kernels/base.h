@@ -1,4 +1,5 @@
-/* base: what every layer shares: fatal errors, data errors, log lines, checked sizes, arenas, time. Any file may call it. */
+/* base: what every layer shares: fatal errors, data errors, log lines, checked sizes, arenas, time.
+ * Any file may call it. */
 #ifndef KERNELS_BASE_H
 #define KERNELS_BASE_H
 #include <assert.h>
@@ -13,7 +14,8 @@
 /* Exit codes of the program. */
 enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
 
-/* The user's or the machine's fault: one line "clipc: …" on stderr (what, where, what to try), then exit 1 (2 for usage). */
+/* The user's or the machine's fault: one line "clipc: …" on stderr (what, where, what to try), then
+ * exit 1 (2 for usage). */
 _Noreturn void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
 _Noreturn void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
@@ -24,7 +26,8 @@ typedef struct Error {
 /* Formats the line and returns false, so that a parser can say `return error_set(err, …)`. */
 bool error_set(Error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* A line on stderr with the program's name in front. log_quiet(true) silences log_info, never log_warn. */
+/* A line on stderr with the program's name in front. log_quiet(true) silences log_info, never
+ * log_warn. */
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_quiet(bool quiet);
@@ -44,8 +47,9 @@ void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
-/* An arena hands out 64-byte aligned pieces of one block. Layout functions run twice: with base == NULL every piece is NULL
- * and only `used` grows (measure), then with a block of that size (bind); so sizes and pointers cannot disagree. */
+/* An arena hands out 64-byte aligned pieces of one block. Layout functions run twice: with base ==
+ * NULL every piece is NULL and only `used` grows (measure), then with a block of that size (bind);
+ * so sizes and pointers cannot disagree. */
 typedef struct Arena {
     unsigned char *base;
     size_t size, used;

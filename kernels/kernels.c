@@ -13,12 +13,14 @@ const char *const kernel_names[SLOT_COUNT] = {
 KernelStat kernel_stats[SLOT_COUNT];
 bool kernel_stats_on;
 
-/* A slot that is in the struct but not in the list changes the struct's size: it does not compile. */
-_Static_assert(sizeof(Kernels) == sizeof(const char *) + 2 * sizeof(size_t) + SLOT_COUNT * sizeof(void (*)(void)),
+/* A slot that is in the struct but not in the list changes the struct's size: it does not compile.
+ */
+_Static_assert(sizeof(Kernels) ==
+                   sizeof(const char *) + 2 * sizeof(size_t) + SLOT_COUNT * sizeof(void (*)(void)),
                "KERNEL_LIST and struct Kernels disagree");
 
 static const Kernels *checked(const Kernels *k) {
-#define X(slot)                                                                                                             \
+#define X(slot)                                                                                    \
     if (!k->slot) die("backend %s lacks the kernel %s", k->name, #slot);
     KERNEL_LIST(X)
 #undef X
@@ -27,7 +29,8 @@ static const Kernels *checked(const Kernels *k) {
 
 const Kernels *kernels_open(const char *backend, Precision precision) {
     if (!strcmp(backend, "ref")) return checked(&ref_kernels);
-    if (!strcmp(backend, "cpu")) return checked(precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels);
+    if (!strcmp(backend, "cpu"))
+        return checked(precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels);
     if (!strcmp(backend, "cuda")) die("this build has no CUDA backend: use --device cpu");
     die("unknown device '%s': use cpu or cuda", backend);
 }

@@ -1,25 +1,33 @@
-/* THE SEAM: what can be computed. A backend (ref, cpu, cuda) is one filled table of these slots; everything above calls
- * through the table, knows shapes, and never knows devices or element types.
+/* THE SEAM: what can be computed. A backend (ref, cpu, cuda) is one filled table of these slots;
+ * everything above calls through the table, knows shapes, and never knows devices or element types.
  *
  * Conventions, for every slot:
- *   - Outputs come first, then inputs, then sizes. All arrays are dense and row-major; `x[M,K]` gives the shape.
- *   - Gradients of activations (dx) are written; gradients of weights (dw, db, dtable …) are added to.
- *   - Pointers are the device's, 64-byte aligned at their start of allocation, not necessarily inside it. No aliasing of an
- *     output with an input unless the slot says so.
- *   - Sums run in `acc` in a fixed order: the same call with the same number of threads gives the same bits.
- *   - Sizes may be odd and small (1 is legal everywhere); M, rows or B of 0 is a call that does nothing.
- * Letters: B batch, T tokens, C width, H heads, D = C/H, E embedding, N global batch, V vocabulary.
- * `start[B+1]` are the first rows of packed sequences: sequence b owns rows start[b] … start[b+1]-1, at least one. */
+ *   - Outputs come first, then inputs, then sizes. All arrays are dense and row-major; `x[M,K]`
+ * gives the shape.
+ *   - Gradients of activations (dx) are written; gradients of weights (dw, db, dtable …) are added
+ * to.
+ *   - Pointers are the device's, 64-byte aligned at their start of allocation, not necessarily
+ * inside it. No aliasing of an output with an input unless the slot says so.
+ *   - Sums run in `acc` in a fixed order: the same call with the same number of threads gives the
+ * same bits.
+ *   - Sizes may be odd and small (1 is legal everywhere); M, rows or B of 0 is a call that does
+ * nothing. Letters: B batch, T tokens, C width, H heads, D = C/H, E embedding, N global batch, V
+ * vocabulary. `start[B+1]` are the first rows of packed sequences: sequence b owns rows start[b] …
+ * start[b+1]-1, at least one. */
 #ifndef KERNELS_KERNELS_H
 #define KERNELS_KERNELS_H
 #include "kernels/base.h"
 
 /* Never defined: host code cannot dereference or index device memory. */
 typedef struct act act; /* activations and compute weights: bf16 | f32 | f64 */
-typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, biases and LayerNorm weights: f32 | f64 */
+typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, biases and LayerNorm
+                           weights: f32 | f64 */
 
 typedef enum { PRECISION_FP32, PRECISION_AMP_BF16 } Precision;
-typedef enum { ACTIVATION_GELU, ACTIVATION_QUICK_GELU } Activation; /* ½x(1+erf(x/√2)) | x·σ(1.702x) */
+typedef enum {
+    ACTIVATION_GELU,
+    ACTIVATION_QUICK_GELU
+} Activation; /* ½x(1+erf(x/√2)) | x·σ(1.702x) */
 
 /* AdamW (Loshchilov & Hutter 2019), decoupled decay; correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ. */
 typedef struct AdamW {
@@ -53,50 +61,61 @@ typedef struct Kernels {
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
-    void (*linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N, size_t K);
+    void (*linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+                       size_t K);
     /* dx[M,K] = dy[M,N] w[N,K]. */
     void (*linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
     /* dw[N,K] += dy[M,N]ᵀ x[M,K]; db[N] += Σ_m dy[m,:]; db may be NULL. */
-    void (*linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N, size_t K);
+    void (*linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
+                              size_t K);
     /* pre[M,N] = x w ᵀ + b; y[M,N] = f(pre). */
-    void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b, size_t M, size_t N, size_t K,
-                                  Activation f);
-    /* Projection to the embedding: y[M,E] = x[M,C] p[C,E]; f32 out, f32 gradient in. dx is written, dp added to. */
+    void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b,
+                                  size_t M, size_t N, size_t K, Activation f);
+    /* Projection to the embedding: y[M,E] = x[M,C] p[C,E]; f32 out, f32 gradient in. dx is written,
+     * dp added to. */
     void (*project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E);
-    void (*project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M, size_t C, size_t E);
-    /* c[M,N] = (c if add) + op(a) op(b) in acc, contraction K: a is [M,K] or with ta [K,M]; b is [K,N] or with tb [N,K].
-     * lda, ldb, ldc: elements between rows as stored. */
-    void (*gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb, bool tb, size_t M, size_t N,
-                 size_t K, bool add);
+    void (*project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
+                        size_t C, size_t E);
+    /* c[M,N] = (c if add) + op(a) op(b) in acc, contraction K: a is [M,K] or with ta [K,M]; b is
+     * [K,N] or with tb [N,K]. lda, ldb, ldc: elements between rows as stored. */
+    void (*gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,
+                 bool tb, size_t M, size_t N, size_t K, bool add);
 
-    /* ---- attention ---- (qkv rows hold [Q|K|V], each [H,D]; scale 1/√D; lse is the log-sum-exp of a query's scaled scores) */
-    /* Self-attention of packed sequences: o[rows,C], lse[H,rows], qkv[rows,3C]; causal: key index > query index is forbidden.
-     * max_T: the longest sequence; rows = start[B]. */
-    void (*attention_fwd)(act *o, acc *lse, const act *qkv, const int32_t *start, size_t B, size_t rows, size_t max_T, size_t H,
-                          size_t D, bool causal);
-    /* dqkv[rows,3C]; recomputes the probabilities from lse. */
-    void (*attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse, const act *qkv, const int32_t *start, size_t B,
+    /* ---- attention ---- (qkv rows hold [Q|K|V], each [H,D]; scale 1/√D; lse is the log-sum-exp of
+     * a query's scaled scores) */
+    /* Self-attention of packed sequences: o[rows,C], lse[H,rows], qkv[rows,3C]; causal: key index >
+     * query index is forbidden. max_T: the longest sequence; rows = start[B]. */
+    void (*attention_fwd)(act *o, acc *lse, const act *qkv, const int32_t *start, size_t B,
                           size_t rows, size_t max_T, size_t H, size_t D, bool causal);
-    /* The last block's form: one query a sequence, q[B,C], over all its keys: kv[rows,2C] holds [K|V]; o[B,C], lse[H,B]. */
-    void (*attention_pool_fwd)(act *o, acc *lse, const act *q, const act *kv, const int32_t *start, size_t B, size_t rows,
-                               size_t H, size_t D);
+    /* dqkv[rows,3C]; recomputes the probabilities from lse. */
+    void (*attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse, const act *qkv,
+                          const int32_t *start, size_t B, size_t rows, size_t max_T, size_t H,
+                          size_t D, bool causal);
+    /* The last block's form: one query a sequence, q[B,C], over all its keys: kv[rows,2C] holds
+     * [K|V]; o[B,C], lse[H,B]. */
+    void (*attention_pool_fwd)(act *o, acc *lse, const act *q, const act *kv, const int32_t *start,
+                               size_t B, size_t rows, size_t H, size_t D);
     /* dq[B,C], dkv[rows,2C] are written. */
-    void (*attention_pool_bwd)(act *dq, act *dkv, const act *dout, const act *o, const acc *lse, const act *q, const act *kv,
-                               const int32_t *start, size_t B, size_t rows, size_t H, size_t D);
+    void (*attention_pool_bwd)(act *dq, act *dkv, const act *dout, const act *o, const acc *lse,
+                               const act *q, const act *kv, const int32_t *start, size_t B,
+                               size_t rows, size_t H, size_t D);
 
     /* ---- norm ---- (LayerNorm, eps 1e-5, biased variance; w, b [C]) */
-    /* y[rows,C] = (x-mean)·rstd·w + b; mean, rstd [rows]. If r is given: sum[rows,C] = x + r is written (rounded to act) and
-     * normalised in x's place; sum may be x. Without r, sum is not touched. */
-    void (*layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r, const acc *w, const acc *b,
-                          size_t rows, size_t C);
-    /* dx = (dres if given) + LayerNorm'(dy); dw, db are added to. x is what was normalised. If y is given, the forward's output
-     * is written there again. dx may be dres or dy. */
-    void (*layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const act *dres, const act *x, const acc *mean,
-                          const acc *rstd, const acc *w, const acc *b, size_t rows, size_t C);
+    /* y[rows,C] = (x-mean)·rstd·w + b; mean, rstd [rows]. If r is given: sum[rows,C] = x + r is
+     * written (rounded to act) and normalised in x's place; sum may be x. Without r, sum is not
+     * touched. */
+    void (*layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
+                          const acc *w, const acc *b, size_t rows, size_t C);
+    /* dx = (dres if given) + LayerNorm'(dy); dw, db are added to. x is what was normalised. If y is
+     * given, the forward's output is written there again. dx may be dres or dy. */
+    void (*layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const act *dres,
+                          const act *x, const acc *mean, const acc *rstd, const acc *w,
+                          const acc *b, size_t rows, size_t C);
     /* y[rows,E] = x / max(‖x‖₂, 1e-12), norm[rows] = max(‖x‖₂, 1e-12). */
     void (*l2norm_fwd)(acc *y, acc *norm, const acc *x, size_t rows, size_t E);
     /* dx = (dy - y (y·dy)) / norm. dx may be dy. */
-    void (*l2norm_bwd)(acc *dx, const acc *dy, const acc *y, const acc *norm, size_t rows, size_t E);
+    void (*l2norm_bwd)(acc *dx, const acc *dy, const acc *y, const acc *norm, size_t rows,
+                       size_t E);
 
     /* ---- pointwise ---- */
     /* dx[n] = dy·f'(x), y[n] = f(x) in the same pass. dx may be dy. */
@@ -107,75 +126,94 @@ typedef struct Kernels {
     void (*gather_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C);
     /* y[idx[i], :] += x[i, :], x [n,C]; the indices differ from each other. */
     void (*scatter_add_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C);
-    /* y[B,C] = mean of the rows of each sequence but its first `skip` (which leaves at least one). */
-    void (*mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, size_t skip, size_t C);
+    /* y[B,C] = mean of the rows of each sequence but its first `skip` (which leaves at least one).
+     */
+    void (*mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, size_t skip,
+                          size_t C);
     /* dx[rows,C] written; the skipped rows become 0. */
-    void (*mean_pool_bwd)(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip, size_t C);
+    void (*mean_pool_bwd)(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip,
+                          size_t C);
 
     /* ---- embed ---- */
-    /* u8 pixels [B,S,S,3] → patches[B·n, 3·P·P] in the order (channel, y, x), value (u/255 - mean[c])/std[c]. keep[B,n]: which of
-     * the (S/P)² grid positions, row-major, each sample keeps; NULL: all, n = (S/P)². mean, std are host values. */
-    void (*patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3], const float std[3], size_t B,
-                       size_t S, size_t P, size_t n);
+    /* u8 pixels [B,S,S,3] → patches[B·n, 3·P·P] in the order (channel, y, x), value (u/255 -
+     * mean[c])/std[c]. keep[B,n]: which of the (S/P)² grid positions, row-major, each sample keeps;
+     * NULL: all, n = (S/P)². mean, std are host values. */
+    void (*patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep,
+                       const float mean[3], const float std[3], size_t B, size_t S, size_t P,
+                       size_t n);
     /* The same from normalised f32 images [B,3,S,S]. */
-    void (*patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S, size_t P, size_t n);
-    /* x[B,1+n,C]: row 0 = cls + pos[0]; row 1+i = tok[b,i] + pos[1+keep[b,i]]; tok [B·n,C], cls [C], pos [1+grid,C]. */
-    void (*image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos, const int32_t *keep, size_t B, size_t n,
-                            size_t C);
-    void (*image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep, size_t B, size_t n, size_t C);
+    void (*patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
+                        size_t P, size_t n);
+    /* x[B,1+n,C]: row 0 = cls + pos[0]; row 1+i = tok[b,i] + pos[1+keep[b,i]]; tok [B·n,C], cls
+     * [C], pos [1+grid,C]. */
+    void (*image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
+                            const int32_t *keep, size_t B, size_t n, size_t C);
+    void (*image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
+                            size_t B, size_t n, size_t C);
     /* x[rows,C] = table[ids[row]] + pos[row - start of its sequence]; table [V,C]. */
-    void (*text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table, const acc *pos, size_t B,
-                           size_t rows, size_t C);
-    void (*text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids, const int32_t *start, size_t B, size_t rows,
-                           size_t C);
+    void (*text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
+                           const acc *pos, size_t B, size_t rows, size_t C);
+    void (*text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
+                           const int32_t *start, size_t B, size_t rows, size_t C);
 
-    /* ---- loss ---- (logits z = s·cos + bias, s = exp(*log_scale); bias may be NULL. A tile holds rows i0…, columns j0… of the
-     * N×N matrix; `diag` = i0 - j0: the positive of tile row i is tile column i + diag, where that lies inside.) */
-    /* Online log-sum-exp over tiles: row_max[n], row_sum[n], col_max[m], col_sum[m] must start as -inf (lowest) and 0; afterwards
-     * lse = max + ln(sum). positive[n] = z of the positives inside this tile (others untouched). */
-    void (*logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, acc *positive, const acc *cos,
-                         const acc *log_scale, const acc *bias, size_t n, size_t m, ptrdiff_t diag);
+    /* ---- loss ---- (logits z = s·cos + bias, s = exp(*log_scale); bias may be NULL. A tile holds
+     * rows i0…, columns j0… of the N×N matrix; `diag` = i0 - j0: the positive of tile row i is tile
+     * column i + diag, where that lies inside.) */
+    /* Online log-sum-exp over tiles: row_max[n], row_sum[n], col_max[m], col_sum[m] must start as
+     * -inf (lowest) and 0; afterwards lse = max + ln(sum). positive[n] = z of the positives inside
+     * this tile (others untouched). */
+    void (*logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, acc *positive,
+                         const acc *cos, const acc *log_scale, const acc *bias, size_t n, size_t m,
+                         ptrdiff_t diag);
     /* Starts the statistics: max = lowest finite value, sum = 0. */
     void (*stats_init)(acc *max, acc *sum, size_t n);
     /* Combines the statistics of another part of the same rows: max, sum ← joined. */
     void (*stats_join)(acc *max, acc *sum, const acc *other_max, const acc *other_sum, size_t n);
     /* lse[n] = max + ln(sum); may be max. */
     void (*stats_lse)(acc *lse, const acc *max, const acc *sum, size_t n);
-    /* *loss += weight · Σ_i (row_lse[i] + col_lse[i] - 2·positive[i]); with weight = 1/(2N) the CLIP loss's share of n rows;
-     * col_lse are those of the same n pairs. */
-    void (*clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n, double weight);
-    /* In place cos → s·G, G = (exp(z-row_lse) + exp(z-col_lse) - 2·[positive])·weight, weight = 1/(2N);
-     * *dlog_scale += Σ s·G·cos, *dbias += Σ G (dbias may be NULL). */
-    void (*clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_lse, const acc *col_lse, const acc *log_scale,
-                             const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight);
-    /* SigLIP in one walk: *loss += weight · Σ -ln σ(y·z), y = +1 for positives, else -1; in place cos → s·G with
-     * G = -y·σ(-y·z)·weight, weight = 1/N; *dlog_scale, *dbias as above. */
-    void (*siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale, const acc *bias, size_t n,
-                        size_t m, ptrdiff_t diag, double weight);
+    /* *loss += weight · Σ_i (row_lse[i] + col_lse[i] - 2·positive[i]); with weight = 1/(2N) the
+     * CLIP loss's share of n rows; col_lse are those of the same n pairs. */
+    void (*clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive,
+                      size_t n, double weight);
+    /* In place cos → s·G, G = (exp(z-row_lse) + exp(z-col_lse) - 2·[positive])·weight, weight =
+     * 1/(2N); *dlog_scale += Σ s·G·cos, *dbias += Σ G (dbias may be NULL). */
+    void (*clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_lse,
+                             const acc *col_lse, const acc *log_scale, const acc *bias, size_t n,
+                             size_t m, ptrdiff_t diag, double weight);
+    /* SigLIP in one walk: *loss += weight · Σ -ln σ(y·z), y = +1 for positives, else -1; in place
+     * cos → s·G with G = -y·σ(-y·z)·weight, weight = 1/N; *dlog_scale, *dbias as above. */
+    void (*siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
+                        const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight);
 
     /* ---- optim ---- */
     /* *out += Σ x². */
     void (*sum_squares)(acc *out, const acc *x, size_t n);
-    /* One AdamW step on n elements; gradient g·(*grad_scale), grad_scale NULL = 1; w (may be NULL) receives the new weights,
-     * rounded; g is set to zero. */
-    void (*adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o, size_t n);
+    /* One AdamW step on n elements; gradient g·(*grad_scale), grad_scale NULL = 1; w (may be NULL)
+     * receives the new weights, rounded; g is set to zero. */
+    void (*adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o,
+                  size_t n);
     /* *scale = min(1, max_norm / (√(*sum_squares) + 1e-6)). */
     void (*clip_factor)(acc *scale, const acc *sum_squares, double max_norm);
     /* x ← clamp(x, lo, hi). */
     void (*clamp)(acc *x, double lo, double hi, size_t n);
 } Kernels;
 
-/* Every slot, in the order above: names for messages, the backends' tables, the start-up check, test coverage. */
-#define KERNEL_LIST(X)                                                                                                      \
-    X(alloc) X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32)             \
-    X(act_set) X(act_get) X(act_from_acc) X(sync)                                                                            \
-    X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) X(project_fwd) X(project_bwd) X(gemm)    \
-    X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd)                                            \
-    X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd)                                                            \
-    X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd)                            \
-    X(patches_u8) X(patches_f32) X(image_embed_fwd) X(image_embed_bwd) X(text_embed_fwd) X(text_embed_bwd)                   \
-    X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) X(clip_loss) X(clip_logits_grad) X(siglip_tile)                 \
-    X(sum_squares) X(adamw) X(clip_factor) X(clamp)
+/* Every slot, in the order above: names for messages, the backends' tables, the start-up check,
+ * test coverage. */
+#define KERNEL_LIST(X)                                                                             \
+    X(alloc)                                                                                       \
+    X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) X(acc_set_f32)          \
+        X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) X(linear_fwd)                 \
+            X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) X(project_fwd)       \
+                X(project_bwd) X(gemm) X(attention_fwd) X(attention_bwd) X(attention_pool_fwd)     \
+                    X(attention_pool_bwd) X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd)          \
+                        X(l2norm_bwd) X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows)  \
+                            X(mean_pool_fwd) X(mean_pool_bwd) X(patches_u8) X(patches_f32)         \
+                                X(image_embed_fwd) X(image_embed_bwd) X(text_embed_fwd)            \
+                                    X(text_embed_bwd) X(logits_stats) X(stats_init) X(stats_join)  \
+                                        X(stats_lse) X(clip_loss) X(clip_logits_grad)              \
+                                            X(siglip_tile) X(sum_squares) X(adamw) X(clip_factor)  \
+                                                X(clamp)
 
 enum KernelSlot {
 #define X(slot) SLOT_##slot,
@@ -185,33 +223,40 @@ enum KernelSlot {
 };
 extern const char *const kernel_names[SLOT_COUNT];
 
-/* A backend declares its functions with the table's own types: KERNEL_DECLARE(ref_) declares ref_linear_fwd and so on. */
+/* A backend declares its functions with the table's own types: KERNEL_DECLARE(ref_) declares
+ * ref_linear_fwd and so on. */
 #define KERNEL_TYPE(slot) __typeof__(*((Kernels *)0)->slot)
 
-/* backend "ref" (float64, naive, precision ignored), "cpu", "cuda". Dies with a clear line where the backend is not built or
- * not usable. The table lives for ever. */
+/* backend "ref" (float64, naive, precision ignored), "cpu", "cuda". Dies with a clear line where
+ * the backend is not built or not usable. The table lives for ever. */
 const Kernels *kernels_open(const char *backend, Precision precision);
 
 /* i-th element of device memory. */
-static inline act *act_at(const Kernels *k, const act *p, size_t i) { return (act *)((char *)p + i * k->act_size); }
-static inline acc *acc_at(const Kernels *k, const acc *p, size_t i) { return (acc *)((char *)p + i * k->acc_size); }
+static inline act *act_at(const Kernels *k, const act *p, size_t i) {
+    return (act *)((char *)p + i * k->act_size);
+}
+static inline acc *acc_at(const Kernels *k, const acc *p, size_t i) {
+    return (acc *)((char *)p + i * k->acc_size);
+}
 
 /* What ran: filled by the backends while kernel_stats_on is set; `clipc bench` prints it. */
 typedef struct KernelStat {
     uint64_t calls;
-    double seconds, flops, bytes; /* work really done: multiply-adds count 2; bytes read and written at least once */
+    double seconds, flops,
+        bytes; /* work really done: multiply-adds count 2; bytes read and written at least once */
 } KernelStat;
 extern KernelStat kernel_stats[SLOT_COUNT];
 extern bool kernel_stats_on;
 void kernel_stats_reset(void);
 
-/* A CPU backend's slot opens with KERNEL_TIMER(linear_fwd, flops, bytes); the time until the function returns is booked. */
+/* A CPU backend's slot opens with KERNEL_TIMER(linear_fwd, flops, bytes); the time until the
+ * function returns is booked. */
 typedef struct KernelTimer {
     enum KernelSlot slot;
     double start, flops, bytes;
 } KernelTimer;
 void kernel_timer_stop(KernelTimer *t);
-#define KERNEL_TIMER(slot_name, flops_, bytes_)                                                                             \
-    __attribute__((cleanup(kernel_timer_stop))) KernelTimer timer_ = {                                                       \
+#define KERNEL_TIMER(slot_name, flops_, bytes_)                                                    \
+    __attribute__((cleanup(kernel_timer_stop))) KernelTimer timer_ = {                             \
         SLOT_##slot_name, kernel_stats_on ? clock_now() : 0, (double)(flops_), (double)(bytes_)}
 #endif

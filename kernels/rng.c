@@ -3,7 +3,8 @@
 #include <math.h>
 
 void rng_block(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]) {
-    uint32_t c[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)};
+    uint32_t c[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream,
+                     (uint32_t)(stream >> 32)};
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
@@ -24,7 +25,9 @@ uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index) {
     return (uint64_t)w[1] << 32 | w[0];
 }
 
-static double to_unit(uint32_t hi, uint32_t lo) { return (double)(((uint64_t)hi << 32 | lo) >> 11) * 0x1p-53; }
+static double to_unit(uint32_t hi, uint32_t lo) {
+    return (double)(((uint64_t)hi << 32 | lo) >> 11) * 0x1p-53;
+}
 
 double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
     uint32_t w[4];

@@ -1,14 +1,25 @@
-/* rng: a counter-based generator (Philox4x32-10): a value is a pure function of (seed, stream, index), so it is the same on every
- * backend, for every world size, thread count and order of evaluation. Any file may call it. */
+/* rng: a counter-based generator (Philox4x32-10): a value is a pure function of (seed, stream,
+ * index), so it is the same on every backend, for every world size, thread count and order of
+ * evaluation. Any file may call it. */
 #ifndef KERNELS_RNG_H
 #define KERNELS_RNG_H
 #include <stddef.h>
 #include <stdint.h>
 
-/* Streams keep the uses of one seed apart; what else identifies a draw (epoch, sample, layer) goes into `index` or rng_mix. */
-enum RngStream { RNG_INIT = 1, RNG_SHUFFLE_SHARDS, RNG_SHUFFLE_SAMPLES, RNG_AUGMENT, RNG_PATCH_DROPOUT, RNG_CAPTION, RNG_TEST };
+/* Streams keep the uses of one seed apart; what else identifies a draw (epoch, sample, layer) goes
+ * into `index` or rng_mix. */
+enum RngStream {
+    RNG_INIT = 1,
+    RNG_SHUFFLE_SHARDS,
+    RNG_SHUFFLE_SAMPLES,
+    RNG_AUGMENT,
+    RNG_PATCH_DROPOUT,
+    RNG_CAPTION,
+    RNG_TEST
+};
 
-/* Four 32-bit words of the block number `index` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). */
+/* Four 32-bit words of the block number `index` (Salmon et al., "Parallel random numbers: as easy
+ * as 1, 2, 3", SC 2011). */
 void rng_block(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]);
 /* One 64-bit word. */
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index);

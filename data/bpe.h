@@ -1,0 +1,36 @@
+/* bpe: CLIP's byte-pair tokenizer (spec: clean, split, merge). A Bpe is read-only after loading;
+ * every thread has its own cache. */
+#ifndef DATA_BPE_H
+#define DATA_BPE_H
+#include "kernels/base.h"
+
+typedef struct Bpe Bpe;
+typedef struct BpeCache BpeCache; /* word → ids; bounded; one a thread */
+
+/* A vocabulary file as open_clip's (gzip or plain text: a header line, then one merge a line).
+ * False: err says why. */
+Bpe *bpe_load(const char *path, Error *err);
+/* The vocabulary to use when none is named: --vocab, $CLIPC_VOCAB, $CLIPC_HOME/build/vocab/…,
+ * beside the binary, the install prefix. Dies with what to do (make setup) when there is none. */
+char *bpe_default_path(void);
+void bpe_free(Bpe *bpe);
+size_t bpe_vocab_size(const Bpe *bpe); /* 49408 for CLIP's own */
+int32_t bpe_start_id(const Bpe *bpe);  /* 49406 */
+int32_t bpe_end_id(const Bpe *bpe);    /* 49407 */
+
+BpeCache *bpe_cache_new(const Bpe *bpe);
+void bpe_cache_free(BpeCache *cache);
+
+/* Start token, the caption's ids, end token, cut to `context` (the last one then is the end token).
+ * ids must hold `context`. Returns how many. Text is UTF-8; invalid bytes become U+FFFD. */
+size_t bpe_encode(const Bpe *bpe, BpeCache *cache, const char *text, size_t bytes, size_t context,
+                  int32_t *ids);
+/* ids → text, malloc'd (start and end tokens printed as their literals). */
+char *bpe_decode(const Bpe *bpe, const int32_t *ids, size_t n);
+/* How many of n ids the text tower has to see: up to and including the first position of the
+ * largest id. */
+size_t bpe_pooled_length(const int32_t *ids, size_t n);
+/* Learns a vocabulary of `merges` merges from captions (one a line) and writes it in the same
+ * format. */
+bool bpe_train(const char *captions_path, size_t merges, const char *out_path, Error *err);
+#endif

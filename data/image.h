@@ -1,0 +1,28 @@
+/* image: compressed bytes → RGB pixels. Decodes what Pillow's Image.open(f).convert("RGB") would
+ * give, bit for bit. */
+#ifndef DATA_IMAGE_H
+#define DATA_IMAGE_H
+#include "kernels/base.h"
+
+typedef struct Image {
+    int width, height;
+    uint8_t *rgb;    /* [height, width, 3] */
+    size_t capacity; /* bytes rgb can hold: an Image that is decoded into again keeps its memory */
+} Image;
+
+/* The default of max_pixels: larger images are refused before any pixel memory is taken. */
+#define IMAGE_MAX_PIXELS (25u * 1000 * 1000)
+
+/* Decodes JPEG, PNG or WebP, told by its first bytes. `img` must be zeroed before its first use.
+ * False: err says why. */
+bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err);
+/* Only the header: size of the picture. */
+bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err);
+void image_free(Image *img);
+
+/* Thumbnails and pages for people: RGB → PNG file. */
+bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);
+/* RGB → JPEG bytes (4:2:0), malloc'd; for `data pack` with a maximal size. */
+bool image_encode_jpeg(uint8_t **bytes, size_t *size, const uint8_t *rgb, int width, int height,
+                       int quality, Error *err);
+#endif

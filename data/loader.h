@@ -1,0 +1,52 @@
+/* loader: worker threads that turn positions of the sample order into batches, in order, through a
+ * bounded ring. Global batch s of an epoch is positions s·N … s·N+N-1, N = batch_size × ranks ×
+ * accum; an epoch has floor(count/N) of them. In it, rank r's micro-batch j holds the batch_size
+ * positions from s·N + (j·ranks + r)·batch_size on. */
+#ifndef DATA_LOADER_H
+#define DATA_LOADER_H
+#include "data/augment.h"
+#include "data/bpe.h"
+#include "data/sampler.h"
+
+typedef struct Batch {
+    size_t size;     /* B */
+    uint8_t *pixels; /* [B,S,S,3] */
+    int32_t
+        *ids; /* packed: start[B] ids, each caption up to its pooled token (bpe_pooled_length) */
+    int32_t *start;       /* [B+1] */
+    uint64_t *sample;     /* [B] sample numbers, for the RNG of patch dropout and for messages */
+    int32_t *label;       /* [B] */
+    uint64_t epoch, step; /* step: global batch within the epoch */
+    size_t micro;         /* accumulation index */
+} Batch;
+
+typedef struct LoaderOptions {
+    Transform transform;
+    const Bpe *bpe;
+    size_t context;
+    size_t batch_size, accum;
+    int rank, ranks;
+    size_t workers; /* threads ≥ 1 */
+    size_t ring;    /* batches in flight; 0: a default */
+    uint64_t seed;
+    double max_bad; /* fraction of bad samples past which the run stops (dies) */
+    size_t max_pixels;
+} LoaderOptions;
+
+typedef struct LoaderStats {
+    uint64_t read, bad;  /* samples; bad ones were logged with shard and key and replaced */
+    double wait_seconds; /* how long loader_next blocked */
+} LoaderStats;
+
+typedef struct Loader Loader;
+/* Starts the threads at global batch `step` of `epoch` (resume: any position). */
+Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch, uint64_t step);
+size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
+/* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
+ * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: another
+ * global batch's, the same for every number of ranks. */
+Batch *loader_next(Loader *l);
+void loader_release(Loader *l, Batch *b);
+LoaderStats loader_stats(Loader *l);
+void loader_stop(Loader *l);
+#endif

@@ -1,0 +1,16 @@
+/* npy: NumPy's array files, version 1.0, little-endian, C order. */
+#ifndef DATA_NPY_H
+#define DATA_NPY_H
+#include "kernels/base.h"
+
+/* float32 of any number of dimensions; written beside and renamed. */
+bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err);
+/* A 2-D float32 array, malloc'd [rows, cols]. */
+bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err);
+/* Row by row, when the whole does not fit: open with the final shape, append rows, close (which
+ * renames). */
+typedef struct NpyWriter NpyWriter;
+NpyWriter *npy_writer_open(const char *path, size_t rows, size_t cols, Error *err);
+bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);
+bool npy_writer_close(NpyWriter *w, Error *err);
+#endif

@@ -1,0 +1,47 @@
+/* safetensors: named tensors in one file (u64 header length, JSON, bytes). Reading maps the file;
+ * writing is atomic. */
+#ifndef DATA_SAFETENSORS_H
+#define DATA_SAFETENSORS_H
+#include "kernels/base.h"
+
+typedef enum {
+    DTYPE_F64,
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_I64,
+    DTYPE_I32,
+    DTYPE_U8,
+    DTYPE_OTHER
+} Dtype;
+
+typedef struct Tensor {
+    const char *name;
+    Dtype dtype;
+    int ndim;
+    size_t shape[8], count;
+    const void *data; /* inside the mapping; count elements of dtype */
+} Tensor;
+
+typedef struct Safetensors {
+    Tensor *tensors;
+    size_t count;
+    char **meta; /* "__metadata__": key, value, key, value …; meta_count pairs */
+    size_t meta_count;
+    void *map;
+    size_t map_size;
+} Safetensors;
+
+bool safetensors_open(Safetensors *st, const char *path, Error *err);
+const Tensor *safetensors_find(const Safetensors *st, const char *name);
+const char *safetensors_meta(const Safetensors *st, const char *key); /* NULL when absent */
+void safetensors_close(Safetensors *st);
+/* Elements first … first+n-1 of a floating tensor as f32 (F64, F32, F16, BF16). False for other
+ * types. */
+bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out);
+
+/* Writes tensors (data in host memory) to exactly `path`, fsynced. Callers write into a temporary
+ * folder and rename. meta: pairs. */
+bool safetensors_write(const char *path, const Tensor *tensors, size_t count,
+                       const char *const *meta, size_t meta_count, Error *err);
+#endif

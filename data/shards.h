@@ -1,0 +1,43 @@
+/* shards: a data set as random access to samples, whatever it is stored in: WebDataset shards
+ * (.tar, .tar.zst with several frames; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a
+ * folder of images (class folders allowed). Sample numbers run 0 … count-1 in stored order, shard
+ * after shard. Nothing is ever written into the data's own folder. */
+#ifndef DATA_SHARDS_H
+#define DATA_SHARDS_H
+#include "kernels/base.h"
+
+typedef struct DatasetOptions {
+    const char *cache_dir;     /* where missing indexes are built; NULL: $XDG_CACHE_HOME/clipc or
+                                  ~/.cache/clipc */
+    const char *image_keys;    /* "jpg;png;jpeg;webp": first one present */
+    const char *text_keys;     /* "txt;caption" */
+    const char *json_text_key; /* take the caption from this field of .json; NULL: off */
+    const char *csv_separator, *csv_image_key, *csv_caption_key; /* "\t", "filepath", "title" */
+    const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */
+} DatasetOptions;
+DatasetOptions dataset_options_default(void);
+
+typedef struct Dataset Dataset;
+/* One sample as stored. Buffers belong to the Sample and are reused; free with sample_free. */
+typedef struct Sample {
+    char *key; /* "shard.tar:000123" or the path: for messages */
+    uint8_t *image;
+    size_t image_size, image_capacity;
+    char *text; /* NUL-terminated too */
+    size_t text_size, text_capacity;
+    int label; /* class folder's number in sorted order or .cls; -1 without */
+} Sample;
+
+Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *err);
+size_t dataset_count(const Dataset *d);
+size_t dataset_shards(const Dataset *d);
+/* First sample of shard s (s = shards: the count). */
+size_t dataset_shard_start(const Dataset *d, size_t shard);
+/* Thread-safe (pread; a cache of open files). False: err names shard and key; the sample is to be
+ * skipped. */
+bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err);
+/* Class names of a folder of class folders, sorted; 0 when there are none. */
+size_t dataset_classes(const Dataset *d, const char *const **names);
+void dataset_close(Dataset *d);
+void sample_free(Sample *s);
+#endif
