@@ -1,0 +1,29 @@
+/* checkpoint: a folder open_clip itself opens (open_clip_model.safetensors, open_clip_config.json)
+ * plus train_state.safetensors (moments, step, data position). Written beside, fsynced, renamed:
+ * the last good one always stands. */
+#ifndef TRAIN_CHECKPOINT_H
+#define TRAIN_CHECKPOINT_H
+#include "train/params.h"
+
+typedef struct TrainState {
+    uint64_t step;            /* optimiser steps done */
+    uint64_t epoch, position; /* next global batch: epoch, samples consumed in it */
+    uint64_t seed;
+} TrainState;
+
+/* Writes `<dir>/<name>` and points `<dir>/latest` at it. p->m and p->v go into the train state.
+ * Dies (naming the path) when the disk is full or the folder read-only; what stood there before
+ * stands. */
+void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
+                     const TrainState *s);
+/* Weights of an open_clip folder or a .safetensors file into p. Positional embeddings of another
+ * size are resized (spec 11). */
+void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
+/* Everything needed to go on. False: no train state there. Dies on a damaged file. */
+bool checkpoint_load_state(const char *path, Params *p, TrainState *s);
+/* The newest whole checkpoint in `dir`; malloc'd path, NULL without one. Damaged ones are named and
+ * passed over. */
+char *checkpoint_latest(const char *dir);
+/* Deletes all but the last `keep` step checkpoints. */
+void checkpoint_prune(const char *dir, size_t keep);
+#endif

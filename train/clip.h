@@ -1,0 +1,47 @@
+/* clip: the model: two towers and the two features. Written once, above the kernel table; knows
+ * shapes, never devices or element types. A Clip owns one arena of activations, laid out at
+ * creation: nothing is allocated afterwards. */
+#ifndef TRAIN_CLIP_H
+#define TRAIN_CLIP_H
+#include "train/params.h"
+
+typedef struct ClipOptions {
+    size_t max_batch;        /* samples of one forward */
+    size_t max_text_rows;    /* packed text rows of one forward; 0: max_batch × context */
+    bool training;           /* keep what backward needs */
+    bool grad_checkpointing; /* keep a block's input only, recompute the rest: the same bits */
+    bool full_compute;       /* no pruning of the last block: for tests and comparisons */
+    double patch_dropout;    /* training only */
+    uint64_t seed;
+} ClipOptions;
+
+typedef struct Clip Clip;
+Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o);
+void clip_free(Clip *m);
+/* Device bytes clip_new would take for activations. */
+size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o);
+
+/* Pixels as the model gets them: u8 [B,S,S,3] of the loader, or normalised f32 [B,3,S,S]; host
+ * memory, one of the two. */
+typedef struct ClipImages {
+    const uint8_t *u8;
+    const float *f32;
+    const uint64_t
+        *sample;   /* [B] keys of the patch-dropout draw together with `draw`; NULL: no dropout */
+    uint64_t draw; /* epoch: the same draw in both passes of an accumulated step */
+} ClipImages;
+
+/* features[B,E] (device), L2-normalised. `keep`: backward will follow for this forward. */
+void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep);
+/* Gradients of the tower's parameters from dfeatures[B,E] (with respect to the normalised
+ * features): added to params->grad. */
+void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
+/* Packed captions: ids[start[B]] (host), each ending at its pooled token, start[B+1]. */
+void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
+                   bool keep);
+void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+
+/* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens; full: what PyTorch
+ * computes (all positions). */
+double clip_flops(const ClipConfig *c, size_t tokens, bool full);
+#endif

@@ -1,0 +1,24 @@
+/* loss: symmetric cross-entropy over the N×N image-text logits, and SigLIP, walked in tiles
+ * (design: one block of n rows serves both directions; memory is bounded by logit_memory).
+ * Gradients are those of the global mean loss. */
+#ifndef TRAIN_LOSS_H
+#define TRAIN_LOSS_H
+#include "train/comm.h"
+
+typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
+
+typedef struct Loss Loss;
+/* n: rows (pairs) a rank, E: embedding, logit_memory: bytes for logits (at least one tile is always
+ * taken). All memory is taken here. When the whole n×N block fits, it is kept and not computed
+ * twice. */
+Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
+               size_t logit_memory);
+void loss_free(Loss *l);
+size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
+/* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
+ * Writes *loss (device, the global mean loss, equal on all ranks), dimages, dtexts [n,E]; adds to
+ * *dlog_scale, *dbias this rank's share (summed over ranks later with the other gradients). n may
+ * be smaller than at creation. Gradients may be NULL together: loss alone. */
+void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
+              const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
+#endif

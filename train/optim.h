@@ -1,0 +1,24 @@
+/* optim: AdamW over the flat parameter block; weight-decay groups; gradient norm and clipping;
+ * clamp of the logit scale. */
+#ifndef TRAIN_OPTIM_H
+#define TRAIN_OPTIM_H
+#include "train/params.h"
+
+typedef enum { WD_LEGACY, WD_HEAD } WdGroups;
+
+typedef struct OptimOptions {
+    double beta1, beta2, eps, weight_decay;
+    WdGroups wd_groups;
+    double grad_clip_norm; /* 0: off */
+} OptimOptions;
+
+typedef struct Optim Optim;
+Optim *optim_new(Params *p, const OptimOptions *o);
+void optim_free(Optim *o);
+/* One step, t from 1: norm of all gradients (returned, before clipping), clip, AdamW, compute
+ * weights, gradients zeroed, logit_scale clamped to [0, ln 100]. A norm that is not finite skips
+ * the update (gradients zeroed) and is returned as it is. */
+double optim_step(Optim *o, double lr, uint64_t t);
+/* Whether weight decay applies to this tensor. */
+bool optim_decays(const Param *p, WdGroups g);
+#endif

@@ -1,0 +1,57 @@
+/* options: a command's options as one table; the table feeds --name value, `name = value` in a
+ * recipe, --help, and what a run folder records. Every command of tools/ has such a table. */
+#ifndef TRAIN_OPTIONS_H
+#define TRAIN_OPTIONS_H
+#include "kernels/base.h"
+#include <stdio.h>
+
+typedef enum {
+    OPT_FLAG,   /* bool: --name, --no-name; name = true|false */
+    OPT_INT,    /* int64_t within [lo, hi] */
+    OPT_FLOAT,  /* double within [lo, hi] */
+    OPT_STRING, /* const char *, NULL allowed as default */
+    OPT_CHOICE, /* int: index into the "a|b|c" of `choices` */
+    OPT_LIST,   /* StringList: --name A B C up to the next option; repeating it adds */
+} OptionType;
+
+typedef struct StringList {
+    char **items;
+    size_t count;
+} StringList;
+
+typedef struct Option {
+    const char *name;
+    OptionType type;
+    void *value; /* holds the default before parsing */
+    const char
+        *choices;  /* OPT_CHOICE; otherwise the placeholder in --help ("FILE"), NULL: by type */
+    double lo, hi; /* both 0: unlimited */
+    const char *help;
+    bool given; /* set by parsing: named on the command line or in a recipe */
+} Option;
+
+typedef struct Command {
+    const char *name;    /* "train", "data pack" */
+    const char *summary; /* one line */
+    const char *usage;   /* "clipc embed --checkpoint DIR …" */
+    const char *examples;
+    Option *options;
+    size_t count;
+} Command;
+
+/* Parses argv[1..]; an option named "config" (OPT_STRING) is read as a recipe at once, so what
+ * stands after it wins. --help prints and exits 0. Unknown name (with the nearest one), bad value,
+ * stray operand where `operands` is NULL: die_usage. */
+void options_parse(const Command *c, int argc, char **argv, StringList *operands);
+/* `name = value` lines with # comments; lists separated by blanks. */
+void options_read_recipe(const Command *c, const char *path);
+/* Writes every option as a recipe that gives the same values again. */
+void options_write(const Command *c, FILE *out);
+void options_help(const Command *c, FILE *out);
+const Option *option_find(const Command *c, const char *name);
+void string_list_add(StringList *l, const char *s);
+/* The file `name` (a relative path such as configs/models/X.json): as given, under $CLIPC_HOME,
+ * beside the binary (and its parent), under the install prefix's share/clipc. malloc'd; NULL when
+ * nowhere. */
+char *find_resource(const char *name);
+#endif

@@ -1,0 +1,14 @@
+/* sched: the learning rate of a step (spec 4), steps from 0. */
+#ifndef TRAIN_SCHED_H
+#define TRAIN_SCHED_H
+#include <stdint.h>
+
+typedef enum { SCHED_COSINE, SCHED_CONST, SCHED_CONST_COOLDOWN } SchedKind;
+typedef struct Sched {
+    SchedKind kind;
+    double base;
+    uint64_t warmup, total, cooldown; /* steps */
+    double cooldown_power, cooldown_end;
+} Sched;
+double sched_lr(const Sched *s, uint64_t step);
+#endif

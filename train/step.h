@@ -1,0 +1,23 @@
+/* step: one optimisation step over `accum` micro-batches: one true large-batch loss through cached
+ * features (spec 5). */
+#ifndef TRAIN_STEP_H
+#define TRAIN_STEP_H
+#include "data/loader.h"
+#include "train/clip.h"
+#include "train/loss.h"
+#include "train/optim.h"
+
+typedef struct StepResult {
+    double loss, grad_norm, logit_scale; /* logit_scale: exponentiated, as used in this step */
+    bool skipped;                        /* loss or gradient norm not finite: no update was made */
+} StepResult;
+
+typedef struct Step Step;
+Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
+               size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory);
+void step_free(Step *s);
+/* batches[accum]; lr and t (from 1) of this step. */
+StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
+/* The same without the optimiser: gradients are left in params->grad. For tests. */
+double step_gradients(Step *s, Batch *const *batches);
+#endif
