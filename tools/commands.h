@@ -1,0 +1,20 @@
+/* commands: what `clipc NAME …` calls. One file a command (tools/cmd_*.c), one row a command in
+ * tools/clipc.c. argv[0] is the command's name; the return value is the exit code. */
+#ifndef TOOLS_COMMANDS_H
+#define TOOLS_COMMANDS_H
+
+int cmd_train(int argc, char **argv);
+int cmd_eval_retrieval(int argc, char **argv);
+int cmd_eval_zeroshot(int argc, char **argv);
+int cmd_embed(int argc, char **argv);
+int cmd_search(int argc, char **argv);
+int cmd_score(int argc, char **argv);
+int cmd_data_pack(int argc, char **argv);
+int cmd_data_index(int argc, char **argv);
+int cmd_data_check(int argc, char **argv);
+int cmd_data_peek(int argc, char **argv);
+int cmd_data_image(int argc, char **argv);
+int cmd_tok(int argc, char **argv);
+int cmd_ckpt(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+#endif

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# What a machine can check of the rules in docs/CONTRIBUTING.md; exit 1 and a line each where something is wrong.
+set -u
+cd "$(dirname "$0")/.."
+tools/setup.sh lint || exit 1
+bad=0
+complain() {
+    bad=1
+    echo "lint: $1"
+    [ -z "${2:-}" ] || printf '%s\n' "$2" | sed 's/^/    /' | head -20
+}
+
+mapfile -t sources < <(git ls-files '*.c' '*.h')
+
+# layers: kernels <- data <- train <- eval <- tools, tests
+up() { # folder, forbidden folders
+    hits=$(git grep -nE "#include \"($2)/" -- "$1" || true)
+    [ -z "$hits" ] || complain "$1/ includes a higher layer" "$hits"
+}
+up kernels 'data|train|eval|tools|tests'
+up data 'train|eval|tools|tests'
+up train 'eval|tools|tests'
+up eval 'tools|tests'
+hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|rng)\.h' || true)
+[ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h and rng.h" "$hits"
+for backend in ref cpu cuda; do
+    hits=$(git grep -nE "#include \"kernels/$backend/" -- ':!kernels/'$backend || true)
+    [ -z "$hits" ] || complain "a private header of kernels/$backend leaves its folder" "$hits"
+done
+hits=$(git grep -nE 'cuda_runtime\.h|dnnl\.h' -- '*.c' '*.h' '*.cu' '*.cuh' ':!kernels/cuda' ':!train/comm_nccl.c' ':!kernels/cpu/linear.c' || true)
+[ -z "$hits" ] || complain "cuda_runtime.h or dnnl.h outside its place" "$hits"
+
+# a .c with a header of its name includes it first
+for c in "${sources[@]}"; do
+    case $c in *.c) ;; *) continue ;; esac
+    h=${c%.c}.h
+    [ -e "$h" ] || continue
+    first=$(grep -m1 '^#include' "$c")
+    [ "$first" = "#include \"$h\"" ] || complain "$c does not include $h first"
+done
+
+long=$(wc -l "${sources[@]}" | awk '$1 > 620 && $2 != "total" && $2 !~ /_tables?\.c$/ {print $2 ": " $1 " lines"}')
+[ -z "$long" ] || complain "files over 600 lines" "$long"
+hits=$(git grep -nIE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.sh' '*.py' Makefile ':!tools/lint.sh' || true)
+[ -z "$hits" ] || complain "unfinished work" "$hits"
+hits=$(git grep -nE 'ffast-math|reduction *\([-+*]' -- '*.c' '*.h' Makefile || true)
+[ -z "$hits" ] || complain "-ffast-math or an OpenMP reduction: sums must have a fixed order" "$hits"
+
+if command -v clang-format >/dev/null; then
+    hits=$(clang-format --dry-run "${sources[@]}" 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
+    [ -z "$hits" ] || complain "not formatted (make format)" "$hits"
+fi
+if command -v cppcheck >/dev/null; then
+    hits=$(cppcheck --quiet --inline-suppr --enable=warning,portability --std=c11 --max-configs=4 -j2 -I. -DACT_F32 \
+        --suppress=missingIncludeSystem --suppress=unknownMacro --template='{file}:{line}: {message} [{id}]' \
+        --error-exitcode=0 kernels data train eval tools 2>&1 || true)
+    [ -z "$hits" ] || complain "cppcheck" "$hits"
+fi
+[ $bad = 0 ] && echo "lint: ok (${#sources[@]} files)"
+exit $bad

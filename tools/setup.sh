@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [fuzz] [lint]
+# Names what it will install first. Debian packages through apt-get (as root or through sudo); the vocabulary from PyPI.
+set -eu
+cd "$(dirname "$0")/.."
+
+packages=(gcc make pkg-config libdnnl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libzstd-dev zlib1g-dev
+    libjansson-dev libutf8proc-dev)
+for purpose in "$@"; do
+    case $purpose in
+    build) ;;
+    test) packages+=(libcmocka-dev python3 python3-pip) ;;
+    demo) packages+=(python3 python3-pip python3-pil gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
+        unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
+    fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
+    lint) packages+=(clang-format cppcheck) ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, fuzz or lint" >&2; exit 2 ;;
+    esac
+done
+
+installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^installed //p' || true)
+missing=()
+for p in $(printf '%s\n' "${packages[@]}" | sort -u); do
+    # another compiler, make or pip on PATH serves as well as Debian's
+    case $p in
+    gcc | make | python3 | clang | clang-format | cppcheck | pkg-config) command -v "$p" >/dev/null && continue ;;
+    python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
+    esac
+    grep -qx "$p" <<<"$installed" || missing+=("$p")
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: missing: ${missing[*]} (Debian's names); there is no apt-get here: install them by hand" >&2
+        exit 1
+    fi
+    sudo=
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || { echo "setup: run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+        sudo=sudo
+    fi
+    echo "setup: installing with apt-get: ${missing[*]}"
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+for purpose in "$@"; do
+    if [ "$purpose" = test ] || [ "$purpose" = demo ]; then
+        tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2
+        break
+    fi
+done

@@ -1,0 +1,301 @@
+#include "train/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void string_list_add(StringList *l, const char *s) {
+    l->items = xrealloc(l->items, (l->count + 1) * sizeof *l->items);
+    l->items[l->count++] = xstrdup(s);
+}
+
+const Option *option_find(const Command *c, const char *name) {
+    for (size_t i = 0; i < c->count; i++)
+        if (!strcmp(c->options[i].name, name)) return &c->options[i];
+    return NULL;
+}
+
+/* Levenshtein distance, for "did you mean"; names longer than the row are not offered. */
+static size_t edit_distance(const char *a, const char *b) {
+    size_t row[64], n = strlen(b);
+    if (n >= COUNT(row)) return SIZE_MAX;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < n; j++) {
+            size_t cost = diagonal + (a[i] != b[j]);
+            diagonal = row[j + 1];
+            row[j + 1] = size_min(cost, size_min(row[j], diagonal) + 1);
+        }
+    }
+    return row[n];
+}
+
+static _Noreturn void unknown_option(const Command *c, const char *name, const char *where) {
+    const char *best = NULL;
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < c->count; i++) {
+        size_t d = edit_distance(name, c->options[i].name);
+        if (d < least) least = d, best = c->options[i].name;
+    }
+    if (best && least <= strlen(name) / 2 + 1)
+        die_usage("%s: unknown option '%s' (did you mean '%s'?)", where, name, best);
+    die_usage("%s: unknown option '%s' (see clipc %s --help)", where, name, c->name);
+}
+
+static void check_range(const Option *o, double v, const char *where) {
+    if (isnan(v) || ((o->lo != 0 || o->hi != 0) && (v < o->lo || v > o->hi)))
+        die_usage("%s: %s must lie between %g and %g, not %g", where, o->name, o->lo, o->hi, v);
+}
+
+static void set_choice(Option *o, const char *text, const char *where) {
+    size_t n = strlen(text);
+    int index = 0;
+    for (const char *p = o->choices; *p; index++) {
+        size_t len = strcspn(p, "|");
+        if (len == n && !strncmp(p, text, n)) {
+            *(int *)o->value = index;
+            return;
+        }
+        p += len + (p[len] == '|');
+    }
+    die_usage("%s: %s must be one of %s, not '%s'", where, o->name, o->choices, text);
+}
+
+static void set_value(Option *o, const char *text, const char *where) {
+    char *end;
+    errno = 0;
+    switch (o->type) {
+    case OPT_FLAG:
+        if (!strcmp(text, "true") || !strcmp(text, "1"))
+            *(bool *)o->value = true;
+        else if (!strcmp(text, "false") || !strcmp(text, "0"))
+            *(bool *)o->value = false;
+        else
+            die_usage("%s: %s must be true or false, not '%s'", where, o->name, text);
+        break;
+    case OPT_INT: {
+        long long v = strtoll(text, &end, 10);
+        if (end == text || *end || errno)
+            die_usage("%s: %s must be a whole number, not '%s'", where, o->name, text);
+        check_range(o, (double)v, where);
+        *(int64_t *)o->value = v;
+        break;
+    }
+    case OPT_FLOAT: {
+        double v = strtod(text, &end);
+        if (end == text || *end)
+            die_usage("%s: %s must be a number, not '%s'", where, o->name, text);
+        check_range(o, v, where);
+        *(double *)o->value = v;
+        break;
+    }
+    case OPT_STRING:
+        *(const char **)o->value = xstrdup(text);
+        break;
+    case OPT_CHOICE:
+        set_choice(o, text, where);
+        break;
+    case OPT_LIST:
+        string_list_add(o->value, text);
+        break;
+    }
+    o->given = true;
+}
+
+static char *trim(char *s) {
+    while (isspace((unsigned char)*s)) s++;
+    size_t n = strlen(s);
+    while (n && isspace((unsigned char)s[n - 1])) s[--n] = 0;
+    return s;
+}
+
+/* A comment starts at a # that begins the line or follows a blank, so that values may hold one
+ * inside. */
+static void cut_comment(char *s) {
+    for (char *p = s; *p; p++)
+        if (*p == '#' && (p == s || isspace((unsigned char)p[-1]))) {
+            *p = 0;
+            return;
+        }
+}
+
+void options_read_recipe(const Command *c, const char *path) {
+    char *found = find_resource(path);
+    if (!found) die("recipe %s: no such file (here, under $CLIPC_HOME or beside clipc)", path);
+    FILE *f = fopen(found, "r");
+    if (!f) die("recipe %s: %s", found, strerror(errno));
+    char *line = NULL;
+    size_t capacity = 0;
+    for (int number = 1; getline(&line, &capacity, f) >= 0; number++) {
+        char where[PATH_MAX + 32];
+        snprintf(where, sizeof where, "%s:%d", found, number);
+        cut_comment(line);
+        char *name = trim(line);
+        if (!*name) continue;
+        char *value = strchr(name, '=');
+        if (!value) die_usage("%s: expected 'name = value', not '%s'", where, name);
+        *value++ = 0;
+        name = trim(name);
+        value = trim(value);
+        Option *o = (Option *)option_find(c, name);
+        if (!o) unknown_option(c, name, where);
+        if (o->type == OPT_LIST) {
+            for (char *save, *item = strtok_r(value, " \t", &save); item;
+                 item = strtok_r(NULL, " \t", &save))
+                set_value(o, item, where);
+        } else {
+            set_value(o, value, where);
+        }
+    }
+    free(line);
+    fclose(f);
+    free(found);
+}
+
+static bool is_option(const char *arg) { return arg[0] == '-' && arg[1] == '-'; }
+
+/* Handles argv[*i] = --name[=value] and its values; advances *i past them. */
+static void parse_one(const Command *c, int argc, char **argv, int *i) {
+    char name[64], where[96];
+    const char *arg = argv[(*i)++] + 2, *equals = strchr(arg, '=');
+    size_t n = equals ? (size_t)(equals - arg) : strlen(arg);
+    snprintf(name, sizeof name, "%.*s", (int)size_min(n, sizeof name - 1), arg);
+    snprintf(where, sizeof where, "clipc %s", c->name);
+    Option *o = (Option *)option_find(c, name);
+    if (!o && !strncmp(name, "no-", 3)) {
+        o = (Option *)option_find(c, name + 3);
+        if (o && o->type == OPT_FLAG && !equals) {
+            set_value(o, "false", where);
+            return;
+        }
+        o = NULL;
+    }
+    if (!o) unknown_option(c, name, where);
+    if (equals) {
+        set_value(o, equals + 1, where);
+    } else if (o->type == OPT_FLAG) {
+        set_value(o, "true", where);
+    } else if (*i >= argc) {
+        die_usage("%s: --%s needs a value", where, name);
+    } else if (o->type == OPT_LIST) {
+        while (*i < argc && !is_option(argv[*i])) set_value(o, argv[(*i)++], where);
+    } else {
+        set_value(o, argv[(*i)++], where);
+    }
+    if (!strcmp(name, "config")) options_read_recipe(c, *(const char **)o->value);
+}
+
+void options_parse(const Command *c, int argc, char **argv, StringList *operands) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            options_help(c, stdout);
+            exit(EXIT_OK);
+        }
+    bool only_operands = false;
+    for (int i = 1; i < argc;) {
+        if (!only_operands && !strcmp(argv[i], "--")) {
+            only_operands = true;
+            i++;
+        } else if (!only_operands && is_option(argv[i])) {
+            parse_one(c, argc, argv, &i);
+        } else if (operands) {
+            string_list_add(operands, argv[i++]);
+        } else {
+            die_usage("clipc %s: '%s' is no option (see clipc %s --help)", c->name, argv[i],
+                      c->name);
+        }
+    }
+}
+
+static void print_value(const Option *o, FILE *out) {
+    switch (o->type) {
+    case OPT_FLAG:
+        fputs(*(bool *)o->value ? "true" : "false", out);
+        break;
+    case OPT_INT:
+        fprintf(out, "%lld", (long long)*(int64_t *)o->value);
+        break;
+    case OPT_FLOAT:
+        fprintf(out, "%.9g", *(double *)o->value);
+        break;
+    case OPT_STRING:
+        fputs(*(const char **)o->value ? *(const char **)o->value : "", out);
+        break;
+    case OPT_CHOICE: {
+        const char *p = o->choices;
+        for (int n = *(int *)o->value; n > 0; n--) p += strcspn(p, "|") + 1;
+        fprintf(out, "%.*s", (int)strcspn(p, "|"), p);
+        break;
+    }
+    case OPT_LIST: {
+        const StringList *l = o->value;
+        for (size_t i = 0; i < l->count; i++) fprintf(out, "%s%s", i ? " " : "", l->items[i]);
+        break;
+    }
+    }
+}
+
+static bool is_empty(const Option *o) {
+    return (o->type == OPT_STRING && !*(const char **)o->value) ||
+           (o->type == OPT_LIST && !((StringList *)o->value)->count);
+}
+
+void options_write(const Command *c, FILE *out) {
+    fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
+    for (size_t i = 0; i < c->count; i++) {
+        const Option *o = &c->options[i];
+        if (!strcmp(o->name, "config") || is_empty(o)) continue;
+        fprintf(out, "%s = ", o->name);
+        print_value(o, out);
+        fputc('\n', out);
+    }
+}
+
+void options_help(const Command *c, FILE *out) {
+    static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
+    fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
+    if (c->count) fprintf(out, "\noptions (default in brackets):\n");
+    for (size_t i = 0; i < c->count; i++) {
+        const Option *o = &c->options[i];
+        const char *what = o->choices ? o->choices : placeholders[o->type];
+        int n = fprintf(out, "  --%s%s%s", o->name, *what ? " " : "", what);
+        fprintf(out, "%*s%s", n < 34 ? 34 - n : 1, "", o->help);
+        if (!is_empty(o) && !(o->type == OPT_FLAG && !*(bool *)o->value)) {
+            fputs(" [", out);
+            print_value(o, out);
+            fputc(']', out);
+        }
+        fputc('\n', out);
+    }
+    if (c->examples) fprintf(out, "\nexamples:\n%s", c->examples);
+}
+
+static char *readable(char *path) {
+    if (!access(path, R_OK)) return path;
+    free(path);
+    return NULL;
+}
+
+char *find_resource(const char *name) {
+    if (!access(name, R_OK)) return xstrdup(name);
+    if (name[0] == '/') return NULL;
+    const char *home = getenv("CLIPC_HOME");
+    char *path = home ? readable(xasprintf("%s/%s", home, name)) : NULL;
+    char exe[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (path || n < 0) return path;
+    exe[n] = 0;
+    const char *dir = dirname(exe);
+    /* build/clipc, build/FLAVOUR/clipc and bin/clipc of an install prefix */
+    static const char *const beside[] = {".", "..", "../..", "../share/clipc"};
+    for (size_t i = 0; !path && i < COUNT(beside); i++)
+        path = readable(xasprintf("%s/%s/%s", dir, beside[i], name));
+    return path;
+}
