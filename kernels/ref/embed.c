@@ -1,0 +1,78 @@
+#include "kernels/ref/ref.h"
+
+/* The grid position of sample b's patch i. */
+static size_t position(const int32_t *keep, size_t b, size_t i, size_t n) {
+    return keep ? (size_t)keep[b * n + i] : i;
+}
+
+void ref_patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3],
+                    const float std[3], size_t B, size_t S, size_t P, size_t n) {
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = 0; i < n; i++) {
+            size_t pos = position(keep, b, i, n), top = pos / (S / P) * P, left = pos % (S / P) * P;
+            for (size_t c = 0; c < 3; c++)
+                for (size_t y = 0; y < P; y++)
+                    for (size_t x = 0; x < P; x++, patches++) {
+                        uint8_t u = pixels[((b * S + top + y) * S + left + x) * 3 + c];
+                        patches->v = (u / 255.0 - (double)mean[c]) / (double)std[c];
+                    }
+        }
+}
+
+void ref_patches_f32(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
+                     size_t P, size_t n) {
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = 0; i < n; i++) {
+            size_t pos = position(keep, b, i, n), top = pos / (S / P) * P, left = pos % (S / P) * P;
+            for (size_t c = 0; c < 3; c++)
+                for (size_t y = 0; y < P; y++)
+                    for (size_t x = 0; x < P; x++, patches++)
+                        patches->v = (double)images[((b * 3 + c) * S + top + y) * S + left + x];
+        }
+}
+
+void ref_image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
+                         const int32_t *keep, size_t B, size_t n, size_t C) {
+    for (size_t b = 0; b < B; b++) {
+        for (size_t c = 0; c < C; c++, x++) x->v = cls[c].v + pos[c].v;
+        for (size_t i = 0; i < n; i++)
+            for (size_t c = 0; c < C; c++, x++)
+                x->v = tok[(b * n + i) * C + c].v + pos[(1 + position(keep, b, i, n)) * C + c].v;
+    }
+}
+
+void ref_image_embed_bwd(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
+                         size_t B, size_t n, size_t C) {
+    for (size_t b = 0; b < B; b++) {
+        for (size_t c = 0; c < C; c++, dx++) {
+            dcls[c].v += dx->v;
+            dpos[c].v += dx->v;
+        }
+        for (size_t i = 0; i < n; i++)
+            for (size_t c = 0; c < C; c++, dx++) {
+                dtok[(b * n + i) * C + c] = *dx;
+                dpos[(1 + position(keep, b, i, n)) * C + c].v += dx->v;
+            }
+    }
+}
+
+void ref_text_embed_fwd(act *x, const int32_t *ids, const int32_t *start, const acc *table,
+                        const acc *pos, size_t B, size_t rows, size_t C) {
+    (void)rows;
+    for (size_t b = 0; b < B; b++)
+        for (size_t row = (size_t)start[b]; row < (size_t)start[b + 1]; row++)
+            for (size_t c = 0; c < C; c++)
+                x[row * C + c].v =
+                    table[(size_t)ids[row] * C + c].v + pos[(row - (size_t)start[b]) * C + c].v;
+}
+
+void ref_text_embed_bwd(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
+                        const int32_t *start, size_t B, size_t rows, size_t C) {
+    (void)rows;
+    for (size_t b = 0; b < B; b++)
+        for (size_t row = (size_t)start[b]; row < (size_t)start[b + 1]; row++)
+            for (size_t c = 0; c < C; c++) {
+                dtable[(size_t)ids[row] * C + c].v += dx[row * C + c].v;
+                dpos[(row - (size_t)start[b]) * C + c].v += dx[row * C + c].v;
+            }
+}

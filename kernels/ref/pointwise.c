@@ -1,0 +1,65 @@
+#include "kernels/ref/ref.h"
+
+#include <math.h>
+
+#define QUICK_GELU_SLOPE 1.702
+
+static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+double ref_activation(double x, Activation f) {
+    if (f == ACTIVATION_QUICK_GELU) return x * sigmoid(QUICK_GELU_SLOPE * x);
+    return 0.5 * x * (1 + erf(x / sqrt(2)));
+}
+
+/* GELU' = Φ(x) + x φ(x); QuickGELU' = σ + 1.702 x σ (1 - σ). */
+static double activation_slope(double x, Activation f) {
+    if (f == ACTIVATION_QUICK_GELU) {
+        double s = sigmoid(QUICK_GELU_SLOPE * x);
+        return s + QUICK_GELU_SLOPE * x * s * (1 - s);
+    }
+    double pdf = exp(-0.5 * x * x) / sqrt(2 * 3.14159265358979323846);
+    return 0.5 * (1 + erf(x / sqrt(2))) + x * pdf;
+}
+
+void ref_activation_bwd(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
+    for (size_t i = 0; i < n; i++) {
+        dx[i].v = dy[i].v * activation_slope(x[i].v, f);
+        y[i].v = ref_activation(x[i].v, f);
+    }
+}
+
+void ref_add(act *y, const act *a, const act *b, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i].v = a[i].v + b[i].v;
+}
+
+void ref_gather_rows(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < C; c++) y[i * C + c] = x[(size_t)idx[i] * C + c];
+}
+
+void ref_scatter_add_rows(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < C; c++) y[(size_t)idx[i] * C + c].v += x[i * C + c].v;
+}
+
+void ref_mean_pool_fwd(act *y, const act *x, const int32_t *start, size_t B, size_t skip,
+                       size_t C) {
+    for (size_t b = 0; b < B; b++) {
+        size_t first = (size_t)start[b] + skip, end = (size_t)start[b + 1];
+        for (size_t c = 0; c < C; c++) {
+            double sum = 0;
+            for (size_t row = first; row < end; row++) sum += x[row * C + c].v;
+            y[b * C + c].v = sum / (double)(end - first);
+        }
+    }
+}
+
+void ref_mean_pool_bwd(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip,
+                       size_t C) {
+    for (size_t b = 0; b < B; b++) {
+        size_t first = (size_t)start[b] + skip, end = (size_t)start[b + 1];
+        for (size_t row = (size_t)start[b]; row < end; row++)
+            for (size_t c = 0; c < C; c++)
+                dx[row * C + c].v = row < first ? 0 : dy[b * C + c].v / (double)(end - first);
+    }
+}
