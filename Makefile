@@ -20,8 +20,7 @@ endif
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
 CFLAGS  := -std=gnu11 -g $(OPT_$(FLAVOUR)) $(ARCH_release) -fopenmp -ffp-contract=fast -fno-math-errno \
            -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
-LDLIBS  := -ldnnl -lturbojpeg -ljpeg -lpng16 -lwebp -lzstd -ljansson -lutf8proc -lm -lpthread
-HASH    := \#
+LDLIBS  := -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
 
 # ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
 CPU_SRC := $(wildcard kernels/cpu/*.c)
@@ -51,13 +50,17 @@ demo:
 	@$(MAKE) --no-print-directory build
 	@tools/demo/run.sh
 
-$B/obj/%.o: %.c Makefile
+$B/deps.ok: tools/check_deps.sh
+	@mkdir -p $(@D)
+	@tools/check_deps.sh $(CC)
+	@touch $@
+$B/obj/%.o: %.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c $< -o $@
-$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile
+$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
-$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile
+$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
 $B/libclipc.a: $(LIB_OBJ)
