@@ -18,7 +18,7 @@ CC := clang
 endif
 
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
-CFLAGS  := -std=gnu11 -g $(OPT_$(FLAVOUR)) $(ARCH_release) -fopenmp -ffp-contract=fast -fno-math-errno \
+CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH_release) -fopenmp -ffp-contract=fast -fno-math-errno \
            -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
 LDLIBS  := -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
 

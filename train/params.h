@@ -26,6 +26,8 @@ typedef struct Params {
 /* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
 void params_free(Params *p);
+/* Elements of the flat block, padding included, and of parameters, without allocating anything. */
+size_t params_layout(const ClipConfig *c, size_t *learned);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
 /* Initial values of spec 1.6, a function of the seed alone. */
 void params_init(Params *p, const ClipConfig *c, uint64_t seed);

@@ -1,0 +1,412 @@
+#include "train/train.h"
+
+#include "train/checkpoint.h"
+#include "train/log.h"
+#include "train/plan.h"
+#include "train/sched.h"
+#include "train/step.h"
+#include "train/train_options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static const TrainOptions *const opt = &train_options;
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int sig) { stop_signal = sig; }
+
+typedef struct Run {
+    char *dir, *checkpoints; /* run folder and its checkpoints/ */
+    char *resume;            /* checkpoint to go on from, or NULL */
+    ClipConfig config;
+    char *vocab_path;
+    Bpe *bpe;
+    Dataset *data;
+    Sampler *sampler;
+    Loader *loader;
+    LoaderOptions loader_options;
+    const Kernels *k;
+    const Comm *comm;
+    Params *params;
+    Clip *clip;
+    Optim *optim;
+    Step *step;
+    Sched sched;
+    TrainLog *log;
+    size_t global_batch;
+    uint64_t steps_per_epoch, total_steps;
+    TrainState state;
+    double last_save;
+    uint64_t skipped_in_a_row;
+} Run;
+
+static void make_dir(const char *path) {
+    if (mkdir(path, 0777) && errno != EEXIST)
+        die("%s: cannot make this folder: %s", path, strerror(errno));
+}
+
+static char *default_name(const char *model) {
+    char when[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    strftime(when, sizeof when, "%Y_%m_%d-%H_%M_%S", localtime_r(&now, &tm));
+    const char *base = strrchr(model, '/');
+    return xasprintf("%s-model_%s-lr_%g-b_%lld", when, base ? base + 1 : model, opt->lr,
+                     (long long)opt->batch_size);
+}
+
+/* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet. */
+static void find_run(Run *r) {
+    if (!opt->train_data)
+        die_usage("clipc train: --train-data is missing (shards, a CSV/TSV or a folder)");
+    if (!opt->model && !opt->pretrained && !opt->resume)
+        die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
+                  "a JSON file)");
+    const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
+    char *name = opt->name ? xstrdup(opt->name) : default_name(model);
+    r->dir = xasprintf("%s/%s", opt->logs, name);
+    r->checkpoints = xasprintf("%s/checkpoints", r->dir);
+    free(name);
+    char *record = xasprintf("%s/params.conf", r->dir);
+    bool exists = !access(record, F_OK);
+    free(record);
+    if (opt->resume && !strcmp(opt->resume, "latest"))
+        r->resume = checkpoint_latest(r->checkpoints);
+    else if (opt->resume)
+        r->resume = xstrdup(opt->resume);
+    else if (exists)
+        die("%s: this run exists: give another --name, or --resume latest to go on with it",
+            r->dir);
+    if (opt->resume && !r->resume)
+        log_info("no checkpoint under %s yet: starting afresh", r->checkpoints);
+}
+
+static void parse_numbers(double *out, size_t n, const char *text, const char *name, double lo,
+                          double hi) {
+    const char *p = text;
+    char *end;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = strtod(p, &end);
+        if (end == p || !(out[i] >= lo && out[i] <= hi) || *end != (i + 1 < n ? ',' : 0))
+            die_usage(
+                "clipc train: --%s needs %zu numbers from %g to %g with commas between, not '%s'",
+                name, n, lo, hi, text);
+        p = end + 1;
+    }
+}
+
+static void load_config(Run *r) {
+    const char *from = r->resume ? r->resume : opt->model ? opt->model : opt->pretrained;
+    clip_config_load(&r->config, from);
+    if (opt->siglip && !r->config.has_logit_bias) {
+        r->config.has_logit_bias = true;
+        r->config.init_logit_scale = log(10.0);
+        r->config.init_logit_bias = -10.0;
+    }
+    if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
+}
+
+static Transform train_transform(const ClipConfig *c) {
+    Transform t = c->eval_transform;
+    if (opt->train_transform == 1) return t;
+    t.train = true;
+    parse_numbers(t.scale, 2, opt->aug_scale, "aug-scale", 1e-3, 1);
+    parse_numbers(t.ratio, 2, opt->aug_ratio, "aug-ratio", 1e-2, 100);
+    if (t.scale[0] > t.scale[1] || t.ratio[0] > t.ratio[1])
+        die_usage("clipc train: --aug-scale and --aug-ratio go from low to high");
+    parse_numbers(t.jitter, 4, opt->color_jitter, "color-jitter", 0, 10);
+    if (t.jitter[3] > 0.5) die_usage("clipc train: the hue of --color-jitter must not exceed 0.5");
+    t.jitter_prob = opt->color_jitter_prob;
+    t.gray_prob = opt->gray_scale_prob;
+    return t;
+}
+
+static void open_data(Run *r) {
+    Error err;
+    char *beside = r->resume         ? checkpoint_vocab(r->resume)
+                   : opt->pretrained ? checkpoint_vocab(opt->pretrained)
+                                     : NULL;
+    r->vocab_path = opt->vocab ? xstrdup(opt->vocab) : beside ? beside : bpe_default_path();
+    r->bpe = bpe_load(r->vocab_path, &err);
+    if (!r->bpe) die("%s", err.text);
+    if (bpe_vocab_size(r->bpe) != r->config.vocab_size)
+        die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
+            r->vocab_path, bpe_vocab_size(r->bpe), r->config.name, r->config.vocab_size);
+
+    DatasetOptions d = dataset_options_default();
+    char *cache = xasprintf("%s/index", r->dir);
+    d.cache_dir = cache;
+    d.image_keys = opt->image_key;
+    d.text_keys = opt->text_key;
+    d.json_text_key = opt->json_text_key;
+    d.csv_separator = opt->csv_separator;
+    d.csv_image_key = opt->csv_img_key;
+    d.csv_caption_key = opt->csv_caption_key;
+    r->data = dataset_open(opt->train_data, &d, &err);
+    if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
+    free(cache);
+
+    r->loader_options = (LoaderOptions){
+        .transform = train_transform(&r->config),
+        .bpe = r->bpe,
+        .context = r->config.context_length,
+        .batch_size = (size_t)opt->batch_size,
+        .accum = (size_t)opt->accum_freq,
+        .rank = r->comm->rank,
+        .ranks = r->comm->size,
+        .workers = (size_t)opt->workers,
+        .ring = (size_t)opt->accum_freq + 3,
+        .samples_per_epoch = (size_t)opt->train_num_samples,
+        .seed = r->state.seed,
+        .max_bad = opt->max_bad,
+        .max_pixels = (size_t)opt->max_image_pixels,
+    };
+    r->global_batch =
+        size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
+    r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
+    if (!r->steps_per_epoch)
+        die("%s has %zu samples, fewer than one global batch of %zu: lower --batch-size or "
+            "--accum-freq",
+            opt->train_data, dataset_count(r->data), r->global_batch);
+    r->total_steps = r->steps_per_epoch * (uint64_t)opt->epochs;
+    if (opt->max_steps) r->total_steps = (uint64_t)opt->max_steps;
+}
+
+static ClipOptions clip_options(const Run *r) {
+    return (ClipOptions){
+        .max_batch = (size_t)opt->batch_size,
+        .training = true,
+        .grad_checkpointing = opt->grad_checkpointing,
+        .patch_dropout = r->config.patch_dropout,
+        .seed = r->state.seed,
+    };
+}
+
+static void freeze(Params *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        Param *q = &p->list[i];
+        bool image = !strncmp(q->name, "visual.", 7), scalar = !strncmp(q->name, "logit_", 6);
+        if ((opt->lock_image && image) || (opt->lock_text && !image && !scalar))
+            q->trainable = false;
+    }
+}
+
+static OptimOptions optim_options(const ClipConfig *c) {
+    OptimOptions o = {opt->beta1,         opt->beta2, opt->eps, opt->wd, (WdGroups)opt->wd_groups,
+                      opt->grad_clip_norm};
+    if (!strcasestr(c->name, "vit")) { /* open_clip's defaults go by the model's name */
+        if (!option_find(&train_command, "beta2")->given) o.beta2 = 0.999;
+        if (!option_find(&train_command, "eps")->given) o.eps = 1e-8;
+    }
+    return o;
+}
+
+static void build_model(Run *r) {
+    r->params = params_new(r->k, &r->config, true);
+    freeze(r->params);
+    if (r->resume) {
+        checkpoint_load_weights(r->resume, r->params, &r->config);
+        if (!checkpoint_load_state(r->resume, r->params, &r->state))
+            die("%s has no train_state.safetensors: use it with --pretrained instead of --resume",
+                r->resume);
+    } else {
+        params_init(r->params, &r->config, r->state.seed);
+        if (opt->pretrained) checkpoint_load_weights(opt->pretrained, r->params, &r->config);
+    }
+    ClipOptions o = clip_options(r);
+    r->clip = clip_new(r->k, &r->config, r->params, &o);
+    OptimOptions oo = optim_options(&r->config);
+    r->optim = optim_new(r->params, &oo);
+    r->step =
+        step_new(r->k, r->comm, r->clip, r->params, r->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                 (size_t)opt->batch_size, (size_t)opt->accum_freq, r->config.embed_dim,
+                 size_mul((size_t)opt->logit_memory, 1 << 20));
+    r->sched = (Sched){
+        .kind = (SchedKind)opt->lr_scheduler,
+        .base = opt->lr,
+        .warmup = (uint64_t)opt->warmup,
+        .total = r->total_steps,
+        .cooldown = r->steps_per_epoch * (uint64_t)opt->epochs_cooldown,
+        .cooldown_power = opt->lr_cooldown_power,
+        .cooldown_end = opt->lr_cooldown_end,
+    };
+    if (r->sched.warmup >= r->total_steps)
+        log_warn("--warmup %lld covers all %llu steps: the learning rate never reaches %g",
+                 (long long)opt->warmup, (unsigned long long)r->total_steps, opt->lr);
+}
+
+/* The seed of a run that goes on is the checkpoint's: another one would change order and
+ * augmentation half-way. */
+static void read_position(Run *r) {
+    TrainState s;
+    if (!checkpoint_load_state(r->resume, NULL, &s))
+        die("%s has no train_state.safetensors: use it with --pretrained instead of --resume",
+            r->resume);
+    if (option_find(&train_command, "seed")->given && s.seed != (uint64_t)opt->seed)
+        die("%s was trained with --seed %llu, not %lld", r->resume, (unsigned long long)s.seed,
+            (long long)opt->seed);
+    r->state = s;
+}
+
+static void write_record(const Run *r) {
+    char *path = xasprintf("%s/params.conf", r->dir);
+    FILE *f = fopen(path, "w");
+    if (!f) die("%s: %s", path, strerror(errno));
+    options_write(&train_command, f);
+    if (fclose(f)) die("%s: %s", path, strerror(errno));
+    free(path);
+}
+
+static void save(Run *r, const char *name) {
+    checkpoint_save(r->checkpoints, name, r->params, &r->config, &r->state, r->vocab_path);
+    checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
+    r->last_save = clock_now();
+}
+
+/* Checkpoints at an epoch's end are epoch_K and stay; those within are step_N, of which the last
+ * few stay. */
+static void save_if_due(Run *r) {
+    const TrainState *s = &r->state;
+    char name[48];
+    bool last = s->step == r->total_steps, epoch_end = s->position == 0;
+    bool minutes = opt->save_frequency_minutes > 0 &&
+                   clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
+    bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
+    if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
+        snprintf(name, sizeof name, "epoch_%llu", (unsigned long long)s->epoch);
+    else if (last || steps || minutes || stop_signal)
+        snprintf(name, sizeof name, "step_%llu", (unsigned long long)s->step);
+    else
+        return;
+    save(r, name);
+}
+
+static void check_finite(Run *r, const StepResult *res) {
+    r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
+    if (res->skipped)
+        log_warn("step %llu: the loss or its gradient is not finite (loss %g, gradient norm %g): "
+                 "the step is left out",
+                 (unsigned long long)r->state.step, res->loss, res->grad_norm);
+    if (r->skipped_in_a_row >= (uint64_t)opt->skip_limit)
+        die("the loss was not finite for %llu steps in a row: lower --lr or set --grad-clip-norm, "
+            "then --resume latest",
+            (unsigned long long)r->skipped_in_a_row);
+}
+
+static void run_steps(Run *r) {
+    size_t accum = (size_t)opt->accum_freq;
+    Batch **batches = xcalloc(accum, sizeof *batches);
+    double waited = 0;
+    r->last_save = clock_now();
+    while (r->state.step < r->total_steps && !stop_signal) {
+        double t0 = clock_now();
+        for (size_t j = 0; j < accum; j++) batches[j] = loader_next(r->loader);
+        uint64_t epoch = batches[0]->epoch;
+        double lr = sched_lr(&r->sched, r->state.step);
+        StepResult res = step_run(r->step, batches, lr, ++r->state.step);
+        for (size_t j = 0; j < accum; j++) loader_release(r->loader, batches[j]);
+        r->state.position += r->global_batch;
+        if (r->state.position >= r->steps_per_epoch * r->global_batch)
+            r->state.position = 0, r->state.epoch++;
+        check_finite(r, &res);
+        LoaderStats ls = loader_stats(r->loader);
+        double dt = clock_now() - t0;
+        train_log_step(r->log, &(StepMetrics){
+                                   .step = r->state.step,
+                                   .epoch = epoch,
+                                   .loss = res.loss,
+                                   .logit_scale = res.logit_scale,
+                                   .grad_norm = res.grad_norm,
+                                   .lr = lr,
+                                   .samples_per_s = (double)r->global_batch / dt,
+                                   .data_wait = (ls.wait_seconds - waited) / dt,
+                                   .samples = r->state.step * r->global_batch,
+                                   .bad = ls.bad,
+                                   .skipped = res.skipped,
+                               });
+        waited = ls.wait_seconds;
+        save_if_due(r);
+    }
+    free(batches);
+}
+
+static void describe(const Run *r) {
+    size_t used = r->steps_per_epoch * r->global_batch, epoch_samples = dataset_count(r->data);
+    if (opt->train_num_samples) epoch_samples = (size_t)opt->train_num_samples;
+    log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->params), r->k->name);
+    log_info("data: %zu pairs in %zu shards; %llu steps of %zu an epoch%s", dataset_count(r->data),
+             dataset_shards(r->data), (unsigned long long)r->steps_per_epoch, r->global_batch,
+             epoch_samples == used ? "" : ":");
+    if (epoch_samples != used)
+        log_info("  %zu samples are left over and not used in an epoch", epoch_samples - used);
+}
+
+int train_main(void) {
+    Run *r = xcalloc(1, sizeof *r);
+    static const char *const devices[] = {"auto", "cpu", "cuda"};
+    r->k = kernels_open(devices[opt->device], (Precision)opt->precision);
+    r->comm = comm_self(r->k);
+    find_run(r);
+    r->state.seed = (uint64_t)opt->seed;
+    if (r->resume) read_position(r);
+    load_config(r);
+    if (opt->dry_run) {
+        ClipOptions o = clip_options(r);
+        plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, r->comm->size,
+                   size_mul((size_t)opt->logit_memory, 1 << 20));
+        return EXIT_OK;
+    }
+    open_data(r);
+    if (r->resume && r->state.step >= r->total_steps) {
+        log_info("%s: this run is finished (%llu steps)", r->dir,
+                 (unsigned long long)r->state.step);
+        return EXIT_OK;
+    }
+    if (r->state.position % r->global_batch)
+        die("%s stands at sample %llu of its epoch, no multiple of this run's global batch of %zu",
+            r->resume, (unsigned long long)r->state.position, r->global_batch);
+    build_model(r);
+    make_dir(opt->logs);
+    make_dir(r->dir);
+    make_dir(r->checkpoints);
+    write_record(r);
+    describe(r);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    r->sampler = sampler_new(r->data, opt->shuffle, (size_t)opt->shuffle_window, r->state.seed);
+    r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
+                             r->state.position / r->global_batch);
+    r->log =
+        train_log_open(r->dir, r->state.step, r->total_steps, (uint64_t)opt->log_every_n_steps);
+    run_steps(r);
+    train_log_close(r->log);
+    if (stop_signal)
+        log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
+                 "%s/params.conf --name %s --resume latest",
+                 stop_signal == SIGINT ? "SIGINT" : "SIGTERM", (unsigned long long)r->state.step,
+                 r->dir, strrchr(r->dir, '/') + 1);
+    else
+        log_info("done: %s", r->checkpoints);
+    loader_stop(r->loader);
+    sampler_free(r->sampler);
+    step_free(r->step);
+    optim_free(r->optim);
+    clip_free(r->clip);
+    params_free(r->params);
+    dataset_close(r->data);
+    bpe_free(r->bpe);
+    clip_config_free(&r->config);
+    free(r->vocab_path);
+    free(r->resume);
+    free(r->checkpoints);
+    free(r->dir);
+    free(r);
+    return EXIT_OK;
+}

@@ -1,0 +1,38 @@
+/* train_options: everything `clipc train` can be told, one row an option. Names are open_clip's
+ * where the meaning is the same. */
+#ifndef TRAIN_TRAIN_OPTIONS_H
+#define TRAIN_TRAIN_OPTIONS_H
+#include "train/options.h"
+
+typedef struct TrainOptions {
+    const char *config;
+    /* data */
+    const char *train_data, *image_key, *text_key, *json_text_key;
+    const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
+    int64_t train_num_samples, workers, max_image_pixels, shuffle_window;
+    bool shuffle;
+    double max_bad;
+    /* augmentation */
+    int train_transform; /* train | eval */
+    const char *aug_scale, *aug_ratio, *color_jitter;
+    double color_jitter_prob, gray_scale_prob;
+    /* model */
+    const char *model, *pretrained;
+    double force_patch_dropout;
+    bool lock_image, lock_text, grad_checkpointing, siglip;
+    /* optimisation */
+    int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
+    double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
+    int lr_scheduler, wd_groups;
+    /* machine */
+    int device, precision;
+    /* run */
+    const char *logs, *name, *resume;
+    int64_t save_frequency, save_frequency_steps, keep_checkpoints, log_every_n_steps, skip_limit;
+    double save_frequency_minutes;
+    bool dry_run;
+} TrainOptions;
+
+extern TrainOptions train_options; /* defaults, then what was given */
+extern const Command train_command;
+#endif
