@@ -10,7 +10,7 @@ for purpose in "$@"; do
     case $purpose in
     build) ;;
     test) packages+=(libcmocka-dev python3 python3-pip) ;;
-    demo) packages+=(python3 python3-pip python3-pil gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
+    demo) packages+=(python3 python3-pip python3-pil python3-fonttools gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck) ;;
