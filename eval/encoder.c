@@ -1,0 +1,216 @@
+#include "eval/encoder.h"
+
+#include "data/augment.h"
+#include "data/bpe.h"
+#include "train/checkpoint.h"
+#include "train/clip.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct Encoder {
+    const Kernels *k;
+    ClipConfig config;
+    Params *params;
+    Clip *clip;
+    Bpe *bpe;
+    BpeCache *cache;
+    size_t batch;
+    acc *features; /* device [batch,E] */
+    uint8_t *pixels;
+    int32_t *ids, *start;
+    int threads;
+    Image *image;               /* [threads] */
+    TransformScratch **scratch; /* [threads] */
+    double logit_scale;
+};
+
+static void load_vocab(Encoder *e, const EncoderOptions *o) {
+    Error err;
+    char *path = o->vocab ? xstrdup(o->vocab) : checkpoint_vocab(o->checkpoint);
+    if (!path) path = bpe_default_path();
+    e->bpe = bpe_load(path, &err);
+    if (!e->bpe) die("%s", err.text);
+    if (bpe_vocab_size(e->bpe) != e->config.vocab_size)
+        die("%s has %zu entries, the model %zu: give the --vocab that belongs to the model", path,
+            bpe_vocab_size(e->bpe), e->config.vocab_size);
+    e->cache = bpe_cache_new(e->bpe);
+    free(path);
+}
+
+Encoder *encoder_open(const EncoderOptions *o) {
+    static const char *const devices[] = {"auto", "cpu", "cuda"};
+    if (!o->checkpoint)
+        die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
+    Encoder *e = xcalloc(1, sizeof *e);
+    e->k = kernels_open(devices[o->device], (Precision)o->precision);
+    clip_config_load(&e->config, o->model ? o->model : o->checkpoint);
+    load_vocab(e, o);
+    e->params = params_new(e->k, &e->config, false);
+    checkpoint_load_weights(o->checkpoint, e->params, &e->config);
+    e->batch = (size_t)o->batch_size;
+    ClipOptions co = {.max_batch = e->batch};
+    e->clip = clip_new(e->k, &e->config, e->params, &co);
+    size_t S = e->config.image_size;
+    e->features = e->k->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
+    e->pixels = xmalloc(size_mul(e->batch, 3 * S * S));
+    e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
+    e->start = xmalloc((e->batch + 1) * sizeof *e->start);
+    e->threads = omp_get_max_threads();
+    e->image = xcalloc((size_t)e->threads, sizeof *e->image);
+    e->scratch = xcalloc((size_t)e->threads, sizeof *e->scratch);
+    double log_scale;
+    e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
+    e->logit_scale = exp(log_scale);
+    return e;
+}
+
+void encoder_close(Encoder *e) {
+    for (int t = 0; t < e->threads; t++) {
+        image_free(&e->image[t]);
+        transform_scratch_free(&e->scratch[t]);
+    }
+    free(e->image);
+    free(e->scratch);
+    free(e->pixels);
+    free(e->ids);
+    free(e->start);
+    e->k->release(e->features);
+    clip_free(e->clip);
+    params_free(e->params);
+    bpe_cache_free(e->cache);
+    bpe_free(e->bpe);
+    clip_config_free(&e->config);
+    free(e);
+}
+
+const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
+const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
+size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
+double encoder_logit_scale(const Encoder *e) { return e->logit_scale; }
+
+void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
+    size_t E = e->config.embed_dim;
+    for (size_t first = 0; first < n; first += e->batch) {
+        size_t B = size_min(e->batch, n - first);
+        e->start[0] = 0;
+        for (size_t b = 0; b < B; b++) {
+            int32_t *ids = e->ids + e->start[b];
+            const char *text = texts[first + b];
+            size_t length =
+                bpe_encode(e->bpe, e->cache, text, strlen(text), e->config.context_length, ids);
+            e->start[b + 1] = e->start[b] + (int32_t)bpe_pooled_length(ids, length);
+        }
+        clip_text_fwd(e->clip, e->features, e->ids, e->start, B, false);
+        e->k->acc_get_f32(out + first * E, e->features, B * E);
+    }
+}
+
+size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out,
+                      bool *ok) {
+    size_t E = e->config.embed_dim, S = e->config.image_size, good = 0;
+    for (size_t first = 0; first < n; first += e->batch) {
+        size_t B = size_min(e->batch, n - first);
+#pragma omp parallel for schedule(dynamic)
+        for (size_t b = 0; b < B; b++) {
+            int t = omp_get_thread_num();
+            Error err;
+            uint8_t *pixels = e->pixels + b * 3 * S * S;
+            ok[first + b] = fetch(context, first + b, &e->image[t], &err);
+            if (ok[first + b]) {
+                transform_apply(pixels, &e->image[t], &e->config.eval_transform, 0, &e->scratch[t]);
+            } else {
+                memset(pixels, 0, 3 * S * S);
+                log_warn("%s", err.text);
+            }
+        }
+        clip_image_fwd(e->clip, e->features, &(ClipImages){.u8 = e->pixels}, B, false);
+        e->k->acc_get_f32(out + first * E, e->features, B * E);
+        for (size_t b = first; b < first + B; b++) {
+            if (!ok[b]) memset(out + b * E, 0, E * sizeof *out);
+            good += ok[b];
+        }
+    }
+    return good;
+}
+
+/* ---- whole data sets ---- */
+
+typedef struct DatasetReader {
+    Dataset *data;
+    Sample *sample; /* [threads] */
+    Features *f;
+    bool images;
+} DatasetReader;
+
+static bool fetch_sample(void *context, size_t i, Image *img, Error *err) {
+    DatasetReader *r = context;
+    Sample *s = &r->sample[omp_get_thread_num()];
+    if (!dataset_read(r->data, i, s, err)) return false;
+    if (r->images && !image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, err)) {
+        Error why = *err;
+        return error_set(err, "%.200s: %.250s", s->key, why.text);
+    }
+    r->f->keys[i] = xstrdup(s->key);
+    r->f->captions[i] = xstrdup(s->text ? s->text : "");
+    r->f->labels[i] = s->label;
+    return true;
+}
+
+/* Moves the rows of readable samples together. */
+static void compact(Features *f, const bool *ok, size_t n) {
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!ok[i]) continue;
+        f->keys[at] = f->keys[i];
+        f->captions[at] = f->captions[i];
+        f->labels[at] = f->labels[i];
+        if (f->images && at != i)
+            memcpy(f->images + at * f->dim, f->images + i * f->dim, f->dim * sizeof(float));
+        at++;
+    }
+    f->count = at;
+    f->bad = n - at;
+}
+
+void features_of_dataset(Features *f, Encoder *e, Dataset *d, bool images, bool texts) {
+    double t0 = clock_now();
+    size_t n = dataset_count(d);
+    *f = (Features){.dim = e->config.embed_dim};
+    f->keys = xcalloc(n, sizeof *f->keys);
+    f->captions = xcalloc(n, sizeof *f->captions);
+    f->labels = xcalloc(n, sizeof *f->labels);
+    bool *ok = xcalloc(n, sizeof *ok);
+    DatasetReader r = {d, xcalloc((size_t)e->threads, sizeof(Sample)), f, images};
+    if (images) {
+        f->images = xmalloc(size_mul(n, f->dim * sizeof(float)));
+        encoder_images(e, fetch_sample, &r, n, f->images, ok);
+    } else {
+        Error err;
+        for (size_t i = 0; i < n; i++)
+            if (!(ok[i] = fetch_sample(&r, i, NULL, &err))) log_warn("%s", err.text);
+    }
+    compact(f, ok, n);
+    if (texts) {
+        f->texts = xmalloc(size_mul(f->count, f->dim * sizeof(float)));
+        encoder_texts(e, (const char *const *)f->captions, f->count, f->texts);
+    }
+    for (int t = 0; t < e->threads; t++) sample_free(&r.sample[t]);
+    free(r.sample);
+    free(ok);
+    f->seconds = clock_now() - t0;
+}
+
+void features_free(Features *f) {
+    for (size_t i = 0; i < f->count; i++) {
+        free(f->keys[i]);
+        free(f->captions[i]);
+    }
+    free(f->keys);
+    free(f->captions);
+    free(f->labels);
+    free(f->images);
+    free(f->texts);
+}

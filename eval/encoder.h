@@ -1,0 +1,47 @@
+/* encoder: a checkpoint opened for inference: pictures and captions → L2-normalised features in
+ * host memory. Every command that runs a model without training it goes through here. */
+#ifndef EVAL_ENCODER_H
+#define EVAL_ENCODER_H
+#include "data/image.h"
+#include "data/shards.h"
+#include "kernels/kernels.h"
+#include "train/config.h"
+
+typedef struct EncoderOptions {
+    const char *checkpoint; /* folder or .safetensors */
+    const char *model;      /* architecture where the checkpoint has none; NULL */
+    const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
+    int device, precision;  /* indices of "auto|cpu|cuda" and of Precision */
+    int64_t batch_size;
+} EncoderOptions;
+
+typedef struct Encoder Encoder;
+Encoder *encoder_open(const EncoderOptions *o); /* dies with a clear line */
+void encoder_close(Encoder *e);
+const Kernels *encoder_kernels(const Encoder *e);
+const ClipConfig *encoder_config(const Encoder *e);
+size_t encoder_dim(const Encoder *e);         /* E */
+double encoder_logit_scale(const Encoder *e); /* exponentiated */
+
+/* out[n,E]. */
+void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
+
+/* Fetches picture i; called from several threads. False: err says why. */
+typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
+/* out[n,E], ok[n]: pictures that could not be had are logged, get ok = false and a row of zeros.
+ * Returns how many are ok. */
+size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out, bool *ok);
+
+/* A whole data set. NULL arrays are not computed; the others are malloc'd. Rows are the samples
+ * that could be read, in stored order. */
+typedef struct Features {
+    size_t count, dim, bad;
+    float *images, *texts; /* [count,dim] */
+    char **keys;           /* [count] */
+    char **captions;       /* [count] */
+    int *labels;           /* [count] */
+    double seconds;
+} Features;
+void features_of_dataset(Features *f, Encoder *e, Dataset *d, bool images, bool texts);
+void features_free(Features *f);
+#endif

@@ -1,0 +1,79 @@
+/* clipc embed: images or captions → L2-normalised rows of a .npy file. */
+#include "data/npy.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static EncoderOptions encoder = ENCODER_DEFAULTS;
+static DatasetOptions dataset;
+static StringList image_files;
+static const char *images, *text, *out;
+
+static Option options[] = {
+    ENCODER_OPTIONS(encoder),
+    {"image", OPT_LIST, &image_files, "FILE...", 0, 0, "image files: one row each, in order", 0},
+    {"images", OPT_STRING, &images, "SPEC", 0, 0,
+     "a folder, shards or CSV/TSV: the readable ones, in order", 0},
+    {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line; - is stdin", 0},
+    {"out", OPT_STRING, &out, "FILE.npy", 0, 0,
+     "float32 [N,E]; with --images also FILE.keys, a key a row", 0},
+    DATASET_OPTIONS(dataset),
+};
+
+static const Command command = {
+    "embed",
+    "Images or captions to L2-normalised features.",
+    "clipc embed --checkpoint PATH (--image FILE... | --images SPEC | --text FILE) --out X.npy",
+    "  clipc embed --checkpoint logs/run/checkpoints/latest --images photos/ --out photos.npy\n"
+    "  clipc embed --checkpoint logs/run/checkpoints/latest --text captions.txt --out "
+    "captions.npy\n",
+    options,
+    COUNT(options),
+};
+
+static void write_rows(const float *rows, size_t n, size_t E) {
+    Error err;
+    if (!npy_write_f32(out, rows, (size_t[]){n, E}, 2, &err)) die("%s", err.text);
+    log_info("%s: %zu rows of %zu", out, n, E);
+}
+
+static void write_keys(const Features *f) {
+    char *path = xasprintf("%s.keys", out);
+    FILE *file = fopen(path, "w");
+    if (!file) die("%s: cannot be written", path);
+    for (size_t i = 0; i < f->count; i++) fprintf(file, "%s\n", f->keys[i]);
+    if (fclose(file)) die("%s: cannot be written", path);
+    free(path);
+}
+
+int cmd_embed(int argc, char **argv) {
+    dataset = dataset_options_default();
+    options_parse(&command, argc, argv, NULL);
+    if ((image_files.count > 0) + (images != NULL) + (text != NULL) != 1)
+        die_usage("clipc embed: give one of --image, --images and --text");
+    if (!out) die_usage("clipc embed: --out is missing");
+    Encoder *e = encoder_open(&encoder);
+    size_t E = encoder_dim(e);
+    if (images) {
+        Dataset *d = open_dataset("images", images, &dataset);
+        Features f;
+        features_of_dataset(&f, e, d, true, false);
+        if (!f.count) die("--images %s: no readable image", images);
+        write_rows(f.images, f.count, E);
+        write_keys(&f);
+        if (f.bad) log_warn("%zu samples could not be read and have no row", f.bad);
+        features_free(&f);
+        dataset_close(d);
+    } else {
+        size_t n = image_files.count;
+        char **lines = text ? read_lines(text, &n) : NULL;
+        float *rows = text ? embed_texts(e, lines, n) : embed_image_files(e, image_files.items, n);
+        write_rows(rows, n, E);
+        free(rows);
+        if (lines) free_lines(lines, n);
+    }
+    encoder_close(e);
+    return EXIT_OK;
+}

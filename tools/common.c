@@ -1,0 +1,98 @@
+#include "tools/common.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d) {
+    Error err;
+    if (!spec) die_usage("--%s is missing (shards, a CSV/TSV or a folder)", option);
+    Dataset *set = dataset_open(spec, d, &err);
+    if (!set) die("--%s %s: %s", option, spec, err.text);
+    return set;
+}
+
+char **read_lines(const char *path, size_t *count) {
+    FILE *f = strcmp(path, "-") ? fopen(path, "r") : stdin;
+    if (!f) die("%s: %s", path, strerror(errno));
+    char **lines = NULL, *line = NULL;
+    size_t n = 0, room = 0, capacity = 0;
+    ssize_t length;
+    while ((length = getline(&line, &capacity, f)) >= 0) {
+        if (length && line[length - 1] == '\n') line[--length] = 0;
+        if (length && line[length - 1] == '\r') line[--length] = 0;
+        if (n == room) lines = xrealloc(lines, (room = room ? 2 * room : 64) * sizeof *lines);
+        lines[n++] = xstrdup(line);
+    }
+    if (ferror(f)) die("%s: %s", path, strerror(errno));
+    if (f != stdin) fclose(f);
+    free(line);
+    *count = n;
+    return lines;
+}
+
+void free_lines(char **lines, size_t count) {
+    for (size_t i = 0; i < count; i++) free(lines[i]);
+    free(lines);
+}
+
+float *embed_texts(Encoder *e, char *const *texts, size_t n) {
+    float *out = xmalloc(size_mul(n, encoder_dim(e) * sizeof *out));
+    encoder_texts(e, (const char *const *)texts, n, out);
+    return out;
+}
+
+/* The whole file in a buffer, at most 1 GiB. */
+static uint8_t *read_file(const char *path, size_t *size, Error *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        error_set(err, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    uint8_t *bytes = NULL;
+    size_t n = 0, room = 0, got;
+    do {
+        if (n == room) bytes = xrealloc(bytes, room = room ? 2 * room : 1 << 16);
+        got = fread(bytes + n, 1, room - n, f);
+        n += got;
+    } while (got && n < (1u << 30));
+    if (ferror(f)) {
+        error_set(err, "%s: %s", path, strerror(errno));
+        free(bytes);
+        bytes = NULL;
+    }
+    fclose(f);
+    *size = n;
+    return bytes;
+}
+
+static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
+    char *const *paths = context;
+    size_t size;
+    uint8_t *bytes = read_file(paths[i], &size, err);
+    if (!bytes) return false;
+    bool ok = image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
+    if (!ok) {
+        Error why = *err;
+        error_set(err, "%.200s: %.250s", paths[i], why.text);
+    }
+    free(bytes);
+    return ok;
+}
+
+float *embed_image_files(Encoder *e, char *const *paths, size_t n) {
+    float *out = xmalloc(size_mul(n, encoder_dim(e) * sizeof *out));
+    bool *ok = xcalloc(n, sizeof *ok);
+    size_t good = encoder_images(e, fetch_file, (void *)paths, n, out, ok);
+    if (good != n)
+        die("%zu of %zu image files could not be read: nothing was written", n - good, n);
+    free(ok);
+    return out;
+}
+
+void print_json(json_t *object) {
+    json_dumpf(object, stdout, JSON_REAL_PRECISION(9));
+    putchar('\n');
+    json_decref(object);
+}

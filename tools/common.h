@@ -1,0 +1,48 @@
+/* common: what several commands share: the options of a model and of a data set, files of captions,
+ * JSON on stdout. */
+#ifndef TOOLS_COMMON_H
+#define TOOLS_COMMON_H
+#include "data/shards.h"
+#include "eval/encoder.h"
+#include "train/options.h"
+
+#include <jansson.h>
+
+/* Rows of an option table for an EncoderOptions o; defaults: ENCODER_DEFAULTS. */
+#define ENCODER_DEFAULTS                                                                           \
+    { .batch_size = 64 }
+#define ENCODER_OPTIONS(o)                                                                          \
+    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or .safetensors", 0},         \
+        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0}, \
+        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0}, \
+        {"device", OPT_CHOICE, &(o).device, "auto|cpu|cuda", 0, 0, "where to compute", 0},          \
+        {"precision", OPT_CHOICE, &(o).precision, "fp32|amp_bf16", 0, 0, "of the computation", 0},  \
+    {                                                                                               \
+        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0       \
+    }
+
+/* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
+ * see dataset_options_fill). */
+#define DATASET_OPTIONS(d)                                                                         \
+    {"image-key", OPT_STRING, &(d).image_keys, "KEYS", 0, 0, "extensions of the image", 0},        \
+        {"text-key", OPT_STRING, &(d).text_keys, "KEYS", 0, 0, "extensions of the caption", 0},    \
+        {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0}, \
+        {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "default: a tab", 0},      \
+        {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},  \
+    {                                                                                              \
+        "csv-caption-key", OPT_STRING, &(d).csv_caption_key, "COLUMN", 0, 0,                       \
+            "column of the caption", 0                                                             \
+    }
+
+/* Opens a data set or dies naming `option`. */
+Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
+/* One caption a line (an empty line is an empty caption); malloc'd. Dies where the file cannot be
+ * read. */
+char **read_lines(const char *path, size_t *count);
+void free_lines(char **lines, size_t count);
+/* Features of captions / of image files, one row each; an unreadable file dies. malloc'd [n,E]. */
+float *embed_texts(Encoder *e, char *const *texts, size_t n);
+float *embed_image_files(Encoder *e, char *const *paths, size_t n);
+/* One JSON object and a newline on stdout; takes the reference. */
+void print_json(json_t *object);
+#endif
