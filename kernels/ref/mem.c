@@ -12,7 +12,7 @@ const Kernels ref_kernels = {.name = "ref",
 };
 
 void *ref_alloc(size_t bytes) {
-    void *p = aligned_alloc(64, round_up(size_add(size_max(bytes, 1), 63), 64));
+    void *p = aligned_alloc(64, size_add(size_max(bytes, 1), 63) / 64 * 64);
     if (!p) die("out of memory: %zu bytes were asked for", bytes);
     return p;
 }

@@ -1,0 +1,136 @@
+#define _GNU_SOURCE /* nftw */
+#include "tests/support.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { DEFAULT_SEED = 20210226 };
+
+uint64_t test_seed(void) {
+    static bool ready;
+    static uint64_t seed;
+    if (!ready) {
+        const char *env = getenv("TEST_SEED");
+        seed = env ? strtoull(env, NULL, 10) : DEFAULT_SEED;
+        printf("seed %llu\n", (unsigned long long)seed);
+        ready = true;
+    }
+    return seed;
+}
+
+static char dir[512];
+static pid_t dir_owner;
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw) {
+    (void)st, (void)kind, (void)ftw;
+    return remove(path);
+}
+
+static void remove_dir(void) {
+    /* A child that exits must not take its parent's folder along. */
+    if (getpid() == dir_owner) nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+const char *test_dir(void) {
+    if (!dir_owner) {
+        const char *tmp = getenv("TMPDIR");
+        snprintf(dir, sizeof dir, "%s/clipc-test-XXXXXX", tmp ? tmp : "/tmp");
+        if (!mkdtemp(dir)) fail_msg("cannot make the folder %s: %s", dir, strerror(errno));
+        dir_owner = getpid();
+        atexit(remove_dir);
+    }
+    return dir;
+}
+
+const char *test_path(const char *name) {
+    static char paths[16][768];
+    static unsigned next;
+    char *path = paths[next++ % COUNT(paths)];
+    snprintf(path, sizeof paths[0], "%s/%s", test_dir(), name);
+    return path;
+}
+
+void test_write_file(const char *path, const void *bytes, size_t n) {
+    FILE *f = fopen(path, "wb");
+    if (!f) fail_msg("cannot write %s: %s", path, strerror(errno));
+    size_t written = n ? fwrite(bytes, 1, n, f) : 0;
+    if (fclose(f) || written != n) fail_msg("cannot write %s: %s", path, strerror(errno));
+}
+
+char *test_read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    if (!f) fail_msg("cannot read %s: %s", path, strerror(errno));
+    size_t size = 0, room = 4096, got;
+    char *bytes = xmalloc(room);
+    while ((got = fread(bytes + size, 1, room - size - 1, f)) > 0) {
+        size += got;
+        if (room - size < 2) bytes = xrealloc(bytes, room *= 2);
+    }
+    fclose(f);
+    bytes[size] = 0;
+    if (n) *n = size;
+    return bytes;
+}
+
+void test_near(double got, double want, double tolerance, const char *what, const char *file,
+               int line) {
+    if (fabs(got - want) <= tolerance) return;
+    print_error("%s = %.12g, wanted %.12g within %.3g (off by %.3g)\n", what, got, want, tolerance,
+                got - want);
+    _fail(file, line);
+}
+
+double test_error_max(const double *got, const double *want, size_t n) {
+    double error = 0, largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs(got[i] - want[i]);
+        if (isnan(e)) return INFINITY;
+        error = fmax(error, e);
+        largest = fmax(largest, fabs(want[i]));
+    }
+    return largest > 0 ? error / largest : error;
+}
+
+double test_error_l2(const double *got, const double *want, size_t n) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        error += (got[i] - want[i]) * (got[i] - want[i]);
+        norm += want[i] * want[i];
+    }
+    if (isnan(error)) return INFINITY;
+    return sqrt(norm > 0 ? error / norm : error);
+}
+
+void test_dies(void (*f)(void *), void *arg, int code, const char *needle) {
+    int ends[2];
+    char text[4096];
+    size_t size = 0;
+    fflush(NULL);
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child < 0) fail_msg("cannot fork: %s", strerror(errno));
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        f(arg);
+        _exit(EXIT_OK);
+    }
+    close(ends[1]);
+    for (ssize_t got; (got = read(ends[0], text + size, sizeof text - 1 - size)) > 0;)
+        size += (size_t)got;
+    close(ends[0]);
+    text[size] = 0;
+    int status;
+    waitpid(child, &status, 0);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != code || !strstr(text, needle))
+        fail_msg("wanted exit code %d and \"%s\" on stderr, got status %#x and \"%s\"", code,
+                 needle, (unsigned)status, text);
+}

@@ -1,0 +1,36 @@
+/* support: what every test may use: cmocka, the fixed seed, temporary files, near-comparison, death
+ * tests. A failed helper fails the running cmocka test. */
+#ifndef TESTS_SUPPORT_H
+#define TESTS_SUPPORT_H
+#include "kernels/base.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+/* The seed of every random value of the tests; $TEST_SEED replaces it. Printed at first use. */
+uint64_t test_seed(void);
+
+/* This program's own folder under $TMPDIR (or /tmp): made at first use, removed at exit. */
+const char *test_dir(void);
+/* Path of `name` in that folder; the string stays valid for 16 further calls. */
+const char *test_path(const char *name);
+void test_write_file(const char *path, const void *bytes, size_t n);
+/* The whole file and a 0 byte behind it; *n (may be NULL) does not count that. Free with free(). */
+char *test_read_file(const char *path, size_t *n);
+
+/* |got - want| <= tolerance, with both numbers in the message. */
+#define assert_near(got, want, tolerance) test_near(got, want, tolerance, #got, __FILE__, __LINE__)
+void test_near(double got, double want, double tolerance, const char *what, const char *file,
+               int line);
+/* Largest |got - want| over largest |want| (over 1 where all of want is 0); a NaN counts as
+ * infinite. */
+double test_error_max(const double *got, const double *want, size_t n);
+/* ‖got - want‖₂ / ‖want‖₂, likewise. */
+double test_error_l2(const double *got, const double *want, size_t n);
+
+/* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
+void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
+#endif

@@ -1,0 +1,98 @@
+/* support_kernels: compares the slots of every backend with the backend ref. For
+ * tests/test_kernels_*.c.
+ *
+ * A test makes its arrays, runs a slot, checks what was written and frees the arrays:
+ *
+ *     Buf *y = act_out(M * N), *x = act_in(M * K, 1), *w = act_in(N * K, 1);
+ *     RUN(linear_fwd, A(y), A(x), A(w), NULL, M, N, K);
+ *     check(y, 2, K);
+ *     bufs_free();
+ *
+ * RUN calls the slot on ref, then on the backend under test: twice with each of 1, 2, 3 and 8
+ * threads. Both start from the same values, rounded to the backend's element types. Each array on
+ * the backend has guard bands around it, starts at an odd element for half of the runs, and is
+ * filled with NaN where it is an output. RUN fails where a guard or an input was written or where
+ * the second call gave other bits. An array that was written and never checked fails in bufs_free.
+ */
+#ifndef TESTS_SUPPORT_KERNELS_H
+#define TESTS_SUPPORT_KERNELS_H
+#include "kernels/kernels.h"
+#include "tests/support.h"
+
+enum { THREAD_COUNTS = 4 };
+
+typedef enum { BUF_ACT, BUF_ACC, BUF_I32, BUF_U8, BUF_F32 } BufType;
+typedef enum { BUF_IN, BUF_OUT, BUF_INOUT } BufRole;
+typedef struct Buf {
+    BufType type;
+    BufRole role;
+    size_t n, bytes;            /* elements; bytes on the backend */
+    double *host;               /* [n] values at the start; may be changed until RUN */
+    double *want;               /* [n] what ref left */
+    double *got[THREAD_COUNTS]; /* [n] what the backend left */
+    void *ref, *block, *at;     /* ref's array; the backend's, with its guards; its first element */
+    unsigned char *before, *after;
+    bool checked;
+} Buf;
+
+/* The backend under test, and the definition. */
+extern const Kernels *backend, *ref;
+
+/* Inputs and in-out arrays (also sums that are added to) hold uniform values in [-scale, scale). */
+Buf *act_in(size_t n, double scale);
+Buf *act_out(size_t n);
+Buf *act_inout(size_t n, double scale);
+Buf *acc_in(size_t n, double scale);
+Buf *acc_out(size_t n);
+Buf *acc_inout(size_t n, double scale);
+Buf *i32_in(size_t n, const int32_t *values);
+Buf *u8_in(size_t n);
+Buf *f32_in(size_t n, double scale);
+/* One acc that holds `value`. */
+Buf *acc_scalar(double value);
+/* After RUN: an output becomes an input of the next RUN, with the values that ref gave it. */
+void becomes_input(Buf *b);
+void bufs_free(void);
+
+/* A fresh random value in [-1, 1), and in 0 … n-1. */
+double test_random(void);
+size_t test_random_below(size_t n);
+
+/* The argument for whichever backend RUN is calling; NULL for NULL. */
+act *A(const Buf *b);
+acc *F(const Buf *b);
+void *P(const Buf *b);
+
+#define RUN(slot, ...)                                                                             \
+    do {                                                                                           \
+        run_begin(#slot, __FILE__, __LINE__);                                                      \
+        for (const Kernels *k_; (k_ = run_next());) k_->slot(__VA_ARGS__);                         \
+    } while (0)
+void run_begin(const char *slot, const char *file, int line);
+const Kernels *run_next(void);
+
+/* Largest error over largest value <= factor · (eps + eps_acc·√terms): eps that of the array's
+ * element type for its one rounding, eps_acc for a sum of `terms`; 2^-8 for bf16, 2^-23 for f32. */
+#define check(b, factor, terms) check_at(b, factor, terms, false, #b, __FILE__, __LINE__)
+/* The same with the eps of act: an acc array whose terms a backend may round to act on the way. */
+#define check_as_act(b, factor, terms) check_at(b, factor, terms, true, #b, __FILE__, __LINE__)
+/* Exactly ref's values. */
+#define check_exact(b) check(b, 0, 0)
+void check_at(Buf *b, double factor, double terms, bool as_act, const char *name, const char *file,
+              int line);
+
+/* grad[n] must be the derivative of f(ctx) by x[n]: central differences in float64. */
+#define assert_gradient(f, ctx, x, grad, n)                                                        \
+    test_gradient(f, ctx, x, grad, n, #x, __FILE__, __LINE__)
+void test_gradient(double (*f)(void *), void *ctx, double *x, const double *grad, size_t n,
+                   const char *name, const char *file, int line);
+/* n values of test_random; ref's own arrays are plain doubles: cast to act * or acc *. Free with
+ * free(). */
+double *test_randoms(size_t n);
+/* Σ a·b. */
+double test_dot(const double *a, const double *b, size_t n);
+
+/* main of a kernel test: `each` runs once a backend, `once` by itself (tests of ref). */
+int kernel_tests_run(const char *group, const struct CMUnitTest *each, size_t each_count,
+                     const struct CMUnitTest *once, size_t once_count);
+#endif

@@ -1,0 +1,174 @@
+/* linear: matrix products and projections. */
+#include "tests/support_kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* M, N, K */
+static const size_t shapes[][3] = {
+    {0, 3, 5},     {1, 1, 1},      {1, 7, 3},    {2, 1, 16},     {3, 16, 1},
+    {5, 17, 33},   {7, 64, 64},    {16, 16, 16}, {33, 31, 65},   {64, 48, 80},
+    {50, 192, 64}, {129, 96, 257}, {9, 5, 2048}, {77, 130, 100}, {197, 64, 48},
+};
+#define FOR_SHAPES                                                                                 \
+    for (size_t i_ = 0, M, N, K;                                                                   \
+         i_ < COUNT(shapes) && (M = shapes[i_][0], N = shapes[i_][1], K = shapes[i_][2], true);    \
+         i_++)
+
+static void linear_fwd(void **state) {
+    (void)state;
+    for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
+            Buf *y = act_out(M * N), *x = act_in(M * K, 1), *w = act_in(N * K, 1);
+            Buf *b = bias ? acc_in(N, 1) : NULL;
+            RUN(linear_fwd, A(y), A(x), A(w), F(b), M, N, K);
+            check(y, 1, K);
+            bufs_free();
+        }
+}
+
+static void linear_bwd_input(void **state) {
+    (void)state;
+    FOR_SHAPES {
+        Buf *dx = act_out(M * K), *dy = act_in(M * N, 1), *w = act_in(N * K, 1);
+        RUN(linear_bwd_input, A(dx), A(dy), A(w), M, N, K);
+        check(dx, 1, N);
+        bufs_free();
+    }
+}
+
+static void linear_bwd_weight(void **state) {
+    (void)state;
+    for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
+            Buf *dw = acc_inout(N * K, 1), *db = bias ? acc_inout(N, 1) : NULL;
+            Buf *dy = act_in(M * N, 1), *x = act_in(M * K, 1);
+            RUN(linear_bwd_weight, F(dw), F(db), A(dy), A(x), M, N, K);
+            check(dw, 1, M);
+            if (db) check(db, 1, M);
+            bufs_free();
+        }
+}
+
+static void linear_activation_fwd(void **state) {
+    (void)state;
+    for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++)
+        for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
+                Buf *y = act_out(M * N), *pre = act_out(M * N);
+                Buf *x = act_in(M * K, 1), *w = act_in(N * K, 3 / sqrt((double)K));
+                Buf *b = bias ? acc_in(N, 1) : NULL;
+                RUN(linear_activation_fwd, A(y), A(pre), A(x), A(w), F(b), M, N, K, (Activation)f);
+                check(pre, 1, K);
+                check(y, 2, K); /* f of the rounded pre, |f'| < 1.13, rounded again */
+                bufs_free();
+            }
+}
+
+static void project_fwd(void **state) {
+    (void)state;
+    FOR_SHAPES {
+        Buf *y = acc_out(M * N), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
+        RUN(project_fwd, F(y), A(x), A(p), M, K, N);
+        check(y, 1, K);
+        bufs_free();
+    }
+}
+
+static void project_bwd(void **state) {
+    (void)state;
+    FOR_SHAPES {
+        Buf *dx = act_out(M * K), *dp = acc_inout(K * N, 1);
+        Buf *dy = acc_in(M * N, 1), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
+        RUN(project_bwd, A(dx), F(dp), F(dy), A(x), A(p), M, K, N);
+        /* dy may be rounded to act for the products. */
+        check(dx, 2, N);
+        check_as_act(dp, 1, M);
+        bufs_free();
+    }
+}
+
+static void gemm_all_forms(void **state) {
+    (void)state;
+    FOR_SHAPES
+    for (int form = 0; form < 8; form++)
+        for (size_t pad = 0; pad < 4; pad += 3) {
+            bool ta = form & 1, tb = form & 2, add = form & 4;
+            size_t lda = (ta ? M : K) + pad, ldb = (tb ? K : N) + pad, ldc = N + pad;
+            /* The elements between the rows of c must stay as they are. */
+            Buf *c = add || pad ? acc_inout(M * ldc, 1) : acc_out(M * ldc);
+            Buf *a = acc_in((ta ? K : M) * lda, 1), *b = acc_in((tb ? N : K) * ldb, 1);
+            RUN(gemm, F(c), ldc, F(a), lda, ta, F(b), ldb, tb, M, N, K, add);
+            check(c, 1, K);
+            bufs_free();
+        }
+}
+
+/* ---- ref against difference quotients ---- */
+
+enum { M = 3, N = 4, K = 5 };
+
+typedef struct Layer {
+    double *x, *w, *b, *r; /* loss = Σ r·y */
+    bool project, activated;
+    Activation f;
+} Layer;
+
+static double layer_loss(void *ctx) {
+    const Layer *l = ctx;
+    double y[M * N], pre[M * N];
+    const act *x = (act *)l->x, *w = (act *)l->w;
+    if (l->project)
+        ref->project_fwd((acc *)y, x, w, M, K, N);
+    else if (l->activated)
+        ref->linear_activation_fwd((act *)y, (act *)pre, x, w, (acc *)l->b, M, N, K, l->f);
+    else
+        ref->linear_fwd((act *)y, x, w, (acc *)l->b, M, N, K);
+    return test_dot(l->r, y, M * N);
+}
+
+static void check_layer(bool project, bool activated, Activation f) {
+    Layer l = {test_randoms(M * K),
+               test_randoms(N * K),
+               test_randoms(N),
+               test_randoms(M * N),
+               project,
+               activated,
+               f};
+    double dx[M * K], dw[N * K] = {0}, db[N] = {0}, dpre[M * N], pre[M * N], y[M * N];
+    const act *x = (act *)l.x, *w = (act *)l.w, *dy = (act *)l.r;
+    if (project) {
+        ref->project_bwd((act *)dx, (acc *)dw, (acc *)l.r, x, w, M, K, N);
+    } else {
+        if (activated) {
+            ref->linear_fwd((act *)pre, x, w, (acc *)l.b, M, N, K);
+            ref->activation_bwd((act *)dpre, (act *)y, dy, (act *)pre, M * N, f);
+            dy = (act *)dpre;
+        }
+        ref->linear_bwd_input((act *)dx, dy, w, M, N, K);
+        ref->linear_bwd_weight((acc *)dw, (acc *)db, dy, x, M, N, K);
+        assert_gradient(layer_loss, &l, l.b, db, N);
+    }
+    assert_gradient(layer_loss, &l, l.x, dx, M * K);
+    assert_gradient(layer_loss, &l, l.w, dw, N * K);
+    free(l.x);
+    free(l.w);
+    free(l.b);
+    free(l.r);
+}
+
+static void gradients_of_ref(void **state) {
+    (void)state;
+    check_layer(false, false, ACTIVATION_GELU);
+    check_layer(false, true, ACTIVATION_GELU);
+    check_layer(false, true, ACTIVATION_QUICK_GELU);
+    check_layer(true, false, ACTIVATION_GELU);
+}
+
+int main(void) {
+    const struct CMUnitTest each[] = {
+        cmocka_unit_test(linear_fwd),        cmocka_unit_test(linear_bwd_input),
+        cmocka_unit_test(linear_bwd_weight), cmocka_unit_test(linear_activation_fwd),
+        cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
+        cmocka_unit_test(gemm_all_forms),
+    };
+    const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
+    return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));
+}

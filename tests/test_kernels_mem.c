@@ -1,0 +1,192 @@
+/* mem: allocation, transfers and conversions of elements. */
+#include "tests/support_kernels.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The death test asks for more than there is: AddressSanitizer must return NULL, as malloc does. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+
+static const size_t sizes[] = {0, 1, 2, 3, 7, 16, 17, 63, 64, 65, 1000, 4099};
+
+static void memory_is_aligned(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        void *p = backend->alloc(sizes[i]);
+        assert_non_null(p);
+        assert_int_equal((uintptr_t)p % 64, 0);
+        backend->release(p);
+    }
+    backend->release(NULL);
+}
+
+static const size_t too_much = (size_t)1 << 60;
+
+static void ask_too_much(void *k) { ((const Kernels *)k)->alloc(too_much); }
+
+static void memory_runs_out(void **state) {
+    (void)state;
+    test_dies(ask_too_much, (void *)backend, EXIT_ERROR, "1152921504606846976");
+}
+
+static void bytes_travel(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t offset = 0; offset < 4; offset++) {
+            size_t n = sizes[i], whole = n + 8;
+            unsigned char *sent = xmalloc(whole), *got = xmalloc(whole);
+            unsigned char *a = backend->alloc(whole), *b = backend->alloc(whole);
+            for (size_t j = 0; j < whole; j++) sent[j] = (unsigned char)test_random_below(256);
+            backend->upload(a, sent, whole);
+            backend->zero(b, whole);
+            backend->copy(b + offset, a + offset, n);
+            backend->sync();
+            memset(got, 1, whole);
+            backend->download(got + offset, b + offset, n);
+            assert_memory_equal(got + offset, sent + offset, n);
+            backend->download(got, b, whole);
+            for (size_t j = 0; j < whole; j++)
+                assert_int_equal(got[j], j >= offset && j < offset + n ? sent[j] : 0);
+            backend->zero(a + offset, n);
+            backend->download(got, a, whole);
+            for (size_t j = 0; j < whole; j++)
+                assert_int_equal(got[j], j >= offset && j < offset + n ? 0 : sent[j]);
+            backend->release(a);
+            backend->release(b);
+            free(sent);
+            free(got);
+        }
+}
+
+/* x rounded to a float with `bits` of significand, ties to even. */
+static double rounded(double x, int bits) {
+    int e;
+    frexp(x, &e);
+    return ldexp(nearbyint(ldexp(x, bits - e)), e - bits);
+}
+
+static int significant_bits(size_t elem_size) {
+    return elem_size == 2 ? 8 : elem_size == 4 ? FLT_MANT_DIG : DBL_MANT_DIG;
+}
+
+/* Every value is a float, so that a conversion by way of float is as good as a direct one. */
+static double *conversion_values(size_t n) {
+    static const double special[] = {0,
+                                     -0.0,
+                                     1,
+                                     -1,
+                                     1 + 0x1p-8,
+                                     1 + 3 * 0x1p-8,
+                                     1 + 0x1p-9,
+                                     1 - 0x1p-9,
+                                     1 - 0x1p-8,
+                                     65504,
+                                     -3.0517578125e-5,
+                                     1 + 0x1p-8 + 0x1p-23,
+                                     2 - 0x1p-9,
+                                     -2 + 0x1p-23,
+                                     0x1p-126,
+                                     0x1p127,
+                                     0x1.fep127,
+                                     INFINITY,
+                                     -INFINITY,
+                                     NAN,
+                                     0x1p-100,
+                                     255,
+                                     256,
+                                     257};
+    double *x = xmalloc(n * sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = i < COUNT(special) ? special[i]
+                                  : (double)(float)(test_random() * pow(2, 40 * test_random()));
+    return x;
+}
+
+static void assert_converted(const double *got, const double *x, size_t n, int bits) {
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(x[i])) {
+            assert_true(isnan(got[i]));
+        } else if (got[i] != (isinf(x[i]) ? x[i] : rounded(x[i], bits)) ||
+                   signbit(got[i]) != signbit(x[i])) {
+            fail_msg("%a became %a with %d bits", x[i], got[i], bits);
+        }
+    }
+}
+
+static void conversions_round_to_even(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        size_t n = sizes[i];
+        double *x = conversion_values(n), *got = xmalloc(n * sizeof *got);
+        float *f = xmalloc(n * sizeof *f);
+        for (size_t j = 0; j < n; j++) f[j] = (float)x[j];
+        act *a = backend->alloc(n * backend->act_size);
+        acc *c = backend->alloc(n * backend->acc_size);
+
+        backend->act_set(a, x, n);
+        backend->act_get(got, a, n);
+        assert_converted(got, x, n, significant_bits(backend->act_size));
+
+        backend->acc_set(c, x, n);
+        backend->acc_get(got, c, n);
+        assert_converted(got, x, n, significant_bits(backend->acc_size));
+
+        backend->zero(a, n * backend->act_size);
+        backend->act_from_acc(a, c, n);
+        backend->act_get(got, a, n);
+        assert_converted(got, x, n, significant_bits(backend->act_size));
+
+        backend->zero(c, n * backend->acc_size);
+        backend->acc_set_f32(c, f, n);
+        backend->acc_get(got, c, n);
+        assert_converted(got, x, n, significant_bits(backend->acc_size));
+
+        memset(f, 0, n * sizeof *f);
+        backend->acc_get_f32(f, c, n);
+        for (size_t j = 0; j < n; j++) got[j] = (double)f[j];
+        assert_converted(got, x, n, FLT_MANT_DIG);
+
+        backend->release(a);
+        backend->release(c);
+        free(x);
+        free(got);
+        free(f);
+    }
+}
+
+/* The largest floats round up to infinity, never to NaN or a wrong sign. */
+static void overflow_is_infinite(void **state) {
+    (void)state;
+    double x[2] = {(double)FLT_MAX, -(double)FLT_MAX}, got[2];
+    act *a = backend->alloc(2 * backend->act_size);
+    acc *c = backend->alloc(2 * backend->acc_size);
+    backend->acc_set(c, x, 2);
+    backend->act_from_acc(a, c, 2);
+    backend->act_get(got, a, 2);
+    for (int i = 0; i < 2; i++)
+        assert_true(got[i] == (backend->act_size == 2 ? copysign(INFINITY, x[i]) : x[i]));
+    backend->release(a);
+    backend->release(c);
+}
+
+static void act_from_acc_guarded(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        Buf *dst = act_out(sizes[i]), *src = acc_in(sizes[i], 3);
+        RUN(act_from_acc, A(dst), F(src), sizes[i]);
+        check(dst, 1, 0);
+        bufs_free();
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest each[] = {
+        cmocka_unit_test(memory_is_aligned),    cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(bytes_travel),         cmocka_unit_test(conversions_round_to_even),
+        cmocka_unit_test(overflow_is_infinite), cmocka_unit_test(act_from_acc_guarded),
+    };
+    return kernel_tests_run("kernels_mem", each, COUNT(each), NULL, 0);
+}
