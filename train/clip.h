@@ -31,7 +31,8 @@ typedef struct ClipImages {
     uint64_t draw; /* epoch: the same draw in both passes of an accumulated step */
 } ClipImages;
 
-/* features[B,E] (device), L2-normalised. `keep`: backward will follow for this forward. */
+/* features[B,E] (device), L2-normalised. `keep`: backward will follow for this forward, before any
+ * other forward of the same tower. With patch dropout a kept forward has to name its samples. */
 void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep);
 /* Gradients of the tower's parameters from dfeatures[B,E] (with respect to the normalised
  * features): added to params->grad. */
@@ -39,9 +40,17 @@ void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
 /* Packed captions: ids[start[B]] (host), each ending at its pooled token, start[B+1]. */
 void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
                    bool keep);
+/* The same with the pooled row of each sequence given (pool[B], rows of the packed order): with
+ * full_compute it may be any row, so that padded sequences (start = b·context) can be passed as
+ * they are; without, the last row. NULL: the last rows. */
+void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
+                      const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+/* Whether the tower has a trainable tensor; if not, its backward does nothing. */
+bool clip_image_trains(const Clip *m);
+bool clip_text_trains(const Clip *m);
 
-/* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens; full: what PyTorch
- * computes (all positions). */
+/* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens, the causal half of
+ * its scores; full: what PyTorch computes (all positions, all scores; `tokens` is not used). */
 double clip_flops(const ClipConfig *c, size_t tokens, bool full);
 #endif

@@ -1,0 +1,120 @@
+#include "train/step.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct Step {
+    const Kernels *k;
+    const Comm *comm;
+    Clip *clip;
+    Params *p;
+    Optim *optim;
+    Loss *loss;
+    const Param *logit_scale, *logit_bias;
+    size_t batch_size, accum, E;
+    acc *block; /* one allocation, divided below */
+    acc *value, *images, *texts, *dimages, *dtexts;
+};
+
+Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
+               size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory) {
+    Step *s = xcalloc(1, sizeof *s);
+    size_t n = size_mul(batch_size, accum), elems = size_mul(n, embed_dim);
+    assert(accum > 0 && p->grad);
+    *s = (Step){.k = k,
+                .comm = comm,
+                .clip = m,
+                .p = p,
+                .optim = o,
+                .loss = loss_new(k, comm, kind, n, embed_dim, logit_memory),
+                .logit_scale = params_find(p, "logit_scale"),
+                .logit_bias = params_find(p, "logit_bias"),
+                .batch_size = batch_size,
+                .accum = accum,
+                .E = embed_dim};
+    assert(s->logit_scale);
+    /* 16 elements keep what follows the loss value 64-byte aligned. */
+    s->block = k->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
+    s->value = s->block;
+    s->images = acc_at(k, s->block, 16);
+    s->texts = acc_at(k, s->images, elems);
+    s->dimages = acc_at(k, s->texts, elems);
+    s->dtexts = acc_at(k, s->dimages, elems);
+    return s;
+}
+
+void step_free(Step *s) {
+    if (!s) return;
+    loss_free(s->loss);
+    s->k->release(s->block);
+    free(s);
+}
+
+static ClipImages batch_images(const Batch *b) {
+    return (ClipImages){.u8 = b->pixels, .sample = b->sample, .draw = b->epoch};
+}
+
+static void forward(Step *s, const Batch *b, size_t row, bool image, bool text, bool keep) {
+    ClipImages pixels = batch_images(b);
+    if (image)
+        clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), &pixels, b->size,
+                       keep && clip_image_trains(s->clip));
+    if (text)
+        clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), b->ids, b->start, b->size,
+                      keep && clip_text_trains(s->clip));
+}
+
+static void backward(Step *s, const Batch *b, size_t row, bool image, bool text) {
+    if (text) clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
+    if (image) clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
+}
+
+static double scalar(const Kernels *k, const acc *x) {
+    double v;
+    k->sync();
+    k->acc_get(&v, x, 1);
+    return v;
+}
+
+double step_gradients(Step *s, Batch *const *batches) {
+    const Params *p = s->p;
+    bool image = clip_image_trains(s->clip), text = clip_text_trains(s->clip);
+    size_t n = 0, last_row = 0;
+    /* The last micro-batch's activations still stand when the loss is known: it alone is not
+     * computed again. */
+    for (size_t j = 0; j < s->accum; j++) {
+        assert(batches[j]->size <= s->batch_size);
+        forward(s, batches[j], n, true, true, j + 1 == s->accum);
+        last_row = n;
+        n += batches[j]->size;
+    }
+    acc *dscale = param_grad(p, s->logit_scale);
+    acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
+    loss_run(s->loss, s->value, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
+             param_acc(p, s->logit_scale), s->logit_bias ? param_acc(p, s->logit_bias) : NULL, n);
+    if (!s->logit_scale->trainable) s->k->zero(dscale, s->k->acc_size);
+    if (dbias && !s->logit_bias->trainable) s->k->zero(dbias, s->k->acc_size);
+
+    backward(s, batches[s->accum - 1], last_row, image, text);
+    size_t row = 0;
+    for (size_t j = 0; j + 1 < s->accum; j++) {
+        forward(s, batches[j], row, image, text, true);
+        backward(s, batches[j], row, image, text);
+        row += batches[j]->size;
+    }
+    if (s->comm->size > 1) s->comm->all_reduce_sum(p->grad, p->size);
+    return scalar(s->k, s->value);
+}
+
+StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t) {
+    StepResult r = {.logit_scale = exp(scalar(s->k, param_acc(s->p, s->logit_scale)))};
+    r.loss = step_gradients(s, batches);
+    if (isfinite(r.loss)) {
+        r.grad_norm = optim_step(s->optim, lr, t);
+    } else {
+        r.grad_norm = NAN;
+        s->k->zero(s->p->grad, s->p->size * s->k->acc_size);
+    }
+    r.skipped = !isfinite(r.loss) || !isfinite(r.grad_norm);
+    return r;
+}

@@ -1,0 +1,77 @@
+#include "train/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void text_init(Text *t, const Kernels *k, const ClipConfig *c, const Params *p,
+               const ClipOptions *o) {
+    static const TowerNames names = {"transformer.resblocks.", "ln_final", "text_projection"};
+    size_t B = o->max_batch;
+    size_t rows = o->max_text_rows ? o->max_text_rows : size_mul(B, c->context_length);
+    memset(t, 0, sizeof *t);
+    t->context = c->context_length;
+    t->vocab = c->vocab_size;
+    t->tower = (Tower){.E = c->embed_dim,
+                       .pool = POOL_TOK,
+                       .prune = !o->full_compute,
+                       .training = o->training,
+                       .checkpoint = o->grad_checkpointing,
+                       .max_B = B,
+                       .kept_rows = rows,
+                       .max_rows = rows};
+    tower_init(&t->tower, k, p, &c->text, c->activation, true, &names);
+    if (!p) return;
+    t->embed = (Layer){tower_param(p, "", "token_embedding.weight"),
+                       tower_param(p, "", "positional_embedding")};
+    t->host_pool = xcalloc(B, sizeof *t->host_pool);
+}
+
+void text_free(Text *t) {
+    tower_free(&t->tower);
+    free(t->host_pool);
+}
+
+void text_layout_kept(Text *t, Arena *a) {
+    t->ids = arena_take(a, t->tower.max_rows, sizeof *t->ids);
+    t->start = arena_take(a, t->tower.max_B + 1, sizeof *t->start);
+    t->pool = arena_take(a, t->tower.max_B, sizeof *t->pool);
+    tower_layout_kept(&t->tower, a);
+}
+
+void text_layout_scratch(Text *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
+
+void text_fwd(Text *t, acc *features, const int32_t *ids, const int32_t *start, const int32_t *pool,
+              size_t B, bool keep) {
+    Tower *w = &t->tower;
+    const Kernels *k = w->k;
+    if (!B) return;
+    size_t rows = (size_t)start[B], max_T = 0;
+    assert(B <= w->max_B && rows <= w->max_rows && start[0] == 0 && (!keep || w->training));
+    for (size_t i = 0; i < B; i++) {
+        assert(start[i + 1] > start[i] && (size_t)(start[i + 1] - start[i]) <= t->context);
+        max_T = size_max(max_T, (size_t)(start[i + 1] - start[i]));
+        t->host_pool[i] = pool ? pool[i] : start[i + 1] - 1;
+        assert(t->host_pool[i] == start[i + 1] - 1 || !w->prune);
+    }
+    for (size_t i = 0; i < rows; i++) assert(ids[i] >= 0 && (size_t)ids[i] < t->vocab);
+    k->upload(t->ids, ids, rows * sizeof *ids);
+    k->upload(t->start, start, (B + 1) * sizeof *start);
+    k->upload(t->pool, t->host_pool, B * sizeof *t->host_pool);
+    t->seq = (Sequences){t->start, t->pool, B, rows, max_T};
+
+    const TowerPass *pass = keep ? &w->kept : &w->transient;
+    k->text_embed_fwd(pass->layer[0].x, t->ids, t->start, param_acc(w->p, t->embed.w),
+                      param_acc(w->p, t->embed.b), B, rows, w->C);
+    tower_fwd(w, features, &t->seq, keep);
+}
+
+bool text_trains(const Text *t) { return layer_trains(t->embed) || tower_trains(&t->tower); }
+
+void text_bwd(Text *t, const acc *dfeatures) {
+    Tower *w = &t->tower;
+    tower_bwd(w, dfeatures, &t->seq, layer_trains(t->embed));
+    if (!layer_trains(t->embed)) return;
+    w->k->text_embed_bwd(param_grad(w->p, t->embed.w), param_grad(w->p, t->embed.b),
+                         w->kept.scratch.d, t->ids, t->start, t->seq.B, t->seq.rows, w->C);
+    layer_drop_frozen(w->p, t->embed);
+}

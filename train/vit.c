@@ -1,0 +1,166 @@
+#include "train/vit.h"
+#include "kernels/rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
+              const ClipOptions *o) {
+    static const TowerNames names = {"visual.transformer.resblocks.", "visual.ln_post",
+                                     "visual.proj"};
+    size_t side = c->image_size / c->patch_size, B = o->max_batch;
+    memset(v, 0, sizeof *v);
+    v->image_size = c->image_size;
+    v->patch_size = c->patch_size;
+    v->grid = v->kept_grid = side * side;
+    if (o->training && o->patch_dropout > 0)
+        v->kept_grid = size_max(1, (size_t)((double)v->grid * (1 - o->patch_dropout)));
+    memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
+    memcpy(v->std, c->eval_transform.std, sizeof v->std);
+    v->seed = o->seed;
+    size_t pixels = size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float));
+    size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
+    v->tower = (Tower){.E = c->embed_dim,
+                       .pool = c->pool,
+                       .norm_after_pool = c->final_ln_after_pool,
+                       .prune = c->pool == POOL_TOK && !o->full_compute,
+                       .training = o->training,
+                       .checkpoint = o->grad_checkpointing,
+                       .max_B = B,
+                       .kept_rows = size_mul(B, v->kept_grid + 1),
+                       .max_rows = size_mul(B, v->grid + 1),
+                       .kept_front = pixels,
+                       .front = size_add(pixels, size_mul(patches, k->act_size))};
+    tower_init(&v->tower, k, p, &c->image, c->activation, false, &names);
+    if (!p) return;
+    v->conv1 = (Layer){tower_param(p, "visual.", "conv1.weight"), NULL};
+    v->ln_pre = (Layer){tower_param(p, "visual.", "ln_pre.weight"),
+                        tower_param(p, "visual.", "ln_pre.bias")};
+    v->class_embedding = tower_param(p, "visual.", "class_embedding");
+    v->positional_embedding = tower_param(p, "visual.", "positional_embedding");
+    v->host_start = xcalloc(B + 1, sizeof *v->host_start);
+    v->host_pool = xcalloc(B, sizeof *v->host_pool);
+    v->host_keep = xcalloc(size_mul(B, v->kept_grid), sizeof *v->host_keep);
+}
+
+void vit_free(Vit *v) {
+    tower_free(&v->tower);
+    free(v->host_start);
+    free(v->host_pool);
+    free(v->host_keep);
+}
+
+void vit_layout_kept(Vit *v, Arena *a) {
+    Tower *t = &v->tower;
+    size_t B = t->max_B, patch = 3 * v->patch_size * v->patch_size;
+    v->start = arena_take(a, B + 1, sizeof *v->start);
+    v->pool = arena_take(a, B, sizeof *v->pool);
+    v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
+    if (t->training) {
+        v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
+        v->kept.x0 = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
+        v->kept.mean = arena_take(a, t->kept_rows, t->k->acc_size);
+        v->kept.rstd = arena_take(a, t->kept_rows, t->k->acc_size);
+    }
+    tower_layout_kept(t, a);
+}
+
+void vit_layout_scratch(Vit *v, Arena *a) {
+    Tower *t = &v->tower;
+    size_t mark = a->used;
+    v->transient.mean = arena_take(a, t->max_rows, t->k->acc_size);
+    v->transient.rstd = arena_take(a, t->max_rows, t->k->acc_size);
+    tower_layout_scratch(t, a);
+    if (!a->base) return;
+    assert(a->used > mark);
+    v->transient.x0 = t->transient.scratch.y;
+    v->transient.patches = (act *)(t->transient.front + t->kept_front);
+}
+
+void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
+                        uint64_t draw) {
+    uint64_t s = rng_mix(rng_mix(seed, sample), draw);
+    size_t taken = 0;
+    for (size_t g = 0; taken < n; g++)
+        if (rng_below(s, RNG_PATCH_DROPOUT, g, grid - g) < n - taken) keep[taken++] = (int32_t)g;
+}
+
+/* Positions kept, row offsets and pooled rows of this batch, on the device. */
+static void set_sequences(Vit *v, const ClipImages *images, size_t B, bool dropped) {
+    const Kernels *k = v->tower.k;
+    size_t n = dropped ? v->kept_grid : v->grid, T = n + 1;
+    for (size_t i = 0; i < B; i++) {
+        v->host_start[i] = v->host_pool[i] = (int32_t)(i * T);
+        if (dropped)
+            patch_dropout_draw(v->host_keep + i * n, n, v->grid, v->seed, images->sample[i],
+                               images->draw);
+    }
+    v->host_start[B] = (int32_t)(B * T);
+    k->upload(v->start, v->host_start, (B + 1) * sizeof *v->start);
+    k->upload(v->pool, v->host_pool, B * sizeof *v->pool);
+    if (dropped) k->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
+    v->n = n;
+    v->seq = (Sequences){v->start, v->pool, B, B * T, T};
+}
+
+static void make_patches(Vit *v, act *patches, const int32_t *keep, const ClipImages *images,
+                         size_t B, unsigned char *front) {
+    const Kernels *k = v->tower.k;
+    size_t S = v->image_size, values = B * 3 * S * S;
+    if (images->u8) {
+        k->upload(front, images->u8, values);
+        k->patches_u8(patches, front, keep, v->mean, v->std, B, S, v->patch_size, v->n);
+    } else {
+        k->upload(front, images->f32, values * sizeof(float));
+        k->patches_f32(patches, (const float *)front, keep, B, S, v->patch_size, v->n);
+    }
+}
+
+void vit_fwd(Vit *v, acc *features, const ClipImages *images, size_t B, bool keep) {
+    Tower *t = &v->tower;
+    const Kernels *k = t->k;
+    const Params *p = t->p;
+    bool dropped = images->sample && v->kept_grid < v->grid;
+    assert(B <= t->max_B && (!images->u8) != (!images->f32));
+    assert(!keep || (t->training && (dropped || v->kept_grid == v->grid)));
+    const VitPass *s = keep ? &v->kept : &v->transient;
+    const TowerPass *pass = keep ? &t->kept : &t->transient;
+    if (!B) return;
+    set_sequences(v, images, B, dropped);
+
+    const int32_t *kept = dropped ? v->keep : NULL;
+    act *tok = pass->scratch.branch;
+    make_patches(v, s->patches, kept, images, B, pass->front);
+    k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
+                  3 * v->patch_size * v->patch_size);
+    k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
+                       param_acc(p, v->positional_embedding), kept, B, v->n, t->C);
+    norm_fwd(p, v->ln_pre, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
+             t->C);
+    tower_fwd(t, features, &v->seq, keep);
+}
+
+static bool embed_trains(const Vit *v) {
+    return layer_trains(v->conv1) || layer_trains(v->ln_pre) || v->class_embedding->trainable ||
+           v->positional_embedding->trainable;
+}
+
+bool vit_trains(const Vit *v) { return embed_trains(v) || tower_trains(&v->tower); }
+
+void vit_bwd(Vit *v, const acc *dfeatures) {
+    Tower *t = &v->tower;
+    const Params *p = t->p;
+    const BlockScratch *w = &t->kept.scratch;
+    size_t B = v->seq.B;
+    tower_bwd(t, dfeatures, &v->seq, embed_trains(v));
+    if (!embed_trains(v)) return;
+    norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
+             v->seq.rows, t->C);
+    act *dtok = w->branch;
+    t->k->image_embed_bwd(dtok, param_grad(p, v->class_embedding),
+                          param_grad(p, v->positional_embedding), w->d,
+                          v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
+    layer_drop_frozen(p, (Layer){v->class_embedding, v->positional_embedding});
+    linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
+                3 * v->patch_size * v->patch_size);
+}

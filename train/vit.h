@@ -1,0 +1,41 @@
+/* vit: the image tower: pixels → patches → embedding → ln_pre → tower (spec 1.2), with patch
+ * dropout in training. Called by clip.c, which owns the memory. */
+#ifndef TRAIN_VIT_H
+#define TRAIN_VIT_H
+#include "train/clip.h"
+#include "train/tower.h"
+
+/* What lies below the blocks, for one kind of forward. */
+typedef struct VitPass {
+    act *patches;     /* [B·n, 3·P·P] */
+    act *x0;          /* [rows,C] before ln_pre */
+    acc *mean, *rstd; /* [rows] */
+} VitPass;
+
+typedef struct Vit {
+    Tower tower;
+    size_t image_size, patch_size;
+    size_t grid, kept_grid; /* patches of a picture; those that patch dropout leaves */
+    float mean[3], std[3];
+    uint64_t seed;
+    Layer conv1, ln_pre;
+    const Param *class_embedding, *positional_embedding;
+    VitPass kept, transient;
+    int32_t *start, *pool, *keep;                /* device: [B+1], [B], [B,kept_grid] */
+    int32_t *host_start, *host_pool, *host_keep; /* the same on the host */
+    /* of the last forward */
+    Sequences seq;
+    size_t n; /* patches a picture */
+} Vit;
+
+void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p, const ClipOptions *o);
+void vit_free(Vit *v);
+void vit_layout_kept(Vit *v, Arena *a);
+void vit_layout_scratch(Vit *v, Arena *a);
+void vit_fwd(Vit *v, acc *features, const ClipImages *images, size_t B, bool keep);
+void vit_bwd(Vit *v, const acc *dfeatures);
+bool vit_trains(const Vit *v);
+/* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */
+void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
+                        uint64_t draw);
+#endif
