@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 const Param *tower_param(const Params *p, const char *prefix, const char *name) {
-    char full[96];
+    char full[128];
     snprintf(full, sizeof full, "%s%s", prefix, name);
     const Param *q = params_find(p, full);
     if (!q) die("the model has no tensor %s", full);
