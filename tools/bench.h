@@ -1,0 +1,18 @@
+/* bench: what the benchmarks share: the ceilings of this machine, measured in the same run, and
+ * medians. */
+#ifndef TOOLS_BENCH_H
+#define TOOLS_BENCH_H
+#include "kernels/kernels.h"
+
+/* GFLOP/s of the best of a few large products through the backend's own linear_fwd. */
+double bench_gemm_peak(const Kernels *k);
+/* GB/s (read + written) of the best of a few large copies through the backend. */
+double bench_copy_peak(const Kernels *k);
+double bench_median(double *values, size_t n);
+
+int bench_step(int argc, char **argv);
+int bench_loss(int argc, char **argv);
+int bench_loader(int argc, char **argv);
+int bench_tok(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
+#endif

@@ -1,0 +1,137 @@
+/* clipc bench loader, clipc bench tok: the input side. */
+#include "data/loader.h"
+#include "tools/bench.h"
+#include "tools/common.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *data, *vocab, *text;
+static DatasetOptions dataset;
+static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads = 1, reps = 5;
+static bool json, eval_transform, shuffle = true;
+
+static Bpe *load_vocab(void) {
+    Error err;
+    char *path = vocab ? xstrdup(vocab) : bpe_default_path();
+    Bpe *bpe = bpe_load(path, &err);
+    if (!bpe) die("%s", err.text);
+    free(path);
+    return bpe;
+}
+
+static Option loader_options[] = {
+    {"train-data", OPT_STRING, &data, "SPEC", 0, 0, "shards, a CSV/TSV or a folder", 0},
+    {"image-size", OPT_INT, &side, NULL, 1, 4096, "pixels a side", 0},
+    {"eval-transform", OPT_FLAG, &eval_transform, NULL, 0, 0, "instead of the random crop", 0},
+    {"batch-size", OPT_INT, &batch_size, NULL, 1, 65536, "pairs a batch", 0},
+    {"workers", OPT_INT, &workers, NULL, 1, 256, "loader threads", 0},
+    {"shuffle", OPT_FLAG, &shuffle, NULL, 0, 0, "random order", 0},
+    {"samples", OPT_INT, &samples, NULL, 1, 1e9, "samples to time", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
+    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    DATASET_OPTIONS(dataset),
+};
+
+static const Command loader_command = {
+    "bench loader",
+    "From shards to batches: read, decode, crop, resize, tokenise.",
+    "clipc bench loader --train-data SPEC [--workers N]",
+    "  clipc bench loader --train-data 'shards/{00..09}.tar' --workers 2\n",
+    loader_options,
+    COUNT(loader_options),
+};
+
+int bench_loader(int argc, char **argv) {
+    dataset = dataset_options_default();
+    options_parse(&loader_command, argc, argv, NULL);
+    Dataset *d = open_dataset("train-data", data, &dataset);
+    Sampler *s = sampler_new(d, shuffle, 64, 1);
+    LoaderOptions o = {
+        .transform = transform_default((int)side, !eval_transform),
+        .bpe = load_vocab(),
+        .context = 77,
+        .batch_size = (size_t)batch_size,
+        .accum = 1,
+        .ranks = 1,
+        .workers = (size_t)workers,
+        .seed = 1,
+        .max_bad = 1,
+        .max_pixels = IMAGE_MAX_PIXELS,
+    };
+    if (!loader_steps_per_epoch(d, &o))
+        die("%s holds fewer than --batch-size %lld samples", data, (long long)batch_size);
+    Loader *l = loader_start(d, s, &o, 0, 0);
+    for (int i = 0; i < 4; i++)
+        loader_release(l, loader_next(l)); /* the ring is filled at leisure before the clock runs */
+    size_t n = 0;
+    double t0 = clock_now();
+    while (n < (size_t)samples) {
+        Batch *b = loader_next(l);
+        n += b->size;
+        loader_release(l, b);
+    }
+    double t = clock_now() - t0;
+    LoaderStats ls = loader_stats(l);
+    loader_stop(l);
+    if (json)
+        print_json(json_pack("{s:f, s:I, s:I, s:I}", "images_per_s", (double)n / t, "samples",
+                             (json_int_t)n, "workers", (json_int_t)workers, "bad",
+                             (json_int_t)ls.bad));
+    else
+        printf("%zu samples, %lld workers: %.0f images/s\n", n, (long long)workers, (double)n / t);
+    return EXIT_OK;
+}
+
+static Option tok_options[] = {
+    {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
+    {"threads", OPT_INT, &threads, NULL, 1, 256, "each takes a share of the captions", 0},
+    {"reps", OPT_INT, &reps, NULL, 1, 1000, "passes; the median is reported", 0},
+    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+};
+
+static const Command tok_command = {
+    "bench tok",
+    "Captions to ids, each thread's word cache empty at the start of a pass.",
+    "clipc bench tok --text FILE [--threads N]",
+    "  clipc bench tok --text captions.txt\n",
+    tok_options,
+    COUNT(tok_options),
+};
+
+int bench_tok(int argc, char **argv) {
+    options_parse(&tok_command, argc, argv, NULL);
+    if (!text) die_usage("clipc bench tok: --text is missing");
+    Bpe *bpe = load_vocab();
+    size_t n, *counts = xcalloc((size_t)threads, sizeof *counts), tokens = 0;
+    char **lines = read_lines(text, &n);
+    double *seconds = xcalloc((size_t)reps, sizeof *seconds);
+    for (int64_t r = 0; r < reps; r++) {
+        double t0 = clock_now();
+#pragma omp parallel num_threads((int)threads)
+        {
+            size_t t = (size_t)omp_get_thread_num(), T = (size_t)omp_get_num_threads(), sum = 0;
+            BpeCache *cache = bpe_cache_new(bpe);
+            int32_t ids[77];
+            for (size_t i = n * t / T; i < n * (t + 1) / T; i++)
+                sum += bpe_encode(bpe, cache, lines[i], strlen(lines[i]), COUNT(ids), ids);
+            counts[t] = sum;
+            bpe_cache_free(cache);
+        }
+        seconds[r] = clock_now() - t0;
+    }
+    for (int64_t t = 0; t < threads; t++) tokens += counts[t];
+    double t = bench_median(seconds, (size_t)reps);
+    if (json)
+        print_json(json_pack("{s:f, s:I, s:f, s:I}", "captions_per_s", (double)n / t, "captions",
+                             (json_int_t)n, "tokens_per_caption", (double)tokens / (double)n,
+                             "threads", (json_int_t)threads));
+    else
+        printf("%zu captions, %.1f tokens each, %lld threads: %.0f captions/s\n", n,
+               (double)tokens / (double)n, (long long)threads, (double)n / t);
+    free_lines(lines, n);
+    return EXIT_OK;
+}

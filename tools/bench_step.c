@@ -1,0 +1,171 @@
+/* clipc bench step: whole training steps on synthetic data that is already in memory. */
+#include "tools/bench.h"
+#include "tools/common.h"
+#include "kernels/rng.h"
+#include "train/step.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *model = "ViT-B-32";
+static int64_t batch_size = 32, accum = 1, caption_tokens = 16, steps = 7, warmup = 2;
+static int device, precision;
+static bool json, grad_checkpointing;
+
+static Option options[] = {
+    {"model", OPT_STRING, &model, "NAME|FILE", 0, 0, "architecture", 0},
+    {"batch-size", OPT_INT, &batch_size, NULL, 1, 1e6, "pairs a micro-batch", 0},
+    {"accum-freq", OPT_INT, &accum, NULL, 1, 1e4, "micro-batches a step", 0},
+    {"caption-tokens", OPT_INT, &caption_tokens, NULL, 2, 1e4,
+     "tokens of every caption, start and end counted", 0},
+    {"precision", OPT_CHOICE, &precision, "fp32|amp_bf16", 0, 0, "of activations and products", 0},
+    {"device", OPT_CHOICE, &device, "auto|cpu|cuda", 0, 0, "where to compute", 0},
+    {"grad-checkpointing", OPT_FLAG, &grad_checkpointing, NULL, 0, 0, "recompute activations", 0},
+    {"steps", OPT_INT, &steps, NULL, 1, 1000, "timed steps; the median is reported", 0},
+    {"warmup", OPT_INT, &warmup, NULL, 0, 1000, "steps before them", 0},
+    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+};
+
+static const Command command = {
+    "bench step",
+    "Whole training steps: forward, loss, backward, clipping at 1.0, AdamW.",
+    "clipc bench step --model NAME --batch-size N --precision fp32|amp_bf16 [--caption-tokens K] "
+    "[--json]",
+    "  clipc bench step --model ViT-B-32 --batch-size 32 --precision amp_bf16 --caption-tokens "
+    "16\n",
+    options,
+    COUNT(options),
+};
+
+static Batch *synthetic_batch(const ClipConfig *c, size_t B, uint64_t seed) {
+    Batch *b = xcalloc(1, sizeof *b);
+    size_t S = c->image_size, T = (size_t)caption_tokens, bytes = 3 * S * S * B;
+    b->size = B;
+    b->pixels = xmalloc(bytes);
+    b->ids = xmalloc(B * T * sizeof *b->ids);
+    b->start = xmalloc((B + 1) * sizeof *b->start);
+    b->sample = xcalloc(B, sizeof *b->sample);
+    b->label = xcalloc(B, sizeof *b->label);
+    for (size_t i = 0; i < bytes; i += 4) {
+        uint32_t w[4];
+        rng_block(seed, RNG_TEST, i, w);
+        memcpy(b->pixels + i, w, size_min(4, bytes - i));
+    }
+    for (size_t i = 0; i < B * T; i++)
+        b->ids[i] = (int32_t)rng_below(seed + 1, RNG_TEST, i, c->vocab_size - 2);
+    for (size_t i = 0; i < B; i++) {
+        b->sample[i] = i;
+        b->start[i] = (int32_t)(i * T);
+        b->ids[i * T] = (int32_t)c->vocab_size - 2;
+        b->ids[i * T + T - 1] = (int32_t)c->vocab_size - 1;
+    }
+    b->start[B] = (int32_t)(B * T);
+    return b;
+}
+
+static bool is_gemm(size_t slot) { return slot >= SLOT_linear_fwd && slot <= SLOT_gemm; }
+
+static int by_time(const void *a, const void *b) {
+    double x = kernel_stats[*(const int *)a].seconds, y = kernel_stats[*(const int *)b].seconds;
+    return (x < y) - (x > y);
+}
+
+static void print_kernels(double total, double copy_peak) {
+    int order[SLOT_COUNT];
+    for (int s = 0; s < SLOT_COUNT; s++) order[s] = s;
+    qsort(order, SLOT_COUNT, sizeof *order, by_time);
+    printf("\n%-24s %8s %9s %7s %10s %8s\n", "kernel", "calls", "ms/step", "share", "GFLOP/s",
+           "GB/s");
+    for (int i = 0; i < SLOT_COUNT; i++) {
+        const KernelStat *s = &kernel_stats[order[i]];
+        if (!s->calls) continue;
+        printf("%-24s %8.1f %9.2f %6.1f%% %10.1f %8.1f\n", kernel_names[order[i]],
+               (double)s->calls / (double)steps, 1e3 * s->seconds / (double)steps,
+               100 * s->seconds / total, 1e-9 * s->flops / s->seconds,
+               1e-9 * s->bytes / s->seconds);
+    }
+    printf("copy ceiling of this machine: %.1f GB/s\n", copy_peak);
+}
+
+static json_t *kernels_json(void) {
+    json_t *o = json_object();
+    for (int s = 0; s < SLOT_COUNT; s++)
+        if (kernel_stats[s].calls)
+            json_object_set_new(o, kernel_names[s],
+                                json_pack("{s:f, s:f, s:f}", "ms_per_step",
+                                          1e3 * kernel_stats[s].seconds / (double)steps, "gflops",
+                                          1e-9 * kernel_stats[s].flops / kernel_stats[s].seconds,
+                                          "gb_per_s",
+                                          1e-9 * kernel_stats[s].bytes / kernel_stats[s].seconds));
+    return o;
+}
+
+int bench_step(int argc, char **argv) {
+    static const char *const devices[] = {"auto", "cpu", "cuda"};
+    options_parse(&command, argc, argv, NULL);
+    const Kernels *k = kernels_open(devices[device], (Precision)precision);
+    double peak = bench_gemm_peak(k);
+    ClipConfig c;
+    clip_config_load(&c, model);
+    if ((size_t)caption_tokens > c.context_length)
+        die_usage("clipc bench step: --caption-tokens %lld exceeds the context of %zu",
+                  (long long)caption_tokens, c.context_length);
+    size_t B = (size_t)batch_size, A = (size_t)accum, n = (size_t)steps;
+    Params *p = params_new(k, &c, true);
+    params_init(p, &c, 1);
+    ClipOptions co = {.max_batch = B,
+                      .max_text_rows = B * (size_t)caption_tokens,
+                      .training = true,
+                      .grad_checkpointing = grad_checkpointing,
+                      .patch_dropout = c.patch_dropout,
+                      .seed = 1};
+    Clip *m = clip_new(k, &c, p, &co);
+    OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
+    Optim *o = optim_new(p, &oo);
+    Step *s = step_new(k, comm_self(k), m, p, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
+    Batch **batches = xcalloc(A, sizeof *batches);
+    for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(&c, B, 100 + j);
+    double *seconds = xcalloc(n, sizeof *seconds), total = 0, loss = 0;
+    uint64_t t = 0;
+    for (int64_t i = 0; i < warmup; i++) step_run(s, batches, 5e-4, ++t);
+    kernel_stats_reset();
+    kernel_stats_on = true;
+    for (size_t i = 0; i < n; i++) {
+        double t0 = clock_now();
+        loss = step_run(s, batches, 5e-4, ++t).loss;
+        total += seconds[i] = clock_now() - t0;
+    }
+    kernel_stats_on = false;
+    double flops = 0, gemm = 0, kernels = 0;
+    for (size_t i = 0; i < SLOT_COUNT; i++) {
+        flops += kernel_stats[i].flops;
+        kernels += kernel_stats[i].seconds;
+        if (is_gemm(i)) gemm += kernel_stats[i].seconds;
+    }
+    size_t rss = peak_rss(); /* before the copy ceiling takes memory of its own */
+    double copy = bench_copy_peak(k), step = bench_median(seconds, n),
+           rate = (double)(B * A) / step;
+    double gflops = 1e-9 * flops / (double)n / step, again = bench_gemm_peak(k);
+    if (again > peak) peak = again;
+    if (json) {
+        print_json(json_pack(
+            "{s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "model",
+            c.name, "kernels_name", k->name, "batch_size", (json_int_t)(B * A), "caption_tokens",
+            (json_int_t)caption_tokens, "samples_per_s", rate, "step_seconds", step, "gflops",
+            gflops, "peak_gflops", peak, "peak_share", gflops / peak, "non_gemm_share",
+            1 - gemm / total, "copy_gb_per_s", copy, "peak_rss_mib", (double)rss / (1 << 20),
+            "loss", loss, "kernels", kernels_json()));
+    } else {
+        printf("%s, %s, batch %zu, captions of %lld tokens: %.2f samples/s (median step %.1f ms of "
+               "%zu)\n",
+               c.name, k->name, B * A, (long long)caption_tokens, rate, 1e3 * step, n);
+        printf("%.1f GFLOP/s = %.1f %% of this machine's matrix peak now (%.1f); all but the "
+               "products: %.1f %% of the step\n",
+               gflops, 100 * gflops / peak, peak, 100 * (1 - gemm / total));
+        printf("peak memory %.0f MiB; loss %.4f\n", (double)rss / (1 << 20), loss);
+        print_kernels(total, copy);
+        printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
+    }
+    return EXIT_OK;
+}

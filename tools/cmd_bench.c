@@ -1,0 +1,82 @@
+/* clipc bench: a table of benchmarks. */
+#include "tools/bench.h"
+#include "tools/commands.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} benches[] = {
+    {"step", bench_step, "whole training steps: samples/s, GFLOP/s, time per kernel, memory"},
+    {"kernels", bench_kernels, "single kernels against this machine's matrix and copy ceilings"},
+    {"loss", bench_loss, "contrastive loss, forward and backward"},
+    {"loader", bench_loader, "shards -> batches: images/s"},
+    {"tok", bench_tok, "captions -> ids: captions/s"},
+};
+
+int cmd_bench(int argc, char **argv) {
+    for (size_t i = 0; argc > 1 && i < COUNT(benches); i++)
+        if (!strcmp(argv[1], benches[i].name)) return benches[i].run(argc - 1, argv + 1);
+    bool help = argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
+    if (argc > 1 && !help)
+        die_usage("clipc bench: unknown benchmark '%s' (see clipc bench --help)", argv[1]);
+    printf("usage: clipc bench NAME [OPTIONS]\n\n");
+    for (size_t i = 0; i < COUNT(benches); i++)
+        printf("  %-10s %s\n", benches[i].name, benches[i].summary);
+    printf("\n`clipc bench NAME --help` lists a benchmark's options.\n");
+    return help ? EXIT_OK : EXIT_USAGE;
+}
+
+static int compare_double(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *values, size_t n) {
+    assert(n);
+    qsort(values, n, sizeof *values, compare_double);
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+double bench_gemm_peak(const Kernels *k) {
+    enum { N = 2048 };
+    act *x = k->alloc(N * N * k->act_size), *w = k->alloc(N * N * k->act_size),
+        *y = k->alloc(N * N * k->act_size);
+    k->zero(x, N * N * k->act_size);
+    k->zero(w, N * N * k->act_size);
+    double best = 0;
+    for (int i = 0; i < 6; i++) {
+        double t0 = clock_now();
+        k->linear_fwd(y, x, w, NULL, N, N, N);
+        k->sync();
+        double rate = 2e-9 * N * N * N / (clock_now() - t0);
+        if (rate > best) best = rate;
+    }
+    k->release(x);
+    k->release(w);
+    k->release(y);
+    return best;
+}
+
+double bench_copy_peak(const Kernels *k) {
+    const size_t bytes = (size_t)256 << 20, n = bytes / k->act_size / 2;
+    act *x = k->alloc(bytes), *y = k->alloc(bytes);
+    k->zero(x, bytes);
+    k->zero(y, bytes);
+    double best = 0;
+    for (int i = 0; i < 6;
+         i++) { /* x = x + y reads two and writes one: like a copy, but by every core */
+        double t0 = clock_now();
+        k->add(x, x, y, n);
+        k->sync();
+        double rate = 3e-9 * (double)(n * k->act_size) / (clock_now() - t0);
+        if (rate > best) best = rate;
+    }
+    k->release(x);
+    k->release(y);
+    return best;
+}
