@@ -14,6 +14,7 @@ typedef struct Loss Loss;
 Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
                size_t logit_memory);
 void loss_free(Loss *l);
+/* What loss_new takes (SigLIP never keeps logits: at most that). */
 size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
  * Writes *loss (device, the global mean loss, equal on all ranks), dimages, dtexts [n,E]; adds to

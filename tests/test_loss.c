@@ -1,0 +1,372 @@
+/* The losses: golden values, tiles of any size, kept and walked twice, simulated ranks, finite
+ * differences. */
+#include "train/loss.h"
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <math.h>
+#include <pthread.h>
+
+#include "kernels/rng.h"
+
+static const Kernels *k;
+
+/* ---- one run, host doubles in and out ---- */
+
+typedef struct Result {
+    double loss, dlog_scale, dbias, *dI, *dT;
+} Result;
+
+static acc *to_device(const double *x, size_t n) {
+    acc *p = k->alloc(n * k->acc_size);
+    k->acc_set(p, x, n);
+    return p;
+}
+
+static double *to_host(const acc *p, size_t n) {
+    double *x = malloc(n * sizeof *x);
+    k->acc_get(x, p, n);
+    return x;
+}
+
+/* dlog_scale and dbias start at 3: gradients of weights are added to. */
+static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacity, const double *I,
+                  const double *T, size_t n, size_t E, double log_scale, const double *bias,
+                  bool gradients) {
+    Loss *l = loss_new(k, comm, kind, capacity, E, memory);
+    acc *images = to_device(I, n * E), *texts = to_device(T, n * E);
+    acc *scale = to_device(&log_scale, 1), *b = bias ? to_device(bias, 1) : NULL;
+    double three = 3, nan_value = NAN;
+    acc *loss = to_device(&nan_value, 1), *ds = to_device(&three, 1), *db = to_device(&three, 1);
+    double *garbage = malloc(n * E * sizeof *garbage);
+    for (size_t i = 0; i < n * E; i++) garbage[i] = NAN;
+    acc *dI = to_device(garbage, n * E), *dT = to_device(garbage, n * E);
+    free(garbage);
+    if (gradients)
+        loss_run(l, loss, dI, dT, ds, bias ? db : NULL, images, texts, scale, b, n);
+    else
+        loss_run(l, loss, NULL, NULL, NULL, NULL, images, texts, scale, b, n);
+    Result r = {0};
+    k->acc_get(&r.loss, loss, 1);
+    k->acc_get(&r.dlog_scale, ds, 1);
+    k->acc_get(&r.dbias, db, 1);
+    r.dlog_scale -= 3;
+    r.dbias -= 3;
+    r.dI = to_host(dI, n * E);
+    r.dT = to_host(dT, n * E);
+    acc *all[] = {images, texts, scale, loss, ds, db, dI, dT};
+    for (size_t i = 0; i < COUNT(all); i++) k->release(all[i]);
+    if (b) k->release(b);
+    loss_free(l);
+    return r;
+}
+
+static void result_free(Result *r) {
+    free(r->dI);
+    free(r->dT);
+}
+
+static void normalise(double *x, size_t rows, size_t E) {
+    for (size_t i = 0; i < rows; i++) {
+        double s = 0;
+        for (size_t e = 0; e < E; e++) s += x[i * E + e] * x[i * E + e];
+        for (size_t e = 0; e < E; e++) x[i * E + e] /= sqrt(s);
+    }
+}
+
+static double *random_rows(size_t rows, size_t E, uint64_t seed) {
+    double *x = malloc(rows * E * sizeof *x);
+    for (size_t i = 0; i < rows * E; i++) x[i] = rng_normal(seed, RNG_TEST, i);
+    normalise(x, rows, E);
+    return x;
+}
+
+static void check_near(double got, double want, double tolerance) {
+    if (!(fabs(got - want) <= tolerance * fmax(1, fabs(want)))) fail_msg("%.15g instead of %.15g", got, want);
+}
+
+static void check_same(const Result *a, const Result *b, size_t size, double tolerance) {
+    check_near(a->loss, b->loss, tolerance);
+    check_near(a->dlog_scale, b->dlog_scale, tolerance);
+    check_near(a->dbias, b->dbias, tolerance);
+    for (size_t i = 0; i < size; i++) {
+        check_near(a->dI[i], b->dI[i], tolerance);
+        check_near(a->dT[i], b->dT[i], tolerance);
+    }
+}
+
+/* ---- golden values (float64, computed with PyTorch's autograd) ---- */
+
+static void test_golden(void **state) {
+    (void)state;
+    double I[] = {1, 2, 3, -1, 0, 1, 2, -1, .5, .1, .2, -.3};
+    double T[] = {1, 1, 1, -1, .5, 2, 3, -1, 0, 0, 1, -1};
+    normalise(I, 4, 3);
+    normalise(T, 4, 3);
+    Result r = run(comm_self(k), LOSS_CLIP, 1 << 20, 4, I, T, 4, 3, log(1 / 0.07), NULL, true);
+    check_near(r.loss, 0.009797976577643, 1e-14);
+    check_near(r.dlog_scale, -0.031429646527159, 1e-14);
+    static const double dI[] = {-.0991300348, -.0100186779, .0791178447};
+    static const double dT[] = {-.0174203665, -.0372603298, -.0549235532};
+    for (int i = 0; i < 3; i++) {
+        check_near(r.dI[i], dI[i], 1e-10);
+        check_near(r.dT[i], dT[i], 1e-10);
+    }
+    result_free(&r);
+    double bias = -10;
+    r = run(comm_self(k), LOSS_SIGLIP, 1 << 20, 4, I, T, 4, 3, log(10), &bias, true);
+    check_near(r.loss, 1.049120488133190, 1e-13);
+    check_near(r.dbias, -0.630857570916900, 1e-13);
+    check_near(r.dlog_scale, -5.959832617088461, 1e-13);
+    result_free(&r);
+}
+
+/* ---- tiles ---- */
+
+/* 300 × 1100 has partly filled tiles on both edges even where all of it is kept. */
+static void check_tiles(LossKind kind, size_t n, size_t E, size_t larger) {
+    double *I = random_rows(n, E, 1), *T = random_rows(n, E, 2), bias = kind == LOSS_CLIP ? 1 : -3;
+    size_t whole = n * n * k->acc_size;
+    Result kept = run(comm_self(k), kind, whole, n, I, T, n, E, 2, &bias, true);
+    const size_t memory[] = {whole - 1, whole / 7, 1};
+    for (size_t i = 0; i < (n > 1000 ? 1 : COUNT(memory)); i++) {
+        Result tiled = run(comm_self(k), kind, memory[i], n + larger, I, T, n, E, 2, &bias, true);
+        check_same(&tiled, &kept, n * E, 1e-12);
+        result_free(&tiled);
+    }
+    Result alone = run(comm_self(k), kind, 1, n, I, T, n, E, 2, &bias, false);
+    check_near(alone.loss, kept.loss, 1e-12);
+    result_free(&alone);
+    result_free(&kept);
+    free(I);
+    free(T);
+}
+
+static void test_tiles(void **state) {
+    (void)state;
+    check_tiles(LOSS_CLIP, 1, 3, 5);
+    check_tiles(LOSS_CLIP, 37, 5, 0);
+    check_tiles(LOSS_CLIP, 1100, 2, 0);
+    check_tiles(LOSS_SIGLIP, 37, 5, 11);
+    check_tiles(LOSS_SIGLIP, 1100, 2, 0);
+}
+
+/* The formula of the definition, without any tile. */
+static void test_against_formula(void **state) {
+    (void)state;
+    enum { N = 1100, E = 2 };
+    double *I = random_rows(N, E, 1), *T = random_rows(N, E, 2), *row = calloc(N, sizeof *row),
+           *col = calloc(N, sizeof *col), loss = 0;
+    const double s = exp(2);
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) {
+            double z = s * (I[i * E] * T[j * E] + I[i * E + 1] * T[j * E + 1]);
+            row[i] += exp(z);
+            col[j] += exp(z);
+            if (i == j) loss -= 2 * z;
+        }
+    for (int i = 0; i < N; i++) loss += log(row[i]) + log(col[i]);
+    Result r = run(comm_self(k), LOSS_CLIP, 1 << 24, N, I, T, N, E, 2, NULL, true);
+    check_near(r.loss, loss / (2 * N), 1e-12);
+    result_free(&r);
+    free(I), free(T), free(row), free(col);
+}
+
+static void test_memory_is_bounded(void **state) {
+    (void)state;
+    size_t full = loss_bytes(k, 8, 4096, 64, (size_t)1 << 40);
+    size_t small = loss_bytes(k, 8, 4096, 64, 1 << 20);
+    assert_true(full > (size_t)4096 * 8 * 4096 * k->acc_size);
+    assert_true(full - small > (size_t)4096 * 8 * 4096 * k->acc_size - (1 << 20) - 64);
+}
+
+/* ---- ranks: threads that meet at barriers ---- */
+
+static __thread int my_rank;
+static int ranks;
+static pthread_barrier_t meeting;
+static double *shared; /* what every rank put in, rank after rank */
+
+static void meet(void) { pthread_barrier_wait(&meeting); }
+
+static void publish(const acc *x, size_t n) {
+    if (my_rank == 0) shared = malloc((size_t)ranks * n * sizeof *shared);
+    meet();
+    k->acc_get(shared + (size_t)my_rank * n, x, n);
+    meet();
+}
+
+static void retire(void) {
+    meet();
+    if (my_rank == 0) free(shared);
+    meet();
+}
+
+static void fake_all_gather(acc *all, const acc *part, size_t n) {
+    publish(part, n);
+    k->acc_set(all, shared, (size_t)ranks * n);
+    retire();
+}
+
+/* out[i] = Σ or max over ranks of what they put at first + i; n a rank. */
+static void combine(acc *out, size_t first, size_t count, size_t n, bool max) {
+    double *x = malloc(count * sizeof *x);
+    for (size_t i = 0; i < count; i++) {
+        x[i] = shared[first + i];
+        for (size_t r = 1; r < (size_t)ranks; r++) {
+            double y = shared[r * n + first + i];
+            x[i] = max ? fmax(x[i], y) : x[i] + y;
+        }
+    }
+    k->acc_set(out, x, count);
+    free(x);
+}
+
+static void fake_reduce_scatter(acc *part, const acc *all, size_t n) {
+    publish(all, n * (size_t)ranks);
+    combine(part, (size_t)my_rank * n, n, n * (size_t)ranks, false);
+    retire();
+}
+static void fake_sum(acc *x, size_t n) {
+    publish(x, n);
+    combine(x, 0, n, n, false);
+    retire();
+}
+static void fake_max(acc *x, size_t n) {
+    publish(x, n);
+    combine(x, 0, n, n, true);
+    retire();
+}
+
+typedef struct Rank {
+    int rank;
+    LossKind kind;
+    size_t memory, n, E;
+    const double *I, *T;
+    const double *bias;
+    Result result;
+} Rank;
+
+static void *rank_main(void *argument) {
+    Rank *r = argument;
+    my_rank = r->rank;
+    Comm comm = {.name = "fake",
+                 .rank = r->rank,
+                 .size = ranks,
+                 .all_gather = fake_all_gather,
+                 .reduce_scatter = fake_reduce_scatter,
+                 .all_reduce_sum = fake_sum,
+                 .all_reduce_max = fake_max};
+    r->result = run(&comm, r->kind, r->memory, r->n, r->I, r->T, r->n, r->E, 2, r->bias, true);
+    return NULL;
+}
+
+static void check_ranks(LossKind kind, int size, size_t n, size_t memory) {
+    enum { E = 5, MOST = 4 };
+    size_t N = n * (size_t)size;
+    double *I = random_rows(N, E, 3), *T = random_rows(N, E, 4), bias = -1;
+    Result one = run(comm_self(k), kind, 1 << 24, N, I, T, N, E, 2, &bias, true);
+    ranks = size;
+    pthread_barrier_init(&meeting, NULL, (unsigned)size);
+    pthread_t thread[MOST];
+    Rank r[MOST];
+    for (int i = 0; i < size; i++) {
+        const double *mine = I + (size_t)i * n * E, *my_texts = T + (size_t)i * n * E;
+        r[i] = (Rank){.rank = i,
+                      .kind = kind,
+                      .memory = memory,
+                      .n = n,
+                      .E = E,
+                      .I = mine,
+                      .T = my_texts,
+                      .bias = &bias};
+        assert_int_equal(pthread_create(&thread[i], NULL, rank_main, &r[i]), 0);
+    }
+    double dlog_scale = 0, dbias = 0;
+    for (int i = 0; i < size; i++) {
+        pthread_join(thread[i], NULL);
+        dlog_scale += r[i].result.dlog_scale;
+        dbias += r[i].result.dbias;
+    }
+    for (int i = 0; i < size; i++) {
+        Result want = one, *got = &r[i].result;
+        want.dI += (size_t)i * n * E;
+        want.dT += (size_t)i * n * E;
+        got->dlog_scale = dlog_scale;
+        got->dbias = dbias;
+        check_same(got, &want, n * E, 1e-12);
+        result_free(got);
+    }
+    pthread_barrier_destroy(&meeting);
+    result_free(&one);
+    free(I);
+    free(T);
+}
+
+static void test_ranks(void **state) {
+    (void)state;
+    check_ranks(LOSS_CLIP, 2, 1, 1);
+    check_ranks(LOSS_CLIP, 4, 9, 1 << 20);
+    check_ranks(LOSS_CLIP, 3, 30, 1);
+    check_ranks(LOSS_SIGLIP, 4, 9, 1 << 20);
+    check_ranks(LOSS_SIGLIP, 3, 30, 1);
+}
+
+/* ---- finite differences ---- */
+
+static double loss_at(LossKind kind, const double *I, const double *T, size_t n, size_t E,
+                      double log_scale, double bias) {
+    Result r = run(comm_self(k), kind, 1, n, I, T, n, E, log_scale, &bias, false);
+    result_free(&r);
+    return r.loss;
+}
+
+static void check_differences(LossKind kind) {
+    enum { n = 6, E = 4 };
+    const double h = 1e-5, log_scale = 1.5, bias = -.7;
+    double *I = random_rows(n, E, 5), *T = random_rows(n, E, 6);
+    Result r = run(comm_self(k), kind, 1, n, I, T, n, E, log_scale, &bias, true);
+#define DIFFERENCE(up, down) ((up) - (down)) / (2 * h)
+    check_near(DIFFERENCE(loss_at(kind, I, T, n, E, log_scale + h, bias),
+                          loss_at(kind, I, T, n, E, log_scale - h, bias)),
+               r.dlog_scale, 1e-8);
+    check_near(DIFFERENCE(loss_at(kind, I, T, n, E, log_scale, bias + h),
+                          loss_at(kind, I, T, n, E, log_scale, bias - h)),
+               r.dbias, 1e-8);
+    for (size_t i = 0; i < 2 * n * E; i++) {
+        double *x = i < n * E ? I + i : T + i - n * E, was = *x;
+        *x = was + h;
+        double up = loss_at(kind, I, T, n, E, log_scale, bias);
+        *x = was - h;
+        double down = loss_at(kind, I, T, n, E, log_scale, bias);
+        *x = was;
+        check_near(DIFFERENCE(up, down), i < n * E ? r.dI[i] : r.dT[i - n * E], 1e-8);
+    }
+    result_free(&r);
+    free(I);
+    free(T);
+}
+
+static void test_finite_differences(void **state) {
+    (void)state;
+    check_differences(LOSS_CLIP);
+    check_differences(LOSS_SIGLIP);
+}
+
+static int setup(void **state) {
+    (void)state;
+    k = kernels_open("ref", PRECISION_FP32);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden),          cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_against_formula), cmocka_unit_test(test_memory_is_bounded),
+        cmocka_unit_test(test_ranks),           cmocka_unit_test(test_finite_differences),
+    };
+    return cmocka_run_group_tests_name("loss", tests, setup, NULL);
+}

@@ -1,0 +1,223 @@
+#include "train/loss.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* A tile of f32 logits of this size stays in a core's second-level cache between the product that
+ * writes it and the kernel that reads it. */
+enum { TILE_ROWS = 256, TILE_COLS = 1024, TILE_LEAST = 16 };
+
+/* Two walks at most over the n×N block of this rank: the first gathers the statistics of rows and
+ * columns, the second turns cosines into gradients and multiplies them into dI and dT. SigLIP
+ * needs only the second. */
+struct Loss {
+    const Kernels *k;
+    const Comm *comm;
+    LossKind kind;
+    size_t n, E, tile_rows, tile_cols;
+    bool kept; /* all tiles have a place of their own: the second walk need not multiply again */
+    void *memory;
+    acc *logits;                    /* one tile, or all of them one behind another */
+    acc *texts, *dtexts;            /* [N,E], with several ranks */
+    acc *row_max, *row_sum;         /* [n]; row_max becomes the log-sum-exp */
+    acc *positive;                  /* [n] */
+    acc *col_max, *col_sum;         /* [N]: this rank's part */
+    acc *all_col_max, *all_col_sum; /* [N], with several ranks: joined; max becomes the lse */
+    acc *scratch;                   /* where the gradient of the scale goes when nobody asked */
+};
+
+/* What loss_run was given, and what follows from it. */
+typedef struct Walk {
+    const acc *images, *texts, *log_scale, *bias;
+    acc *loss, *dimages, *dtexts, *dlog_scale, *dbias;
+    const acc *row_lse, *col_lse;
+    size_t n, N, first; /* first: the column of row 0's positive */
+    double weight;
+} Walk;
+
+/* ---- memory ---- */
+
+static void choose_tiles(Loss *l, size_t N, size_t logit_memory) {
+    size_t fits = logit_memory / l->k->acc_size;
+    l->kept = l->kind == LOSS_CLIP && N <= fits / l->n;
+    l->tile_rows = size_min(l->n, TILE_ROWS);
+    l->tile_cols = size_min(N, TILE_COLS);
+    if (l->kept) return;
+    while (l->tile_rows > fits / l->tile_cols &&
+           (l->tile_rows > TILE_LEAST || l->tile_cols > TILE_LEAST)) {
+        if (l->tile_cols >= l->tile_rows)
+            l->tile_cols = div_up(l->tile_cols, 2);
+        else
+            l->tile_rows = div_up(l->tile_rows, 2);
+    }
+}
+
+static void lay_out(Loss *l, Arena *a) {
+    size_t size = l->k->acc_size, N = size_mul(l->n, (size_t)l->comm->size);
+    l->logits = l->kept ? arena_take(a, size_mul(l->n, N), size)
+                        : arena_take(a, l->tile_rows * l->tile_cols, size);
+    l->row_max = arena_take(a, l->n, size);
+    l->row_sum = arena_take(a, l->n, size);
+    l->positive = arena_take(a, l->n, size);
+    l->col_max = arena_take(a, N, size);
+    l->col_sum = arena_take(a, N, size);
+    l->scratch = arena_take(a, 1, size);
+    if (l->comm->size == 1) return;
+    l->texts = arena_take(a, size_mul(N, l->E), size);
+    l->dtexts = arena_take(a, size_mul(N, l->E), size);
+    l->all_col_max = arena_take(a, N, size);
+    l->all_col_sum = arena_take(a, N, size);
+}
+
+static Loss plan(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
+                 size_t logit_memory, Arena *measure) {
+    assert(n > 0 && E > 0 && comm->size > 0);
+    Loss l = {.k = k, .comm = comm, .kind = kind, .n = n, .E = E};
+    choose_tiles(&l, size_mul(n, (size_t)comm->size), logit_memory);
+    lay_out(&l, measure);
+    return l;
+}
+
+size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory) {
+    Arena measure = {0};
+    Comm comm = {.size = ranks};
+    plan(k, &comm, LOSS_CLIP, n, E, logit_memory, &measure);
+    return measure.used;
+}
+
+Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
+               size_t logit_memory) {
+    Arena arena = {0};
+    Loss *l = xmalloc(sizeof *l);
+    *l = plan(k, comm, kind, n, E, logit_memory, &arena);
+    l->memory = k->alloc(arena.used);
+    arena = (Arena){.base = l->memory, .size = arena.used};
+    lay_out(l, &arena);
+    return l;
+}
+
+void loss_free(Loss *l) {
+    if (!l) return;
+    l->k->release(l->memory);
+    free(l);
+}
+
+/* ---- the walks ---- */
+
+typedef struct Tile {
+    size_t i0, j0, n, m; /* rows i0 … i0+n-1, columns j0 … j0+m-1 */
+    ptrdiff_t diag;
+    acc *z; /* [n,m] */
+} Tile;
+
+/* Tile number t, row of tiles after row of tiles; false past the last. A kept tile stands where the
+ * tiles before it end. */
+static bool tile_at(const Loss *l, const Walk *w, size_t t, Tile *tile) {
+    size_t across = div_up(w->N, l->tile_cols);
+    tile->i0 = t / across * l->tile_rows;
+    tile->j0 = t % across * l->tile_cols;
+    if (tile->i0 >= w->n) return false;
+    tile->n = size_min(l->tile_rows, w->n - tile->i0);
+    tile->m = size_min(l->tile_cols, w->N - tile->j0);
+    tile->diag = (ptrdiff_t)(w->first + tile->i0) - (ptrdiff_t)tile->j0;
+    tile->z = l->kept ? acc_at(l->k, l->logits, tile->i0 * w->N + tile->n * tile->j0) : l->logits;
+    return true;
+}
+
+static void tile_cosines(const Loss *l, const Walk *w, const Tile *t) {
+    const Kernels *k = l->k;
+    k->gemm(t->z, t->m, acc_at(k, w->images, t->i0 * l->E), l->E, false,
+            acc_at(k, w->texts, t->j0 * l->E), l->E, true, t->n, t->m, l->E, false);
+}
+
+/* The tile holds s·G: its share of dI = s·G·T and dT = s·Gᵀ·I. */
+static void tile_gradients(const Loss *l, const Walk *w, const Tile *t) {
+    const Kernels *k = l->k;
+    const acc *I = acc_at(k, w->images, t->i0 * l->E), *T = acc_at(k, w->texts, t->j0 * l->E);
+    k->gemm(acc_at(k, w->dimages, t->i0 * l->E), l->E, t->z, t->m, false, T, l->E, false, t->n,
+            l->E, t->m, t->j0 > 0);
+    k->gemm(acc_at(k, w->dtexts, t->j0 * l->E), l->E, t->z, t->m, true, I, l->E, false, t->m, l->E,
+            t->n, t->i0 > 0);
+}
+
+static void walk_stats(const Loss *l, const Walk *w) {
+    const Kernels *k = l->k;
+    k->stats_init(l->row_max, l->row_sum, w->n);
+    k->stats_init(l->col_max, l->col_sum, w->N);
+    Tile t;
+    for (size_t i = 0; tile_at(l, w, i, &t); i++) {
+        tile_cosines(l, w, &t);
+        k->logits_stats(acc_at(k, l->row_max, t.i0), acc_at(k, l->row_sum, t.i0),
+                        acc_at(k, l->col_max, t.j0), acc_at(k, l->col_sum, t.j0),
+                        acc_at(k, l->positive, t.i0), t.z, w->log_scale, w->bias, t.n, t.m, t.diag);
+    }
+}
+
+static void walk_gradients(const Loss *l, const Walk *w) {
+    const Kernels *k = l->k;
+    Tile t;
+    for (size_t i = 0; tile_at(l, w, i, &t); i++) {
+        if (!l->kept) tile_cosines(l, w, &t);
+        if (l->kind == LOSS_SIGLIP)
+            k->siglip_tile(t.z, w->loss, w->dlog_scale, w->dbias, w->log_scale, w->bias, t.n, t.m,
+                           t.diag, w->weight);
+        else
+            k->clip_logits_grad(t.z, w->dlog_scale, w->dbias, acc_at(k, w->row_lse, t.i0),
+                                acc_at(k, w->col_lse, t.j0), w->log_scale, w->bias, t.n, t.m,
+                                t.diag, w->weight);
+        if (w->dimages) tile_gradients(l, w, &t);
+    }
+}
+
+/* Every rank saw n rows of each column: maxima are joined first, then each rank's sums on that
+ * common scale. Returns the columns' log-sum-exp. */
+static const acc *join_columns(const Loss *l, size_t N) {
+    const Kernels *k = l->k;
+    if (l->comm->size == 1) {
+        k->stats_lse(l->col_max, l->col_max, l->col_sum, N);
+        return l->col_max;
+    }
+    k->stats_init(l->all_col_max, l->all_col_sum, N);
+    k->copy(l->all_col_max, l->col_max, N * k->acc_size);
+    l->comm->all_reduce_max(l->all_col_max, N);
+    k->stats_join(l->all_col_max, l->all_col_sum, l->col_max, l->col_sum, N);
+    l->comm->all_reduce_sum(l->all_col_sum, N);
+    k->stats_lse(l->all_col_max, l->all_col_max, l->all_col_sum, N);
+    return l->all_col_max;
+}
+
+void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
+              const acc *images, const acc *texts, const acc *log_scale, const acc *bias,
+              size_t n) {
+    assert(n > 0 && n <= l->n && !dimages == !dtexts);
+    const Kernels *k = l->k;
+    const Comm *comm = l->comm;
+    bool alone = comm->size == 1;
+    size_t N = n * (size_t)comm->size, first = n * (size_t)comm->rank;
+    Walk w = {.images = images,
+              .texts = alone ? texts : l->texts,
+              .log_scale = log_scale,
+              .bias = bias,
+              .loss = loss,
+              .dimages = dimages,
+              .dtexts = alone || !dtexts ? dtexts : l->dtexts,
+              .dlog_scale = dlog_scale ? dlog_scale : l->scratch,
+              .dbias = dbias,
+              .n = n,
+              .N = N,
+              .first = first,
+              .weight = l->kind == LOSS_SIGLIP ? 1.0 / (double)N : 0.5 / (double)N};
+    k->zero(loss, k->acc_size);
+    k->zero(l->scratch, k->acc_size);
+    if (!alone) comm->all_gather(l->texts, texts, n * l->E);
+    if (l->kind == LOSS_CLIP) {
+        walk_stats(l, &w);
+        k->stats_lse(l->row_max, l->row_max, l->row_sum, n);
+        w.row_lse = l->row_max;
+        w.col_lse = join_columns(l, N);
+        k->clip_loss(loss, w.row_lse, acc_at(k, w.col_lse, first), l->positive, n, w.weight);
+    }
+    if (l->kind == LOSS_SIGLIP || dimages) walk_gradients(l, &w);
+    comm->all_reduce_sum(loss, 1);
+    if (!alone && dtexts) comm->reduce_scatter(dtexts, l->dtexts, n * l->E);
+}

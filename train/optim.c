@@ -1,0 +1,129 @@
+#include "train/optim.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Neighbours in the flat block with one setting: one AdamW call. The padding between them is all
+ * zeros and stays so. */
+typedef struct Range {
+    size_t offset, size;
+    bool trainable, decays;
+} Range;
+
+struct Optim {
+    Params *p;
+    OptimOptions options;
+    Range *ranges;
+    size_t count;
+    acc *squares, *factor; /* device scalars */
+    const Param *logit_scale;
+};
+
+bool optim_decays(const Param *p, WdGroups g) {
+    if (p->ndim < 2) return false;
+    if (g == WD_HEAD)
+        return strcmp(p->name, "positional_embedding") &&
+               strcmp(p->name, "visual.positional_embedding");
+    static const char *const without[] = {"bn", "ln", "bias", "logit_scale"};
+    for (size_t i = 0; i < COUNT(without); i++)
+        if (strstr(p->name, without[i])) return false;
+    return true;
+}
+
+static int by_offset(const void *a, const void *b) {
+    size_t x = (*(const Param *const *)a)->offset, y = (*(const Param *const *)b)->offset;
+    return (x > y) - (x < y);
+}
+
+static void find_ranges(Optim *o) {
+    Params *p = o->p;
+    const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
+    for (size_t i = 0; i < p->count; i++) sorted[i] = &p->list[i];
+    qsort(sorted, p->count, sizeof *sorted, by_offset);
+    o->ranges = xcalloc(p->count, sizeof *o->ranges);
+    for (size_t i = 0; i < p->count; i++) {
+        const Param *q = sorted[i];
+        Range *last = o->count ? &o->ranges[o->count - 1] : NULL;
+        bool decays = optim_decays(q, o->options.wd_groups);
+        if (!last || last->trainable != q->trainable || (q->trainable && last->decays != decays)) {
+            last = &o->ranges[o->count++];
+            *last = (Range){q->offset, 0, q->trainable, decays};
+        }
+        last->size = q->offset + q->size - last->offset;
+    }
+    free(sorted);
+}
+
+Optim *optim_new(Params *p, const OptimOptions *options) {
+    assert(p->grad && p->m && p->v);
+    Optim *o = xcalloc(1, sizeof *o);
+    o->p = p;
+    o->options = *options;
+    find_ranges(o);
+    o->squares = p->k->alloc(p->k->acc_size);
+    o->factor = p->k->alloc(p->k->acc_size);
+    o->logit_scale = params_find(p, "logit_scale");
+    return o;
+}
+
+void optim_free(Optim *o) {
+    if (!o) return;
+    o->p->k->release(o->squares);
+    o->p->k->release(o->factor);
+    free(o->ranges);
+    free(o);
+}
+
+static double grad_norm(const Optim *o) {
+    const Kernels *k = o->p->k;
+    k->zero(o->squares, k->acc_size);
+    for (const Range *r = o->ranges; r < o->ranges + o->count; r++)
+        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->offset), r->size);
+    double squares;
+    k->acc_get(&squares, o->squares, 1);
+    return sqrt(squares);
+}
+
+/* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above. */
+static void clamp_logit_scale(const Optim *o) {
+    const Param *q = o->logit_scale;
+    if (!q || !q->trainable) return;
+    o->p->k->clamp(param_acc(o->p, q), 0, log(100), 1);
+    if ((void *)o->p->compute != (void *)o->p->master)
+        o->p->k->act_from_acc(param_act(o->p, q), param_acc(o->p, q), 1);
+}
+
+double optim_step(Optim *o, double lr, uint64_t t) {
+    assert(t >= 1);
+    const Params *p = o->p;
+    const Kernels *k = p->k;
+    double norm = grad_norm(o);
+    if (!isfinite(norm)) {
+        k->zero(p->grad, p->size * k->acc_size);
+        return norm;
+    }
+    const OptimOptions *s = &o->options;
+    if (s->grad_clip_norm > 0) k->clip_factor(o->factor, o->squares, s->grad_clip_norm);
+    bool separate = (void *)p->compute != (void *)p->master;
+    AdamW adam = {.lr = lr,
+                  .beta1 = s->beta1,
+                  .beta2 = s->beta2,
+                  .eps = s->eps,
+                  .correction1 = 1 - pow(s->beta1, (double)t),
+                  .correction2 = 1 - pow(s->beta2, (double)t)};
+    for (const Range *r = o->ranges; r < o->ranges + o->count; r++) {
+        acc *grad = acc_at(k, p->grad, r->offset);
+        if (!r->trainable) {
+            k->zero(grad, r->size * k->acc_size);
+            continue;
+        }
+        adam.weight_decay = r->decays ? s->weight_decay : 0;
+        k->adamw(acc_at(k, p->master, r->offset),
+                 separate ? act_at(k, p->compute, r->offset) : NULL, grad,
+                 acc_at(k, p->m, r->offset), acc_at(k, p->v, r->offset),
+                 s->grad_clip_norm > 0 ? o->factor : NULL, &adam, r->size);
+    }
+    clamp_logit_scale(o);
+    return norm;
+}
