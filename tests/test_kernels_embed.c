@@ -1,0 +1,208 @@
+/* embed: pixels to patches, class and position vectors, token vectors. */
+#include "tests/support_kernels.h"
+
+#include <stdlib.h>
+
+static const float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
+static const float std[3] = {0.26862954f, 0.26130258f, 0.27577711f};
+
+/* B, S, P, patches kept (0: all, without an array `keep`) */
+static const size_t images[][4] = {{0, 8, 4, 0},   {1, 1, 1, 0},   {1, 8, 8, 0},    {2, 6, 3, 0},
+                                   {3, 8, 4, 2},   {2, 28, 14, 3}, {5, 21, 7, 1},   {2, 32, 16, 4},
+                                   {2, 64, 32, 0}, {3, 40, 8, 13}, {1, 224, 16, 98}};
+
+typedef struct Patches {
+    size_t B, S, P, grid, n; /* grid: positions of an image; n: those that each sample keeps */
+    int32_t *keep;           /* NULL: all */
+} Patches;
+
+/* Each sample keeps different positions, in random order. */
+static Patches patches_of(const size_t image[4]) {
+    Patches p = {.B = image[0], .S = image[1], .P = image[2], .n = image[3]};
+    p.grid = (p.S / p.P) * (p.S / p.P);
+    if (!p.n) {
+        p.n = p.grid;
+        return p;
+    }
+    p.keep = xmalloc(p.B * p.n * sizeof *p.keep);
+    int32_t *all = xmalloc(p.grid * sizeof *all);
+    for (size_t b = 0; b < p.B; b++) {
+        for (size_t i = 0; i < p.grid; i++) all[i] = (int32_t)i;
+        for (size_t i = 0; i < p.n; i++) {
+            size_t j = i + test_random_below(p.grid - i);
+            p.keep[b * p.n + i] = all[j];
+            all[j] = all[i];
+        }
+    }
+    free(all);
+    return p;
+}
+
+static Buf *keep_in(const Patches *p) { return p->keep ? i32_in(p->B * p->n, p->keep) : NULL; }
+
+static void patches_u8(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(images); i++) {
+        Patches p = patches_of(images[i]);
+        Buf *y = act_out(p.B * p.n * 3 * p.P * p.P), *x = u8_in(p.B * p.S * p.S * 3);
+        Buf *keep = keep_in(&p);
+        RUN(patches_u8, A(y), P(x), P(keep), mean, std, p.B, p.S, p.P, p.n);
+        check(y, 2, 1);
+        bufs_free();
+        free(p.keep);
+    }
+}
+
+static void patches_f32(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(images); i++) {
+        Patches p = patches_of(images[i]);
+        Buf *y = act_out(p.B * p.n * 3 * p.P * p.P), *x = f32_in(p.B * 3 * p.S * p.S, 2);
+        Buf *keep = keep_in(&p);
+        RUN(patches_f32, A(y), P(x), P(keep), p.B, p.S, p.P, p.n);
+        check(y, 1, 0);
+        bufs_free();
+        free(p.keep);
+    }
+}
+
+static void image_embed(void **state) {
+    (void)state;
+    static const size_t widths[] = {1, 7, 16, 33, 100};
+    for (size_t i = 0; i < COUNT(images); i++) {
+        Patches p = patches_of(images[i]);
+        size_t C = widths[i % COUNT(widths)], tokens = p.B * p.n * C, rows = p.B * (1 + p.n) * C;
+        Buf *x = act_out(rows), *tok = act_in(tokens, 1), *keep = keep_in(&p);
+        Buf *cls = acc_in(C, 1), *pos = acc_in((1 + p.grid) * C, 1);
+        RUN(image_embed_fwd, A(x), A(tok), F(cls), F(pos), P(keep), p.B, p.n, C);
+        check(x, 1, 1);
+        bufs_free();
+
+        Buf *dtok = act_out(tokens), *dx = act_in(rows, 1);
+        Buf *dcls = acc_inout(C, 1), *dpos = acc_inout((1 + p.grid) * C, 1);
+        keep = keep_in(&p);
+        RUN(image_embed_bwd, A(dtok), F(dcls), F(dpos), A(dx), P(keep), p.B, p.n, C);
+        check_exact(dtok);
+        check(dcls, 1, p.B);
+        check(dpos, 1, p.B);
+        bufs_free();
+        free(p.keep);
+    }
+}
+
+/* Lengths of B sequences, V words, C channels. Few words: many rows add to the same gradient. */
+typedef struct Text {
+    size_t B, V, C, lengths[6];
+} Text;
+static const Text texts[] = {
+    {0, 3, 4, {0}},
+    {1, 1, 1, {1}},
+    {1, 5, 7, {16}},
+    {3, 2, 16, {1, 2, 7}},
+    {6, 50, 33, {77, 1, 16, 2, 50, 7}},
+    {6, 3, 64, {77, 77, 77, 77, 77, 77}},
+    {2, 1000, 100, {9, 30}},
+};
+
+static void text_embed(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        const Text *t = &texts[i];
+        enum { CONTEXT = 77 };
+        int32_t first[7] = {0}, ids[6 * CONTEXT];
+        for (size_t b = 0; b < t->B; b++) first[b + 1] = first[b] + (int32_t)t->lengths[b];
+        size_t rows = (size_t)first[t->B];
+        for (size_t r = 0; r < rows; r++) ids[r] = (int32_t)test_random_below(t->V);
+
+        Buf *x = act_out(rows * t->C), *id = i32_in(rows, ids), *start = i32_in(t->B + 1, first);
+        Buf *table = acc_in(t->V * t->C, 1), *pos = acc_in(CONTEXT * t->C, 1);
+        RUN(text_embed_fwd, A(x), P(id), P(start), F(table), F(pos), t->B, rows, t->C);
+        check(x, 1, 1);
+        bufs_free();
+
+        Buf *dtable = acc_inout(t->V * t->C, 1), *dpos = acc_inout(CONTEXT * t->C, 1);
+        Buf *dx = act_in(rows * t->C, 1);
+        id = i32_in(rows, ids);
+        start = i32_in(t->B + 1, first);
+        RUN(text_embed_bwd, F(dtable), F(dpos), A(dx), P(id), P(start), t->B, rows, t->C);
+        check(dtable, 1, rows);
+        check(dpos, 1, t->B);
+        bufs_free();
+    }
+}
+
+/* ---- ref ---- */
+
+/* 4 × 4 pixels in patches of 2 × 2: patch 1 is the upper right quarter. */
+static void ref_patches_by_hand(void **state) {
+    (void)state;
+    uint8_t pixels[4][4][3];
+    float planes[3][4][4];
+    const float zero[3] = {0, 0, 0}, unit[3] = {1.0f / 255, 1.0f / 255, 2.0f / 255};
+    for (int y = 0; y < 4; y++)
+        for (int x = 0; x < 4; x++)
+            for (int c = 0; c < 3; c++) {
+                pixels[y][x][c] = (uint8_t)(64 * c + 4 * y + x);
+                planes[c][y][x] = (float)pixels[y][x][c];
+            }
+    const int32_t keep[2] = {1, 2};
+    const double want[2][3][4] = {{{2, 3, 6, 7}, {66, 67, 70, 71}, {130, 131, 134, 135}},
+                                  {{8, 9, 12, 13}, {72, 73, 76, 77}, {136, 137, 140, 141}}};
+    double got[2][3][4];
+    ref->patches_f32((act *)got, &planes[0][0][0], keep, 1, 4, 2, 2);
+    assert_memory_equal(got, want, sizeof want);
+    ref->patches_u8((act *)got, &pixels[0][0][0], keep, zero, unit, 1, 4, 2, 2);
+    for (int i = 0; i < 2; i++)
+        for (int c = 0; c < 3; c++)
+            for (int j = 0; j < 4; j++)
+                assert_near(got[i][c][j], want[i][c][j] / (c == 2 ? 2 : 1), 1e-4);
+}
+
+enum { B = 2, GRID = 4, KEPT = 2, C = 3, V = 4, ROWS = 5 };
+static const int32_t kept[B * KEPT] = {3, 0, 3, 1}, words[ROWS] = {1, 3, 1, 1, 0};
+static const int32_t starts[B + 1] = {0, 2, ROWS};
+
+typedef struct Embedding {
+    double tok[B * KEPT * C], cls[C], pos[(1 + GRID) * C], table[V * C];
+    double x[B * (1 + KEPT) * C], r[B * (1 + KEPT) * C]; /* loss = Σ r·x */
+} Embedding;
+
+static double image_loss(void *ctx) {
+    Embedding *e = ctx;
+    ref->image_embed_fwd((act *)e->x, (act *)e->tok, (acc *)e->cls, (acc *)e->pos, kept, B, KEPT,
+                         C);
+    return test_dot(e->r, e->x, B * (1 + KEPT) * C);
+}
+
+static double text_loss(void *ctx) {
+    Embedding *e = ctx;
+    ref->text_embed_fwd((act *)e->x, words, starts, (acc *)e->table, (acc *)e->pos, B, ROWS, C);
+    return test_dot(e->r, e->x, ROWS * C);
+}
+
+static void gradients_of_ref(void **state) {
+    (void)state;
+    Embedding e;
+    for (size_t i = 0; i < sizeof e / sizeof(double); i++) ((double *)&e)[i] = test_random();
+    double dtok[B * KEPT * C], dcls[C] = {0}, dpos[(1 + GRID) * C] = {0}, dtable[V * C] = {0};
+    ref->image_embed_bwd((act *)dtok, (acc *)dcls, (acc *)dpos, (act *)e.r, kept, B, KEPT, C);
+    assert_gradient(image_loss, &e, e.tok, dtok, B * KEPT * C);
+    assert_gradient(image_loss, &e, e.cls, dcls, C);
+    assert_gradient(image_loss, &e, e.pos, dpos, (1 + GRID) * C);
+    for (size_t i = 0; i < (1 + GRID) * C; i++) dpos[i] = 0;
+    ref->text_embed_bwd((acc *)dtable, (acc *)dpos, (act *)e.r, words, starts, B, ROWS, C);
+    assert_gradient(text_loss, &e, e.table, dtable, V * C);
+    assert_gradient(text_loss, &e, e.pos, dpos, (1 + GRID) * C);
+}
+
+int main(void) {
+    const struct CMUnitTest each[] = {
+        cmocka_unit_test(patches_u8),
+        cmocka_unit_test(patches_f32),
+        cmocka_unit_test(image_embed),
+        cmocka_unit_test(text_embed),
+    };
+    const struct CMUnitTest once[] = {cmocka_unit_test(ref_patches_by_hand),
+                                      cmocka_unit_test(gradients_of_ref)};
+    return kernel_tests_run("kernels_embed", each, COUNT(each), once, COUNT(once));
+}
