@@ -1,0 +1,84 @@
+/* cpu: private header of the fast CPU backend: OpenMP over rows and blocks, SIMD inside, oneDNN for
+ * the large products. Every file of this folder is compiled twice, with ACT_F32 (activations f32)
+ * and with ACT_BF16 (activations bf16); acc is float in both. FN(slot) is the name of a slot's
+ * function in this build. Only files of this folder include it.
+ *
+ * Parallel loops have fixed partitions, and a sum that crosses partitions goes through an array of
+ * partial sums that is added in index order: which thread ran what never shows in the bits. */
+#ifndef KERNELS_CPU_CPU_H
+#define KERNELS_CPU_CPU_H
+#include "kernels/kernels.h"
+#include "kernels/cpu/simd.h"
+
+#if defined ACT_BF16
+#define FN(slot) cpu_bf16_##slot
+#elif defined ACT_F32
+#define FN(slot) cpu_f32_##slot
+#else
+#error "compile with ACT_F32 or ACT_BF16"
+#endif
+
+/* Device memory is host memory here, so inside this folder (and only here) the element types are
+ * complete. */
+#if defined ACT_BF16
+typedef uint16_t elem;
+#else
+typedef float elem;
+#endif
+struct act {
+    elem v;
+};
+struct acc {
+    float v;
+};
+
+#define X(slot) KERNEL_TYPE(slot) FN(slot);
+KERNEL_LIST(X)
+#undef X
+extern const Kernels FN(kernels);
+
+/* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
+ * it is lost), kept for ever. One per use, so that no two uses meet. */
+enum ScratchUse {
+    SCRATCH_DNNL,
+    SCRATCH_LINEAR,
+    SCRATCH_EMULATE,
+    SCRATCH_PARTIAL,
+    SCRATCH_THREADS,
+    SCRATCH_COUNT
+};
+void *FN(scratch)(enum ScratchUse use, size_t bytes);
+
+/* Adds parts[chunks][n] in chunk order onto sum[n]. */
+void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n);
+
+/* Below this many elements a parallel region costs more than it gives. */
+#define SERIAL_BELOW 16384
+
+#if defined ACT_BF16
+static inline float act_value(act a) { return bf16_to_float(a.v); }
+static inline act act_from_float(float f) { return (act){bf16_from_float(f)}; }
+static inline act act_from_double(double d) { return (act){bf16_from_double(d)}; }
+static inline vf act_round(vf v) { return bf16_round(v); }
+#define elem_load bf16_load
+#define elem_store bf16_store
+#else
+static inline float act_value(act a) { return a.v; }
+static inline act act_from_float(float f) { return (act){f}; }
+static inline act act_from_double(double d) { return (act){(float)d}; }
+static inline vf act_round(vf v) { return v; }
+#define elem_load f32_load
+#define elem_store f32_store
+#endif
+
+/* A vector at p: k lanes count (k >= VW: all), the others are 0 and not touched. */
+static inline vf act_load(const act *p, size_t k) { return elem_load(&p->v, k); }
+static inline void act_store(act *p, vf v, size_t k) { elem_store(&p->v, v, k); }
+static inline vf acc_load(const acc *p, size_t k) { return f32_load(&p->v, k); }
+static inline void acc_store(acc *p, vf v, size_t k) { f32_store(&p->v, v, k); }
+
+/* Rows a chunk holds when `rows` rows are cut into at most `chunks` chunks of at least `least`. */
+static inline size_t chunk_rows(size_t rows, size_t chunks, size_t least) {
+    return size_max(least, div_up(rows, chunks));
+}
+#endif

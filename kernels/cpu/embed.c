@@ -1,0 +1,113 @@
+/* cpu/embed: pixels to patches, and the two towers' embeddings. */
+#include "kernels/cpu/cpu.h"
+
+/* Channels a thread owns in the backward sums: two cache lines of f32. */
+#define OWNED_CHANNELS 32
+
+void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3],
+                    const float std[3], size_t B, size_t S, size_t P, size_t n) {
+    KERNEL_TIMER(patches_u8, 0, B * n * 3 * P * P * (1 + sizeof(act)));
+    size_t grid = S / P, area = P * P;
+    act value[3][256]; /* a channel has 256 values: each is normalised and rounded once */
+    for (size_t c = 0; c < 3; c++)
+        for (int u = 0; u < 256; u++)
+            value[c][u] = act_from_float(((float)u / 255.0f - mean[c]) / std[c]);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * n; i++) {
+        size_t at = keep ? (size_t)keep[i] : i % n;
+        const uint8_t *from = pixels + ((i / n * S + at / grid * P) * S + at % grid * P) * 3;
+        act *to = patches + i * 3 * area;
+        for (size_t y = 0; y < P; y++, from += S * 3, to += P)
+            for (size_t x = 0; x < P; x++) {
+                to[x] = value[0][from[3 * x]];
+                to[x + area] = value[1][from[3 * x + 1]];
+                to[x + 2 * area] = value[2][from[3 * x + 2]];
+            }
+    }
+}
+
+void FN(patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
+                     size_t P, size_t n) {
+    KERNEL_TIMER(patches_f32, 0, B * n * 3 * P * P * (4 + sizeof(act)));
+    size_t grid = S / P;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * n; i++) {
+        size_t at = keep ? (size_t)keep[i] : i % n;
+        act *to = patches + i * 3 * P * P;
+        for (size_t c = 0; c < 3; c++)
+            for (size_t y = 0; y < P; y++, to += P) {
+                const float *from =
+                    images + ((i / n * 3 + c) * S + at / grid * P + y) * S + at % grid * P;
+                for (size_t x = 0; x < P; x += VW)
+                    act_store(to + x, f32_load(from + x, P - x), P - x);
+            }
+    }
+}
+
+void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
+                         const int32_t *keep, size_t B, size_t n, size_t C) {
+    KERNEL_TIMER(image_embed_fwd, B * (n + 1) * C, B * (n + 1) * C * (2 * sizeof(act) + 4));
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * (n + 1); i++) {
+        size_t b = i / (n + 1), t = i % (n + 1);
+        act *to = x + i * C;
+        if (!t) {
+            for (size_t c = 0; c < C; c += VW)
+                act_store(to + c, acc_load(cls + c, C - c) + acc_load(pos + c, C - c), C - c);
+            continue;
+        }
+        const act *from = tok + (b * n + t - 1) * C;
+        const acc *p = pos + (1 + (keep ? (size_t)keep[b * n + t - 1] : t - 1)) * C;
+        for (size_t c = 0; c < C; c += VW)
+            act_store(to + c, act_load(from + c, C - c) + acc_load(p + c, C - c), C - c);
+    }
+}
+
+void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
+                         size_t B, size_t n, size_t C) {
+    KERNEL_TIMER(image_embed_bwd, B * (n + 1) * C, B * (n + 1) * C * 3 * sizeof(act));
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B; i++)
+        memcpy(dtok + i * n * C, dx + (i * (n + 1) + 1) * C, n * C * sizeof *dx);
+#pragma omp parallel for schedule(static)
+    for (size_t c0 = 0; c0 < C; c0 += OWNED_CHANNELS)
+        for (size_t i = 0; i < B * (n + 1); i++) {
+            size_t b = i / (n + 1), t = i % (n + 1);
+            size_t p = !t ? 0 : 1 + (keep ? (size_t)keep[b * n + t - 1] : t - 1);
+            for (size_t c = c0; c < size_min(C, c0 + OWNED_CHANNELS); c += VW) {
+                vf d = act_load(dx + i * C + c, C - c);
+                acc *to = dpos + p * C + c;
+                acc_store(to, acc_load(to, C - c) + d, C - c);
+                if (!t) acc_store(dcls + c, acc_load(dcls + c, C - c) + d, C - c);
+            }
+        }
+}
+
+void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
+                        const acc *pos, size_t B, size_t rows, size_t C) {
+    KERNEL_TIMER(text_embed_fwd, rows * C, rows * C * (8 + sizeof(act)));
+#pragma omp parallel for schedule(static)
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = (size_t)start[b]; i < (size_t)start[b + 1]; i++) {
+            const acc *e = table + (size_t)ids[i] * C, *p = pos + (i - (size_t)start[b]) * C;
+            for (size_t c = 0; c < C; c += VW)
+                act_store(x + i * C + c, acc_load(e + c, C - c) + acc_load(p + c, C - c), C - c);
+        }
+}
+
+void FN(text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
+                        const int32_t *start, size_t B, size_t rows, size_t C) {
+    KERNEL_TIMER(text_embed_bwd, 2 * rows * C, rows * C * (16 + sizeof(act)));
+    /* Equal ids meet in one row of the table: a thread owns channels, so the order is the rows'. */
+#pragma omp parallel for schedule(static)
+    for (size_t c0 = 0; c0 < C; c0 += OWNED_CHANNELS)
+        for (size_t b = 0; b < B; b++)
+            for (size_t i = (size_t)start[b]; i < (size_t)start[b + 1]; i++)
+                for (size_t c = c0; c < size_min(C, c0 + OWNED_CHANNELS); c += VW) {
+                    vf d = act_load(dx + i * C + c, C - c);
+                    acc *e = dtable + (size_t)ids[i] * C + c;
+                    acc *p = dpos + (i - (size_t)start[b]) * C + c;
+                    acc_store(e, acc_load(e, C - c) + d, C - c);
+                    acc_store(p, acc_load(p, C - c) + d, C - c);
+                }
+}

@@ -1,0 +1,246 @@
+/* cpu/loss: the contrastive losses over tiles of logits. An exponential is taken once an element
+ * where rows and columns can share it: exp(z - row) and exp(z - col) differ from exp(z - common) by
+ * factors of a row or a column. Where a factor could leave the range of a float, each takes its
+ * own. */
+#include "kernels/cpu/cpu.h"
+
+#include <float.h>
+#include <math.h>
+
+/* Largest distance of a row's or column's reference from the common one. */
+#define SHARED_RANGE 60.0f
+/* Rows of the tile are cut into at most this many chunks for partial column sums. */
+#define LOSS_CHUNKS 64
+
+typedef struct Logits {
+    vf scale, bias;
+    float s, c;
+} Logits;
+
+static Logits logits_of(const acc *log_scale, const acc *bias) {
+    float s = expf(log_scale->v), c = bias ? bias->v : 0;
+    return (Logits){vset(s), vset(c), s, c};
+}
+static inline vf logit(const Logits *l, const acc *cos, size_t k) {
+    return vfma(acc_load(cos, k), l->scale, l->bias);
+}
+/* The same rounding as in the vector. */
+static inline float logit_at(const Logits *l, const acc *cos) { return fmaf(cos->v, l->s, l->c); }
+
+/* The columns [0, m) that hold the positive of row i. */
+static inline bool positive_column(size_t *j, size_t i, ptrdiff_t diag, size_t m) {
+    ptrdiff_t at = (ptrdiff_t)i + diag;
+    *j = (size_t)at;
+    return at >= 0 && (size_t)at < m;
+}
+
+/* max, sum ← joined with another max, sum. */
+static void join(acc *max, acc *sum, float m, float s) {
+    float top = fmaxf(max->v, m);
+    sum->v = sum->v * expf(max->v - top) + s * expf(m - top);
+    max->v = top;
+}
+
+/* Maxima of the tile's rows [n] and columns [m]; the common maximum is returned. */
+static float tile_maxima(float *rows, float *cols, float *parts, size_t chunks, size_t per,
+                         const acc *cos, const Logits *l, size_t n, size_t m) {
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t k = 0; k < chunks; k++) {
+        float *part = parts + k * m;
+        for (size_t j = 0; j < m; j++) part[j] = -FLT_MAX;
+        for (size_t i = k * per; i < size_min(n, (k + 1) * per); i++) {
+            vf top = vset(-FLT_MAX);
+            for (size_t j = 0; j < m; j += VW) {
+                size_t left = m - j;
+                vf z = logit(l, cos + i * m + j, left);
+                if (left < VW) z = vselect(vfirst(left), z, vset(-FLT_MAX));
+                f32_store(part + j, vmax(f32_load(part + j, left), z), left);
+                top = vmax(top, z);
+            }
+            rows[i] = vmaxof(top);
+        }
+    }
+    memcpy(cols, parts, m * sizeof *cols);
+    for (size_t k = 1; k < chunks; k++)
+        for (size_t j = 0; j < m; j++) cols[j] = fmaxf(cols[j], parts[k * m + j]);
+    float top = -FLT_MAX;
+    for (size_t i = 0; i < n; i++) top = fmaxf(top, rows[i]);
+    return top;
+}
+
+void FN(logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, acc *positive,
+                      const acc *cos, const acc *log_scale, const acc *bias, size_t n, size_t m,
+                      ptrdiff_t diag) {
+    KERNEL_TIMER(logits_stats, 20 * n * m, 4 * n * m);
+    if (!n || !m) return;
+    Logits l = logits_of(log_scale, bias);
+    size_t per = chunk_rows(n, LOSS_CHUNKS, 4), chunks = div_up(n, per);
+    float *rows = FN(scratch)(SCRATCH_PARTIAL, (n + m + chunks * m) * sizeof *rows);
+    float *cols = rows + n, *parts = cols + m;
+    float top = tile_maxima(rows, cols, parts, chunks, per, cos, &l, n, m);
+    vf ref = vset(top);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t k = 0; k < chunks; k++) {
+        float *part = parts + k * m;
+        memset(part, 0, m * sizeof *part);
+        for (size_t i = k * per; i < size_min(n, (k + 1) * per); i++) {
+            const acc *c = cos + i * m;
+            bool own = top - rows[i] > SHARED_RANGE;
+            vf sum = vzero(), mine = vset(rows[i]);
+            for (size_t j = 0; j < m; j += VW) {
+                size_t left = m - j;
+                vf z = logit(&l, c + j, left), e = vexp(z - ref);
+                f32_store(part + j, f32_load(part + j, left) + e, left);
+                if (own) e = vexp(z - mine);
+                if (left < VW) e = vselect(vfirst(left), e, vzero());
+                sum += e;
+            }
+            join(row_max + i, row_sum + i, rows[i], vsum(sum) * (own ? 1 : expf(top - rows[i])));
+            size_t j;
+            if (positive_column(&j, i, diag, m)) positive[i].v = logit_at(&l, c + j);
+        }
+    }
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t j = 0; j < m; j++) {
+        float s = 0;
+        if (top - cols[j] > SHARED_RANGE) {
+            for (size_t i = 0; i < n; i++) s += expf(logit_at(&l, cos + i * m + j) - cols[j]);
+        } else {
+            for (size_t k = 0; k < chunks; k++) s += parts[k * m + j];
+            s *= expf(top - cols[j]);
+        }
+        join(col_max + j, col_sum + j, cols[j], s);
+    }
+}
+
+void FN(stats_init)(acc *max, acc *sum, size_t n) {
+    KERNEL_TIMER(stats_init, 0, 8 * n);
+    for (size_t i = 0; i < n; i++) max[i].v = -FLT_MAX, sum[i].v = 0;
+}
+
+void FN(stats_join)(acc *max, acc *sum, const acc *other_max, const acc *other_sum, size_t n) {
+    KERNEL_TIMER(stats_join, 10 * n, 24 * n);
+    for (size_t i = 0; i < n; i++) join(max + i, sum + i, other_max[i].v, other_sum[i].v);
+}
+
+void FN(stats_lse)(acc *lse, const acc *max, const acc *sum, size_t n) {
+    KERNEL_TIMER(stats_lse, 10 * n, 12 * n);
+    for (size_t i = 0; i < n; i++) lse[i].v = max[i].v + logf(sum[i].v);
+}
+
+void FN(clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n,
+                   double weight) {
+    KERNEL_TIMER(clip_loss, 4 * n, 12 * n);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += ((double)row_lse[i].v - positive[i].v) + ((double)col_lse[i].v - positive[i].v);
+    loss->v = (float)(loss->v + weight * sum);
+}
+
+/* Smallest and largest of both. */
+static void range_of(float *lo, float *hi, const acc *a, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        *lo = fminf(*lo, a[i].v);
+        *hi = fmaxf(*hi, a[i].v);
+    }
+}
+
+void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_lse,
+                          const acc *col_lse, const acc *log_scale, const acc *bias, size_t n,
+                          size_t m, ptrdiff_t diag, double weight) {
+    KERNEL_TIMER(clip_logits_grad, 20 * n * m, 8 * n * m);
+    if (!n || !m) return;
+    Logits l = logits_of(log_scale, bias);
+    float lo = FLT_MAX, hi = -FLT_MAX;
+    range_of(&lo, &hi, row_lse, n);
+    range_of(&lo, &hi, col_lse, m);
+    /* exp(z - lse) = exp(z - hi) exp(hi - lse), the second factor once a row and once a column */
+    bool shared = hi - lo <= SHARED_RANGE;
+    float *factor =
+        FN(scratch)(SCRATCH_PARTIAL, (m + VW) * sizeof *factor + 2 * n * sizeof(double));
+    double *dot = (double *)(factor + round_up(m, 16)), *total = dot + n;
+    for (size_t j = 0; shared && j < m; j += VW)
+        f32_store(factor + j, vexp(vset(hi) - acc_load(col_lse + j, m - j)), m - j);
+    vf w = vset((float)weight);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++) {
+        acc *c = cos + i * m;
+        vf ref = vset(hi), row = vset(row_lse[i].v), mine = vexp(ref - row), sg = vzero(),
+           sgc = vzero();
+        size_t pos;
+        bool has = positive_column(&pos, i, diag, m);
+        float c_pos = has ? c[pos].v : 0;
+        for (size_t j = 0; j < m; j += VW) {
+            size_t left = m - j;
+            vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), g;
+            if (shared)
+                g = vexp(z - ref) * (mine + f32_load(factor + j, left)) * w;
+            else
+                g = (vexp(z - row) + vexp(z - acc_load(col_lse + j, left))) * w;
+            if (left < VW) g = vselect(vfirst(left), g, vzero());
+            sg += g;
+            sgc = vfma(g, x, sgc);
+            acc_store(c + j, g * l.scale, left);
+        }
+        total[i] = vsum(sg);
+        dot[i] = vsum(sgc);
+        if (has) {
+            double two = 2 * weight;
+            c[pos].v -= (float)(l.s * two);
+            total[i] -= two;
+            dot[i] -= two * c_pos;
+        }
+    }
+    double sum = 0, sum_cos = 0;
+    for (size_t i = 0; i < n; i++) sum += total[i], sum_cos += dot[i];
+    dlog_scale->v = (float)(dlog_scale->v + l.s * sum_cos);
+    if (dbias) dbias->v = (float)(dbias->v + sum);
+}
+
+void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
+                     const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight) {
+    KERNEL_TIMER(siglip_tile, 40 * n * m, 8 * n * m);
+    if (!n || !m) return;
+    Logits l = logits_of(log_scale, bias);
+    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    vf w = vset((float)weight), one = vset(1);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++) {
+        acc *c = cos + i * m;
+        vf sl = vzero(), sg = vzero(), sgc = vzero();
+        size_t pos;
+        bool has = positive_column(&pos, i, diag, m);
+        float c_pos = has ? c[pos].v : 0;
+        /* every element as a negative: loss ln(1 + eᶻ), G = σ(z) */
+        for (size_t j = 0; j < m; j += VW) {
+            size_t left = m - j;
+            vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), e = vexp(-vabs(z));
+            vf r = vrcp(one + e), g = vselect(vge(z, vzero()), r, e * r) * w;
+            vf cost = vmax(z, vzero()) + vlog1p_unit(e);
+            if (left < VW) {
+                g = vselect(vfirst(left), g, vzero());
+                cost = vselect(vfirst(left), cost, vzero());
+            }
+            sl += cost;
+            sg += g;
+            sgc = vfma(g, x, sgc);
+            acc_store(c + j, g * l.scale, left);
+        }
+        parts[3 * i] = vsum(sl);
+        parts[3 * i + 1] = vsum(sg);
+        parts[3 * i + 2] = vsum(sgc);
+        if (has) {
+            /* the positive instead: its loss is smaller by z, its G by 1 */
+            double z = (double)l.s * c_pos + l.c, g = -weight / (1 + exp(z));
+            parts[3 * i] -= z;
+            parts[3 * i + 1] -= weight;
+            parts[3 * i + 2] -= weight * c_pos;
+            c[pos].v = (float)(l.s * g);
+        }
+    }
+    double sum[3] = {0};
+    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
+    loss->v = (float)(loss->v + weight * sum[0]);
+    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
+    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+}

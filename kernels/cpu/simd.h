@@ -1,0 +1,251 @@
+/* simd: vectors of VW floats over AVX-512 or AVX2 with FMA, conversions to and from bf16, and the
+ * elementary functions the kernels need. Private to the CPU backend. */
+#ifndef KERNELS_CPU_SIMD_H
+#define KERNELS_CPU_SIMD_H
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* ---- scalars ---- */
+static inline float bf16_to_float(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline uint16_t bf16_from_float(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+/* Rounds once: the float between is rounded to odd, so that it can never look like a tie. */
+static inline uint16_t bf16_from_double(double d) {
+    float f = (float)d;
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    if ((double)f != d && d == d && !(u & 1)) {
+        int away = (d < 0 ? (double)f < d : (double)f > d);
+        if ((u & 0x7fffffffu) < 0x7f800000u) u += away ? (uint32_t)-1 : 1u;
+        memcpy(&f, &u, 4);
+    }
+    return bf16_from_float(f);
+}
+
+#if defined __AVX512F__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
+/* ---- AVX-512 ---- */
+#define VW 16
+typedef __m512 vf;
+typedef __mmask16 vm;
+
+static inline vf vset(float x) { return _mm512_set1_ps(x); }
+static inline vf vzero(void) { return _mm512_setzero_ps(); }
+static inline vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vfnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vabs(vf a) { return _mm512_abs_ps(a); }
+static inline vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
+static inline float vsum(vf a) { return _mm512_reduce_add_ps(a); }
+static inline float vmaxof(vf a) { return _mm512_reduce_max_ps(a); }
+static inline vm vgt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+static inline vm vge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+static inline vf vselect(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static inline vf vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vstore(float *p, vf v) { _mm512_storeu_ps(p, v); }
+static inline __mmask16 vlanes(size_t k) { return (__mmask16)_bzhi_u32(0xffff, (unsigned)k); }
+static inline vm vfirst(size_t k) { return k >= VW ? (vm)0xffff : vlanes(k); }
+static inline vf f32_load(const float *p, size_t k) {
+    return k >= VW ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(vlanes(k), p);
+}
+static inline void f32_store(float *p, vf v, size_t k) {
+    if (k >= VW)
+        _mm512_storeu_ps(p, v);
+    else
+        _mm512_mask_storeu_ps(p, vlanes(k), v);
+}
+/* 1/a to within 1 ulp or so: the estimate and one Newton step. */
+static inline vf vrcp(vf a) {
+    vf r = _mm512_rcp14_ps(a);
+    return vfma(vfnma(a, r, vset(1)), r, r);
+}
+static inline vf vround(vf a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* a·2ⁿ, n a whole number. */
+static inline vf vscale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+
+static inline vf bf16_widen(__m256i h) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+static inline __m256i bf16_narrow(vf v) {
+#if defined __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(v);
+#else
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+#endif
+}
+static inline vf bf16_load(const uint16_t *p, size_t k) {
+    return bf16_widen(k >= VW ? _mm256_loadu_si256((const __m256i *)p)
+                              : _mm256_maskz_loadu_epi16(vlanes(k), p));
+}
+static inline void bf16_store(uint16_t *p, vf v, size_t k) {
+    if (k >= VW)
+        _mm256_storeu_si256((__m256i *)p, bf16_narrow(v));
+    else
+        _mm256_mask_storeu_epi16(p, vlanes(k), bf16_narrow(v));
+}
+static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
+
+#elif defined __AVX2__ && defined __FMA__
+/* ---- AVX2 ---- */
+#define VW 8
+typedef __m256 vf;
+typedef __m256 vm;
+
+static inline vf vset(float x) { return _mm256_set1_ps(x); }
+static inline vf vzero(void) { return _mm256_setzero_ps(); }
+static inline vf vfma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vfnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+static inline vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
+static inline vf vabs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
+static inline vf vsqrt(vf a) { return _mm256_sqrt_ps(a); }
+static inline float vsum(vf a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float vmaxof(vf a) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+static inline vm vgt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+static inline vm vge(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
+static inline vf vselect(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+static inline vf vload(const float *p) { return _mm256_loadu_ps(p); }
+static inline void vstore(float *p, vf v) { _mm256_storeu_ps(p, v); }
+static inline __m256i vlanes(size_t k) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(k < VW ? k : VW)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vm vfirst(size_t k) { return _mm256_castsi256_ps(vlanes(k)); }
+static inline vf f32_load(const float *p, size_t k) {
+    return k >= VW ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, vlanes(k));
+}
+static inline void f32_store(float *p, vf v, size_t k) {
+    if (k >= VW)
+        _mm256_storeu_ps(p, v);
+    else
+        _mm256_maskstore_ps(p, vlanes(k), v);
+}
+static inline vf vrcp(vf a) { return _mm256_div_ps(vset(1), a); }
+static inline vf vround(vf a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vf vscale2(vf a, vf n) {
+    /* two factors: 2ⁿ alone leaves the range of a float's exponent before the product does */
+    n = vmax(vmin(n, vset(250)), vset(-250));
+    __m256i i = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(i, 1);
+    __m256i one = _mm256_set1_epi32(127);
+    vf a1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, one), 23));
+    vf a2 =
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, h), one), 23));
+    return a * a1 * a2;
+}
+
+static inline vf bf16_widen(__m128i h) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline __m128i bf16_narrow(vf v) {
+    __m256i u = _mm256_castps_si256(v);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    vf nan = _mm256_or_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
+    r = _mm256_castps_si256(
+        vselect(_mm256_cmp_ps(v, v, _CMP_UNORD_Q), nan, _mm256_castsi256_ps(r)));
+    r = _mm256_srli_epi32(r, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+static inline vf bf16_load(const uint16_t *p, size_t k) {
+    if (k >= VW) return bf16_widen(_mm_loadu_si128((const __m128i *)p));
+    uint16_t t[VW] = {0};
+    memcpy(t, p, k * sizeof *t);
+    return bf16_widen(_mm_loadu_si128((const __m128i *)t));
+}
+static inline void bf16_store(uint16_t *p, vf v, size_t k) {
+    if (k >= VW) {
+        _mm_storeu_si128((__m128i *)p, bf16_narrow(v));
+    } else {
+        uint16_t t[VW];
+        _mm_storeu_si128((__m128i *)t, bf16_narrow(v));
+        memcpy(p, t, k * sizeof *t);
+    }
+}
+static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
+#else
+#error "the CPU backend needs AVX2 and FMA (x86-64-v3) at least"
+#endif
+
+/* ---- elementary functions ----
+ * Coefficients: minimax fits of relative error by the Remez exchange; errors are given beside. */
+
+/* eˣ, relative error 1.2e-7; 0 below the floats, inf above. r in [-½ln 2, ½ln 2] by the two-word
+ * reduction of Cody & Waite; polynomial error 3e-9. */
+static inline vf vexp(vf x) {
+    x = vmax(vset(-120), vmin(vset(120), x)); /* this order keeps a NaN */
+    vf n = vround(x * vset(1.44269504f));
+    vf r = vfnma(n, vset(-2.12194440e-4f), vfnma(n, vset(0.693359375f), x));
+    vf p = vset(0.001381446706f);
+    p = vfma(p, r, vset(0.008368780411f));
+    p = vfma(p, r, vset(0.04166839421f));
+    p = vfma(p, r, vset(0.1666652011f));
+    p = vfma(p, r, vset(0.4999999341f));
+    return vscale2(vfma(p * r, r, r + vset(1)), n);
+}
+
+/* The standard normal distribution Φ(x) and e^(-x²/2). Φ(-z) = e^(-z²/2)·M(z) for z >= 0; Mills'
+ * ratio M is a polynomial in t = 1/(1 + 0.23 z), relative error 5e-8 up to z = 14;
+ * beyond, e^(-z²/2) is 0 in a float. */
+static inline vf vnormal(vf x, vf *bell) {
+    vf z = vabs(x), t = vrcp(vfma(z, vset(0.23f), vset(1)));
+    vf e = vexp(vset(-0.5f) * z * z);
+    vf p = vset(-0.07846724469f);
+    p = vfma(p, t, vset(0.2904130884f));
+    p = vfma(p, t, vset(-0.2781247822f));
+    p = vfma(p, t, vset(0.3014702614f));
+    p = vfma(p, t, vset(-0.03291842232f));
+    p = vfma(p, t, vset(0.1195132924f));
+    p = vfma(p, t, vset(0.08576311511f));
+    p = vfma(p, t, vset(0.09237842886f));
+    p = vfma(p, t, vset(-2.776080238e-5f));
+    vf below = p * e;
+    *bell = e;
+    return vselect(vgt(vzero(), x), below, vset(1) - below);
+}
+
+/* 1/(1 + e⁻ˣ), through e^-|x|, which cannot overflow. */
+static inline vf vsigmoid(vf x) {
+    vf e = vexp(-vabs(x)), r = vrcp(vset(1) + e);
+    return vselect(vge(x, vzero()), r, e * r);
+}
+
+/* ln(1 + e) for e in [0, 1]: 2 artanh(e/(2+e)), relative error 1e-7. */
+static inline vf vlog1p_unit(vf e) {
+    vf s = e / (vset(2) + e), u = s * s;
+    vf p = vset(0.2441306905f);
+    p = vfma(p, u, vset(0.2139325038f));
+    p = vfma(p, u, vset(0.2862072213f));
+    p = vfma(p, u, vset(0.399986909f));
+    p = vfma(p, u, vset(0.6666667931f));
+    p = vfma(p, u, vset(2.0f));
+    return p * s;
+}
+#endif
