@@ -1,0 +1,121 @@
+/* Against open_clip itself (tests/golden/make_openclip.py): features of JPEGs and captions, ten
+ * training steps through the whole program. */
+#include "tests/support.h"
+#include "data/npy.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GOLDEN "tests/golden/openclip"
+#define PAIRS 24
+
+static void run(const char *fmt, ...) PRINTF_LIKE(1, 2);
+static void run(const char *fmt, ...) {
+    char args[8192], line[9000];
+    va_list list;
+    va_start(list, fmt);
+    vsnprintf(args, sizeof args, fmt, list);
+    va_end(list);
+    const char *clipc = getenv("CLIPC");
+    snprintf(line, sizeof line, "%s %s 2>'%s'", clipc ? clipc : "build/clipc", args,
+             test_path("stderr"));
+    int code = system(line);
+    if (code) {
+        char *said = test_read_file(test_path("stderr"), NULL);
+        print_error("%s\n%s\n", line, said);
+        free(said);
+    }
+    assert_int_equal(code, 0);
+}
+
+static void compare_npy(const char *got_path, const char *want_path, double tolerance) {
+    Error err;
+    float *got, *want;
+    size_t n, E, m, F;
+    assert_true(npy_read_f32(got_path, &got, &n, &E, &err));
+    assert_true(npy_read_f32(want_path, &want, &m, &F, &err));
+    assert_int_equal(n, m);
+    assert_int_equal(E, F);
+    double worst = 0;
+    for (size_t i = 0; i < n * E; i++) worst = fmax(worst, fabs((double)got[i] - want[i]));
+    print_message("%s: largest difference %.2e\n", want_path, worst);
+    assert_near(worst, 0, tolerance);
+    free(got);
+    free(want);
+}
+
+static void test_image_features(void **state) {
+    (void)state;
+    const char *out = test_path("images.npy");
+    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --images " GOLDEN
+        "/pairs.tsv --out %s",
+        out);
+    compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
+    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN
+        "/vocab.txt --batch-size 5 --image %s --out %s",
+        GOLDEN "/0[0-9].jpg " GOLDEN "/1[0-9].jpg " GOLDEN "/2[0-3].jpg", out);
+    compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
+}
+
+static void write_captions(const char *path) {
+    char *tsv = test_read_file(GOLDEN "/pairs.tsv", NULL);
+    FILE *f = fopen(path, "w");
+    char *save, *line = strtok_r(tsv, "\n", &save); /* the header */
+    while ((line = strtok_r(NULL, "\n", &save))) fprintf(f, "%s\n", strchr(line, '\t') + 1);
+    fclose(f);
+    free(tsv);
+}
+
+static void test_text_features(void **state) {
+    (void)state;
+    const char *captions = test_path("captions.txt"), *out = test_path("texts.npy");
+    write_captions(captions);
+    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --text %s --out %s", captions,
+        out);
+    compare_npy(out, GOLDEN "/text_features.npy", 2e-6);
+}
+
+/* Rounding differences grow from step to step: the first loss must agree to fp32, the later ones
+ * nearly so. */
+static void test_ten_steps(void **state) {
+    (void)state;
+    run("train --pretrained " GOLDEN " --vocab " GOLDEN "/vocab.txt --train-data " GOLDEN
+        "/pairs.tsv "
+        "--train-transform eval --no-shuffle --batch-size 8 --max-steps 12 --warmup 2 --lr 1e-3 "
+        "--wd 0.2 --beta1 0.9 "
+        "--beta2 0.98 --eps 1e-6 --grad-clip-norm 1 --wd-groups legacy --precision fp32 --logs %s "
+        "--name steps",
+        test_path("logs"));
+    json_error_t err;
+    json_t *want = json_load_file(GOLDEN "/steps.json", 0, &err);
+    char *lines = test_read_file(test_path("logs/steps/metrics.jsonl"), NULL), *save;
+    char *line = strtok_r(lines, "\n", &save);
+    size_t i;
+    json_t *w;
+    json_array_foreach(want, i, w) {
+        assert_non_null(line);
+        json_t *got = json_loads(line, 0, &err);
+        static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
+        for (size_t k = 0; k < COUNT(keys); k++) {
+            double a = json_number_value(json_object_get(got, keys[k]));
+            double b = json_number_value(json_object_get(w, keys[k]));
+            double tolerance = k == 3 ? 1e-9 : i == 0 ? 1e-5 : 2e-4;
+            test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, (int)i);
+        }
+        json_decref(got);
+        line = strtok_r(NULL, "\n", &save);
+    }
+    json_decref(want);
+    free(lines);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_image_features),
+        cmocka_unit_test(test_text_features),
+        cmocka_unit_test(test_ten_steps),
+    };
+    return cmocka_run_group_tests_name("openclip", tests, NULL, NULL);
+}

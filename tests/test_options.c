@@ -1,0 +1,119 @@
+/* Options: command line, recipes, ranges, messages. */
+#include "tests/support.h"
+#include "train/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool flag;
+static int64_t number;
+static double real;
+static const char *string, *config;
+static int choice;
+static StringList list;
+
+static Option table[] = {
+    {"config", OPT_STRING, &config, NULL, 0, 0, "", 0},
+    {"flag", OPT_FLAG, &flag, NULL, 0, 0, "", 0},
+    {"batch-size", OPT_INT, &number, NULL, 1, 100, "", 0},
+    {"lr", OPT_FLOAT, &real, NULL, 0, 1, "", 0},
+    {"string", OPT_STRING, &string, NULL, 0, 0, "", 0},
+    {"choice", OPT_CHOICE, &choice, "one|two|three", 0, 0, "", 0},
+    {"list", OPT_LIST, &list, NULL, 0, 0, "", 0},
+};
+static const Command command = {"test", "A test.", "clipc test", NULL, table, COUNT(table)};
+
+static int reset(void **state) {
+    (void)state;
+    flag = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = 0;
+    list = (StringList){0};
+    for (size_t i = 0; i < COUNT(table); i++) table[i].given = false;
+    return 0;
+}
+
+static void parse(const char *line) {
+    char *copy = xstrdup(line), *argv[32] = {"test"};
+    int argc = 1;
+    for (char *save, *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save))
+        argv[argc++] = word;
+    options_parse(&command, argc, argv, NULL);
+    free(copy);
+}
+
+static void test_every_type(void **state) {
+    (void)state;
+    parse("--flag --batch-size 12 --lr=0.25 --string abc --choice three --list a b --list c");
+    assert_true(flag);
+    assert_int_equal(number, 12);
+    assert_near(real, 0.25, 0);
+    assert_string_equal(string, "abc");
+    assert_int_equal(choice, 2);
+    assert_int_equal(list.count, 3);
+    assert_string_equal(list.items[2], "c");
+    assert_true(option_find(&command, "lr")->given);
+    parse("--no-flag");
+    assert_false(flag);
+}
+
+static void test_recipe_and_order(void **state) {
+    (void)state;
+    const char *path = test_path("recipe.conf");
+    const char *text = "# a comment\nbatch-size = 20  # another\nlr = 0.125\nflag = true\n"
+                       "string = a#b c\nlist = x y\n\n";
+    test_write_file(path, text, strlen(text));
+    char line[4096];
+    snprintf(line, sizeof line, "--lr 0.75 --config %s --batch-size 30", path);
+    parse(line);
+    assert_int_equal(number, 30); /* stands after the recipe */
+    assert_near(real, 0.125, 0);  /* the recipe stands after it */
+    assert_string_equal(string, "a#b c");
+    assert_int_equal(list.count, 2);
+    assert_true(flag);
+}
+
+static void test_written_options_read_back(void **state) {
+    (void)state;
+    parse("--flag --batch-size 77 --lr 0.1 --string hello --choice two --list p q");
+    const char *path = test_path("written.conf");
+    FILE *f = fopen(path, "w");
+    options_write(&command, f);
+    fclose(f);
+    reset(NULL);
+    options_read_recipe(&command, path);
+    assert_true(flag);
+    assert_int_equal(number, 77);
+    assert_near(real, 0.1, 1e-12);
+    assert_string_equal(string, "hello");
+    assert_int_equal(choice, 1);
+    assert_int_equal(list.count, 2);
+}
+
+static void parse_line(void *line) { parse(line); }
+
+static void test_refusals(void **state) {
+    (void)state;
+    test_dies(parse_line, "--batch-sise 3", EXIT_USAGE, "did you mean 'batch-size'");
+    test_dies(parse_line, "--batch-size -3", EXIT_USAGE, "between 1 and 100");
+    test_dies(parse_line, "--batch-size three", EXIT_USAGE, "whole number");
+    test_dies(parse_line, "--batch-size", EXIT_USAGE, "needs a value");
+    test_dies(parse_line, "--lr nan", EXIT_USAGE, "between 0 and 1");
+    test_dies(parse_line, "--choice four", EXIT_USAGE, "one|two|three");
+    test_dies(parse_line, "--flag=perhaps", EXIT_USAGE, "true or false");
+    test_dies(parse_line, "stray", EXIT_USAGE, "'stray' is no option");
+    test_dies(parse_line, "--config /nowhere.conf", EXIT_ERROR, "/nowhere.conf");
+    const char *path = test_path("bad.conf");
+    test_write_file(path, "lr = 0.1\nnonsense\n", 18);
+    char line[4096];
+    snprintf(line, sizeof line, "--config %s", path);
+    test_dies(parse_line, line, EXIT_USAGE, "bad.conf:2");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_every_type, reset),
+        cmocka_unit_test_setup(test_recipe_and_order, reset),
+        cmocka_unit_test_setup(test_written_options_read_back, reset),
+        cmocka_unit_test_setup(test_refusals, reset),
+    };
+    return cmocka_run_group_tests_name("options", tests, NULL, NULL);
+}
