@@ -1,4 +1,3 @@
-#define _GNU_SOURCE /* nftw */
 #include "tests/support.h"
 
 #include <errno.h>

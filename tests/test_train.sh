@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# The training program as a user drives it: run folder, resume after kill -9, signals, refusals. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/train.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+export OMP_NUM_THREADS=2
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+skip() { # name, reason
+    echo "SKIP: $1: $2"
+    echo "[  SKIPPED ] $1"
+}
+
+# 24 pairs, batch 4: 6 steps an epoch
+train() { # name, options…
+    local name=$1
+    shift
+    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+        --epochs 5 --warmup 3 --lr 1e-3 --workers 2 --save-frequency 2 --save-frequency-steps 4 --logs "$dir" \
+        --name "$name" "$@" 2>"$dir/stderr"
+}
+# The command must exit with $1, say $2 within 5 lines.
+refused() {
+    local code=$1 words=$2 got=0
+    shift 2
+    "$@" >"$dir/stdout" 2>"$dir/stderr" || got=$?
+    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/stderr" || [ "$(wc -l <"$dir/stderr")" -gt 5 ]; then
+        echo "exit $got (wanted $code), wanted '$words', got:"
+        cat "$dir/stderr"
+        return 1
+    fi
+}
+same_state() { # two checkpoint folders, bit for bit
+    cmp "$1/open_clip_model.safetensors" "$2/open_clip_model.safetensors" &&
+        cmp "$1/train_state.safetensors" "$2/train_state.safetensors"
+}
+
+undisturbed() {
+    train whole && [ "$(wc -l <"$dir/whole/metrics.jsonl")" = 30 ] &&
+        [ -f "$dir/whole/checkpoints/epoch_5/open_clip_model.safetensors" ] &&
+        [ -f "$dir/whole/checkpoints/epoch_5/open_clip_config.json" ] &&
+        [ -f "$dir/whole/checkpoints/epoch_5/train_state.safetensors" ] && [ -f "$dir/whole/params.conf" ]
+}
+again_is_the_same() {
+    train twice && same_state "$dir/whole/checkpoints/epoch_5" "$dir/twice/checkpoints/epoch_5"
+}
+last_steps_are_kept() { # steps 4 8 16 20 28 are saved within epochs; the last three stay
+    [ "$(ls -d "$dir"/whole/checkpoints/step_* | sed 's/.*step_//' | sort -n | tr '\n' ' ')" = "16 20 28 " ]
+}
+existing_run() { refused 1 "--resume latest" train whole; cp "$dir/stderr" "$dir/e"; grep -q "this run exists" "$dir/e"; }
+finished_run() {
+    local before after
+    before=$(find "$dir/whole" -type f -printf '%p %T@ %s\n' | sort)
+    train whole --resume latest && grep -q finished "$dir/stderr" || return 1
+    after=$(find "$dir/whole" -type f -printf '%p %T@ %s\n' | sort)
+    [ "$before" = "$after" ]
+}
+# kill -9 as soon as step $1 is in the log, then go on: the same bits at the end
+kill_at() {
+    local name=killed_$1
+    train "$name" &
+    local pid=$!
+    for _ in $(seq 2000); do
+        [ "$(cat "$dir/$name/metrics.jsonl" 2>/dev/null | wc -l)" -ge "$1" ] && break
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.005
+    done
+    pkill -9 -P $pid 2>/dev/null
+    kill -9 $pid 2>/dev/null
+    wait $pid 2>/dev/null
+    train "$name" --resume latest || { cat "$dir/stderr"; return 1; }
+    [ "$(wc -l <"$dir/$name/metrics.jsonl")" = 30 ] &&
+        diff <(sed 's/"samples_per_s.*//' "$dir/whole/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$name/metrics.jsonl") &&
+        same_state "$dir/whole/checkpoints/epoch_5" "$dir/$name/checkpoints/epoch_5"
+}
+fresh_resume() { train fresh --resume latest && same_state "$dir/whole/checkpoints/epoch_5" "$dir/fresh/checkpoints/epoch_5"; }
+sigterm() {
+    train stopped --epochs 100000 &
+    local pid=$!
+    for _ in $(seq 2000); do
+        [ "$(cat "$dir/stopped/metrics.jsonl" 2>/dev/null | wc -l)" -ge 7 ] && break
+        sleep 0.005
+    done
+    pkill -TERM -P $pid 2>/dev/null || kill -TERM $pid
+    wait $pid || return 1
+    grep -q -- "--resume latest" "$dir/stderr" &&
+        [ -f "$dir/stopped/checkpoints/step_$(wc -l <"$dir/stopped/metrics.jsonl")/train_state.safetensors" -o \
+            -f "$dir/stopped/checkpoints/epoch_$(($(wc -l <"$dir/stopped/metrics.jsonl") / 6))/train_state.safetensors" ]
+}
+truncated_checkpoint() { # the newest one is cut: the one before it is taken, and the damage named
+    cp -r "$dir/whole" "$dir/cut"
+    rm -r "$dir/cut/checkpoints/epoch_5"
+    truncate -s -100 "$dir/cut/checkpoints/step_28/train_state.safetensors"
+    train cut --resume latest || return 1
+    grep -q step_28 "$dir/stderr" && same_state "$dir/whole/checkpoints/epoch_5" "$dir/cut/checkpoints/epoch_5"
+}
+not_finite() { refused 1 "not finite" train nan --lr 1e30 --skip-limit 3 --precision fp32; }
+recipe() {
+    "$clipc" train --config "$dir/whole/params.conf" --name recipe 2>"$dir/stderr" &&
+        same_state "$dir/whole/checkpoints/epoch_5" "$dir/recipe/checkpoints/epoch_5"
+}
+siglip() { train siglip --siglip --epochs 2 && [ "$(wc -l <"$dir/siglip/metrics.jsonl")" = 12 ]; }
+accumulated() { # 2 x 2 accumulated is the same first loss as 4 at once
+    train four --max-steps 3 --precision fp32 --no-shuffle --train-transform eval || return 1
+    train two --max-steps 3 --precision fp32 --no-shuffle --train-transform eval --batch-size 2 --accum-freq 2 || return 1
+    paste <(grep -o '"loss":[^,]*' "$dir/four/metrics.jsonl" | cut -d: -f2) <(grep -o '"loss":[^,]*' "$dir/two/metrics.jsonl" | cut -d: -f2) |
+        awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-4) bad = 1} END {exit bad || NR != 3}'
+}
+full_disk() {
+    mkdir "$dir/small" && mount -t tmpfs -o size=3m tmpfs "$dir/small" 2>/dev/null || return 2
+    "$clipc" train --config "$dir/whole/params.conf" --logs "$dir/small" --name full 2>"$dir/stderr"
+    local code=$? whole
+    whole=$(ls "$dir/small/full/checkpoints" | grep -c '^step_\|^epoch_')
+    umount "$dir/small"
+    [ $code = 1 ] && grep -qi "space" "$dir/stderr" && [ "$(grep -vc '^clipc: \(model\|data\|step\)' "$dir/stderr")" -le 5 ] && [ "$whole" -ge 0 ]
+}
+
+check undisturbed undisturbed
+check the_same_run_twice_is_bit_identical again_is_the_same
+check last_step_checkpoints_are_kept last_steps_are_kept
+check existing_run_is_refused existing_run
+check finished_run_is_left_alone finished_run
+for step in 1 $((RANDOM % 20 + 5)) $((RANDOM % 4 + 25)); do check "killed_at_step_${step}_and_resumed" kill_at $step; done
+check resume_without_checkpoint_starts_afresh fresh_resume
+check sigterm_saves_and_exits_0 sigterm
+check truncated_checkpoint_is_passed_over truncated_checkpoint
+check loss_that_is_not_finite_stops not_finite
+check params_conf_gives_the_run_again recipe
+check siglip_trains siglip
+check accumulation_is_one_large_batch accumulated
+check unknown_option refused 2 "did you mean 'batch-size'" "$clipc" train --batch-sise 4
+check negative_batch_size refused 2 "batch-size must lie between" train negative --batch-size -4
+check missing_data refused 1 "nowhere.tar" "$clipc" train --model small --train-data nowhere.tar --logs "$dir" --name missing
+check unknown_model refused 1 "no-such-model" "$clipc" train --model no-such-model --train-data $golden/pairs.tsv --logs "$dir" --name unknown
+check wrong_vocabulary refused 1 "entries" "$clipc" train --model small --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --logs "$dir" --name vocab
+check batch_larger_than_the_data refused 1 "lower --batch-size" train large --batch-size 400
+check unwritable_logs refused 1 "/proc/" "$clipc" train --config "$dir/whole/params.conf" --logs /proc/logs --name x
+full_disk
+case $? in
+0) check full_disk_is_named true ;;
+2) skip full_disk_is_named "no tmpfs can be mounted here" ;;
+*) check full_disk_is_named false; cat "$dir/stderr" ;;
+esac
+exit $failed
