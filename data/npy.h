@@ -8,7 +8,7 @@ bool npy_write_f32(const char *path, const float *data, const size_t *shape, int
 /* A 2-D float32 array, malloc'd [rows, cols]. */
 bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err);
 /* Row by row, when the whole does not fit: open with the final shape, append rows, close (which
- * renames). */
+ * renames). After a failed append, close frees the writer and fails; nothing is left behind. */
 typedef struct NpyWriter NpyWriter;
 NpyWriter *npy_writer_open(const char *path, size_t rows, size_t cols, Error *err);
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);

@@ -40,8 +40,20 @@ void safetensors_close(Safetensors *st);
  * types. */
 bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out);
 
-/* Writes tensors (data in host memory) to exactly `path`, fsynced. Callers write into a temporary
- * folder and rename. meta: pairs. */
+size_t dtype_size(Dtype d);      /* bytes of one element; 0 for DTYPE_OTHER */
+const char *dtype_name(Dtype d); /* "F32" */
+
+/* Writes to exactly `path`, fsynced; callers write into a temporary folder and rename. meta: pairs.
+ * A writer remembers its first error until finish. */
+typedef struct SafetensorsWriter SafetensorsWriter;
+/* The header; of a tensor, name, dtype, ndim and shape are looked at. */
+SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, size_t count,
+                                      const char *const *meta, size_t meta_count);
+/* The tensors' bytes, in order, in pieces of any size. */
+void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n);
+/* Frees the writer. False: the file is not whole and was removed. */
+bool safetensors_finish(SafetensorsWriter *w, Error *err);
+/* All at once, from the tensors' data. */
 bool safetensors_write(const char *path, const Tensor *tensors, size_t count,
                        const char *const *meta, size_t meta_count, Error *err);
 #endif

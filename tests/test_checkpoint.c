@@ -1,0 +1,498 @@
+/* Checkpoints: what is saved comes back, whatever names and types a file uses; resizing as PyTorch
+ * does it; damaged files, a full disk, a run killed while it saves. */
+#include "train/checkpoint.h"
+
+#include "data/safetensors.h"
+#include "tests/support.h"
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const Kernels *k;
+
+/* A model of width 4 with an image grid of g×g and a text of n positions. */
+static Params *model(ClipConfig *c, size_t g, size_t n, bool bias, bool training) {
+    char json[512];
+    snprintf(json, sizeof json,
+             "{\"embed_dim\": 6, %s\"vision_cfg\": {\"image_size\": %zu, \"layers\": 1, \"width\": "
+             "4, \"head_width\": 4, \"patch_size\": 2}, \"text_cfg\": {\"context_length\": %zu, "
+             "\"vocab_size\": 11, \"width\": 4, \"heads\": 1, \"layers\": 1}}",
+             bias ? "\"init_logit_bias\": -10, " : "", 2 * g, n);
+    Error err;
+    if (!clip_config_parse(c, "small-vit", json, strlen(json), &err)) fail_msg("%s", err.text);
+    return params_new(k, c, training);
+}
+
+static void end(Params *p, ClipConfig *c) {
+    params_free(p);
+    clip_config_free(c);
+}
+
+static float *get(const Params *p, const acc *block, const char *name) {
+    const Param *q = params_find(p, name);
+    float *x = malloc(q->size * sizeof *x);
+    k->acc_get_f32(x, acc_at(k, block, q->offset), q->size);
+    return x;
+}
+
+static void check_equal(const Params *a, const acc *block_a, const Params *b, const acc *block_b) {
+    for (size_t i = 0; i < a->count; i++) {
+        float *x = get(a, block_a, a->list[i].name), *y = get(b, block_b, a->list[i].name);
+        assert_memory_equal(x, y, a->list[i].size * sizeof *x);
+        free(x);
+        free(y);
+    }
+}
+
+static void fill_moments(Params *p) {
+    double *x = malloc(p->size * sizeof *x);
+    for (size_t i = 0; i < p->size; i++) x[i] = sin((double)i);
+    k->acc_set(p->m, x, p->size);
+    for (size_t i = 0; i < p->size; i++) x[i] *= x[i] * 1e-3;
+    k->acc_set(p->v, x, p->size);
+    free(x);
+}
+
+static char *path_of(const char *dir, const char *name) { return xasprintf("%s/%s", dir, name); }
+
+/* Names in a folder that do not start with a dot, and (hidden) those that do. */
+static size_t entries(const char *dir, bool hidden) {
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    size_t n = 0;
+    for (struct dirent *e; (e = readdir(d));)
+        n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && (e->d_name[0] == '.') == hidden;
+    closedir(d);
+    return n;
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    const char *dir = test_path("run/checkpoints"), *vocab = test_path("some-vocab.txt.gz");
+    test_write_file(vocab, "merges", 6);
+    ClipConfig c, c2;
+    Params *p = model(&c, 3, 5, true, true);
+    params_init(p, &c, 1);
+    fill_moments(p);
+    TrainState s = {.step = 12, .epoch = 3, .position = 1ull << 40, .seed = UINT64_MAX}, t;
+    checkpoint_save(dir, "step_12", p, &c, &s, vocab);
+
+    char *latest = checkpoint_latest(dir), *folder = path_of(dir, "step_12");
+    assert_string_equal(latest, folder);
+    char *in_folder = checkpoint_vocab(folder);
+    assert_non_null(in_folder);
+    char *text = test_read_file(in_folder, NULL);
+    assert_string_equal(text, "merges");
+    free(text);
+    free(in_folder);
+    char *link = path_of(dir, "latest");
+    clip_config_load(&c2, link); /* through the link, from the file */
+    assert_int_equal(c2.image.width, 4);
+    assert_true(c2.has_logit_bias && c2.image_size == 6);
+    Params *q = params_new(k, &c2, true);
+    checkpoint_load_weights(link, q, &c2);
+    check_equal(p, p->master, q, q->master);
+    assert_true(checkpoint_load_state(link, NULL, &t));
+    assert_memory_equal(&s, &t, sizeof s);
+    t = (TrainState){0};
+    assert_true(checkpoint_load_state(folder, q, &t));
+    assert_memory_equal(&s, &t, sizeof s);
+    check_equal(p, p->m, q, q->m);
+    check_equal(p, p->v, q, q->v);
+    assert_int_equal(entries(dir, true), 0);
+    free(latest), free(folder), free(link);
+    end(p, &c);
+    end(q, &c2);
+}
+
+static void test_same_name_again(void **state) {
+    (void)state;
+    const char *dir = test_path("again");
+    ClipConfig c;
+    Params *p = model(&c, 2, 5, false, true);
+    TrainState s = {.step = 5}, t;
+    const char *vocab = test_path("vocab-that-goes-away");
+    test_write_file(vocab, "v", 1);
+    checkpoint_save(dir, "step_5", p, &c, &s, vocab);
+    unlink(vocab); /* a run that goes on from a checkpoint that was pruned since */
+    s.seed = 9;
+    params_init(p, &c, 2);
+    checkpoint_save(dir, "step_5", p, &c, &s, vocab);
+    assert_int_equal(entries(dir, true), 0);
+    assert_int_equal(entries(dir, false), 2);
+    char *folder = path_of(dir, "latest"), *found = checkpoint_vocab(folder);
+    assert_non_null(found);
+    assert_true(checkpoint_load_state(folder, NULL, &t));
+    assert_int_equal(t.seed, 9);
+    free(found);
+    free(folder);
+    end(p, &c);
+}
+
+/* ---- other people's files ---- */
+
+static float value(size_t tensor, size_t i) { return (float)((tensor * 7 + i) % 64) / 32 - 1; }
+
+/* bf16 and f16 hold these values exactly. */
+static uint16_t half(float x, Dtype d) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (d == DTYPE_BF16) return (uint16_t)(bits >> 16);
+    if (x == 0) return 0;
+    int exponent = (int)(bits >> 23 & 255) - 127 + 15;
+    return (uint16_t)((bits >> 16 & 0x8000) | (uint32_t)exponent << 10 | (bits >> 13 & 1023));
+}
+
+enum Twist { NONE, MISSING, UNKNOWN, SHAPE, INTEGER, TWICE };
+
+/* Every tensor of p in turn as F32, F16, BF16 and F64, the text tower with "text." in front,
+ * logit_scale as [1], logit_bias left out, buffers added. */
+static void write_foreign(const char *path, const Params *p, enum Twist twist) {
+    Tensor *t = calloc(p->count + 4, sizeof *t);
+    size_t n = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        const Param *q = &p->list[i];
+        if (!strcmp(q->name, "logit_bias")) continue;
+        if (twist == MISSING && !strcmp(q->name, "visual.proj")) continue;
+        bool text = strncmp(q->name, "visual.", 7) && strncmp(q->name, "logit_", 6);
+        Tensor *to = &t[n++];
+        *to = (Tensor){.name = xasprintf("%s%s", text ? "text." : "", q->name),
+                       .dtype = (Dtype[]){DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64}[i % 4],
+                       .ndim = q->ndim ? q->ndim : 1,
+                       .count = q->size};
+        for (int d = 0; d < q->ndim; d++) to->shape[d] = q->shape[d];
+        if (!q->ndim) to->shape[0] = 1;
+        char *data = malloc(q->size * 8);
+        for (size_t j = 0; j < q->size; j++) {
+            float x = value(i, j);
+            double y = (double)x;
+            uint16_t h = half(x, to->dtype);
+            size_t size = dtype_size(to->dtype);
+            memcpy(data + j * size, size == 2 ? (void *)&h : size == 4 ? (void *)&x : &y, size);
+        }
+        to->data = data;
+        if (twist == INTEGER && !strcmp(q->name, "ln_final.bias")) {
+            to->dtype = DTYPE_I32;
+            to->data = calloc(q->size, 4);
+            free(data);
+        }
+        if (twist == SHAPE && !strcmp(q->name, "visual.proj")) {
+            to->shape[0] *= 2;
+            to->shape[1] /= 2;
+        }
+    }
+    static const float one = 1;
+    const char *const extra[] = {"text.attn_mask", "vocab_size",
+                                 twist == UNKNOWN ? "visual.ln_mid.weight" : "context_length"};
+    for (size_t i = 0; i < COUNT(extra); i++)
+        t[n++] = (Tensor){.name = xstrdup(extra[i]), .dtype = DTYPE_F32, .data = &one};
+    if (twist == TWICE)
+        t[n++] = (Tensor){.name = xstrdup("text.logit_scale"), .dtype = DTYPE_F32, .data = &one};
+    Error err;
+    if (!safetensors_write(path, t, n, NULL, 0, &err)) fail_msg("%s", err.text);
+    for (size_t i = 0; i < n; i++) {
+        free((char *)t[i].name);
+        if (t[i].data != &one) free((void *)t[i].data);
+    }
+    free(t);
+}
+
+static void test_foreign_names_and_types(void **state) {
+    (void)state;
+    ClipConfig c;
+    Params *p = model(&c, 2, 5, true, false);
+    const char *path = test_path("foreign.safetensors");
+    write_foreign(path, p, NONE);
+    params_init(p, &c, 1);
+    checkpoint_load_weights(path, p, &c);
+    for (size_t i = 0; i < p->count; i++) {
+        float *x = get(p, p->master, p->list[i].name);
+        bool bias = !strcmp(p->list[i].name, "logit_bias");
+        for (size_t j = 0; j < p->list[i].size; j++) assert_true(x[j] == (bias ? 0 : value(i, j)));
+        free(x);
+    }
+    assert_false(checkpoint_load_state(test_dir(), p, &(TrainState){0}));
+    end(p, &c);
+}
+
+typedef struct Load {
+    const char *path;
+    bool bias;
+    size_t g, n;
+} Load;
+
+static void load(void *argument) {
+    const Load *l = argument;
+    ClipConfig c;
+    Params *p = model(&c, l->g, l->n, l->bias, false);
+    checkpoint_load_weights(l->path, p, &c);
+}
+
+static void test_wrong_tensors_are_named(void **state) {
+    (void)state;
+    ClipConfig c;
+    Params *p = model(&c, 2, 5, false, false);
+    Load l = {test_path("twisted.safetensors"), false, 2, 5};
+    static const char *const names[] = {[MISSING] = "visual.proj is missing",
+                                        [UNKNOWN] = "visual.ln_mid.weight",
+                                        [SHAPE] = "visual.proj is [8,3], the model needs [4,6]",
+                                        [INTEGER] = "text.ln_final.bias is not a floating",
+                                        [TWICE] = "logit_scale is there twice"};
+    for (enum Twist t = MISSING; t <= TWICE; t++) {
+        write_foreign(l.path, p, t);
+        test_dies(load, &l, EXIT_ERROR, names[t]);
+    }
+    end(p, &c);
+    /* a bias that the model has no place for */
+    p = model(&c, 2, 5, true, false);
+    checkpoint_save(test_path("biased"), "step_0", p, &c, &(TrainState){0}, NULL);
+    l.path = test_path("biased/step_0");
+    test_dies(load, &l, EXIT_ERROR, "logit_bias is no tensor of the model small-vit");
+    l.path = test_path("no-such-file");
+    test_dies(load, &l, EXIT_ERROR, "no-such-file: No such file");
+    end(p, &c);
+}
+
+/* ---- resizing ---- */
+
+/* A file with the golden embedding in a model of its own size, loaded into one of another size. */
+static void check_resize(const Safetensors *golden, const char *kind, size_t from, size_t to) {
+    bool image = !strcmp(kind, "image");
+    const char *name = image ? "visual.positional_embedding" : "positional_embedding";
+    ClipConfig c, d;
+    Params *p = model(&c, image ? from : 2, image ? 5 : from, false, false);
+    Params *q = model(&d, image ? to : 2, image ? 5 : to, false, false);
+    params_init(p, &c, 3);
+    char key[64];
+    snprintf(key, sizeof key, "%s.%zu.%zu.old", kind, from, to);
+    const Tensor *old = safetensors_find(golden, key);
+    assert_non_null(old);
+    float values[512];
+    assert_true(old->count <= COUNT(values) && tensor_read_f32(old, 0, old->count, values));
+    assert_int_equal(old->count, params_find(p, name)->size);
+    k->acc_set_f32(param_acc(p, params_find(p, name)), values, old->count);
+    checkpoint_save(test_path("resize"), "step_1", p, &c, &(TrainState){0}, NULL);
+    checkpoint_load_weights(test_path("resize/step_1"), q, &d);
+    snprintf(key, sizeof key, "%s.%zu.%zu.new", kind, from, to);
+    const Tensor *new = safetensors_find(golden, key);
+    assert_non_null(new);
+    assert_int_equal(new->count, params_find(q, name)->size);
+    assert_true(new->count <= COUNT(values) && tensor_read_f32(new, 0, new->count, values));
+    float *got = get(q, q->master, name);
+    for (size_t i = 0; i < new->count; i++)
+        assert_near((double)got[i], (double)values[i], 2e-7 * fmax(1, fabs((double)values[i])));
+    free(got);
+    end(p, &c);
+    end(q, &d);
+}
+
+static void test_resize(void **state) {
+    (void)state;
+    Safetensors golden;
+    Error err;
+    if (!safetensors_open(&golden, "tests/golden/resize.safetensors", &err))
+        fail_msg("%s", err.text);
+    log_quiet(true);
+    static const size_t image[][2] = {{3, 5}, {7, 4}, {4, 4}, {2, 9}};
+    static const size_t text[][2] = {{5, 9}, {9, 4}, {1, 3}, {6, 6}};
+    for (size_t i = 0; i < COUNT(image); i++)
+        check_resize(&golden, "image", image[i][0], image[i][1]);
+    for (size_t i = 0; i < COUNT(text); i++) check_resize(&golden, "text", text[i][0], text[i][1]);
+    log_quiet(false);
+    safetensors_close(&golden);
+}
+
+/* ---- damage ---- */
+
+static void save_steps(const char *dir, const unsigned *steps, size_t n) {
+    ClipConfig c;
+    Params *p = model(&c, 2, 5, false, true);
+    for (size_t i = 0; i < n; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "step_%u", steps[i]);
+        checkpoint_save(dir, name, p, &c, &(TrainState){.step = steps[i]}, NULL);
+    }
+    end(p, &c);
+}
+
+static void print_latest(void *dir) { fprintf(stderr, "latest: %s\n", checkpoint_latest(dir)); }
+
+static void test_damaged_is_passed_over(void **state) {
+    (void)state;
+    const char *dir = test_path("damaged");
+    save_steps(dir, (unsigned[]){90, 100, 9}, 3); /* by number, neither by name nor by time */
+    test_dies(print_latest, (void *)dir, 0, "latest: ");
+    char *latest = checkpoint_latest(dir);
+    assert_non_null(strstr(latest, "/step_100"));
+    free(latest);
+    assert_int_equal(truncate(test_path("damaged/step_100/open_clip_model.safetensors"), 3000), 0);
+    test_dies(print_latest, (void *)dir, 0, "damaged/step_100 is damaged");
+    test_dies(print_latest, (void *)dir, 0, "damaged/step_90\n");
+    Load l = {test_path("damaged/step_100"), false, 2, 5};
+    test_dies(load, &l, EXIT_ERROR, "step_100/open_clip_model.safetensors: truncated");
+    assert_int_equal(truncate(test_path("damaged/step_90/train_state.safetensors"), 5), 0);
+    test_dies(print_latest, (void *)dir, 0, "damaged/step_9\n");
+    assert_int_equal(unlink(test_path("damaged/step_9/train_state.safetensors")), 0);
+    assert_null(checkpoint_latest(dir));
+    assert_null(checkpoint_latest(test_path("no-such-run")));
+}
+
+static void load_state(void *path) {
+    ClipConfig c;
+    Params *p = model(&c, 3, 5, false, true);
+    checkpoint_load_state(path, p, &(TrainState){0});
+}
+
+static void test_state_of_another_model(void **state) {
+    (void)state;
+    save_steps(test_path("other"), (unsigned[]){1}, 1);
+    test_dies(load_state, (void *)test_path("other/step_1"), EXIT_ERROR,
+              "adam_m.visual.positional_embedding has another shape");
+    test_write_file(test_path("other/step_1/train_state.safetensors"), "", 0);
+    test_dies(load_state, (void *)test_path("other/step_1"), EXIT_ERROR, "truncated");
+    Tensor none = {0};
+    Error err;
+    assert_true(safetensors_write(test_path("other/step_1/train_state.safetensors"), &none, 0, NULL,
+                                  0, &err));
+    test_dies(load_state, (void *)test_path("other/step_1"), EXIT_ERROR, "not a train state");
+}
+
+static void save_on_full_disk(void *dir) {
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){4000, 4000});
+    save_steps(dir, (unsigned[]){2}, 1);
+}
+
+static void save_step_2(void *dir) { save_steps(dir, (unsigned[]){2}, 1); }
+
+static void check_step_1_stands(const char *dir) {
+    char *latest = checkpoint_latest(dir);
+    assert_non_null(latest);
+    assert_non_null(strstr(latest, "/step_1"));
+    free(latest);
+    assert_int_equal(entries(dir, true), 0);
+    assert_int_equal(entries(dir, false), 2);
+}
+
+static void test_disk_full(void **state) {
+    (void)state;
+    const char *dir = test_path("full");
+    save_steps(dir, (unsigned[]){1}, 1);
+    test_dies(save_on_full_disk, (void *)dir, EXIT_ERROR, "File too large");
+    check_step_1_stands(dir);
+}
+
+static void test_no_folder_can_be_made(void **state) {
+    (void)state;
+    test_write_file(test_path("a-file"), "", 0);
+    test_dies(save_step_2, (void *)test_path("a-file/checkpoints"), EXIT_ERROR,
+              "a-file/checkpoints: Not a directory");
+}
+
+static void test_read_only_folder(void **state) {
+    (void)state;
+    if (geteuid() == 0) {
+        puts("SKIP: test_read_only_folder: root may write everywhere");
+        skip();
+    }
+    const char *dir = test_path("read-only");
+    save_steps(dir, (unsigned[]){1}, 1);
+    chmod(dir, 0555);
+    test_dies(save_step_2, (void *)dir, EXIT_ERROR, "Permission denied");
+    chmod(dir, 0755);
+    check_step_1_stands(dir);
+}
+
+/* Killed at any moment: a whole checkpoint stands, and its files belong to one step. */
+static void test_killed_while_saving(void **state) {
+    (void)state;
+    const char *dir = test_path("killed");
+    save_steps(dir, (unsigned[]){1}, 1);
+    for (int round = 0; round < 12; round++) {
+        pid_t child = fork();
+        if (!child) {
+            ClipConfig c;
+            Params *p = model(&c, 2, 5, false, true);
+            const Param *scale = params_find(p, "logit_scale");
+            for (uint64_t step = 2;; step++) {
+                float x = (float)step;
+                k->acc_set_f32(param_acc(p, scale), &x, 1);
+                /* three names in turn: each is replaced again and again */
+                char name[32];
+                snprintf(name, sizeof name, "step_%d", (int)(step % 3) + 1);
+                checkpoint_save(dir, name, p, &c, &(TrainState){.step = step}, NULL);
+            }
+        }
+        usleep(3000 + 2500 * (useconds_t)round);
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        char *latest = checkpoint_latest(dir);
+        assert_non_null(latest);
+        ClipConfig c;
+        Params *p = model(&c, 2, 5, false, true);
+        TrainState s;
+        checkpoint_load_weights(latest, p, &c);
+        assert_true(checkpoint_load_state(latest, p, &s));
+        float *x = get(p, p->master, "logit_scale");
+        assert_true(s.step == 1 || *x == (float)s.step);
+        free(x);
+        free(latest);
+        end(p, &c);
+    }
+    save_steps(dir, (unsigned[]){1}, 1);
+    assert_int_equal(entries(dir, true), 0); /* the unfinished one is swept up */
+}
+
+static bool exists(const char *dir, const char *name) {
+    char *path = path_of(dir, name);
+    bool yes = !access(path, F_OK);
+    free(path);
+    return yes;
+}
+
+static void test_prune(void **state) {
+    (void)state;
+    const char *dir = test_path("prune");
+    save_steps(dir, (unsigned[]){8, 9, 10, 100}, 4);
+    ClipConfig c;
+    Params *p = model(&c, 2, 5, false, true);
+    checkpoint_save(dir, "epoch_1", p, &c, &(TrainState){.step = 7}, NULL);
+    checkpoint_prune(dir, 2);
+    assert_true(exists(dir, "epoch_1") && exists(dir, "step_100") && exists(dir, "step_10"));
+    assert_false(exists(dir, "step_9") || exists(dir, "step_8"));
+    checkpoint_save(dir, "step_10", p, &c, &(TrainState){.step = 10}, NULL);
+    checkpoint_prune(dir, 1); /* latest points at step_10 */
+    assert_true(exists(dir, "step_100") && exists(dir, "step_10"));
+    end(p, &c);
+}
+
+static int setup(void **state) {
+    (void)state;
+    k = kernels_open("ref", PRECISION_FP32);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_same_name_again),
+        cmocka_unit_test(test_foreign_names_and_types),
+        cmocka_unit_test(test_wrong_tensors_are_named),
+        cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_damaged_is_passed_over),
+        cmocka_unit_test(test_state_of_another_model),
+        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_no_folder_can_be_made),
+        cmocka_unit_test(test_read_only_folder),
+        cmocka_unit_test(test_killed_while_saving),
+        cmocka_unit_test(test_prune),
+    };
+    return cmocka_run_group_tests_name("checkpoint", tests, setup, NULL);
+}
