@@ -1,0 +1,251 @@
+#include "tests/support_model.h"
+#include "kernels/rng.h"
+#include "tests/support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static ClipConfig config_of(size_t embed, size_t image, size_t patch, TowerConfig vision,
+                            size_t context, size_t vocab, TowerConfig text) {
+    ClipConfig c = {.name = "test",
+                    .embed_dim = embed,
+                    .image = vision,
+                    .text = text,
+                    .image_size = image,
+                    .patch_size = patch,
+                    .context_length = context,
+                    .vocab_size = vocab,
+                    .init_logit_scale = log(1 / 0.07),
+                    .has_logit_bias = false};
+    for (int i = 0; i < 3; i++) {
+        c.eval_transform.mean[i] = 0.4f + 0.02f * (float)i;
+        c.eval_transform.std[i] = 0.27f;
+    }
+    return c;
+}
+
+ClipConfig golden_config(void) {
+    TowerConfig tower = {64, 2, 2, 256};
+    return config_of(32, 32, 8, tower, 16, 64, tower);
+}
+
+ClipConfig odd_config(void) {
+    return config_of(29, 21, 7, (TowerConfig){160, 3, 2, 335}, 13, 37,
+                     (TowerConfig){72, 2, 3, 190});
+}
+
+double golden_value(uint32_t k, uint32_t i) {
+    uint32_t h = i * 2654435761u ^ (k + 1) * 2246822519u;
+    h ^= h >> 15;
+    h *= 2246822519u;
+    h ^= h >> 13;
+    h *= 3266489917u;
+    h ^= h >> 16;
+    return (double)h / 4294967296.0 * 2 - 1;
+}
+
+static bool is_norm_weight(const char *name) {
+    const char *dot = strrchr(name, '.');
+    if (!dot || strcmp(dot, ".weight")) return false;
+    const char *layer = strstr(name, "ln_");
+    return layer && (layer == name || layer[-1] == '.');
+}
+
+static void fill(Params *p, const ClipConfig *c) {
+    uint32_t number = 0;
+    for (size_t t = 0; t < p->count; t++) {
+        const Param *q = &p->list[t];
+        double *v = xmalloc(q->size * sizeof *v);
+        if (!strcmp(q->name, "logit_scale")) {
+            v[0] = c->init_logit_scale;
+        } else if (!strcmp(q->name, "logit_bias")) {
+            v[0] = c->init_logit_bias;
+        } else {
+            for (size_t i = 0; i < q->size; i++)
+                v[i] = (double)(float)((is_norm_weight(q->name) ? 1 : 0) +
+                                       0.1 * golden_value(number, (uint32_t)i + 1));
+            number++;
+        }
+        p->k->acc_set(param_acc(p, q), v, q->size);
+        free(v);
+    }
+    params_round(p);
+}
+
+/* ---- batches ---- */
+
+static void pad_captions(TestBatch *b, size_t context) {
+    b->padded = xcalloc(b->B * context, sizeof *b->padded);
+    b->padded_start = xcalloc(b->B + 1, sizeof *b->padded_start);
+    b->padded_pool = xcalloc(b->B, sizeof *b->padded_pool);
+    for (size_t i = 0; i < b->B; i++) {
+        size_t n = (size_t)(b->start[i + 1] - b->start[i]);
+        memcpy(b->padded + i * context, b->ids + b->start[i], n * sizeof *b->ids);
+        b->padded_start[i + 1] = (int32_t)((i + 1) * context);
+        b->padded_pool[i] = (int32_t)(i * context + n - 1);
+    }
+}
+
+TestBatch golden_batch(uint32_t i) {
+    static const int32_t ids[] = {62, 5,  9,  63, 62, 17, 3, 40, 22, 63, 62, 1,  8,  15,
+                                  22, 29, 36, 43, 50, 57, 4, 11, 18, 25, 32, 63, 62, 63};
+    static const int32_t start[] = {0, 4, 10, 26, 28};
+    size_t values = (size_t)4 * 3 * 32 * 32;
+    TestBatch b = {.B = 4};
+    b.f32 = xmalloc(values * sizeof *b.f32);
+    for (size_t j = 0; j < values; j++) b.f32[j] = (float)golden_value(1000 + i, (uint32_t)j + 1);
+    b.ids = memcpy(xmalloc(sizeof ids), ids, sizeof ids);
+    b.start = memcpy(xmalloc(sizeof start), start, sizeof start);
+    pad_captions(&b, 16);
+    return b;
+}
+
+TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed) {
+    size_t S = c->image_size, values = B * S * S * 3, context = c->context_length;
+    TestBatch b = {.B = B};
+    b.u8 = xmalloc(values);
+    b.f32 = xmalloc(values * sizeof *b.f32);
+    for (size_t i = 0; i < values; i++) b.u8[i] = (uint8_t)rng_below(seed, RNG_TEST, i, 256);
+    for (size_t i = 0; i < B; i++)
+        for (size_t ch = 0; ch < 3; ch++)
+            for (size_t at = 0; at < S * S; at++)
+                b.f32[(i * 3 + ch) * S * S + at] =
+                    ((float)b.u8[(i * S * S + at) * 3 + ch] / 255 - c->eval_transform.mean[ch]) /
+                    c->eval_transform.std[ch];
+    b.ids = xmalloc(B * context * sizeof *b.ids);
+    b.start = xcalloc(B + 1, sizeof *b.start);
+    b.sample = xmalloc(B * sizeof *b.sample);
+    for (size_t i = 0; i < B; i++) {
+        uint64_t s = rng_mix(seed, i);
+        int32_t n = i ? 1 + (int32_t)rng_below(s, RNG_TEST, 0, context) : (int32_t)context;
+        b.start[i + 1] = b.start[i] + n;
+        for (int32_t j = 0; j < n; j++)
+            b.ids[b.start[i] + j] = (int32_t)rng_below(s, RNG_TEST, (uint64_t)j + 1, c->vocab_size);
+        b.sample[i] = 1000 + i;
+    }
+    pad_captions(&b, context);
+    return b;
+}
+
+void batch_free(TestBatch *b) {
+    free(b->f32);
+    free(b->u8);
+    free(b->ids);
+    free(b->start);
+    free(b->padded);
+    free(b->padded_start);
+    free(b->padded_pool);
+    free(b->sample);
+}
+
+/* ---- models ---- */
+
+TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o, LossKind kind) {
+    TestModel m = {.k = k, .config = *c, .kind = kind, .B = o->max_batch};
+    size_t features = m.B * c->embed_dim * k->acc_size;
+    m.p = params_new(k, c, true);
+    fill(m.p, c);
+    m.clip = clip_new(k, c, m.p, o);
+    m.loss = loss_new(k, comm_self(k), kind, m.B, c->embed_dim, 1 << 20);
+    m.images = k->alloc(features);
+    m.texts = k->alloc(features);
+    m.dimages = k->alloc(features);
+    m.dtexts = k->alloc(features);
+    m.value = k->alloc(k->acc_size);
+    return m;
+}
+
+void model_free(TestModel *m) {
+    clip_free(m->clip);
+    loss_free(m->loss);
+    params_free(m->p);
+    m->k->release(m->images);
+    m->k->release(m->texts);
+    m->k->release(m->dimages);
+    m->k->release(m->dtexts);
+    m->k->release(m->value);
+}
+
+void model_set(TestModel *m, const char *name, double value) {
+    const Param *q = params_find(m->p, name);
+    assert(q);
+    for (size_t i = 0; i < q->size; i++)
+        m->k->acc_set(acc_at(m->k, param_acc(m->p, q), i), &value, 1);
+    params_round(m->p);
+}
+
+static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
+    ClipImages images = {.u8 = how.u8 ? b->u8 : NULL,
+                         .f32 = how.u8 ? NULL : b->f32,
+                         .sample = how.dropout ? b->sample : NULL,
+                         .draw = how.draw};
+    clip_image_fwd(m->clip, m->images, &images, b->B, keep);
+    clip_text_fwd_at(m->clip, m->texts, how.padded ? b->padded : b->ids,
+                     how.padded ? b->padded_start : b->start, how.padded ? b->padded_pool : NULL,
+                     b->B, keep);
+}
+
+static double run_loss(TestModel *m, size_t B, bool gradients) {
+    const Params *p = m->p;
+    const Param *scale = params_find(p, "logit_scale"), *bias = params_find(p, "logit_bias");
+    double loss;
+    loss_run(m->loss, m->value, gradients ? m->dimages : NULL, gradients ? m->dtexts : NULL,
+             gradients ? param_grad(p, scale) : NULL,
+             gradients && bias ? param_grad(p, bias) : NULL, m->images, m->texts,
+             param_acc(p, scale), bias ? param_acc(p, bias) : NULL, B);
+    m->k->sync();
+    m->k->acc_get(&loss, m->value, 1);
+    return loss;
+}
+
+double model_gradients(TestModel *m, const TestBatch *b, RunHow how) {
+    m->k->zero(m->p->grad, m->p->size * m->k->acc_size);
+    forward(m, b, how, true);
+    double loss = run_loss(m, b->B, true);
+    clip_text_bwd(m->clip, m->dtexts, b->B);
+    clip_image_bwd(m->clip, m->dimages, b->B);
+    m->k->sync();
+    return loss;
+}
+
+double model_loss(TestModel *m, const TestBatch *b, RunHow how) {
+    forward(m, b, how, false);
+    return run_loss(m, b->B, false);
+}
+
+double *host_copy(const Kernels *k, const acc *x, size_t n) {
+    double *v = xmalloc(n * sizeof *v);
+    k->sync();
+    k->acc_get(v, x, n);
+    return v;
+}
+
+double *model_grad(const TestModel *m, const char *name) {
+    const Param *q = params_find(m->p, name);
+    assert(q);
+    return host_copy(m->k, param_grad(m->p, q), q->size);
+}
+
+double l2(const double *a, size_t n) {
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += a[i] * a[i];
+    return sqrt(s);
+}
+
+double worst_gradient(const TestModel *a, const TestModel *b, const char **where) {
+    double worst = -1;
+    assert(a->p->count == b->p->count);
+    for (size_t i = 0; i < a->p->count; i++) {
+        const char *name = a->p->list[i].name;
+        double *x = model_grad(a, name), *y = model_grad(b, name);
+        double e = test_error_l2(x, y, a->p->list[i].size);
+        if (!(e <= worst)) {
+            worst = e;
+            *where = name;
+        }
+        free(x);
+        free(y);
+    }
+    return worst;
+}

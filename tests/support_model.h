@@ -1,0 +1,64 @@
+/* support_model: small models for tests: the golden model of the numerical specification, odd ones,
+ * and a harness that gives features, loss and gradients on the host. */
+#ifndef TESTS_SUPPORT_MODEL_H
+#define TESTS_SUPPORT_MODEL_H
+#include "train/clip.h"
+#include "train/loss.h"
+#include "train/optim.h"
+
+/* Embedding 32; image 32, patch 8, width 64, 2 layers, 2 heads; context 16, vocabulary 64, width
+ * 64, 2 heads, 2 layers. */
+ClipConfig golden_config(void);
+/* Odd sizes: heads of 80 (image) and 24 (text), mlp not 4·width, embedding 29. */
+ClipConfig odd_config(void);
+
+/* Value i (from 1) of tensor k: uniform in [-1, 1), a hash of the two numbers. */
+double golden_value(uint32_t k, uint32_t i);
+
+/* A batch on the host: both kinds of pixels of the same pictures; captions packed and padded. */
+typedef struct TestBatch {
+    size_t B;
+    float *f32;
+    uint8_t *u8;
+    int32_t *ids, *start;                         /* packed */
+    int32_t *padded, *padded_start, *padded_pool; /* [B,context] */
+    uint64_t *sample;
+} TestBatch;
+/* The specification's batch, and for i > 0 others with its captions. */
+TestBatch golden_batch(uint32_t i);
+TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed);
+void batch_free(TestBatch *b);
+
+typedef struct TestModel {
+    const Kernels *k;
+    ClipConfig config;
+    Params *p;
+    Clip *clip;
+    LossKind kind;
+    Loss *loss;
+    size_t B;
+    acc *images, *texts, *dimages, *dtexts, *value;
+} TestModel;
+
+/* Weights of the golden formula (a function of the tensor's number, so of any config). */
+TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o, LossKind kind);
+void model_free(TestModel *m);
+void model_set(TestModel *m, const char *name, double value); /* every element */
+
+typedef struct RunHow {
+    bool u8, padded, dropout; /* pixels as bytes; padded captions; samples named */
+    uint64_t draw;
+} RunHow;
+/* Forward (kept), loss, backward; gradients start from zero. Returns the loss. */
+double model_gradients(TestModel *m, const TestBatch *b, RunHow how);
+/* Forward without keeping, loss alone. */
+double model_loss(TestModel *m, const TestBatch *b, RunHow how);
+/* Host copies, malloc'd: n elements of a device array; a tensor's gradient. */
+double *host_copy(const Kernels *k, const acc *x, size_t n);
+double *model_grad(const TestModel *m, const char *name);
+
+double l2(const double *a, size_t n);
+/* Largest relative L2 difference of a tensor's gradient between two models of one config; *where:
+ * its name. */
+double worst_gradient(const TestModel *a, const TestModel *b, const char **where);
+#endif

@@ -1,0 +1,406 @@
+/* What must not change the result, or must change it in one way only: pruning, packing, gradient
+ * checkpointing, patch dropout, frozen tensors, pooling; and the whole gradient against finite
+ * differences. */
+#include "tests/support.h"
+#include "tests/support_model.h"
+#include "kernels/rng.h"
+#include "train/vit.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const RunHow plain = {0};
+
+static const Kernels *backend(size_t i) {
+    static const struct {
+        const char *name;
+        Precision precision;
+    } all[] = {{"ref", PRECISION_FP32}, {"cpu", PRECISION_FP32}, {"cpu", PRECISION_AMP_BF16}};
+    return i < COUNT(all) ? kernels_open(all[i].name, all[i].precision) : NULL;
+}
+
+/* ---- finite differences ---- */
+
+static double loss_at(TestModel *m, const TestBatch *b, RunHow how, const Param *q, size_t i,
+                      double value) {
+    m->k->acc_set(acc_at(m->k, param_acc(m->p, q), i), &value, 1);
+    return model_loss(m, b, how);
+}
+
+/* The tensor's largest gradient and three others. */
+static void check_tensor(TestModel *m, const TestBatch *b, RunHow how, const Param *q,
+                         const double *grad) {
+    size_t at[4] = {0, q->size / 2, rng_below(test_seed(), RNG_TEST, q->offset, q->size), 0};
+    for (size_t i = 0; i < q->size; i++)
+        if (fabs(grad[i]) > fabs(grad[at[3]])) at[3] = i;
+    for (size_t s = 0; s < COUNT(at); s++) {
+        const double h = 3e-5;
+        double *x = host_copy(m->k, acc_at(m->k, param_acc(m->p, q), at[s]), 1);
+        double up = loss_at(m, b, how, q, at[s], *x + h);
+        double down = loss_at(m, b, how, q, at[s], *x - h);
+        loss_at(m, b, how, q, at[s], *x);
+        double want = (up - down) / (2 * h);
+        if (!(fabs(grad[at[s]] - want) <= 1e-8 + 1e-5 * fabs(want)))
+            fail_msg("%s[%zu]: gradient %.10g, finite differences %.10g", q->name, at[s],
+                     grad[at[s]], want);
+        free(x);
+    }
+}
+
+/* Whether this tensor is of the first or last block, or of none: the blocks between are like them.
+ */
+static bool is_sampled(const ClipConfig *c, const char *name) {
+    const char *block = strstr(name, "resblocks.");
+    if (!block) return true;
+    size_t i = strtoul(block + 10, NULL, 10);
+    size_t layers = strncmp(name, "visual.", 7) ? c->text.layers : c->image.layers;
+    return i == 0 || i + 1 == layers;
+}
+
+static void check_differences(const ClipConfig *c, const ClipOptions *o, LossKind kind,
+                              RunHow how) {
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* thousands of calls too short to share */
+    TestModel m = model_new(kernels_open("ref", PRECISION_FP32), c, o, kind);
+    TestBatch b = random_batch(c, o->max_batch, test_seed());
+    model_gradients(&m, &b, how);
+    for (size_t i = 0; i < m.p->count; i++) {
+        const Param *q = &m.p->list[i];
+        if (!is_sampled(c, q->name)) continue;
+        double *grad = model_grad(&m, q->name);
+        check_tensor(&m, &b, how, q, grad);
+        free(grad);
+    }
+    batch_free(&b);
+    model_free(&m);
+    omp_set_num_threads(threads);
+}
+
+/* Small enough for hundreds of float64 forwards. */
+static ClipConfig tiny_config(void) {
+    ClipConfig c = odd_config();
+    c.image = (TowerConfig){24, 2, 2, 40};
+    c.text = (TowerConfig){18, 2, 3, 31};
+    c.image_size = 12;
+    c.patch_size = 4;
+    c.embed_dim = 7;
+    return c;
+}
+
+static const ClipOptions three = {.max_batch = 3, .training = true};
+
+static void test_differences_clip(void **state) {
+    (void)state;
+    ClipConfig c = tiny_config();
+    check_differences(&c, &three, LOSS_CLIP, (RunHow){.u8 = true});
+}
+
+static void test_differences_siglip_quick_gelu(void **state) {
+    (void)state;
+    ClipConfig c = tiny_config();
+    c.activation = ACTIVATION_QUICK_GELU;
+    c.has_logit_bias = true;
+    c.init_logit_bias = -2;
+    c.init_logit_scale = log(5);
+    check_differences(&c, &three, LOSS_SIGLIP, plain);
+}
+
+static void test_differences_mean_pooling(void **state) {
+    (void)state;
+    ClipConfig c = tiny_config();
+    c.pool = POOL_AVG;
+    for (int after = 0; after < 2; after++) {
+        c.final_ln_after_pool = after;
+        check_differences(&c, &three, LOSS_CLIP, plain);
+    }
+}
+
+static void test_differences_patch_dropout(void **state) {
+    (void)state;
+    ClipConfig c = tiny_config();
+    ClipOptions o = three;
+    o.patch_dropout = 0.5;
+    RunHow how = {.dropout = true, .u8 = true, .draw = 3};
+    check_differences(&c, &o, LOSS_CLIP, how);
+    c.pool = POOL_AVG;
+    check_differences(&c, &o, LOSS_CLIP, how);
+}
+
+/* ---- the same numbers by another way ---- */
+
+/* Loss, features and gradients of two models agree within the tolerance (0: to the bit). */
+static void assert_same(TestModel *a, TestModel *b, const TestBatch *batch, RunHow how_a,
+                        RunHow how_b, double tolerance) {
+    double x = model_gradients(a, batch, how_a), y = model_gradients(b, batch, how_b);
+    const char *where = "";
+    double worst = worst_gradient(a, b, &where);
+    if (!(fabs(x - y) <= tolerance * fabs(y))) fail_msg("%s: loss %.17g, %.17g", a->k->name, x, y);
+    if (!(worst <= tolerance)) fail_msg("%s: gradient of %s: %.3g", a->k->name, where, worst);
+}
+
+static void test_pruned_packed_is_full(void **state) {
+    (void)state;
+    ClipConfig configs[] = {golden_config(), odd_config()};
+    for (size_t i = 0; i < COUNT(configs); i++)
+        for (size_t j = 0; backend(j); j++) {
+            ClipOptions o = {.max_batch = 5, .training = true};
+            TestModel pruned = model_new(backend(j), &configs[i], &o, LOSS_CLIP);
+            o.full_compute = true;
+            TestModel full = model_new(backend(j), &configs[i], &o, LOSS_CLIP);
+            TestBatch b = random_batch(&configs[i], 5, test_seed());
+            double tolerance = j == 0 ? 1e-12 : j == 1 ? 1e-5 : 5e-2;
+            assert_same(&pruned, &full, &b, plain, (RunHow){.padded = true}, tolerance);
+            assert_same(&pruned, &full, &b, plain, plain, tolerance);
+            batch_free(&b);
+            model_free(&pruned);
+            model_free(&full);
+        }
+}
+
+static void test_checkpointing_same_bits(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    for (size_t j = 0; backend(j); j++)
+        for (int variant = 0; variant < 4; variant++) {
+            c.pool = variant == 3 ? POOL_AVG : POOL_TOK;
+            ClipOptions o = {.max_batch = 5,
+                             .training = true,
+                             .full_compute = variant == 1,
+                             .patch_dropout = variant == 2 ? 0.4 : 0};
+            TestModel kept = model_new(backend(j), &c, &o, LOSS_CLIP);
+            size_t kept_bytes = clip_activation_bytes(backend(j), &c, &o);
+            o.grad_checkpointing = true;
+            TestModel recomputed = model_new(backend(j), &c, &o, LOSS_CLIP);
+            TestBatch b = random_batch(&c, 5, test_seed());
+            RunHow how = {.u8 = true, .dropout = variant == 2};
+            assert_same(&kept, &recomputed, &b, how, how, 0);
+            assert_true(clip_activation_bytes(backend(j), &c, &o) < kept_bytes);
+            batch_free(&b);
+            model_free(&kept);
+            model_free(&recomputed);
+        }
+}
+
+static void test_forward_alone_same_bits(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    for (size_t j = 0; backend(j); j++) {
+        ClipOptions o = {.max_batch = 5, .training = true};
+        TestModel m = model_new(backend(j), &c, &o, LOSS_CLIP);
+        o.training = false;
+        TestModel inference = model_new(backend(j), &c, &o, LOSS_CLIP);
+        TestBatch b = random_batch(&c, 5, test_seed());
+        double kept = model_gradients(&m, &b, plain);
+        assert_true(model_loss(&m, &b, plain) == kept);
+        assert_true(model_loss(&inference, &b, plain) == kept);
+        batch_free(&b);
+        model_free(&m);
+        model_free(&inference);
+    }
+}
+
+static void test_bytes_are_pixels(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    TestModel m = model_new(backend(0), &c, &three, LOSS_CLIP);
+    TestBatch b = random_batch(&c, 3, test_seed());
+    double floats = model_loss(&m, &b, plain), bytes = model_loss(&m, &b, (RunHow){.u8 = true});
+    assert_near(bytes, floats, 1e-6);
+    batch_free(&b);
+    model_free(&m);
+}
+
+/* A smaller batch, and one of other lengths, after a large one. */
+static void test_sizes_change_between_calls(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    for (size_t j = 0; backend(j); j++) {
+        TestModel used =
+            model_new(backend(j), &c, &(ClipOptions){.max_batch = 6, .training = true}, LOSS_CLIP);
+        TestModel fresh = model_new(backend(j), &c, &three, LOSS_CLIP);
+        TestBatch large = random_batch(&c, 6, 1), small = random_batch(&c, 3, 2);
+        model_gradients(&used, &large, plain);
+        assert_same(&used, &fresh, &small, plain, plain, 0);
+        batch_free(&large);
+        batch_free(&small);
+        model_free(&used);
+        model_free(&fresh);
+    }
+}
+
+/* ---- patch dropout ---- */
+
+static void test_patch_dropout_draw(void **state) {
+    (void)state;
+    enum { GRID = 49, KEEP = 24, DRAWS = 4000 };
+    size_t counts[GRID] = {0}, differing = 0;
+    int32_t keep[KEEP], again[KEEP], other[KEEP];
+    for (uint64_t sample = 0; sample < DRAWS; sample++) {
+        patch_dropout_draw(keep, KEEP, GRID, 7, sample, 1);
+        patch_dropout_draw(again, KEEP, GRID, 7, sample, 1);
+        patch_dropout_draw(other, KEEP, GRID, 7, sample, 2);
+        assert_memory_equal(keep, again, sizeof keep);
+        differing += memcmp(keep, other, sizeof keep) != 0;
+        for (size_t i = 0; i < KEEP; i++) {
+            assert_true(keep[i] >= 0 && keep[i] < GRID && (!i || keep[i] > keep[i - 1]));
+            counts[keep[i]]++;
+        }
+    }
+    assert_int_equal(differing, DRAWS);
+    /* Five standard deviations of a binomial. */
+    double p = (double)KEEP / GRID, sigma = sqrt(DRAWS * p * (1 - p));
+    for (size_t g = 0; g < GRID; g++) assert_near((double)counts[g], DRAWS * p, 5 * sigma);
+}
+
+static void test_patch_dropout_training_only(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    ClipOptions o = three;
+    TestModel whole = model_new(backend(0), &c, &o, LOSS_CLIP);
+    o.patch_dropout = 0.5;
+    TestModel dropping = model_new(backend(0), &c, &o, LOSS_CLIP);
+    TestBatch b = random_batch(&c, 3, test_seed());
+    RunHow how = {.dropout = true, .draw = 1};
+    double first = model_gradients(&dropping, &b, how);
+    assert_true(model_loss(&dropping, &b, how) == first);
+    assert_true(model_loss(&dropping, &b, (RunHow){.dropout = true, .draw = 2}) != first);
+    assert_true(model_loss(&dropping, &b, plain) == model_loss(&whole, &b, plain));
+    assert_true(model_loss(&whole, &b, how) == model_loss(&whole, &b, plain));
+    batch_free(&b);
+    model_free(&whole);
+    model_free(&dropping);
+}
+
+/* All but one patch gone: max(1, int(9·0.05)). */
+static void test_patch_dropout_keeps_one(void **state) {
+    (void)state;
+    ClipConfig c = odd_config();
+    ClipOptions o = three;
+    o.patch_dropout = 0.95;
+    TestModel m = model_new(backend(1), &c, &o, LOSS_CLIP);
+    TestBatch b = random_batch(&c, 3, test_seed());
+    RunHow how = {.dropout = true};
+    assert_true(isfinite(model_gradients(&m, &b, how)));
+    double *grad = model_grad(&m, "visual.positional_embedding");
+    size_t used = 0;
+    for (size_t t = 1; t < clip_image_tokens(&c); t++)
+        used += l2(grad + t * c.image.width, c.image.width) > 0;
+    assert_true(used >= 1 && used <= 3);
+    free(grad);
+    batch_free(&b);
+    model_free(&m);
+}
+
+/* ---- frozen tensors ---- */
+
+static bool freeze_nothing_below_head(const char *name) {
+    return strcmp(name, "visual.proj") && strcmp(name, "text_projection");
+}
+static bool freeze_image(const char *name) { return !strncmp(name, "visual.", 7); }
+static bool freeze_text_but_last(const char *name) {
+    return !strncmp(name, "transformer.resblocks.0", 23) || !strcmp(name, "positional_embedding") ||
+           !strcmp(name, "token_embedding.weight");
+}
+static bool freeze_norms(const char *name) { return strstr(name, "ln_") != NULL; }
+static bool freeze_biases(const char *name) { return strstr(name, "bias") != NULL; }
+static bool freeze_matrices(const char *name) {
+    return strstr(name, "weight") && !strstr(name, "ln_") && !strstr(name, "embedding");
+}
+static bool freeze_class(const char *name) { return !strcmp(name, "visual.class_embedding"); }
+
+static void test_frozen(void **state) {
+    (void)state;
+    static bool (*const patterns[])(const char *) = {
+        freeze_nothing_below_head, freeze_image, freeze_text_but_last, freeze_norms, freeze_biases,
+        freeze_matrices,           freeze_class};
+    ClipConfig c = odd_config();
+    TestModel all = model_new(backend(1), &c, &three, LOSS_CLIP);
+    TestBatch b = random_batch(&c, 3, test_seed());
+    model_gradients(&all, &b, plain);
+    for (size_t i = 0; i < COUNT(patterns); i++) {
+        TestModel some = model_new(backend(1), &c, &three, LOSS_CLIP);
+        size_t frozen = 0;
+        for (size_t t = 0; t < some.p->count; t++) {
+            some.p->list[t].trainable =
+                strstr(some.p->list[t].name, "logit") || !patterns[i](some.p->list[t].name);
+            frozen += !some.p->list[t].trainable;
+        }
+        assert_true(frozen > 0);
+        assert_int_equal(clip_image_trains(some.clip), patterns[i] != freeze_image);
+        assert_true(clip_text_trains(some.clip));
+        model_gradients(&some, &b, plain);
+        for (size_t t = 0; t < some.p->count; t++) {
+            const Param *q = &some.p->list[t];
+            double *got = model_grad(&some, q->name), *want = model_grad(&all, q->name);
+            if (q->trainable)
+                assert_memory_equal(got, want, q->size * sizeof *got);
+            else if (l2(got, q->size) != 0)
+                fail_msg("pattern %zu: %s is frozen and has a gradient", i, q->name);
+            free(got);
+            free(want);
+        }
+        model_free(&some);
+    }
+    batch_free(&b);
+    model_free(&all);
+}
+
+/* ---- sizes ---- */
+
+/* The published profile of open_clip's models: GFLOP of a sample's forward pass. */
+static void test_flops(void **state) {
+    (void)state;
+    ClipConfig b32 = {.embed_dim = 512,
+                      .image = {768, 12, 12, 3072},
+                      .text = {512, 12, 8, 2048},
+                      .image_size = 224,
+                      .patch_size = 32,
+                      .context_length = 77,
+                      .vocab_size = 49408};
+    ClipConfig l14 = {.embed_dim = 768,
+                      .image = {1024, 24, 16, 4096},
+                      .text = {768, 12, 12, 3072},
+                      .image_size = 224,
+                      .patch_size = 14,
+                      .context_length = 77,
+                      .vocab_size = 49408};
+    assert_near(clip_flops(&b32, 77, true) * 1e-9, 14.78, 0.01);
+    assert_near(clip_flops(&l14, 77, true) * 1e-9, 175.33, 0.1);
+    assert_true(clip_flops(&b32, 77, false) < clip_flops(&b32, 77, true));
+    assert_true(clip_flops(&b32, 16, false) < 0.75 * clip_flops(&b32, 77, false));
+    /* By hand: 1 image token grid of 1 patch, 1 layer, width 2, mlp 3, E 1; text of 2 tokens. */
+    ClipConfig tiny = {.embed_dim = 1,
+                       .image = {2, 1, 1, 3},
+                       .text = {2, 1, 1, 3},
+                       .image_size = 1,
+                       .patch_size = 1,
+                       .context_length = 2,
+                       .vocab_size = 2};
+    double patch = 3 * 2, block = 2 * (4 * 4 + 2 * 6) + 2 * 4 * 2, head = 2;
+    assert_near(clip_flops(&tiny, 2, true), 2 * (patch + 2 * block + 2 * head), 1e-9);
+    double kv = 2 * 2 * 4, rest = 2 * 4 + 2 * 6, scores = 2 * 2 * 2;
+    assert_near(clip_flops(&tiny, 2, false), 2 * (patch + 2 * (kv + rest + scores) + 2 * head),
+                1e-9);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_differences_clip),
+    cmocka_unit_test(test_differences_siglip_quick_gelu),
+    cmocka_unit_test(test_differences_mean_pooling),
+    cmocka_unit_test(test_differences_patch_dropout),
+    cmocka_unit_test(test_pruned_packed_is_full),
+    cmocka_unit_test(test_checkpointing_same_bits),
+    cmocka_unit_test(test_forward_alone_same_bits),
+    cmocka_unit_test(test_bytes_are_pixels),
+    cmocka_unit_test(test_sizes_change_between_calls),
+    cmocka_unit_test(test_patch_dropout_draw),
+    cmocka_unit_test(test_patch_dropout_training_only),
+    cmocka_unit_test(test_patch_dropout_keeps_one),
+    cmocka_unit_test(test_frozen),
+    cmocka_unit_test(test_flops),
+};
+
+int main(void) { return cmocka_run_group_tests_name("model paths", tests, NULL, NULL); }

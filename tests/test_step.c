@@ -1,0 +1,213 @@
+/* One optimisation step: accumulation gives the gradient of the one large batch, once for the
+ * logit scale; a locked tower; what is skipped. */
+#include "tests/support.h"
+#include "tests/support_model.h"
+#include "train/step.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A model with its step, over `accum` micro-batches of `size`. */
+typedef struct Trainer {
+    TestModel m;
+    Optim *optim;
+    Step *step;
+    size_t size, accum;
+} Trainer;
+
+typedef struct Setup {
+    LossKind kind;
+    bool checkpoint, lock_image, lock_text;
+    double patch_dropout;
+} Setup;
+
+static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s, size_t size,
+                           size_t accum) {
+    ClipOptions o = {.max_batch = size,
+                     .training = true,
+                     .grad_checkpointing = s->checkpoint,
+                     .patch_dropout = s->patch_dropout,
+                     .seed = 5};
+    Trainer t = {.m = model_new(k, c, &o, s->kind), .size = size, .accum = accum};
+    for (size_t i = 0; i < t.m.p->count; i++) {
+        Param *q = &t.m.p->list[i];
+        bool image = !strncmp(q->name, "visual.", 7), logit = !strncmp(q->name, "logit_", 6);
+        q->trainable = logit || !(image ? s->lock_image : s->lock_text);
+    }
+    OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
+    t.optim = optim_new(t.m.p, &oo);
+    t.step = step_new(k, comm_self(k), t.m.clip, t.m.p, t.optim, s->kind, size, accum, c->embed_dim,
+                      1 << 20);
+    return t;
+}
+
+static void trainer_free(Trainer *t) {
+    step_free(t->step);
+    optim_free(t->optim);
+    model_free(&t->m);
+}
+
+/* Rows first … first+n-1 of a batch as the loader would give them. */
+static Batch slice(const TestBatch *b, const ClipConfig *c, size_t first, size_t n) {
+    Batch s = {.size = n,
+               .pixels = b->u8 + first * 3 * c->image_size * c->image_size,
+               .ids = b->ids + b->start[first],
+               .start = xmalloc((n + 1) * sizeof *s.start),
+               .sample = b->sample + first,
+               .epoch = 2};
+    for (size_t i = 0; i <= n; i++) s.start[i] = b->start[first + i] - b->start[first];
+    return s;
+}
+
+typedef struct Slices {
+    Batch batch[8], *list[8];
+} Slices;
+
+static void slices_make(Slices *s, const TestBatch *b, const ClipConfig *c, const Trainer *t) {
+    for (size_t j = 0; j < t->accum; j++) {
+        s->batch[j] = slice(b, c, j * t->size, t->size);
+        s->list[j] = &s->batch[j];
+    }
+}
+
+static void slices_free(Slices *s, size_t accum) {
+    for (size_t j = 0; j < accum; j++) free(s->batch[j].start);
+}
+
+static double gradients(Trainer *t, const TestBatch *b) {
+    Slices s;
+    slices_make(&s, b, &t->m.config, t);
+    double loss = step_gradients(t->step, s.list);
+    slices_free(&s, t->accum);
+    return loss;
+}
+
+static const Setup setups[] = {
+    {.kind = LOSS_CLIP},
+    {.kind = LOSS_SIGLIP},
+    {.kind = LOSS_CLIP, .checkpoint = true},
+    {.kind = LOSS_CLIP, .patch_dropout = 0.5},
+    {.kind = LOSS_CLIP, .lock_image = true},
+    {.kind = LOSS_CLIP, .lock_text = true},
+    {.kind = LOSS_CLIP, .lock_image = true, .lock_text = true},
+};
+
+static ClipConfig config_for(const Setup *s) {
+    ClipConfig c = odd_config();
+    c.has_logit_bias = s->kind == LOSS_SIGLIP;
+    if (c.has_logit_bias) c.init_logit_bias = -3;
+    return c;
+}
+
+static void check_accumulation(const Kernels *k, double tolerance) {
+    for (size_t i = 0; i < COUNT(setups); i++) {
+        ClipConfig c = config_for(&setups[i]);
+        TestBatch b = random_batch(&c, 6, test_seed());
+        Trainer one = trainer_new(k, &c, &setups[i], 6, 1);
+        double want = gradients(&one, &b);
+        for (size_t accum = 2; accum <= 6; accum += accum == 2 ? 1 : 3) {
+            Trainer many = trainer_new(k, &c, &setups[i], 6 / accum, accum);
+            const char *where = "";
+            assert_near(gradients(&many, &b), want, tolerance * want);
+            double worst = worst_gradient(&many.m, &one.m, &where);
+            if (!(worst <= tolerance))
+                fail_msg("%s, setup %zu, %zu micro-batches: gradient of %s: %.3g", k->name, i,
+                         accum, where, worst);
+            trainer_free(&many);
+        }
+        trainer_free(&one);
+        batch_free(&b);
+    }
+}
+
+static void test_accumulation_ref(void **state) {
+    (void)state;
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* calls too short to share */
+    check_accumulation(kernels_open("ref", PRECISION_FP32), 1e-12);
+    omp_set_num_threads(threads);
+}
+static void test_accumulation_fp32(void **state) {
+    (void)state;
+    check_accumulation(kernels_open("cpu", PRECISION_FP32), 1e-5);
+}
+
+/* The step's gradients are the harness's: one forward, loss, backward. */
+static void test_one_batch(void **state) {
+    (void)state;
+    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    ClipConfig c = odd_config();
+    TestBatch b = random_batch(&c, 5, test_seed());
+    Trainer t = trainer_new(k, &c, &setups[0], 5, 1);
+    TestModel m = model_new(k, &c, &(ClipOptions){.max_batch = 5, .training = true}, LOSS_CLIP);
+    const char *where = "";
+    assert_true(gradients(&t, &b) == model_gradients(&m, &b, (RunHow){.u8 = true}));
+    assert_true(worst_gradient(&t.m, &m, &where) == 0);
+    model_free(&m);
+    trainer_free(&t);
+    batch_free(&b);
+}
+
+static void check_learning(const Kernels *k) {
+    ClipConfig c = golden_config();
+    TestBatch b = random_batch(&c, 6, test_seed());
+    Trainer t = trainer_new(k, &c, &setups[0], 3, 2);
+    Slices s;
+    slices_make(&s, &b, &c, &t);
+    StepResult first = step_run(t.step, s.list, 1e-3, 1), last = first;
+    assert_near(first.logit_scale, 1 / 0.07, 1e-5);
+    assert_true(first.grad_norm > 0 && !first.skipped);
+    for (uint64_t step = 2; step <= 12; step++) last = step_run(t.step, s.list, 1e-3, step);
+    assert_true(last.loss < 0.5 * first.loss);
+    slices_free(&s, 2);
+    trainer_free(&t);
+    batch_free(&b);
+}
+
+static void test_learning(void **state) {
+    (void)state;
+    check_learning(kernels_open("cpu", PRECISION_FP32));
+    check_learning(kernels_open("cpu", PRECISION_AMP_BF16));
+}
+
+/* A step that meets a NaN changes nothing and the next one starts from zero gradients. */
+static void test_not_finite(void **state) {
+    (void)state;
+    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    ClipConfig c = golden_config();
+    TestBatch b = random_batch(&c, 4, test_seed());
+    Trainer t = trainer_new(k, &c, &setups[0], 4, 1);
+    Slices s;
+    slices_make(&s, &b, &c, &t);
+    const Param *bias = params_find(t.m.p, "ln_final.bias");
+    double *before = host_copy(k, t.m.p->master, t.m.p->size), nan = NAN, was;
+    k->acc_get(&was, param_acc(t.m.p, bias), 1);
+    k->acc_set(param_acc(t.m.p, bias), &nan, 1);
+    params_round(t.m.p);
+    StepResult r = step_run(t.step, s.list, 1e-3, 1);
+    assert_true(r.skipped);
+    k->acc_set(param_acc(t.m.p, bias), &was, 1);
+    params_round(t.m.p);
+    double *after = host_copy(k, t.m.p->master, t.m.p->size);
+    assert_memory_equal(after, before, t.m.p->size * sizeof *after);
+    double *grad = host_copy(k, t.m.p->grad, t.m.p->size);
+    assert_true(l2(grad, t.m.p->size) == 0);
+    assert_false(step_run(t.step, s.list, 1e-3, 1).skipped);
+    free(before);
+    free(after);
+    free(grad);
+    slices_free(&s, 1);
+    trainer_free(&t);
+    batch_free(&b);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_accumulation_ref), cmocka_unit_test(test_accumulation_fp32),
+    cmocka_unit_test(test_one_batch),        cmocka_unit_test(test_learning),
+    cmocka_unit_test(test_not_finite),
+};
+
+int main(void) { return cmocka_run_group_tests_name("step", tests, NULL, NULL); }
