@@ -1,7 +1,7 @@
 /* shards: a data set as random access to samples, whatever it is stored in: WebDataset shards
- * (.tar, .tar.zst with several frames; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a
- * folder of images (class folders allowed). Sample numbers run 0 … count-1 in stored order, shard
- * after shard. Nothing is ever written into the data's own folder. */
+ * (.tar, .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a folder of images with
+ * a .txt beside each, a folder of class folders, a folder of shards. Sample numbers run 0 … count-1
+ * in stored order, shard after shard. Nothing is ever written into the data's own folder. */
 #ifndef DATA_SHARDS_H
 #define DATA_SHARDS_H
 #include "kernels/base.h"
@@ -10,17 +10,19 @@ typedef struct DatasetOptions {
     const char *cache_dir;     /* where missing indexes are built; NULL: $XDG_CACHE_HOME/clipc or
                                   ~/.cache/clipc */
     const char *image_keys;    /* "jpg;png;jpeg;webp": first one present */
-    const char *text_keys;     /* "txt;caption" */
+    const char *text_keys;     /* "txt;caption"; NULL or "": samples need no caption */
     const char *json_text_key; /* take the caption from this field of .json; NULL: off */
-    const char *csv_separator, *csv_image_key, *csv_caption_key; /* "\t", "filepath", "title" */
+    const char *csv_separator; /* NULL: "," for a .csv, tab for all else */
+    const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */
 } DatasetOptions;
 DatasetOptions dataset_options_default(void);
 
 typedef struct Dataset Dataset;
-/* One sample as stored. Buffers belong to the Sample and are reused; free with sample_free. */
+/* One sample as stored. Buffers belong to the Sample and are reused; zero it before its first use,
+ * free with sample_free. */
 typedef struct Sample {
-    char *key; /* "shard.tar:000123" or the path: for messages */
+    char *key; /* "shard.tar:000123" or the path: for messages; set also where reading failed */
     uint8_t *image;
     size_t image_size, image_capacity;
     char *text; /* NUL-terminated too */
@@ -28,8 +30,15 @@ typedef struct Sample {
     int label; /* class folder's number in sorted order or .cls; -1 without */
 } Sample;
 
+/* Builds the indexes that are missing or stale in the cache (a line on stderr says so); warns of
+ * damaged shards, whose readable part is used. NULL: err says why; also when no sample is usable.
+ * Samples without image or caption, or with an empty one, are left out here where the index shows
+ * it. */
 Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *err);
 size_t dataset_count(const Dataset *d);
+/* Samples that were left out at opening. */
+size_t dataset_dropped(const Dataset *d);
+/* Every file of a CSV and every folder of images counts as one shard. */
 size_t dataset_shards(const Dataset *d);
 /* First sample of shard s (s = shards: the count). */
 size_t dataset_shard_start(const Dataset *d, size_t shard);

@@ -1,0 +1,24 @@
+/* csv: rows of a CSV or TSV text in memory, with quoted fields (RFC 4180, any separator). Called by
+ * data/table.c. */
+#ifndef DATA_CSV_H
+#define DATA_CSV_H
+#include "kernels/base.h"
+
+typedef struct CsvReader {
+    char *at, *end; /* *end must be writable */
+    char separator;
+    size_t line;
+} CsvReader;
+
+typedef struct CsvField {
+    char *text; /* inside the reader's bytes, NUL after it */
+    size_t size;
+} CsvField;
+
+/* Reads from bytes[0 … size], which it changes; bytes[size] must be writable. Passes over a UTF-8
+ * byte order mark. */
+CsvReader csv_reader(char *bytes, size_t size, char separator);
+/* The next row that is not an empty line: the first `max` fields into `fields`; *count is how many
+ * there are in all. False at the end (err->text is empty) and where a quote is never closed. */
+bool csv_next(CsvReader *r, CsvField *fields, size_t max, size_t *count, Error *err);
+#endif

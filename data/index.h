@@ -1,0 +1,93 @@
+/* index: what makes a shard random-access: for every sample its members' places, and for .tar.zst
+ * the frames. It stands beside the shard as NAME.idx, or in a cache. Format: docs/FORMATS.md and
+ * index.c. Called by data/ and the `clipc data` commands. */
+#ifndef DATA_INDEX_H
+#define DATA_INDEX_H
+#include "data/stream.h"
+
+enum {
+    INDEX_DAMAGED = 1, /* the shard is cut or damaged: what stood before that is indexed */
+    INDEX_ZSTD = 2,
+    INDEX_COPY = 4, /* offsets are those of a copy of the shard with smaller frames (cache only) */
+};
+enum { INDEX_BLANK = 1 }; /* a member that holds nothing but white space */
+
+/* Frames of .tar.zst larger than this (decompressed) are not read at random. */
+#define INDEX_FRAME_MAX (16u << 20)
+
+typedef struct IndexHeader {
+    uint32_t flags, mtime_nsec;
+    uint64_t shard_size; /* with mtime: notices a shard that has changed since */
+    int64_t mtime_sec;
+    uint64_t samples, members, frames, strings; /* counts; bytes of the names */
+    uint64_t usable, keys;                      /* samples that are usable under IndexKeys `keys` */
+    uint64_t body_sum;
+} IndexHeader;
+
+typedef struct IndexMember {
+    uint64_t offset, size;     /* of the data, in decompressed bytes */
+    uint32_t extension, flags; /* extension: lower case, in strings */
+} IndexMember;
+
+typedef struct IndexSample {
+    uint32_t key, first; /* key in strings; its members are first … next sample's first - 1 */
+} IndexSample;
+
+typedef struct Index {
+    IndexHeader h;
+    IndexSample *samples; /* h.samples + 1 */
+    IndexMember *members;
+    StreamFrame *frames; /* h.frames + 1, or NULL */
+    char *strings;
+    size_t sample_capacity, member_capacity, string_capacity; /* while it is built */
+} Index;
+
+/* FNV-1a, 64 bits, of n bytes more; the first h is FNV_START. */
+#define FNV_START 0xcbf29ce484222325u
+uint64_t fnv_hash(uint64_t h, const void *bytes, size_t n);
+
+/* Which members make a sample usable: an image, and a caption that is not blank. */
+typedef struct IndexKeys {
+    char *images, *texts; /* ";"-separated, first one present; texts NULL: no caption needed */
+    bool json;            /* the caption is a field of the .json member */
+    uint64_t hash;        /* of all of these */
+} IndexKeys;
+
+typedef struct IndexPick {
+    const char *key;
+    const IndexMember *image, *text, *label; /* text, label (.cls): NULL where there is none */
+    bool text_is_json;
+} IndexPick;
+
+IndexKeys index_keys_new(const char *images, const char *texts, bool json);
+void index_keys_free(IndexKeys *k);
+/* The members of sample i that `k` asks for; false where it is not usable. */
+bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p);
+/* Sets h.usable and h.keys. */
+void index_count(Index *ix, const IndexKeys *k);
+
+/* Reads a whole shard (ix: uninitialised). A damaged one is indexed up to the damage: INDEX_DAMAGED
+ * is set, true is returned and err says what is wrong; false only where it cannot be read at all.
+ * After either, index_free. */
+bool index_build(Index *ix, const char *shard, const IndexKeys *k, Error *err);
+/* The same of an open stream; no size and time. */
+bool index_scan(Index *ix, Stream *s, Error *err);
+
+/* Building by hand: samples are grouped as WebDataset does. False: too many or too long. */
+bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
+               Error *err);
+void index_add_frame(Index *ix, StreamFrame f);
+void index_finish(Index *ix); /* once, after the last member and frame */
+
+/* size and mtime of `shard` as they are now into h. */
+bool index_stamp(IndexHeader *h, const char *shard, Error *err);
+/* Whether h was made from a shard of the size and time in `now`. */
+bool index_fresh(const IndexHeader *h, const IndexHeader *now);
+
+bool index_write(Index *ix, const char *path, Error *err);
+bool index_read_header(IndexHeader *h, const char *path, Error *err);
+bool index_read(Index *ix, const char *path, Error *err);
+bool index_parse(Index *ix, const uint8_t *bytes, size_t size, Error *err);
+size_t index_memory(const Index *ix); /* bytes */
+void index_free(Index *ix);
+#endif

@@ -1,0 +1,296 @@
+#include "data/loader.h"
+#include "kernels/rng.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SHOWN_AT_ONCE = 10, /* bad samples logged one by one */
+    SHOWN_EVERY = 10,   /* then one in so many seconds */
+    JUDGED_AFTER = 100, /* samples, before max_bad can end a run */
+};
+
+/* One micro-batch of the ring. Rows are handed out in order; a row is written by one thread. */
+typedef struct Slot {
+    Batch batch;
+    uint64_t number;  /* micro-batches since position 0 of epoch 0 */
+    size_t rows_left; /* not filled yet */
+    bool free, ready;
+    int32_t *row_ids, *row_count; /* [B, context], [B]: before they are packed */
+} Slot;
+
+struct Loader {
+    Dataset *data;
+    Sampler *sampler;
+    LoaderOptions o;
+    size_t global, steps, ring; /* N; global batches an epoch */
+    pthread_mutex_t lock;
+    pthread_cond_t freed, filled;
+    Slot *slots;
+    uint64_t claim_number; /* the next row to hand out */
+    size_t claim_row;
+    uint64_t next_number; /* the next batch to give away */
+    bool stop;
+    LoaderStats stats;
+    uint64_t shown, hidden; /* bad samples logged, and not logged since the last line */
+    double shown_at;
+    Error last_bad;
+    pthread_t *threads;
+    size_t thread_count;
+};
+
+/* What every thread keeps for itself. */
+typedef struct Worker {
+    Loader *l;
+    Sample sample;
+    Image image;
+    TransformScratch *scratch;
+    BpeCache *cache;
+} Worker;
+
+static size_t global_batch(const LoaderOptions *o) {
+    return size_mul(size_mul(o->batch_size, (size_t)o->ranks), o->accum);
+}
+
+size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o) {
+    return dataset_count(d) / global_batch(o);
+}
+
+/* Logs a bad sample; the lock is held. */
+static void log_bad(Loader *l) {
+    double now = clock_now();
+    if (l->shown >= SHOWN_AT_ONCE && now - l->shown_at < SHOWN_EVERY) {
+        l->hidden++;
+        return;
+    }
+    if (l->hidden)
+        log_warn("bad sample %s (and %llu more since the last line)", l->last_bad.text,
+                 (unsigned long long)l->hidden);
+    else
+        log_warn("bad sample %s", l->last_bad.text);
+    l->shown++;
+    l->shown_at = now;
+    l->hidden = 0;
+}
+
+/* Counts a sample that was read and ends the run when too many are bad. */
+static void count_sample(Loader *l, const Error *bad) {
+    pthread_mutex_lock(&l->lock);
+    l->stats.read++;
+    if (bad) {
+        l->stats.bad++;
+        l->last_bad = *bad;
+        log_bad(l);
+    }
+    size_t epoch = l->steps * l->o.accum * l->o.batch_size;
+    if (l->stats.read >= size_min(JUDGED_AFTER, epoch) &&
+        (double)l->stats.bad > l->o.max_bad * (double)l->stats.read)
+        die("%llu of %llu samples are bad, more than --max-bad %g allows; the last one: %s (see "
+            "clipc data check)",
+            (unsigned long long)l->stats.bad, (unsigned long long)l->stats.read, l->o.max_bad,
+            l->last_bad.text);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* Fills one row with sample number `index`; false where the sample is bad. */
+static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err) {
+    const LoaderOptions *o = &w->l->o;
+    Error why;
+    if (!dataset_read(w->l->data, index, &w->sample, err)) return false;
+    if (!image_decode(&w->image, w->sample.image, w->sample.image_size, o->max_pixels, &why))
+        return error_set(err, "%s: %s", w->sample.key, why.text);
+    size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
+    uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
+    transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed, &w->scratch);
+    int32_t *ids = s->row_ids + row * o->context;
+    size_t n = bpe_encode(o->bpe, w->cache, w->sample.text, w->sample.text_size, o->context, ids);
+    s->row_count[row] = (int32_t)bpe_pooled_length(ids, n);
+    s->batch.sample[row] = index;
+    s->batch.label[row] = w->sample.label;
+    return true;
+}
+
+/* The position that stands in for p at the j-th try: other global batches first, then (an epoch of
+ * one batch, or all of them bad) the neighbours. */
+static size_t replacement(const Loader *l, size_t p, size_t j) {
+    size_t whole = l->steps * l->global;
+    if (j < l->steps) return (p + j * l->global) % whole;
+    return (p + j - l->steps + 1) % whole;
+}
+
+static void fill_row(Worker *w, Slot *s, size_t row) {
+    Loader *l = w->l;
+    size_t micro_row = s->batch.micro * (size_t)l->o.ranks + (size_t)l->o.rank;
+    size_t p = (size_t)s->batch.step * l->global + micro_row * l->o.batch_size + row;
+    size_t tries = l->steps + l->steps * l->global - 1;
+    for (size_t j = 0; j < tries; j++) {
+        size_t index = sampler_at(l->sampler, s->batch.epoch, replacement(l, p, j));
+        Error err;
+        bool ok = try_sample(w, s, row, index, &err);
+        count_sample(l, ok ? NULL : &err);
+        if (ok) return;
+    }
+    die("no sample can be read (see clipc data check)");
+}
+
+/* Rows' captions end to end. */
+static void pack_text(const LoaderOptions *o, Slot *s) {
+    Batch *b = &s->batch;
+    b->start[0] = 0;
+    for (size_t i = 0; i < b->size; i++) {
+        memcpy(b->ids + b->start[i], s->row_ids + i * o->context,
+               (size_t)s->row_count[i] * sizeof *b->ids);
+        b->start[i + 1] = b->start[i] + s->row_count[i];
+    }
+}
+
+static void place_batch(const Loader *l, Slot *s, uint64_t number) {
+    s->number = number;
+    s->batch.micro = (size_t)(number % l->o.accum);
+    s->batch.step = number / l->o.accum % l->steps;
+    s->batch.epoch = number / l->o.accum / l->steps;
+    s->rows_left = s->batch.size;
+    s->free = s->ready = false;
+}
+
+/* Hands out the next row; waits for its slot. False: the loader stops. */
+static bool claim(Loader *l, Slot **slot, size_t *row) {
+    pthread_mutex_lock(&l->lock);
+    while (!l->stop) {
+        Slot *s = &l->slots[l->claim_number % l->ring];
+        if (l->claim_row == 0 && s->free) place_batch(l, s, l->claim_number);
+        if (s->number == l->claim_number && !s->free) {
+            *slot = s;
+            *row = l->claim_row++;
+            if (l->claim_row == l->o.batch_size) {
+                l->claim_row = 0;
+                l->claim_number++;
+            }
+            break;
+        }
+        pthread_cond_wait(&l->freed, &l->lock);
+    }
+    bool go_on = !l->stop;
+    pthread_mutex_unlock(&l->lock);
+    return go_on;
+}
+
+static void *worker_main(void *arg) {
+    Worker w = {.l = arg};
+    Loader *l = w.l;
+    Slot *s;
+    size_t row;
+    w.cache = bpe_cache_new(l->o.bpe);
+    while (claim(l, &s, &row)) {
+        fill_row(&w, s, row);
+        pthread_mutex_lock(&l->lock);
+        bool last = --s->rows_left == 0;
+        pthread_mutex_unlock(&l->lock);
+        if (!last) continue;
+        pack_text(&l->o, s);
+        pthread_mutex_lock(&l->lock);
+        s->ready = true;
+        pthread_cond_broadcast(&l->filled);
+        pthread_mutex_unlock(&l->lock);
+    }
+    bpe_cache_free(w.cache);
+    transform_scratch_free(&w.scratch);
+    image_free(&w.image);
+    sample_free(&w.sample);
+    return NULL;
+}
+
+static void slot_init(Slot *s, const LoaderOptions *o) {
+    size_t n = o->batch_size, pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
+    s->batch = (Batch){
+        .size = n,
+        .pixels = xmalloc(size_mul(n, pixels)),
+        .ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
+        .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
+        .sample = xmalloc(size_mul(n, sizeof(uint64_t))),
+        .label = xmalloc(size_mul(n, sizeof(int32_t))),
+    };
+    s->row_ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t)));
+    s->row_count = xmalloc(size_mul(n, sizeof(int32_t)));
+    s->free = true;
+}
+
+Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch,
+                     uint64_t step) {
+    assert(o->batch_size && o->accum && o->workers && o->rank >= 0 && o->rank < o->ranks);
+    Loader *l = xcalloc(1, sizeof *l);
+    *l = (Loader){.data = d, .sampler = s, .o = *o, .global = global_batch(o)};
+    l->steps = loader_steps_per_epoch(d, o);
+    if (l->steps == 0)
+        die("the data holds %zu samples, fewer than one global batch of %zu: lower --batch-size",
+            dataset_count(d), l->global);
+    assert(step < l->steps);
+    /* all micro-batches of a step may be held at once while the next is prepared */
+    l->ring = size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
+    l->slots = xcalloc(l->ring, sizeof *l->slots);
+    for (size_t i = 0; i < l->ring; i++) slot_init(&l->slots[i], o);
+    l->claim_number = l->next_number = (epoch * l->steps + step) * o->accum;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->freed, NULL);
+    pthread_cond_init(&l->filled, NULL);
+    l->threads = xcalloc(o->workers, sizeof *l->threads);
+    while (l->thread_count < o->workers &&
+           pthread_create(&l->threads[l->thread_count], NULL, worker_main, l) == 0)
+        l->thread_count++;
+    if (l->thread_count == 0) die("cannot start a loader thread: lower --workers");
+    return l;
+}
+
+Batch *loader_next(Loader *l) {
+    double from = clock_now();
+    pthread_mutex_lock(&l->lock);
+    Slot *s = &l->slots[l->next_number % l->ring];
+    while (!(s->ready && s->number == l->next_number)) pthread_cond_wait(&l->filled, &l->lock);
+    l->next_number++;
+    l->stats.wait_seconds += clock_now() - from;
+    pthread_mutex_unlock(&l->lock);
+    return &s->batch;
+}
+
+void loader_release(Loader *l, Batch *b) {
+    Slot *s = (Slot *)b; /* its first field */
+    pthread_mutex_lock(&l->lock);
+    assert(s->ready && !s->free);
+    s->ready = false;
+    s->free = true;
+    pthread_cond_broadcast(&l->freed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+LoaderStats loader_stats(Loader *l) {
+    pthread_mutex_lock(&l->lock);
+    LoaderStats stats = l->stats;
+    pthread_mutex_unlock(&l->lock);
+    return stats;
+}
+
+void loader_stop(Loader *l) {
+    if (!l) return;
+    pthread_mutex_lock(&l->lock);
+    l->stop = true;
+    pthread_cond_broadcast(&l->freed);
+    pthread_mutex_unlock(&l->lock);
+    for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
+    for (size_t i = 0; i < l->ring; i++) {
+        Slot *s = &l->slots[i];
+        free(s->batch.pixels);
+        free(s->batch.ids);
+        free(s->batch.start);
+        free(s->batch.sample);
+        free(s->batch.label);
+        free(s->row_ids);
+        free(s->row_count);
+    }
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->freed);
+    pthread_cond_destroy(&l->filled);
+    free(l->slots);
+    free(l->threads);
+    free(l);
+}

@@ -1,0 +1,191 @@
+#include "data/sources.h"
+#include "data/stream.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30, BRACES_MAX = 8 };
+
+bool ends_with(const char *name, const char *suffix) {
+    size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && strcasecmp(name + n - m, suffix) == 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+bool list_folder(const char *path, char ***names, size_t *count, Error *err) {
+    size_t capacity = 0;
+    *names = NULL;
+    *count = 0;
+    DIR *dir = opendir(path);
+    if (!dir) return error_set(err, "%s: %s", path, strerror(errno));
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (e->d_name[0] == '.') continue;
+        if (*count == capacity) {
+            capacity = size_max(64, capacity * 2);
+            *names = xrealloc(*names, size_mul(capacity, sizeof **names));
+        }
+        (*names)[(*count)++] = xstrdup(e->d_name);
+    }
+    closedir(dir);
+    if (*count) qsort(*names, *count, sizeof **names, compare_names);
+    return true;
+}
+
+void names_free(char **names, size_t count) {
+    for (size_t i = 0; i < count; i++) free(names[i]);
+    free(names);
+}
+
+static bool add(Sources *s, SourceKind kind, const char *path, Error *err) {
+    if (s->count >= SOURCES_MAX) return error_set(err, "more than %d shards", SOURCES_MAX);
+    if (s->count == s->capacity) {
+        s->capacity = size_max(64, s->capacity * 2);
+        s->items = xrealloc(s->items, size_mul(s->capacity, sizeof *s->items));
+    }
+    s->items[s->count++] = (Source){kind, xstrdup(path)};
+    return true;
+}
+
+static bool is_shard(const char *name) {
+    return ends_with(name, ".tar") || ends_with(name, ".tar.zst");
+}
+
+static bool add_folder(Sources *s, const char *path, Error *err) {
+    char **names;
+    size_t count, before = s->count;
+    bool ok = list_folder(path, &names, &count, err);
+    for (size_t i = 0; ok && i < count; i++) {
+        if (!is_shard(names[i])) continue;
+        char *full = xasprintf("%s/%s", path, names[i]);
+        ok = add(s, SOURCE_SHARD, full, err);
+        free(full);
+    }
+    names_free(names, count);
+    if (ok && s->count == before) ok = add(s, SOURCE_FOLDER, path, err);
+    return ok;
+}
+
+static bool add_list(Sources *s, const char *path, Error *err);
+
+static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
+    if (strstr(path, "://") || strncmp(path, "pipe:", 5) == 0 || strcmp(path, "-") == 0)
+        return error_set(
+            err, "%s: a stream; samples are read at random, so copy the shards to a disk", path);
+    if (is_shard(path)) return add(s, SOURCE_SHARD, path, err);
+    if (ends_with(path, ".csv") || ends_with(path, ".tsv")) return add(s, SOURCE_TABLE, path, err);
+    if (ends_with(path, ".txt")) {
+        if (in_list) return error_set(err, "%s: a list inside a list", path);
+        return add_list(s, path, err);
+    }
+    struct stat st;
+    if (stat(path, &st) != 0) return error_set(err, "%s: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) return add_folder(s, path, err);
+    return error_set(err, "%s: not a .tar, .tar.zst, .csv, .tsv, .txt list or folder", path);
+}
+
+/* "{007..010}": both ends into lo and hi, the width of zero-padded numbers into width. */
+static bool parse_range(const char *body, size_t n, unsigned long long *lo, unsigned long long *hi,
+                        int *width) {
+    char text[64], rest;
+    if (n >= sizeof text) return false;
+    memcpy(text, body, n);
+    text[n] = 0;
+    if (text[strspn(text, "0123456789.")] || sscanf(text, "%18llu..%18llu%c", lo, hi, &rest) != 2)
+        return false;
+    *width = text[0] == '0' ? (int)(strchr(text, '.') - text) : 0;
+    return *lo <= *hi;
+}
+
+static bool expand(Sources *s, const char *path, bool in_list, int depth, Error *err);
+
+static bool expand_one(Sources *s, const char *path, size_t before, const char *middle,
+                       const char *after, bool in_list, int depth, Error *err) {
+    char *full = xasprintf("%.*s%s%s", (int)before, path, middle, after);
+    bool ok = expand(s, full, in_list, depth + 1, err);
+    free(full);
+    return ok;
+}
+
+/* Expands the first braces of path, then those of every result. */
+static bool expand(Sources *s, const char *path, bool in_list, int depth, Error *err) {
+    const char *open = strchr(path, '{'), *close = open ? strchr(open, '}') : NULL;
+    if (!close) return add_path(s, path, in_list, err);
+    if (depth == BRACES_MAX) return error_set(err, "%s: more than %d braces", path, BRACES_MAX);
+    size_t before = (size_t)(open - path), n = (size_t)(close - open - 1);
+    unsigned long long lo, hi;
+    int width;
+    if (parse_range(open + 1, n, &lo, &hi, &width)) {
+        if (hi - lo >= SOURCES_MAX)
+            return error_set(err, "%s: more than %d shards", path, SOURCES_MAX);
+        for (unsigned long long i = lo; i <= hi; i++) {
+            char number[32];
+            snprintf(number, sizeof number, "%0*llu", width, i);
+            if (!expand_one(s, path, before, number, close + 1, in_list, depth, err)) return false;
+        }
+        return true;
+    }
+    if (!memchr(open, ',', n + 1))
+        return error_set(err, "%s: braces are {000..999} or {a,b,c}", path);
+    for (const char *at = open + 1; at <= close;) {
+        size_t part = strcspn(at, ",}");
+        char *middle = xasprintf("%.*s", (int)part, at);
+        bool ok = expand_one(s, path, before, middle, close + 1, in_list, depth, err);
+        free(middle);
+        if (!ok) return false;
+        at += part + 1;
+    }
+    return true;
+}
+
+static bool add_list(Sources *s, const char *path, Error *err) {
+    uint8_t *bytes;
+    size_t size;
+    if (!file_read_all(path, &bytes, &size, LIST_BYTES_MAX, err)) return false;
+    const char *slash = strrchr(path, '/');
+    bool ok = true;
+    char *save, *line = strtok_r((char *)bytes, "\r\n", &save);
+    for (; ok && line; line = strtok_r(NULL, "\r\n", &save)) {
+        line += strspn(line, " \t");
+        size_t n = strlen(line);
+        while (n && (line[n - 1] == ' ' || line[n - 1] == '\t')) line[--n] = 0;
+        if (n == 0 || *line == '#') continue;
+        bool relative = slash && *line != '/' && !strstr(line, "://");
+        char *full =
+            relative ? xasprintf("%.*s/%s", (int)(slash - path), path, line) : xstrdup(line);
+        ok = expand(s, full, true, 0, err);
+        free(full);
+    }
+    free(bytes);
+    return ok;
+}
+
+bool sources_expand(Sources *s, const char *spec, Error *err) {
+    *s = (Sources){.items = NULL};
+    for (const char *at = spec;;) {
+        const char *end = strstr(at, "::");
+        size_t n = end ? (size_t)(end - at) : strlen(at);
+        if (n == 0) return error_set(err, "\"%s\" names no data", spec);
+        char *part = xasprintf("%.*s", (int)n, at);
+        bool ok = *part == '@' ? add_list(s, part + 1, err) : expand(s, part, false, 0, err);
+        free(part);
+        if (!ok) return false;
+        if (!end) break;
+        at = end + 2;
+    }
+    if (s->count == 0) return error_set(err, "%s: names no shard", spec);
+    return true;
+}
+
+void sources_free(Sources *s) {
+    for (size_t i = 0; i < s->count; i++) free(s->items[i].path);
+    free(s->items);
+    *s = (Sources){.items = NULL};
+}

@@ -1,0 +1,195 @@
+#include "data/table.h"
+#include "data/csv.h"
+#include "data/sources.h"
+#include "data/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { COLUMNS_MAX = 1024 };
+
+static void add_row(Table *t, TableRow r) {
+    if (t->count == t->capacity) {
+        t->capacity = size_max(256, t->capacity * 2);
+        t->rows = xrealloc(t->rows, size_mul(t->capacity, sizeof *t->rows));
+    }
+    t->rows[t->count++] = r;
+}
+
+/* Takes a malloc'd string over. */
+static char *keep(Table *t, char *s) {
+    if (t->string_count == t->string_capacity) {
+        t->string_capacity = size_max(256, t->string_capacity * 2);
+        t->strings = xrealloc(t->strings, size_mul(t->string_capacity, sizeof *t->strings));
+    }
+    return t->strings[t->string_count++] = s;
+}
+
+static bool is_blank(const char *s) { return s[strspn(s, " \t\n\v\f\r")] == 0; }
+
+/* ---- CSV ---- */
+
+static char separator_of(const char *path, const DatasetOptions *o) {
+    if (!o->csv_separator || !*o->csv_separator) return ends_with(path, ".csv") ? ',' : '\t';
+    return strcmp(o->csv_separator, "\\t") == 0 ? '\t' : *o->csv_separator;
+}
+
+static bool find_column(const char *path, const CsvField *f, size_t n, const char *name,
+                        size_t *column, Error *err) {
+    for (*column = 0; *column < n; ++*column)
+        if (strcmp(f[*column].text, name) == 0) return true;
+    char all[256] = "";
+    for (size_t i = 0; i < n && strlen(all) + f[i].size + 4 < sizeof all; i++) {
+        if (i) strcat(all, ", ");
+        strcat(all, f[i].text);
+    }
+    return error_set(err,
+                     "%s: no column \"%s\" among: %s (see --csv-separator, --csv-img-key, "
+                     "--csv-caption-key)",
+                     path, name, all);
+}
+
+static const char *csv_folder(Table *t, const char *csv, const char *first) {
+    const char *slash = strrchr(csv, '/');
+    if (!slash || *first == '/') return "";
+    char *beside = xasprintf("%.*s/%s", (int)(slash - csv), csv, first);
+    bool there = access(beside, R_OK) == 0;
+    free(beside);
+    return there ? keep(t, xasprintf("%.*s", (int)(slash - csv), csv)) : "";
+}
+
+bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err) {
+    *t = (Table){.need_text = o->text_keys && *o->text_keys};
+    size_t size, n, image, caption = 0;
+    Error why;
+    uint8_t *bytes;
+    if (!file_read_all(path, &bytes, &size, SIZE_MAX / 2, err)) return false;
+    t->bytes = (char *)bytes;
+    CsvReader r = csv_reader(t->bytes, size, separator_of(path, o));
+    CsvField f[COLUMNS_MAX];
+    if (!csv_next(&r, f, COLUMNS_MAX, &n, &why))
+        return error_set(err, "%s: %s", path, why.text[0] ? why.text : "empty");
+    n = size_min(n, COLUMNS_MAX);
+    if (!find_column(path, f, n, o->csv_image_key, &image, err)) return false;
+    if (t->need_text && !find_column(path, f, n, o->csv_caption_key, &caption, err)) return false;
+    const char *folder = NULL;
+    while (csv_next(&r, f, COLUMNS_MAX, &n, &why)) {
+        n = size_min(n, COLUMNS_MAX);
+        if (image >= n || is_blank(f[image].text) ||
+            (t->need_text && (caption >= n || is_blank(f[caption].text)))) {
+            t->dropped++;
+            continue;
+        }
+        if (!folder) folder = csv_folder(t, path, f[image].text);
+        add_row(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
+                              t->need_text ? f[caption].text : NULL, -1});
+    }
+    return why.text[0] == 0 || error_set(err, "%s: %s", path, why.text);
+}
+
+/* ---- folders ---- */
+
+static bool is_image(const char *name, const char *keys) {
+    while (*keys) {
+        size_t n = strcspn(keys, ";");
+        char *suffix = xasprintf(".%.*s", (int)n, keys);
+        bool match = n > 0 && ends_with(name, suffix);
+        free(suffix);
+        if (match) return true;
+        keys += n + (keys[n] == ';');
+    }
+    return false;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* "dir/a.b.jpg" → "dir/a.b.txt". */
+static char *text_name(const char *image) {
+    const char *slash = strrchr(image, '/'), *dot = strrchr(slash ? slash : image, '.');
+    return xasprintf("%.*s.txt", dot ? (int)(dot - image) : (int)strlen(image), image);
+}
+
+/* Adds the images among a folder's sorted names. text: their caption where no .txt is beside. */
+static void add_images(Table *t, const char *folder, char **names, size_t count,
+                       const char *image_keys, const char *text, int label) {
+    for (size_t i = 0; i < count; i++) {
+        if (!is_image(names[i], image_keys)) continue;
+        char *beside = text_name(names[i]);
+        bool has = bsearch(&beside, names, count, sizeof *names, compare_names) != NULL;
+        if (has) { /* an empty one is as good as none */
+            char *full = xasprintf("%s/%s", folder, beside);
+            struct stat st;
+            has = stat(full, &st) == 0 && st.st_size > 0;
+            free(full);
+        }
+        free(beside);
+        if (t->need_text && !has && !text)
+            t->dropped++;
+        else
+            add_row(t, (TableRow){folder, keep(t, xstrdup(names[i])), has ? NULL : text, label});
+    }
+}
+
+static char *class_caption(const char *pattern, const char *name) {
+    const char *gap = pattern ? strstr(pattern, "{}") : NULL;
+    if (!pattern) return xstrdup(name);
+    if (!gap) return xstrdup(pattern);
+    return xasprintf("%.*s%s%s", (int)(gap - pattern), pattern, name, gap + 2);
+}
+
+static bool add_class(Table *t, const char *path, const char *name, const DatasetOptions *o,
+                      Error *err) {
+    char *folder = xasprintf("%s/%s", path, name), **names;
+    struct stat st;
+    size_t count;
+    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        free(folder);
+        return true;
+    }
+    keep(t, folder);
+    bool ok = list_folder(folder, &names, &count, err), any = false;
+    for (size_t i = 0; i < count && !any; i++) any = is_image(names[i], o->image_keys);
+    if (any) {
+        t->classes = xrealloc(t->classes, (t->class_count + 1) * sizeof *t->classes);
+        t->classes[t->class_count] = keep(t, xstrdup(name));
+        char *text = keep(t, class_caption(o->caption_template, name));
+        add_images(t, folder, names, count, o->image_keys, text, (int)t->class_count++);
+    }
+    names_free(names, count);
+    return ok;
+}
+
+bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err) {
+    *t = (Table){.need_text = o->text_keys && *o->text_keys};
+    char **names;
+    size_t count;
+    bool ok = list_folder(path, &names, &count, err);
+    add_images(t, keep(t, xstrdup(path)), names, count, o->image_keys, NULL, -1);
+    bool flat = t->count + t->dropped > 0;
+    for (size_t i = 0; ok && !flat && i < count; i++) ok = add_class(t, path, names[i], o, err);
+    names_free(names, count);
+    return ok;
+}
+
+char *table_path(const TableRow *r) {
+    return *r->folder ? xasprintf("%s/%s", r->folder, r->name) : xstrdup(r->name);
+}
+
+char *table_text_path(const TableRow *r) {
+    char *path = table_path(r), *text = text_name(path);
+    free(path);
+    return text;
+}
+
+void table_free(Table *t) {
+    for (size_t i = 0; i < t->string_count; i++) free(t->strings[i]);
+    free(t->strings);
+    free(t->rows);
+    free(t->classes);
+    free(t->bytes);
+    *t = (Table){.rows = NULL};
+}

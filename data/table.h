@@ -1,0 +1,33 @@
+/* table: samples that are files of their own: the rows of a CSV/TSV, or the images of a folder.
+ * Called by data/shards.c. */
+#ifndef DATA_TABLE_H
+#define DATA_TABLE_H
+#include "data/shards.h"
+
+typedef struct TableRow {
+    const char *folder, *name; /* the image is folder/name; folder "": name is the path */
+    const char *text;          /* NULL: the .txt beside the image, or none is needed */
+    int label;                 /* -1: none */
+} TableRow;
+
+typedef struct Table {
+    TableRow *rows;
+    size_t count, capacity, dropped;
+    char **classes; /* sorted names of class folders */
+    size_t class_count;
+    bool need_text;
+    char *bytes;    /* a CSV's text */
+    char **strings; /* what else rows point to */
+    size_t string_count, string_capacity;
+} Table;
+
+/* Relative paths are taken from the CSV's folder, or from the current one when the first row's file
+ * is not there. Rows without path or caption are dropped. */
+bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err);
+/* Images directly in the folder: a .txt stands beside each. Otherwise every folder in it is a
+ * class; its images' caption is the .txt beside, or else made of the class name. */
+bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err);
+char *table_path(const TableRow *r);      /* malloc'd */
+char *table_text_path(const TableRow *r); /* the .txt beside, malloc'd */
+void table_free(Table *t);
+#endif

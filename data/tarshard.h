@@ -1,0 +1,36 @@
+/* tarshard: .tar and .tar.zst shards through their indexes: where an index is found or built, and a
+ * bounded cache of open shards and decompressed frames. Called by data/shards.c. */
+#ifndef DATA_TARSHARD_H
+#define DATA_TARSHARD_H
+#include "data/index.h"
+
+typedef struct TarShard {
+    char *path, *index_path;
+    char *data_path; /* path, or the copy with smaller frames */
+    IndexHeader h;
+    /* while it is open; guarded by the cache's lock */
+    int fd;
+    unsigned refs;
+    uint64_t used;
+    Index index;
+    uint32_t *usable; /* numbers of the usable samples */
+} TarShard;
+
+typedef struct ShardCache ShardCache;
+
+/* Finds a fresh index: beside the shard, then in cache_dir; otherwise builds one in cache_dir.
+ * Sets s->h with `usable` counted under `keys`. False: the shard cannot be read. Thread-safe for
+ * different shards. */
+bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
+                   Error *err);
+void tarshard_free(TarShard *s);
+
+ShardCache *shard_cache_new(const IndexKeys *keys, const char *cache_dir);
+void shard_cache_free(ShardCache *c); /* before its shards */
+/* Opens s or uses it again; it stays open until released. Thread-safe. */
+bool shard_cache_acquire(ShardCache *c, TarShard *s, Error *err);
+void shard_cache_release(ShardCache *c, TarShard *s);
+/* n bytes at `offset` of an acquired shard's decompressed data. Thread-safe. */
+bool shard_cache_read(ShardCache *c, TarShard *s, uint64_t offset, uint8_t *out, size_t n,
+                      Error *err);
+#endif

@@ -1,0 +1,235 @@
+/* table: CSV with quoted fields, folders of images, folders of class folders. */
+#include "data/csv.h"
+#include "data/shards.h"
+#include "tests/support_data.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Rows as "a|b;c|d;": what was read up to the end or an error. */
+static char *parse(const char *text, size_t n, char separator, Error *err) {
+    char *bytes = xmalloc(n + 1), *out = xstrdup("");
+    memcpy(bytes, text, n);
+    CsvReader r = csv_reader(bytes, n, separator);
+    CsvField f[4];
+    size_t count;
+    while (csv_next(&r, f, COUNT(f), &count, err)) {
+        for (size_t i = 0; i < count; i++) {
+            assert_true(i >= COUNT(f) || f[i].text[f[i].size] == 0);
+            char *next = xasprintf("%s%s%s", out, i ? "|" : "", i < COUNT(f) ? f[i].text : "…");
+            free(out);
+            out = next;
+        }
+        char *next = xasprintf("%s;", out);
+        free(out);
+        out = next;
+    }
+    free(bytes);
+    return out;
+}
+
+static void test_csv(void **state) {
+    (void)state;
+    const struct {
+        const char *text;
+        char separator;
+        const char *want;
+    } cases[] = {
+        {"a,b\nc,d\n", ',', "a|b;c|d;"},
+        {"a,b\nc,d", ',', "a|b;c|d;"},
+        {"a,b\r\nc,d\r\n", ',', "a|b;c|d;"},
+        {"\xef\xbb\xbf"
+         "a\tb\n\n\nc\td\n",
+         '\t', "a|b;c|d;"},
+        {"\"a,\"\"1\"\"\",b\n", ',', "a,\"1\"|b;"},
+        {"\"two\nlines\",\"\"\n", ',', "two\nlines|;"},
+        {"\"a\"b,c\n", ',', "ab|c;"},
+        {"a\"b\",c\n", ',', "a\"b\"|c;"},
+        {",\n,,\n", ',', "|;||;"},
+        {"1,2,3,4,5,6\n", ',', "1|2|3|4|…|…;"},
+        {"\"q\"\r\nx\n", ',', "q;x;"},
+        {"\"\"\"\"\n", ',', "\";"},
+        {"", ',', ""},
+        {"\n\r\n", ',', ""},
+    };
+    Error err;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char *got = parse(cases[i].text, strlen(cases[i].text), cases[i].separator, &err);
+        assert_string_equal(got, cases[i].want);
+        assert_string_equal(err.text, "");
+        free(got);
+    }
+    const char open[] = "a,b\nc,\"d\ne";
+    char *got = parse(open, strlen(open), ',', &err);
+    assert_string_equal(got, "a|b;");
+    assert_string_equal(err.text, "line 2: a quote that is not closed");
+    free(got);
+}
+
+static void test_csv_cut(void **state) {
+    (void)state;
+    const char text[] = "filepath,title\n\"a \"\"b\"\".jpg\",\"x\ny\"\r\nc.jpg,z\n";
+    for (size_t cut = 0; cut < sizeof text; cut++) {
+        Error err;
+        free(parse(text, cut, ',', &err));
+        free(parse(text, cut, '"', &err));
+    }
+}
+
+static void put(const char *name, const char *text) {
+    char *path = xasprintf("%s/%s", test_dir(), name);
+    for (char *at = path + strlen(test_dir()) + 1; (at = strchr(at, '/')); *at++ = '/') {
+        *at = 0;
+        mkdir(path, 0777);
+    }
+    test_write_file(path, text, strlen(text));
+    free(path);
+}
+
+static Dataset *open_it(const char *spec, const DatasetOptions *o) {
+    Error err;
+    Dataset *d = dataset_open(spec, o, &err);
+    if (!d) fail_msg("%s", err.text);
+    return d;
+}
+
+/* "image|text|label" of every sample, ; after each; the reason in place of a bad one. */
+static char *describe(Dataset *d) {
+    Sample s = {.key = NULL};
+    char *out = xstrdup("");
+    for (size_t i = 0; i < dataset_count(d); i++) {
+        Error err;
+        char *next;
+        if (dataset_read(d, i, &s, &err))
+            next = xasprintf("%s%.*s|%s|%d;", out, (int)s.image_size, (char *)s.image, s.text,
+                             s.label);
+        else
+            next = xasprintf("%sbad %s;", out, strrchr(err.text, '/') + 1);
+        free(out);
+        out = next;
+    }
+    sample_free(&s);
+    return out;
+}
+
+static void check(const char *spec, const DatasetOptions *o, const char *want, size_t dropped) {
+    Dataset *d = open_it(spec, o);
+    char *got = describe(d);
+    assert_string_equal(got, want);
+    assert_int_equal(dataset_dropped(d), dropped);
+    free(got);
+    dataset_close(d);
+}
+
+static void test_csv_data(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("csv/img/a.jpg", "AA");
+    put("csv/img/b.jpg", "BB");
+    put("csv/list.csv", "id,title,filepath\n1,\"one, two\",img/a.jpg\n2,  ,img/b.jpg\n3,x\n"
+                        "4,four,img/b.jpg\n5,five,img/none.jpg\n6,six,\n");
+    check(test_path("csv/list.csv"), &o,
+          "AA|one, two|-1;BB|four|-1;bad none.jpg: No such file or directory;", 3);
+    put("csv/list.tsv", "filepath\ttitle\nimg/a.jpg\ta \"b\"\n");
+    check(test_path("csv/list.tsv"), &o, "AA|a \"b\"|-1;", 0);
+    o.csv_image_key = "url";
+    o.csv_caption_key = "text";
+    o.csv_separator = ";";
+    put("csv/own.csv", "text;url\nwords;img/b.jpg\n");
+    check(test_path("csv/own.csv"), &o, "BB|words|-1;", 0);
+    o.csv_separator = "\\t";
+    put("csv/tab.csv", "text\turl\nwords\timg/b.jpg\n");
+    check(test_path("csv/tab.csv"), &o, "BB|words|-1;", 0);
+    o.text_keys = NULL; /* no caption needed, nor its column */
+    put("csv/bare.tsv", "url\nimg/a.jpg\n");
+    check(test_path("csv/bare.tsv"), &o, "AA||-1;", 0);
+    /* absolute paths, and such as are relative to the current folder */
+    o = dataset_options_default();
+    char *text = xasprintf("filepath,title\n%s/csv/img/a.jpg,abs\nimg/b.jpg,rel\n", test_dir());
+    put("csv/abs.csv", text);
+    free(text);
+    put("csv/cwd.csv", "filepath,title\ntests/golden/tar/make.py,words\n");
+    Dataset *d = open_it(test_path("csv/cwd.csv"), &o);
+    Sample s = {.key = NULL};
+    Error err;
+    assert_true(dataset_read(d, 0, &s, &err));
+    assert_true(s.image_size > 500);
+    assert_string_equal(s.key, "tests/golden/tar/make.py");
+    sample_free(&s);
+    dataset_close(d);
+}
+
+static void check_refused(const char *spec, const DatasetOptions *o, const char *needle) {
+    Error err;
+    assert_null(dataset_open(spec, o, &err));
+    if (!strstr(err.text, needle)) fail_msg("\"%s\" does not say \"%s\"", err.text, needle);
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("bad/column.csv", "file,title\na,b\n");
+    check_refused(test_path("bad/column.csv"), &o, "no column \"filepath\" among: file, title");
+    put("bad/quote.csv", "filepath,title\na,\"b\n");
+    check_refused(test_path("bad/quote.csv"), &o, "line 2: a quote");
+    put("bad/empty.csv", "");
+    check_refused(test_path("bad/empty.csv"), &o, "empty");
+    put("bad/none.csv", "filepath,title\n,x\n");
+    check_refused(test_path("bad/none.csv"), &o, "no usable sample");
+    check_refused(test_path("bad/missing.csv"), &o, "No such file");
+}
+
+static void test_flat_folder(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("flat/b.jpg", "B");
+    put("flat/b.txt", "bee");
+    put("flat/a.x.PNG", "A");
+    put("flat/a.x.txt", "ay");
+    put("flat/c.jpg", "C"); /* no caption */
+    put("flat/d.jpg", "D");
+    put("flat/d.txt", ""); /* an empty one */
+    put("flat/e.jpg", "E");
+    put("flat/e.txt", " \n"); /* a blank one, seen only when it is read */
+    put("flat/notes.md", "no image");
+    put("flat/deeper/f.jpg", "F");
+    check(test_path("flat"), &o, "A|ay|-1;B|bee|-1;bad e.jpg: an empty caption;", 2);
+    o.text_keys = "";
+    check(test_path("flat"), &o, "A||-1;B||-1;C||-1;D||-1;E||-1;", 0);
+    o.image_keys = "png";
+    check(test_path("flat"), &o, "A||-1;", 0);
+}
+
+static void test_class_folders(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("classes/dog/1.jpg", "D1");
+    put("classes/cat/1.jpg", "C1");
+    put("classes/cat/2.jpg", "C2");
+    put("classes/cat/2.txt", "this cat");
+    put("classes/empty/readme.md", "x");
+    put("classes/list.md", "x");
+    check(test_path("classes"), &o, "C1|cat|0;C2|this cat|0;D1|dog|1;", 0);
+    o.caption_template = "a photo of a {}.";
+    Dataset *d = open_it(test_path("classes"), &o);
+    char *got = describe(d);
+    assert_string_equal(got, "C1|a photo of a cat.|0;C2|this cat|0;D1|a photo of a dog.|1;");
+    const char *const *names;
+    assert_int_equal(dataset_classes(d, &names), 2);
+    assert_string_equal(names[0], "cat");
+    assert_string_equal(names[1], "dog");
+    assert_int_equal(dataset_shards(d), 1);
+    free(got);
+    dataset_close(d);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_csv),         cmocka_unit_test(test_csv_cut),
+        cmocka_unit_test(test_csv_data),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_flat_folder), cmocka_unit_test(test_class_folders),
+    };
+    return cmocka_run_group_tests_name("table", tests, NULL, NULL);
+}
