@@ -129,6 +129,13 @@ static void test_refused(void **state) {
     check_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999, "
                   "99999999999999), }",
                   24, "bytes");
+    static const char long_header[10 + 65535] = "\x93NUMPY\x01\x00\xff\xff";
+    test_write_file(test_path("long.npy"), long_header, sizeof long_header);
+    float *none;
+    size_t n, m;
+    Error long_err;
+    assert_false(npy_read_f32(test_path("long.npy"), &none, &n, &m, &long_err));
+    assert_non_null(strstr(long_err.text, "a header of 65535 bytes"));
     /* whatever order and spacing the keys have */
     const char *path = test_path("good.npy");
     char good[128] = "\x93NUMPY\x01\x00\x3a\x00{'shape':(1,2),'fortran_order':False , "

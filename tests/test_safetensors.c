@@ -122,6 +122,8 @@ static void test_refused(void **state) {
                   "backwards");
     check_refused("{\"x\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]}}", 4,
                   "backwards");
+    check_refused("{\"x\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}}", 4,
+                  "truncated: tensor x");
     check_refused("{\"x\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 8,
                   "4 bytes after");
     check_refused("{\"x\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], "
@@ -137,6 +139,7 @@ static void test_refused(void **state) {
     Safetensors st;
     Error err;
     assert_false(safetensors_open(&st, path, &err));
+    assert_non_null(strstr(err.text, "not a safetensors file"));
     assert_false(safetensors_open(&st, test_path("absent"), &err));
     assert_non_null(strstr(err.text, "No such file"));
     assert_false(safetensors_open(&st, test_dir(), &err));
