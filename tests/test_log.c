@@ -1,0 +1,325 @@
+/* What a run reports: metrics.jsonl and its cutting back, TensorBoard's records, the progress
+ * line. */
+#include "train/log.h"
+
+#include "tests/support.h"
+#include <fcntl.h>
+#include <glob.h>
+#include <jansson.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static StepMetrics step(uint64_t n) {
+    return (StepMetrics){.step = n,
+                         .epoch = n / 4,
+                         .loss = 1.0 / (double)n,
+                         .logit_scale = 14.2857142857,
+                         .grad_norm = n == 3 ? NAN : 1e-12,
+                         .lr = 5e-4,
+                         .samples_per_s = 123456789,
+                         .data_wait = 0.25,
+                         .samples = n * 1000,
+                         .bad = n > 2,
+                         .skipped = n == 3};
+}
+
+static void run(const char *dir, uint64_t keep, uint64_t last) {
+    TrainLog *l = train_log_open(dir, keep, last, 1000);
+    for (uint64_t i = keep + 1; i <= last; i++) {
+        StepMetrics m = step(i);
+        train_log_step(l, &m);
+    }
+    train_log_close(l);
+}
+
+/* stderr goes to a file while f runs. */
+static char *stderr_of(void (*f)(const char *), const char *argument) {
+    const char *path = test_path("stderr");
+    fflush(stderr);
+    int was = dup(2), fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    dup2(fd, 2);
+    f(argument);
+    fflush(stderr);
+    dup2(was, 2);
+    close(fd);
+    close(was);
+    return test_read_file(path, NULL);
+}
+
+static void run_1_to_5(const char *dir) { run(dir, 0, 5); }
+static void run_4_to_6(const char *dir) { run(dir, 3, 6); }
+
+/* Steps first … last and nothing else. */
+static void check_steps(const char *dir, uint64_t last) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
+    char *text = test_read_file(path, NULL), *save;
+    uint64_t n = 0;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        json_t *j = json_loads(line, 0, NULL);
+        assert_non_null(j);
+        StepMetrics m = step(++n);
+        assert_int_equal(json_integer_value(json_object_get(j, "step")), n);
+        assert_int_equal(json_integer_value(json_object_get(j, "epoch")), n / 4);
+        assert_int_equal(json_integer_value(json_object_get(j, "samples")), n * 1000);
+        assert_int_equal(json_integer_value(json_object_get(j, "bad")), n > 2);
+        assert_true(json_is_true(json_object_get(j, "skipped")) == (n == 3));
+        const double loss = json_number_value(json_object_get(j, "loss"));
+        assert_true(fabs(loss / m.loss - 1) < 5e-9);
+        assert_true(json_number_value(json_object_get(j, "samples_per_s")) == 123456789);
+        if (n == 3)
+            assert_true(json_is_null(json_object_get(j, "grad_norm")));
+        else
+            assert_true(json_number_value(json_object_get(j, "grad_norm")) == 1e-12);
+        json_decref(j);
+    }
+    assert_int_equal(n, last);
+    free(text);
+}
+
+static void test_metrics(void **state) {
+    (void)state;
+    const char *dir = test_path("metrics");
+    free(stderr_of(run_1_to_5, dir));
+    check_steps(dir, 5);
+    free(stderr_of(run_4_to_6, dir)); /* resumed from step 3 */
+    check_steps(dir, 6);
+    /* killed in the middle of a line */
+    char path[512];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
+    FILE *f = fopen(path, "ab");
+    fputs("{\"step\": 6, \"epoch\"", f);
+    fclose(f);
+    train_log_close(train_log_open(dir, 6, 6, 1));
+    check_steps(dir, 6);
+    train_log_close(train_log_open(dir, 0, 6, 1));
+    check_steps(dir, 0);
+}
+
+/* ---- TensorBoard's file ---- */
+
+static uint32_t masked_crc(const unsigned char *bytes, size_t n) {
+    uint32_t crc = ~0u;
+    for (size_t i = 0; i < n; i++)
+        for (int bit = 0; bit < 8; bit++) {
+            bool odd = (crc ^ (uint32_t)bytes[i] >> bit) & 1;
+            crc = crc >> 1 ^ (odd ? 0x82f63b78u : 0);
+        }
+    crc = ~crc;
+    return (crc >> 15 | crc << 17) + 0xa282ead8u;
+}
+
+static size_t varint(const unsigned char **p) {
+    size_t x = 0;
+    for (int shift = 0;; shift += 7) {
+        x |= (size_t)(**p & 127) << shift;
+        if (!(*(*p)++ & 128)) return x;
+    }
+}
+
+typedef struct Event {
+    uint64_t step;
+    const unsigned char *version, *summary, *session;
+    size_t version_size, summary_size, session_size;
+} Event;
+
+static Event parse_event(const unsigned char *p, size_t n) {
+    Event e = {0};
+    for (const unsigned char *end = p + n; p < end;) {
+        size_t tag = varint(&p), field = tag >> 3;
+        if ((tag & 7) == 1) {
+            double wall;
+            memcpy(&wall, p, 8);
+            assert_true(field == 1 && wall > 1.6e9 && wall < 1e11);
+            p += 8;
+        } else if ((tag & 7) == 0) {
+            assert_int_equal(field, 2);
+            e.step = varint(&p);
+        } else {
+            assert_int_equal(tag & 7, 2);
+            size_t size = varint(&p);
+            if (field == 3) e.version = p, e.version_size = size;
+            if (field == 5) e.summary = p, e.summary_size = size;
+            if (field == 7) e.session = p, e.session_size = size;
+            p += size;
+        }
+        assert_true(p <= end);
+    }
+    return e;
+}
+
+/* The scalar called `name`; NAN without one. */
+static float scalar(const Event *e, const char *name) {
+    const unsigned char *p = e->summary, *end = p + e->summary_size;
+    float found = NAN;
+    while (p < end) {
+        assert_int_equal(*p++, 1 << 3 | 2);
+        size_t size = varint(&p);
+        const unsigned char *value = p;
+        p += size;
+        assert_int_equal(*value++, 1 << 3 | 2);
+        size_t length = varint(&value);
+        bool match = length == strlen(name) && !memcmp(value, name, length);
+        value += length;
+        assert_int_equal(*value++, 2 << 3 | 5);
+        if (match) memcpy(&found, value, 4);
+        assert_ptr_equal(value + 4, p);
+    }
+    return found;
+}
+
+static size_t read_events(const char *path, Event *events, size_t most, char **bytes) {
+    size_t size, n = 0;
+    *bytes = test_read_file(path, &size);
+    for (const unsigned char *p = (unsigned char *)*bytes, *end = p + size; p < end; n++) {
+        uint64_t length;
+        uint32_t head, body;
+        memcpy(&length, p, 8);
+        memcpy(&head, p + 8, 4);
+        assert_true(end - p >= 16 && length <= (size_t)(end - p) - 16);
+        memcpy(&body, p + 12 + length, 4);
+        assert_int_equal(head, masked_crc(p, 8));
+        assert_int_equal(body, masked_crc(p + 12, length));
+        assert_true(n < most);
+        events[n] = parse_event(p + 12, length);
+        p += 16 + length;
+    }
+    return n;
+}
+
+static void test_events(void **state) {
+    (void)state;
+    /* the check value of CRC-32C, masked */
+    uint32_t want = 0xe3069283u;
+    want = (want >> 15 | want << 17) + 0xa282ead8u;
+    assert_int_equal(masked_crc((const unsigned char *)"123456789", 9), want);
+
+    const char *dir = test_path("events");
+    free(stderr_of(run_1_to_5, dir));
+    free(stderr_of(run_4_to_6, dir));
+    glob_t g;
+    char pattern[512];
+    snprintf(pattern, sizeof pattern, "%s/tensorboard/events.out.tfevents.??????????.*", dir);
+    assert_int_equal(glob(pattern, 0, NULL, &g), 0);
+    assert_int_equal(g.gl_pathc, 2);
+    const size_t first[] = {1, 4}, last[] = {5, 6};
+    for (size_t f = 0; f < 2; f++) {
+        Event e[16];
+        char *bytes;
+        size_t n = read_events(g.gl_pathv[f], e, COUNT(e), &bytes);
+        assert_int_equal(n, 2 + last[f] - first[f] + 1);
+        assert_int_equal(e[0].version_size, 13);
+        assert_memory_equal(e[0].version, "brain.Event:2", 13);
+        /* SessionLog { status: START } */
+        assert_int_equal(e[1].step, first[f]);
+        assert_int_equal(e[1].session_size, 2);
+        assert_memory_equal(e[1].session, "\x08\x01", 2);
+        for (size_t i = 2; i < n; i++) {
+            StepMetrics m = step(first[f] + i - 2);
+            assert_int_equal(e[i].step, m.step);
+            assert_true(scalar(&e[i], "train/loss") == (float)m.loss);
+            assert_true(scalar(&e[i], "train/lr") == (float)m.lr);
+            assert_true(scalar(&e[i], "train/logit_scale") == (float)m.logit_scale);
+        }
+        free(bytes);
+    }
+    globfree(&g);
+}
+
+/* ---- the progress line ---- */
+
+static void plain(const char *dir) {
+    TrainLog *l = train_log_open(dir, 0, 25, 10);
+    for (uint64_t i = 1; i <= 25; i++) {
+        StepMetrics m = step(i);
+        train_log_step(l, &m);
+    }
+    train_log_close(l);
+}
+
+static void test_plain_lines(void **state) {
+    (void)state;
+    char *text = stderr_of(plain, test_path("plain")), *save, *line;
+    static const char *const want[] = {"step 1/25  ", "step 10/25  ", "step 20/25  ",
+                                       "step 25/25  "};
+    line = strtok_r(text, "\n", &save);
+    for (size_t i = 0; i < COUNT(want); i++, line = strtok_r(NULL, "\n", &save)) {
+        assert_non_null(line);
+        assert_memory_equal(line, want[i], strlen(want[i]));
+        assert_non_null(strstr(line, "wait 25%"));
+        assert_null(strchr(line, '\r'));
+        assert_true(!strstr(line, "bad 1") == (i == 0));
+    }
+    assert_null(line);
+    free(text);
+}
+
+static void test_live_line(void **state) {
+    (void)state;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) {
+        puts("SKIP: test_live_line: no pseudo-terminals here");
+        skip();
+    }
+    int other = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+    assert_true(other >= 0);
+    const char *dir = test_path("live");
+    fflush(NULL);
+    pid_t child = fork();
+    if (!child) {
+        dup2(other, 2);
+        TrainLog *l = train_log_open(dir, 0, 1000, 1000);
+        for (uint64_t i = 1; i <= 3; i++) {
+            StepMetrics m = step(i);
+            train_log_step(l, &m);
+            if (i == 1) usleep(300 * 1000);
+        }
+        train_log_close(l);
+        _exit(0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+    char text[4096];
+    ssize_t n = read(terminal, text, sizeof text - 1);
+    assert_true(n > 0);
+    text[n] = 0;
+    /* step 2 came late enough to be drawn, step 3 too soon after it */
+    assert_non_null(strstr(text, "\r\033[Kstep 2/1000"));
+    assert_null(strstr(text, "step 3/1000"));
+    assert_int_equal(text[n - 1], '\n');
+    close(other);
+    close(terminal);
+}
+
+/* ---- what cannot be written ---- */
+
+static void fill_up(void *dir) {
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){600, 600});
+    run(dir, 0, 100);
+}
+
+static void open_below_file(void *dir) { train_log_open(dir, 0, 1, 1); }
+
+static void test_disk_full(void **state) {
+    (void)state;
+    test_dies(fill_up, (void *)test_path("full"), EXIT_ERROR, "File too large");
+    test_write_file(test_path("file"), "", 0);
+    test_dies(open_below_file, (void *)test_path("file/run"), EXIT_ERROR, "file/run: Not a dir");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_metrics),     cmocka_unit_test(test_events),
+        cmocka_unit_test(test_plain_lines), cmocka_unit_test(test_live_line),
+        cmocka_unit_test(test_disk_full),
+    };
+    return cmocka_run_group_tests_name("log", tests, NULL, NULL);
+}
