@@ -1,0 +1,137 @@
+/* `clipc ckpt info` on a checkpoint, on a weights file, on what is neither. */
+#include "tests/support.h"
+#include "train/checkpoint.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+static const char model[] =
+    "{\"embed_dim\": 6, \"quick_gelu\": true, \"vision_cfg\": {\"image_size\": 8, \"layers\": 1, "
+    "\"width\": 4, \"head_width\": 4, \"patch_size\": 4}, \"text_cfg\": {\"context_length\": 5, "
+    "\"vocab_size\": 11, \"width\": 4, \"heads\": 1, \"layers\": 1}}";
+
+static size_t count, learned;
+
+static int setup(void **state) {
+    (void)state;
+    ClipConfig c;
+    Error err;
+    if (!clip_config_parse(&c, "small", model, strlen(model), &err)) fail_msg("%s", err.text);
+    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, true);
+    params_init(p, &c, 1);
+    count = p->count;
+    learned = params_learned(p);
+    TrainState s = {.step = 42, .epoch = 2, .position = 640, .seed = UINT64_MAX};
+    checkpoint_save(test_path("run"), "step_42", p, &c, &s, NULL);
+    params_free(p);
+    clip_config_free(&c);
+    return 0;
+}
+
+/* Output (both streams) of the program; *code is how it ended. */
+static char *run(const char *arguments, int *code) {
+    const char *clipc = getenv("CLIPC");
+    char command[1024];
+    snprintf(command, sizeof command, "%s %s 2>&1", clipc ? clipc : "build/clipc", arguments);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    char *text = calloc(1, 1 << 16);
+    size_t n = fread(text, 1, (1 << 16) - 1, f);
+    text[n] = 0;
+    int status = pclose(f);
+    *code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return text;
+}
+
+static char *info(const char *path, const char *option, int want) {
+    char arguments[512];
+    snprintf(arguments, sizeof arguments, "ckpt info %s %s", path, option);
+    int code;
+    char *text = run(arguments, &code);
+    if (code != want) fail_msg("exit %d: %s", code, text);
+    return text;
+}
+
+static void test_table(void **state) {
+    (void)state;
+    char *text = info(test_path("run/latest"), "", EXIT_OK), total[64];
+    snprintf(total, sizeof total, "%zu in %zu tensors", learned, count);
+    const char *const wants[] = {"width 4, 1 layers",
+                                 "8x8 in patches of 4",
+                                 "QuickGELU",
+                                 "42 steps; epoch 2, sample 640; seed 18446744073709551615",
+                                 "visual.conv1.weight",
+                                 "[4,3,4,4]",
+                                 "F32",
+                                 total};
+    for (size_t i = 0; i < COUNT(wants); i++)
+        if (!strstr(text, wants[i])) fail_msg("no '%s' in: %s", wants[i], text);
+    free(text);
+}
+
+static void test_json(void **state) {
+    (void)state;
+    char *text = info(test_path("run/step_42"), "--json", EXIT_OK);
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    assert_int_equal(json_integer_value(json_object_get(root, "parameters")), learned);
+    json_t *s = json_object_get(root, "train_state"), *config = json_object_get(root, "config");
+    assert_int_equal(json_integer_value(json_object_get(s, "step")), 42);
+    assert_string_equal(json_string_value(json_object_get(s, "seed")), "18446744073709551615");
+    json_t *model_cfg = json_object_get(config, "model_cfg");
+    assert_int_equal(json_integer_value(json_object_get(model_cfg, "embed_dim")), 6);
+    json_t *tensors = json_object_get(root, "tensors");
+    assert_int_equal(json_array_size(tensors), count);
+    size_t i;
+    json_t *t;
+    bool seen = false;
+    json_array_foreach(tensors, i, t) {
+        if (strcmp(json_string_value(json_object_get(t, "name")), "logit_scale")) continue;
+        seen = true;
+        assert_int_equal(json_array_size(json_object_get(t, "shape")), 0);
+        assert_near(json_number_value(json_object_get(t, "norm")), log(1 / 0.07), 1e-6);
+    }
+    assert_true(seen);
+    json_decref(root);
+    free(text);
+}
+
+static void test_weights_alone(void **state) {
+    (void)state;
+    char *text = info(test_path("run/step_42/open_clip_model.safetensors"), "", EXIT_OK);
+    assert_null(strstr(text, "steps"));
+    assert_non_null(strstr(text, "ln_final.bias"));
+    free(text);
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    char *text = info(test_path("nothing"), "", EXIT_ERROR);
+    assert_non_null(strstr(text, "no such file or folder"));
+    free(text);
+    test_write_file(test_path("text.safetensors"), "no tensors here", 15);
+    text = info(test_path("text.safetensors"), "", EXIT_ERROR);
+    assert_non_null(strstr(text, "text.safetensors: not a safetensors file"));
+    free(text);
+    int code;
+    text = run("ckpt", &code);
+    assert_int_equal(code, EXIT_USAGE);
+    free(text);
+    text = run("ckpt info", &code);
+    assert_int_equal(code, EXIT_USAGE);
+    free(text);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_weights_alone),
+        cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests_name("cmd_ckpt", tests, setup, NULL);
+}

@@ -1,0 +1,172 @@
+/* clipc ckpt info: what a checkpoint folder or a weights file holds. */
+#include "data/safetensors.h"
+#include "tools/commands.h"
+#include "train/checkpoint.h"
+#include "train/options.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static bool as_json;
+
+static Option options[] = {
+    {"json", OPT_FLAG, &as_json, NULL, 0, 0, "one JSON object instead of a table", 0},
+};
+
+static const Command command = {
+    "ckpt info",
+    "What a checkpoint or a .safetensors file holds: architecture, progress, tensors.",
+    "clipc ckpt info PATH [--json]",
+    "  clipc ckpt info logs/run/checkpoints/latest\n"
+    "  clipc ckpt info open_clip_model.safetensors --json\n",
+    options,
+    COUNT(options),
+};
+
+typedef struct Checkpoint {
+    const char *path;
+    Safetensors weights;
+    bool has_config, has_state;
+    ClipConfig config;
+    TrainState state;
+} Checkpoint;
+
+static void open_checkpoint(Checkpoint *c, const char *path) {
+    struct stat s;
+    if (stat(path, &s)) die("%s: no such file or folder", path);
+    bool folder = S_ISDIR(s.st_mode);
+    *c = (Checkpoint){.path = path};
+    char *model = folder ? xasprintf("%s/open_clip_model.safetensors", path) : xstrdup(path);
+    char *config = xasprintf("%s/open_clip_config.json", path);
+    Error err;
+    if (!safetensors_open(&c->weights, model, &err)) die("%s", err.text);
+    c->has_config = folder && !access(config, F_OK);
+    if (c->has_config) clip_config_load(&c->config, path);
+    c->has_state = folder && checkpoint_load_state(path, NULL, &c->state);
+    free(model);
+    free(config);
+}
+
+static void close_checkpoint(Checkpoint *c) {
+    safetensors_close(&c->weights);
+    if (c->has_config) clip_config_free(&c->config);
+}
+
+/* Euclidean; NAN where the tensor holds one, or is not of floats. */
+static double norm(const Tensor *t) {
+    float chunk[4096];
+    double squares = 0;
+    for (size_t first = 0; first < t->count; first += COUNT(chunk)) {
+        size_t n = size_min(COUNT(chunk), t->count - first);
+        if (!tensor_read_f32(t, first, n, chunk)) return NAN;
+        for (size_t i = 0; i < n; i++) squares += (double)chunk[i] * (double)chunk[i];
+    }
+    return sqrt(squares);
+}
+
+static size_t elements(const Safetensors *st) {
+    size_t n = 0;
+    for (size_t i = 0; i < st->count; i++) n += st->tensors[i].count;
+    return n;
+}
+
+/* ---- for people ---- */
+
+static void print_tower(const char *what, const TowerConfig *t) {
+    printf("%s  width %zu, %zu layers, %zu heads, MLP %zu", what, t->width, t->layers, t->heads,
+           t->mlp);
+}
+
+static void print_config(const ClipConfig *c) {
+    print_tower("image      ", &c->image);
+    printf(", %zux%zu in patches of %zu\n", c->image_size, c->image_size, c->patch_size);
+    print_tower("text       ", &c->text);
+    printf(", %zu tokens of %zu\n", c->context_length, c->vocab_size);
+    printf("embedding    %zu, %s\n", c->embed_dim,
+           c->activation == ACTIVATION_QUICK_GELU ? "QuickGELU" : "GELU");
+}
+
+static void print_tensor(const Tensor *t) {
+    char shape[192] = "[";
+    size_t n = 1;
+    for (int d = 0; d < t->ndim; d++)
+        n += (size_t)snprintf(shape + n, sizeof shape - n, d ? ",%zu" : "%zu", t->shape[d]);
+    snprintf(shape + n, sizeof shape - n, "]");
+    printf("%-56s %-5s %-18s %12zu  %.6g\n", t->name, dtype_name(t->dtype), shape, t->count,
+           norm(t));
+}
+
+static void print_table(const Checkpoint *c) {
+    if (c->has_config) print_config(&c->config);
+    if (c->has_state)
+        printf("trained      %llu steps; epoch %llu, sample %llu; seed %llu\n",
+               (unsigned long long)c->state.step, (unsigned long long)c->state.epoch,
+               (unsigned long long)c->state.position, (unsigned long long)c->state.seed);
+    printf("parameters   %zu in %zu tensors, %.1f MB\n\n", elements(&c->weights), c->weights.count,
+           (double)c->weights.map_size * 1e-6);
+    printf("%-56s %-5s %-18s %12s  norm\n", "tensor", "type", "shape", "elements");
+    for (size_t i = 0; i < c->weights.count; i++) print_tensor(&c->weights.tensors[i]);
+}
+
+/* ---- for programs ---- */
+
+static json_t *tensor_json(const Tensor *t) {
+    json_t *shape = json_array();
+    for (int d = 0; d < t->ndim; d++)
+        json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
+    double x = norm(t);
+    return json_pack("{s:s, s:s, s:o, s:o}", "name", t->name, "dtype", dtype_name(t->dtype),
+                     "shape", shape, "norm", isfinite(x) ? json_real(x) : json_null());
+}
+
+static void print_json(const Checkpoint *c) {
+    json_t *root = json_object(), *tensors = json_array();
+    json_object_set_new(root, "path", json_string(c->path));
+    if (c->has_config) {
+        char *text = clip_config_to_json(&c->config);
+        json_object_set_new(root, "config", json_loads(text, 0, NULL));
+        free(text);
+    }
+    if (c->has_state) {
+        const TrainState *s = &c->state;
+        /* the seed has 64 bits, JSON's whole numbers here 63 */
+        char seed[24];
+        snprintf(seed, sizeof seed, "%llu", (unsigned long long)s->seed);
+        json_object_set_new(root, "train_state",
+                            json_pack("{s:I, s:I, s:I, s:s}", "step", (json_int_t)s->step, "epoch",
+                                      (json_int_t)s->epoch, "position", (json_int_t)s->position,
+                                      "seed", seed));
+    }
+    json_object_set_new(root, "parameters", json_integer((json_int_t)elements(&c->weights)));
+    for (size_t i = 0; i < c->weights.count; i++)
+        json_array_append_new(tensors, tensor_json(&c->weights.tensors[i]));
+    json_object_set_new(root, "tensors", tensors);
+    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    putchar('\n');
+    json_decref(root);
+}
+
+int cmd_ckpt(int argc, char **argv) {
+    if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        options_help(&command, stdout);
+        return EXIT_OK;
+    }
+    if (argc < 2 || strcmp(argv[1], "info"))
+        die_usage("clipc ckpt: 'info' is what there is: %s", command.usage);
+    StringList paths = {0};
+    options_parse(&command, argc - 1, argv + 1, &paths);
+    if (paths.count != 1) die_usage("clipc ckpt info: give one PATH");
+    Checkpoint c;
+    open_checkpoint(&c, paths.items[0]);
+    if (as_json)
+        print_json(&c);
+    else
+        print_table(&c);
+    close_checkpoint(&c);
+    return EXIT_OK;
+}
