@@ -3,9 +3,9 @@
 #ifndef DATA_AUGMENT_H
 #define DATA_AUGMENT_H
 #include "data/image.h"
+#include "data/resize.h"
 
 typedef enum { RESIZE_SHORTEST, RESIZE_LONGEST, RESIZE_SQUASH } ResizeMode;
-typedef enum { INTERPOLATION_BICUBIC, INTERPOLATION_BILINEAR } Interpolation;
 
 typedef struct Transform {
     int size; /* S */
@@ -22,8 +22,8 @@ typedef struct Transform {
 /* open_clip's defaults for image size S. */
 Transform transform_default(int size, bool train);
 
-/* out: [S,S,3]. All randomness is a function of `seed` (mix of run seed, epoch and sample).
- * Thread-safe. */
+/* out: [S,S,3]. All randomness is a function of `seed` (mix of run seed, epoch and sample): draw i
+ * is number i of (seed, RNG_AUGMENT); augment.c numbers them. Thread-safe. */
 typedef struct TransformScratch
     TransformScratch; /* one a thread; NULL-initialised pointer, grown on demand */
 void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,

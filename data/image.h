@@ -12,6 +12,8 @@ typedef struct Image {
 
 /* The default of max_pixels: larger images are refused before any pixel memory is taken. */
 #define IMAGE_MAX_PIXELS (25u * 1000 * 1000)
+/* No side may be longer, whatever max_pixels says: it bounds the resampler's tables. */
+#define IMAGE_MAX_SIDE (1u << 20)
 
 /* Decodes JPEG, PNG or WebP, told by its first bytes. `img` must be zeroed before its first use.
  * False: err says why. */
@@ -19,6 +21,10 @@ bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixe
 /* Only the header: size of the picture. */
 bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err);
 void image_free(Image *img);
+/* For the decoders: sets the size and, unless header_only, provides the pixel memory. False: empty,
+ * or more than max_pixels. */
+bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, bool header_only,
+                    Error *err);
 
 /* Thumbnails and pages for people: RGB → PNG file. */
 bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);

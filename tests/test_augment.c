@@ -1,0 +1,162 @@
+/* Transforms: open_clip's evaluation input bit for bit, torchvision's training operations with our
+ * draws. */
+#include "data/augment.h"
+#include "tests/support_picture.h"
+
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "kernels/rng.h"
+
+static Interpolation interpolation_of(const char *name) {
+    return strcmp(name, "bicubic") == 0 ? INTERPOLATION_BICUBIC : INTERPOLATION_BILINEAR;
+}
+
+static void test_eval_is_open_clips(void **state) {
+    (void)state;
+    FILE *f = golden_table("eval.txt");
+    char line[512], mode[16], filter[16];
+    TransformScratch *scratch = NULL;
+    int cases = 0;
+    for (; golden_line(f, line); cases++) {
+        int w, h, kind, size;
+        uint32_t crc;
+        assert_int_equal(
+            sscanf(line, "%d %d %d %15s %15s %d %x", &w, &h, &kind, mode, filter, &size, &crc), 7);
+        Transform t = transform_default(size, false);
+        t.resize_mode = strcmp(mode, "shortest") == 0  ? RESIZE_SHORTEST
+                        : strcmp(mode, "longest") == 0 ? RESIZE_LONGEST
+                                                       : RESIZE_SQUASH;
+        t.interpolation = interpolation_of(filter);
+        memset(t.fill, 77, 3);
+        size_t n = (size_t)size * (size_t)size;
+        Image img = {.width = w, .height = h, .rgb = picture(w, h, kind)};
+        uint8_t *out = xmalloc(3 * n);
+        float *x = xmalloc(3 * n * sizeof *x);
+        transform_apply(out, &img, &t, 1, &scratch);
+        for (size_t i = 0; i < 3 * n; i++)
+            x[i % 3 * n + i / 3] = ((float)out[i] / 255.0f - t.mean[i % 3]) / t.std[i % 3];
+        if (checksum(x, 3 * n * sizeof *x) != crc) fail_msg("not open_clip's: %s", line);
+        free(img.rgb);
+        free(out);
+        free(x);
+    }
+    fclose(f);
+    transform_scratch_free(&scratch);
+    assert_null(scratch);
+    assert_true(cases >= 100);
+}
+
+static void test_train_is_torchvisions(void **state) {
+    (void)state;
+    FILE *f = golden_table("train.txt");
+    char line[512], filter[16];
+    TransformScratch *scratch = NULL;
+    int cases = 0;
+    for (; golden_line(f, line); cases++) {
+        int w, h, kind, size;
+        unsigned long seed;
+        uint32_t crc;
+        double v[8];
+        assert_int_equal(sscanf(line, "%d %d %d %lu %15s %d %lf %lf %lf %lf %lf %lf %lf %lf %x", &w,
+                                &h, &kind, &seed, filter, &size, v, v + 1, v + 2, v + 3, v + 4,
+                                v + 5, v + 6, v + 7, &crc),
+                         15);
+        Transform t = transform_default(size, true);
+        t.interpolation = interpolation_of(filter);
+        memcpy(t.scale, v, sizeof t.scale);
+        memcpy(t.jitter, v + 2, sizeof t.jitter);
+        t.jitter_prob = v[6];
+        t.gray_prob = v[7];
+        size_t n = (size_t)size * (size_t)size * 3;
+        Image img = {.width = w, .height = h, .rgb = picture(w, h, kind)};
+        uint8_t *out = xmalloc(n);
+        transform_apply(out, &img, &t, seed, &scratch);
+        if (checksum(out, n) != crc) fail_msg("not torchvision's: %s", line);
+        free(img.rgb);
+        free(out);
+    }
+    fclose(f);
+    transform_scratch_free(&scratch);
+    assert_true(cases >= 70);
+}
+
+static void test_defaults_are_open_clips(void **state) {
+    (void)state;
+    Transform t = transform_default(224, true);
+    assert_true(t.size == 224 && t.train && t.resize_mode == RESIZE_SHORTEST);
+    assert_true(t.interpolation == INTERPOLATION_BICUBIC);
+    assert_true(t.scale[0] == 0.9 && t.scale[1] == 1.0);
+    assert_true(t.jitter_prob == 0 && t.gray_prob == 0 && t.fill[0] == 0);
+    assert_true(t.mean[0] == 0.48145466f && t.std[2] == 0.27577711f);
+    assert_false(transform_default(224, false).train);
+}
+
+/* A seed gives the same bytes with any scratch; another seed gives others; evaluation has no seed.
+ */
+static void test_only_the_seed_matters(void **state) {
+    (void)state;
+    enum { S = 32, N = S * S * 3 };
+    uint8_t a[N], b[N], c[N];
+    Image img = {.width = 90, .height = 61, .rgb = picture(90, 61, 0)};
+    Image big = {.width = 300, .height = 200, .rgb = picture(300, 200, 1)};
+    Transform t = transform_default(S, true), e = transform_default(S, false);
+    TransformScratch *one = NULL, *two = NULL;
+    t.jitter[0] = t.jitter[3] = 0.4;
+    t.jitter_prob = 1;
+    transform_apply(a, &img, &t, 5, &one);
+    transform_apply(b, &big, &t, 6, &two);
+    transform_apply(b, &img, &t, 5, &two);
+    transform_apply(c, &img, &t, 6, &two);
+    assert_memory_equal(a, b, N);
+    assert_true(memcmp(a, c, N) != 0);
+    transform_apply(a, &img, &e, 5, &one);
+    transform_apply(b, &img, &e, 6, &one);
+    assert_memory_equal(a, b, N);
+    transform_scratch_free(&one);
+    transform_scratch_free(&two);
+    free(img.rgb);
+    free(big.rgb);
+}
+
+/* Each probability is one; grey comes last. */
+static void test_probabilities(void **state) {
+    (void)state;
+    enum { S = 8, N = S * S * 3, SEEDS = 2000 };
+    uint8_t plain[N], out[N];
+    Image img = {.width = 8, .height = 8, .rgb = picture(8, 8, 0)};
+    Transform t = transform_default(S, true);
+    TransformScratch *scratch = NULL;
+    int jittered = 0, grey = 0;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        Transform p = t, j = t, g = t;
+        j.jitter[0] = 0.9;
+        j.jitter_prob = 0.8;
+        g.gray_prob = 0.2;
+        transform_apply(plain, &img, &p, seed, &scratch);
+        transform_apply(out, &img, &j, seed, &scratch);
+        jittered += memcmp(plain, out, N) != 0;
+        transform_apply(out, &img, &g, seed, &scratch);
+        bool is_grey = true;
+        for (int i = 0; i < N; i += 3)
+            is_grey = is_grey && out[i] == out[i + 1] && out[i] == out[i + 2];
+        grey += is_grey;
+        if (!is_grey) assert_memory_equal(plain, out, N);
+    }
+    /* five standard deviations; a factor close to 1 may change nothing */
+    assert_in_range(jittered, SEEDS * 8 / 10 - 90 - 20, SEEDS * 8 / 10 + 90);
+    assert_in_range(grey, SEEDS * 2 / 10 - 90, SEEDS * 2 / 10 + 90);
+    transform_scratch_free(&scratch);
+    free(img.rgb);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_eval_is_open_clips),
+        cmocka_unit_test(test_train_is_torchvisions),
+        cmocka_unit_test(test_defaults_are_open_clips),
+        cmocka_unit_test(test_only_the_seed_matters),
+        cmocka_unit_test(test_probabilities),
+    };
+    return cmocka_run_group_tests_name("augment", tests, NULL, NULL);
+}
