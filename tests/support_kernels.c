@@ -247,7 +247,10 @@ const Kernels *run_next(void) {
         else
             backend_collect(b, i, (last - 1) / REPEATS, (last - 1) % REPEATS);
     }
-    if (last == THREAD_COUNTS * REPEATS) return NULL;
+    if (last == THREAD_COUNTS * REPEATS) {
+        omp_set_num_threads(2);
+        return NULL;
+    }
     int threads = last / REPEATS;
     omp_set_num_threads(thread_counts[threads]);
     for (size_t i = 0; i < buf_count; i++)

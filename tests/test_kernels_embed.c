@@ -138,7 +138,7 @@ static void ref_patches_by_hand(void **state) {
     (void)state;
     uint8_t pixels[4][4][3];
     float planes[3][4][4];
-    const float zero[3] = {0, 0, 0}, unit[3] = {1.0f / 255, 1.0f / 255, 2.0f / 255};
+    const float shift[3] = {0, 64.0f / 255, 0}, unit[3] = {1.0f / 255, 1.0f / 255, 2.0f / 255};
     for (int y = 0; y < 4; y++)
         for (int x = 0; x < 4; x++)
             for (int c = 0; c < 3; c++) {
@@ -151,11 +151,12 @@ static void ref_patches_by_hand(void **state) {
     double got[2][3][4];
     ref->patches_f32((act *)got, &planes[0][0][0], keep, 1, 4, 2, 2);
     assert_memory_equal(got, want, sizeof want);
-    ref->patches_u8((act *)got, &pixels[0][0][0], keep, zero, unit, 1, 4, 2, 2);
+    ref->patches_u8((act *)got, &pixels[0][0][0], keep, shift, unit, 1, 4, 2, 2);
     for (int i = 0; i < 2; i++)
         for (int c = 0; c < 3; c++)
             for (int j = 0; j < 4; j++)
-                assert_near(got[i][c][j], want[i][c][j] / (c == 2 ? 2 : 1), 1e-4);
+                assert_near(got[i][c][j], (want[i][c][j] - (c == 1 ? 64 : 0)) / (c == 2 ? 2 : 1),
+                            1e-4);
 }
 
 enum { B = 2, GRID = 4, KEPT = 2, C = 3, V = 4, ROWS = 5 };

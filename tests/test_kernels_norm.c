@@ -102,6 +102,12 @@ static void layernorm_fwd_rounds_sum_first(void **state) {
 /* Which input shares dx's array. */
 typedef enum { APART, DX_IS_DY, DX_IS_DRES } Sharing;
 
+static double largest(const Buf *b) {
+    double x = 0;
+    for (size_t i = 0; i < b->n; i++) x = fmax(x, fabs(b->want[i]));
+    return x;
+}
+
 static void compare_layernorm_bwd(size_t rows, size_t C, Sharing sharing, bool residual,
                                   bool again) {
     Buf *y = act_out(rows * C), *mean = acc_out(rows), *rstd = acc_out(rows);
@@ -119,8 +125,8 @@ static void compare_layernorm_bwd(size_t rows, size_t C, Sharing sharing, bool r
     Buf *dw = acc_inout(C, 1), *db = acc_inout(C, 1);
     RUN(layernorm_bwd, A(dx), F(dw), F(db), again ? A(y) : NULL, A(dy), A(dres), A(x), F(mean),
         F(rstd), F(w), F(b), rows, C);
-    /* With one element a row dx is 0 by cancellation of terms rstd·dy·w = 316·dy·w. */
-    check(dx, C == 1 ? 2000 : 8, C);
+    /* dx sums terms of size rstd·dy·w, which all but cancel in rows of one or two elements. */
+    check(dx, 4 + 4 * largest(rstd) / fmax(largest(dx), 1e-30), C);
     check(dw, 4, rows);
     check(db, 4, rows);
     if (again) check(y, 4, C);
