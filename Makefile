@@ -1,5 +1,6 @@
 # clip.c. `make help` lists the targets; everything that is built lands under build/, one folder a flavour.
 MAKEFLAGS += --no-builtin-rules
+Q := $(if $V,,@)
 CC      ?= gcc
 ifeq ($(origin CC),default)
 CC      := gcc
@@ -41,7 +42,7 @@ help:
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
-	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; make clean removes build/.'
+	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
 
 setup:
 	@tools/setup.sh build test
@@ -56,21 +57,27 @@ $B/deps.ok: tools/check_deps.sh
 	@touch $@
 $B/obj/%.o: %.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c $< -o $@
+	@echo '  CC    $<'
+	$Q$(CC) $(CFLAGS) -c $< -o $@
 $B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
+	@echo '  CC    $< (f32)'
+	$Q$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
 $B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
+	@echo '  CC    $< (bf16)'
+	$Q$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
 $B/libclipc.a: $(LIB_OBJ)
+	@echo '  AR    $@'
 	@rm -f $@
-	ar rcs $@ $^
+	$Qar rcs $@ $^
 $B/clipc: $(EXE_OBJ) $B/libclipc.a
-	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
 tests: $(TESTS) $B/clipc

@@ -135,6 +135,15 @@ Param *params_find(const Params *p, const char *name) {
     return NULL;
 }
 
+size_t params_layout(const ClipConfig *c, size_t *learned) {
+    Params p = {0};
+    add_all(&p, c);
+    place_all(&p);
+    *learned = params_learned(&p);
+    free(p.list);
+    return p.size;
+}
+
 size_t params_learned(const Params *p) {
     size_t n = 0;
     for (size_t i = 0; i < p->count; i++) n += p->list[i].size;
