@@ -177,8 +177,7 @@ static void test_a_png_chunk_is_bounded(void **state) {
         memcpy(big + 41, "a\0\0", 3);
         put32(big + 41 + n, checksum(big + 37, n + 4));
         memcpy(big + 45 + n, b + 33, size - 33);
-        if (image_decode(&img, big, size + 12 + n, 1000, &err))
-            assert_int_equal(img.width, 21);
+        if (image_decode(&img, big, size + 12 + n, 1000, &err)) assert_int_equal(img.width, 21);
         image_free(&img);
         put32(big + 33, 0x7fffffff);
         assert_false(image_decode(&img, big, size + 12 + n, 1000, &err));
