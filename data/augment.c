@@ -263,6 +263,15 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
         eval_squash(out, &whole, t, s);
 }
 
+EXACT void transform_normalise(float *out, const uint8_t *rgb, const Transform *t) {
+    size_t n = (size_t)t->size * (size_t)t->size;
+    for (int c = 0; c < 3; c++) {
+        float value[256];
+        for (int v = 0; v < 256; v++) value[v] = ((float)v / 255.0f - t->mean[c]) / t->std[c];
+        for (size_t i = 0; i < n; i++) out[(size_t)c * n + i] = value[rgb[3 * i + (size_t)c]];
+    }
+}
+
 void transform_scratch_free(TransformScratch **scratch) {
     if (*scratch) resize_scratch_free(&(*scratch)->resize);
     free(*scratch);

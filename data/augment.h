@@ -28,5 +28,7 @@ typedef struct TransformScratch
     TransformScratch; /* one a thread; NULL-initialised pointer, grown on demand */
 void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
                      TransformScratch **scratch);
+/* [S,S,3] → float [3,S,S]: (u8 / 255 - mean) / std, each step rounded as PyTorch does. */
+void transform_normalise(float *out, const uint8_t *rgb, const Transform *t);
 void transform_scratch_free(TransformScratch **scratch);
 #endif

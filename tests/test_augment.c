@@ -34,8 +34,7 @@ static void test_eval_is_open_clips(void **state) {
         uint8_t *out = xmalloc(3 * n);
         float *x = xmalloc(3 * n * sizeof *x);
         transform_apply(out, &img, &t, 1, &scratch);
-        for (size_t i = 0; i < 3 * n; i++)
-            x[i % 3 * n + i / 3] = ((float)out[i] / 255.0f - t.mean[i % 3]) / t.std[i % 3];
+        transform_normalise(x, out, &t);
         if (checksum(x, 3 * n * sizeof *x) != crc) fail_msg("not open_clip's: %s", line);
         free(img.rgb);
         free(out);

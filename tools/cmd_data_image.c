@@ -1,0 +1,74 @@
+/* clipc data image: image files → what the model sees of them, as one .npy. */
+#include "data/augment.h"
+#include "data/npy.h"
+#include "data/stream.h"
+#include "kernels/rng.h"
+#include "tools/commands.h"
+#include "train/options.h"
+
+#include <stdlib.h>
+
+enum { MAX_FILE = 256 << 20 };
+
+static int64_t size = 224, seed;
+static int transform, resize_mode, interpolation;
+static const char *out_path;
+
+static Option options[] = {
+    {"size", OPT_INT, &size, NULL, 1, 4096, "S: the picture is S x S", 0},
+    {"transform", OPT_CHOICE, &transform, "eval|train", 0, 0,
+     "eval: resize and centre crop; train: random crop, then resize", 0},
+    {"image-resize-mode", OPT_CHOICE, &resize_mode, "shortest|longest|squash", 0, 0,
+     "of eval: the edge that becomes S (longest: padded with black), or both", 0},
+    {"image-interpolation", OPT_CHOICE, &interpolation, "bicubic|bilinear", 0, 0,
+     "of the resampler", 0},
+    {"seed", OPT_INT, &seed, NULL, 0, 0, "of train's random crops", 0},
+    {"out", OPT_STRING, &out_path, "X.npy", 0, 0, "float32 [files, 3, S, S], normalised", 0},
+};
+
+static const Command command = {
+    "data image",
+    "Write the pixels that a model sees of image files, to compare with another program's.",
+    "clipc data image FILE... --out X.npy [--size 224] [--transform eval|train]",
+    "  clipc data image a.jpg b.png --size 224 --transform eval --out pixels.npy\n",
+    options,
+    COUNT(options),
+};
+
+static void read_image(Image *img, const char *path) {
+    Error err;
+    uint8_t *bytes;
+    size_t n;
+    if (!file_read_all(path, &bytes, &n, MAX_FILE, &err)) die("%s; nothing was written", err.text);
+    if (!image_decode(img, bytes, n, IMAGE_MAX_PIXELS, &err))
+        die("%s: %s; nothing was written", path, err.text);
+    free(bytes);
+}
+
+int cmd_data_image(int argc, char **argv) {
+    StringList files = {0};
+    options_parse(&command, argc, argv, &files);
+    if (files.count == 0) die_usage("clipc data image: no image file is given");
+    if (!out_path) die_usage("clipc data image: --out is missing (the .npy to write)");
+    Transform t = transform_default((int)size, transform == 1);
+    t.resize_mode = (ResizeMode)resize_mode;
+    t.interpolation = (Interpolation)interpolation;
+    size_t S = (size_t)size, each = 3 * S * S;
+    float *pixels = xmalloc(size_mul(files.count, each * sizeof *pixels));
+    uint8_t *rgb = xmalloc(each);
+    Image img = {0};
+    TransformScratch *scratch = NULL;
+    for (size_t i = 0; i < files.count; i++) {
+        read_image(&img, files.items[i]);
+        transform_apply(rgb, &img, &t, rng_mix((uint64_t)seed, i), &scratch);
+        transform_normalise(pixels + i * each, rgb, &t);
+    }
+    Error err;
+    if (!npy_write_f32(out_path, pixels, (size_t[]){files.count, 3, S, S}, 4, &err))
+        die("%s", err.text);
+    transform_scratch_free(&scratch);
+    image_free(&img);
+    free(rgb);
+    free(pixels);
+    return EXIT_OK;
+}
