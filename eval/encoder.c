@@ -41,11 +41,10 @@ static void load_vocab(Encoder *e, const EncoderOptions *o) {
 }
 
 Encoder *encoder_open(const EncoderOptions *o) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
     if (!o->checkpoint)
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
     Encoder *e = xcalloc(1, sizeof *e);
-    e->k = kernels_open(devices[o->device], (Precision)o->precision);
+    e->k = kernels_open_choice(o->device, o->precision);
     clip_config_load(&e->config, o->model ? o->model : o->checkpoint);
     load_vocab(e, o);
     e->params = params_new(e->k, &e->config, false);

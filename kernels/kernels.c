@@ -29,10 +29,15 @@ static const Kernels *checked(const Kernels *k) {
 
 const Kernels *kernels_open(const char *backend, Precision precision) {
     if (!strcmp(backend, "ref")) return checked(&ref_kernels);
-    if (!strcmp(backend, "cpu"))
+    if (!strcmp(backend, "cpu") || !strcmp(backend, "auto"))
         return checked(precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels);
     if (!strcmp(backend, "cuda")) die("this build has no CUDA backend: use --device cpu");
     die("unknown device '%s': use cpu or cuda", backend);
+}
+
+const Kernels *kernels_open_choice(int device, int precision) {
+    static const char *const devices[] = {"auto", "cpu", "cuda"};
+    return kernels_open(devices[device], (Precision)precision);
 }
 
 void kernel_stats_reset(void) { memset(kernel_stats, 0, sizeof kernel_stats); }

@@ -202,12 +202,13 @@ typedef struct Kernels {
  * test coverage. */
 #define KERNEL_LIST(X)                                                                             \
     X(alloc)                                                                                       \
-    X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) X(acc_set_f32)          \
-        X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) X(linear_fwd)                 \
-            X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) X(project_fwd)       \
-                X(project_bwd) X(gemm) X(attention_fwd) X(attention_bwd) X(attention_pool_fwd)     \
-                    X(attention_pool_bwd) X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd)          \
-                        X(l2norm_bwd) X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows)  \
+    X(release)                                                                                     \
+    X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32)      \
+        X(act_set) X(act_get) X(act_from_acc) X(sync) X(linear_fwd) X(linear_bwd_input)            \
+            X(linear_bwd_weight) X(linear_activation_fwd) X(project_fwd) X(project_bwd) X(gemm)    \
+                X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd)      \
+                    X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd)                  \
+                        X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows)                \
                             X(mean_pool_fwd) X(mean_pool_bwd) X(patches_u8) X(patches_f32)         \
                                 X(image_embed_fwd) X(image_embed_bwd) X(text_embed_fwd)            \
                                     X(text_embed_bwd) X(logits_stats) X(stats_init) X(stats_join)  \
@@ -227,9 +228,14 @@ extern const char *const kernel_names[SLOT_COUNT];
  * ref_linear_fwd and so on. */
 #define KERNEL_TYPE(slot) __typeof__(*((Kernels *)0)->slot)
 
-/* backend "ref" (float64, naive, precision ignored), "cpu", "cuda". Dies with a clear line where
- * the backend is not built or not usable. The table lives for ever. */
+/* backend "ref" (float64, naive, precision ignored), "cpu", "cuda", or "auto": cuda where a GPU is
+ * usable, else cpu. Dies with a clear line where the backend is not built or not usable. The table
+ * lives for ever. */
 const Kernels *kernels_open(const char *backend, Precision precision);
+/* What people choose by --device and --precision, as options' values: indices into these. */
+#define DEVICE_CHOICES "auto|cpu|cuda"
+#define PRECISION_CHOICES "fp32|amp_bf16"
+const Kernels *kernels_open_choice(int device, int precision);
 
 /* i-th element of device memory. */
 static inline act *act_at(const Kernels *k, const act *p, size_t i) {

@@ -16,8 +16,9 @@ static Option options[] = {
     {"model", OPT_STRING, &model, "NAME|FILE", 0, 0, "whose shapes", 0},
     {"batch-size", OPT_INT, &batch_size, NULL, 1, 1e6, "samples", 0},
     {"caption-tokens", OPT_INT, &caption_tokens, NULL, 1, 1e4, "tokens of a caption", 0},
-    {"precision", OPT_CHOICE, &precision, "fp32|amp_bf16", 0, 0, "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, "auto|cpu|cuda", 0, 0, "where to compute", 0},
+    {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0, "of activations and products",
+     0},
+    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 1000, "runs; the median is reported", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
@@ -139,9 +140,8 @@ static json_t *measure(const char *name, const Tower *t, double gemm_peak, doubl
 }
 
 int bench_kernels(int argc, char **argv) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open(devices[device], (Precision)precision);
+    const Kernels *k = kernels_open_choice(device, precision);
     ClipConfig c;
     clip_config_load(&c, model);
     size_t B = (size_t)batch_size;

@@ -18,8 +18,8 @@ static Option options[] = {
     {"logit-memory", OPT_INT, &logit_memory, "MIB", 1, 1e6, "for logits", 0},
     {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 100, "timed runs; the median is reported", 0},
-    {"device", OPT_CHOICE, &device, "auto|cpu|cuda", 0, 0, "where to compute", 0},
-    {"precision", OPT_CHOICE, &precision, "fp32|amp_bf16", 0, 0,
+    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0,
      "of the model around it; the loss itself is fp32", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
@@ -51,9 +51,8 @@ static acc *random_features(const Kernels *k, size_t rows, size_t E, uint64_t se
 }
 
 int bench_loss(int argc, char **argv) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open(devices[device], (Precision)precision);
+    const Kernels *k = kernels_open_choice(device, precision);
     size_t N = (size_t)n, E = (size_t)dim, bytes = N * E * k->acc_size;
     acc *images = random_features(k, N, E, 1), *texts = random_features(k, N, E, 2);
     acc *dimages = k->alloc(bytes), *dtexts = k->alloc(bytes), *scalars = k->alloc(5 * k->acc_size);

@@ -19,8 +19,9 @@ static Option options[] = {
     {"accum-freq", OPT_INT, &accum, NULL, 1, 1e4, "micro-batches a step", 0},
     {"caption-tokens", OPT_INT, &caption_tokens, NULL, 2, 1e4,
      "tokens of every caption, start and end counted", 0},
-    {"precision", OPT_CHOICE, &precision, "fp32|amp_bf16", 0, 0, "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, "auto|cpu|cuda", 0, 0, "where to compute", 0},
+    {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0, "of activations and products",
+     0},
+    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
     {"grad-checkpointing", OPT_FLAG, &grad_checkpointing, NULL, 0, 0, "recompute activations", 0},
     {"steps", OPT_INT, &steps, NULL, 1, 1000, "timed steps; the median is reported", 0},
     {"warmup", OPT_INT, &warmup, NULL, 0, 1000, "steps before them", 0},
@@ -102,9 +103,8 @@ static json_t *kernels_json(void) {
 }
 
 int bench_step(int argc, char **argv) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open(devices[device], (Precision)precision);
+    const Kernels *k = kernels_open_choice(device, precision);
     double peak = bench_gemm_peak(k);
     ClipConfig c;
     clip_config_load(&c, model);

@@ -11,14 +11,14 @@
 /* Rows of an option table for an EncoderOptions o; defaults: ENCODER_DEFAULTS. */
 #define ENCODER_DEFAULTS                                                                           \
     { .batch_size = 64 }
-#define ENCODER_OPTIONS(o)                                                                          \
-    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or .safetensors", 0},         \
-        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0}, \
-        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0}, \
-        {"device", OPT_CHOICE, &(o).device, "auto|cpu|cuda", 0, 0, "where to compute", 0},          \
-        {"precision", OPT_CHOICE, &(o).precision, "fp32|amp_bf16", 0, 0, "of the computation", 0},  \
-    {                                                                                               \
-        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0       \
+#define ENCODER_OPTIONS(o)                                                                           \
+    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or .safetensors", 0},          \
+        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0},  \
+        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0},  \
+        {"device", OPT_CHOICE, &(o).device, DEVICE_CHOICES, 0, 0, "where to compute", 0},            \
+        {"precision", OPT_CHOICE, &(o).precision, PRECISION_CHOICES, 0, 0, "of the computation", 0}, \
+    {                                                                                                \
+        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0        \
     }
 
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:

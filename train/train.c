@@ -350,8 +350,7 @@ static void describe(const Run *r) {
 
 int train_main(void) {
     Run *r = xcalloc(1, sizeof *r);
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
-    r->k = kernels_open(devices[opt->device], (Precision)opt->precision);
+    r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_self(r->k);
     find_run(r);
     r->state.seed = (uint64_t)opt->seed;

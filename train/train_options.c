@@ -1,5 +1,7 @@
 #include "train/train_options.h"
 
+#include "kernels/kernels.h"
+
 TrainOptions train_options = {
     .image_key = "jpg;png;jpeg;webp",
     .text_key = "txt;caption",
@@ -113,8 +115,8 @@ static Option options[] = {
     {"seed", OPT_INT, &O.seed, NULL, 0, 9e18, "of initial weights, order, augmentation", 0},
     {"logit-memory", OPT_INT, &O.logit_memory, "MIB", 1, 1e6,
      "memory for the logit matrix; past it, it is walked in tiles", 0},
-    {"device", OPT_CHOICE, &O.device, "auto|cpu|cuda", 0, 0, "where to compute", 0},
-    {"precision", OPT_CHOICE, &O.precision, "fp32|amp_bf16", 0, 0,
+    {"device", OPT_CHOICE, &O.device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    {"precision", OPT_CHOICE, &O.precision, PRECISION_CHOICES, 0, 0,
      "of activations and products; weights stay fp32", 0},
     {"logs", OPT_STRING, &O.logs, "DIR", 0, 0, "folder of run folders", 0},
     {"name", OPT_STRING, &O.name, "NAME", 0, 0, "run folder's name; default: time and model", 0},
