@@ -233,8 +233,8 @@ static bool read_tar(Dataset *d, TarShard *t, size_t i, Sample *s, Error *err) {
         ok = error_set(err, "an image of %zu or a text of %zu bytes", image, text);
     if (ok) {
         s->image = reserve(s->image, &s->image_capacity, image);
-        s->image_size = image;
         ok = read_member(d, t, p.image, IMAGE_BYTES_MAX, s->image, err);
+        if (ok) s->image_size = image;
     }
     if (ok && p.text) {
         s->text = reserve(s->text, &s->text_capacity, text + 1);
@@ -295,12 +295,14 @@ bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err) {
     free(s->key);
     s->key = NULL;
     s->label = -1;
+    s->image_size = 0;
     set_text(s, "", 0);
-    bool needs_text = d->keys.texts || d->keys.json;
     bool ok = shard->kind == SOURCE_SHARD
                   ? read_tar(d, &d->shards[number].tar, index - shard->start, s, &why)
                   : read_table(&shard->table, index - shard->start, s, &why);
-    if (ok && needs_text && is_blank(s->text, s->text_size))
+    if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
+        return error_set(err, "%s", why.text); /* a file's error names it already */
+    if (ok && (d->keys.texts || d->keys.json) && is_blank(s->text, s->text_size))
         ok = error_set(&why, "an empty caption");
     return ok || error_set(err, "%s: %s", s->key, why.text);
 }

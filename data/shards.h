@@ -20,9 +20,10 @@ DatasetOptions dataset_options_default(void);
 
 typedef struct Dataset Dataset;
 /* One sample as stored. Buffers belong to the Sample and are reused; zero it before its first use,
- * free with sample_free. */
+ * free with sample_free. Where reading failed, `key` is set, and image_size is 0 if it was for the
+ * image. */
 typedef struct Sample {
-    char *key; /* "shard.tar:000123" or the path: for messages; set also where reading failed */
+    char *key; /* "shard.tar:000123" or the path: for messages */
     uint8_t *image;
     size_t image_size, image_capacity;
     char *text; /* NUL-terminated too */

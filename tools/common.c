@@ -13,6 +13,27 @@ Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions
     return set;
 }
 
+char *join_operands(const Command *c, const StringList *operands) {
+    if (operands->count == 0)
+        die_usage("clipc %s: no data named (shards, a CSV/TSV or a folder)", c->name);
+    char *spec = xstrdup(operands->items[0]);
+    for (size_t i = 1; i < operands->count; i++) {
+        char *longer = xasprintf("%s::%s", spec, operands->items[i]);
+        free(spec);
+        spec = longer;
+    }
+    return spec;
+}
+
+Dataset *open_operands(const Command *c, const StringList *operands, const DatasetOptions *d) {
+    Error err;
+    char *spec = join_operands(c, operands);
+    Dataset *set = dataset_open(spec, d, &err);
+    if (!set) die("%s", err.text);
+    free(spec);
+    return set;
+}
+
 char **read_lines(const char *path, size_t *count) {
     FILE *f = strcmp(path, "-") ? fopen(path, "r") : stdin;
     if (!f) die("%s: %s", path, strerror(errno));
@@ -89,6 +110,17 @@ float *embed_image_files(Encoder *e, char *const *paths, size_t n) {
         die("%zu of %zu image files could not be read: nothing was written", n - good, n);
     free(ok);
     return out;
+}
+
+json_t *json_text(const char *text) {
+    json_t *s = json_string(text);
+    if (s) return s;
+    char *ascii = xstrdup(text);
+    for (char *c = ascii; *c; c++)
+        if (*c & 0x80) *c = '?';
+    s = json_string(ascii);
+    free(ascii);
+    return s;
 }
 
 void print_json(json_t *object) {

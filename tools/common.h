@@ -36,6 +36,10 @@
 
 /* Opens a data set or dies naming `option`. */
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
+/* All operands of a command as one specification, malloc'd; dies where there is none. */
+char *join_operands(const Command *c, const StringList *operands);
+/* Opens the data set that a command's operands name, or dies. */
+Dataset *open_operands(const Command *c, const StringList *operands, const DatasetOptions *d);
 /* One caption a line (an empty line is an empty caption); malloc'd. Dies where the file cannot be
  * read. */
 char **read_lines(const char *path, size_t *count);
@@ -43,6 +47,8 @@ void free_lines(char **lines, size_t count);
 /* Features of captions / of image files, one row each; an unreadable file dies. malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);
 float *embed_image_files(Encoder *e, char *const *paths, size_t n);
+/* Text as a JSON string; where it is not UTF-8, its bytes beyond ASCII become '?'. */
+json_t *json_text(const char *text);
 /* One JSON object and a newline on stdout; takes the reference. */
 void print_json(json_t *object);
 #endif

@@ -1,0 +1,124 @@
+/* clipc data index: writes NAME.tar.idx beside shards, so that training need not build it. */
+#include "data/index.h"
+#include "data/parallel.h"
+#include "data/shards.h"
+#include "data/sources.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static DatasetOptions dataset;
+static int64_t workers;
+static bool force;
+
+static Option options[] = {
+    {"force", OPT_FLAG, &force, NULL, 0, 0, "write those again that are up to date", 0},
+    {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
+    {"image-key", OPT_STRING, &dataset.image_keys, "KEYS", 0, 0, "extensions of the image", 0},
+    {"text-key", OPT_STRING, &dataset.text_keys, "KEYS", 0, 0, "extensions of the caption", 0},
+};
+
+static const Command command = {
+    "data index",
+    "Writes the index of every shard beside it.",
+    "clipc data index SHARDS...",
+    "  clipc data index 'shards/train-{000000..000099}.tar'\n"
+    "The keys only say for which members usable samples are counted beforehand: an index serves\n"
+    "all others as well.\n",
+    options,
+    COUNT(options),
+};
+
+typedef struct Result {
+    bool ok, written;
+    IndexHeader h;
+    Error err; /* also what is wrong with a damaged shard */
+} Result;
+
+typedef struct Job {
+    const Sources *sources;
+    IndexKeys keys;
+    Result *results;
+} Job;
+
+static bool up_to_date(const char *shard, const char *index, const IndexKeys *keys,
+                       IndexHeader *h) {
+    IndexHeader now = {0};
+    Index ix;
+    Error err;
+    if (access(index, F_OK) != 0 || !index_stamp(&now, shard, &err)) return false;
+    if (!index_read(&ix, index, &err)) return false;
+    *h = ix.h;
+    index_free(&ix);
+    return index_fresh(h, &now) && h->keys == keys->hash;
+}
+
+static void index_one(void *context, size_t i, size_t thread) {
+    (void)thread;
+    Job *job = context;
+    Result *r = &job->results[i];
+    const Source *source = &job->sources->items[i];
+    if (source->kind != SOURCE_SHARD) {
+        error_set(&r->err, "%s: not a .tar or .tar.zst", source->path);
+        return;
+    }
+    char *path = xasprintf("%s.idx", source->path);
+    r->ok = !force && up_to_date(source->path, path, &job->keys, &r->h);
+    if (!r->ok) {
+        Index ix;
+        r->written = r->ok = index_build(&ix, source->path, &job->keys, &r->err);
+        for (size_t f = 0; r->ok && f < ix.h.frames; f++)
+            if (ix.frames[f + 1].raw - ix.frames[f].raw > INDEX_FRAME_MAX) {
+                r->ok = error_set(&r->err,
+                                  "%s: its zstd frames are too large for random access: pack it "
+                                  "again with clipc data pack --zstd",
+                                  source->path);
+                break;
+            }
+        r->ok = r->ok && index_write(&ix, path, &r->err);
+        r->h = ix.h;
+        index_free(&ix);
+    }
+    free(path);
+}
+
+int cmd_data_index(int argc, char **argv) {
+    StringList operands = {NULL, 0};
+    dataset = dataset_options_default();
+    workers = (int64_t)cpu_count();
+    options_parse(&command, argc, argv, &operands);
+    char *spec = join_operands(&command, &operands);
+    Sources sources;
+    Error err;
+    if (!sources_expand(&sources, spec, &err)) die("%s", err.text);
+    Job job = {.sources = &sources,
+               .keys = index_keys_new(dataset.image_keys, dataset.text_keys, false),
+               .results = xcalloc(sources.count, sizeof(Result))};
+    parallel_for(sources.count, (size_t)workers, index_one, &job);
+    size_t failed = 0, written = 0;
+    uint64_t samples = 0, usable = 0;
+    for (size_t i = 0; i < sources.count; i++) {
+        const Result *r = &job.results[i];
+        failed += !r->ok;
+        written += r->ok && r->written;
+        samples += r->ok ? r->h.samples : 0;
+        usable += r->ok ? r->h.usable : 0;
+        if (!r->ok)
+            log_warn("%s", r->err.text);
+        else if (r->h.flags & INDEX_DAMAGED)
+            log_warn("%s: damaged (%s): the first %" PRIu64 " samples are indexed",
+                     sources.items[i].path, r->written ? r->err.text : "see --force", r->h.samples);
+    }
+    log_info("%zu shards: %zu indexes written, %zu were up to date, %zu failed; %" PRIu64
+             " samples, %" PRIu64 " usable",
+             sources.count, written, sources.count - written - failed, failed, samples, usable);
+    index_keys_free(&job.keys);
+    free(job.results);
+    sources_free(&sources);
+    free(spec);
+    return failed ? EXIT_ERROR : EXIT_OK;
+}
