@@ -85,7 +85,8 @@ static double *random_rows(size_t rows, size_t E, uint64_t seed) {
 }
 
 static void check_near(double got, double want, double tolerance) {
-    if (!(fabs(got - want) <= tolerance * fmax(1, fabs(want)))) fail_msg("%.15g instead of %.15g", got, want);
+    if (!(fabs(got - want) <= tolerance * fmax(1, fabs(want))))
+        fail_msg("%.15g instead of %.15g", got, want);
 }
 
 static void check_same(const Result *a, const Result *b, size_t size, double tolerance) {
@@ -126,7 +127,7 @@ static void test_golden(void **state) {
 
 /* ---- tiles ---- */
 
-/* 300 × 1100 has partly filled tiles on both edges even where all of it is kept. */
+/* 1100 × 1100 has partly filled tiles on both edges even where all of it is kept. */
 static void check_tiles(LossKind kind, size_t n, size_t E, size_t larger) {
     double *I = random_rows(n, E, 1), *T = random_rows(n, E, 2), bias = kind == LOSS_CLIP ? 1 : -3;
     size_t whole = n * n * k->acc_size;
