@@ -1,0 +1,217 @@
+/* clipc tok: captions ↔ token ids, one a line, and `clipc tok train`, which learns a vocabulary. */
+#include "data/bpe.h"
+#include "data/lines.h"
+#include "tools/commands.h"
+#include "train/options.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A block of lines is cut into chunks, which threads take; the output keeps the lines' order. */
+enum { CHUNK = 1 << 15, MAX_CHUNKS = LINES_BLOCK / CHUNK + 1, MAX_CONTEXT = 1 << 20 };
+
+static const char *vocab;
+static int64_t context_length = 77, threads;
+static bool decode;
+
+static Option options[] = {
+    {"decode", OPT_FLAG, &decode, NULL, 0, 0, "ids to text", 0},
+    {"context-length", OPT_INT, &context_length, NULL, 2, MAX_CONTEXT, "ids a caption at most", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "default: CLIP's", 0},
+    {"threads", OPT_INT, &threads, NULL, 0, 1024, "0: one a core", 0},
+};
+
+static const Command command = {
+    "tok",
+    "Captions to token ids, one caption a line, or back.",
+    "clipc tok [--decode] [--context-length N] [--vocab FILE] [--threads N] < LINES\n"
+    "  clipc tok train --captions FILE --merges N --out FILE",
+    "  echo 'a photo of a cat' | clipc tok\n"
+    "  clipc tok < captions.txt > ids.txt\n"
+    "  clipc tok train --captions captions.txt --merges 8192 --out vocab.txt.gz\n",
+    options,
+    COUNT(options),
+};
+
+static const char *captions, *out_path;
+static int64_t merges = BPE_MAX_MERGES;
+
+static Option train_options[] = {
+    {"captions", OPT_STRING, &captions, "FILE", 0, 0, "one caption a line", 0},
+    {"merges", OPT_INT, &merges, NULL, 1, BPE_MAX_MERGES, "ids besides the bytes' 512", 0},
+    {"out", OPT_STRING, &out_path, "FILE", 0, 0, "vocabulary; gzipped if it ends in .gz", 0},
+};
+
+static const Command train_command = {
+    "tok train",
+    "Learn a vocabulary of byte pairs from captions.",
+    "clipc tok train --captions FILE --merges N --out FILE",
+    "  clipc tok train --captions captions.txt --merges 8192 --out vocab.txt.gz\n",
+    train_options,
+    COUNT(train_options),
+};
+
+typedef struct Output {
+    char *bytes;
+    size_t count, room;
+    size_t lines;
+    Error bad; /* empty: none */
+} Output;
+
+static void output_reserve(Output *o, size_t more) {
+    size_t need = size_add(o->count, more);
+    if (need <= o->room) return;
+    o->room = need + need / 2;
+    o->bytes = xrealloc(o->bytes, o->room);
+}
+
+/* A number below 100,000 (the largest id has five digits) and a blank. */
+static char *put_id(char *out, uint32_t id) {
+    char digits[5];
+    size_t n = 0;
+    do digits[n++] = (char)('0' + id % 10);
+    while ((id /= 10) != 0);
+    while (n > 0) *out++ = digits[--n];
+    *out++ = ' ';
+    return out;
+}
+
+static void encode_line(const Bpe *bpe, BpeCache *cache, const char *line, size_t n, int32_t *ids,
+                        Output *o) {
+    size_t count = bpe_encode(bpe, cache, line, n, (size_t)context_length, ids);
+    output_reserve(o, count * 6);
+    char *out = o->bytes + o->count;
+    for (size_t i = 0; i < count; i++) out = put_id(out, (uint32_t)ids[i]);
+    out[-1] = '\n';
+    o->count = (size_t)(out - o->bytes);
+}
+
+/* Ids of one line into *ids, which grows. */
+static bool read_ids(const Bpe *bpe, const char *line, size_t n, int32_t **ids, size_t *room,
+                     size_t *count, Error *bad) {
+    *count = 0;
+    for (size_t i = 0; i < n;) {
+        if (line[i] == ' ' || line[i] == '\t' || line[i] == '\r') {
+            i++;
+            continue;
+        }
+        size_t value = 0, first = i;
+        for (; i < n && line[i] >= '0' && line[i] <= '9' && i - first < 9; i++)
+            value = value * 10 + (size_t)(line[i] - '0');
+        bool ended = i == n || line[i] == ' ' || line[i] == '\t' || line[i] == '\r';
+        if (i == first || !ended || value >= bpe_vocab_size(bpe))
+            return error_set(bad, "'%.*s' is no id below %zu", (int)size_min(n - first, 20),
+                             line + first, bpe_vocab_size(bpe));
+        if (*count == *room) {
+            *room = *room * 2 + 128;
+            *ids = xrealloc(*ids, size_mul(*room, sizeof **ids));
+        }
+        (*ids)[(*count)++] = (int32_t)value;
+    }
+    return true;
+}
+
+/* The caption alone: without the start and end tokens around it and the last word's blank. */
+static void decode_ids(const Bpe *bpe, const int32_t *ids, size_t n, Output *o) {
+    if (n > 0 && ids[0] == bpe_start_id(bpe)) ids++, n--;
+    if (n > 0 && ids[n - 1] == bpe_end_id(bpe)) n--;
+    char *text = bpe_decode(bpe, ids, n);
+    size_t length = strlen(text);
+    if (length > 0 && text[length - 1] == ' ') length--;
+    output_reserve(o, length + 1);
+    memcpy(o->bytes + o->count, text, length);
+    o->bytes[o->count + length] = '\n';
+    o->count += length + 1;
+    free(text);
+}
+
+static void work_on_chunk(const Bpe *bpe, BpeCache *cache, const char *chunk, size_t n, Output *o) {
+    size_t room = decode ? 128 : (size_t)context_length, count, line_n;
+    int32_t *ids = xmalloc(room * sizeof *ids);
+    const char *line;
+    while (o->bad.text[0] == 0 && lines_take(&chunk, &n, &line, &line_n)) {
+        o->lines++;
+        if (!decode)
+            encode_line(bpe, cache, line, line_n, ids, o);
+        else if (read_ids(bpe, line, line_n, &ids, &room, &count, &o->bad))
+            decode_ids(bpe, ids, count, o);
+    }
+    free(ids);
+}
+
+/* Ends of chunks of about CHUNK bytes, at line ends. */
+static size_t split(const char *block, size_t n, size_t *ends) {
+    size_t count = 0, at = 0;
+    while (at < n) {
+        const char *end = n - at > CHUNK ? memchr(block + at + CHUNK, '\n', n - at - CHUNK) : NULL;
+        at = end ? (size_t)(end - block) + 1 : n;
+        assert(count < MAX_CHUNKS);
+        ends[count++] = at;
+    }
+    return count;
+}
+
+static void write_out(Output *o, size_t *line) {
+    if (o->count > 0 && fwrite(o->bytes, 1, o->count, stdout) != o->count)
+        die("cannot write to standard output: %s", strerror(errno));
+    *line += o->lines;
+    if (o->bad.text[0] != 0) {
+        fflush(stdout);
+        die("standard input, line %zu: %s", *line, o->bad.text);
+    }
+    o->count = o->lines = 0;
+}
+
+static void run(const Bpe *bpe) {
+    int workers = threads > 0 ? (int)threads : omp_get_max_threads();
+    BpeCache **caches = xcalloc((size_t)workers, sizeof *caches);
+    Output *outputs = xcalloc(MAX_CHUNKS, sizeof *outputs);
+    for (int i = 0; i < workers; i++) caches[i] = bpe_cache_new(bpe);
+    Lines lines;
+    lines_open(&lines, stdin);
+    const char *block;
+    size_t n, line = 0, ends[MAX_CHUNKS];
+    while (lines_next_block(&lines, &block, &n)) {
+        size_t chunks = split(block, n, ends);
+#pragma omp parallel for num_threads(workers) schedule(dynamic)
+        for (size_t i = 0; i < chunks; i++) {
+            size_t first = i ? ends[i - 1] : 0;
+            work_on_chunk(bpe, caches[omp_get_thread_num()], block + first, ends[i] - first,
+                          &outputs[i]);
+        }
+        for (size_t i = 0; i < chunks; i++) write_out(&outputs[i], &line);
+    }
+    if (ferror(stdin)) die("cannot read standard input: %s", strerror(errno));
+    if (fflush(stdout) != 0) die("cannot write to standard output: %s", strerror(errno));
+    if (lines.cut > 0)
+        log_warn("standard input: %zu lines cut to %d bytes", lines.cut, (int)LINES_BLOCK);
+    lines_close(&lines);
+    for (int i = 0; i < workers; i++) bpe_cache_free(caches[i]);
+    for (size_t i = 0; i < MAX_CHUNKS; i++) free(outputs[i].bytes);
+    free(outputs);
+    free(caches);
+}
+
+static int train(int argc, char **argv) {
+    options_parse(&train_command, argc, argv, NULL);
+    if (captions == NULL || out_path == NULL)
+        die_usage("clipc tok train: --captions and --out are needed");
+    Error err;
+    if (!bpe_train(captions, (size_t)merges, out_path, &err)) die("%s", err.text);
+    return EXIT_OK;
+}
+
+int cmd_tok(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "train") == 0) return train(argc - 1, argv + 1);
+    options_parse(&command, argc, argv, NULL);
+    char *path = vocab ? xstrdup(vocab) : bpe_default_path();
+    Error err;
+    Bpe *bpe = bpe_load(path, &err);
+    if (bpe == NULL) die("%s", err.text);
+    run(bpe);
+    bpe_free(bpe);
+    free(path);
+    return EXIT_OK;
+}
