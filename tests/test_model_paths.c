@@ -296,8 +296,11 @@ static void test_patch_dropout_keeps_one(void **state) {
 
 /* ---- frozen tensors ---- */
 
-static bool freeze_nothing_below_head(const char *name) {
+static bool freeze_all_but_projection(const char *name) {
     return strcmp(name, "visual.proj") && strcmp(name, "text_projection");
+}
+static bool freeze_all_but_final(const char *name) {
+    return freeze_all_but_projection(name) && !strstr(name, "ln_post") && !strstr(name, "ln_final");
 }
 static bool freeze_image(const char *name) { return !strncmp(name, "visual.", 7); }
 static bool freeze_text_but_last(const char *name) {
@@ -309,12 +312,16 @@ static bool freeze_biases(const char *name) { return strstr(name, "bias") != NUL
 static bool freeze_matrices(const char *name) {
     return strstr(name, "weight") && !strstr(name, "ln_") && !strstr(name, "embedding");
 }
+static bool freeze_matrices_and_biases(const char *name) {
+    return freeze_matrices(name) || freeze_biases(name);
+}
 static bool freeze_class(const char *name) { return !strcmp(name, "visual.class_embedding"); }
 
 static void test_frozen(void **state) {
     (void)state;
     static bool (*const patterns[])(const char *) = {
-        freeze_nothing_below_head, freeze_image, freeze_text_but_last, freeze_norms, freeze_biases,
+        freeze_all_but_projection, freeze_all_but_final, freeze_image,
+        freeze_text_but_last,      freeze_norms,         freeze_biases,
         freeze_matrices,           freeze_class};
     ClipConfig c = odd_config();
     TestModel all = model_new(backend(1), &c, &three, LOSS_CLIP);
@@ -348,6 +355,41 @@ static void test_frozen(void **state) {
     model_free(&all);
 }
 
+/* Nothing is computed below the lowest trainable tensor. */
+static void test_frozen_costs_nothing(void **state) {
+    (void)state;
+    static const struct {
+        bool (*frozen)(const char *);
+        uint64_t input, weight; /* linear_bwd_input, linear_bwd_weight */
+    } cases[] = {{freeze_all_but_projection, 0, 0},
+                 {freeze_all_but_final, 0, 0},
+                 /* text: the last block, pooled: 5 and 5; image: two whole blocks, the pooled one,
+                  * conv1 */
+                 {freeze_text_but_last, 5 + 8 + 5, 5 + 8 + 5 + 1},
+                 {freeze_matrices_and_biases, 18 + 4, 0}};
+    ClipConfig c = odd_config();
+    TestBatch b = random_batch(&c, 3, test_seed());
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        TestModel m = model_new(backend(1), &c, &three, LOSS_CLIP);
+        for (size_t t = 0; t < m.p->count; t++)
+            m.p->list[t].trainable = !cases[i].frozen(m.p->list[t].name);
+        kernel_stats_reset();
+        kernel_stats_on = true;
+        model_gradients(&m, &b, plain);
+        kernel_stats_on = false;
+        assert_int_equal(kernel_stats[SLOT_linear_bwd_input].calls, cases[i].input);
+        assert_int_equal(kernel_stats[SLOT_linear_bwd_weight].calls, cases[i].weight);
+        model_free(&m);
+    }
+    batch_free(&b);
+    ClipOptions o = three;
+    size_t all = clip_activation_bytes(backend(1), &c, &o);
+    o.frozen_image = true;
+    size_t text = clip_activation_bytes(backend(1), &c, &o);
+    o.frozen_text = true;
+    assert_true(text < all / 2 && clip_activation_bytes(backend(1), &c, &o) < text);
+}
+
 /* ---- sizes ---- */
 
 /* The published profile of open_clip's models: GFLOP of a sample's forward pass. */
@@ -371,19 +413,19 @@ static void test_flops(void **state) {
     assert_near(clip_flops(&l14, 77, true) * 1e-9, 175.33, 0.1);
     assert_true(clip_flops(&b32, 77, false) < clip_flops(&b32, 77, true));
     assert_true(clip_flops(&b32, 16, false) < 0.75 * clip_flops(&b32, 77, false));
-    /* By hand: 1 image token grid of 1 patch, 1 layer, width 2, mlp 3, E 1; text of 2 tokens. */
+    /* By hand: a grid of 1 patch, width 2, mlp 3, E 1; 1 image layer, 2 text layers, 2 tokens. */
     ClipConfig tiny = {.embed_dim = 1,
                        .image = {2, 1, 1, 3},
-                       .text = {2, 1, 1, 3},
+                       .text = {2, 2, 1, 3},
                        .image_size = 1,
                        .patch_size = 1,
                        .context_length = 2,
                        .vocab_size = 2};
-    double patch = 3 * 2, block = 2 * (4 * 4 + 2 * 6) + 2 * 4 * 2, head = 2;
-    assert_near(clip_flops(&tiny, 2, true), 2 * (patch + 2 * block + 2 * head), 1e-9);
-    double kv = 2 * 2 * 4, rest = 2 * 4 + 2 * 6, scores = 2 * 2 * 2;
-    assert_near(clip_flops(&tiny, 2, false), 2 * (patch + 2 * (kv + rest + scores) + 2 * head),
-                1e-9);
+    double patch = 3 * 2, head = 2, linear = 2 * (4 * 4 + 2 * 6), block = linear + 2 * 4 * 2;
+    assert_near(clip_flops(&tiny, 2, true), 2 * (patch + 3 * block + 2 * head), 1e-9);
+    double kv = 2 * 2 * 4, rest = 2 * 4 + 2 * 6, scores = 2 * 2 * 2, last = kv + rest + scores;
+    double causal = linear + 2 * 3 * 2;
+    assert_near(clip_flops(&tiny, 2, false), 2 * (patch + 2 * last + causal + 2 * head), 1e-9);
 }
 
 static const struct CMUnitTest tests[] = {
@@ -400,6 +442,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_patch_dropout_training_only),
     cmocka_unit_test(test_patch_dropout_keeps_one),
     cmocka_unit_test(test_frozen),
+    cmocka_unit_test(test_frozen_costs_nothing),
     cmocka_unit_test(test_flops),
 };
 

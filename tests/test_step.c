@@ -30,6 +30,8 @@ static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s
                      .training = true,
                      .grad_checkpointing = s->checkpoint,
                      .patch_dropout = s->patch_dropout,
+                     .frozen_image = s->lock_image,
+                     .frozen_text = s->lock_text,
                      .seed = 5};
     Trainer t = {.m = model_new(k, c, &o, s->kind), .size = size, .accum = accum};
     for (size_t i = 0; i < t.m.p->count; i++) {

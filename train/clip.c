@@ -61,19 +61,24 @@ size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOp
     return m.arena.used;
 }
 
+bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
+bool clip_text_trains(const Clip *m) { return text_trains(&m->text); }
+
 void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep) {
+    keep = keep && clip_image_trains(m);
     m->image_kept = keep;
     vit_fwd(&m->image, features, images, B, keep);
 }
 
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
-    if (!B) return;
+    if (!B || !clip_image_trains(m)) return;
     assert(m->image_kept && B == m->image.seq.B);
     vit_bwd(&m->image, dfeatures);
 }
 
 void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
                       const int32_t *pool, size_t B, bool keep) {
+    keep = keep && clip_text_trains(m);
     m->text_kept = keep;
     text_fwd(&m->text, features, ids, start, pool, B, keep);
 }
@@ -84,13 +89,10 @@ void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *st
 }
 
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
-    if (!B) return;
+    if (!B || !clip_text_trains(m)) return;
     assert(m->text_kept && B == m->text.seq.B);
     text_bwd(&m->text, dfeatures);
 }
-
-bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
-bool clip_text_trains(const Clip *m) { return text_trains(&m->text); }
 
 /* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
 static double stack_macs(const TowerConfig *t, double T, double scores, bool pooled) {

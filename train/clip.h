@@ -12,6 +12,7 @@ typedef struct ClipOptions {
     bool grad_checkpointing; /* keep a block's input only, recompute the rest: the same bits */
     bool full_compute;       /* no pruning of the last block: for tests and comparisons */
     double patch_dropout;    /* training only */
+    bool frozen_image, frozen_text; /* no tensor of this tower is trainable: keep nothing of it */
     uint64_t seed;
 } ClipOptions;
 
@@ -46,7 +47,8 @@ void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *st
 void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
                       const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
-/* Whether the tower has a trainable tensor; if not, its backward does nothing. */
+/* Whether the tower has a trainable tensor; if not, nothing is kept and its backward does nothing.
+ */
 bool clip_image_trains(const Clip *m);
 bool clip_text_trains(const Clip *m);
 

@@ -50,23 +50,18 @@ void step_free(Step *s) {
     free(s);
 }
 
-static ClipImages batch_images(const Batch *b) {
-    return (ClipImages){.u8 = b->pixels, .sample = b->sample, .draw = b->epoch};
+static void forward_image(Step *s, const Batch *b, size_t row, bool keep) {
+    ClipImages images = {.u8 = b->pixels, .sample = b->sample, .draw = b->epoch};
+    clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), &images, b->size, keep);
 }
 
-static void forward(Step *s, const Batch *b, size_t row, bool image, bool text, bool keep) {
-    ClipImages pixels = batch_images(b);
-    if (image)
-        clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), &pixels, b->size,
-                       keep && clip_image_trains(s->clip));
-    if (text)
-        clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), b->ids, b->start, b->size,
-                      keep && clip_text_trains(s->clip));
+static void forward_text(Step *s, const Batch *b, size_t row, bool keep) {
+    clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), b->ids, b->start, b->size, keep);
 }
 
-static void backward(Step *s, const Batch *b, size_t row, bool image, bool text) {
-    if (text) clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
-    if (image) clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
+static void backward(Step *s, const Batch *b, size_t row) {
+    clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
+    clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
 }
 
 static double scalar(const Kernels *k, const acc *x) {
@@ -78,13 +73,13 @@ static double scalar(const Kernels *k, const acc *x) {
 
 double step_gradients(Step *s, Batch *const *batches) {
     const Params *p = s->p;
-    bool image = clip_image_trains(s->clip), text = clip_text_trains(s->clip);
     size_t n = 0, last_row = 0;
     /* The last micro-batch's activations still stand when the loss is known: it alone is not
      * computed again. */
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
-        forward(s, batches[j], n, true, true, j + 1 == s->accum);
+        forward_image(s, batches[j], n, j + 1 == s->accum);
+        forward_text(s, batches[j], n, j + 1 == s->accum);
         last_row = n;
         n += batches[j]->size;
     }
@@ -95,11 +90,12 @@ double step_gradients(Step *s, Batch *const *batches) {
     if (!s->logit_scale->trainable) s->k->zero(dscale, s->k->acc_size);
     if (dbias && !s->logit_bias->trainable) s->k->zero(dbias, s->k->acc_size);
 
-    backward(s, batches[s->accum - 1], last_row, image, text);
+    backward(s, batches[s->accum - 1], last_row);
     size_t row = 0;
     for (size_t j = 0; j + 1 < s->accum; j++) {
-        forward(s, batches[j], row, image, text, true);
-        backward(s, batches[j], row, image, text);
+        if (clip_image_trains(s->clip)) forward_image(s, batches[j], row, true);
+        if (clip_text_trains(s->clip)) forward_text(s, batches[j], row, true);
+        backward(s, batches[j], row);
         row += batches[j]->size;
     }
     if (s->comm->size > 1) s->comm->all_reduce_sum(p->grad, p->size);
@@ -109,12 +105,7 @@ double step_gradients(Step *s, Batch *const *batches) {
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t) {
     StepResult r = {.logit_scale = exp(scalar(s->k, param_acc(s->p, s->logit_scale)))};
     r.loss = step_gradients(s, batches);
-    if (isfinite(r.loss)) {
-        r.grad_norm = optim_step(s->optim, lr, t);
-    } else {
-        r.grad_norm = NAN;
-        s->k->zero(s->p->grad, s->p->size * s->k->acc_size);
-    }
-    r.skipped = !isfinite(r.loss) || !isfinite(r.grad_norm);
+    r.grad_norm = optim_step(s->optim, lr, t);
+    r.skipped = !isfinite(r.grad_norm);
     return r;
 }

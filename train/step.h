@@ -9,7 +9,8 @@
 
 typedef struct StepResult {
     double loss, grad_norm, logit_scale; /* logit_scale: exponentiated, as used in this step */
-    bool skipped;                        /* loss or gradient norm not finite: no update was made */
+    bool
+        skipped; /* gradient norm not finite (so it is where the loss is not): no update was made */
 } StepResult;
 
 typedef struct Step Step;

@@ -186,6 +186,8 @@ static ClipOptions clip_options(const Run *r) {
         .grad_checkpointing = opt->grad_checkpointing,
         .patch_dropout = r->config.patch_dropout,
         .seed = r->state.seed,
+        .frozen_image = opt->lock_image,
+        .frozen_text = opt->lock_text,
     };
 }
 
