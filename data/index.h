@@ -1,6 +1,6 @@
 /* index: what makes a shard random-access: for every sample its members' places, and for .tar.zst
- * the frames. It stands beside the shard as NAME.idx, or in a cache. Format: docs/FORMATS.md and
- * index.c. Called by data/ and the `clipc data` commands. */
+ * the frames. It stands beside the shard as NAME.idx, or in a cache; index.c describes the file.
+ * Called by data/ and the `clipc data` commands. */
 #ifndef DATA_INDEX_H
 #define DATA_INDEX_H
 #include "data/stream.h"
