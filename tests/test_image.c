@@ -60,6 +60,8 @@ static void test_truncated_at_every_byte(void **state) {
             bool ok = decode(&img, part, n, &err);
             if (ok != (n >= first) || ok == (err.text[0] != 0))
                 fail_msg("%s cut at %zu: decoded %d, %s", name, n, ok, err.text);
+            if (!ok && n >= 8 && !strstr(name, ".webp") && !strstr(err.text, "truncated"))
+                fail_msg("%s cut at %zu: %s", name, n, err.text);
             free(part);
         }
         free(bytes);

@@ -91,7 +91,8 @@ static void test_a_view_has_a_stride(void **state) {
                (size_t)w * 3);
     RgbView a = {tight, (size_t)w * 3, w, h};
     RgbView b = {wide + (size_t)(2 * (w + 7) + 3) * 3, (size_t)(w + 7) * 3, w, h};
-    ResizeTarget t = {20, 33, 0, 0, 20, 33}, tall = {40, 9, 0, 0, 40, 9};
+    ResizeTarget t = {20, 33, 0, 0, 20, 33}, tall = {40, 9, 0, 0, 40, 9},
+                 part = {60, 60, 20, 30, 30, 20};
     ResizeScratch *scratch = NULL;
     for (size_t v = 0; v < COUNT(variants); v++) {
         assert_int_equal(result(variants[v].run, &t, &a, INTERPOLATION_BICUBIC, &scratch),
@@ -99,6 +100,9 @@ static void test_a_view_has_a_stride(void **state) {
         assert_int_equal(result(variants[v].run, &tall, &a, INTERPOLATION_BICUBIC, &scratch),
                          result(variants[v].run, &tall, &b, INTERPOLATION_BICUBIC, &scratch));
     }
+    for (size_t v = 0; v < COUNT(variants); v++)
+        assert_int_equal(result(variants[v].run, &part, &a, INTERPOLATION_BICUBIC, &scratch),
+                         result(variants[v].run, &part, &b, INTERPOLATION_BICUBIC, &scratch));
     resize_scratch_free(&scratch);
     free(tight);
     free(wide);
