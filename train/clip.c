@@ -1,5 +1,5 @@
 #include "train/clip.h"
-#include "train/text.h"
+#include "train/text_tower.h"
 #include "train/vit.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 struct Clip {
     const Kernels *k;
     Vit image;
-    Text text;
+    TextTower text;
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
 };
@@ -16,19 +16,19 @@ static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Para
                       const ClipOptions *o) {
     m->k = k;
     vit_init(&m->image, k, c, p, o);
-    text_init(&m->text, k, c, p, o);
+    text_tower_init(&m->text, k, c, p, o);
 }
 
 /* The towers never compute at the same time, so their scratch is one. */
 static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
     vit_layout_kept(&m->image, a);
-    text_layout_kept(&m->text, a);
+    text_tower_layout_kept(&m->text, a);
     size_t mark = a->used;
     vit_layout_scratch(&m->image, a);
     size_t end = a->used;
     a->used = mark;
-    text_layout_scratch(&m->text, a);
+    text_tower_layout_scratch(&m->text, a);
     a->used = size_max(end, a->used);
 }
 
@@ -47,7 +47,7 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
 void clip_free(Clip *m) {
     if (!m) return;
     vit_free(&m->image);
-    text_free(&m->text);
+    text_tower_free(&m->text);
     m->k->release(m->arena.base);
     free(m);
 }
@@ -57,12 +57,12 @@ size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOp
     clip_init(&m, k, c, NULL, o);
     clip_layout(&m);
     vit_free(&m.image);
-    text_free(&m.text);
+    text_tower_free(&m.text);
     return m.arena.used;
 }
 
 bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
-bool clip_text_trains(const Clip *m) { return text_trains(&m->text); }
+bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
 
 void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep) {
     keep = keep && clip_image_trains(m);
@@ -80,7 +80,7 @@ void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t 
                       const int32_t *pool, size_t B, bool keep) {
     keep = keep && clip_text_trains(m);
     m->text_kept = keep;
-    text_fwd(&m->text, features, ids, start, pool, B, keep);
+    text_tower_fwd(&m->text, features, ids, start, pool, B, keep);
 }
 
 void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
@@ -91,7 +91,7 @@ void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *st
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_text_trains(m)) return;
     assert(m->text_kept && B == m->text.seq.B);
-    text_bwd(&m->text, dfeatures);
+    text_tower_bwd(&m->text, dfeatures);
 }
 
 /* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */

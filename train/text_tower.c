@@ -1,10 +1,10 @@
-#include "train/text.h"
+#include "train/text_tower.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-void text_init(Text *t, const Kernels *k, const ClipConfig *c, const Params *p,
-               const ClipOptions *o) {
+void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
+                     const ClipOptions *o) {
     static const TowerNames names = {"transformer.resblocks.", "ln_final", "text_projection"};
     size_t B = o->max_batch;
     size_t rows = o->max_text_rows ? o->max_text_rows : size_mul(B, c->context_length);
@@ -26,22 +26,22 @@ void text_init(Text *t, const Kernels *k, const ClipConfig *c, const Params *p,
     t->host_pool = xcalloc(B, sizeof *t->host_pool);
 }
 
-void text_free(Text *t) {
+void text_tower_free(TextTower *t) {
     tower_free(&t->tower);
     free(t->host_pool);
 }
 
-void text_layout_kept(Text *t, Arena *a) {
+void text_tower_layout_kept(TextTower *t, Arena *a) {
     t->ids = arena_take(a, t->tower.max_rows, sizeof *t->ids);
     t->start = arena_take(a, t->tower.max_B + 1, sizeof *t->start);
     t->pool = arena_take(a, t->tower.max_B, sizeof *t->pool);
     tower_layout_kept(&t->tower, a);
 }
 
-void text_layout_scratch(Text *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
+void text_tower_layout_scratch(TextTower *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
 
-void text_fwd(Text *t, acc *features, const int32_t *ids, const int32_t *start, const int32_t *pool,
-              size_t B, bool keep) {
+void text_tower_fwd(TextTower *t, acc *features, const int32_t *ids, const int32_t *start,
+                    const int32_t *pool, size_t B, bool keep) {
     Tower *w = &t->tower;
     const Kernels *k = w->k;
     if (!B) return;
@@ -65,9 +65,11 @@ void text_fwd(Text *t, acc *features, const int32_t *ids, const int32_t *start, 
     tower_fwd(w, features, &t->seq, keep);
 }
 
-bool text_trains(const Text *t) { return layer_trains(t->embed) || tower_trains(&t->tower); }
+bool text_tower_trains(const TextTower *t) {
+    return layer_trains(t->embed) || tower_trains(&t->tower);
+}
 
-void text_bwd(Text *t, const acc *dfeatures) {
+void text_tower_bwd(TextTower *t, const acc *dfeatures) {
     Tower *w = &t->tower;
     tower_bwd(w, dfeatures, &t->seq, layer_trains(t->embed));
     if (!layer_trains(t->embed)) return;

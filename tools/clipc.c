@@ -1,0 +1,73 @@
+/* clipc: one program, a table of commands. */
+#include "kernels/base.h"
+#include "tools/commands.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define VERSION "0.1.0"
+
+typedef struct Entry {
+    const char *group, *name; /* `clipc group name` or, without a group, `clipc name` */
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} Entry;
+
+static const Entry entries[] = {
+    {NULL, "train", cmd_train, "train a CLIP from image-text shards"},
+    {"eval", "retrieval", cmd_eval_retrieval,
+     "recall@k of images for captions and captions for images"},
+    {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes"},
+    {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy)"},
+    {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image"},
+    {NULL, "score", cmd_score, "one image against several captions: probabilities"},
+    {"data", "pack", cmd_data_pack, "image-text pairs -> shards"},
+    {"data", "index", cmd_data_index, "write the index that makes a shard random-access"},
+    {"data", "check", cmd_data_check, "decode every sample, name the bad ones"},
+    {"data", "peek", cmd_data_peek, "show the first samples"},
+    {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)"},
+    {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary"},
+    {NULL, "ckpt", cmd_ckpt, "what is in a checkpoint"},
+    {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, tokenizer"},
+};
+
+static void print_help(void) {
+    printf("clipc %s: train, evaluate and search with CLIP models\n\n"
+           "usage: clipc COMMAND [OPTIONS]\n\n",
+           VERSION);
+    for (size_t i = 0; i < COUNT(entries); i++) {
+        const Entry *e = &entries[i];
+        char name[32];
+        snprintf(name, sizeof name, "%s%s%s", e->group ? e->group : "", e->group ? " " : "",
+                 e->name);
+        printf("  %-16s %s\n", name, e->summary);
+    }
+    printf("\n`clipc COMMAND --help` lists a command's options with examples.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        print_help();
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help") || !strcmp(argv[1], "-h")) {
+        print_help();
+        return EXIT_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("clipc %s\n", VERSION);
+        return EXIT_OK;
+    }
+    bool group_known = false;
+    for (size_t i = 0; i < COUNT(entries); i++) {
+        const Entry *e = &entries[i];
+        int used = e->group ? 2 : 1;
+        if (strcmp(argv[1], e->group ? e->group : e->name)) continue;
+        group_known |= e->group != NULL;
+        if (e->group && (argc < 3 || strcmp(argv[2], e->name))) continue;
+        return e->run(argc - used, argv + used);
+    }
+    if (group_known) die_usage("clipc %s needs one of its commands (see clipc --help)", argv[1]);
+    die_usage("unknown command '%s' (see clipc --help)", argv[1]);
+}
