@@ -1,5 +1,6 @@
 #include "data/safetensors.h"
 
+#include "data/crc32c.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -151,6 +152,18 @@ bool safetensors_open(Safetensors *st, const char *path, Error *err) {
     return error_set(err, "%.200s: %.300s", path, inner.text);
 }
 
+bool safetensors_verify(const Safetensors *st, Error *err) {
+    const char *want = safetensors_meta(st, "crc32c");
+    uint64_t header_size;
+    memcpy(&header_size, st->map, 8);
+    const size_t start = 8 + (size_t)header_size;
+    char got[12];
+    snprintf(got, sizeof got, "%08x",
+             crc32c(0, (const unsigned char *)st->map + start, st->map_size - start));
+    if (!want || !strcmp(want, got)) return true;
+    return error_set(err, "damaged: its bytes have the checksum %s instead of %.8s", got, want);
+}
+
 const Tensor *safetensors_find(const Safetensors *st, const char *name) {
     for (size_t i = 0; i < st->count; i++)
         if (!strcmp(st->tensors[i].name, name)) return &st->tensors[i];
@@ -216,6 +229,8 @@ struct SafetensorsWriter {
     char *path;
     int fd;
     size_t left; /* bytes that are still to come */
+    uint32_t crc;
+    off_t crc_at; /* where the header has its digits */
     bool failed;
     Error err;
 };
@@ -258,22 +273,20 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
                                       const char *const *meta, size_t meta_count) {
     SafetensorsWriter *w = xcalloc(1, sizeof *w);
     w->path = xstrdup(path);
-    json_t *header = json_object();
-    if (meta_count) {
-        json_t *pairs = json_object();
-        for (size_t i = 0; i < meta_count; i++)
-            json_object_set_new(pairs, meta[2 * i], json_string(meta[2 * i + 1]));
-        json_object_set_new(header, "__metadata__", pairs);
-    }
+    json_t *header = json_object(), *pairs = json_pack("{s:s}", "crc32c", "00000000");
+    for (size_t i = 0; i < meta_count; i++)
+        json_object_set_new(pairs, meta[2 * i], json_string(meta[2 * i + 1]));
+    json_object_set_new(header, "__metadata__", pairs);
     for (size_t i = 0; i < count; i++) {
         json_t *entry = header_entry(&tensors[i], &w->left);
         int rc = json_object_set_new(header, tensors[i].name, entry);
         assert(rc == 0); /* a name that is not UTF-8 */
     }
-    assert(json_object_size(header) == count + (meta_count > 0)); /* a name twice */
+    assert(json_object_size(header) == count + 1); /* a name twice */
     char *text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
     assert(text);
+    w->crc_at = 8 + (off_t)(strstr(text, "00000000") - text);
     /* the bytes start at a multiple of 8 */
     size_t length = strlen(text);
     uint64_t padded = round_up(length, 8);
@@ -290,11 +303,15 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
 void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n) {
     assert(n <= w->left);
     w->left -= n;
+    w->crc = crc32c(w->crc, bytes, n);
     writer_put(w, bytes, n);
 }
 
 bool safetensors_finish(SafetensorsWriter *w, Error *err) {
     assert(w->failed || !w->left);
+    char digits[12];
+    snprintf(digits, sizeof digits, "%08x", w->crc);
+    if (!w->failed && pwrite(w->fd, digits, 8, w->crc_at) != 8) writer_fail(w, strerror(errno));
     if (!w->failed && fsync(w->fd)) writer_fail(w, strerror(errno));
     if (w->fd >= 0) {
         if (close(w->fd)) writer_fail(w, strerror(errno));

@@ -35,6 +35,9 @@ typedef struct Safetensors {
 bool safetensors_open(Safetensors *st, const char *path, Error *err);
 const Tensor *safetensors_find(const Safetensors *st, const char *name);
 const char *safetensors_meta(const Safetensors *st, const char *key); /* NULL when absent */
+/* Whether the bytes are those that were written; files of other writers have no checksum and pass.
+ */
+bool safetensors_verify(const Safetensors *st, Error *err);
 void safetensors_close(Safetensors *st);
 /* Elements first … first+n-1 of a floating tensor as f32 (F64, F32, F16, BF16). False for other
  * types. */
@@ -43,8 +46,10 @@ bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out);
 size_t dtype_size(Dtype d);      /* bytes of one element; 0 for DTYPE_OTHER */
 const char *dtype_name(Dtype d); /* "F32" */
 
-/* Writes to exactly `path`, fsynced; callers write into a temporary folder and rename. meta: pairs.
- * A writer remembers its first error until finish. */
+/* Writes to exactly `path`, fsynced; callers write into a temporary folder and rename. meta: pairs,
+ * to which "crc32c" of all tensors' bytes is added. A writer remembers its first error until
+ * finish.
+ */
 typedef struct SafetensorsWriter SafetensorsWriter;
 /* The header; of a tensor, name, dtype, ndim and shape are looked at. */
 SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, size_t count,

@@ -324,6 +324,21 @@ static void save_steps(const char *dir, const unsigned *steps, size_t n) {
 
 static void print_latest(void *dir) { fprintf(stderr, "latest: %s\n", checkpoint_latest(dir)); }
 
+/* One bit of the byte that many before the end. */
+static void flip_bit(const char *path, size_t before_end) {
+    size_t n;
+    char *bytes = test_read_file(path, &n);
+    bytes[n - before_end] ^= 16;
+    test_write_file(path, bytes, n);
+    free(bytes);
+}
+
+static void load_state(void *path) {
+    ClipConfig c;
+    Params *p = model(&c, 3, 5, false, true);
+    checkpoint_load_state(path, p, &(TrainState){0});
+}
+
 static void test_damaged_is_passed_over(void **state) {
     (void)state;
     const char *dir = test_path("damaged");
@@ -341,13 +356,18 @@ static void test_damaged_is_passed_over(void **state) {
     test_dies(print_latest, (void *)dir, 0, "damaged/step_9\n");
     assert_int_equal(unlink(test_path("damaged/step_9/train_state.safetensors")), 0);
     assert_null(checkpoint_latest(dir));
+    /* one bit of a weight, one of a moment */
+    save_steps(dir, (unsigned[]){9, 90, 100}, 3);
+    flip_bit(test_path("damaged/step_100/open_clip_model.safetensors"), 8);
+    flip_bit(test_path("damaged/step_90/train_state.safetensors"), 8);
+    test_dies(print_latest, (void *)dir, 0, "step_100/open_clip_model.safetensors: damaged");
+    test_dies(print_latest, (void *)dir, 0, "step_90/train_state.safetensors: damaged");
+    test_dies(print_latest, (void *)dir, 0, "latest: ");
+    test_dies(print_latest, (void *)dir, 0, "damaged/step_9\n");
+    test_dies(load, &l, EXIT_ERROR, "step_100/open_clip_model.safetensors: damaged");
+    test_dies(load_state, (void *)test_path("damaged/step_90"), EXIT_ERROR,
+              "train_state.safetensors: damaged");
     assert_null(checkpoint_latest(test_path("no-such-run")));
-}
-
-static void load_state(void *path) {
-    ClipConfig c;
-    Params *p = model(&c, 3, 5, false, true);
-    checkpoint_load_state(path, p, &(TrainState){0});
 }
 
 static void test_state_of_another_model(void **state) {

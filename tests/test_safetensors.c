@@ -1,6 +1,7 @@
 /* The safetensors reader and writer: round trips, element types, files that are not as they must
  * be, truncation at every byte. */
 #include "data/safetensors.h"
+#include "data/crc32c.h"
 #include "tests/support.h"
 
 #include <math.h>
@@ -73,6 +74,27 @@ static void test_values(void **state) {
     assert_true(tensor_read_f32(&special, 0, 2, x));
     assert_true(x[0] == -INFINITY && isnan(x[1]));
     safetensors_close(&st);
+}
+
+static void test_checksum(void **state) {
+    (void)state;
+    assert_int_equal(crc32c(0, "123456789", 9), 0xe3069283u);
+    assert_int_equal(crc32c(crc32c(0, "1234", 4), "56789", 5), 0xe3069283u);
+    size_t n;
+    char *bytes = test_read_file(write_four(), &n);
+    const char *path = test_path("flipped.safetensors");
+    size_t data = 6 * 4 + 6 * 2 + 8 + 2 * 8;
+    for (size_t at = n - data; at <= n; at++) { /* at == n: nothing is wrong */
+        bytes[at] ^= 1;
+        test_write_file(path, bytes, n);
+        bytes[at] ^= 1;
+        Safetensors st;
+        Error err = {""};
+        if (!safetensors_open(&st, path, &err)) fail_msg("%s", err.text);
+        assert_true(safetensors_verify(&st, &err) == (at == n));
+        safetensors_close(&st);
+    }
+    free(bytes);
 }
 
 static void test_truncation(void **state) {
@@ -159,6 +181,7 @@ static void test_other_types(void **state) {
     Error err;
     if (!safetensors_open(&st, path, &err)) fail_msg("%s", err.text);
     float x;
+    assert_true(safetensors_verify(&st, &err)); /* no checksum */
     assert_int_equal(st.tensors[0].dtype, DTYPE_OTHER);
     assert_false(tensor_read_f32(&st.tensors[0], 0, 1, &x));
     safetensors_close(&st);
@@ -184,9 +207,10 @@ static void test_disk_full(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_values),
-        cmocka_unit_test(test_truncation),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_other_types), cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_checksum),   cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_other_types),
+        cmocka_unit_test(test_disk_full),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
 }

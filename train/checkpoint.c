@@ -18,6 +18,10 @@ static const char state_file[] = "train_state.safetensors";
 static const char vocab_file[] = "vocab.bpe";
 static const char state_format[] = "clipc-train-state-1";
 
+static char *path_in(const char *folder, const char *name) {
+    return xasprintf("%s/%s", folder, name);
+}
+
 static bool is_folder(const char *path) {
     struct stat s;
     return !stat(path, &s) && S_ISDIR(s.st_mode);
@@ -88,7 +92,7 @@ static void remove_unfinished(const char *dir) {
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));) {
         if (strncmp(e->d_name, ".tmp-", 5)) continue;
-        char *path = xasprintf("%s/%s", dir, e->d_name);
+        char *path = path_in(dir, e->d_name);
         if (unlink(path)) remove_folder(path);
         free(path);
     }
@@ -177,8 +181,8 @@ static bool system_error(const char *path, Error *err) {
 static bool write_folder(const char *dir, const char *folder, const Params *p, const ClipConfig *c,
                          const TrainState *s, const char *vocab_path, Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
-    char *path[] = {xasprintf("%s/%s", folder, model_file), xasprintf("%s/%s", folder, config_file),
-                    xasprintf("%s/%s", folder, state_file), xasprintf("%s/%s", folder, vocab_file)};
+    char *path[] = {path_in(folder, model_file), path_in(folder, config_file),
+                    path_in(folder, state_file), path_in(folder, vocab_file)};
     char *json = clip_config_to_json(c);
     bool ok = write_model(path[0], p, err);
     if (ok && !write_file(path[1], json, strlen(json))) ok = system_error(path[1], err);
@@ -203,7 +207,7 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
                      const TrainState *s, const char *vocab_path) {
     assert(*name && *name != '.' && !strchr(name, '/'));
     make_folders(dir);
-    char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = xasprintf("%s/%s", dir, name);
+    char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = path_in(dir, name);
     remove_unfinished(dir);
     Error err;
     bool ok = write_folder(dir, beside, p, c, s, vocab_path, &err);
@@ -222,7 +226,7 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
 }
 
 char *checkpoint_vocab(const char *path) {
-    char *vocab = xasprintf("%s/%s", path, vocab_file);
+    char *vocab = path_in(path, vocab_file);
     if (!access(vocab, R_OK)) return vocab;
     free(vocab);
     return NULL;
@@ -407,10 +411,11 @@ static void load_all(const char *path, const Safetensors *st, Params *p, const C
 }
 
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c) {
-    char *file = is_folder(path) ? xasprintf("%s/%s", path, model_file) : xstrdup(path);
+    char *file = is_folder(path) ? path_in(path, model_file) : xstrdup(path);
     Safetensors st;
     Error err;
     if (!safetensors_open(&st, file, &err)) die("weights: %s", err.text);
+    if (!safetensors_verify(&st, &err)) die("weights: %s: %s", file, err.text);
     load_all(file, &st, p, c);
     safetensors_close(&st);
     free(file);
@@ -452,12 +457,13 @@ static void load_moments(const char *file, const Safetensors *st, Params *p) {
 }
 
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
-    char *file = xasprintf("%s/%s", path, state_file);
+    char *file = path_in(path, state_file);
     bool exists = !access(file, F_OK);
     if (exists) {
         Safetensors st;
         Error err;
         if (!open_state(file, &st, s, &err)) die("train state: %s", err.text);
+        if (p && !safetensors_verify(&st, &err)) die("train state: %s: %s", file, err.text);
         if (p) load_moments(file, &st, p);
         safetensors_close(&st);
     }
@@ -469,51 +475,79 @@ bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
 
 typedef struct Found {
     char *path;
-    TrainState state;
+    uint64_t step;
 } Found;
 
 static int newest_first(const void *a, const void *b) {
-    uint64_t x = ((const Found *)a)->state.step, y = ((const Found *)b)->state.step;
+    uint64_t x = ((const Found *)a)->step, y = ((const Found *)b)->step;
     return (x < y) - (x > y);
 }
 
-/* Whole: both files can be opened with all their bytes. */
-static bool check_whole(const char *path, TrainState *s, Error *err) {
-    char *state = xasprintf("%s/%s", path, state_file),
-         *model = xasprintf("%s/%s", path, model_file);
+/* Whole: both files are there with all their bytes, and the bytes are those that were written. */
+static bool check_whole(const char *path, Error *err) {
+    static const char *const files[] = {state_file, model_file};
+    for (size_t i = 0; i < COUNT(files); i++) {
+        char *file = path_in(path, files[i]);
+        Safetensors st;
+        bool ok = safetensors_open(&st, file, err);
+        if (ok) {
+            Error inner;
+            ok = safetensors_verify(&st, &inner) ||
+                 error_set(err, "%.200s: %.300s", file, inner.text);
+            safetensors_close(&st);
+        }
+        free(file);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+static bool read_step(const char *path, Found *found, Error *err) {
+    char *file = path_in(path, state_file);
     Safetensors st;
-    bool ok = open_state(state, &st, s, err);
+    TrainState s;
+    bool ok = open_state(file, &st, &s, err);
     if (ok) safetensors_close(&st);
-    ok = ok && safetensors_open(&st, model, err);
-    if (ok) safetensors_close(&st);
-    free(state);
-    free(model);
+    free(file);
+    if (ok) *found = (Found){xstrdup(path), s.step};
     return ok;
 }
 
-char *checkpoint_latest(const char *dir) {
+static size_t list_checkpoints(const char *dir, Found **found) {
     DIR *d = opendir(dir);
-    if (!d) return NULL;
-    Found *found = NULL;
     size_t count = 0;
-    for (struct dirent *e; (e = readdir(d));) {
-        char *path = xasprintf("%s/%s", dir, e->d_name);
+    *found = NULL;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char *path = path_in(dir, e->d_name);
         struct stat s;
-        Found one = {.path = path};
         Error err;
-        bool folder = e->d_name[0] != '.' && !lstat(path, &s) && S_ISDIR(s.st_mode);
-        if (folder && check_whole(path, &one.state, &err)) {
-            found = xrealloc(found, (count + 1) * sizeof *found);
-            found[count++] = one;
-            continue;
+        if (e->d_name[0] != '.' && !lstat(path, &s) && S_ISDIR(s.st_mode)) {
+            *found = xrealloc(*found, (count + 1) * sizeof **found);
+            if (read_step(path, *found + count, &err))
+                count++;
+            else
+                log_warn("checkpoint %s is damaged, passed over: %s", path, err.text);
         }
-        if (folder) log_warn("checkpoint %s is damaged, passed over: %s", path, err.text);
         free(path);
     }
-    closedir(d);
-    if (count) qsort(found, count, sizeof *found, newest_first);
-    char *newest = count ? found[0].path : NULL;
-    for (size_t i = 1; i < count; i++) free(found[i].path);
+    if (d) closedir(d);
+    if (count) qsort(*found, count, sizeof **found, newest_first);
+    return count;
+}
+
+char *checkpoint_latest(const char *dir) {
+    Found *found;
+    char *newest = NULL;
+    size_t count = list_checkpoints(dir, &found);
+    for (size_t i = 0; i < count; i++) {
+        Error err;
+        if (!newest && check_whole(found[i].path, &err)) {
+            newest = found[i].path;
+            continue;
+        }
+        if (!newest) log_warn("checkpoint %s is damaged, passed over: %s", found[i].path, err.text);
+        free(found[i].path);
+    }
     free(found);
     return newest;
 }

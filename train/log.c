@@ -1,5 +1,6 @@
 #include "train/log.h"
 
+#include "data/crc32c.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -71,15 +72,9 @@ static void write_metrics(TrainLog *l, const StepMetrics *m) {
 
 /* ---- TensorBoard: records of (length, crc, an Event in protobuf's wire format, crc) ---- */
 
-/* CRC-32C (Castagnoli), reflected polynomial 0x82f63b78, rotated and offset as TFRecord files mask
- * it. */
+/* CRC-32C, rotated and offset as TFRecord files mask it. */
 static uint32_t masked_crc(const unsigned char *bytes, size_t n) {
-    uint32_t crc = ~0u;
-    for (size_t i = 0; i < n; i++) {
-        crc ^= bytes[i];
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
-    }
-    crc = ~crc;
+    uint32_t crc = crc32c(0, bytes, n);
     return (crc >> 15 | crc << 17) + 0xa282ead8u;
 }
 

@@ -17,6 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
                 t->dtype <= DTYPE_BF16)
                 abort();
     }
+    safetensors_verify(&st, &err);
     safetensors_close(&st);
     return 0;
 }
