@@ -200,14 +200,21 @@ static void freeze(Params *p) {
     }
 }
 
-static OptimOptions optim_options(const ClipConfig *c) {
-    OptimOptions o = {opt->beta1,         opt->beta2, opt->eps, opt->wd, (WdGroups)opt->wd_groups,
-                      opt->grad_clip_norm};
-    if (!strcasestr(c->name, "vit")) { /* open_clip's defaults go by the model's name */
-        if (!option_find(&train_command, "beta2")->given) o.beta2 = 0.999;
-        if (!option_find(&train_command, "eps")->given) o.eps = 1e-8;
-    }
-    return o;
+/* open_clip's defaults of beta2 and eps go by the model's name; the run's record holds what was
+ * taken. */
+static void resolve_defaults(const ClipConfig *c) {
+    if (strcasestr(c->name, "vit")) return;
+    if (!option_find(&train_command, "beta2")->given) train_options.beta2 = 0.999;
+    if (!option_find(&train_command, "eps")->given) train_options.eps = 1e-8;
+}
+
+static OptimOptions optim_options(void) {
+    return (OptimOptions){.beta1 = opt->beta1,
+                          .beta2 = opt->beta2,
+                          .eps = opt->eps,
+                          .weight_decay = opt->wd,
+                          .wd_groups = (WdGroups)opt->wd_groups,
+                          .grad_clip_norm = opt->grad_clip_norm};
 }
 
 static void build_model(Run *r) {
@@ -224,7 +231,7 @@ static void build_model(Run *r) {
     }
     ClipOptions o = clip_options(r);
     r->clip = clip_new(r->k, &r->config, r->params, &o);
-    OptimOptions oo = optim_options(&r->config);
+    OptimOptions oo = optim_options();
     r->optim = optim_new(r->params, &oo);
     r->step =
         step_new(r->k, r->comm, r->clip, r->params, r->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
@@ -358,6 +365,7 @@ int train_main(void) {
     r->state.seed = (uint64_t)opt->seed;
     if (r->resume) read_position(r);
     load_config(r);
+    resolve_defaults(&r->config);
     if (opt->dry_run) {
         ClipOptions o = clip_options(r);
         plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, r->comm->size,
