@@ -58,7 +58,7 @@ typedef struct Packer {
 PackOptions pack_options_default(void) {
     return (PackOptions){.shard_samples = 10000,
                          .shard_bytes = (uint64_t)1 << 30,
-                         .frame_bytes = 4 << 20,
+                         .frame_bytes = 256 << 10, /* a shuffled read decompresses a whole frame */
                          .max_pixels = IMAGE_MAX_PIXELS,
                          .quality = 95,
                          .threads = cpu_count()};

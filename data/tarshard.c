@@ -14,7 +14,7 @@ enum {
     FRAMES = 64,           /* decompressed frames that are kept */
     OPEN_MAX_SHARDS = 512, /* shards that stay open, and the memory of their indexes */
     OPEN_MAX_BYTES = 512 * 1024 * 1024,
-    COPY_FRAME = 4 << 20,
+    COPY_FRAME = 256 << 10,
 };
 
 typedef struct Frame {

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The `clipc data` commands as a user drives them: pack, index, check, peek. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+dir=$(mktemp -d "${TMPDIR:-/tmp}/data.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+export XDG_CACHE_HOME=$dir/cache
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+# The command must exit with $1 and say $2 on stdout or stderr.
+says() {
+    local code=$1 words=$2 got=0
+    shift 2
+    "$@" >"$dir/out" 2>&1 || got=$?
+    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
+        echo "exit $got (wanted $code), wanted '$words', got:"
+        cat "$dir/out"
+        return 1
+    fi
+}
+
+table=$dir/pairs.csv
+for f in jpeg-420 jpeg-422 jpeg-444 jpeg-grey jpeg-progressive jpeg-cmyk jpeg-restart; do
+    cp "tests/golden/image/$f.jpg" "$dir/"
+done
+files=("$dir"/*.jpg)
+{
+    echo "filepath,title"
+    for f in "${files[@]}"; do echo "$(basename "$f"),\"picture, $(basename "$f" .jpg)\""; done
+} >"$table"
+n=${#files[@]}
+
+pack() {
+    says 0 "$n samples in" "$clipc" data pack "$table" --out "$dir/shards/train" --shard-samples 3 &&
+        [ -s "$dir/shards/train-000000.tar.idx" ] && [ -s "$dir/shards/sizes.json" ] &&
+        says 1 "--force replaces it" "$clipc" data pack "$table" --out "$dir/shards/train" &&
+        says 0 "\"samples\": $n" "$clipc" data pack "$table" --out "$dir/shards/train" --force --json --zstd &&
+        says 0 "\"samples\": $n" "$clipc" data pack "$table" --out "$dir/shards/train" --force --json --shard-samples 3 &&
+        says 2 "--out is missing" "$clipc" data pack "$table" &&
+        says 1 "No such file" "$clipc" data pack "$dir/none.csv" --out "$dir/shards/x"
+}
+peek() {
+    says 0 "train-000000.tar:000000001" "$clipc" data peek "$dir/shards" --count 2 &&
+        says 0 "picture, " "$clipc" data peek "$dir/shards" --count 1 &&
+        [ "$(wc -l <"$dir/out")" = 2 ] &&
+        says 0 "\"key\": \"train-000001.tar:000000003\"" "$clipc" data peek "$dir/shards" --first 3 --count 1 --json &&
+        says 0 "\"width\": " "$clipc" data peek "$table" --json &&
+        says 2 "no data named" "$clipc" data peek
+}
+index() {
+    rm "$dir"/shards/*.idx
+    says 0 "$n usable" "$clipc" data index "$dir/shards" && [ -s "$dir/shards/train-000000.tar.idx" ] &&
+        says 0 "0 indexes written" "$clipc" data index "$dir/shards" &&
+        says 0 " 0 were up to date" "$clipc" data index "$dir/shards" --force &&
+        touch -d '1 hour ago' "$dir/shards/train-000000.tar" &&
+        says 0 " 1 indexes written" "$clipc" data index "$dir/shards" &&
+        says 1 "not a .tar" "$clipc" data index "$table" &&
+        head -c 700 "$dir/shards/train-000000.tar" >"$dir/cut.tar" &&
+        says 0 "damaged" "$clipc" data index "$dir/cut.tar" &&
+        says 0 "damaged" "$clipc" data index "$dir/cut.tar"
+}
+good() {
+    says 0 "$n samples in" "$clipc" data check "$dir/shards" && says 0 " 0 bad" "$clipc" data check "$table"
+}
+# A picture whose header is whole but whose data is cut, a caption that is not UTF-8, one that is missing.
+bad() {
+    mkdir -p "$dir/bad"
+    cp "${files[0]}" "$dir/bad/a.jpg"
+    echo words >"$dir/bad/a.txt"
+    head -c $(($(stat -c %s "${files[0]}") / 2)) "${files[0]}" >"$dir/bad/b.jpg"
+    echo words >"$dir/bad/b.txt"
+    cp "${files[0]}" "$dir/bad/c.jpg"
+    printf 'w\xffrds' >"$dir/bad/c.txt"
+    cp "${files[0]}" "$dir/bad/d.jpg"
+    says 0 "3 samples in 1 shards" "$clipc" data pack "$dir/bad" --out "$dir/badshards/x" &&
+        says 1 "2 bad" "$clipc" data check "$dir/badshards" &&
+        grep -q '^x-000000.tar:000000001: ' "$dir/out" && grep -q '^x-000000.tar:000000002: .*UTF-8' "$dir/out" &&
+        says 1 "1 left out" "$clipc" data check "$dir/bad" &&
+        says 1 "\"bad\": 2" "$clipc" data check "$dir/badshards" --json &&
+        says 0 "w?rds" "$clipc" data peek "$dir/badshards" --json
+}
+help() {
+    for c in pack index check peek; do says 0 "usage: clipc data $c" "$clipc" data $c --help || return 1; done
+}
+
+check data_pack pack
+check data_peek peek
+check data_index index
+check data_check_good good
+check data_check_bad bad
+check data_help help
+exit $failed
