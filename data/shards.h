@@ -12,7 +12,7 @@ typedef struct DatasetOptions {
     const char *image_keys;    /* "jpg;png;jpeg;webp": first one present */
     const char *text_keys;     /* "txt;caption"; NULL or "": samples need no caption */
     const char *json_text_key; /* take the caption from this field of .json; NULL: off */
-    const char *csv_separator; /* NULL: "," for a .csv, tab for all else */
+    const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */
 } DatasetOptions;

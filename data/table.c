@@ -31,9 +31,11 @@ static bool is_blank(const char *s) { return s[strspn(s, " \t\n\v\f\r")] == 0; }
 
 /* ---- CSV ---- */
 
-static char separator_of(const char *path, const DatasetOptions *o) {
-    if (!o->csv_separator || !*o->csv_separator) return ends_with(path, ".csv") ? ',' : '\t';
-    return strcmp(o->csv_separator, "\\t") == 0 ? '\t' : *o->csv_separator;
+/* Unless it is given: a tab where the first line holds one, or else a comma. */
+static char separator_of(const char *text, const DatasetOptions *o) {
+    const char *given = o->csv_separator;
+    if (given && *given) return strcmp(given, "\\t") == 0 ? '\t' : *given;
+    return text[strcspn(text, "\t\n")] == '\t' ? '\t' : ',';
 }
 
 static bool find_column(const char *path, const CsvField *f, size_t n, const char *name,
@@ -67,7 +69,7 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
     uint8_t *bytes;
     if (!file_read_all(path, &bytes, &size, SIZE_MAX / 2, err)) return false;
     t->bytes = (char *)bytes;
-    CsvReader r = csv_reader(t->bytes, size, separator_of(path, o));
+    CsvReader r = csv_reader(t->bytes, size, separator_of(t->bytes, o));
     CsvField f[COLUMNS_MAX];
     if (!csv_next(&r, f, COLUMNS_MAX, &n, &why))
         return error_set(err, "%s: %s", path, why.text[0] ? why.text : "empty");

@@ -50,6 +50,7 @@ static void write_keys(const Features *f) {
 
 int cmd_embed(int argc, char **argv) {
     dataset = dataset_options_default();
+    dataset.text_keys = NULL; /* images need no caption */
     options_parse(&command, argc, argv, NULL);
     if ((image_files.count > 0) + (images != NULL) + (text != NULL) != 1)
         die_usage("clipc embed: give one of --image, --images and --text");

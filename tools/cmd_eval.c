@@ -115,6 +115,7 @@ static void map_labels(Features *f, const Dataset *d, const ClassSet *s) {
 
 int cmd_eval_zeroshot(int argc, char **argv) {
     dataset = dataset_options_default();
+    dataset.text_keys = NULL; /* images need no caption */
     options_parse(&zeroshot_command, argc, argv, NULL);
     if (!classes_file) die_usage("clipc eval zeroshot: --classes is missing (a JSON file)");
     ClassSet s;

@@ -5,7 +5,6 @@
 TrainOptions train_options = {
     .image_key = "jpg;png;jpeg;webp",
     .text_key = "txt;caption",
-    .csv_separator = "\t",
     .csv_img_key = "filepath",
     .csv_caption_key = "title",
     .workers = 2,
@@ -51,7 +50,7 @@ static Option options[] = {
     {"json-text-key", OPT_STRING, &O.json_text_key, "FIELD", 0, 0,
      "take the caption from this field of a sample's .json", 0},
     {"csv-separator", OPT_STRING, &O.csv_separator, "CHAR", 0, 0,
-     "between the fields of a CSV; default a tab", 0},
+     "between the fields of a CSV; default: tab or comma, by the header", 0},
     {"csv-img-key", OPT_STRING, &O.csv_img_key, "COLUMN", 0, 0, "column of the image's path", 0},
     {"csv-caption-key", OPT_STRING, &O.csv_caption_key, "COLUMN", 0, 0, "column of the caption", 0},
     {"vocab", OPT_STRING, &O.vocab, "FILE", 0, 0,
