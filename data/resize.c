@@ -227,20 +227,21 @@ static void cut_digits(uint32_t *digits, const int32_t *w, int groups) {
         }
 }
 
-/* 16 lanes: Σ over groups, rounded and clipped. Digits go from high to low through one sum. */
+/* 16 lanes: Σ over groups, rounded and clipped. A sum for each digit: one long chain of dependent
+ * instructions would fill the scheduler. */
 static inline __attribute__((always_inline)) __m128i dot(const uint8_t *from, size_t stride,
                                                          const uint32_t *w, int groups) {
-    __m512i sum = _mm512_set1_epi32(ROUNDING >> 16);
-#pragma GCC unroll 3
-    for (int digit = 0; digit < 3; digit++) {
-        if (digit) sum = _mm512_slli_epi32(sum, 8);
+    __m512i high = _mm512_setzero_si512(), middle = high, low = _mm512_set1_epi32(ROUNDING);
 #pragma GCC unroll 8
-        for (int g = 0; g < groups; g++)
-            sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(from + (size_t)g * stride),
-                                      _mm512_set1_epi32((int)w[g * DIGITS + digit]));
+    for (int g = 0; g < groups; g++, w += DIGITS) {
+        __m512i v = _mm512_loadu_si512(from + (size_t)g * stride);
+        high = _mm512_dpbusd_epi32(high, v, _mm512_set1_epi32((int)w[0]));
+        middle = _mm512_dpbusd_epi32(middle, v, _mm512_set1_epi32((int)w[1]));
+        low = _mm512_dpbusd_epi32(low, v, _mm512_set1_epi32((int)w[2]));
     }
-    sum = _mm512_max_epi32(_mm512_srai_epi32(sum, PRECISION), _mm512_setzero_si512());
-    return _mm512_cvtusepi32_epi8(sum);
+    high = _mm512_add_epi32(_mm512_slli_epi32(high, 16), _mm512_slli_epi32(middle, 8));
+    high = _mm512_srai_epi32(_mm512_add_epi32(high, low), PRECISION);
+    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(high, _mm512_setzero_si512()));
 }
 
 /* 4 pixels of 4 rows (16 bytes each are read) → one block. */
