@@ -18,7 +18,9 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
     v->seed = o->seed;
-    size_t pixels = size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float));
+    /* Rounded, so that the patches behind the pixels are aligned like everything else. */
+    size_t pixels =
+        round_up(size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float)), 64);
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
                        .pool = c->pool,
