@@ -16,8 +16,8 @@ enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
 
 /* The user's or the machine's fault: one line "clipc: …" on stderr (what, where, what to try), then
  * exit 1 (2 for usage). */
-_Noreturn void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
-_Noreturn void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void die(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
+void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 
 /* The data's fault: a function that can meet bad data returns false and leaves one line here. */
 typedef struct Error {

@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory() as tmp:
         tokenizer = open_clip.get_tokenizer(a.model)
     else:
         model, _, transform = open_clip.create_model_and_transforms("local-dir:" + os.path.abspath(checkpoint))
-        own = [f for f in os.listdir(checkpoint) if f.startswith("vocab.txt")]
+        own = [f for f in os.listdir(checkpoint) if f == "vocab.bpe"]
         kw = {}
         if own:
             import gzip

@@ -37,7 +37,8 @@ static size_t edit_distance(const char *a, const char *b) {
     return row[n];
 }
 
-static _Noreturn void unknown_option(const Command *c, const char *name, const char *where) {
+static __attribute__((noreturn)) void unknown_option(const Command *c, const char *name,
+                                                     const char *where) {
     const char *best = NULL;
     size_t least = SIZE_MAX;
     for (size_t i = 0; i < c->count; i++) {
