@@ -198,24 +198,22 @@ typedef struct Kernels {
     void (*clamp)(acc *x, double lo, double hi, size_t n);
 } Kernels;
 
-/* Every slot, in the order above: names for messages, the backends' tables, the start-up check,
- * test coverage. */
-#define KERNEL_LIST(X)                                                                             \
-    X(alloc)                                                                                       \
-    X(release)                                                                                     \
-    X(upload)                                                                                      \
-    X(download)                                                                                    \
-    X(copy) X(zero) X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get)      \
-        X(act_from_acc) X(sync) X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight)             \
-            X(linear_activation_fwd) X(project_fwd) X(project_bwd) X(gemm) X(attention_fwd)        \
-                X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) X(layernorm_fwd)      \
-                    X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) X(activation_bwd) X(add)          \
-                        X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd)       \
-                            X(patches_u8) X(patches_f32) X(image_embed_fwd) X(image_embed_bwd)     \
-                                X(text_embed_fwd) X(text_embed_bwd) X(logits_stats) X(stats_init)  \
-                                    X(stats_join) X(stats_lse) X(clip_loss) X(clip_logits_grad)    \
-                                        X(siglip_tile) X(sum_squares) X(adamw) X(clip_factor)      \
-                                            X(clamp)
+/* Every slot, in the order above: names for messages, the backends' tables, test coverage. */
+/* clang-format off */
+#define KERNEL_LIST(X) \
+    X(alloc) X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) \
+    X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
+    X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
+    X(project_fwd) X(project_bwd) X(gemm) \
+    X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
+    X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
+    X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
+    X(patches_u8) X(patches_f32) X(image_embed_fwd) X(image_embed_bwd) \
+    X(text_embed_fwd) X(text_embed_bwd) \
+    X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
+    X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
+    X(sum_squares) X(adamw) X(clip_factor) X(clamp)
+/* clang-format on */
 
 enum KernelSlot {
 #define X(slot) SLOT_##slot,
