@@ -28,6 +28,8 @@ typedef struct Buf {
     BufRole role;
     size_t n, bytes;            /* elements; bytes on the backend */
     double *host;               /* [n] values at the start; may be changed until RUN */
+    double size;                /* of the terms of its sums: errors are relative to it where all
+                                   values are smaller by chance; may be changed until a check */
     double *want;               /* [n] what ref left */
     double *got[THREAD_COUNTS]; /* [n] what the backend left */
     void *ref, *block, *at;     /* ref's array; the backend's, with its guards; its first element */
@@ -38,7 +40,8 @@ typedef struct Buf {
 /* The backend under test, and the definition. */
 extern const Kernels *backend, *ref;
 
-/* Inputs and in-out arrays (also sums that are added to) hold uniform values in [-scale, scale). */
+/* Inputs and in-out arrays (also sums that are added to) hold uniform values in [-scale, scale);
+ * that is also the `size` of an in-out array; an output's is 0. */
 Buf *act_in(size_t n, double scale);
 Buf *act_out(size_t n);
 Buf *act_inout(size_t n, double scale);
@@ -71,8 +74,9 @@ void *P(const Buf *b);
 void run_begin(const char *slot, const char *file, int line);
 const Kernels *run_next(void);
 
-/* Largest error over largest value <= factor · (eps + eps_acc·√terms): eps that of the array's
- * element type for its one rounding, eps_acc for a sum of `terms`; 2^-8 for bf16, 2^-23 for f32. */
+/* Largest error over the larger of size and the largest value <= factor · (eps + eps_acc·√terms):
+ * eps that of the array's element type for its one rounding, eps_acc for a sum of `terms`; 2^-8 for
+ * bf16, 2^-23 for f32. */
 #define check(b, factor, terms) check_at(b, factor, terms, false, #b, __FILE__, __LINE__)
 /* The same with the eps of act: an acc array whose terms a backend may round to act on the way. */
 #define check_as_act(b, factor, terms) check_at(b, factor, terms, true, #b, __FILE__, __LINE__)

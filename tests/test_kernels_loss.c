@@ -114,9 +114,8 @@ static void clip_loss(void **state) {
         Buf *positive = acc_in(n, 10);
         double weight = n ? 0.5 / (double)n : 1;
         RUN(clip_loss, F(loss), F(row), F(col), F(positive), n, weight);
-        /* The mean of terms up to 40, nearly all of which may cancel. */
-        double value = size_max(n, 1) > 1 ? fmax(1, 1 / fabs(loss->want[0])) : 1;
-        check(loss, 4 * value, 1);
+        loss->size = 10;
+        check(loss, 2, 16);
         bufs_free();
     }
 }
@@ -136,6 +135,7 @@ static void clip_logits_grad(void **state) {
         for (size_t c = 0; c < t.m; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
         RUN(clip_logits_grad, F(cos), F(dlog_scale), F(dbias), F(row_lse), F(col_lse), F(log_scale),
             F(bias), t.n, t.m, t.diag, weight);
+        cos->size = 1e-30; /* the only gradient of a tile may be too small for a float */
         check(cos, 4, scale * scale);
         check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
         if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
@@ -154,6 +154,7 @@ static void siglip_tile(void **state) {
         Buf *log_scale = acc_scalar(log(scale)), *bias = with_bias ? acc_scalar(-10) : NULL;
         RUN(siglip_tile, F(cos), F(loss), F(dlog_scale), F(dbias), F(log_scale), F(bias), t.n, t.m,
             t.diag, weight);
+        cos->size = 1e-30; /* the only gradient of a tile may be too small for a float */
         check(cos, 4, scale * scale);
         /* Terms up to scale + 10 each, all of one sign: the sum of row means. */
         check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
