@@ -3,7 +3,11 @@
  * all. Where the CPU has no bf16 products, bf16 operands are widened to f32 first. */
 #include "kernels/cpu/cpu.h"
 
+#if defined ACT_BF16
+#include "kernels/cpu/tiles.h"
+#endif
 #include <dnnl.h>
+#include <omp.h>
 
 /* c[M,N] = (c if add) + a[M,K] b[K,N] + bias[N]. A stored operand has rows of ld elements; ta: a is
  * stored as [K,M]; tb: b is stored as [N,K]. */
@@ -14,6 +18,8 @@ typedef struct Product {
     size_t M, N, K, lda, ldb, ldc;
     bool ta, tb, add;
     dnnl_data_type_t in, out;
+    act *activated; /* if given: receives f(c) */
+    Activation f;
 } Product;
 
 #if defined ACT_BF16
@@ -21,6 +27,15 @@ typedef struct Product {
 #else
 #define ACT_TYPE dnnl_f32
 #endif
+
+static double gemm_bytes(size_t M, size_t N, size_t K) {
+    return (double)sizeof(act) *
+           ((double)M * (double)K + (double)K * (double)N + (double)M * (double)N);
+}
+#define GEMM_FLOPS(M, N, K) (2.0 * (double)(M) * (double)(N) * (double)(K))
+
+/* Below this a product is one thread's. */
+#define SERIAL_FLOPS 1e6
 
 /* ---- primitives ---- */
 
@@ -222,8 +237,121 @@ static void emulate(const Product *p) {
 }
 #endif
 
+/* ---- activations ---- */
+
+/* Inlined with a constant f. */
+static inline vf activate(vf v, Activation f) {
+    vf bell;
+    return v * (f == ACTIVATION_GELU ? vnormal(v, &bell) : vsigmoid(v * vset(1.702f)));
+}
+
+/* ---- bf16 by the backend's own tiles ---- */
+
+#if defined HAVE_TILES
+enum { NO_ACTIVATION = -1 };
+
+/* Inlined with a constant f. */
+static inline __attribute__((always_inline)) void
+out_rows(const Product *p, const float *c, size_t i, size_t j, size_t rows, size_t cols, int f) {
+    vf b0 = p->bias ? f32_load(p->bias + j, cols) : vzero();
+    vf b1 = p->bias && cols > 16 ? f32_load(p->bias + j + 16, cols - 16) : vzero();
+    uint16_t *to = (uint16_t *)p->c + i * p->ldc + j;
+    uint16_t *activated = f == NO_ACTIVATION ? NULL : (uint16_t *)p->activated + i * p->ldc + j;
+    __mmask32 m = cols < 32 ? (1u << cols) - 1 : 0xffffffffu;
+    for (size_t r = 0; r < rows; r++, c += 32, to += p->ldc) {
+        __m512i v = (__m512i)_mm512_cvtne2ps_pbh(vload(c + 16) + b1, vload(c) + b0);
+        _mm512_mask_storeu_epi16(to, m, v);
+        if (f == NO_ACTIVATION) continue;
+        /* f of the rounded value: what backward will find */
+        vf low = activate(bf16_widen(_mm512_castsi512_si256(v)), (Activation)f);
+        vf high = activate(bf16_widen(_mm512_extracti64x4_epi64(v, 1)), (Activation)f);
+        _mm512_mask_storeu_epi16(activated, m, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        activated += p->ldc;
+    }
+}
+
+static void out_act(const void *p, const float *c, size_t i, size_t j, size_t rows, size_t cols) {
+    out_rows(p, c, i, j, rows, cols, NO_ACTIVATION);
+}
+
+static void out_activation(const void *context, const float *c, size_t i, size_t j, size_t rows,
+                           size_t cols) {
+    const Product *p = context;
+    if (p->f == ACTIVATION_GELU)
+        out_rows(p, c, i, j, rows, cols, ACTIVATION_GELU);
+    else
+        out_rows(p, c, i, j, rows, cols, ACTIVATION_QUICK_GELU);
+}
+
+static void out_add(const void *context, const float *c, size_t i, size_t j, size_t rows,
+                    size_t cols) {
+    const Product *p = context;
+    float *to = (float *)p->c + i * p->ldc + j;
+    for (size_t r = 0; r < rows; r++, c += 32, to += p->ldc)
+        for (size_t k = 0; k < cols; k += VW)
+            f32_store(to + k, f32_load(to + k, cols - k) + vload(c + k), cols - k);
+}
+
+static void out_acc(const void *context, const float *c, size_t i, size_t j, size_t rows,
+                    size_t cols) {
+    const Product *p = context;
+    float *to = (float *)p->c + i * p->ldc + j;
+    for (size_t r = 0; r < rows; r++, c += 32, to += p->ldc)
+        for (size_t k = 0; k < cols; k += VW) f32_store(to + k, vload(c + k), cols - k);
+}
+
+static void tiled_product(const Product *p) {
+    tiles_amx();
+    TilesProduct t = {.a = {p->a, p->lda, p->ta, false},
+                      .b = {p->b, p->ldb, !p->tb, true},
+                      .M = p->M,
+                      .N = p->N,
+                      .K = p->K,
+                      .chunked = p->add,
+                      .out = p->out == dnnl_bf16 ? (p->activated ? out_activation : out_act)
+                             : p->add            ? out_add
+                                                 : out_acc,
+                      .context = p};
+    bool parallel = GEMM_FLOPS(p->M, p->N, p->K) > SERIAL_FLOPS;
+    TilesPlan plan = tiles_plan(&t, parallel ? (size_t)omp_get_max_threads() : 1);
+    size_t tasks = plan.tasks_m * plan.tasks_n, parts = div_up(p->M, TILES_PACK_ROWS);
+    size_t stride = round_up(plan.thread_bytes, 4096) + 64;
+    Tile *left = FN(scratch)(SCRATCH_LEFT, plan.left_bytes);
+    char *mem = FN(scratch)(SCRATCH_THREADS, (size_t)omp_get_max_threads() * stride);
+#pragma omp parallel if (parallel)
+    {
+        tiles_begin();
+        for (size_t k = 0; k < p->K; k += plan.chunk) {
+#pragma omp for schedule(dynamic)
+            for (size_t i = 0; i < parts; i++) tiles_pack_left(&t, &plan, k, i, left);
+#pragma omp for schedule(dynamic)
+            for (size_t i = 0; i < tasks; i++)
+                tiles_task(&t, &plan, k, i, left, mem + (size_t)omp_get_thread_num() * stride);
+        }
+        tiles_end();
+    }
+}
+#endif
+
+#if !defined HAVE_TILES
+static void activation_row(act *y, const act *x, size_t n, Activation f) {
+    if (f == ACTIVATION_GELU)
+        for (size_t i = 0; i < n; i += VW)
+            act_store(y + i, activate(act_load(x + i, n - i), ACTIVATION_GELU), n - i);
+    else
+        for (size_t i = 0; i < n; i += VW)
+            act_store(y + i, activate(act_load(x + i, n - i), ACTIVATION_QUICK_GELU), n - i);
+}
+#endif
+
 static void product(const Product *p) {
     if (!p->M || !p->N || !p->K) return;
+#if defined HAVE_TILES
+    if (p->in == dnnl_bf16) {
+        tiled_product(p);
+        return;
+    }
+#endif
 #if defined ACT_BF16
     if (p->in == dnnl_bf16 && !bf16_works()) {
         emulate(p);
@@ -235,33 +363,28 @@ static void product(const Product *p) {
 
 /* ---- the slots ---- */
 
-static double gemm_bytes(size_t M, size_t N, size_t K) {
-    return (double)sizeof(act) *
-           ((double)M * (double)K + (double)K * (double)N + (double)M * (double)N);
-}
-#define GEMM_FLOPS(M, N, K) (2.0 * (double)(M) * (double)(N) * (double)(K))
-
-static void forward(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
-                    size_t K) {
-    product(&(Product){.a = x,
-                       .b = w,
-                       .c = y,
-                       .bias = b ? &b->v : NULL,
-                       .M = M,
-                       .N = N,
-                       .K = K,
-                       .lda = K,
-                       .ldb = K,
-                       .ldc = N,
-                       .tb = true,
-                       .in = ACT_TYPE,
-                       .out = ACT_TYPE});
+static Product forward(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+                       size_t K) {
+    return (Product){.a = x,
+                     .b = w,
+                     .c = y,
+                     .bias = b ? &b->v : NULL,
+                     .M = M,
+                     .N = N,
+                     .K = K,
+                     .lda = K,
+                     .ldb = K,
+                     .ldc = N,
+                     .tb = true,
+                     .in = ACT_TYPE,
+                     .out = ACT_TYPE};
 }
 
 void FN(linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
                     size_t K) {
     KERNEL_TIMER(linear_fwd, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
-    forward(y, x, w, b, M, N, K);
+    Product p = forward(y, x, w, b, M, N, K);
+    product(&p);
 }
 
 void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
@@ -318,22 +441,6 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
     if (db) column_sums(db, dy, M, N);
 }
 
-static void activation(act *y, const act *x, size_t n, Activation f) {
-    if (f == ACTIVATION_GELU) {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-        for (size_t i = 0; i < n; i += VW) {
-            vf v = act_load(x + i, n - i), bell;
-            act_store(y + i, v * vnormal(v, &bell), n - i);
-        }
-    } else {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-        for (size_t i = 0; i < n; i += VW) {
-            vf v = act_load(x + i, n - i);
-            act_store(y + i, v * vsigmoid(v * vset(1.702f)), n - i);
-        }
-    }
-}
-
 /* Bytes of `pre` that a chunk of rows may take, so that it is still in the caches when the
  * activation reads it. */
 #define CHUNK_BYTES ((size_t)2 << 20)
@@ -342,12 +449,20 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
                                size_t N, size_t K, Activation f) {
     KERNEL_TIMER(linear_activation_fwd, GEMM_FLOPS(M, N, K) + 20.0 * (double)M * (double)N,
                  gemm_bytes(M, N, K) + (double)sizeof(act) * (double)M * (double)N);
+#if defined HAVE_TILES
+    Product p = forward(pre, x, w, b, M, N, K);
+    p.activated = y, p.f = f;
+    product(&p);
+#else
     size_t rows = size_max(64, CHUNK_BYTES / (N * sizeof(act)) / 64 * 64);
     for (size_t i = 0; i < M; i += rows) {
         size_t m = size_min(rows, M - i);
-        forward(pre + i * N, x + i * K, w, b, m, N, K);
-        activation(y + i * N, pre + i * N, m * N, f);
+        Product p = forward(pre + i * N, x + i * K, w, b, m, N, K);
+        product(&p);
+#pragma omp parallel for schedule(static) if (m * N > SERIAL_BELOW)
+        for (size_t r = i; r < i + m; r++) activation_row(y + r * N, pre + r * N, N, f);
     }
+#endif
 }
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {

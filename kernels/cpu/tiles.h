@@ -1,0 +1,311 @@
+/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16, for linear.c and
+ * attention.c of the CPU backend. Operands are packed into tiles of 1 KB, the shape of AMX's
+ * registers: a left tile holds 16 rows of 16 pairs along the contraction, a right tile 16 pairs of
+ * 16 columns; what is missing at an edge is 0. One block is 32 x 32 results: two left tiles and two
+ * right tiles for each 32 of the contraction.
+ *
+ * An element's sum runs along the contraction in steps of 32, whatever the blocking and the number
+ * of threads: they never show in the bits. */
+#ifndef KERNELS_CPU_TILES_H
+#define KERNELS_CPU_TILES_H
+#if defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
+#define HAVE_TILES 1
+#include "kernels/cpu/simd.h"
+
+#include <stdbool.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+typedef struct Tile {
+    uint32_t pair[16][16];
+} __attribute__((aligned(64))) Tile;
+
+/* ---- AMX: its registers must be asked for once a process and configured in each thread ---- */
+
+#if defined __AMX_BF16__
+typedef struct TileConfig {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} __attribute__((aligned(64))) TileConfig;
+
+static inline bool tiles_amx(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    static int state = -1;
+    if (state < 0) state = !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+    return state;
+}
+#else
+static inline bool tiles_amx(void) { return false; }
+#endif
+
+/* A thread's use of tiles lies between these two. */
+static inline void tiles_begin(void) {
+#if defined __AMX_BF16__
+    if (!tiles_amx()) return;
+    TileConfig c = {.palette = 1};
+    for (int i = 0; i < 8; i++) c.row_bytes[i] = 64, c.rows[i] = 16;
+    _tile_loadconfig(&c);
+#endif
+}
+static inline void tiles_end(void) {
+#if defined __AMX_BF16__
+    if (tiles_amx()) _tile_release();
+#endif
+}
+
+/* ---- packing ---- */
+
+static inline void transpose16(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+/* 16 rows of 32 elements, of which rows x cols exist. */
+static inline __attribute__((always_inline)) void load_rows(__m512i r[16], const uint16_t *p,
+                                                            size_t ld, size_t rows, size_t cols) {
+    __mmask32 m = cols >= 32 ? 0xffffffffu : (1u << cols) - 1;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++)
+        r[i] = i < rows ? _mm512_maskz_loadu_epi16(m, p + i * ld) : _mm512_setzero_si512();
+}
+
+/* 32 rows of 16 elements, of which rows x cols exist, as 16 rows of pairs (2i, 2i+1). */
+static inline __attribute__((always_inline)) void load_pairs(__m512i r[16], const uint16_t *p,
+                                                             size_t ld, size_t rows, size_t cols) {
+    __mmask16 m = vfirst(cols);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++) {
+        __m256i even =
+            2 * i < rows ? _mm256_maskz_loadu_epi16(m, p + 2 * i * ld) : _mm256_setzero_si256();
+        __m256i odd = 2 * i + 1 < rows ? _mm256_maskz_loadu_epi16(m, p + (2 * i + 1) * ld)
+                                       : _mm256_setzero_si256();
+        r[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                               _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+    }
+}
+
+static inline void store_tile(Tile *t, const __m512i r[16]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm512_store_si512(t->pair[i], r[i]);
+}
+
+/* One side of a product: [outer, K] as tiles [outer/16][K/32]. `across`: stored as [K, outer]. A
+ * left operand's tiles hold outer in rows, a right one's in columns. */
+typedef struct Side {
+    const uint16_t *p;
+    size_t ld;
+    bool across, right;
+} Side;
+
+/* Packs outer [o0, o0 + outer) and contraction [k0, k0 + K) into to[up to 16s][K/32]. */
+static inline void tiles_pack(Tile *to, Side s, size_t o0, size_t outer, size_t k0, size_t K) {
+    size_t kt = (K + 31) / 32;
+    __m512i r[16];
+    if (s.across) {
+        for (size_t k = 0; k < K; k += 32)
+            for (size_t o = 0; o < outer; o += 16) {
+                const uint16_t *from = s.p + (k0 + k) * s.ld + o0 + o;
+                if (K - k >= 32 && outer - o >= 16)
+                    load_pairs(r, from, s.ld, 32, 16);
+                else
+                    load_pairs(r, from, s.ld, K - k, outer - o);
+                if (!s.right) transpose16(r);
+                store_tile(to + o / 16 * kt + k / 32, r);
+            }
+    } else {
+        for (size_t o = 0; o < outer; o += 16)
+            for (size_t k = 0; k < K; k += 32) {
+                const uint16_t *from = s.p + (o0 + o) * s.ld + k0 + k;
+                if (outer - o >= 16 && K - k >= 32)
+                    load_rows(r, from, s.ld, 16, 32);
+                else
+                    load_rows(r, from, s.ld, outer - o, K - k);
+                if (s.right) transpose16(r);
+                store_tile(to + o / 16 * kt + k / 32, r);
+            }
+    }
+}
+
+/* ---- one block ---- */
+
+/* c[32][32] (+)= the products of `kt` tiles: left rows from a, a + a_step, right columns from b,
+ * b + b_step. Meanwhile `lines` cache lines a step are fetched from `next` on. */
+static inline void tiles_block(float *c, const Tile *a, size_t a_step, const Tile *b, size_t b_step,
+                               size_t kt, bool add, const char *next, size_t lines) {
+#if defined __AMX_BF16__
+    if (tiles_amx()) {
+        if (add) {
+            _tile_loadd(0, c, 128);
+            _tile_loadd(1, c + 16, 128);
+            _tile_loadd(2, c + 512, 128);
+            _tile_loadd(3, c + 528, 128);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        for (size_t k = 0; k < kt; k++) {
+            for (size_t i = 0; i < lines; i++, next += 64) __builtin_prefetch(next, 0, 2);
+            _tile_loadd(4, a + k, 64);
+            _tile_stream_loadd(6, b + k, 64);
+            _tile_stream_loadd(7, b + b_step + k, 64);
+            _tile_loadd(5, a + a_step + k, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, c, 128);
+        _tile_stored(1, c + 16, 128);
+        _tile_stored(2, c + 512, 128);
+        _tile_stored(3, c + 528, 128);
+        return;
+    }
+#endif
+    for (size_t i = 0; i < 32; i += 8, c += 8 * 32) {
+        const Tile *rows = a + (i < 16 ? 0 : a_step);
+        vf sum[8][2];
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) {
+            sum[j][0] = add ? vload(c + j * 32) : vzero();
+            sum[j][1] = add ? vload(c + j * 32 + 16) : vzero();
+        }
+        for (size_t k = 0; k < kt; k++) {
+            for (size_t j = 0; i == 0 && j < lines; j++, next += 64) __builtin_prefetch(next, 0, 2);
+            for (size_t p = 0; p < 16; p++) {
+                __m512bh b0 = (__m512bh)_mm512_load_si512(b[k].pair[p]);
+                __m512bh b1 = (__m512bh)_mm512_load_si512(b[b_step + k].pair[p]);
+#pragma GCC unroll 8
+                for (size_t j = 0; j < 8; j++) {
+                    __m512bh x = (__m512bh)_mm512_set1_epi32((int)rows[k].pair[i % 16 + j][p]);
+                    sum[j][0] = _mm512_dpbf16_ps(sum[j][0], x, b0);
+                    sum[j][1] = _mm512_dpbf16_ps(sum[j][1], x, b1);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) {
+            vstore(c + j * 32, sum[j][0]);
+            vstore(c + j * 32 + 16, sum[j][1]);
+        }
+    }
+}
+
+/* ---- a whole product ---- */
+
+/* Receives c[32][32], of which rows x cols are results (i…, j…) of the product. */
+typedef void TilesOut(const void *context, const float *c, size_t i, size_t j, size_t rows,
+                      size_t cols);
+
+/* Σ_k a[m,k] b[k,n], handed to `out` block by block; for `chunked` products out is called for each
+ * chunk of the contraction in order (it adds), otherwise once. */
+typedef struct TilesProduct {
+    Side a, b;
+    size_t M, N, K;
+    bool chunked;
+    TilesOut *out;
+    const void *context;
+} TilesProduct;
+
+enum {
+    TILES_L2 = 1 << 20,   /* bytes of packed right columns that stay in a core's L2 */
+    TILES_CHUNK = 2048,   /* contraction of one chunk */
+    TILES_L1_STEPS = 16,  /* steps of 32 whose left panel stays in L1 */
+    TILES_PACK_ROWS = 128 /* left rows a thread packs at once */
+};
+
+typedef struct TilesPlan {
+    size_t chunk, cols, rows; /* contraction; columns and rows of a task */
+    size_t tasks_n, tasks_m;
+    size_t left_bytes, thread_bytes; /* scratch of all, of each thread */
+} TilesPlan;
+
+static inline size_t tiles_up(size_t n) { return (n + 31) / 32 * 32; }
+
+static inline TilesPlan tiles_plan(const TilesProduct *p, size_t threads) {
+    TilesPlan best = {0};
+    double least = 0;
+    size_t chunk = tiles_up(p->chunked && p->K > TILES_CHUNK ? TILES_CHUNK : p->K);
+    size_t widest = TILES_L2 / (2 * chunk) / 32 * 32;
+    if (widest < 64) widest = 64;
+    for (size_t gm = 1; gm <= threads; gm++) {
+        size_t rows = tiles_up((p->M + gm - 1) / gm);
+        for (size_t gn = (p->N + widest - 1) / widest, more = 0; more <= threads; gn++, more++) {
+            size_t cols = tiles_up((p->N + gn - 1) / gn);
+            size_t m = (p->M + rows - 1) / rows, n = (p->N + cols - 1) / cols;
+            size_t turns = (m * n + threads - 1) / threads;
+            /* packing an element costs about as much as 32 multiplications */
+            double cost = (double)turns * (double)cols * ((double)rows + 32);
+            if (least > 0 && cost >= least) continue;
+            least = cost;
+            best = (TilesPlan){.cols = cols, .rows = rows, .tasks_n = n, .tasks_m = m};
+        }
+    }
+    best.chunk = chunk;
+    best.left_bytes = tiles_up(p->M) * chunk * 2;
+    best.thread_bytes = best.cols * chunk * 2 + best.cols * 32 * sizeof(float);
+    return best;
+}
+
+/* Packs part `i` of the left side's chunk at k0. */
+static inline void tiles_pack_left(const TilesProduct *p, const TilesPlan *plan, size_t k0,
+                                   size_t i, Tile *left) {
+    size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, from = i * TILES_PACK_ROWS;
+    size_t rows = p->M - from < TILES_PACK_ROWS ? p->M - from : TILES_PACK_ROWS;
+    tiles_pack(left + from / 16 * (tiles_up(K) / 32), p->a, from, rows, k0, K);
+}
+
+/* One task's part of the chunk at k0. */
+static inline void tiles_task(const TilesProduct *p, const TilesPlan *plan, size_t k0, size_t task,
+                              const Tile *left, void *mem) {
+    size_t n0 = task / plan->tasks_m * plan->cols, m0 = task % plan->tasks_m * plan->rows;
+    size_t cols = p->N - n0 < plan->cols ? p->N - n0 : plan->cols;
+    size_t m1 = m0 + plan->rows < p->M ? m0 + plan->rows : p->M;
+    size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, kt = tiles_up(K) / 32;
+    Tile *b = mem;
+    float *c = (float *)(b + plan->cols / 16 * kt);
+    size_t l1 = kt <= TILES_L1_STEPS + TILES_L1_STEPS / 2 ? kt : TILES_L1_STEPS;
+    size_t blocks = tiles_up(cols) / 32, lines = (32 + blocks - 1) / blocks;
+    tiles_pack(b, p->b, n0, cols, k0, K);
+    for (size_t i = m0; i < m1; i += 32) {
+        const Tile *a = left + i / 16 * kt;
+        const char *next = (const char *)(a + 2 * kt);
+        for (size_t k = 0; k < kt; k += l1) {
+            size_t steps = kt - k < l1 ? kt - k : l1;
+            for (size_t j = 0; j < cols; j += 32, next += 64 * lines * steps) {
+                float *block = l1 < kt ? c + j * 32 : c;
+                tiles_block(block, a + k, kt, b + j / 16 * kt + k, kt, steps, k > 0, next, lines);
+                if (k + steps == kt)
+                    p->out(p->context, block, i, n0 + j, m1 - i < 32 ? m1 - i : 32,
+                           cols - j < 32 ? cols - j : 32);
+            }
+        }
+    }
+}
+#endif
+#endif
