@@ -114,7 +114,7 @@ static void make_patches(Vit *v, act *patches, const int32_t *keep, const ClipIm
         k->patches_u8(patches, front, keep, v->mean, v->std, B, S, v->patch_size, v->n);
     } else {
         k->upload(front, images->f32, values * sizeof(float));
-        k->patches_f32(patches, (const float *)front, keep, B, S, v->patch_size, v->n);
+        k->patches_f32(patches, (const void *)front, keep, B, S, v->patch_size, v->n);
     }
 }
 
