@@ -225,7 +225,6 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     if (l->steps == 0)
         die("the data holds %zu samples, fewer than one global batch of %zu: lower --batch-size",
             dataset_count(d), l->global);
-    assert(step < l->steps);
     /* all micro-batches of a step may be held at once while the next is prepared */
     l->ring = size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
     l->slots = xcalloc(l->ring, sizeof *l->slots);

@@ -40,12 +40,14 @@ typedef struct LoaderStats {
 } LoaderStats;
 
 typedef struct Loader Loader;
-/* Starts the threads at global batch `step` of `epoch` (resume: any position). */
+/* Starts the threads at global batch `step` of `epoch` (resume: any position; past the last step is
+ * the next epoch). Dies where the data hold fewer samples than one global batch. */
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch, uint64_t step);
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
  * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: another
- * global batch's, the same for every number of ranks. */
+ * global batch's, the same for every number of ranks; where these are bad too (or steps = 1), by
+ * the next good one after p. */
 Batch *loader_next(Loader *l);
 void loader_release(Loader *l, Batch *b);
 LoaderStats loader_stats(Loader *l);

@@ -131,23 +131,31 @@ static bool recount(TarShard *s, const IndexKeys *keys, Error *err) {
     return true;
 }
 
-/* Whether the index at s->index_path is there, fresh and whole; says so where it is not fresh. */
+/* Says why an index is not used; of many, as after a copy that lost the times, the first ones. */
+static void log_unused(const char *what, const char *why) {
+    static atomic_int said;
+    int n = atomic_fetch_add(&said, 1);
+    if (n < 10) log_warn("%s%s: not used, the shard is indexed again", what, why);
+    if (n == 10) log_warn("further indexes that are not used are not listed");
+}
+
+/* Whether the index at s->index_path is there, fresh and whole. */
 static bool usable_index(TarShard *s, const char *cache_dir, const IndexHeader *now,
                          const IndexKeys *keys) {
     Error why;
     if (access(s->index_path, F_OK) != 0) return false;
     if (!index_read_header(&s->h, s->index_path, &why)) {
-        log_warn("%s: not used, the shard is indexed again", why.text);
+        log_unused(why.text, "");
         return false;
     }
     if (!index_fresh(&s->h, now)) {
-        log_warn("%s is older than its shard: not used, the shard is indexed again", s->index_path);
+        log_unused(s->index_path, " was made of another state of its shard");
         return false;
     }
     set_data_path(s, cache_dir);
     if (access(s->data_path, R_OK) != 0) return false;
     if (recount(s, keys, &why)) return true;
-    log_warn("%s: not used, the shard is indexed again", why.text);
+    log_unused(why.text, "");
     return false;
 }
 

@@ -320,12 +320,46 @@ static void test_cut_shard(void **state) {
     }
 }
 
+/* A cut frame gives some of its bytes to a reader of streams, but none at random. */
+static void test_cut_large_frame(void **state) {
+    (void)state;
+    TarBytes t = {NULL, 0};
+    Error err;
+    enum { BYTES = 20000, SAMPLES = 40 };
+    uint8_t *noise = xmalloc(BYTES);
+    for (size_t i = 0; i < SAMPLES; i++) {
+        char name[32];
+        for (size_t k = 0; k < BYTES; k++)
+            noise[k] = (uint8_t)(((uint32_t)(i * BYTES + k) * 2654435761u) >> 13);
+        snprintf(name, sizeof name, "%06zu.jpg", i);
+        tar_bytes_add(&t, name, noise, BYTES);
+    }
+    tar_bytes_end(&t);
+    size_t packed, frame = t.size / 2;
+    uint8_t *file = zstd_frames(t.bytes, t.size, frame, &packed);
+    Stream *s = stream_open_memory(file, packed * 9 / 10);
+    Index ix;
+    assert_true(index_scan(&ix, s, &err));
+    assert_true(ix.h.flags & INDEX_DAMAGED);
+    assert_non_null(strstr(err.text, "cut"));
+    assert_int_equal(ix.h.frames, 1);
+    assert_in_range(ix.h.members, SAMPLES / 2 - 1, SAMPLES / 2);
+    assert_int_equal(ix.h.samples, ix.h.members);
+    uint64_t end = ix.members[ix.h.members - 1].offset + BYTES;
+    assert_true(end <= ix.frames[1].raw && ix.frames[1].raw == frame);
+    index_free(&ix);
+    stream_close(s);
+    free(file);
+    free(noise);
+    free(t.bytes);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grouping),     cmocka_unit_test(test_usable),
         cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_damaged_file),
         cmocka_unit_test(test_hostile_file), cmocka_unit_test(test_fresh),
-        cmocka_unit_test(test_cut_shard),
+        cmocka_unit_test(test_cut_shard),    cmocka_unit_test(test_cut_large_frame),
     };
     return cmocka_run_group_tests_name("index", tests, NULL, NULL);
 }

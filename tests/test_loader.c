@@ -252,6 +252,14 @@ static void test_resume(void **state) {
         check_same(got, want + k * GLOBAL, (steps - k) * GLOBAL);
         free(got);
     }
+    /* the end of an epoch is the next one's beginning */
+    Sampler *s = sampler_new(d, true, 2, o.seed);
+    Loader *l = loader_start(d, s, &o, 0, 7);
+    Batch *b = loader_next(l);
+    assert_true(b->epoch == 1 && b->step == 0);
+    assert_true(b->sample[0] == want[7 * GLOBAL].sample);
+    loader_stop(l);
+    sampler_free(s);
     free(want);
     dataset_close(d);
 }

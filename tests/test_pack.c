@@ -197,6 +197,10 @@ static void test_force(void **state) {
     o.zstd = true; /* the other kind is in the way as well */
     pack(test_path("few"), o, "keep/train", false);
     o.force = true;
+    o.zstd = false; /* fewer shards: those beyond go */
+    pack(test_path("few"), o, "keep/train", true);
+    assert_int_equal(files_in("keep"), 5);
+    o.zstd = true;
     pack(test_path("few"), o, "keep/train", true);
     assert_int_equal(files_in("keep"), 5); /* the old ones are gone, the other name's are not */
     char *text = test_read_file(test_path("keep/sizes.json"), NULL);
@@ -204,6 +208,10 @@ static void test_force(void **state) {
     assert_non_null(strstr(text, "\"train-more-000000.tar\": 3"));
     assert_null(strstr(text, "train-000001"));
     free(text);
+    /* a shard that cannot be put in its place leaves nothing behind */
+    put("keep/blocked-000000.tar.zst", "file", "x", 1);
+    pack(test_path("few"), o, "keep/blocked", false);
+    assert_int_equal(files_in("keep"), 6);
 }
 
 static void test_rejects(void **state) {

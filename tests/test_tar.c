@@ -103,8 +103,8 @@ static void test_sizes(void **state) {
     assert_int_equal(l.status, TAR_END);
     assert_string_equal(l.text, "a.txt 5 hello\nb.txt 5 world\n");
     free(l.text);
-    /* a size of 2^60 and more, a negative one, letters */
-    const char *bad[] = {"\x80\0\0\0\x10\0\0\0\0\0\0\0",
+    /* more than 64 bits, a size of 2^60, a negative one, letters */
+    const char *bad[] = {"\x80\1\0\0\0\0\0\0\0\0\0\5", "\x80\0\0\0\x10\0\0\0\0\0\0\0",
                          "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "0000000000x"};
     for (size_t i = 0; i < COUNT(bad); i++) {
         memcpy(t.bytes + 124, bad[i], 12);
@@ -142,25 +142,46 @@ static void test_pax_overrides(void **state) {
     free(t.bytes);
 }
 
+static void check_long_name(size_t length, char type) {
+    char *name = xmalloc(length + 1), *record;
+    memset(name, 'n', length);
+    name[length] = 0;
+    record = type == 'L' ? xstrdup(name) : xasprintf("%zu path=%s\n", length + 11, name);
+    TarBytes t = {NULL, 0};
+    tar_bytes_text(&t, "././@Extended", record);
+    t.bytes[156] = (uint8_t)type;
+    fix_sum(t.bytes);
+    tar_bytes_text(&t, "n", "data");
+    tar_bytes_end(&t);
+    Listing l = list_bytes(t.bytes, t.size);
+    bool fits = length <= TAR_NAME_MAX;
+    assert_int_equal(l.members, fits ? 1 : 0);
+    assert_int_equal(l.status, fits ? TAR_END : TAR_BAD);
+    if (fits) assert_memory_equal(l.text, name, length);
+    free(l.text);
+    free(t.bytes);
+    free(record);
+    free(name);
+}
+
 static void test_long_names_are_bounded(void **state) {
     (void)state;
-    TarBytes t = {NULL, 0};
-    char *name = xmalloc(TAR_NAME_MAX + 2);
-    memset(name, 'n', TAR_NAME_MAX + 1);
     for (size_t length = TAR_NAME_MAX; length <= TAR_NAME_MAX + 1; length++) {
-        tar_bytes_add(&t, "././@LongLink", name, length);
-        t.bytes[156] = 'L';
-        fix_sum(t.bytes);
-        tar_bytes_text(&t, "n", "data");
-        tar_bytes_end(&t);
-        Listing l = list_bytes(t.bytes, t.size);
-        assert_int_equal(l.members, length == TAR_NAME_MAX ? 1 : 0);
-        assert_int_equal(l.status, length == TAR_NAME_MAX ? TAR_END : TAR_BAD);
-        free(l.text);
-        free(t.bytes);
-        t = (TarBytes){NULL, 0};
+        check_long_name(length, 'L');
+        check_long_name(length, 'x');
     }
-    free(name);
+    /* a record that claims to be larger than any is */
+    TarBytes t = {NULL, 0};
+    tar_bytes_text(&t, "x", "");
+    memcpy(t.bytes + 124, "00000000000", 11);
+    snprintf((char *)t.bytes + 124, 12, "%011o", TAR_EXTENDED_MAX + 1);
+    t.bytes[156] = 'x';
+    fix_sum(t.bytes);
+    Listing l = list_bytes(t.bytes, t.size);
+    assert_int_equal(l.status, TAR_BAD);
+    assert_non_null(strstr(l.err.text, "extended header of 1048577"));
+    free(l.text);
+    free(t.bytes);
 }
 
 /* Where a cut leaves the archive's end: anything before the first zero block must be an error. */
@@ -252,6 +273,8 @@ static void test_stream_frames(void **state) {
     assert_int_equal(stream_frames(s, &f), 4);
     for (int i = 0; i < 5; i++) assert_int_equal(f[i].raw, i < 4 ? i * FRAME : N);
     assert_int_equal(f[4].at, packed + 12);
+    uint64_t f_at[5];
+    for (int i = 0; i < 5; i++) f_at[i] = f[i].at;
 
     const char *path = test_path("frames.zst");
     test_write_file(path, file, packed + 24);
@@ -265,6 +288,14 @@ static void test_stream_frames(void **state) {
     }
     fclose(open_file);
     stream_close(s);
+    /* cut inside a frame it is an error, between two it is the end */
+    for (size_t cut = 13; cut < packed + 12; cut += 7) {
+        s = stream_open_memory(file, cut);
+        bool ok = stream_read(s, back, N, &got, &err), border = false;
+        for (int i = 0; i < 5; i++) border |= f_at[i] == cut;
+        assert_int_equal(ok, border);
+        stream_close(s);
+    }
     free(file);
     free(frames);
     free(back);
