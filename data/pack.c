@@ -314,10 +314,8 @@ bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err) 
     p->scratch = xcalloc(o->threads, sizeof *p->scratch);
     p->sizes = json_object();
     bool ok = check_out(p, err) && pack_all(p, err) && remove_old(p, err) && write_sizes(p, err);
-    if (p->writer) {
-        writer_abort(p->writer);
-        index_free(&p->index);
-    }
+    if (p->writer) writer_abort(p->writer);
+    index_free(&p->index);
     for (size_t i = 0; i < o->threads; i++) {
         sample_free(&p->scratch[i].sample);
         image_free(&p->scratch[i].image);
