@@ -9,7 +9,7 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { MAX_WORD = 255 /* bytes; longer ones are no words */, SYMBOL_SLOTS = 1 << 17 };
+enum { MAX_WORD = 255 }; /* bytes; longer ones are no words */
 
 typedef struct Word {
     size_t first; /* its symbols in Trainer.symbols */
@@ -19,7 +19,6 @@ typedef struct Word {
 
 typedef struct Pair {
     uint32_t key;           /* left << 16 | right */
-    bool refused;           /* its merge would be a symbol that exists */
     uint64_t count, queued; /* queued: the largest count the heap holds for it */
     uint32_t *words;        /* where it occurs, or did */
     uint32_t word_count, word_room;
@@ -43,7 +42,6 @@ typedef struct Trainer {
     Candidate *heap;
     size_t heap_count, heap_room;
     char *strings[BPE_MAX_VOCAB]; /* each symbol as the file writes it */
-    uint16_t *symbol_slots;       /* symbol number + 1 */
     uint32_t keys[BPE_MAX_MERGES];
     size_t merges;
 } Trainer;
@@ -196,7 +194,7 @@ static void add_word(Trainer *t, uint32_t number) {
             }
             p->words[p->word_count++] = number;
         }
-        if (p->count > p->queued && p->count > 1 && !p->refused) {
+        if (p->count > p->queued && p->count > 1) {
             p->queued = p->count;
             heap_push(t, (Candidate){p->count, p->key});
         }
@@ -221,46 +219,27 @@ static void merge_in_word(Trainer *t, uint32_t number, uint32_t key, uint16_t id
 
 /* ---- the whole ---- */
 
-/* Takes the string, unless a symbol has it already: then it is freed. */
-static bool add_symbol(Trainer *t, size_t id, char *string) {
-    for (uint64_t h = hash_bytes(string, strlen(string));; h++) {
-        uint16_t *slot = &t->symbol_slots[h & (SYMBOL_SLOTS - 1)];
-        if (*slot == 0) {
-            *slot = (uint16_t)(id + 1);
-            t->strings[id] = string;
-            return true;
-        }
-        if (strcmp(t->strings[*slot - 1], string) == 0) {
-            free(string);
-            return false;
-        }
-    }
-}
-
 /* The bytes' symbols, in the order of their ids; `ids` gets each byte's. */
 static void add_bytes(Trainer *t, uint16_t *ids) {
-    t->symbol_slots = xcalloc(SYMBOL_SLOTS, sizeof *t->symbol_slots);
     size_t id = 0;
     for (uint32_t cp = 0; cp < 512; cp++) {
         for (int byte = 0; byte < 256; byte++) {
             if (bpe_byte_symbol(byte) != cp) continue;
             char text[4] = {0};
             utf8_encode(cp, text);
-            add_symbol(t, id, xstrdup(text));
-            add_symbol(t, id + 256, xasprintf("%s</w>", text));
+            t->strings[id] = xstrdup(text);
+            t->strings[id + 256] = xasprintf("%s</w>", text);
             ids[byte] = (uint16_t)id++;
         }
     }
 }
 
-/* Merges the pair everywhere, unless its symbol exists. */
+/* Merges the pair everywhere. Its symbol is new: a stretch of bytes that ends up as one symbol went
+ * through the same merges wherever it stands. */
 static void merge(Trainer *t, Pair *p) {
     uint32_t key = p->key;
     size_t id = 512 + t->merges;
-    if (!add_symbol(t, id, xasprintf("%s%s", t->strings[key >> 16], t->strings[key & 0xFFFF]))) {
-        p->refused = true;
-        return;
-    }
+    t->strings[id] = xasprintf("%s%s", t->strings[key >> 16], t->strings[key & 0xFFFF]);
     t->keys[t->merges++] = key;
     uint32_t *words = p->words, count = p->word_count;
     p->words = NULL;
@@ -283,7 +262,7 @@ static void learn(Trainer *t, size_t merges) {
     while (t->merges < merges && t->heap_count > 0) {
         Candidate c = heap_pop(t);
         Pair *p = find_pair(t, c.key);
-        if (p->refused || c.count != p->queued) continue;
+        if (c.count != p->queued) continue;
         if (p->count == c.count) {
             merge(t, p);
         } else {
@@ -328,7 +307,6 @@ static void trainer_free(Trainer *t) {
     free(t->pairs);
     free(t->pair_slots);
     free(t->heap);
-    free(t->symbol_slots);
     free(t);
 }
 

@@ -36,6 +36,7 @@ static void test_cleaning(void **state) {
         {"&amp;lt;b&amp;gt; &eacute", "<b> é"},
         {"<i> &EACUTE; &hellip;", "<i> &eacute; …"},
         {"&EACUTE;&SZLIG;", "éss"},
+        {"<x> &amp;amp;amp;", "<x> &amp;"},
         {"\x1b[31mred\x1b[0m\x07", "red"},
         {"\uFEFFmark", "mark"},
         {"x\r\ny", "x y"},

@@ -67,7 +67,7 @@ cafe\u0301 a\u0323\u0307 a\u0307\u0323|각 \u1100\u1161\u11a8 \u0958|👨\u200d�
 <start_of_text> x <END_OF_TEXT>|<\u017ftart_of_text>|!<end_of_text>|it'\u017f 'LL 'tis I'M|½ ① ٣ ² Ⅷ|\
 Ã |Ã la mode|à\xa0Â |nÃ£o fÃ cil Ã s|Ã©|Ã¢â‚¬â„¢|â€œ like this â€\ufffd|â€? it|schÃ¶n|âœ” No problems|\
 ã\x83\x84|Ð¡Ð¿Ð°ÑÐ¸Ð±Ð¾|ÐŸÑ€Ð¸Ð²ÐµÑ‚|é\x82½|í\xa0½í²©|À\x80 é|√± √©|вЂ™|Ĺ‚|Γ©|Ãƒâ€šÃ‚Â©|¡â€”|œ a|\
-\x80\x99 \x81|a\u0345 \u0345|\U0002ebf0 \U00010d50 \ua7cb|\u0378\U0010ffff|a_b-c #tag $5.00 100%|  blanks\t\t""".split("|")
+\x80\x99 \x81|a\u0345 \u0345|\U0002ebf0 \U00010d50 \ua7cb|\u0378\U0010ffff|<x> &amp;amp;amp;|√© – a|1 Â 2|Ã© À\n|â€\x93|&amp&#59;x|&LTRIE; &AMPX; &REGX;|a_b-c #tag $5.00 100%|  blanks\t\t""".split("|")
 
 
 def mojibake(text):
