@@ -54,7 +54,9 @@ static size_t global_batch(const LoaderOptions *o) {
 }
 
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o) {
-    return dataset_count(d) / global_batch(o);
+    size_t n = dataset_count(d);
+    if (o->samples_per_epoch) n = size_min(n, o->samples_per_epoch);
+    return n / global_batch(o);
 }
 
 /* Logs a bad sample; the lock is held. */

@@ -15,7 +15,8 @@ struct Encoder {
     ClipConfig config;
     Params *params;
     Clip *clip;
-    Bpe *bpe;
+    char *checkpoint, *vocab; /* of the options; vocab may be NULL */
+    Bpe *bpe;                 /* NULL before the first caption */
     BpeCache *cache;
     size_t batch;
     acc *features; /* device [batch,E] */
@@ -27,9 +28,11 @@ struct Encoder {
     double logit_scale;
 };
 
-static void load_vocab(Encoder *e, const EncoderOptions *o) {
+/* Pictures need none: it is loaded for the first caption. */
+static void load_vocab(Encoder *e) {
     Error err;
-    char *path = o->vocab ? xstrdup(o->vocab) : checkpoint_vocab(o->checkpoint);
+    if (e->bpe) return;
+    char *path = e->vocab ? xstrdup(e->vocab) : checkpoint_vocab(e->checkpoint);
     if (!path) path = bpe_default_path();
     e->bpe = bpe_load(path, &err);
     if (!e->bpe) die("%s", err.text);
@@ -46,7 +49,9 @@ Encoder *encoder_open(const EncoderOptions *o) {
     Encoder *e = xcalloc(1, sizeof *e);
     e->k = kernels_open_choice(o->device, o->precision);
     clip_config_load(&e->config, o->model ? o->model : o->checkpoint);
-    load_vocab(e, o);
+    e->checkpoint = xstrdup(o->checkpoint);
+    e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
+    if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */
     e->params = params_new(e->k, &e->config, false);
     checkpoint_load_weights(o->checkpoint, e->params, &e->config);
     e->batch = (size_t)o->batch_size;
@@ -79,8 +84,10 @@ void encoder_close(Encoder *e) {
     e->k->release(e->features);
     clip_free(e->clip);
     params_free(e->params);
-    bpe_cache_free(e->cache);
+    if (e->bpe) bpe_cache_free(e->cache);
     bpe_free(e->bpe);
+    free(e->checkpoint);
+    free(e->vocab);
     clip_config_free(&e->config);
     free(e);
 }
@@ -92,6 +99,7 @@ double encoder_logit_scale(const Encoder *e) { return e->logit_scale; }
 
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
     size_t E = e->config.embed_dim;
+    load_vocab(e);
     for (size_t first = 0; first < n; first += e->batch) {
         size_t B = size_min(e->batch, n - first);
         e->start[0] = 0;

@@ -190,6 +190,25 @@ static void test_contract(void **state) {
     dataset_close(d);
 }
 
+/* An epoch is the first so many positions, or all of them where there are fewer. */
+static void test_samples_per_epoch(void **state) {
+    (void)state;
+    Dataset *d = make_data(SAMPLES, SHARDS, NULL);
+    LoaderOptions o = options();
+    Row *whole = collect(d, o, 1, 0, 3);
+    o.samples_per_epoch = 3 * GLOBAL + GLOBAL / 2;
+    assert_int_equal(loader_steps_per_epoch(d, &o), 3);
+    Row *got = collect(d, o, 1, 0, 4), *next = collect(d, o, 2, 0, 1);
+    check_same(got, whole, 3 * GLOBAL);
+    check_same(got + 3 * GLOBAL, next, GLOBAL);
+    o.samples_per_epoch = 10 * SAMPLES;
+    assert_int_equal(loader_steps_per_epoch(d, &o), SAMPLES / GLOBAL);
+    free(whole);
+    free(got);
+    free(next);
+    dataset_close(d);
+}
+
 static void test_threads_and_rings(void **state) {
     (void)state;
     Dataset *d = make_data(SAMPLES, SHARDS, NULL);
@@ -398,6 +417,7 @@ static void test_held_batches(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_samples_per_epoch),
         cmocka_unit_test(test_threads_and_rings),
         cmocka_unit_test(test_ranks_and_accumulation),
         cmocka_unit_test(test_resume),

@@ -119,6 +119,21 @@ accumulated() { # 2 x 2 accumulated is the same first loss as 4 at once
     paste <(grep -o '"loss":[^,]*' "$dir/four/metrics.jsonl" | cut -d: -f2) <(grep -o '"loss":[^,]*' "$dir/two/metrics.jsonl" | cut -d: -f2) |
         awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-4) bad = 1} END {exit bad || NR != 3}'
 }
+fewer_samples() { # 10 of the 24 an epoch: two steps, two samples left over
+    train fewer --train-num-samples 10 --epochs 3 && [ "$(wc -l <"$dir/fewer/metrics.jsonl")" = 6 ] &&
+        grep -q "2 steps of 4 an epoch" "$dir/stderr" && grep -q "2 samples are left over" "$dir/stderr" &&
+        train more --train-num-samples 1000 --epochs 1 && [ "$(wc -l <"$dir/more/metrics.jsonl")" = 6 ] &&
+        grep -q "there are 24" "$dir/stderr"
+}
+dry_run() { # needs no data, minds no run that exists, writes nothing
+    "$clipc" train --model ViT-B-32 --dry-run --logs "$dir/dry" >"$dir/stdout" && grep -q 151277313 "$dir/stdout" &&
+        [ ! -e "$dir/dry" ] && train whole --dry-run >"$dir/stdout" && grep -q "memory a rank" "$dir/stdout"
+}
+named_by_itself() { # the record of a run without --name has the name it got: --config alone goes on with it
+    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 --epochs 1 \
+        --logs "$dir/auto" 2>"$dir/stderr" && local conf=("$dir"/auto/*/params.conf) && [ -f "${conf[0]}" ] &&
+        "$clipc" train --config "${conf[0]}" --resume latest 2>"$dir/stderr" && grep -q "this run is finished" "$dir/stderr"
+}
 full_disk() {
     mkdir "$dir/small" && mount -t tmpfs -o size=3m tmpfs "$dir/small" 2>/dev/null || return 2
     "$clipc" train --config "$dir/whole/params.conf" --logs "$dir/small" --name full 2>"$dir/stderr"
@@ -141,6 +156,10 @@ check loss_that_is_not_finite_stops not_finite
 check params_conf_gives_the_run_again recipe
 check siglip_trains siglip
 check accumulation_is_one_large_batch accumulated
+check train_num_samples fewer_samples
+check dry_run_changes_nothing dry_run
+check record_holds_the_name named_by_itself
+check resume_without_model refused 2 "--model (or --pretrained) is needed" "$clipc" train --train-data $golden/pairs.tsv --logs "$dir" --name nothing --resume latest
 check unknown_option refused 2 "did you mean 'batch-size'" "$clipc" train --batch-sise 4
 check negative_batch_size refused 2 "batch-size must lie between" train negative --batch-size -4
 check missing_data refused 1 "nowhere.tar" "$clipc" train --model small --train-data nowhere.tar --logs "$dir" --name missing

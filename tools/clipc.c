@@ -32,13 +32,12 @@ static const Entry entries[] = {
     {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, tokenizer"},
 };
 
-static void print_help(void) {
-    printf("clipc %s: train, evaluate and search with CLIP models\n\n"
-           "usage: clipc COMMAND [OPTIONS]\n\n",
-           VERSION);
+/* The commands of one group, or all of them (NULL). */
+static void print_commands(const char *group) {
     for (size_t i = 0; i < COUNT(entries); i++) {
         const Entry *e = &entries[i];
         char name[32];
+        if (group && (!e->group || strcmp(e->group, group))) continue;
         snprintf(name, sizeof name, "%s%s%s", e->group ? e->group : "", e->group ? " " : "",
                  e->name);
         printf("  %-16s %s\n", name, e->summary);
@@ -46,12 +45,23 @@ static void print_help(void) {
     printf("\n`clipc COMMAND --help` lists a command's options with examples.\n");
 }
 
+static void print_help(void) {
+    printf("clipc %s: train, evaluate and search with CLIP models\n\n"
+           "usage: clipc COMMAND [OPTIONS]\n\n",
+           VERSION);
+    print_commands(NULL);
+}
+
+static bool asks_for_help(const char *arg) {
+    return !strcmp(arg, "--help") || !strcmp(arg, "-h") || !strcmp(arg, "help");
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_help();
         return EXIT_USAGE;
     }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help") || !strcmp(argv[1], "-h")) {
+    if (asks_for_help(argv[1])) {
         print_help();
         return EXIT_OK;
     }
@@ -68,6 +78,12 @@ int main(int argc, char **argv) {
         if (e->group && (argc < 3 || strcmp(argv[2], e->name))) continue;
         return e->run(argc - used, argv + used);
     }
-    if (group_known) die_usage("clipc %s needs one of its commands (see clipc --help)", argv[1]);
+    if (group_known && argc > 2 && asks_for_help(argv[2])) {
+        printf("usage: clipc %s COMMAND [OPTIONS]\n\n", argv[1]);
+        print_commands(argv[1]);
+        return EXIT_OK;
+    }
+    if (group_known)
+        die_usage("clipc %s needs one of its commands (see clipc %s --help)", argv[1], argv[1]);
     die_usage("unknown command '%s' (see clipc --help)", argv[1]);
 }

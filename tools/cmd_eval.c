@@ -87,8 +87,7 @@ static const Command zeroshot_command = {
     "eval zeroshot",
     "Classify images by the names of classes alone; prompts are ensembled.",
     "clipc eval zeroshot --checkpoint PATH --data SPEC --classes FILE [--json]",
-    "  clipc eval zeroshot --checkpoint CKPT --data imagenet/val --classes "
-    "configs/zeroshot/imagenet.json\n",
+    "  clipc eval zeroshot --checkpoint CKPT --data flowers/ --classes flowers.json\n",
     zeroshot_options,
     COUNT(zeroshot_options),
 };

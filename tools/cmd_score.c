@@ -16,7 +16,7 @@ static Option options[] = {
     ENCODER_OPTIONS(encoder),
     {"image", OPT_STRING, &image, "FILE", 0, 0, "the picture", 0},
     {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "the captions", 0},
-    {"text", OPT_STRING, &text_file, "FILE", 0, 0, "the captions, one a line", 0},
+    {"text", OPT_STRING, &text_file, "FILE", 0, 0, "the captions, one a line; - is stdin", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
 

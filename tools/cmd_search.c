@@ -10,7 +10,7 @@
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static StringList texts, image_files;
-static const char *collection;
+static const char *collection, *text_file;
 static int64_t top = 5;
 static bool json;
 
@@ -18,7 +18,8 @@ static Option options[] = {
     ENCODER_OPTIONS(encoder),
     {"collection", OPT_STRING, &collection, "FILE.npy", 0, 0,
      "what `clipc embed --images` wrote (with FILE.npy.keys)", 0},
-    {"text", OPT_LIST, &texts, "TEXT...", 0, 0, "queries in words", 0},
+    {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "queries in words", 0},
+    {"text", OPT_STRING, &text_file, "FILE", 0, 0, "queries in words, one a line; - is stdin", 0},
     {"image", OPT_LIST, &image_files, "FILE...", 0, 0, "queries as pictures", 0},
     {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
@@ -27,9 +28,9 @@ static Option options[] = {
 static const Command command = {
     "search",
     "Find the pictures of an embedded collection that fit a text or a picture best.",
-    "clipc search --checkpoint PATH --collection X.npy (--text TEXT... | --image FILE...) [--top "
-    "5]",
-    "  clipc search --checkpoint CKPT --collection photos.npy --text 'a dog on a beach'\n"
+    "clipc search --checkpoint PATH --collection X.npy (--texts TEXT... | --text FILE | --image "
+    "FILE...)",
+    "  clipc search --checkpoint CKPT --collection photos.npy --texts 'a dog on a beach'\n"
     "  clipc search --checkpoint CKPT --collection photos.npy --image query.jpg --top 10 --json\n",
     options,
     COUNT(options),
@@ -39,8 +40,10 @@ int cmd_search(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
     if (!collection)
         die_usage("clipc search: --collection is missing (a .npy that clipc embed wrote)");
-    if ((texts.count > 0) == (image_files.count > 0))
-        die_usage("clipc search: give --text or --image");
+    if ((texts.count > 0) + (text_file != NULL) + (image_files.count > 0) != 1)
+        die_usage("clipc search: give one of --texts, --text and --image");
+    if (text_file) texts.items = read_lines(text_file, &texts.count);
+    if (text_file && !texts.count) die("%s holds no query", text_file);
     Error err;
     float *rows;
     size_t N, E, names = 0;

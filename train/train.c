@@ -64,7 +64,7 @@ static char *default_name(const char *model) {
 
 /* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet. */
 static void find_run(Run *r) {
-    if (!opt->train_data)
+    if (!opt->train_data && !opt->dry_run)
         die_usage("clipc train: --train-data is missing (shards, a CSV/TSV or a folder)");
     if (!opt->model && !opt->pretrained && !opt->resume)
         die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
@@ -73,7 +73,7 @@ static void find_run(Run *r) {
     char *name = opt->name ? xstrdup(opt->name) : default_name(model);
     r->dir = xasprintf("%s/%s", opt->logs, name);
     r->checkpoints = xasprintf("%s/checkpoints", r->dir);
-    free(name);
+    train_options.name = name; /* the run's record names it, also where it was chosen here */
     char *record = xasprintf("%s/params.conf", r->dir);
     bool exists = !access(record, F_OK);
     free(record);
@@ -81,11 +81,16 @@ static void find_run(Run *r) {
         r->resume = checkpoint_latest(r->checkpoints);
     else if (opt->resume)
         r->resume = xstrdup(opt->resume);
-    else if (exists)
+    else if (exists && !opt->dry_run)
         die("%s: this run exists: give another --name, or --resume latest to go on with it",
             r->dir);
-    if (opt->resume && !r->resume)
+    if (opt->resume && !r->resume) {
+        if (!opt->model && !opt->pretrained)
+            die_usage(
+                "clipc train: no checkpoint under %s yet: --model (or --pretrained) is needed",
+                r->checkpoints);
         log_info("no checkpoint under %s yet: starting afresh", r->checkpoints);
+    }
 }
 
 static void parse_numbers(double *out, size_t n, const char *text, const char *name, double lo,
@@ -126,6 +131,11 @@ static Transform train_transform(const ClipConfig *c) {
     t.jitter_prob = opt->color_jitter_prob;
     t.gray_prob = opt->gray_scale_prob;
     return t;
+}
+
+static size_t epoch_samples(const Run *r) {
+    size_t all = dataset_count(r->data), wanted = (size_t)opt->train_num_samples;
+    return wanted ? size_min(wanted, all) : all;
 }
 
 static void open_data(Run *r) {
@@ -172,9 +182,12 @@ static void open_data(Run *r) {
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
     if (!r->steps_per_epoch)
-        die("%s has %zu samples, fewer than one global batch of %zu: lower --batch-size or "
-            "--accum-freq",
-            opt->train_data, dataset_count(r->data), r->global_batch);
+        die("%s has %zu samples an epoch, fewer than one global batch of %zu: lower --batch-size "
+            "or --accum-freq",
+            opt->train_data, epoch_samples(r), r->global_batch);
+    if ((size_t)opt->train_num_samples > dataset_count(r->data))
+        log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
+                 (long long)opt->train_num_samples, dataset_count(r->data));
     r->total_steps = r->steps_per_epoch * (uint64_t)opt->epochs;
     if (opt->max_steps) r->total_steps = (uint64_t)opt->max_steps;
 }
@@ -281,7 +294,7 @@ static void save(Run *r, const char *name) {
 
 /* Checkpoints at an epoch's end are epoch_K and stay; those within are step_N, of which the last
  * few stay. */
-static void save_if_due(Run *r) {
+static void save_if_due(Run *r, bool stop) {
     const TrainState *s = &r->state;
     char name[48];
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
@@ -290,7 +303,7 @@ static void save_if_due(Run *r) {
     bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
     if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
         snprintf(name, sizeof name, "epoch_%llu", (unsigned long long)s->epoch);
-    else if (last || steps || minutes || stop_signal)
+    else if (last || steps || minutes || stop)
         snprintf(name, sizeof name, "step_%llu", (unsigned long long)s->step);
     else
         return;
@@ -313,8 +326,9 @@ static void run_steps(Run *r) {
     size_t accum = (size_t)opt->accum_freq;
     Batch **batches = xcalloc(accum, sizeof *batches);
     double waited = 0;
+    bool stop = false; /* read once a step: what ends the loop has been saved */
     r->last_save = clock_now();
-    while (r->state.step < r->total_steps && !stop_signal) {
+    while (r->state.step < r->total_steps && !stop) {
         double t0 = clock_now();
         for (size_t j = 0; j < accum; j++) batches[j] = loader_next(r->loader);
         uint64_t epoch = batches[0]->epoch;
@@ -341,20 +355,20 @@ static void run_steps(Run *r) {
                                    .skipped = res.skipped,
                                });
         waited = ls.wait_seconds;
-        save_if_due(r);
+        stop = stop_signal != 0;
+        save_if_due(r, stop);
     }
     free(batches);
 }
 
 static void describe(const Run *r) {
-    size_t used = r->steps_per_epoch * r->global_batch, epoch_samples = dataset_count(r->data);
-    if (opt->train_num_samples) epoch_samples = (size_t)opt->train_num_samples;
+    size_t used = r->steps_per_epoch * r->global_batch, samples = epoch_samples(r);
     log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->params), r->k->name);
     log_info("data: %zu pairs in %zu shards; %llu steps of %zu an epoch%s", dataset_count(r->data),
              dataset_shards(r->data), (unsigned long long)r->steps_per_epoch, r->global_batch,
-             epoch_samples == used ? "" : ":");
-    if (epoch_samples != used)
-        log_info("  %zu samples are left over and not used in an epoch", epoch_samples - used);
+             samples == used ? "" : ":");
+    if (samples != used)
+        log_info("  %zu samples are left over and not used in an epoch", samples - used);
 }
 
 int train_main(void) {

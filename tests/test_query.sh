@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# embed, search, score and eval as a user drives them, on open_clip's small model. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/query.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+vocab=(--vocab $golden/vocab.txt)
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+# The command must exit with $1 and say $2 on stdout or stderr.
+says() {
+    local code=$1 words=$2 got=0
+    shift 2
+    "$@" >"$dir/out" 2>&1 || got=$?
+    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
+        echo "exit $got (wanted $code), wanted '$words', got:"
+        cat "$dir/out"
+        return 1
+    fi
+}
+model() { # command and options
+    "$clipc" "$@" --checkpoint $golden
+}
+
+embed() { # pictures alone need no vocabulary; a key for every row, in order
+    says 0 "24 rows of 40" model embed --images $golden --out "$dir/folder.npy" &&
+        says 0 "24 rows of 40" model embed --images $golden/pairs.tsv --out "$dir/all.npy" &&
+        [ "$(wc -l <"$dir/all.npy.keys")" = 24 ] && [ "$(sed -n 4p "$dir/all.npy.keys")" = $golden/03.jpg ] &&
+        cmp "$dir/folder.npy" "$dir/all.npy" &&
+        says 0 "2 rows of 40" model embed --image $golden/03.jpg $golden/01.jpg --out "$dir/two.npy" &&
+        says 1 "could not be read" model embed --image $golden/01.jpg $golden/pairs.tsv --out "$dir/none.npy" &&
+        [ ! -e "$dir/none.npy" ] && says 2 "give one of" model embed --out "$dir/none.npy"
+}
+search() { # a picture finds itself; captions of a file and of the command line are the same queries
+    says 0 "$golden/07.jpg" model search --collection "$dir/all.npy" --image $golden/07.jpg --top 1 &&
+        grep -q ' 1\.0000  row 7 ' "$dir/out" || return 1
+    printf 'a red circle\na blue square\n' >"$dir/queries.txt"
+    model search --collection "$dir/all.npy" "${vocab[@]}" --texts 'a red circle' 'a blue square' --json >"$dir/a" &&
+        model search --collection "$dir/all.npy" "${vocab[@]}" --text "$dir/queries.txt" --json >"$dir/b" &&
+        cmp "$dir/a" "$dir/b" && grep -q '"query": "a blue square"' "$dir/b" &&
+        says 2 "give one of" model search --collection "$dir/all.npy" --texts a --text "$dir/queries.txt" &&
+        says 1 "$dir/none.txt" model search --collection "$dir/all.npy" --text "$dir/none.txt" &&
+        says 1 "cannot open vocabulary" model search --collection "$dir/all.npy" --texts a --vocab "$dir/no"
+}
+score() { # probabilities of one picture sum to 1; from stdin as well
+    model score "${vocab[@]}" --image $golden/00.jpg --text - --json <"$dir/queries.txt" >"$dir/out" &&
+        grep -o '"probability": [^,]*' "$dir/out" | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
+        says 2 "give the captions" model score --image $golden/00.jpg
+}
+retrieval() {
+    says 0 '"pairs": 24' model eval retrieval "${vocab[@]}" --data $golden/pairs.tsv --json &&
+        says 0 "text -> image" model eval retrieval "${vocab[@]}" --data $golden/pairs.tsv
+}
+zeroshot() { # class folders in any case, by name
+    mkdir -p "$dir/set/Red_Circle" "$dir/set/blue square"
+    cp $golden/00.jpg "$dir/set/Red_Circle/" && cp $golden/07.jpg "$dir/set/blue square/"
+    echo '{"classes": ["blue square", "red circle"], "templates": ["a {}", "The {} on grey."]}' >"$dir/classes.json"
+    says 0 '"images": 2' model eval zeroshot "${vocab[@]}" --data "$dir/set" --classes "$dir/classes.json" --json &&
+        grep -q '"top5": 1.0' "$dir/out" && rm -r "$dir/set/Red_Circle" && mkdir "$dir/set/cat" &&
+        cp $golden/00.jpg "$dir/set/cat/" &&
+        says 1 "class folder 'cat'" model eval zeroshot "${vocab[@]}" --data "$dir/set" --classes "$dir/classes.json"
+}
+help() { # a group's help lists its commands, and each command has its own
+    says 0 "data pack" "$clipc" data --help && ! grep -q "eval" "$dir/out" && says 0 "eval zeroshot" "$clipc" eval help &&
+        says 2 "clipc data --help" "$clipc" data && says 2 "clipc data --help" "$clipc" data pck || return 1
+    local c
+    for c in train "eval retrieval" "eval zeroshot" embed search score "data image" tok "ckpt info" bench; do
+        says 0 "usage: clipc $c" "$clipc" $c --help || return 1
+    done
+}
+
+check embed embed
+check search search
+check score score
+check eval_retrieval retrieval
+check eval_zeroshot zeroshot
+check help help
+exit $failed
