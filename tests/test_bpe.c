@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -441,6 +442,38 @@ static void test_clip_golden(void **state) {
     bpe_free(b);
 }
 
+static void find_default(void *arg) {
+    (void)arg;
+    free(bpe_default_path());
+}
+
+static void test_default_path(void **state) {
+    (void)state;
+    char *vocab = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME"), *path;
+    vocab = vocab ? xstrdup(vocab) : NULL;
+    home = home ? xstrdup(home) : NULL;
+    test_write_file(test_path("mine"), SMALL, strlen(SMALL));
+    setenv("CLIPC_VOCAB", test_path("mine"), 1);
+    path = bpe_default_path();
+    assert_string_equal(path, test_path("mine"));
+    free(path);
+    setenv("CLIPC_VOCAB", test_path("missing"), 1);
+    test_dies(find_default, NULL, EXIT_ERROR, "CLIPC_VOCAB names it");
+    unsetenv("CLIPC_VOCAB");
+    assert_int_equal(mkdir(test_path("build"), 0777), 0);
+    assert_int_equal(mkdir(test_path("build/vocab"), 0777), 0);
+    test_write_file(test_path("build/vocab/bpe_simple_vocab_16e6.txt.gz"), SMALL, strlen(SMALL));
+    setenv("CLIPC_HOME", test_dir(), 1);
+    path = bpe_default_path();
+    assert_string_equal(path, test_path("build/vocab/bpe_simple_vocab_16e6.txt.gz"));
+    free(path);
+    unsetenv("CLIPC_HOME");
+    if (vocab != NULL) setenv("CLIPC_VOCAB", vocab, 1);
+    if (home != NULL) setenv("CLIPC_HOME", home, 1);
+    free(vocab);
+    free(home);
+}
+
 /* ---- clipc tok ---- */
 
 /* Runs clipc tok with `input` on standard input; the exit code. */
@@ -532,7 +565,8 @@ int main(void) {
         cmocka_unit_test(test_long_word),        cmocka_unit_test(test_pooled_length),
         cmocka_unit_test(test_learning),         cmocka_unit_test(test_learning_equals_definition),
         cmocka_unit_test(test_clip_ids),         cmocka_unit_test(test_clip_golden),
-        cmocka_unit_test(test_command),          cmocka_unit_test(test_command_order),
+        cmocka_unit_test(test_default_path),     cmocka_unit_test(test_command),
+        cmocka_unit_test(test_command_order),
     };
     return cmocka_run_group_tests_name("bpe", tests, NULL, NULL);
 }
