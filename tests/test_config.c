@@ -179,8 +179,9 @@ static void test_written_back(void **state) {
     c.image_size = 64;
     c.eval_transform.size = 64;
     char *text = clip_config_to_json(&c);
-    assert_non_null(strstr(text, "0.48145466"));
+    assert_non_null(strstr(text, "0.48145467"));
     assert_null(strstr(text, "0.481454670"));
+    assert_null(strstr(text, "0.481454669"));
     parse_good(&d, text);
     free(text);
     free(c.json);

@@ -55,6 +55,7 @@ search() { # a picture finds itself; captions of a file and of the command line 
 score() { # probabilities of one picture sum to 1; from stdin as well
     model score "${vocab[@]}" --image $golden/00.jpg --text - --json <"$dir/queries.txt" >"$dir/out" &&
         grep -o '"probability": [^,]*' "$dir/out" | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
+        printf 'w\xffrds\n' | says 0 '"text": "w?rds"' model score "${vocab[@]}" --image $golden/00.jpg --text - --json &&
         says 2 "give the captions" model score --image $golden/00.jpg
 }
 retrieval() {

@@ -54,10 +54,10 @@ int cmd_score(int argc, char **argv) {
         memset(bar, '#', (size_t)lround(p[i] * 24));
         if (!json)
             printf("%6.2f %%  cos %7.4f  %-24s  %s\n", 100 * p[i], cosine[i], bar, captions[i]);
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f}", "text", captions[i], "probability",
-                                              p[i], "cosine", cosine[i]));
+        json_array_append_new(list, json_pack("{s:o, s:f, s:f}", "text", json_text(captions[i]),
+                                              "probability", p[i], "cosine", cosine[i]));
     }
-    if (json) print_json(json_pack("{s:s, s:O}", "image", image, "scores", list));
+    if (json) print_json(json_pack("{s:o, s:O}", "image", json_text(image), "scores", list));
     json_decref(list);
     free(cosine);
     free(p);

@@ -70,11 +70,12 @@ int cmd_search(int argc, char **argv) {
             const char *key = keys ? keys[hits[h].row] : "";
             if (!json)
                 printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hits[h].score, hits[h].row, key);
-            json_array_append_new(list, json_pack("{s:I, s:s, s:f}", "row", (json_int_t)hits[h].row,
-                                                  "key", key, "score", (double)hits[h].score));
+            json_array_append_new(list,
+                                  json_pack("{s:I, s:o, s:f}", "row", (json_int_t)hits[h].row,
+                                            "key", json_text(key), "score", (double)hits[h].score));
         }
-        json_array_append_new(results,
-                              json_pack("{s:s, s:o}", "query", queries->items[q], "hits", list));
+        json_array_append_new(
+            results, json_pack("{s:o, s:o}", "query", json_text(queries->items[q]), "hits", list));
     }
     if (json) print_json(json_pack("{s:O}", "results", results));
     json_decref(results);

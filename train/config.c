@@ -366,7 +366,7 @@ static void set_number(json_t *object, const char *field, double now, double mis
 static json_t *triple(const float x[3]) {
     json_t *a = json_array();
     for (int i = 0; i < 3; i++) {
-        /* the shortest decimal that is this float: 0.48145466, not 0.48145467042922974 */
+        /* the shortest decimal that is this float: 0.48145467, not 0.48145467042922974 */
         char digits[32];
         for (int n = 1; n <= 9; n++) {
             snprintf(digits, sizeof digits, "%.*g", n, (double)x[i]);
@@ -408,7 +408,7 @@ char *clip_config_to_json(const ClipConfig *c) {
     json_object_set_new(pre, "fill_color", json_integer(t->fill[0]));
     json_object_set_new(root, "model_cfg", model);
     json_object_set_new(root, "preprocess_cfg", pre);
-    char *text = json_dumps(root, JSON_INDENT(2));
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
     assert(text);
     json_decref(root);
     char *with_newline = xasprintf("%s\n", text);
