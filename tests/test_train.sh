@@ -134,6 +134,14 @@ named_by_itself() { # the record of a run without --name has the name it got: --
         --logs "$dir/auto" 2>"$dir/stderr" && local conf=("$dir"/auto/*/params.conf) && [ -f "${conf[0]}" ] &&
         "$clipc" train --config "${conf[0]}" --resume latest 2>"$dir/stderr" && grep -q "this run is finished" "$dir/stderr"
 }
+betas_on_resuming() { # they go by the model's name, not by the checkpoint's path
+    cp $golden/open_clip_config.json "$dir/tiny-ViT.json"
+    local options=(--model "$dir/tiny-ViT.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4
+        --logs "$dir" --name betas)
+    "$clipc" train "${options[@]}" --epochs 1 2>"$dir/stderr" && grep -q '^beta2 = 0.98$' "$dir/betas/params.conf" &&
+        "$clipc" train "${options[@]}" --epochs 2 --resume latest 2>"$dir/stderr" &&
+        grep -q '^beta2 = 0.98$' "$dir/betas/params.conf" && [ "$(wc -l <"$dir/betas/metrics.jsonl")" = 12 ]
+}
 full_disk() {
     mkdir "$dir/small" && mount -t tmpfs -o size=3m tmpfs "$dir/small" 2>/dev/null || return 2
     "$clipc" train --config "$dir/whole/params.conf" --logs "$dir/small" --name full 2>"$dir/stderr"
@@ -157,6 +165,7 @@ check params_conf_gives_the_run_again recipe
 check siglip_trains siglip
 check accumulation_is_one_large_batch accumulated
 check train_num_samples fewer_samples
+check betas_on_resuming betas_on_resuming
 check dry_run_changes_nothing dry_run
 check record_holds_the_name named_by_itself
 check resume_without_model refused 2 "--model (or --pretrained) is needed" "$clipc" train --train-data $golden/pairs.tsv --logs "$dir" --name nothing --resume latest

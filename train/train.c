@@ -216,7 +216,9 @@ static void freeze(Params *p) {
 /* open_clip's defaults of beta2 and eps go by the model's name; the run's record holds what was
  * taken. */
 static void resolve_defaults(const ClipConfig *c) {
-    if (strcasestr(c->name, "vit")) return;
+    /* a resumed run's configuration has the checkpoint's path as its name */
+    const char *name = opt->model ? opt->model : opt->pretrained ? opt->pretrained : c->name;
+    if (strcasestr(name, "vit")) return;
     if (!option_find(&train_command, "beta2")->given) train_options.beta2 = 0.999;
     if (!option_find(&train_command, "eps")->given) train_options.eps = 1e-8;
 }
