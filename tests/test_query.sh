@@ -58,7 +58,12 @@ score() { # probabilities of one picture sum to 1; from stdin as well
         printf 'w\xffrds\n' | says 0 '"text": "w?rds"' model score "${vocab[@]}" --image $golden/00.jpg --text - --json &&
         says 2 "give the captions" model score --image $golden/00.jpg
 }
-retrieval() {
+retrieval() { # of a shard without an index: it is built where --cache-dir says
+    local files=($golden/0?.jpg)
+    mkdir -p "$dir/pairs" && cp "${files[@]}" "$dir/pairs/" && for f in "$dir"/pairs/*.jpg; do echo words >"${f%.jpg}.txt"; done
+    (cd "$dir/pairs" && tar cf ../pairs.tar --sort=name .) &&
+        says 0 '"pairs": 10' model eval retrieval "${vocab[@]}" --data "$dir/pairs.tar" --cache-dir "$dir/cache" --json &&
+        ls "$dir"/cache/*-pairs.tar.idx >/dev/null || return 1
     says 0 '"pairs": 24' model eval retrieval "${vocab[@]}" --data $golden/pairs.tsv --json &&
         says 0 "text -> image" model eval retrieval "${vocab[@]}" --data $golden/pairs.tsv
 }

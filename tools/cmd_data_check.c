@@ -11,7 +11,6 @@
 #include <utf8proc.h>
 
 static DatasetOptions dataset;
-static const char *cache_dir;
 static int64_t max_pixels = IMAGE_MAX_PIXELS, workers;
 static bool json;
 
@@ -20,7 +19,6 @@ static Option options[] = {
     {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "the result as JSON on stdout", 0},
     DATASET_OPTIONS(dataset),
-    {"cache-dir", OPT_STRING, &cache_dir, "DIR", 0, 0, "for indexes (default: ~/.cache/clipc)", 0},
 };
 
 static const Command command = {
@@ -74,7 +72,6 @@ int cmd_data_check(int argc, char **argv) {
     dataset = dataset_options_default();
     workers = (int64_t)cpu_count();
     options_parse(&command, argc, argv, &operands);
-    dataset.cache_dir = cache_dir;
     Dataset *d = open_operands(&command, &operands, &dataset);
     size_t n = dataset_count(d), bad = 0;
     Check c = {d, xcalloc((size_t)workers, sizeof(Thread)), xcalloc(n, sizeof(char *))};

@@ -8,7 +8,6 @@
 
 static PackOptions pack;
 static DatasetOptions dataset;
-static const char *cache_dir;
 static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, quality, workers;
 static bool json;
 
@@ -29,7 +28,6 @@ static Option options[] = {
     DATASET_OPTIONS(dataset),
     {"caption-template", OPT_STRING, &dataset.caption_template, "TEXT", 0, 0,
      "class folders: the caption, {} is the class (default: the class alone)", 0},
-    {"cache-dir", OPT_STRING, &cache_dir, "DIR", 0, 0, "for indexes (default: ~/.cache/clipc)", 0},
 };
 
 static const Command command = {
@@ -76,7 +74,6 @@ int cmd_data_pack(int argc, char **argv) {
     pack.max_size = (int)max_size;
     pack.quality = (int)quality;
     pack.threads = (size_t)workers;
-    dataset.cache_dir = cache_dir;
     Dataset *d = open_operands(&command, &operands, &dataset);
     PackReport report;
     Error err;

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 
 static DatasetOptions dataset;
-static const char *cache_dir;
 static int64_t count = 10, first;
 static bool json;
 
@@ -17,7 +16,6 @@ static Option options[] = {
     {"first", OPT_INT, &first, NULL, 0, 1e15, "number of the first one", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
     DATASET_OPTIONS(dataset),
-    {"cache-dir", OPT_STRING, &cache_dir, "DIR", 0, 0, "for indexes (default: ~/.cache/clipc)", 0},
 };
 
 static const Command command = {
@@ -69,7 +67,6 @@ int cmd_data_peek(int argc, char **argv) {
     StringList operands = {NULL, 0};
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, &operands);
-    dataset.cache_dir = cache_dir;
     Dataset *d = open_operands(&command, &operands, &dataset);
     size_t n = dataset_count(d), end = size_min(n, (size_t)(first + count));
     Sample s = {.key = NULL};
