@@ -18,7 +18,8 @@ typedef struct Product {
     size_t M, N, K, lda, ldb, ldc;
     bool ta, tb, add;
     dnnl_data_type_t in, out;
-    act *activated; /* if given: receives f(c) */
+    float *left_sums; /* if given: Σ_k a is added */
+    act *activated;   /* if given: receives f(c) */
     Activation f;
 } Product;
 
@@ -70,6 +71,27 @@ static dnnl_memory_desc_t matrix(size_t rows, size_t cols, size_t ld, bool trans
     return d;
 }
 
+/* In f32 oneDNN's own gemm is faster than its first choice, and more than twice so where rows of b
+ * lie a multiple of 4 KB apart. False: not among the implementations. */
+static bool own_gemm(dnnl_primitive_desc_t *pd, const dnnl_matmul_desc_t *d,
+                     dnnl_primitive_attr_t attr) {
+    dnnl_primitive_desc_iterator_t it;
+    dnnl_status_t status = dnnl_primitive_desc_iterator_create(&it, d, attr, engine, NULL);
+    bool found = false;
+    while (status == dnnl_success && !found) {
+        const char *name;
+        *pd = dnnl_primitive_desc_iterator_fetch(it);
+        check(dnnl_primitive_desc_query(*pd, dnnl_query_impl_info_str, 0, &name), "a query");
+        found = strncmp(name, "gemm:", 5) == 0;
+        if (!found) {
+            dnnl_primitive_desc_destroy(*pd);
+            status = dnnl_primitive_desc_iterator_next(it);
+        }
+    }
+    dnnl_primitive_desc_iterator_destroy(it);
+    return found;
+}
+
 static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Product *p) {
     dnnl_memory_desc_t a = matrix(p->M, p->K, p->lda, p->ta, p->in);
     dnnl_memory_desc_t b = matrix(p->K, p->N, p->ldb, p->tb, p->in);
@@ -87,7 +109,9 @@ static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Product *p)
         check(dnnl_primitive_attr_set_post_ops(attr, ops), "post-ops");
         dnnl_post_ops_destroy(ops);
     }
-    dnnl_status_t status = dnnl_primitive_desc_create(pd, &d, attr, engine, NULL);
+    dnnl_status_t status = dnnl_success;
+    if (p->in != dnnl_f32 || !own_gemm(pd, &d, attr))
+        status = dnnl_primitive_desc_create(pd, &d, attr, engine, NULL);
     dnnl_primitive_attr_destroy(attr);
     return status;
 }
@@ -247,7 +271,7 @@ static inline vf activate(vf v, Activation f) {
 
 /* ---- bf16 by the backend's own tiles ---- */
 
-#if defined HAVE_TILES
+#if defined TILES_BUILT
 enum { NO_ACTIVATION = -1 };
 
 /* Inlined with a constant f. */
@@ -301,13 +325,14 @@ static void out_acc(const void *context, const float *c, size_t i, size_t j, siz
 }
 
 static void tiled_product(const Product *p) {
-    tiles_amx();
+    tiles_amx(); /* asked for before threads meet */
     TilesProduct t = {.a = {p->a, p->lda, p->ta, false},
                       .b = {p->b, p->ldb, !p->tb, true},
                       .M = p->M,
                       .N = p->N,
                       .K = p->K,
                       .chunked = p->add,
+                      .left_sums = p->left_sums,
                       .out = p->out == dnnl_bf16 ? (p->activated ? out_activation : out_act)
                              : p->add            ? out_add
                                                  : out_acc,
@@ -333,7 +358,7 @@ static void tiled_product(const Product *p) {
 }
 #endif
 
-#if !defined HAVE_TILES
+#if !defined TILES_BUILT
 static void activation_row(act *y, const act *x, size_t n, Activation f) {
     if (f == ACTIVATION_GELU)
         for (size_t i = 0; i < n; i += VW)
@@ -342,11 +367,30 @@ static void activation_row(act *y, const act *x, size_t n, Activation f) {
         for (size_t i = 0; i < n; i += VW)
             act_store(y + i, activate(act_load(x + i, n - i), ACTIVATION_QUICK_GELU), n - i);
 }
+
+/* db[N] += the column sums of dy[M,N]: rows in chunks, columns in blocks. */
+#define SUM_ROWS 256
+#define SUM_COLS 128
+static void column_sums(float *db, const act *dy, size_t M, size_t N) {
+    size_t chunks = div_up(M, SUM_ROWS), blocks = div_up(N, SUM_COLS);
+    float *parts = FN(scratch)(SCRATCH_PARTIAL, chunks * N * sizeof *parts);
+#pragma omp parallel for collapse(2) schedule(static) if (M * N > SERIAL_BELOW)
+    for (size_t c = 0; c < chunks; c++)
+        for (size_t j = 0; j < blocks; j++) {
+            size_t from = j * SUM_COLS, cols = size_min(N - from, SUM_COLS);
+            float sum[SUM_COLS + VW] = {0};
+            for (size_t i = c * SUM_ROWS; i < size_min(M, (c + 1) * SUM_ROWS); i++)
+                for (size_t k = 0; k < cols; k += VW)
+                    vstore(sum + k, vload(sum + k) + act_load(dy + i * N + from + k, cols - k));
+            memcpy(parts + c * N + from, sum, cols * sizeof *sum);
+        }
+    FN(add_partials)(db, parts, chunks, N);
+}
 #endif
 
 static void product(const Product *p) {
     if (!p->M || !p->N || !p->K) return;
-#if defined HAVE_TILES
+#if defined TILES_BUILT
     if (p->in == dnnl_bf16) {
         tiled_product(p);
         return;
@@ -402,25 +446,6 @@ void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t
                        .out = ACT_TYPE});
 }
 
-/* db[N] += the column sums of dy[M,N]: rows in chunks, columns in blocks. */
-#define SUM_ROWS 256
-#define SUM_COLS 128
-static void column_sums(acc *db, const act *dy, size_t M, size_t N) {
-    size_t chunks = div_up(M, SUM_ROWS), blocks = div_up(N, SUM_COLS);
-    float *parts = FN(scratch)(SCRATCH_PARTIAL, chunks * N * sizeof *parts);
-#pragma omp parallel for collapse(2) schedule(static) if (M * N > SERIAL_BELOW)
-    for (size_t c = 0; c < chunks; c++)
-        for (size_t j = 0; j < blocks; j++) {
-            size_t from = j * SUM_COLS, cols = size_min(N - from, SUM_COLS);
-            float sum[SUM_COLS + VW] = {0};
-            for (size_t i = c * SUM_ROWS; i < size_min(M, (c + 1) * SUM_ROWS); i++)
-                for (size_t k = 0; k < cols; k += VW)
-                    vstore(sum + k, vload(sum + k) + act_load(dy + i * N + from + k, cols - k));
-            memcpy(parts + c * N + from, sum, cols * sizeof *sum);
-        }
-    FN(add_partials)(&db->v, parts, chunks, N);
-}
-
 void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
                            size_t K) {
     KERNEL_TIMER(linear_bwd_weight, GEMM_FLOPS(M, N, K),
@@ -437,8 +462,11 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
                        .ta = true,
                        .add = true,
                        .in = ACT_TYPE,
-                       .out = dnnl_f32});
-    if (db) column_sums(db, dy, M, N);
+                       .out = dnnl_f32,
+                       .left_sums = db ? &db->v : NULL});
+#if !defined TILES_BUILT
+    if (db) column_sums(&db->v, dy, M, N);
+#endif
 }
 
 /* Bytes of `pre` that a chunk of rows may take, so that it is still in the caches when the
@@ -449,7 +477,7 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
                                size_t N, size_t K, Activation f) {
     KERNEL_TIMER(linear_activation_fwd, GEMM_FLOPS(M, N, K) + 20.0 * (double)M * (double)N,
                  gemm_bytes(M, N, K) + (double)sizeof(act) * (double)M * (double)N);
-#if defined HAVE_TILES
+#if defined TILES_BUILT
     Product p = forward(pre, x, w, b, M, N, K);
     p.activated = y, p.f = f;
     product(&p);

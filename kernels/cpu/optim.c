@@ -4,6 +4,8 @@
 #include <math.h>
 
 #define OPTIM_CHUNK 16384
+/* Elements ahead that are fetched by hand: the arrays are far larger than any cache. */
+#define AHEAD 512
 
 void FN(sum_squares)(acc *out, const acc *x, size_t n) {
     KERNEL_TIMER(sum_squares, 2 * n, 4 * n);
@@ -14,6 +16,8 @@ void FN(sum_squares)(acc *out, const acc *x, size_t n) {
         size_t end = size_min(n, (k + 1) * OPTIM_CHUNK), i = k * OPTIM_CHUNK;
         vf a = vzero(), b = vzero();
         for (; i + 2 * VW <= end; i += 2 * VW) {
+            __builtin_prefetch(&x[i + AHEAD]);
+            __builtin_prefetch(&x[i + AHEAD + VW]);
             vf u = vload(&x[i].v), v = vload(&x[i + VW].v);
             a = vfma(u, u, a);
             b = vfma(v, v, b);
@@ -41,6 +45,10 @@ void FN(adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, co
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) {
         size_t k = n - i;
+        __builtin_prefetch(&g[i + AHEAD], 1);
+        __builtin_prefetch(&m[i + AHEAD], 1);
+        __builtin_prefetch(&v[i + AHEAD], 1);
+        __builtin_prefetch(&p[i + AHEAD], 1);
         vf d = acc_load(g + i, k) * scale;
         vf m1 = vfma(keep1, acc_load(m + i, k), add1 * d);
         vf v1 = vfma(keep2, acc_load(v + i, k), add2 * d * d);

@@ -73,8 +73,13 @@ static inline vf vrcp(vf a) {
 static inline vf vround(vf a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* a·2ⁿ, n a whole number. */
+/* a·2ⁿ, n a whole number within ±250. */
 static inline vf vscale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+/* a = m·2ᵉ with m in [1, 2), for normal a > 0. */
+static inline vf vexponent(vf a) { return _mm512_getexp_ps(a); }
+static inline vf vmantissa(vf a) {
+    return _mm512_getmant_ps(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
+}
 
 static inline vf bf16_widen(__m256i h) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
@@ -152,13 +157,20 @@ static inline vf vround(vf a) {
 }
 static inline vf vscale2(vf a, vf n) {
     /* two factors: 2ⁿ alone leaves the range of a float's exponent before the product does */
-    n = vmax(vmin(n, vset(250)), vset(-250));
     __m256i i = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(i, 1);
     __m256i one = _mm256_set1_epi32(127);
     vf a1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, one), 23));
     vf a2 =
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, h), one), 23));
     return a * a1 * a2;
+}
+static inline vf vexponent(vf a) {
+    __m256i e = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)));
+}
+static inline vf vmantissa(vf a) {
+    __m256i m = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffff));
+    return _mm256_castsi256_ps(_mm256_or_si256(m, _mm256_set1_epi32(0x3f800000)));
 }
 
 static inline vf bf16_widen(__m128i h) {
@@ -197,10 +209,12 @@ static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
 /* ---- elementary functions ----
  * Coefficients: minimax fits of relative error by the Remez exchange; errors are given beside. */
 
-/* eˣ, relative error 1.2e-7; 0 below the floats, inf above. r in [-½ln 2, ½ln 2] by the two-word
- * reduction of Cody & Waite; polynomial error 3e-9. */
+/* eˣ, relative error 1.2e-7; 0 where it would not be a normal float (making denormals is slow), inf
+ * above. r in [-½ln 2, ½ln 2] by the two-word reduction of Cody & Waite; polynomial error 3e-9. */
 static inline vf vexp(vf x) {
-    x = vmax(vset(-120), vmin(vset(120), x)); /* this order keeps a NaN */
+    const vf least = vset(-87.3f);
+    vm none = vgt(least, x);
+    x = vmax(least, vmin(vset(120), x)); /* this order keeps a NaN */
     vf n = vround(x * vset(1.44269504f));
     vf r = vfnma(n, vset(-2.12194440e-4f), vfnma(n, vset(0.693359375f), x));
     vf p = vset(0.001381446706f);
@@ -208,7 +222,7 @@ static inline vf vexp(vf x) {
     p = vfma(p, r, vset(0.04166839421f));
     p = vfma(p, r, vset(0.1666652011f));
     p = vfma(p, r, vset(0.4999999341f));
-    return vscale2(vfma(p * r, r, r + vset(1)), n);
+    return vselect(none, vzero(), vscale2(vfma(p * r, r, r + vset(1)), n));
 }
 
 /* The standard normal distribution Φ(x) and e^(-x²/2). Φ(-z) = e^(-z²/2)·M(z) for z >= 0; Mills'
@@ -247,5 +261,9 @@ static inline vf vlog1p_unit(vf e) {
     p = vfma(p, u, vset(0.6666667931f));
     p = vfma(p, u, vset(2.0f));
     return p * s;
+}
+/* ln(x) for normal x > 0. */
+static inline vf vlog(vf x) {
+    return vfma(vexponent(x), vset(0.693147181f), vlog1p_unit(vmantissa(x) - vset(1)));
 }
 #endif

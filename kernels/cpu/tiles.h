@@ -9,7 +9,7 @@
 #ifndef KERNELS_CPU_TILES_H
 #define KERNELS_CPU_TILES_H
 #if defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
-#define HAVE_TILES 1
+#define TILES_BUILT
 #include "kernels/cpu/simd.h"
 
 #include <stdbool.h>
@@ -93,12 +93,12 @@ static inline __attribute__((always_inline)) void load_rows(__m512i r[16], const
         r[i] = i < rows ? _mm512_maskz_loadu_epi16(m, p + i * ld) : _mm512_setzero_si512();
 }
 
-/* 32 rows of 16 elements, of which rows x cols exist, as 16 rows of pairs (2i, 2i+1). */
-static inline __attribute__((always_inline)) void load_pairs(__m512i r[16], const uint16_t *p,
-                                                             size_t ld, size_t rows, size_t cols) {
+/* Rows of 16 elements, of which rows x cols exist, as rows of pairs (2i, 2i+1), i < pairs. */
+static inline __attribute__((always_inline)) void
+load_pairs(__m512i *r, const uint16_t *p, size_t ld, size_t rows, size_t cols, size_t pairs) {
     __mmask16 m = vfirst(cols);
 #pragma GCC unroll 16
-    for (size_t i = 0; i < 16; i++) {
+    for (size_t i = 0; i < pairs; i++) {
         __m256i even =
             2 * i < rows ? _mm256_maskz_loadu_epi16(m, p + 2 * i * ld) : _mm256_setzero_si256();
         __m256i odd = 2 * i + 1 < rows ? _mm256_maskz_loadu_epi16(m, p + (2 * i + 1) * ld)
@@ -121,48 +121,83 @@ typedef struct Side {
     bool across, right;
 } Side;
 
-/* Packs outer [o0, o0 + outer) and contraction [k0, k0 + K) into to[up to 16s][K/32]. */
-static inline void tiles_pack(Tile *to, Side s, size_t o0, size_t outer, size_t k0, size_t K) {
-    size_t kt = (K + 31) / 32;
+static inline size_t tiles_up(size_t n) { return (n + 31) / 32 * 32; }
+
+/* sums[16] += the sums over rows of pairs. */
+static inline void add_pairs(float *sums, const __m512i r[16]) {
+    vf s[4] = {vload(sums), vzero(), vzero(), vzero()};
+    __m512i odd = _mm512_set1_epi32((int)0xffff0000u);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        s[i % 2] += _mm512_castsi512_ps(_mm512_slli_epi32(r[i], 16));
+        s[i % 2 + 2] += _mm512_castsi512_ps(_mm512_and_si512(r[i], odd));
+    }
+    vstore(sums, (s[0] + s[1]) + (s[2] + s[3]));
+}
+
+/* Packs outer [o0, o0 + outer) and contraction [k0, k0 + K), both padded with 0 to 32s, into
+ * to[outer/16][K/32]. If sums[outer, padded] is given (`across` only), the sums along the
+ * contraction are added to it. */
+static __attribute__((noinline, unused)) void tiles_pack(Tile *to, float *sums, Side s, size_t o0,
+                                                         size_t outer, size_t k0, size_t K) {
+    size_t kt = tiles_up(K) / 32;
     __m512i r[16];
     if (s.across) {
         for (size_t k = 0; k < K; k += 32)
-            for (size_t o = 0; o < outer; o += 16) {
+            for (size_t o = 0; o < tiles_up(outer); o += 16) {
                 const uint16_t *from = s.p + (k0 + k) * s.ld + o0 + o;
-                if (K - k >= 32 && outer - o >= 16)
-                    load_pairs(r, from, s.ld, 32, 16);
+                if (K >= k + 32 && outer >= o + 16)
+                    load_pairs(r, from, s.ld, 32, 16, 16);
                 else
-                    load_pairs(r, from, s.ld, K - k, outer - o);
+                    load_pairs(r, from, s.ld, K - k, outer > o ? outer - o : 0, 16);
+                if (sums) add_pairs(sums + o, r);
                 if (!s.right) transpose16(r);
                 store_tile(to + o / 16 * kt + k / 32, r);
             }
     } else {
-        for (size_t o = 0; o < outer; o += 16)
+        for (size_t o = 0; o < tiles_up(outer); o += 16)
             for (size_t k = 0; k < K; k += 32) {
                 const uint16_t *from = s.p + (o0 + o) * s.ld + k0 + k;
-                if (outer - o >= 16 && K - k >= 32)
+                if (outer >= o + 16 && K >= k + 32)
                     load_rows(r, from, s.ld, 16, 32);
                 else
-                    load_rows(r, from, s.ld, outer - o, K - k);
+                    load_rows(r, from, s.ld, outer > o ? outer - o : 0, K - k);
                 if (s.right) transpose16(r);
                 store_tile(to + o / 16 * kt + k / 32, r);
             }
     }
 }
 
+/* Left tiles of the transposed matrix: low and high hold its rows 0…15 and 16…31 of 32 columns; the
+ * columns 0…15 and 16…31 become the rows of to[0] and to[step]. */
+static __attribute__((noinline, unused)) void tiles_transpose(Tile *to, size_t step,
+                                                              const Tile *low, const Tile *high) {
+    for (size_t half = 0; half < 2; half++) {
+        __m512i r[16];
+        load_pairs(r, (const uint16_t *)low->pair + 16 * half, 32, 16, 16, 8);
+        load_pairs(r + 8, (const uint16_t *)high->pair + 16 * half, 32, 16, 16, 8);
+        transpose16(r);
+        store_tile(to + half * step, r);
+    }
+}
+
 /* ---- one block ---- */
 
-/* c[32][32] (+)= the products of `kt` tiles: left rows from a, a + a_step, right columns from b,
- * b + b_step. Meanwhile `lines` cache lines a step are fetched from `next` on. */
-static inline void tiles_block(float *c, const Tile *a, size_t a_step, const Tile *b, size_t b_step,
-                               size_t kt, bool add, const char *next, size_t lines) {
+/* c[32][32] (rows of ldc floats) (+)= the products of `kt` tiles: left rows from a, a + a_step,
+ * right columns from b, b + b_step. Meanwhile `lines` cache lines a step are fetched from `next`
+ * on. */
+static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, const Tile *a,
+                                                          size_t a_step, const Tile *b,
+                                                          size_t b_step, size_t kt, bool add,
+                                                          const char *next, size_t lines) {
 #if defined __AMX_BF16__
     if (tiles_amx()) {
+        float *c0 = c, *c1 = c + 16, *c2 = c + 16 * ldc, *c3 = c2 + 16;
         if (add) {
-            _tile_loadd(0, c, 128);
-            _tile_loadd(1, c + 16, 128);
-            _tile_loadd(2, c + 512, 128);
-            _tile_loadd(3, c + 528, 128);
+            _tile_loadd(0, c0, 4 * ldc);
+            _tile_loadd(1, c1, 4 * ldc);
+            _tile_loadd(2, c2, 4 * ldc);
+            _tile_loadd(3, c3, 4 * ldc);
         } else {
             _tile_zero(0);
             _tile_zero(1);
@@ -180,20 +215,20 @@ static inline void tiles_block(float *c, const Tile *a, size_t a_step, const Til
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(0, c, 128);
-        _tile_stored(1, c + 16, 128);
-        _tile_stored(2, c + 512, 128);
-        _tile_stored(3, c + 528, 128);
+        _tile_stored(0, c0, 4 * ldc);
+        _tile_stored(1, c1, 4 * ldc);
+        _tile_stored(2, c2, 4 * ldc);
+        _tile_stored(3, c3, 4 * ldc);
         return;
     }
 #endif
-    for (size_t i = 0; i < 32; i += 8, c += 8 * 32) {
+    for (size_t i = 0; i < 32; i += 8, c += 8 * ldc) {
         const Tile *rows = a + (i < 16 ? 0 : a_step);
         vf sum[8][2];
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) {
-            sum[j][0] = add ? vload(c + j * 32) : vzero();
-            sum[j][1] = add ? vload(c + j * 32 + 16) : vzero();
+        for (size_t j = 0; j < 8; j++) {
+            sum[j][0] = add ? vload(c + j * ldc) : vzero();
+            sum[j][1] = add ? vload(c + j * ldc + 16) : vzero();
         }
         for (size_t k = 0; k < kt; k++) {
             for (size_t j = 0; i == 0 && j < lines; j++, next += 64) __builtin_prefetch(next, 0, 2);
@@ -209,9 +244,9 @@ static inline void tiles_block(float *c, const Tile *a, size_t a_step, const Til
             }
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) {
-            vstore(c + j * 32, sum[j][0]);
-            vstore(c + j * 32 + 16, sum[j][1]);
+        for (size_t j = 0; j < 8; j++) {
+            vstore(c + j * ldc, sum[j][0]);
+            vstore(c + j * ldc + 16, sum[j][1]);
         }
     }
 }
@@ -228,6 +263,7 @@ typedef struct TilesProduct {
     Side a, b;
     size_t M, N, K;
     bool chunked;
+    float *left_sums; /* if given: Σ_k a[m,k] is added to left_sums[m]; a is stored across */
     TilesOut *out;
     const void *context;
 } TilesProduct;
@@ -235,7 +271,7 @@ typedef struct TilesProduct {
 enum {
     TILES_L2 = 1 << 20,   /* bytes of packed right columns that stay in a core's L2 */
     TILES_CHUNK = 2048,   /* contraction of one chunk */
-    TILES_L1_STEPS = 16,  /* steps of 32 whose left panel stays in L1 */
+    TILES_L1_STEPS = 16,  /* steps of 32 whose left panel of 32 rows stays in L1 */
     TILES_PACK_ROWS = 128 /* left rows a thread packs at once */
 };
 
@@ -244,8 +280,6 @@ typedef struct TilesPlan {
     size_t tasks_n, tasks_m;
     size_t left_bytes, thread_bytes; /* scratch of all, of each thread */
 } TilesPlan;
-
-static inline size_t tiles_up(size_t n) { return (n + 31) / 32 * 32; }
 
 static inline TilesPlan tiles_plan(const TilesProduct *p, size_t threads) {
     TilesPlan best = {0};
@@ -277,7 +311,10 @@ static inline void tiles_pack_left(const TilesProduct *p, const TilesPlan *plan,
                                    size_t i, Tile *left) {
     size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, from = i * TILES_PACK_ROWS;
     size_t rows = p->M - from < TILES_PACK_ROWS ? p->M - from : TILES_PACK_ROWS;
-    tiles_pack(left + from / 16 * (tiles_up(K) / 32), p->a, from, rows, k0, K);
+    float sums[TILES_PACK_ROWS] = {0};
+    tiles_pack(left + from / 16 * (tiles_up(K) / 32), p->left_sums ? sums : NULL, p->a, from, rows,
+               k0, K);
+    for (size_t r = 0; p->left_sums && r < rows; r++) p->left_sums[from + r] += sums[r];
 }
 
 /* One task's part of the chunk at k0. */
@@ -289,9 +326,9 @@ static inline void tiles_task(const TilesProduct *p, const TilesPlan *plan, size
     size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, kt = tiles_up(K) / 32;
     Tile *b = mem;
     float *c = (float *)(b + plan->cols / 16 * kt);
-    size_t l1 = kt <= TILES_L1_STEPS + TILES_L1_STEPS / 2 ? kt : TILES_L1_STEPS;
+    size_t parts = (kt + TILES_L1_STEPS - 1) / TILES_L1_STEPS, l1 = (kt + parts - 1) / parts;
     size_t blocks = tiles_up(cols) / 32, lines = (32 + blocks - 1) / blocks;
-    tiles_pack(b, p->b, n0, cols, k0, K);
+    tiles_pack(b, NULL, p->b, n0, cols, k0, K);
     for (size_t i = m0; i < m1; i += 32) {
         const Tile *a = left + i / 16 * kt;
         const char *next = (const char *)(a + 2 * kt);
@@ -299,7 +336,8 @@ static inline void tiles_task(const TilesProduct *p, const TilesPlan *plan, size
             size_t steps = kt - k < l1 ? kt - k : l1;
             for (size_t j = 0; j < cols; j += 32, next += 64 * lines * steps) {
                 float *block = l1 < kt ? c + j * 32 : c;
-                tiles_block(block, a + k, kt, b + j / 16 * kt + k, kt, steps, k > 0, next, lines);
+                tiles_block(block, 32, a + k, kt, b + j / 16 * kt + k, kt, steps, k > 0, next,
+                            lines);
                 if (k + steps == kt)
                     p->out(p->context, block, i, n0 + j, m1 - i < 32 ? m1 - i : 32,
                            cols - j < 32 ? cols - j : 32);
