@@ -78,6 +78,11 @@ static inline void act_store(act *p, vf v, size_t k) { elem_store(&p->v, v, k); 
 static inline vf acc_load(const acc *p, size_t k) { return f32_load(&p->v, k); }
 static inline void acc_store(acc *p, vf v, size_t k) { f32_store(&p->v, v, k); }
 
+/* Where act is bf16 GELU may be rough; forward and backward give the same y either way. */
+#if defined ACT_BF16 && VW == 16
+#define GELU_ROUGH
+#endif
+
 /* Rows a chunk holds when `rows` rows are cut into at most `chunks` chunks of at least `least`. */
 static inline size_t chunk_rows(size_t rows, size_t chunks, size_t least) {
     return size_max(least, div_up(rows, chunks));

@@ -261,18 +261,15 @@ static void emulate(const Product *p) {
 }
 #endif
 
-/* ---- activations ---- */
-
-/* Inlined with a constant f. */
-static inline vf activate(vf v, Activation f) {
-    vf bell;
-    return v * (f == ACTIVATION_GELU ? vnormal(v, &bell) : vsigmoid(v * vset(1.702f)));
-}
-
 /* ---- bf16 by the backend's own tiles ---- */
 
 #if defined TILES_BUILT
 enum { NO_ACTIVATION = -1 };
+
+static inline vf activate(vf v, const Cubic *gelu, Activation f) {
+    if (f == ACTIVATION_GELU) return gelu_rough(gelu, v);
+    return v * vsigmoid(v * vset(1.702f));
+}
 
 /* Inlined with a constant f. */
 static inline __attribute__((always_inline)) void
@@ -282,13 +279,15 @@ out_rows(const Product *p, const float *c, size_t i, size_t j, size_t rows, size
     uint16_t *to = (uint16_t *)p->c + i * p->ldc + j;
     uint16_t *activated = f == NO_ACTIVATION ? NULL : (uint16_t *)p->activated + i * p->ldc + j;
     __mmask32 m = cols < 32 ? (1u << cols) - 1 : 0xffffffffu;
+    Cubic gelu;
+    if (f == ACTIVATION_GELU) gelu = cubic_load(gelu_cubics()->below);
     for (size_t r = 0; r < rows; r++, c += 32, to += p->ldc) {
         __m512i v = (__m512i)_mm512_cvtne2ps_pbh(vload(c + 16) + b1, vload(c) + b0);
         _mm512_mask_storeu_epi16(to, m, v);
         if (f == NO_ACTIVATION) continue;
         /* f of the rounded value: what backward will find */
-        vf low = activate(bf16_widen(_mm512_castsi512_si256(v)), (Activation)f);
-        vf high = activate(bf16_widen(_mm512_extracti64x4_epi64(v, 1)), (Activation)f);
+        vf low = activate(bf16_widen(_mm512_castsi512_si256(v)), &gelu, (Activation)f);
+        vf high = activate(bf16_widen(_mm512_extracti64x4_epi64(v, 1)), &gelu, (Activation)f);
         _mm512_mask_storeu_epi16(activated, m, (__m512i)_mm512_cvtne2ps_pbh(high, low));
         activated += p->ldc;
     }
@@ -325,7 +324,8 @@ static void out_acc(const void *context, const float *c, size_t i, size_t j, siz
 }
 
 static void tiled_product(const Product *p) {
-    tiles_amx(); /* asked for before threads meet */
+    tiles_amx(); /* asked for, and filled, before threads meet */
+    gelu_cubics();
     TilesProduct t = {.a = {p->a, p->lda, p->ta, false},
                       .b = {p->b, p->ldb, !p->tb, true},
                       .M = p->M,
@@ -360,12 +360,23 @@ static void tiled_product(const Product *p) {
 
 #if !defined TILES_BUILT
 static void activation_row(act *y, const act *x, size_t n, Activation f) {
-    if (f == ACTIVATION_GELU)
-        for (size_t i = 0; i < n; i += VW)
-            act_store(y + i, activate(act_load(x + i, n - i), ACTIVATION_GELU), n - i);
-    else
-        for (size_t i = 0; i < n; i += VW)
-            act_store(y + i, activate(act_load(x + i, n - i), ACTIVATION_QUICK_GELU), n - i);
+#if defined GELU_ROUGH
+    Cubic below = cubic_load(gelu_cubics()->below);
+#endif
+    for (size_t i = 0; i < n; i += VW) {
+        vf v = act_load(x + i, n - i), r;
+        if (f == ACTIVATION_QUICK_GELU) {
+            r = v * vsigmoid(v * vset(1.702f));
+        } else {
+#if defined GELU_ROUGH
+            r = gelu_rough(&below, v);
+#else
+            vf bell;
+            r = v * vnormal(v, &bell);
+#endif
+        }
+        act_store(y + i, r, n - i);
+    }
 }
 
 /* db[N] += the column sums of dy[M,N]: rows in chunks, columns in blocks. */

@@ -1,27 +1,51 @@
 /* cpu/pointwise: activations backward, sums, and the moving of rows. */
 #include "kernels/cpu/cpu.h"
 
-void FN(activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
-    KERNEL_TIMER(activation_bwd, 30 * n, 4 * n * sizeof(act));
-    if (f == ACTIVATION_GELU) {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-        for (size_t i = 0; i < n; i += VW) {
-            size_t k = n - i;
-            vf v = act_load(x + i, k), d = act_load(dy + i, k), bell;
-            vf below = vnormal(v, &bell);
-            act_store(y + i, v * below, k);
-            act_store(dx + i, d * vfma(v * vset(0.398942280f), bell, below), k);
-        }
-    } else {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+#if defined GELU_ROUGH
+static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
+    const GeluCubics *g = gelu_cubics();
+#pragma omp parallel if (n > SERIAL_BELOW)
+    {
+        Cubic below = cubic_load(g->below), slope = cubic_load(g->slope);
+#pragma omp for schedule(static)
         for (size_t i = 0; i < n; i += VW) {
             size_t k = n - i;
             vf v = act_load(x + i, k), d = act_load(dy + i, k);
-            vf s = vsigmoid(v * vset(1.702f));
-            act_store(y + i, v * s, k);
-            act_store(dx + i, d * s * vfma(v * vset(1.702f), vset(1) - s, vset(1)), k);
+            act_store(y + i, gelu_rough(&below, v), k);
+            act_store(dx + i, d * gelu_slope_rough(&slope, v), k);
         }
     }
+}
+#else
+static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) {
+        size_t k = n - i;
+        vf v = act_load(x + i, k), d = act_load(dy + i, k), bell;
+        vf below = vnormal(v, &bell);
+        act_store(y + i, v * below, k);
+        act_store(dx + i, d * vfma(v * vset(0.398942280f), bell, below), k);
+    }
+}
+#endif
+
+static void quick_gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) {
+        size_t k = n - i;
+        vf v = act_load(x + i, k), d = act_load(dy + i, k);
+        vf s = vsigmoid(v * vset(1.702f));
+        act_store(y + i, v * s, k);
+        act_store(dx + i, d * s * vfma(v * vset(1.702f), vset(1) - s, vset(1)), k);
+    }
+}
+
+void FN(activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
+    KERNEL_TIMER(activation_bwd, 30 * n, 4 * n * sizeof(act));
+    if (f == ACTIVATION_GELU)
+        gelu_bwd(dx, y, dy, x, n);
+    else
+        quick_gelu_bwd(dx, y, dy, x, n);
 }
 
 void FN(add)(act *y, const act *a, const act *b, size_t n) {
