@@ -23,7 +23,12 @@ endif
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
 CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH_release) $(OPENMP) -ffp-contract=fast -fno-math-errno \
            -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
-LDLIBS  := -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
+# MPI, where it is there (MPI=0: without): train/comm_mpi.c alone knows
+ifneq ($(MPI),0)
+MPI_CFLAGS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)))
+MPI_LIBS   := $(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
+endif
+LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
 
 # ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
 CPU_SRC := $(wildcard kernels/cpu/*.c)
@@ -74,6 +79,12 @@ $B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (bf16)'
 	$Q$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
+$B/obj/train/comm_mpi.o: CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI $(MPI_CFLAGS))
+$B/obj/train/comm_mpi.o: $B/mpi.flags
+.PHONY: FORCE
+$B/mpi.flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(MPI_CFLAGS) $(MPI_LIBS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(MPI_LIBS)' >$@
 $B/libclipc.a: $(LIB_OBJ)
 	@echo '  AR    $@'
 	@rm -f $@

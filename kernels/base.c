@@ -7,17 +7,18 @@
 #include <time.h>
 
 static bool quiet_info;
+static char log_marker[32];
 
-static void print_line(const char *fmt, va_list args) {
+static void print_line(const char *mark, const char *fmt, va_list args) {
     char line[2048];
     vsnprintf(line, sizeof line, fmt, args);
-    fprintf(stderr, "clipc: %s\n", line);
+    fprintf(stderr, "clipc: %s%s\n", mark, line);
 }
 
 void die(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    print_line(fmt, args);
+    print_line(log_marker, fmt, args);
     va_end(args);
     exit(EXIT_ERROR);
 }
@@ -25,7 +26,7 @@ void die(const char *fmt, ...) {
 void die_usage(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    print_line(fmt, args);
+    print_line(log_marker, fmt, args);
     va_end(args);
     exit(EXIT_USAGE);
 }
@@ -42,18 +43,20 @@ void log_info(const char *fmt, ...) {
     if (quiet_info) return;
     va_list args;
     va_start(args, fmt);
-    print_line(fmt, args);
+    print_line("", fmt, args);
     va_end(args);
 }
 
 void log_warn(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    print_line(fmt, args);
+    print_line(log_marker, fmt, args);
     va_end(args);
 }
 
 void log_quiet(bool quiet) { quiet_info = quiet; }
+
+void log_mark(const char *mark) { snprintf(log_marker, sizeof log_marker, "%s", mark); }
 
 size_t size_mul(size_t a, size_t b) {
     size_t r;

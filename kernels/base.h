@@ -27,10 +27,11 @@ typedef struct Error {
 bool error_set(Error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* A line on stderr with the program's name in front. log_quiet(true) silences log_info, never
- * log_warn. */
+ * log_warn. log_mark: what warnings and die's lines have after the name ("rank 3: "). */
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_quiet(bool quiet);
+void log_mark(const char *mark);
 
 /* Products and sums of sizes that die instead of wrapping round. */
 size_t size_mul(size_t a, size_t b);

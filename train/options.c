@@ -259,6 +259,20 @@ void options_write(const Command *c, FILE *out) {
     }
 }
 
+uint64_t option_hash(const Option *o) {
+    char *text;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+    if (!f) die("out of memory");
+    fprintf(f, "%s %d ", o->name, is_empty(o));
+    if (!is_empty(o)) print_value(o, f);
+    if (fclose(f)) die("out of memory");
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    free(text);
+    return h;
+}
+
 void options_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);

@@ -47,6 +47,8 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
 void options_read_recipe(const Command *c, const char *path);
 /* Writes every option as a recipe that gives the same values again. */
 void options_write(const Command *c, FILE *out);
+/* Of an option's name and value: two processes can compare what they were told. */
+uint64_t option_hash(const Option *o);
 void options_help(const Command *c, FILE *out);
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);

@@ -1,14 +1,17 @@
 #include "train/train.h"
 
+#include "train/agree.h"
 #include "train/checkpoint.h"
 #include "train/log.h"
 #include "train/plan.h"
 #include "train/sched.h"
 #include "train/step.h"
 #include "train/train_options.h"
+#include "train/watchdog.h"
 
 #include <errno.h>
 #include <math.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +22,9 @@
 
 static const TrainOptions *const opt = &train_options;
 static volatile sig_atomic_t stop_signal;
+
+/* What each rank says in every step; all of them then know the sums. */
+enum { SIGNAL_STOP, SIGNAL_SAVE, SIGNAL_BAD, SIGNALS };
 
 static void on_signal(int sig) { stop_signal = sig; }
 
@@ -39,7 +45,8 @@ typedef struct Run {
     Optim *optim;
     Step *step;
     Sched sched;
-    TrainLog *log;
+    TrainLog *log; /* rank 0's; NULL elsewhere */
+    acc *signals;  /* device [SIGNALS] */
     size_t global_batch;
     uint64_t steps_per_epoch, total_steps;
     TrainState state;
@@ -61,6 +68,8 @@ static char *default_name(const char *model) {
     return xasprintf("%s-model_%s-lr_%g-b_%lld", when, base ? base + 1 : model, opt->lr,
                      (long long)opt->batch_size);
 }
+
+static bool writes(const Run *r) { return r->comm->rank == 0; }
 
 /* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet. */
 static void find_run(Run *r) {
@@ -140,6 +149,7 @@ static size_t epoch_samples(const Run *r) {
 
 static void open_data(Run *r) {
     Error err;
+    comm_rank0_begin(r->comm);
     char *beside = r->resume         ? checkpoint_vocab(r->resume)
                    : opt->pretrained ? checkpoint_vocab(opt->pretrained)
                                      : NULL;
@@ -162,6 +172,14 @@ static void open_data(Run *r) {
     r->data = dataset_open(opt->train_data, &d, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
     free(cache);
+    comm_rank0_end(r->comm);
+    agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
+    uint64_t shards = 0;
+    for (size_t i = 0; i <= dataset_shards(r->data); i++) {
+        size_t start = dataset_shard_start(r->data, i);
+        shards = hash_bytes(shards, &start, sizeof start);
+    }
+    agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
 
     r->loader_options = (LoaderOptions){
         .transform = train_transform(&r->config),
@@ -182,10 +200,11 @@ static void open_data(Run *r) {
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
     if (!r->steps_per_epoch)
-        die("%s has %zu samples an epoch, fewer than one global batch of %zu: lower --batch-size "
-            "or --accum-freq",
-            opt->train_data, epoch_samples(r), r->global_batch);
-    if ((size_t)opt->train_num_samples > dataset_count(r->data))
+        comm_die(r->comm,
+                 "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
+                 "--batch-size or --accum-freq",
+                 opt->train_data, epoch_samples(r), r->global_batch);
+    if ((size_t)opt->train_num_samples > dataset_count(r->data) && writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
     r->total_steps = r->steps_per_epoch * (uint64_t)opt->epochs;
@@ -232,18 +251,31 @@ static OptimOptions optim_options(void) {
                           .grad_clip_norm = opt->grad_clip_norm};
 }
 
+/* Rank 0 has the weights and moments, then all have. */
+static void load_model(Run *r) {
+    Params *p = r->params;
+    comm_rank0_begin(r->comm);
+    if (writes(r) && r->resume) {
+        checkpoint_load_weights(r->resume, p, &r->config);
+        checkpoint_load_state(r->resume, p, &r->state);
+    } else if (writes(r)) {
+        params_init(p, &r->config, r->state.seed);
+        if (opt->pretrained) checkpoint_load_weights(opt->pretrained, p, &r->config);
+    }
+    comm_rank0_end(r->comm);
+    if (r->comm->size == 1) return;
+    r->comm->broadcast(p->master, p->size, 0);
+    params_round(p);
+    if (!r->resume) return;
+    r->comm->broadcast(p->m, p->size, 0);
+    r->comm->broadcast(p->v, p->size, 0);
+}
+
 static void build_model(Run *r) {
     r->params = params_new(r->k, &r->config, true);
+    r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
     freeze(r->params);
-    if (r->resume) {
-        checkpoint_load_weights(r->resume, r->params, &r->config);
-        if (!checkpoint_load_state(r->resume, r->params, &r->state))
-            die("%s has no train_state.safetensors: use it with --pretrained instead of --resume",
-                r->resume);
-    } else {
-        params_init(r->params, &r->config, r->state.seed);
-        if (opt->pretrained) checkpoint_load_weights(opt->pretrained, r->params, &r->config);
-    }
+    load_model(r);
     ClipOptions o = clip_options(r);
     r->clip = clip_new(r->k, &r->config, r->params, &o);
     OptimOptions oo = optim_options();
@@ -261,7 +293,7 @@ static void build_model(Run *r) {
         .cooldown_power = opt->lr_cooldown_power,
         .cooldown_end = opt->lr_cooldown_end,
     };
-    if (r->sched.warmup >= r->total_steps)
+    if (r->sched.warmup >= r->total_steps && writes(r))
         log_warn("--warmup %lld covers all %llu steps: the learning rate never reaches %g",
                  (long long)opt->warmup, (unsigned long long)r->total_steps, opt->lr);
 }
@@ -289,23 +321,23 @@ static void write_record(const Run *r) {
 }
 
 static void save(Run *r, const char *name) {
-    checkpoint_save(r->checkpoints, name, r->params, &r->config, &r->state, r->vocab_path);
-    checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
+    if (writes(r)) {
+        checkpoint_save(r->checkpoints, name, r->params, &r->config, &r->state, r->vocab_path);
+        checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
+    }
     r->last_save = clock_now();
 }
 
 /* Checkpoints at an epoch's end are epoch_K and stay; those within are step_N, of which the last
  * few stay. */
-static void save_if_due(Run *r, bool stop) {
+static void save_if_due(Run *r, bool wanted) {
     const TrainState *s = &r->state;
     char name[48];
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
-    bool minutes = opt->save_frequency_minutes > 0 &&
-                   clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
     bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
     if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
         snprintf(name, sizeof name, "epoch_%llu", (unsigned long long)s->epoch);
-    else if (last || steps || minutes || stop)
+    else if (last || steps || wanted)
         snprintf(name, sizeof name, "step_%llu", (unsigned long long)s->step);
     else
         return;
@@ -314,24 +346,37 @@ static void save_if_due(Run *r, bool stop) {
 
 static void check_finite(Run *r, const StepResult *res) {
     r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
-    if (res->skipped)
+    if (res->skipped && writes(r))
         log_warn("step %llu: the loss or its gradient is not finite (loss %g, gradient norm %g): "
                  "the step is left out",
                  (unsigned long long)r->state.step, res->loss, res->grad_norm);
     if (r->skipped_in_a_row >= (uint64_t)opt->skip_limit)
-        die("the loss was not finite for %llu steps in a row: lower --lr or set --grad-clip-norm, "
-            "then --resume latest",
-            (unsigned long long)r->skipped_in_a_row);
+        comm_die(r->comm,
+                 "the loss was not finite for %llu steps in a row: lower --lr or set "
+                 "--grad-clip-norm, then --resume latest",
+                 (unsigned long long)r->skipped_in_a_row);
 }
 
-static void run_steps(Run *r) {
+/* A signal to one rank, rank 0's clock, bad samples anywhere: what all ranks have to know travels
+ * in a collective of the step. Replaces each number by its sum over ranks. */
+static void exchange(Run *r, double signal[SIGNALS]) {
+    if (r->comm->size == 1) return;
+    r->k->acc_set(r->signals, signal, SIGNALS);
+    r->comm->all_reduce_sum(r->signals, SIGNALS);
+    r->k->sync();
+    r->k->acc_get(signal, r->signals, SIGNALS);
+}
+
+/* Whether it ended before the last step, by a signal. */
+static bool run_steps(Run *r) {
+    bool stop = false; /* read once a step: what ends the loop has been saved */
     size_t accum = (size_t)opt->accum_freq;
     Batch **batches = xcalloc(accum, sizeof *batches);
     double waited = 0;
-    bool stop = false; /* read once a step: what ends the loop has been saved */
     r->last_save = clock_now();
     while (r->state.step < r->total_steps && !stop) {
         double t0 = clock_now();
+        watchdog_step(r->state.step + 1);
         for (size_t j = 0; j < accum; j++) batches[j] = loader_next(r->loader);
         uint64_t epoch = batches[0]->epoch;
         double lr = sched_lr(&r->sched, r->state.step);
@@ -342,30 +387,41 @@ static void run_steps(Run *r) {
             r->state.position = 0, r->state.epoch++;
         check_finite(r, &res);
         LoaderStats ls = loader_stats(r->loader);
+        bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
+                       clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
+        double signal[SIGNALS] = {stop_signal != 0, minutes, (double)ls.bad};
+        exchange(r, signal);
+        stop = signal[SIGNAL_STOP] > 0;
         double dt = clock_now() - t0;
-        train_log_step(r->log, &(StepMetrics){
-                                   .step = r->state.step,
-                                   .epoch = epoch,
-                                   .loss = res.loss,
-                                   .logit_scale = res.logit_scale,
-                                   .grad_norm = res.grad_norm,
-                                   .lr = lr,
-                                   .samples_per_s = (double)r->global_batch / dt,
-                                   .data_wait = (ls.wait_seconds - waited) / dt,
-                                   .samples = r->state.step * r->global_batch,
-                                   .bad = ls.bad,
-                                   .skipped = res.skipped,
-                               });
+        if (writes(r))
+            train_log_step(r->log, &(StepMetrics){
+                                       .step = r->state.step,
+                                       .epoch = epoch,
+                                       .loss = res.loss,
+                                       .logit_scale = res.logit_scale,
+                                       .grad_norm = res.grad_norm,
+                                       .lr = lr,
+                                       .samples_per_s = (double)r->global_batch / dt,
+                                       .data_wait = (ls.wait_seconds - waited) / dt,
+                                       .samples = r->state.step * r->global_batch,
+                                       .bad = (uint64_t)signal[SIGNAL_BAD],
+                                       .skipped = res.skipped,
+                                   });
         waited = ls.wait_seconds;
-        stop = stop_signal != 0;
-        save_if_due(r, stop);
+        save_if_due(r, stop || signal[SIGNAL_SAVE] > 0);
     }
     free(batches);
+    return stop;
 }
 
 static void describe(const Run *r) {
     size_t used = r->steps_per_epoch * r->global_batch, samples = epoch_samples(r);
     log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->params), r->k->name);
+    if (r->comm->size > 1)
+        log_info("%d ranks over %s, %d threads each; global batch %zu = %lld x %lld accumulated x "
+                 "%d ranks",
+                 r->comm->size, r->comm->name, omp_get_max_threads(), r->global_batch,
+                 (long long)opt->batch_size, (long long)opt->accum_freq, r->comm->size);
     log_info("data: %zu pairs in %zu shards; %llu steps of %zu an epoch%s", dataset_count(r->data),
              dataset_shards(r->data), (unsigned long long)r->steps_per_epoch, r->global_batch,
              samples == used ? "" : ":");
@@ -373,58 +429,104 @@ static void describe(const Run *r) {
         log_info("  %zu samples are left over and not used in an epoch", samples - used);
 }
 
-int train_main(void) {
-    Run *r = xcalloc(1, sizeof *r);
-    r->k = kernels_open_choice(opt->device, opt->precision);
-    r->comm = comm_self(r->k);
-    find_run(r);
+/* Before anything is computed: rank 0 looks where the run stands, all hear it. */
+static void start_run(Run *r) {
+    agree_on_start(r->comm, &train_command);
     r->state.seed = (uint64_t)opt->seed;
-    if (r->resume) read_position(r);
+    comm_rank0_begin(r->comm);
+    if (writes(r)) find_run(r);
+    if (writes(r) && r->resume) read_position(r);
+    comm_rank0_end(r->comm);
+    r->dir = comm_string(r->comm, r->dir);
+    r->checkpoints = comm_string(r->comm, r->checkpoints);
+    r->resume = comm_string(r->comm, r->resume);
+    r->comm->broadcast_bytes(&r->state, sizeof r->state, 0);
+    comm_rank0_begin(r->comm);
     load_config(r);
+    comm_rank0_end(r->comm);
     resolve_defaults(&r->config);
-    if (opt->dry_run) {
-        ClipOptions o = clip_options(r);
-        plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, r->comm->size,
+    char *json = clip_config_to_json(&r->config);
+    agree_on(r->comm, "model configuration", hash_bytes(0, json, strlen(json)));
+    free(json);
+}
+
+static void dry_run(Run *r) {
+    ClipOptions o = clip_options(r);
+    int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
+    if (writes(r))
+        plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, ranks,
                    size_mul((size_t)opt->logit_memory, 1 << 20));
-        return EXIT_OK;
+}
+
+static void make_run_folder(Run *r) {
+    comm_rank0_begin(r->comm);
+    if (writes(r)) {
+        make_dir(opt->logs);
+        make_dir(r->dir);
+        make_dir(r->checkpoints);
+        write_record(r);
+        r->log =
+            train_log_open(r->dir, r->state.step, r->total_steps, (uint64_t)opt->log_every_n_steps);
     }
-    open_data(r);
-    if (r->resume && r->state.step >= r->total_steps) {
-        log_info("%s: this run is finished (%llu steps)", r->dir,
-                 (unsigned long long)r->state.step);
-        return EXIT_OK;
-    }
+    comm_rank0_end(r->comm);
+}
+
+static void say_end(const Run *r, bool stopped) {
+    if (stopped)
+        log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
+                 "%s/params.conf --name %s --resume latest",
+                 stop_signal == SIGINT    ? "SIGINT"
+                 : stop_signal == SIGTERM ? "SIGTERM"
+                                          : "a signal to another rank",
+                 (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1);
+    else
+        log_info("done: %s", r->checkpoints);
+}
+
+static void train(Run *r) {
     if (r->state.position % r->global_batch)
-        die("%s stands at sample %llu of its epoch, no multiple of this run's global batch of %zu",
+        comm_die(
+            r->comm,
+            "%s stands at sample %llu of its epoch, no multiple of this run's global batch "
+            "of %zu: choose --batch-size and --accum-freq so that it is, as the run before did",
             r->resume, (unsigned long long)r->state.position, r->global_batch);
     build_model(r);
-    make_dir(opt->logs);
-    make_dir(r->dir);
-    make_dir(r->checkpoints);
-    write_record(r);
+    make_run_folder(r);
     describe(r);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     r->sampler = sampler_new(r->data, opt->shuffle, (size_t)opt->shuffle_window, r->state.seed);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
-    r->log =
-        train_log_open(r->dir, r->state.step, r->total_steps, (uint64_t)opt->log_every_n_steps);
-    run_steps(r);
+    bool stopped = run_steps(r);
     train_log_close(r->log);
-    if (stop_signal)
-        log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
-                 "%s/params.conf --name %s --resume latest",
-                 stop_signal == SIGINT ? "SIGINT" : "SIGTERM", (unsigned long long)r->state.step,
-                 r->dir, strrchr(r->dir, '/') + 1);
-    else
-        log_info("done: %s", r->checkpoints);
+    say_end(r, stopped);
     loader_stop(r->loader);
     sampler_free(r->sampler);
     step_free(r->step);
     optim_free(r->optim);
     clip_free(r->clip);
     params_free(r->params);
+    r->k->release(r->signals);
+}
+
+int train_main(void) {
+    Run *r = xcalloc(1, sizeof *r);
+    r->k = kernels_open_choice(opt->device, opt->precision);
+    r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout);
+    start_run(r);
+    if (opt->dry_run) {
+        dry_run(r);
+        r->comm->close();
+        return EXIT_OK;
+    }
+    open_data(r);
+    if (r->resume && r->state.step >= r->total_steps)
+        log_info("%s: this run is finished (%llu steps)", r->dir,
+                 (unsigned long long)r->state.step);
+    else
+        train(r);
+    r->comm->close();
     dataset_close(r->data);
     bpe_free(r->bpe);
     clip_config_free(&r->config);

@@ -1,6 +1,6 @@
 #include "train/train_options.h"
 
-#include "kernels/kernels.h"
+#include "train/comm.h"
 
 TrainOptions train_options = {
     .image_key = "jpg;png;jpeg;webp",
@@ -29,6 +29,7 @@ TrainOptions train_options = {
     .eps = 1e-6,
     .lr_cooldown_power = 1.0,
     .precision = 1,
+    .comm_timeout = 300,
     .logs = "logs",
     .save_frequency = 1,
     .keep_checkpoints = 3,
@@ -117,6 +118,10 @@ static Option options[] = {
     {"device", OPT_CHOICE, &O.device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
     {"precision", OPT_CHOICE, &O.precision, PRECISION_CHOICES, 0, 0,
      "of activations and products; weights stay fp32", 0},
+    {"comm", OPT_CHOICE, &O.comm, COMM_CHOICES, 0, 0,
+     "how ranks talk; auto: by the launcher (docs/DISTRIBUTED.md)", 0},
+    {"comm-timeout", OPT_FLOAT, &O.comm_timeout, "SECONDS", 0.1, 1e6,
+     "end all ranks when one does not come; longer than a checkpoint takes", 0},
     {"logs", OPT_STRING, &O.logs, "DIR", 0, 0, "folder of run folders", 0},
     {"name", OPT_STRING, &O.name, "NAME", 0, 0, "run folder's name; default: time and model", 0},
     {"resume", OPT_STRING, &O.resume, "latest|PATH", 0, 0,
@@ -135,6 +140,8 @@ static Option options[] = {
      "stop after so many steps in a row whose loss is not finite", 0},
     {"dry-run", OPT_FLAG, &O.dry_run, NULL, 0, 0,
      "print parameters, FLOPs a sample and the memory plan; change nothing", 0},
+    {"world-size", OPT_INT, &O.world_size, "RANKS", 0, 1e6,
+     "--dry-run: plan for so many ranks; 0: those there are", 0},
 };
 #undef O
 

@@ -25,7 +25,9 @@ typedef struct TrainOptions {
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
     int lr_scheduler, wd_groups;
     /* machine */
-    int device, precision;
+    int device, precision, comm;
+    double comm_timeout;
+    int64_t world_size; /* of --dry-run; 0: the ranks there are */
     /* run */
     const char *logs, *name, *resume;
     int64_t save_frequency, save_frequency_steps, keep_checkpoints, log_every_n_steps, skip_limit;

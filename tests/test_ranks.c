@@ -1,0 +1,209 @@
+/* Many ranks against one with the same global batch: losses and gradient norms of ten steps, every
+ * gradient, every weight after ten steps. The ranks are processes under mpirun. */
+#include "tests/support.h"
+#include "data/safetensors.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GOLDEN "tests/golden/openclip"
+enum { STEPS = 10 };
+
+static bool have_mpirun;
+
+static bool shell(const char *line) { return system(line) == 0; }
+
+/* The program under `ranks` ranks (0: alone, no mpirun); what it says on stderr goes to a file. */
+static bool clipc(int ranks, const char *args, const char *out) {
+    const char *program = getenv("CLIPC");
+    char line[9000], launcher[200] = "";
+    if (ranks)
+        snprintf(launcher, sizeof launcher,
+                 "mpirun --allow-run-as-root --oversubscribe --bind-to none -np %d ", ranks);
+    snprintf(line, sizeof line,
+             "OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 %s%s %s >'%s' 2>'%s'", launcher,
+             program ? program : "build/clipc", args, out, test_path("stderr"));
+    if (shell(line)) return true;
+    char *said = test_read_file(test_path("stderr"), NULL);
+    print_error("%s\n%s\n", line, said);
+    free(said);
+    return false;
+}
+
+/* Ten steps into the run folder `name`; every checkpoint stays. */
+static void train(int ranks, const char *name, const char *options) {
+    char args[4096];
+    snprintf(args, sizeof args,
+             "train --pretrained " GOLDEN " --vocab " GOLDEN "/vocab.txt --train-data " GOLDEN
+             "/pairs.tsv --epochs 5 --max-steps %d --warmup 3 --lr 1e-3 --workers 1 --precision "
+             "fp32 --save-frequency-steps 1 --keep-checkpoints 99 --comm-timeout 30 --logs '%s' "
+             "--name %s %s",
+             STEPS, test_path("logs"), name, options);
+    assert_true(clipc(ranks, args, "/dev/null"));
+}
+
+static char *in_run(const char *name, const char *file) {
+    char path[300];
+    snprintf(path, sizeof path, "logs/%s/%s", name, file);
+    return xstrdup(test_path(path));
+}
+
+/* Softmax does not see a bias of the keys: its gradient is zero but for rounding, which Adam
+ * enlarges to steps of their own. */
+static bool is_key_bias(const Tensor *t, size_t i) {
+    return strstr(t->name, "attn.in_proj_bias") && i >= t->count / 3 && i < 2 * t->count / 3;
+}
+
+/* ‖x - y‖₂ / ‖y‖₂ of the worst tensor. (Single weights can differ more: Adam turns the rounding of
+ * a gradient near zero into a part of a step.) */
+static double worst_tensor(const char *a, const char *b, const char *file, const char *prefix,
+                           char where[160]) {
+    char *path[2] = {in_run(a, file), in_run(b, file)};
+    Safetensors st[2];
+    Error err;
+    double worst = 0;
+    for (int i = 0; i < 2; i++)
+        if (!safetensors_open(&st[i], path[i], &err)) fail_msg("%s", err.text);
+    for (size_t i = 0; i < st[0].count; i++) {
+        const Tensor *x = &st[0].tensors[i], *y = safetensors_find(&st[1], x->name);
+        if (strncmp(x->name, prefix, strlen(prefix))) continue;
+        assert_non_null(y);
+        assert_int_equal(x->count, y->count);
+        float *u = xmalloc(x->count * sizeof *u), *v = xmalloc(x->count * sizeof *v);
+        assert_true(tensor_read_f32(x, 0, x->count, u) && tensor_read_f32(y, 0, y->count, v));
+        double most = 0, difference = 0;
+        for (size_t j = 0; j < x->count; j++) {
+            if (is_key_bias(x, j)) continue;
+            most += (double)v[j] * v[j];
+            difference += ((double)u[j] - v[j]) * ((double)u[j] - v[j]);
+        }
+        assert_true(isfinite(difference));
+        if (sqrt(difference) > worst * sqrt(most)) {
+            worst = sqrt(difference / most);
+            snprintf(where, 160, "%s", x->name);
+        }
+        free(u);
+        free(v);
+    }
+    for (int i = 0; i < 2; i++) {
+        safetensors_close(&st[i]);
+        free(path[i]);
+    }
+    return worst;
+}
+
+/* Largest relative difference of a number of metrics.jsonl over all steps. */
+static double worst_metric(const char *a, const char *b, const char *key) {
+    char *path[2] = {in_run(a, "metrics.jsonl"), in_run(b, "metrics.jsonl")}, *save[2];
+    char *text[2] = {test_read_file(path[0], NULL), test_read_file(path[1], NULL)};
+    char *line[2] = {strtok_r(text[0], "\n", &save[0]), strtok_r(text[1], "\n", &save[1])};
+    double worst = 0;
+    for (int step = 1; step <= STEPS; step++) {
+        double x[2];
+        for (int i = 0; i < 2; i++) {
+            json_error_t err;
+            assert_non_null(line[i]);
+            json_t *json = json_loads(line[i], 0, &err);
+            assert_int_equal(json_integer_value(json_object_get(json, "step")), step);
+            x[i] = json_number_value(json_object_get(json, key));
+            json_decref(json);
+            line[i] = strtok_r(NULL, "\n", &save[i]);
+        }
+        worst = fmax(worst, fabs(x[0] - x[1]) / fabs(x[1]));
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_null(line[i]);
+        free(path[i]);
+        free(text[i]);
+    }
+    return worst;
+}
+
+/* After the first step Adam's first moment is (1-β₁) times the gradient. */
+static void compare(const char *got, const char *want) {
+    char where[160] = "";
+    double loss = worst_metric(got, want, "loss"), norm = worst_metric(got, want, "grad_norm");
+    double gradient =
+        worst_tensor(got, want, "checkpoints/step_1/train_state.safetensors", "adam_m.", where);
+    print_message("%s: loss %.1e, gradient norm %.1e, gradients %.1e (%s)", got, loss, norm,
+                  gradient, where);
+    double weights =
+        worst_tensor(got, want, "checkpoints/epoch_5/open_clip_model.safetensors", "", where);
+    print_message(", weights %.1e (%s)\n", weights, where);
+    assert_near(loss, 0, 1e-5);
+    assert_near(norm, 0, 1e-5);
+    assert_near(gradient, 0, 1e-5);
+    assert_near(weights, 0, 1e-5);
+}
+
+static void skip_without_mpirun(const char *test) {
+    if (have_mpirun) return;
+    print_message("SKIP: %s: no mpirun here (or a build without MPI)\n", test);
+    skip();
+}
+
+static void test_two(void **state) {
+    (void)state;
+    skip_without_mpirun("two_ranks");
+    train(2, "two", "--batch-size 6");
+    compare("two", "one");
+    train(2, "two_accumulated", "--batch-size 3 --accum-freq 2 --grad-checkpointing");
+    compare("two_accumulated", "one");
+}
+
+static void test_three(void **state) {
+    (void)state;
+    skip_without_mpirun("three_ranks");
+    train(3, "three", "--batch-size 2 --accum-freq 2");
+    compare("three", "one");
+}
+
+static void test_four(void **state) {
+    (void)state;
+    skip_without_mpirun("four_ranks");
+    train(4, "four", "--batch-size 3 --grad-checkpointing");
+    compare("four", "one");
+}
+
+static void test_siglip(void **state) {
+    (void)state;
+    skip_without_mpirun("siglip_ranks");
+    train(0, "siglip", "--batch-size 12 --siglip");
+    train(4, "siglip_four", "--batch-size 3 --siglip");
+    compare("siglip_four", "siglip");
+}
+
+/* Four ranks up to step 5, in the middle of an epoch, then two: the position is samples consumed.
+ */
+static void test_resume(void **state) {
+    (void)state;
+    skip_without_mpirun("resume_with_another_number_of_ranks");
+    char line[2000];
+    train(4, "moved", "--batch-size 3");
+    char *dir = in_run("moved", "checkpoints");
+    snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
+    assert_true(shell(line));
+    free(dir);
+    train(2, "moved", "--batch-size 6 --resume latest");
+    compare("moved", "one");
+}
+
+static int setup(void **state) {
+    (void)state;
+    have_mpirun = shell("mpirun --version >/dev/null 2>&1") &&
+                  !shell("${CLIPC:-build/clipc} train --comm mpi --dry-run --model small 2>&1 | "
+                         "grep -q 'no MPI'");
+    train(0, "one", "--batch-size 12");
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_two),    cmocka_unit_test(test_three),  cmocka_unit_test(test_four),
+        cmocka_unit_test(test_siglip), cmocka_unit_test(test_resume),
+    };
+    return cmocka_run_group_tests_name("ranks", tests, setup, NULL);
+}
