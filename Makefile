@@ -44,6 +44,16 @@ TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 
+# ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
+NVCC      ?= $(shell command -v nvcc 2>/dev/null)
+CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
+ifeq ($(FLAVOUR),release)
+EMU_OBJ   := $(if $(NVCC),$(patsubst %.c,$B/obj/%.o,$(wildcard tests/cuda_on_cpu/*.c)))
+EMU_TESTS := $(if $(NVCC),$(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
+endif
+EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 -Werror all-warnings \
+               -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
+
 .PHONY: all build help setup demo test asan tsan fuzz bench lint install clean format
 all: build
 build: $B/clipc
@@ -85,6 +95,22 @@ $B/obj/train/comm_mpi.o: $B/mpi.flags
 $B/mpi.flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(MPI_CFLAGS) $(MPI_LIBS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(MPI_LIBS)' >$@
+$B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile
+	@mkdir -p $(@D)
+	@echo '  CC    $<'
+	$Q$(CC) $(CFLAGS) -fno-strict-aliasing -isystem $(CUDA_HOME)/include -c $< -o $@
+$B/libcudaemu.a: $(EMU_OBJ)
+	@echo '  AR    $@'
+	@rm -f $@
+	$Qar rcs $@ $^
+$B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cuda_on_cpu/selftest/selftest.h Makefile
+	@mkdir -p $(@D)
+	@echo '  NVCC  $<'
+	$Q$(NVCC) $(EMU_NVFLAGS) -c $< -o $@
+$B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $^ -o $@ -lzstd -lm -lpthread
 $B/libclipc.a: $(LIB_OBJ)
 	@echo '  AR    $@'
 	@rm -f $@
@@ -98,7 +124,7 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
-tests: $(TESTS) $B/clipc
+tests: $(TESTS) $(EMU_TESTS) $B/clipc
 test:
 	@tools/setup.sh build test
 	@$(MAKE) --no-print-directory tests

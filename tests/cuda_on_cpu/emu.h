@@ -1,0 +1,81 @@
+/* emu: what every part of the layer shares: options, reports, random numbers, device memory.
+ *
+ * The layer (libcudaemu.a) stands in for the CUDA runtime, cuBLASLt and NCCL at link time, so that
+ * the product's own objects run on a machine without a GPU. Test-only: no product file knows of it.
+ *
+ *   CUDAEMU_ORDER=0|1|2   threads, warps and blocks forward, in reverse, at random (default 0)
+ *   CUDAEMU_LANES=alone   every thread runs on alone up to a barrier or warp collective, so threads
+ *                         drift as far apart as they can; default `together`: the lanes of a warp
+ *                         step as one, many times faster
+ *   CUDAEMU_SEED=n        of everything random (default 1)
+ *   CUDAEMU_ASYNC=0|1|2   streams run at once; only what a synchronisation demands; interleaved at
+ *                         random (default 0)
+ *   CUDAEMU_RACE=1        report two accesses to one word that nothing orders
+ *   CUDAEMU_LEAKS=1       report device memory that is still allocated at exit
+ *   CUDAEMU_MEMORY=MiB    size of device memory (default 4096)
+ *   CUDAEMU_DEVICES=n     number of devices (default 1)
+ *   CUDAEMU_ARCH=80       compute capability, and the newest PTX that is taken from an object
+ *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
+ *   CUDAEMU_TIMEOUT=s     seconds until a collective between ranks gives up (default 20)
+ *   CUDAEMU_QUIET=1       no line at start
+ *
+ * Every fault found ends the process with a line "cudaemu: …" on stderr and exit code 99. */
+#ifndef CUDAEMU_EMU_H
+#define CUDAEMU_EMU_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { EMU_EXIT = 99 };
+
+typedef struct EmuOptions {
+    int order, async, arch, devices;
+    bool alone, race, leaks, quiet;
+    size_t memory;
+    uint64_t steps;
+    double timeout;
+} EmuOptions;
+const EmuOptions *emu_options(void);
+
+/* Prints "cudaemu: …" and ends the process. */
+void emu_stop(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+void emu_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Uniform in [0, n), from CUDAEMU_SEED. */
+uint32_t emu_random(uint32_t n);
+/* A permutation of [0, n) as CUDAEMU_ORDER asks. */
+void emu_order(uint32_t *index, uint32_t n);
+
+/* ---- device memory: a device address is never dereferenced; the bytes are seen through a second
+ * mapping of the same pages, so that host code which touches a device pointer always faults ---- */
+typedef struct Buffer {
+    uint64_t start;
+    size_t size;
+    uint64_t serial; /* the how-manieth allocation */
+    bool live;       /* a freed buffer keeps its record, never its address range */
+    bool permanent;  /* a variable of a module, never freed */
+    void *shadow;    /* the race detector's, or NULL */
+} Buffer;
+
+/* Bytes filled with 0xFF, or NULL when CUDAEMU_MEMORY is used up. */
+Buffer *mem_alloc(size_t bytes);
+/* False when no live buffer starts there. */
+bool mem_free(const void *device);
+/* The live buffer that holds the address, or NULL. */
+const Buffer *mem_find(uint64_t address);
+/* Where the bytes of a device address can be read and written by the layer. */
+void *mem_bytes(uint64_t address);
+bool mem_is_device(uint64_t address);
+/* `bytes` from `device` on must lie inside one live buffer: else stops, naming `what`. */
+void *mem_range(const void *device, size_t bytes, const char *what);
+/* "12 bytes past the end of buffer 3 (400 bytes)", "freed buffer 2", "host memory" … */
+const char *mem_describe(uint64_t address);
+size_t mem_used(void);
+/* Stops when device memory is leaked and CUDAEMU_LEAKS=1 (runs at exit). */
+
+/* Pinned host memory: known ranges, so that copies can tell it from pageable memory. */
+void *mem_pin(size_t bytes);
+bool mem_unpin(void *host);
+void mem_pin_range(const void *host, size_t bytes);
+bool mem_unpin_range(const void *host);
+bool mem_is_pinned(const void *host);
+#endif

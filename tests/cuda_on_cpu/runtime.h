@@ -1,0 +1,16 @@
+/* runtime: errors and handles that the parts which stand in for CUDA's libraries share. */
+#ifndef CUDAEMU_RUNTIME_H
+#define CUDAEMU_RUNTIME_H
+#include "tests/cuda_on_cpu/emu.h"
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+
+/* Keeps e for cudaGetLastError and returns it. */
+cudaError_t emu_error(cudaError_t e);
+/* Says at the first call that this is the CPU; every call of the API passes here. */
+void emu_enter(void);
+
+#define LIMIT_SHARED_DEFAULT (48 * 1024)
+/* Shared memory that a block can opt in to, by compute capability. */
+int emu_shared_limit(void);
+#endif

@@ -1,0 +1,186 @@
+/* runtime_stream: the calls of the CUDA runtime that deal with streams, events and graphs. */
+#include "tests/cuda_on_cpu/runtime.h"
+#include "tests/cuda_on_cpu/stream.h"
+#include <stdlib.h>
+
+/* ---- streams ---- */
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
+    emu_enter();
+    *s = (cudaStream_t)stream_new(!(flags & cudaStreamNonBlocking));
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t *s) { return cudaStreamCreateWithFlags(s, 0); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority) {
+    (void)priority;
+    return cudaStreamCreateWithFlags(s, flags);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    emu_enter();
+    stream_close(stream_of(s));
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    emu_enter();
+    Stream *s = stream_of(stream);
+    if (stream_capturing(s)) return emu_error(cudaErrorStreamCaptureUnsupported);
+    stream_sync(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    emu_enter();
+    Stream *s = stream_of(stream);
+    if (stream_capturing(s)) return emu_error(cudaErrorStreamCaptureUnsupported);
+    if (stream_idle(s)) return cudaSuccess;
+    /* polling makes progress, but is answered "not ready" once */
+    stream_sync(s);
+    return emu_error(cudaErrorNotReady);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
+    (void)flags;
+    emu_enter();
+    if (!event_wait(stream_of(s), event_of(e))) return emu_error(cudaErrorStreamCaptureIsolation);
+    return cudaSuccess;
+}
+typedef struct HostWork {
+    cudaHostFn_t fn;
+    void *data;
+} HostWork;
+static void run_host(void *ctx) {
+    HostWork *h = ctx;
+    h->fn(h->data);
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t fn, void *data) {
+    emu_enter();
+    HostWork h = {fn, data};
+    if (!stream_add(stream_of(s), run_host, &h, sizeof h))
+        return emu_error(cudaErrorStreamCaptureImplicit);
+    return cudaSuccess;
+}
+
+/* ---- events ---- */
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
+    (void)flags;
+    emu_enter();
+    *e = (cudaEvent_t)event_new();
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    event_close(event_of(e));
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    emu_enter();
+    if (!event_record(event_of(e), stream_of(s))) return emu_error(cudaErrorStreamCaptureImplicit);
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags) {
+    (void)flags;
+    return cudaEventRecord(e, s);
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    emu_enter();
+    Event *e = event_of(event);
+    if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    event_sync(e);
+    return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    emu_enter();
+    Event *e = event_of(event);
+    if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    if (event_done(e)) return cudaSuccess;
+    event_sync(e);
+    return emu_error(cudaErrorNotReady);
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
+    Event *a = event_of(start), *b = event_of(end);
+    if (!event_recorded(a) || !event_recorded(b)) return emu_error(cudaErrorInvalidResourceHandle);
+    if (!event_done(a) || !event_done(b)) return emu_error(cudaErrorNotReady);
+    *ms = (float)((event_time(b) - event_time(a)) * 1e3);
+    return cudaSuccess;
+}
+
+/* ---- graphs ---- */
+typedef struct Instance {
+    Graph *graph;
+} Instance;
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode) {
+    (void)mode;
+    emu_enter();
+    if (!stream_capture_begin(stream_of(s))) return emu_error(cudaErrorStreamCaptureUnsupported);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
+    emu_enter();
+    bool unjoined;
+    Graph *graph = stream_capture_end(stream_of(s), &unjoined);
+    *g = (cudaGraph_t)graph;
+    if (graph) return cudaSuccess;
+    return emu_error(unjoined ? cudaErrorStreamCaptureUnjoined : cudaErrorStreamCaptureUnmatched);
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
+    *status = stream_capturing(stream_of(s)) ? cudaStreamCaptureStatusActive
+                                             : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
+    *mode = cudaStreamCaptureModeGlobal;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned flags) {
+    (void)flags;
+    *g = (cudaGraph_t)graph_new();
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    graph_close((Graph *)g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes, size_t *count) {
+    if (nodes) emu_stop("cudaGraphGetNodes: only the number of nodes is known here");
+    *count = graph_nodes((Graph *)g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long flags) {
+    (void)flags;
+    emu_enter();
+    Instance *i = malloc(sizeof *i);
+    i->graph = graph_copy((Graph *)g);
+    *exec = (cudaGraphExec_t)i;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t g,
+                                          unsigned long long flags) {
+    return cudaGraphInstantiate(exec, g, flags);
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s) {
+    (void)exec;
+    (void)s;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    emu_enter();
+    Stream *s = stream_of(stream);
+    if (stream_capturing(s)) emu_stop("a graph launch inside a capture is not supported here");
+    if (!graph_launch(((Instance *)exec)->graph, s))
+        return emu_error(cudaErrorStreamCaptureImplicit);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t g,
+                                cudaGraphExecUpdateResultInfo *info) {
+    Instance *i = (Instance *)exec;
+    bool same = graph_same_shape(i->graph, (Graph *)g);
+    info->result = same ? cudaGraphExecUpdateSuccess : cudaGraphExecUpdateErrorTopologyChanged;
+    if (!same) return emu_error(cudaErrorGraphExecUpdateFailure);
+    graph_close(i->graph);
+    i->graph = graph_copy((Graph *)g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    Instance *i = (Instance *)exec;
+    graph_close(i->graph);
+    free(i);
+    return cudaSuccess;
+}

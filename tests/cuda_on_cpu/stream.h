@@ -1,0 +1,52 @@
+/* stream: streams, events and graphs as queues of closures. For runtime.c, launch.c, blas.c,
+ * nccl.c.
+ *
+ * CUDAEMU_ASYNC=0 runs a closure when it is added; 1 only when a synchronisation demands it, and
+ * no more than it demands; 2 runs the streams' heads in random order. */
+#ifndef CUDAEMU_STREAM_H
+#define CUDAEMU_STREAM_H
+#include "tests/cuda_on_cpu/emu.h"
+
+typedef struct Stream Stream;
+typedef struct Event Event;
+typedef struct Graph Graph;
+typedef void (*Work)(void *ctx);
+
+/* What a handle of the API stands for: NULL and 1 the legacy stream, 2 the per-thread one. Stops on
+ * a handle that is not live. */
+Stream *stream_of(const void *handle);
+Stream *stream_new(bool blocking);
+void stream_close(Stream *s);
+/* Adds work with a copy of its context. False: the legacy stream while another one captures. */
+bool stream_add(Stream *s, Work run, const void *ctx, size_t bytes);
+void stream_sync(Stream *s);
+void stream_sync_all(void);
+bool stream_idle(const Stream *s);
+/* Runs a part of what waits, where CUDAEMU_ASYNC=2. */
+void stream_some(void);
+
+Event *event_of(const void *handle);
+Event *event_new(void);
+void event_close(Event *e);
+bool event_record(Event *e, Stream *s);
+/* Work added to s later waits for the last record of e. False: e belongs to another capture. */
+bool event_wait(Stream *s, Event *e);
+void event_sync(Event *e);
+bool event_done(const Event *e);
+bool event_recorded(const Event *e);
+double event_time(const Event *e);
+bool event_captured(const Event *e);
+
+bool stream_capture_begin(Stream *s);
+bool stream_capturing(const Stream *s);
+bool any_capturing(void);
+/* NULL: work of a joined stream was not joined back, or s does not own a capture. */
+Graph *stream_capture_end(Stream *s, bool *unjoined);
+Graph *graph_new(void);
+Graph *graph_copy(const Graph *g);
+void graph_close(Graph *g);
+size_t graph_nodes(const Graph *g);
+/* Same number of nodes, same kinds of work, same order: may be replaced in an instance. */
+bool graph_same_shape(const Graph *a, const Graph *b);
+bool graph_launch(const Graph *g, Stream *s);
+#endif
