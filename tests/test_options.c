@@ -26,7 +26,7 @@ static const Command command = {"test", "A test.", "clipc test", NULL, table, CO
 static int reset(void **state) {
     (void)state;
     flag = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = 0;
-    list = (StringList){0};
+    string_list_free(&list);
     for (size_t i = 0; i < COUNT(table); i++) table[i].given = false;
     return 0;
 }

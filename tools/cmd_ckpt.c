@@ -158,7 +158,7 @@ int cmd_ckpt(int argc, char **argv) {
     }
     if (argc < 2 || strcmp(argv[1], "info"))
         die_usage("clipc ckpt: 'info' is what there is: %s", command.usage);
-    StringList paths = {0};
+    static StringList paths;
     options_parse(&command, argc - 1, argv + 1, &paths);
     if (paths.count != 1) die_usage("clipc ckpt info: give one PATH");
     Checkpoint c;

@@ -68,7 +68,7 @@ static void check_one(void *context, size_t i, size_t thread) {
 }
 
 int cmd_data_check(int argc, char **argv) {
-    StringList operands = {NULL, 0};
+    static StringList operands;
     dataset = dataset_options_default();
     workers = (int64_t)cpu_count();
     options_parse(&command, argc, argv, &operands);

@@ -46,7 +46,7 @@ static void read_image(Image *img, const char *path) {
 }
 
 int cmd_data_image(int argc, char **argv) {
-    StringList files = {0};
+    static StringList files;
     options_parse(&command, argc, argv, &files);
     if (files.count == 0) die_usage("clipc data image: no image file is given");
     if (!out_path) die_usage("clipc data image: --out is missing (the .npy to write)");

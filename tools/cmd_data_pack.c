@@ -56,7 +56,7 @@ static void print_report(const PackReport *r) {
 }
 
 int cmd_data_pack(int argc, char **argv) {
-    StringList operands = {NULL, 0};
+    static StringList operands;
     pack = pack_options_default();
     dataset = dataset_options_default();
     shard_samples = (int64_t)pack.shard_samples;

@@ -64,7 +64,7 @@ static json_t *peek_one(Dataset *d, size_t i, Sample *s) {
 }
 
 int cmd_data_peek(int argc, char **argv) {
-    StringList operands = {NULL, 0};
+    static StringList operands;
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, &operands);
     Dataset *d = open_operands(&command, &operands, &dataset);

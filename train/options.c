@@ -14,6 +14,20 @@ void string_list_add(StringList *l, const char *s) {
     l->items[l->count++] = xstrdup(s);
 }
 
+void string_list_free(StringList *l) {
+    for (size_t i = 0; i < l->count; i++) free(l->items[i]);
+    free(l->items);
+    *l = (StringList){0};
+}
+
+/* Values of options live as long as the program: what replaces them must not free them, since
+ * defaults are literals and copies of the pointer may be anywhere. */
+static StringList kept;
+static const char *keep(const char *text) {
+    string_list_add(&kept, text);
+    return kept.items[kept.count - 1];
+}
+
 const Option *option_find(const Command *c, const char *name) {
     for (size_t i = 0; i < c->count; i++)
         if (!strcmp(c->options[i].name, name)) return &c->options[i];
@@ -98,7 +112,7 @@ static void set_value(Option *o, const char *text, const char *where) {
         break;
     }
     case OPT_STRING:
-        *(const char **)o->value = xstrdup(text);
+        *(const char **)o->value = keep(text);
         break;
     case OPT_CHOICE:
         set_choice(o, text, where);
