@@ -150,10 +150,12 @@ static size_t epoch_samples(const Run *r) {
 static void open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
-    char *beside = r->resume         ? checkpoint_vocab(r->resume)
-                   : opt->pretrained ? checkpoint_vocab(opt->pretrained)
-                                     : NULL;
-    r->vocab_path = opt->vocab ? xstrdup(opt->vocab) : beside ? beside : bpe_default_path();
+    const char *from = r->resume ? r->resume : opt->pretrained;
+    if (opt->vocab)
+        r->vocab_path = xstrdup(opt->vocab);
+    else if (from)
+        r->vocab_path = checkpoint_vocab(from);
+    if (!r->vocab_path) r->vocab_path = bpe_default_path();
     r->bpe = bpe_load(r->vocab_path, &err);
     if (!r->bpe) die("%s", err.text);
     if (bpe_vocab_size(r->bpe) != r->config.vocab_size)
@@ -511,7 +513,8 @@ static void train(Run *r) {
 }
 
 int train_main(void) {
-    Run *r = xcalloc(1, sizeof *r);
+    static Run run; /* as long as the program: the ways out are many */
+    Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout);
     start_run(r);
@@ -534,6 +537,5 @@ int train_main(void) {
     free(r->resume);
     free(r->checkpoints);
     free(r->dir);
-    free(r);
     return EXIT_OK;
 }
