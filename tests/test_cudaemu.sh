@@ -49,4 +49,79 @@ for name in $("$bin/cudaemu_correct"); do
     done
     verdict "$name" $bad
 done
+# program, case, exit code, words, environment: 1 wrong result, 2 a refused call, 99 a report of the layer
+while read -r program name code words env; do
+    [ -n "$program" ] || continue
+    echo "[ RUN      ] $name"
+    # shellcheck disable=SC2086
+    run "$name" "$code" "${words//_/ }" CUDAEMU_STEPS=1000000 $env
+    verdict "$name" $?
+done <<'END'
+faults barrier_missing 1 wrong_result
+faults barrier_missing 99 race_in_shared_memory CUDAEMU_RACE=1
+faults barrier_missing_after_read 1 wrong_result
+faults barrier_missing_after_read 99 race_in_shared_memory CUDAEMU_RACE=1
+faults barrier_divergent 99 divergent_barrier
+faults barrier_after_return 99 that_3_others_never_reach
+faults syncwarp_missing 1 wrong_result CUDAEMU_LANES=alone
+faults syncwarp_missing 99 race_in_shared_memory CUDAEMU_RACE=1
+faults cp_async_wait_missing 1 wrong_result
+faults cp_async_wait_lax 1 wrong_result
+faults cp_async_barrier_missing 1 wrong_result CUDAEMU_ORDER=1
+faults cp_async_barrier_missing 1 wrong_result CUDAEMU_LANES=alone
+faults cp_async_barrier_missing 99 race_in_shared_memory CUDAEMU_RACE=1
+faults mask_names_exited_lane 99 left_the_kernel_before
+faults shuffle_from_outside_mask 99 shuffle_from_lane_20
+faults lane_not_in_its_mask 99 in_its_own_member_mask
+faults different_collectives 99 meet_in_different_instructions
+faults collective_against_barrier 99 never_come
+faults collective_against_barrier 99 never_come CUDAEMU_LANES=alone
+faults device_memory_never_written 1 nan
+faults shared_memory_never_written 1 nan
+faults vector_misaligned 99 misaligned_read:_16_bytes
+faults used_after_free 99 of_freed_buffer_1
+faults host_pointer 99 host_memory
+faults null_pointer 99 a_null_pointer
+faults write_past_buffer 99 0_bytes_past_the_end_of_buffer_1
+faults read_past_buffer 99 0_bytes_past_the_end_of_buffer_1
+faults index_overflow 99 outside_any_buffer
+faults dynamic_shared_too_small 99 dynamic_shared_memory_of_1020_bytes
+faults shared_opt_in_missing 2 cudaErrorInvalidValue
+faults static_shared_index 99 a_variable_in_shared_memory_of_256_bytes
+faults local_array_index 99 local_memory_of_32_bytes
+faults update_not_atomic 1 wrong_result
+faults update_not_atomic 99 race_in_global_memory CUDAEMU_RACE=1
+faults block_needs_block 1 wrong_result CUDAEMU_ORDER=1
+faults block_needs_block 1 wrong_result CUDAEMU_ORDER=2
+faults block_needs_block 99 race_in_global_memory CUDAEMU_RACE=1
+faults no_fault_mma 0
+faults mma_operands_swapped 1 wrong_result
+faults ldmatrix_trans_missing 1 wrong_result
+faults instruction_not_known 99 movmatrix.sync
+faults endless_loop 99 endless
+faults block_too_large 2 cudaErrorInvalidConfiguration
+faults_host host_reads_device 99 host_code_touches_device_memory
+faults_host copy_past_buffer 99 1028_bytes_from_byte_0_of_buffer_1
+faults_host copy_direction 99 the_direction_is_another
+faults_host freed_twice 2 cudaErrorInvalidValue
+faults_host memory_leaked 99 still_allocated_at_exit CUDAEMU_LEAKS=1
+faults_host out_of_memory 2 cudaErrorMemoryAllocation
+faults_host fork_after_use 99 before_fork()
+faults_host result_read_early 1 y_is_-1 CUDAEMU_ASYNC=1
+faults_host source_overwritten 1 y_is_6 CUDAEMU_ASYNC=1
+faults_host event_missing 1 wrong_result CUDAEMU_ASYNC=1
+faults_host event_recorded_early 1 wrong_result CUDAEMU_ASYNC=1
+faults_host stream_destroyed 99 a_stream_that_does_not_exist
+faults_host event_destroyed 99 an_event_that_does_not_exist
+faults_host capture_not_joined 2 cudaErrorStreamCaptureUnjoined
+faults_host sync_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host allocation_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host graph_edge_missing 1 wrong_result CUDAEMU_ASYNC=1
+faults_host no_fault_blas 0
+faults_host blas_misaligned 2 INVALID
+faults_host blas_workspace_small 2 INVALID
+faults_host blas_past_buffer 99 cuBLASLt:_B
+faults_host blas_aux_ld 2 INVALID
+faults_host blas_bias_missing 2 INVALID
+END
 exit $failed

@@ -264,10 +264,8 @@ static cublasStatus_t read_epilogue(const Desc *d, const Layout *ld, Gemm *g) {
     if (!matrix_type(d->bias_type < 0 ? ld->type : d->bias_type, &g->bias_type))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     g->bias_batch = d->bias_stride;
-    bool biased = g->grad_of || (e & CUBLASLT_EPILOGUE_BIAS);
-    if (biased && !d->bias) return CUBLAS_STATUS_INVALID_VALUE;
     if (!(e & 128)) return CUBLAS_STATUS_SUCCESS;
-    if (!d->aux || d->aux_ld % 8 || d->aux_ld < g->m || (uintptr_t)d->aux % 16)
+    if (d->aux_ld % 8 || d->aux_ld < g->m || (uintptr_t)d->aux % 16)
         return CUBLAS_STATUS_INVALID_VALUE;
     g->aux = (GemmMatrix){NULL, GEMM_F32, 1, d->aux_ld, d->aux_stride};
     return matrix_type(d->aux_type < 0 ? ld->type : d->aux_type, &g->aux.type)
@@ -440,8 +438,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
         emu_stop("cuBLASLt: pointer mode %d is not known here", e->pointer_mode);
     p.workspace = workspace;
     p.workspace_bytes = chosen ? chosen->workspace : 0;
-    if (g->grad_of || (e->epilogue & CUBLASLT_EPILOGUE_BIAS)) p.bias = e->bias;
-    if (e->epilogue & 128) p.aux = e->aux;
+    bool biased = g->grad_of || (e->epilogue & CUBLASLT_EPILOGUE_BIAS), aux = e->epilogue & 128;
+    if ((biased && !e->bias) || (aux && !e->aux)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (biased) p.bias = e->bias;
+    if (aux) p.aux = e->aux;
     return stream_add(stream_of(stream), run_product, &p, sizeof p)
                ? CUBLAS_STATUS_SUCCESS
                : CUBLAS_STATUS_EXECUTION_FAILED;
