@@ -150,7 +150,6 @@ static void skip_without_mpirun(const char *test) {
 static void test_two(void **state) {
     (void)state;
     skip_without_mpirun("two_ranks");
-    train(2, "two", "--batch-size 6");
     compare("two", "one");
     train(2, "two_accumulated", "--batch-size 3 --accum-freq 2 --grad-checkpointing");
     compare("two_accumulated", "one");
@@ -168,6 +167,25 @@ static void test_four(void **state) {
     skip_without_mpirun("four_ranks");
     train(4, "four", "--batch-size 3 --grad-checkpointing");
     compare("four", "one");
+}
+
+static void test_sharded(void **state) {
+    (void)state;
+    skip_without_mpirun("sharded_optimizer");
+    /* a sum of two has one order: the same bits; of three, another one */
+    train(2, "sharded_two", "--batch-size 6 --shard-optimizer");
+    char line[1000];
+    for (int state_file = 0; state_file < 2; state_file++) {
+        const char *file = state_file ? "train_state" : "open_clip_model";
+        snprintf(line, sizeof line,
+                 "cd '%s' && cmp two/checkpoints/epoch_5/%s.safetensors "
+                 "sharded_two/checkpoints/epoch_5/%s.safetensors",
+                 test_path("logs"), file, file);
+        assert_true(shell(line));
+    }
+    train(3, "sharded", "--batch-size 2 --accum-freq 2 --shard-optimizer --grad-clip-norm 1");
+    train(0, "clipped", "--batch-size 12 --grad-clip-norm 1");
+    compare("sharded", "clipped");
 }
 
 static void test_siglip(void **state) {
@@ -189,7 +207,7 @@ static void test_resume(void **state) {
     snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
     assert_true(shell(line));
     free(dir);
-    train(2, "moved", "--batch-size 6 --resume latest");
+    train(2, "moved", "--batch-size 6 --resume latest --shard-optimizer");
     compare("moved", "one");
 }
 
@@ -199,12 +217,14 @@ static int setup(void **state) {
                   !shell("${CLIPC:-build/clipc} train --comm mpi --dry-run --model small 2>&1 | "
                          "grep -q 'no MPI'");
     train(0, "one", "--batch-size 12");
+    if (have_mpirun) train(2, "two", "--batch-size 6");
     return 0;
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two),    cmocka_unit_test(test_three),  cmocka_unit_test(test_four),
+        cmocka_unit_test(test_two),    cmocka_unit_test(test_three),
+        cmocka_unit_test(test_four),   cmocka_unit_test(test_sharded),
         cmocka_unit_test(test_siglip), cmocka_unit_test(test_resume),
     };
     return cmocka_run_group_tests_name("ranks", tests, setup, NULL);

@@ -1,6 +1,7 @@
 #include "train/checkpoint.h"
 
 #include "data/safetensors.h"
+#include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -143,8 +144,11 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
     }
     SafetensorsWriter *w = safetensors_create(path, tensors, 2 * p->count, meta, 5);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (size_t i = 0; i < 2 * p->count; i++)
-        append_param(w, p, i < p->count ? p->m : p->v, &p->list[i % p->count], chunk);
+    for (int moment = 0; moment < 2; moment++) {
+        const acc *whole = shard_whole(p, moment ? p->v : p->m);
+        for (size_t i = 0; i < p->count; i++) append_param(w, p, whole, &p->list[i], chunk);
+    }
+    if (is_sharded(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
     free(chunk);
     free(tensors);
     free(names);
@@ -223,6 +227,13 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
     if (!sync_folder(dir)) log_warn("%s: %s", dir, strerror(errno));
     free(beside);
     free(folder);
+}
+
+void checkpoint_help_save(const Params *p) {
+    if (!is_sharded(p)) return;
+    shard_whole(p, p->m);
+    shard_whole(p, p->v);
+    p->k->zero(p->grad, p->size * p->k->acc_size);
 }
 
 char *checkpoint_vocab(const char *path) {
@@ -441,22 +452,39 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
     return error_set(err, "%.200s: not a train state of this program", file);
 }
 
-static void load_moments(const char *file, const Safetensors *st, Params *p) {
-    assert(p->m && p->v);
-    for (size_t i = 0; i < 2 * p->count; i++) {
-        const Param *q = &p->list[i % p->count];
+/* One moment, as a whole block. */
+static void load_moment(const char *file, const Safetensors *st, Params *p, const char *prefix,
+                        acc *whole) {
+    for (size_t i = 0; i < p->count; i++) {
+        const Param *q = &p->list[i];
         char name[128];
-        snprintf(name, sizeof name, "%s.%s", i < p->count ? "adam_m" : "adam_v", q->name);
+        snprintf(name, sizeof name, "%s.%s", prefix, q->name);
         const Tensor *t = safetensors_find(st, name);
         if (!t) die("%s: %s is missing: is this another model's state?", file, name);
         if (!same_shape(t, q))
             die("%s: %s has another shape than the model's tensor: the state cannot go on", file,
                 name);
-        load_tensor(file, t, p, i < p->count ? p->m : p->v, q);
+        load_tensor(file, t, p, whole, q);
     }
 }
 
+/* st: NULL on ranks that only listen. */
+static void load_moments(const char *file, const Safetensors *st, Params *p) {
+    assert(p->m && p->v);
+    for (int moment = 0; moment < 2; moment++) {
+        acc *own = moment ? p->v : p->m, *whole = shard_fill(p, own);
+        if (st) load_moment(file, st, p, moment ? "adam_v" : "adam_m", whole);
+        if (p->comm) p->comm->broadcast(whole, p->size, 0);
+        shard_split(p, own);
+    }
+    if (is_sharded(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
+}
+
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
+    if (p && p->comm && p->comm->rank > 0) {
+        load_moments(path, NULL, p);
+        return true;
+    }
     char *file = path_in(path, state_file);
     bool exists = !access(file, F_OK);
     if (exists) {

@@ -13,16 +13,20 @@ typedef struct TrainState {
 
 /* Writes `<dir>/<name>` and points `<dir>/latest` at it. p->m and p->v go into the train state; the
  * vocabulary file is copied in, so that a checkpoint is all that evaluation needs. Dies (naming the
- * path) when the disk is full or the folder read-only; what stood there before stands. */
+ * path) when the disk is full or the folder read-only; what stood there before stands. Over ranks,
+ * rank 0 calls it and the others checkpoint_help_save at the same time: they give their share of
+ * the moments. */
 void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path);
+void checkpoint_help_save(const Params *p);
 /* Path of the vocabulary inside a checkpoint folder; malloc'd, NULL when it has none. */
 char *checkpoint_vocab(const char *path);
 /* Weights of an open_clip folder or a .safetensors file into p. Positional embeddings of another
  * size are resized (spec 11). */
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
 /* Everything needed to go on (p NULL: the TrainState alone). False: no train state there. Dies on a
- * damaged file. */
+ * damaged file. With p over ranks all of them call it; rank 0 reads the file, the others leave s.
+ */
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s);
 /* The newest whole checkpoint in `dir`; malloc'd path, NULL without one. Damaged ones are named and
  * passed over. */

@@ -61,6 +61,10 @@ size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOp
     return m.arena.used;
 }
 
+void clip_on_gradients(Clip *m, const GradientsReady *ready) {
+    m->image.tower.ready = m->text.tower.ready = *ready;
+}
+
 bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
 bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
 

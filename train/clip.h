@@ -47,6 +47,9 @@ void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *st
 void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
                       const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+/* Whom to tell in every backward from now on that gradients are complete: the matrices of each
+ * block and the token embedding; the rest is when the backward returns. */
+void clip_on_gradients(Clip *m, const GradientsReady *ready);
 /* Whether the tower has a trainable tensor; if not, nothing is kept and its backward does nothing.
  */
 bool clip_image_trains(const Clip *m);

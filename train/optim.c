@@ -1,5 +1,7 @@
 #include "train/optim.h"
 
+#include "train/shard.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +13,17 @@ typedef struct Range {
     bool trainable, decays;
 } Range;
 
+/* What one AdamW call works on: a range, or where the optimiser is sharded its part of one slice.
+ */
+typedef struct Piece {
+    size_t weights, gradients, moments, size; /* offsets into the blocks */
+    bool trainable, decays;
+} Piece;
+
 struct Optim {
     Params *p;
     OptimOptions options;
-    Range *ranges;
+    Piece *pieces;
     size_t count;
     acc *squares, *factor; /* device scalars */
     const Param *logit_scale;
@@ -36,23 +45,52 @@ static int by_offset(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void find_ranges(Optim *o) {
-    Params *p = o->p;
+/* Sorted by offset; malloc'd. */
+static Range *find_ranges(const Optim *o, size_t *count) {
+    const Params *p = o->p;
     const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
     for (size_t i = 0; i < p->count; i++) sorted[i] = &p->list[i];
     qsort(sorted, p->count, sizeof *sorted, by_offset);
-    o->ranges = xcalloc(p->count, sizeof *o->ranges);
+    Range *ranges = xcalloc(p->count, sizeof *ranges);
+    *count = 0;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = sorted[i];
-        Range *last = o->count ? &o->ranges[o->count - 1] : NULL;
+        Range *last = *count ? &ranges[*count - 1] : NULL;
         bool decays = optim_decays(q, o->options.wd_groups);
         if (!last || last->trainable != q->trainable || (q->trainable && last->decays != decays)) {
-            last = &o->ranges[o->count++];
+            last = &ranges[(*count)++];
             *last = (Range){q->offset, 0, q->trainable, decays};
         }
         last->size = q->offset + q->size - last->offset;
     }
     free(sorted);
+    return ranges;
+}
+
+static void find_pieces(Optim *o) {
+    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 0;
+    Range *range = find_ranges(o, &ranges);
+    o->pieces = xcalloc(size_mul(ranges, buckets + 1), sizeof *o->pieces);
+    for (size_t i = 0; i < ranges; i++) {
+        const Range *r = &range[i];
+        if (!buckets)
+            o->pieces[o->count++] =
+                (Piece){r->offset, r->offset, r->offset, r->size, r->trainable, r->decays};
+        for (size_t j = 0; j < buckets; j++) {
+            Bucket b = shard_bucket(o->p, j);
+            size_t from = size_max(r->offset, b.slice);
+            size_t to = size_min(r->offset + r->size, b.slice + b.length);
+            if (from >= to) continue;
+            /* the reduced slice stands where its bucket starts */
+            o->pieces[o->count++] = (Piece){from,
+                                            b.offset + from - b.slice,
+                                            b.moment + from - b.slice,
+                                            to - from,
+                                            r->trainable,
+                                            r->decays};
+        }
+    }
+    free(range);
 }
 
 Optim *optim_new(Params *p, const OptimOptions *options) {
@@ -60,7 +98,7 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
     Optim *o = xcalloc(1, sizeof *o);
     o->p = p;
     o->options = *options;
-    find_ranges(o);
+    find_pieces(o);
     o->squares = p->k->alloc(p->k->acc_size);
     o->factor = p->k->alloc(p->k->acc_size);
     o->logit_scale = params_find(p, "logit_scale");
@@ -71,15 +109,16 @@ void optim_free(Optim *o) {
     if (!o) return;
     o->p->k->release(o->squares);
     o->p->k->release(o->factor);
-    free(o->ranges);
+    free(o->pieces);
     free(o);
 }
 
 static double grad_norm(const Optim *o) {
     const Kernels *k = o->p->k;
     k->zero(o->squares, k->acc_size);
-    for (const Range *r = o->ranges; r < o->ranges + o->count; r++)
-        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->offset), r->size);
+    for (const Piece *r = o->pieces; r < o->pieces + o->count; r++)
+        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->gradients), r->size);
+    if (is_sharded(o->p)) o->p->comm->all_reduce_sum(o->squares, 1);
     double squares;
     k->acc_get(&squares, o->squares, 1);
     return sqrt(squares);
@@ -96,7 +135,7 @@ static void clamp_logit_scale(const Optim *o) {
 
 double optim_step(Optim *o, double lr, uint64_t t) {
     assert(t >= 1);
-    const Params *p = o->p;
+    Params *p = o->p;
     const Kernels *k = p->k;
     double norm = grad_norm(o);
     if (!isfinite(norm)) {
@@ -105,24 +144,28 @@ double optim_step(Optim *o, double lr, uint64_t t) {
     }
     const OptimOptions *s = &o->options;
     if (s->grad_clip_norm > 0) k->clip_factor(o->factor, o->squares, s->grad_clip_norm);
-    bool separate = (void *)p->compute != (void *)p->master;
+    bool separate = (void *)p->compute != (void *)p->master && !is_sharded(p);
     AdamW adam = {.lr = lr,
                   .beta1 = s->beta1,
                   .beta2 = s->beta2,
                   .eps = s->eps,
                   .correction1 = 1 - pow(s->beta1, (double)t),
                   .correction2 = 1 - pow(s->beta2, (double)t)};
-    for (const Range *r = o->ranges; r < o->ranges + o->count; r++) {
-        acc *grad = acc_at(k, p->grad, r->offset);
+    for (const Piece *r = o->pieces; r < o->pieces + o->count; r++) {
+        acc *grad = acc_at(k, p->grad, r->gradients);
         if (!r->trainable) {
             k->zero(grad, r->size * k->acc_size);
             continue;
         }
         adam.weight_decay = r->decays ? s->weight_decay : 0;
-        k->adamw(acc_at(k, p->master, r->offset),
-                 separate ? act_at(k, p->compute, r->offset) : NULL, grad,
-                 acc_at(k, p->m, r->offset), acc_at(k, p->v, r->offset),
+        k->adamw(acc_at(k, p->master, r->weights),
+                 separate ? act_at(k, p->compute, r->weights) : NULL, grad,
+                 acc_at(k, p->m, r->moments), acc_at(k, p->v, r->moments),
                  s->grad_clip_norm > 0 ? o->factor : NULL, &adam, r->size);
+    }
+    if (is_sharded(p)) {
+        shard_share_weights(p);
+        k->zero(p->grad, p->size * k->acc_size);
     }
     clamp_logit_scale(o);
     return norm;

@@ -8,6 +8,8 @@
 
 /* Tensors start at multiples of this: 64 bytes in bf16, 128 in f32, 256 in f64. */
 enum { ALIGN = 32, CHUNK = 1 << 18 };
+/* Elements of a bucket: large ones use links well, several let communication start early. */
+enum { BUCKET_LEAST = 4096, BUCKET_MOST = 25 << 18, BUCKETS = 16 };
 
 /* ---- names and shapes, in open_clip's state-dict order ---- */
 
@@ -101,19 +103,33 @@ static void *take(const Kernels *k, size_t count, size_t elem_size) {
     return x;
 }
 
-Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
+static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
+                          bool training) {
     Params *p = xcalloc(1, sizeof *p);
     p->k = k;
+    p->comm = comm && comm->size > 1 ? comm : NULL;
+    p->shards = p->comm && shard ? (size_t)comm->size : 1;
     add_all(p, c);
     place_all(p);
+    p->size = round_up(p->size, size_mul(ALIGN, p->shards));
+    p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->size / BUCKETS));
+    p->bucket = round_up(p->bucket, size_mul(ALIGN, p->shards));
     p->master = take(k, p->size, k->acc_size);
     p->compute = k->act_size == k->acc_size ? (act *)p->master : take(k, p->size, k->act_size);
     if (training) {
         p->grad = take(k, p->size, k->acc_size);
-        p->m = take(k, p->size, k->acc_size);
-        p->v = take(k, p->size, k->acc_size);
+        p->m = take(k, p->size / p->shards, k->acc_size);
+        p->v = take(k, p->size / p->shards, k->acc_size);
     }
     return p;
+}
+
+Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
+    return new_params(k, c, NULL, false, training);
+}
+
+Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard) {
+    return new_params(k, c, comm, shard, true);
 }
 
 void params_free(Params *p) {

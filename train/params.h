@@ -4,6 +4,7 @@
 #ifndef TRAIN_PARAMS_H
 #define TRAIN_PARAMS_H
 #include "kernels/kernels.h"
+#include "train/comm.h"
 #include "train/config.h"
 
 typedef struct Param {
@@ -17,14 +18,28 @@ typedef struct Params {
     const Kernels *k;
     Param *list;
     size_t count;
-    size_t size;       /* elements of the flat block, padding included */
-    acc *master;       /* [size] */
-    act *compute;      /* [size] the same, rounded to act; == master where both types are one */
-    acc *grad, *m, *v; /* [size], NULL without training */
+    size_t size;  /* elements of the flat block, padding included */
+    acc *master;  /* [size] */
+    act *compute; /* [size] the same, rounded to act; == master where both types are one */
+    acc *grad;    /* [size], NULL without training */
+    acc *m, *v;   /* [size / shards], likewise */
+    /* over ranks (train/shard.h) */
+    const Comm *comm; /* NULL: one rank */
+    size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
+    size_t shards;    /* ranks that share the moments; 1: each has all */
 } Params;
+
+/* Told during backward, block by block from the last one: the gradients of offset … offset+size-1
+ * of the flat block will not change any more in this backward. */
+typedef struct GradientsReady {
+    void (*call)(void *context, size_t offset, size_t size); /* NULL: nobody asks */
+    void *context;
+} GradientsReady;
 
 /* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
+/* The same for training over ranks; shard: a rank keeps its share of the moments only. */
+Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard);
 void params_free(Params *p);
 /* Elements of the flat block, padding included, and of parameters, without allocating anything. */
 size_t params_layout(const ClipConfig *c, size_t *learned);

@@ -9,7 +9,7 @@ static void line(const char *what, size_t bytes) {
 }
 
 void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
-                int ranks, size_t logit_memory) {
+                int ranks, size_t logit_memory, bool shard_optimizer) {
     size_t learned, block = params_layout(c, &learned), n = size_mul(o->max_batch, accum);
     size_t masters = size_mul(block, k->acc_size);
     size_t compute = k->act_size == k->acc_size ? 0 : size_mul(block, k->act_size);
@@ -19,8 +19,10 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, siz
     size_t batch =
         size_mul(o->max_batch, 3 * c->image_size * c->image_size + 4 * c->context_length) *
         (accum + 3);
+    size_t moments = div_up(2 * masters, shard_optimizer ? (size_t)ranks : 1);
+    size_t weights = size_add(2 * masters, moments);
     size_t total =
-        size_add(size_add(4 * masters, compute), size_add(activations, size_add(loss, batch)));
+        size_add(size_add(weights, compute), size_add(activations, size_add(loss, batch)));
     size_t tokens = size_min(16, c->context_length);
 
     printf("model %s: %zu parameters\n", c->name, learned);
@@ -36,7 +38,9 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, siz
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
            1e-9 * clip_flops(c, c->context_length, true));
     printf("memory a rank (%s):\n", k->name);
-    line("weights, gradients, two moments", 4 * masters);
+    line(shard_optimizer ? "weights, gradients, a share of two moments"
+                         : "weights, gradients, two moments",
+         weights);
     if (compute) line("compute weights", compute);
     line(o->grad_checkpointing ? "activations, checkpointed (at most)"
                                : "activations (at most: captions all full)",

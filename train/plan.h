@@ -5,5 +5,5 @@
 
 /* Prints the plan of `clipc train --dry-run` on stdout. */
 void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
-                int ranks, size_t logit_memory);
+                int ranks, size_t logit_memory, bool shard_optimizer);
 #endif

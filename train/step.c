@@ -1,5 +1,7 @@
 #include "train/step.h"
 
+#include "train/shard.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -14,7 +16,45 @@ struct Step {
     size_t batch_size, accum, E;
     acc *block; /* one allocation, divided below */
     acc *value, *images, *texts, *dimages, *dtexts;
+    /* gradients over ranks; ready: elements of each bucket that are complete, SENT: on their way */
+    size_t *ready;
+    bool last_backward;
 };
+static const size_t SENT = SIZE_MAX;
+
+static void send_bucket(Step *s, size_t i) {
+    const Params *p = s->p;
+    Bucket b = shard_bucket(p, i);
+    acc *grad = acc_at(s->k, p->grad, b.offset);
+    s->ready[i] = SENT;
+    s->k->sync();
+    if (is_sharded(p))
+        s->comm->reduce_scatter_start(grad, grad, b.length);
+    else
+        s->comm->all_reduce_start(grad, b.size);
+}
+
+static void on_ready(void *context, size_t offset, size_t size) {
+    Step *s = context;
+    if (!s->last_backward) return;
+    for (size_t at = offset, end = offset + size; at < end;) {
+        size_t i = at / s->p->bucket;
+        Bucket b = shard_bucket(s->p, i);
+        size_t n = size_min(end, b.offset + b.size) - at;
+        assert(s->ready[i] != SENT);
+        s->ready[i] += n;
+        at += n;
+        if (s->ready[i] == b.size) send_bucket(s, i);
+    }
+}
+
+static void reduce_rest(Step *s) {
+    size_t n = shard_buckets(s->p);
+    for (size_t i = 0; i < n; i++)
+        if (s->ready[i] != SENT) send_bucket(s, i);
+    s->comm->wait();
+    for (size_t i = 0; i < n; i++) s->ready[i] = 0;
+}
 
 Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
                size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory) {
@@ -33,6 +73,11 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
                 .accum = accum,
                 .E = embed_dim};
     assert(s->logit_scale);
+    if (comm->size > 1) {
+        assert(p->comm == comm);
+        s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
+        clip_on_gradients(m, &(GradientsReady){on_ready, s});
+    }
     /* 16 elements keep what follows the loss value 64-byte aligned. */
     s->block = k->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
     s->value = s->block;
@@ -47,6 +92,7 @@ void step_free(Step *s) {
     if (!s) return;
     loss_free(s->loss);
     s->k->release(s->block);
+    free(s->ready);
     free(s);
 }
 
@@ -90,15 +136,17 @@ double step_gradients(Step *s, Batch *const *batches) {
     if (!s->logit_scale->trainable) s->k->zero(dscale, s->k->acc_size);
     if (dbias && !s->logit_bias->trainable) s->k->zero(dbias, s->k->acc_size);
 
+    s->last_backward = s->accum == 1;
     backward(s, batches[s->accum - 1], last_row);
     size_t row = 0;
     for (size_t j = 0; j + 1 < s->accum; j++) {
         if (clip_image_trains(s->clip)) forward_image(s, batches[j], row, true);
         if (clip_text_trains(s->clip)) forward_text(s, batches[j], row, true);
+        s->last_backward = j + 2 == s->accum;
         backward(s, batches[j], row);
         row += batches[j]->size;
     }
-    if (s->comm->size > 1) s->comm->all_reduce_sum(p->grad, p->size);
+    if (s->comm->size > 1) reduce_rest(s);
     return scalar(s->k, s->value);
 }
 

@@ -19,6 +19,7 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
 void step_free(Step *s);
 /* batches[accum]; lr and t (from 1) of this step. */
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
-/* The same without the optimiser: gradients are left in params->grad. For tests. */
+/* The same without the optimiser: gradients are left in params->grad (with sharded moments: this
+ * rank's slice of each bucket, at the bucket's start). For tests. */
 double step_gradients(Step *s, Batch *const *batches);
 #endif

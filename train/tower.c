@@ -182,6 +182,11 @@ bool tower_trains(const Tower *t) {
     return layer_trains(t->ln_final) || layer_trains(t->proj);
 }
 
+void tower_ready(const Tower *t, const Param *first, const Param *last) {
+    if (t->ready.call)
+        t->ready.call(t->ready.context, first->offset, last->offset + last->size - first->offset);
+}
+
 void tower_bwd(Tower *t, const acc *dfeatures, const Sequences *seq, bool embed_trains) {
     const Kernels *k = t->k;
     const TowerPass *s = &t->kept;
@@ -201,5 +206,6 @@ void tower_bwd(Tower *t, const acc *dfeatures, const Sequences *seq, bool embed_
         if (t->checkpoint)
             (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
         (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
+        tower_ready(t, b->in_proj.w, b->c_proj.w);
     }
 }

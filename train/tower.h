@@ -30,6 +30,7 @@ typedef struct Tower {
     Block *blocks;                     /* [layers] */
     Layer ln_final, proj;
     TowerPass kept, transient;
+    GradientsReady ready;
 } Tower;
 
 typedef struct TowerNames {
@@ -50,6 +51,8 @@ void tower_fwd(Tower *t, acc *features, const Sequences *seq, bool keep);
 /* Adds the gradients of the blocks, final LayerNorm and projection. embed_trains: something below
  * the blocks wants its gradient; then kept.scratch.d holds that of layer[0].x afterwards. */
 void tower_bwd(Tower *t, const acc *dfeatures, const Sequences *seq, bool embed_trains);
+/* Tells t->ready of all from `first` to `last`. */
+void tower_ready(const Tower *t, const Param *first, const Param *last);
 /* Whether a block, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
 

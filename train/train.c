@@ -259,22 +259,18 @@ static void load_model(Run *r) {
     comm_rank0_begin(r->comm);
     if (writes(r) && r->resume) {
         checkpoint_load_weights(r->resume, p, &r->config);
-        checkpoint_load_state(r->resume, p, &r->state);
     } else if (writes(r)) {
         params_init(p, &r->config, r->state.seed);
         if (opt->pretrained) checkpoint_load_weights(opt->pretrained, p, &r->config);
     }
     comm_rank0_end(r->comm);
-    if (r->comm->size == 1) return;
     r->comm->broadcast(p->master, p->size, 0);
     params_round(p);
-    if (!r->resume) return;
-    r->comm->broadcast(p->m, p->size, 0);
-    r->comm->broadcast(p->v, p->size, 0);
+    if (r->resume) checkpoint_load_state(r->resume, p, &r->state);
 }
 
 static void build_model(Run *r) {
-    r->params = params_new(r->k, &r->config, true);
+    r->params = params_new_ranks(r->k, &r->config, r->comm, opt->shard_optimizer);
     r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
     freeze(r->params);
     load_model(r);
@@ -326,6 +322,8 @@ static void save(Run *r, const char *name) {
     if (writes(r)) {
         checkpoint_save(r->checkpoints, name, r->params, &r->config, &r->state, r->vocab_path);
         checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
+    } else {
+        checkpoint_help_save(r->params);
     }
     r->last_save = clock_now();
 }
@@ -457,7 +455,7 @@ static void dry_run(Run *r) {
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     if (writes(r))
         plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, ranks,
-                   size_mul((size_t)opt->logit_memory, 1 << 20));
+                   size_mul((size_t)opt->logit_memory, 1 << 20), opt->shard_optimizer);
 }
 
 static void make_run_folder(Run *r) {
@@ -485,6 +483,15 @@ static void say_end(const Run *r, bool stopped) {
         log_info("done: %s", r->checkpoints);
 }
 
+static void say_communication(const Run *r, uint64_t steps) {
+    const CommStats *s = &comm_stats;
+    if (r->comm->size == 1 || !steps) return;
+    double n = (double)steps, hidden = s->seconds > 0 ? 1 - s->waited / s->seconds : 0;
+    log_info("communication: a rank sent %.2f MiB a step and took %.2f ms for it, %.0f %% of that "
+             "beside the computation",
+             s->bytes / n / (1 << 20), 1e3 * s->seconds / n, hidden > 0 ? 100 * hidden : 0);
+}
+
 static void train(Run *r) {
     if (r->state.position % r->global_batch)
         comm_die(
@@ -500,7 +507,10 @@ static void train(Run *r) {
     r->sampler = sampler_new(r->data, opt->shuffle, (size_t)opt->shuffle_window, r->state.seed);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
+    comm_stats = (CommStats){0};
+    uint64_t first = r->state.step;
     bool stopped = run_steps(r);
+    say_communication(r, r->state.step - first);
     train_log_close(r->log);
     say_end(r, stopped);
     loader_stop(r->loader);

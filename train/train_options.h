@@ -19,7 +19,7 @@ typedef struct TrainOptions {
     /* model */
     const char *model, *pretrained;
     double force_patch_dropout;
-    bool lock_image, lock_text, grad_checkpointing, siglip;
+    bool lock_image, lock_text, grad_checkpointing, siglip, shard_optimizer;
     /* optimisation */
     int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
