@@ -287,9 +287,12 @@ static inline TilesPlan tiles_plan(const TilesProduct *p, size_t threads) {
     size_t chunk = tiles_up(p->chunked && p->K > TILES_CHUNK ? TILES_CHUNK : p->K);
     size_t widest = TILES_L2 / (2 * chunk) / 32 * 32;
     if (widest < 64) widest = 64;
-    for (size_t gm = 1; gm <= threads; gm++) {
-        size_t rows = tiles_up((p->M + gm - 1) / gm);
-        for (size_t gn = (p->N + widest - 1) / widest, more = 0; more <= threads; gn++, more++) {
+    size_t fewest = (p->N + widest - 1) / widest;
+    for (size_t gm = 1; gm <= threads; gm++)
+        for (int even = 0; even < 2; even++) {
+            /* as few columns' groups as fit L2, or so many that all threads get as many tasks */
+            size_t gn = fewest, rows = tiles_up((p->M + gm - 1) / gm);
+            while (even && gn * gm % threads) gn++;
             size_t cols = tiles_up((p->N + gn - 1) / gn);
             size_t m = (p->M + rows - 1) / rows, n = (p->N + cols - 1) / cols;
             size_t turns = (m * n + threads - 1) / threads;
@@ -299,7 +302,6 @@ static inline TilesPlan tiles_plan(const TilesProduct *p, size_t threads) {
             least = cost;
             best = (TilesPlan){.cols = cols, .rows = rows, .tasks_n = n, .tasks_m = m};
         }
-    }
     best.chunk = chunk;
     best.left_bytes = tiles_up(p->M) * chunk * 2;
     best.thread_bytes = best.cols * chunk * 2 + best.cols * 32 * sizeof(float);
