@@ -259,6 +259,9 @@ static void tiles_end(void) {}
 /* Queries whose probabilities backward holds at once. */
 #define QUERY_BLOCK 128
 
+/* The step to the second tile of a block where `n` of its rows or columns are left. */
+static inline size_t second(size_t n, size_t step) { return n > 16 ? step : 0; }
+
 /* Splits a thread's scratch. */
 static Tile *take_tiles(char **at, size_t n) {
     Tile *t = (Tile *)*at;
@@ -331,7 +334,8 @@ static void head_fwd(const Head *h, void *mem) {
         size_t n = size_min(32, T - i), steps = h->causal ? i / 32 + 1 : kt;
         tiles_pack(q, NULL, (Side){qkv, 3 * C, false, false}, i, n, 0, D);
         for (size_t j = 0; j < steps; j++)
-            tiles_block(s + 32 * j, 32 * kt, q, kd, k + 2 * j * kd, kd, kd, false, NULL, 0);
+            tiles_block(s + 32 * j, 32 * kt, q, second(n, kd), k + 2 * j * kd,
+                        second(T - 32 * j, kd), kd, false, NULL, 0);
         for (size_t r = 0; r < n; r++)
             sum[r] = softmax_tiles(p + r / 16 * kt, r % 16, s + r * 32 * kt,
                                    h->causal ? i + r + 1 : T, steps, scale, top + r);
@@ -341,7 +345,8 @@ static void head_fwd(const Head *h, void *mem) {
             f32_store(inv + r, vset(1) / total, n - r);
         }
         for (size_t d = 0; d < D; d += 32) {
-            tiles_block(c, 32, p, kt, v + d / 16 * kt, kt, steps, false, NULL, 0);
+            tiles_block(c, 32, p, second(n, kt), v + d / 16 * kt, second(D - d, kt), steps, false,
+                        NULL, 0);
             store_block(h->to + i * C + d, C, c, inv, 0, n, size_min(32, D - d));
         }
     }
@@ -354,18 +359,18 @@ static size_t backward_bytes(size_t T, size_t D) {
            (2 * kt * kd * 32 * 32 + (2 * nt + 1) * 32 * 32 + 2 * 32 * nt + 64) * sizeof(float);
 }
 
-/* Key k0 + r's row of scores and dP over the queries q0 … q0 + n, as row r of the tiles p and ds
- * (one per 32 queries). */
+/* One key's row of scores and dP over n queries, as row r of the tiles p and ds (one per 32
+ * queries). The first `skip` queries do not see the key. */
 static void score_grad_tiles(Tile *p, Tile *ds, size_t r, const float *s, const float *dp,
-                             const float *lse, const float *delta, size_t steps, size_t skip,
+                             const float *lse, const float *delta, size_t n, size_t skip,
                              float scale) {
     vf factor = vset(scale);
-    for (size_t j = 0; j < steps; j++) {
+    for (size_t j = 0; 32 * j < n; j++) {
         vf pr[2], dsr[2];
         for (size_t half = 0; half < 2; half++) {
             size_t q = 32 * j + half * VW;
             pr[half] = dsr[half] = vzero();
-            if (skip >= q + VW) continue;
+            if (q >= n || skip >= q + VW) continue;
             vf e = vexp(vfma(vload(s + q), factor, -vload(lse + q)));
             if (skip > q) e = vselect(vfirst(skip - q), vzero(), e);
             pr[half] = e;
@@ -421,16 +426,16 @@ static void head_bwd(const Head *h, void *mem) {
         for (size_t a = 0; a < kt; a++) {
             Tile *pa = p + 2 * a * nt, *dsa = ds + 2 * a * nt;
             for (size_t j = 0; j < nt; j++)
-                tiles_block(s + 32 * j, 32 * most, k_rows + 2 * a * kd, kd, q + 2 * j * kd, kd, kd,
-                            false, NULL, 0);
+                tiles_block(s + 32 * j, 32 * most, k_rows + 2 * a * kd, second(T - 32 * a, kd),
+                            q + 2 * j * kd, second(n - 32 * j, kd), kd, false, NULL, 0);
             for (size_t j = 0; j < nt; j++)
-                tiles_block(dp + 32 * j, 32 * most, v_rows + 2 * a * kd, kd, g + 2 * j * kd, kd, kd,
-                            false, NULL, 0);
+                tiles_block(dp + 32 * j, 32 * most, v_rows + 2 * a * kd, second(T - 32 * a, kd),
+                            g + 2 * j * kd, second(n - 32 * j, kd), kd, false, NULL, 0);
             for (size_t r = 0; r < 32; r++) {
                 size_t key = 32 * a + r; /* keys beyond the last are seen by no query */
                 size_t skip = key >= T ? SIZE_MAX : h->causal && key > i ? key - i : 0;
                 score_grad_tiles(pa + r / 16 * nt, dsa + r / 16 * nt, r % 16, s + r * 32 * most,
-                                 dp + r * 32 * most, lse, delta, nt, skip, scale);
+                                 dp + r * 32 * most, lse, delta, n, skip, scale);
             }
             for (size_t j = 0; j < nt; j++)
                 tiles_transpose(ds_rows + 2 * j * kt + a, kt, dsa + j, dsa + nt + j);
@@ -438,15 +443,16 @@ static void head_bwd(const Head *h, void *mem) {
         for (size_t a = 0; a < kt; a++)
             for (size_t d = 0; d < kd; d++) {
                 size_t block = (a * kd + d) * 32 * 32;
-                tiles_block(dv + block, 32, p + 2 * a * nt, nt, g_pairs + 2 * d * nt, nt, nt, i > 0,
-                            NULL, 0);
-                tiles_block(dk + block, 32, ds + 2 * a * nt, nt, q_pairs + 2 * d * nt, nt, nt,
+                size_t left = second(T - 32 * a, nt), right = second(D - 32 * d, nt);
+                tiles_block(dv + block, 32, p + 2 * a * nt, left, g_pairs + 2 * d * nt, right, nt,
+                            i > 0, NULL, 0);
+                tiles_block(dk + block, 32, ds + 2 * a * nt, left, q_pairs + 2 * d * nt, right, nt,
                             i > 0, NULL, 0);
             }
         for (size_t j = 0; j < n; j += 32)
             for (size_t d = 0; d < D; d += 32) {
-                tiles_block(c, 32, ds_rows + j / 16 * kt, kt, k_pairs + d / 16 * kt, kt, kt, false,
-                            NULL, 0);
+                tiles_block(c, 32, ds_rows + j / 16 * kt, second(n - j, kt), k_pairs + d / 16 * kt,
+                            second(D - d, kt), kt, false, NULL, 0);
                 store_block(h->to + (i + j) * 3 * C + d, 3 * C, c, NULL, 1, size_min(32, n - j),
                             size_min(32, D - d));
             }

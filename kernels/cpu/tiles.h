@@ -135,8 +135,8 @@ static inline void add_pairs(float *sums, const __m512i r[16]) {
     vstore(sums, (s[0] + s[1]) + (s[2] + s[3]));
 }
 
-/* Packs outer [o0, o0 + outer) and contraction [k0, k0 + K), both padded with 0 to 32s, into
- * to[outer/16][K/32]. If sums[outer, padded] is given (`across` only), the sums along the
+/* Packs outer [o0, o0 + outer), padded with 0 to 16s, and contraction [k0, k0 + K), padded to 32s,
+ * into to[outer/16][K/32]. If sums[outer, padded] is given (`across` only), the sums along the
  * contraction are added to it. */
 static __attribute__((noinline, unused)) void tiles_pack(Tile *to, float *sums, Side s, size_t o0,
                                                          size_t outer, size_t k0, size_t K) {
@@ -144,24 +144,24 @@ static __attribute__((noinline, unused)) void tiles_pack(Tile *to, float *sums, 
     __m512i r[16];
     if (s.across) {
         for (size_t k = 0; k < K; k += 32)
-            for (size_t o = 0; o < tiles_up(outer); o += 16) {
+            for (size_t o = 0; o < outer; o += 16) {
                 const uint16_t *from = s.p + (k0 + k) * s.ld + o0 + o;
                 if (K >= k + 32 && outer >= o + 16)
                     load_pairs(r, from, s.ld, 32, 16, 16);
                 else
-                    load_pairs(r, from, s.ld, K - k, outer > o ? outer - o : 0, 16);
+                    load_pairs(r, from, s.ld, K - k, outer - o, 16);
                 if (sums) add_pairs(sums + o, r);
                 if (!s.right) transpose16(r);
                 store_tile(to + o / 16 * kt + k / 32, r);
             }
     } else {
-        for (size_t o = 0; o < tiles_up(outer); o += 16)
+        for (size_t o = 0; o < outer; o += 16)
             for (size_t k = 0; k < K; k += 32) {
                 const uint16_t *from = s.p + (o0 + o) * s.ld + k0 + k;
                 if (outer >= o + 16 && K >= k + 32)
                     load_rows(r, from, s.ld, 16, 32);
                 else
-                    load_rows(r, from, s.ld, outer > o ? outer - o : 0, K - k);
+                    load_rows(r, from, s.ld, outer - o, K - k);
                 if (s.right) transpose16(r);
                 store_tile(to + o / 16 * kt + k / 32, r);
             }
@@ -184,8 +184,8 @@ static __attribute__((noinline, unused)) void tiles_transpose(Tile *to, size_t s
 /* ---- one block ---- */
 
 /* c[32][32] (rows of ldc floats) (+)= the products of `kt` tiles: left rows from a, a + a_step,
- * right columns from b, b + b_step. Meanwhile `lines` cache lines a step are fetched from `next`
- * on. */
+ * right columns from b, b + b_step. A step of 0: there is no second tile, c has 16 rows or columns.
+ * Meanwhile `lines` cache lines a step are fetched from `next` on. */
 static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, const Tile *a,
                                                           size_t a_step, const Tile *b,
                                                           size_t b_step, size_t kt, bool add,
@@ -195,9 +195,9 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
         float *c0 = c, *c1 = c + 16, *c2 = c + 16 * ldc, *c3 = c2 + 16;
         if (add) {
             _tile_loadd(0, c0, 4 * ldc);
-            _tile_loadd(1, c1, 4 * ldc);
-            _tile_loadd(2, c2, 4 * ldc);
-            _tile_loadd(3, c3, 4 * ldc);
+            if (b_step) _tile_loadd(1, c1, 4 * ldc);
+            if (a_step) _tile_loadd(2, c2, 4 * ldc);
+            if (a_step && b_step) _tile_loadd(3, c3, 4 * ldc);
         } else {
             _tile_zero(0);
             _tile_zero(1);
@@ -208,21 +208,21 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
             for (size_t i = 0; i < lines; i++, next += 64) __builtin_prefetch(next, 0, 2);
             _tile_loadd(4, a + k, 64);
             _tile_stream_loadd(6, b + k, 64);
-            _tile_stream_loadd(7, b + b_step + k, 64);
-            _tile_loadd(5, a + a_step + k, 64);
+            if (b_step) _tile_stream_loadd(7, b + b_step + k, 64);
+            if (a_step) _tile_loadd(5, a + a_step + k, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+            if (b_step) _tile_dpbf16ps(1, 4, 7);
+            if (a_step) _tile_dpbf16ps(2, 5, 6);
+            if (a_step && b_step) _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, c0, 4 * ldc);
-        _tile_stored(1, c1, 4 * ldc);
-        _tile_stored(2, c2, 4 * ldc);
-        _tile_stored(3, c3, 4 * ldc);
+        if (b_step) _tile_stored(1, c1, 4 * ldc);
+        if (a_step) _tile_stored(2, c2, 4 * ldc);
+        if (a_step && b_step) _tile_stored(3, c3, 4 * ldc);
         return;
     }
 #endif
-    for (size_t i = 0; i < 32; i += 8, c += 8 * ldc) {
+    for (size_t i = 0; i < (a_step ? 32 : 16); i += 8, c += 8 * ldc) {
         const Tile *rows = a + (i < 16 ? 0 : a_step);
         vf sum[8][2];
 #pragma GCC unroll 8
