@@ -47,9 +47,11 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz
 # ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
 NVCC      ?= $(shell command -v nvcc 2>/dev/null)
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
-ifeq ($(FLAVOUR),release)
-EMU_OBJ   := $(if $(NVCC),$(patsubst %.c,$B/obj/%.o,$(wildcard tests/cuda_on_cpu/*.c)))
-EMU_TESTS := $(if $(NVCC),$(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
+EMU_HEADERS := $(if $(filter release,$(FLAVOUR)),$(wildcard $(CUDA_HOME)/include/cublasLt.h))
+ifneq ($(EMU_HEADERS),)
+EMU_SKIP  := $(if $(wildcard $(CUDA_HOME)/include/nccl.h),,%/nccl.c %/ranks.cu)
+EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
+EMU_TESTS := $(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
 endif
 EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 -Werror all-warnings \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
@@ -107,6 +109,7 @@ $B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cud
 	@mkdir -p $(@D)
 	@echo '  NVCC  $<'
 	$Q$(NVCC) $(EMU_NVFLAGS) -c $< -o $@
+.PRECIOUS: $B/obj/tests/cuda_on_cpu/selftest/%.o
 $B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'

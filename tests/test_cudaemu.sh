@@ -37,10 +37,9 @@ verdict() { # name, 0 or not
     fi
 }
 
-program=correct
-for name in $("$bin/cudaemu_correct"); do
+correct() { # name
+    local name=$1 bad=0 mode
     echo "[ RUN      ] $name"
-    bad=0
     for mode in CUDAEMU_ORDER=0 "CUDAEMU_ORDER=2 CUDAEMU_ASYNC=1" "CUDAEMU_LANES=alone CUDAEMU_ORDER=0 CUDAEMU_ASYNC=2" \
         "CUDAEMU_LANES=alone CUDAEMU_ORDER=1" "CUDAEMU_LANES=alone CUDAEMU_ORDER=2 CUDAEMU_SEED=7" \
         "CUDAEMU_RACE=1 CUDAEMU_LEAKS=1" "CUDAEMU_RACE=1 CUDAEMU_LANES=alone CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2"; do
@@ -48,10 +47,23 @@ for name in $("$bin/cudaemu_correct"); do
         run "$name" 0 "" $mode || bad=1
     done
     verdict "$name" $bad
-done
+}
+program=correct
+for name in $("$bin/cudaemu_correct"); do correct "$name"; done
+program=ranks
+if [ -x "$bin/cudaemu_ranks" ]; then
+    for name in all_reduce reduce_scatter all_gather_and_broadcast types; do
+        echo "[ RUN      ] $name"
+        run "$name" 0 "" && run "$name" 0 "" CUDAEMU_ASYNC=1 && run "$name" 0 "" CUDAEMU_ASYNC=2
+        verdict "$name" $?
+    done
+else
+    skip ranks "NCCL not found"
+fi
+
 # program, case, exit code, words, environment: 1 wrong result, 2 a refused call, 99 a report of the layer
 while read -r program name code words env; do
-    [ -n "$program" ] || continue
+    [ -x "$bin/cudaemu_$program" ] || continue
     echo "[ RUN      ] $name"
     # shellcheck disable=SC2086
     run "$name" "$code" "${words//_/ }" CUDAEMU_STEPS=1000000 $env
@@ -123,5 +135,12 @@ faults_host blas_workspace_small 2 INVALID
 faults_host blas_past_buffer 99 cuBLASLt:_B
 faults_host blas_aux_ld 2 INVALID
 faults_host blas_bias_missing 2 INVALID
+ranks sizes_differ 2 calls_another_collective,_or_with_other_sizes
+ranks calls_differ 2 calls_another_collective
+ranks rank_dies 2 rank_1_is_dead
+ranks rank_late 2 rank_1_did_not_come_in_time CUDAEMU_TIMEOUT=1
+ranks rank_aborts 2 rank_1_has_aborted
+ranks buffers_overlap 99 the_buffers_overlap
+ranks gather_past_buffer 99 ncclAllGather
 END
 exit $failed
