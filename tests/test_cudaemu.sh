@@ -48,8 +48,9 @@ correct() { # name
     done
     verdict "$name" $bad
 }
-program=correct
-for name in $("$bin/cudaemu_correct"); do correct "$name"; done
+for program in correct instructions; do
+    for name in $("$bin/cudaemu_$program"); do correct "$name"; done
+done
 program=ranks
 if [ -x "$bin/cudaemu_ranks" ]; then
     for name in all_reduce reduce_scatter all_gather_and_broadcast types; do
@@ -85,7 +86,7 @@ faults cp_async_barrier_missing 99 race_in_shared_memory CUDAEMU_RACE=1
 faults mask_names_exited_lane 99 left_the_kernel_before
 faults shuffle_from_outside_mask 99 shuffle_from_lane_20
 faults lane_not_in_its_mask 99 in_its_own_member_mask
-faults different_collectives 99 meet_in_different_instructions
+faults different_collectives 99 wait_for_each_other_in_different_instructions
 faults collective_against_barrier 99 never_come
 faults collective_against_barrier 99 never_come CUDAEMU_LANES=alone
 faults device_memory_never_written 1 nan

@@ -67,31 +67,26 @@ static const char *lane_list(uint32_t lanes) {
     return text;
 }
 
+/* May two lanes of one member mask meet here? __syncwarp may be reached in several places. */
+static bool compatible(const Warp *w, int a, int b) {
+    const Ins *x = &w->block->kernel->code[w->pc[a]], *y = &w->block->kernel->code[w->pc[b]];
+    return w->members[a] == w->members[b] && x->run == y->run && (x == y || !x->dsts);
+}
 /* Runs a collective of which all members have come. */
-static bool try_collective(Warp *w, int lane) {
+static void try_collective(Warp *w, int lane) {
     Ins *i = &w->block->kernel->code[w->pc[lane]];
     uint32_t m = w->members[lane];
     if (m & w->exited)
         ptx_fault(w, i, lane, "%s of the member mask %#x left the kernel before",
                   lane_list(m & w->exited), m);
-    if (m & ~w->in_warp_op) return false;
-    uint32_t same = lanes_at(w, m, w->pc[lane]);
-    for (uint32_t r = m; r; r &= r - 1) {
-        int l = __builtin_ctz(r);
-        const Ins *other = &w->block->kernel->code[w->pc[l]];
-        if (w->members[l] != m)
-            ptx_fault(w, other, l, "member masks differ: %#x here, %#x in lane %d", w->members[l],
-                      m, lane);
-        if (other->run != i->run || (same != m && other->dsts))
-            ptx_fault(w, other, l, "lanes of one member mask %#x meet in different instructions",
-                      m);
-    }
+    if (m & ~w->in_warp_op) return;
+    for (uint32_t r = m; r; r &= r - 1)
+        if (!compatible(w, lane, __builtin_ctz(r))) return;
     w->mask = m;
     i->run(w, i);
     w->in_warp_op &= ~m;
     w->running |= m;
     for (uint32_t r = m; r; r &= r - 1) w->pc[__builtin_ctz(r)]++;
-    return true;
 }
 
 /* Lanes that run next and where; false: none can. */
@@ -228,10 +223,17 @@ static void stuck(Block *b) {
         Warp *w = &b->warps[n];
         if (!w->in_warp_op) continue;
         int l = __builtin_ctz(w->in_warp_op);
-        uint32_t missing = w->members[l] & ~w->in_warp_op;
-        ptx_fault(w, &b->kernel->code[w->pc[l]], l,
-                  "%s of the member mask %#x never come: they wait elsewhere", lane_list(missing),
-                  w->members[l]);
+        uint32_t members = w->members[l], missing = members & ~w->in_warp_op;
+        const Ins *i = &b->kernel->code[w->pc[l]];
+        if (missing)
+            ptx_fault(w, i, l, "%s of the member mask %#x never come: they wait elsewhere",
+                      lane_list(missing), members);
+        while (compatible(w, l, __builtin_ctz(members))) members &= members - 1;
+        int other = __builtin_ctz(members);
+        ptx_fault(w, i, l,
+                  "lanes of a member mask wait for each other in different instructions or with "
+                  "different masks: %#x here, %#x in lane %d",
+                  w->members[l], w->members[other], other);
     }
     uint32_t waiting = 0, gone = 0;
     const Warp *at = NULL;

@@ -303,6 +303,29 @@ static bool decode_setp(Decoder *d, const Stmt *s, Words w) {
     return true;
 }
 
+/* set: the comparison as a number, 1.0 or all ones; "set.lt.f32.f32" */
+static bool decode_set(Decoder *d, const Stmt *s, const Words *w) {
+    if (strcmp(w->word[0], "set") || s->count != 3 || w->count < 4) return false;
+    const char *to = w->word[w->count - 2];
+    bool real = !strcmp(to, "f32");
+    if (!real && strcmp(to, "u32") && strcmp(to, "s32")) return false;
+    Words compare = *w;
+    char n[160];
+    compare.word[0] = "setp";
+    compare.word[w->count - 2] = compare.word[w->count - 1];
+    compare.count--;
+    words_join(&compare, n, sizeof n);
+    const Op *op = table_find(n);
+    if (!op) return false;
+    Operand p = decode_temp(d, 1), compared[3] = {p, s->args[1], s->args[2]};
+    emit(d, s, op, compared, 3);
+    Operand yes = {.kind = OPERAND_IMM, .reg = -1, .also = -1}, no = yes;
+    yes.value = real ? 0x3F800000u : UINT32_MAX;
+    Operand chosen[4] = {s->args[0], yes, no, p};
+    emit(d, s, table_find("selp.b32"), chosen, 4);
+    return true;
+}
+
 /* ---- moves of vectors, clocks ---- */
 static void pack(Warp *w, Ins *i) { /* o: one wide, then count - 1 narrow */
     uint32_t n = i->count - 1u, size = i->size;
@@ -450,9 +473,9 @@ static void decode_stmt(Decoder *d, const Stmt *s) {
         emit(d, s, op, s->args, s->count);
         return;
     }
-    if (decode_mov(d, s, &w) || decode_setp(d, s, w) || decode_modified(d, s, w) ||
-        decode_cvt(d, s, &w) || decode_mem(d, s, &w) || decode_copy(d, s, &w) ||
-        decode_atom(d, s, &w) || decode_warp(d, s, &w))
+    if (decode_mov(d, s, &w) || decode_setp(d, s, w) || decode_set(d, s, &w) ||
+        decode_modified(d, s, w) || decode_cvt(d, s, &w) || decode_mem(d, s, &w) ||
+        decode_copy(d, s, &w) || decode_atom(d, s, &w) || decode_warp(d, s, &w))
         return;
     decode_stop(d, s, "instruction not known to the interpreter");
 }

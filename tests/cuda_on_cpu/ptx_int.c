@@ -83,6 +83,7 @@ static s64 rem64(s64 a, s64 b) { return b == -1 ? 0 : b ? a % b : a; }
     X(brev32, "brev.b32", u32, u32, reverse_bits(a))                                               \
     X(brev64, "brev.b64", u64, u64,                                                                \
       (u64)reverse_bits((u32)a) << 32 | reverse_bits((u32)(a >> 32)))                              \
+    X(bfind_shift, "bfind.shiftamt.u32", u32, u32, a ? 31 - top_bit(a) : UINT32_MAX)               \
     X(bfind32, "bfind.u32", u32, u32, top_bit(a))                                                  \
     X(bfind_s32, "bfind.s32", u32, s32, top_bit((u32)(a < 0 ? ~a : a)))
 

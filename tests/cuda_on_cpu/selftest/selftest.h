@@ -44,7 +44,7 @@ static inline void expect(double got, double want, double tolerance, const char 
 }
 
 /* Small numbers that look random. */
-static inline float noise(uint32_t i) {
+__host__ __device__ static inline float noise(uint32_t i) {
     i = (i ^ 61) ^ (i >> 16);
     i *= 9;
     i ^= i >> 4;
