@@ -95,6 +95,7 @@ void encoder_close(Encoder *e) {
 const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
 const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
 size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
+size_t encoder_batch(const Encoder *e) { return e->batch; }
 double encoder_logit_scale(const Encoder *e) { return e->logit_scale; }
 
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
@@ -141,83 +142,4 @@ size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, fl
         }
     }
     return good;
-}
-
-/* ---- whole data sets ---- */
-
-typedef struct DatasetReader {
-    Dataset *data;
-    Sample *sample; /* [threads] */
-    Features *f;
-    bool images;
-} DatasetReader;
-
-static bool fetch_sample(void *context, size_t i, Image *img, Error *err) {
-    DatasetReader *r = context;
-    Sample *s = &r->sample[omp_get_thread_num()];
-    if (!dataset_read(r->data, i, s, err)) return false;
-    if (r->images && !image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, err)) {
-        Error why = *err;
-        return error_set(err, "%.200s: %.250s", s->key, why.text);
-    }
-    r->f->keys[i] = xstrdup(s->key);
-    r->f->captions[i] = xstrdup(s->text ? s->text : "");
-    r->f->labels[i] = s->label;
-    return true;
-}
-
-/* Moves the rows of readable samples together. */
-static void compact(Features *f, const bool *ok, size_t n) {
-    size_t at = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!ok[i]) continue;
-        f->keys[at] = f->keys[i];
-        f->captions[at] = f->captions[i];
-        f->labels[at] = f->labels[i];
-        if (f->images && at != i)
-            memcpy(f->images + at * f->dim, f->images + i * f->dim, f->dim * sizeof(float));
-        at++;
-    }
-    f->count = at;
-    f->bad = n - at;
-}
-
-void features_of_dataset(Features *f, Encoder *e, Dataset *d, bool images, bool texts) {
-    double t0 = clock_now();
-    size_t n = dataset_count(d);
-    *f = (Features){.dim = e->config.embed_dim};
-    f->keys = xcalloc(n, sizeof *f->keys);
-    f->captions = xcalloc(n, sizeof *f->captions);
-    f->labels = xcalloc(n, sizeof *f->labels);
-    bool *ok = xcalloc(n, sizeof *ok);
-    DatasetReader r = {d, xcalloc((size_t)e->threads, sizeof(Sample)), f, images};
-    if (images) {
-        f->images = xmalloc(size_mul(n, f->dim * sizeof(float)));
-        encoder_images(e, fetch_sample, &r, n, f->images, ok);
-    } else {
-        Error err;
-        for (size_t i = 0; i < n; i++)
-            if (!(ok[i] = fetch_sample(&r, i, NULL, &err))) log_warn("%s", err.text);
-    }
-    compact(f, ok, n);
-    if (texts) {
-        f->texts = xmalloc(size_mul(f->count, f->dim * sizeof(float)));
-        encoder_texts(e, (const char *const *)f->captions, f->count, f->texts);
-    }
-    for (int t = 0; t < e->threads; t++) sample_free(&r.sample[t]);
-    free(r.sample);
-    free(ok);
-    f->seconds = clock_now() - t0;
-}
-
-void features_free(Features *f) {
-    for (size_t i = 0; i < f->count; i++) {
-        free(f->keys[i]);
-        free(f->captions[i]);
-    }
-    free(f->keys);
-    free(f->captions);
-    free(f->labels);
-    free(f->images);
-    free(f->texts);
 }

@@ -21,6 +21,7 @@ void encoder_close(Encoder *e);
 const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);
 size_t encoder_dim(const Encoder *e);         /* E */
+size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */
 
 /* out[n,E]. */
@@ -31,17 +32,4 @@ typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
 /* out[n,E], ok[n]: pictures that could not be had are logged, get ok = false and a row of zeros.
  * Returns how many are ok. */
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out, bool *ok);
-
-/* A whole data set. NULL arrays are not computed; the others are malloc'd. Rows are the samples
- * that could be read, in stored order. */
-typedef struct Features {
-    size_t count, dim, bad;
-    float *images, *texts; /* [count,dim] */
-    char **keys;           /* [count] */
-    char **captions;       /* [count] */
-    int *labels;           /* [count] */
-    double seconds;
-} Features;
-void features_of_dataset(Features *f, Encoder *e, Dataset *d, bool images, bool texts);
-void features_free(Features *f);
 #endif

@@ -211,6 +211,33 @@ static void test_resume(void **state) {
     compare("moved", "one");
 }
 
+/* 24 pairs in batches of 5 over 3 ranks, one of them unreadable: the numbers of one rank. */
+static void test_evaluation(void **state) {
+    (void)state;
+    skip_without_mpirun("evaluation_over_ranks");
+    char line[2000], args[600];
+    snprintf(line, sizeof line, "cp -r " GOLDEN " '%s' && echo bad >'%s/07.jpg'", test_path("data"),
+             test_path("data"));
+    assert_true(shell(line));
+    snprintf(args, sizeof args,
+             "eval retrieval --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --precision fp32 "
+             "--batch-size 5 --json --data '%s/pairs.tsv'",
+             test_path("data"));
+    json_t *result[2];
+    for (int i = 0; i < 2; i++) {
+        json_error_t err;
+        assert_true(clipc(i ? 3 : 0, args, test_path("json")));
+        result[i] = json_load_file(test_path("json"), 0, &err);
+        assert_non_null(result[i]);
+        assert_int_equal(json_integer_value(json_object_get(result[i], "pairs")), 23);
+        assert_int_equal(json_integer_value(json_object_get(result[i], "bad")), 1);
+        json_object_del(result[i], "samples_per_s");
+    }
+    assert_true(json_equal(result[0], result[1]));
+    json_decref(result[0]);
+    json_decref(result[1]);
+}
+
 static int setup(void **state) {
     (void)state;
     have_mpirun = shell("mpirun --version >/dev/null 2>&1") &&
@@ -223,9 +250,10 @@ static int setup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two),    cmocka_unit_test(test_three),
-        cmocka_unit_test(test_four),   cmocka_unit_test(test_sharded),
-        cmocka_unit_test(test_siglip), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_two),        cmocka_unit_test(test_three),
+        cmocka_unit_test(test_four),       cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_siglip),     cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_evaluation),
     };
     return cmocka_run_group_tests_name("ranks", tests, setup, NULL);
 }

@@ -1,5 +1,6 @@
 /* clipc embed: images or captions → L2-normalised rows of a .npy file. */
 #include "data/npy.h"
+#include "eval/features.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
@@ -60,7 +61,7 @@ int cmd_embed(int argc, char **argv) {
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);
         Features f;
-        features_of_dataset(&f, e, d, true, false);
+        features_of_dataset(&f, e, comm_self(encoder_kernels(e)), d, true, false);
         if (!f.count) die("--images %s: no readable image", images);
         write_rows(f.images, f.count, E);
         write_keys(&f);

@@ -1,8 +1,10 @@
-/* clipc eval retrieval, clipc eval zeroshot. */
+/* clipc eval retrieval, clipc eval zeroshot: the features by all ranks, the scores by rank 0. */
+#include "eval/features.h"
 #include "eval/retrieval.h"
 #include "eval/zeroshot.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "train/agree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,11 +13,33 @@ static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;
 static const char *data, *classes_file;
 static bool json;
+static int comm_choice;
+static double comm_timeout = 300;
+
+#define COMM_OPTIONS                                                                               \
+    {"comm", OPT_CHOICE, &comm_choice, COMM_CHOICES, 0, 0, "how ranks talk", 0}, {                 \
+        "comm-timeout", OPT_FLOAT, &comm_timeout, "SECONDS", 0.1, 1e6,                             \
+            "end all ranks when one does not come", 0                                              \
+    }
+
+/* Data set and encoder, the same on all ranks. */
+static const Comm *open_all(const Command *command, Dataset **d, Encoder **e) {
+    const Comm *c = comm_open((CommChoice)comm_choice,
+                              kernels_open_choice(encoder.device, encoder.precision), comm_timeout);
+    agree_on_start(c, command);
+    comm_rank0_begin(c);
+    *d = open_dataset("data", data, &dataset);
+    *e = encoder_open(&encoder);
+    comm_rank0_end(c);
+    agree_on(c, "data set (samples)", dataset_count(*d));
+    return c;
+}
 
 static Option retrieval_options[] = {
     ENCODER_OPTIONS(encoder),
     {"data", OPT_STRING, &data, "SPEC", 0, 0, "pairs: shards, a CSV/TSV or a folder", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    COMM_OPTIONS,
     DATASET_OPTIONS(dataset),
 };
 
@@ -41,10 +65,13 @@ static void print_recall(const char *name, const Recall *r) {
 int cmd_eval_retrieval(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&retrieval_command, argc, argv, NULL);
-    Dataset *d = open_dataset("data", data, &dataset);
-    Encoder *e = encoder_open(&encoder);
+    Dataset *d;
+    Encoder *e;
     Features f;
-    features_of_dataset(&f, e, d, true, true);
+    const Comm *c = open_all(&retrieval_command, &d, &e);
+    features_of_dataset(&f, e, c, d, true, true);
+    c->close();
+    if (c->rank > 0) return EXIT_OK;
     if (!f.count) die("--data %s: no readable pair", data);
     size_t N = f.count, *ranks = xcalloc(N, sizeof *ranks);
     retrieval_ranks(encoder_kernels(e), ranks, f.images, f.texts, N, f.dim);
@@ -80,6 +107,7 @@ static Option zeroshot_options[] = {
     {"classes", OPT_STRING, &classes_file, "FILE", 0, 0,
      "JSON: {\"classes\": [...], \"templates\": [\"a photo of a {}.\"]}", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    COMM_OPTIONS,
     DATASET_OPTIONS(dataset),
 };
 
@@ -119,10 +147,13 @@ int cmd_eval_zeroshot(int argc, char **argv) {
     if (!classes_file) die_usage("clipc eval zeroshot: --classes is missing (a JSON file)");
     ClassSet s;
     class_set_load(&s, classes_file);
-    Dataset *d = open_dataset("data", data, &dataset);
-    Encoder *e = encoder_open(&encoder);
+    Dataset *d;
+    Encoder *e;
     Features f;
-    features_of_dataset(&f, e, d, true, false);
+    const Comm *c = open_all(&zeroshot_command, &d, &e);
+    features_of_dataset(&f, e, c, d, true, false);
+    c->close();
+    if (c->rank > 0) return EXIT_OK;
     if (!f.count) die("--data %s: no readable image", data);
     map_labels(&f, d, &s);
     float *weights = xmalloc(size_mul(s.count, f.dim * sizeof *weights));
