@@ -238,6 +238,27 @@ static void test_evaluation(void **state) {
     json_decref(result[1]);
 }
 
+/* Half of the bytes of the two-matrix form, but for the columns' statistics. */
+static void test_simulated_share(void **state) {
+    (void)state;
+    json_error_t err;
+    assert_true(clipc(0,
+                      "bench loss --global-batch 4096 --ranks-simulated 16 --dim 64 --reps 1 "
+                      "--logit-memory 64 --json",
+                      test_path("json")));
+    json_t *r = json_load_file(test_path("json"), 0, &err);
+    assert_non_null(r);
+    double sent = json_number_value(json_object_get(r, "sent_mib"));
+    double rows = 4096 - 256, statistics = 2. * 4096 * 15 / 16 * 2 + 2. * 15 / 16;
+    assert_int_equal(json_integer_value(json_object_get(r, "n")), 256);
+    assert_int_equal(json_integer_value(json_object_get(r, "products")), 3);
+    assert_near(sent * (1 << 20), 4 * (2 * rows * 64 + statistics), 1);
+    assert_near(json_number_value(json_object_get(r, "two_matrix_sent_mib")) * (1 << 20),
+                4 * 4 * rows * 64, 1);
+    assert_true(isfinite(json_number_value(json_object_get(r, "loss"))));
+    json_decref(r);
+}
+
 static int setup(void **state) {
     (void)state;
     have_mpirun = shell("mpirun --version >/dev/null 2>&1") &&
@@ -253,7 +274,7 @@ int main(void) {
         cmocka_unit_test(test_two),        cmocka_unit_test(test_three),
         cmocka_unit_test(test_four),       cmocka_unit_test(test_sharded),
         cmocka_unit_test(test_siglip),     cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_evaluation), cmocka_unit_test(test_simulated_share),
     };
     return cmocka_run_group_tests_name("ranks", tests, setup, NULL);
 }

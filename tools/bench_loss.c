@@ -1,4 +1,5 @@
-/* clipc bench loss: the contrastive loss alone, forward and backward. */
+/* clipc bench loss: the contrastive loss alone, forward and backward: whole, or one rank's share of
+ * a global batch, with the other ranks' features made up. */
 #include "tools/bench.h"
 #include "tools/common.h"
 #include "kernels/rng.h"
@@ -8,12 +9,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int64_t n = 4096, dim = 512, logit_memory = 64, reps = 3;
+static int64_t n = 4096, global_batch, ranks_simulated = 1, dim = 512, logit_memory = 64, reps = 3;
 static int device, precision;
 static bool siglip, json;
 
 static Option options[] = {
-    {"n", OPT_INT, &n, NULL, 1, 1e7, "pairs", 0},
+    {"n", OPT_INT, &n, NULL, 1, 1e7, "pairs of one rank", 0},
+    {"global-batch", OPT_INT, &global_batch, NULL, 0, 1e8, "pairs of all ranks, instead of --n", 0},
+    {"ranks-simulated", OPT_INT, &ranks_simulated, NULL, 1, 1e6,
+     "do the work of one of so many ranks", 0},
     {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
     {"logit-memory", OPT_INT, &logit_memory, "MIB", 1, 1e6, "for logits", 0},
     {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
@@ -27,8 +31,9 @@ static Option options[] = {
 static const Command command = {
     "bench loss",
     "The contrastive loss, forward and backward.",
-    "clipc bench loss --n N [--dim 512] [--logit-memory MIB]",
-    "  clipc bench loss --n 16384\n",
+    "clipc bench loss [--n N | --global-batch N --ranks-simulated R] [--dim 512]",
+    "  clipc bench loss --n 16384\n"
+    "  clipc bench loss --global-batch 1048576 --ranks-simulated 1024\n",
     options,
     COUNT(options),
 };
@@ -50,16 +55,91 @@ static acc *random_features(const Kernels *k, size_t rows, size_t E, uint64_t se
     return x;
 }
 
+/* ---- rank 0 of ranks that are not there: their features are the first MADE_UP random rows again
+ * and again, and nothing comes back from them ---- */
+
+enum { MADE_UP = 8192 };
+static const Kernels *kernels;
+static bool gathered;
+static double sent; /* bytes */
+
+static void fake_gather(acc *all, const acc *part, size_t count) {
+    size_t E = (size_t)dim, rows = count / E, N = rows * (size_t)ranks_simulated;
+    if (!gathered) {
+        size_t made = size_min(MADE_UP, N - rows);
+        acc *others = random_features(kernels, made, E, 3);
+        for (size_t i = rows; i < N; i += made)
+            kernels->copy(acc_at(kernels, all, i * E), others,
+                          size_min(made, N - i) * E * kernels->acc_size);
+        kernels->release(others);
+        gathered = true;
+    }
+    kernels->copy(all, part, count * kernels->acc_size);
+    sent += (double)(ranks_simulated - 1) * (double)(count * kernels->acc_size);
+}
+static void fake_scatter(acc *part, const acc *all, size_t count) {
+    kernels->copy(part, all, count * kernels->acc_size);
+    sent += (double)(ranks_simulated - 1) * (double)(count * kernels->acc_size);
+}
+static void fake_reduce(acc *x, size_t count) {
+    (void)x;
+    double r = (double)ranks_simulated;
+    sent += 2 * (r - 1) / r * (double)(count * kernels->acc_size);
+}
+
+static const Comm *simulated(const Kernels *k) {
+    static Comm fake = {.name = "simulated",
+                        .all_gather = fake_gather,
+                        .reduce_scatter = fake_scatter,
+                        .all_reduce_sum = fake_reduce,
+                        .all_reduce_max = fake_reduce};
+    kernels = k;
+    fake.size = (int)ranks_simulated;
+    return ranks_simulated > 1 ? &fake : comm_self(k);
+}
+
+/* What the two-matrix form (each direction's logits a rank of their own, both features gathered and
+ * both gradients scattered) sends and multiplies, beside ours. */
+static void report(size_t rows, size_t N, size_t E, double t, double memory, double loss,
+                   size_t elem) {
+    bool kept = !siglip && rows * N <= ((size_t)logit_memory << 20) / elem;
+    double product = 2e-9 * (double)rows * (double)N * (double)E;
+    int products = kept || siglip ? 3 : 4;
+    double wire = sent / (double)(reps + 1) / (1 << 20);
+    double two_matrix = 4 * (double)(N - rows) * (double)(E * elem) / (1 << 20);
+    if (json) {
+        print_json(json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:i, s:f, s:f, s:f, s:f}", "n",
+                             (json_int_t)rows, "global_batch", (json_int_t)N, "ranks",
+                             (json_int_t)ranks_simulated, "dim", (json_int_t)E, "seconds", t,
+                             "gflop_per_product", product, "products", products, "memory_mib",
+                             memory, "sent_mib", wire, "two_matrix_sent_mib", two_matrix, "loss",
+                             loss));
+        return;
+    }
+    printf(
+        "%zu of %zu pairs, E %zu: %.1f ms forward and backward, %.0f MiB above a rank's features "
+        "and gradients, loss %.6f\n"
+        "%d products of %zu x %zu, %.1f GFLOP each: %.1f GFLOP/s\n",
+        rows, N, E, 1e3 * t, memory, loss, products, rows, N, product, products * product / t);
+    if (ranks_simulated > 1)
+        printf("a rank sends %.1f MiB; two matrices a rank (open_clip's --local-loss "
+               "--gather-with-grad) send %.1f MiB and take 6 products\n",
+               wire, two_matrix);
+}
+
 int bench_loss(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
     const Kernels *k = kernels_open_choice(device, precision);
+    if (global_batch % ranks_simulated)
+        die_usage("clipc bench loss: --global-batch must be a multiple of --ranks-simulated");
+    if (global_batch) n = global_batch / ranks_simulated;
     size_t N = (size_t)n, E = (size_t)dim, bytes = N * E * k->acc_size;
     acc *images = random_features(k, N, E, 1), *texts = random_features(k, N, E, 2);
     acc *dimages = k->alloc(bytes), *dtexts = k->alloc(bytes), *scalars = k->alloc(5 * k->acc_size);
     k->zero(dimages, bytes);
     k->zero(dtexts, bytes);
     size_t before = peak_rss();
-    Loss *l = loss_new(k, comm_self(k), siglip ? LOSS_SIGLIP : LOSS_CLIP, N, E,
+    Loss *l = loss_new(k, simulated(k), siglip ? LOSS_SIGLIP : LOSS_CLIP, N, E,
                        size_mul((size_t)logit_memory, 1 << 20));
     double *seconds = xcalloc((size_t)reps, sizeof *seconds), out;
     for (int64_t i = -1; i < reps; i++) { /* one run to warm up */
@@ -74,16 +154,7 @@ int bench_loss(int argc, char **argv) {
     }
     k->acc_get(&out, acc_at(k, scalars, 2), 1);
     double t = bench_median(seconds, (size_t)reps), mib = (double)(peak_rss() - before) / (1 << 20);
-    double product = 2e-9 * (double)N * (double)N * (double)E;
-    if (json)
-        print_json(json_pack("{s:I, s:I, s:f, s:f, s:f, s:f}", "n", (json_int_t)N, "dim",
-                             (json_int_t)E, "seconds", t, "gflop_per_product", product,
-                             "memory_mib", mib, "loss", out));
-    else
-        printf("N %zu, E %zu: %.1f ms forward and backward, %.0f MiB above features and gradients, "
-               "loss %.6f\n"
-               "one N x N product is %.1f GFLOP; four of them in this time: %.1f GFLOP/s\n",
-               N, E, 1e3 * t, mib, out, product, 4 * product / t);
+    report(N, size_mul(N, (size_t)ranks_simulated), E, t, mib, out, k->acc_size);
     loss_free(l);
     return EXIT_OK;
 }
