@@ -44,11 +44,31 @@ TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-# ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
-NVCC      ?= $(shell command -v nvcc 2>/dev/null)
+# ---- CUDA, where nvcc and cuBLASLt are: its objects are compiled twice as well. The program that has it is one of its own,
+# build/clipc-cuda: build/clipc must start where there is no CUDA library. ----
+ifeq ($(origin NVCC),undefined)
+NVCC      := $(shell command -v nvcc 2>/dev/null)
+endif
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
-EMU_HEADERS := $(if $(filter release,$(FLAVOUR)),$(wildcard $(CUDA_HOME)/include/cublasLt.h))
-ifneq ($(EMU_HEADERS),)
+CUDA_ARCHS ?= 80 90a 100
+CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
+HAVE_CUDA := $(if $(filter release,$(FLAVOUR)),$(if $(NVCC),$(wildcard $(CUDA_HOME)/include/cublasLt.h)))
+ifneq ($(HAVE_CUDA),)
+CUDA_SRC   := $(filter-out kernels/cuda/device.cu,$(wildcard kernels/cuda/*.cu))
+CUDA_OBJ   := $(CUDA_SRC:%.cu=$B/obj/%.f32.o) $(CUDA_SRC:%.cu=$B/obj/%.bf16.o) $B/obj/kernels/cuda/device.o
+CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
+NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
+              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
+              -Werror all-warnings -Xptxas -v -MMD -MP
+CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -ldl -lrt
+# Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
+CUDA_TESTED  := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step
+CUDA_TESTED  := $(filter-out kernels_coverage,$(CUDA_TESTED))
+CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
+endif
+
+# ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
+ifneq ($(HAVE_CUDA),)
 EMU_SKIP  := $(if $(wildcard $(CUDA_HOME)/include/nccl.h),,%/nccl.c %/ranks.cu)
 EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
 EMU_TESTS := $(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
@@ -56,9 +76,9 @@ endif
 EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 -Werror all-warnings \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
-.PHONY: all build help setup demo test asan tsan fuzz bench lint install clean format
+.PHONY: all build help setup demo test test-gpu asan tsan fuzz bench lint install clean format
 all: build
-build: $B/clipc
+build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
 help:
 	@echo 'make          build/clipc                make test     all tests (no GPU, no download but packages)'
@@ -114,6 +134,44 @@ $B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $^ -o $@ -lzstd -lm -lpthread
+# ptxas says what a kernel needs; one that spills registers to memory is an error.
+define NVCC_COMPILE
+	@mkdir -p $(@D)
+	@echo '  NVCC  $< $1'
+	$Q$(NVCC) $(NVFLAGS) $2 -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
+	@if grep -B2 '[1-9][0-9]* bytes spill' $(@:.o=.ptxas); then echo '$<: a kernel spills registers'; rm -f $@; exit 1; fi
+endef
+$B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile
+	$(call NVCC_COMPILE,(f32),-DACT_F32)
+$B/obj/kernels/cuda/%.bf16.o: kernels/cuda/%.cu Makefile
+	$(call NVCC_COMPILE,(bf16),-DACT_BF16)
+$B/obj/kernels/cuda/device.o: kernels/cuda/device.cu Makefile
+	$(call NVCC_COMPILE)
+$B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile | $B/deps.ok
+	@mkdir -p $(@D)
+	@echo '  CC    $< (with CUDA)'
+	$Q$(CC) $(CFLAGS) -DHAVE_CUDA -c $< -o $@
+$B/cuda.report: $(CUDA_OBJ) tools/cuda_report.sh
+	@tools/cuda_report.sh $(CUDA_OBJ:.o=.ptxas) >$@
+$B/clipc-cuda: $(EXE_OBJ) $(CUDA_PARTS) $B/libclipc.a
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ $(CUDA_LDLIBS) $(LDLIBS)
+$B/obj/cuda/tests/%.o: tests/%.c Makefile | $B/deps.ok
+	@mkdir -p $(@D)
+	@echo '  CC    $< (for CUDA)'
+	$Q$(CC) $(CFLAGS) -DTEST_CUDA -c $< -o $@
+$B/tests/cuda_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libclipc.a $B/libcudaemu.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
+$B/tests/gpu_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libclipc.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(CUDA_LDLIBS) $(LDLIBS)
+$B/clipc-cudaemu: $(EXE_OBJ) $(CUDA_PARTS) $B/libclipc.a $B/libcudaemu.a
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+.SECONDARY:
 $B/libclipc.a: $(LIB_OBJ)
 	@echo '  AR    $@'
 	@rm -f $@
@@ -127,11 +185,16 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
-tests: $(TESTS) $(EMU_TESTS) $B/clipc
+tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/clipc-cudaemu $B/cuda.report)
 test:
 	@tools/setup.sh build test
 	@$(MAKE) --no-print-directory tests
 	@tests/run.sh $B
+# On a machine with a GPU: the same tests on it, then under compute-sanitizer where that is installed.
+test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
+	@[ -n "$(HAVE_CUDA)" ] || { echo 'test-gpu: nvcc and cuBLASLt are needed (NVCC=…, CUDA_HOME=…)'; exit 1; }
+	@tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
+	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
 asan:
 	@tools/setup.sh build test
 	@$(MAKE) --no-print-directory FLAVOUR=asan tests

@@ -4,6 +4,28 @@
 
 extern const Kernels ref_kernels, cpu_f32_kernels, cpu_bf16_kernels;
 
+#if defined HAVE_CUDA
+extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
+/* Why no GPU can be used; NULL where one can. */
+extern const char *device_problem(void);
+
+static bool cuda_usable(void) { return !device_problem(); }
+
+static const Kernels *cuda_open(Precision precision) {
+    const char *problem = device_problem();
+    if (problem) die("--device cuda: %s; --device cpu runs without a GPU", problem);
+    return precision == PRECISION_AMP_BF16 ? &cuda_bf16_kernels : &cuda_f32_kernels;
+}
+#else
+static bool cuda_usable(void) { return false; }
+
+static const Kernels *cuda_open(Precision precision) {
+    (void)precision;
+    die("--device cuda: this program was built without CUDA (where make finds nvcc it also builds "
+        "build/clipc-cuda); --device cpu runs without a GPU");
+}
+#endif
+
 const char *const kernel_names[SLOT_COUNT] = {
 #define X(slot) #slot,
     KERNEL_LIST(X)
@@ -29,9 +51,11 @@ static const Kernels *checked(const Kernels *k) {
 
 const Kernels *kernels_open(const char *backend, Precision precision) {
     if (!strcmp(backend, "ref")) return checked(&ref_kernels);
-    if (!strcmp(backend, "cpu") || !strcmp(backend, "auto"))
+    bool automatic = !strcmp(backend, "auto");
+    if (!strcmp(backend, "cuda") || (automatic && cuda_usable()))
+        return checked(cuda_open(precision));
+    if (!strcmp(backend, "cpu") || automatic)
         return checked(precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels);
-    if (!strcmp(backend, "cuda")) die("this build has no CUDA backend: use --device cpu");
     die("unknown device '%s': use cpu or cuda", backend);
 }
 

@@ -11,6 +11,10 @@ if [ ${#names[@]} = 0 ]; then
         f=$(basename "$f")
         names+=("${f%.c}")
     done
+    # the same tests with the CUDA backend, on the layer that needs no GPU
+    for f in "$dir"/tests/cuda_*; do
+        [ -x "$f" ] && names+=("$(basename "$f")")
+    done
 fi
 passed=0 failed=0 skipped=0
 log=$dir/tests/log

@@ -10,6 +10,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+/* The fast backend under test: programs built with TEST_CUDA are linked with the backend cuda. */
+#if defined TEST_CUDA
+#define TEST_DEVICE "cuda"
+#else
+#define TEST_DEVICE "cpu"
+#endif
+
 /* The seed of every random value of the tests; $TEST_SEED replaces it. Printed at first use. */
 uint64_t test_seed(void);
 

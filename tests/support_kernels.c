@@ -14,8 +14,13 @@ static const struct BackendRow {
     Precision precision;
     bool host_memory; /* its pointers are the host's: AddressSanitizer can watch the guards */
 } backends[] = {
+#if defined TEST_CUDA /* linked with the CUDA backend: on a GPU, or on the CPU-run layer */
+    {"cuda", PRECISION_FP32, false},
+    {"cuda", PRECISION_AMP_BF16, false},
+#else
     {"cpu", PRECISION_FP32, true},
     {"cpu", PRECISION_AMP_BF16, true},
+#endif
 };
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -31,7 +36,7 @@ static const struct BackendRow {
  * matters shows as an error. */
 enum { GUARD = 128, GUARD_BYTE = 0xFD, NAN_BYTE = 0xFF, MAX_BUFS = 32, REPEATS = 2 };
 
-static const int thread_counts[THREAD_COUNTS] = {1, 2, 3, 8};
+static const int thread_counts[] = {1, 2, 3, 8};
 
 const Kernels *backend, *ref;
 static bool backend_on_host;

@@ -108,7 +108,7 @@ static void test_golden_ref(void **state) {
 
 static void test_golden_fp32(void **state) {
     (void)state;
-    check_golden(kernels_open("cpu", PRECISION_FP32), 1e-5, 1e-6, 1e-5);
+    check_golden(kernels_open(TEST_DEVICE, PRECISION_FP32), 1e-5, 1e-6, 1e-5);
 }
 
 /* ---- every tensor against float64 ---- */
@@ -139,7 +139,7 @@ static double tensor_error(const Param *q, double *got, double *want) {
 static void compare_gradients(Precision precision, uint32_t batches,
                               void (*check)(const char *name, double error)) {
     ClipConfig c = golden_config();
-    TestModel m = model_new(kernels_open("cpu", precision), &c, &options, LOSS_CLIP);
+    TestModel m = model_new(kernels_open(TEST_DEVICE, precision), &c, &options, LOSS_CLIP);
     TestModel ref = model_new(kernels_open("ref", precision), &c, &options, LOSS_CLIP);
     const char *names[256] = {"image_features", "text_features", "loss"};
     double squares[256] = {0}, e;
@@ -234,15 +234,15 @@ static void check_siglip(const Kernels *k, double tolerance) {
 static void test_quick_gelu(void **state) {
     (void)state;
     check_quick_gelu(kernels_open("ref", PRECISION_FP32), 6e-13, 6e-10);
-    check_quick_gelu(kernels_open("cpu", PRECISION_FP32), 1e-5, 1e-6);
-    check_quick_gelu(kernels_open("cpu", PRECISION_AMP_BF16), 5e-3, 5e-3);
+    check_quick_gelu(kernels_open(TEST_DEVICE, PRECISION_FP32), 1e-5, 1e-6);
+    check_quick_gelu(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 5e-3, 5e-3);
 }
 
 static void test_siglip(void **state) {
     (void)state;
     check_siglip(kernels_open("ref", PRECISION_FP32), 6e-13);
-    check_siglip(kernels_open("cpu", PRECISION_FP32), 2e-6);
-    check_siglip(kernels_open("cpu", PRECISION_AMP_BF16), 1e-2);
+    check_siglip(kernels_open(TEST_DEVICE, PRECISION_FP32), 2e-6);
+    check_siglip(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 1e-2);
 }
 
 /* ---- five optimiser steps ---- */
@@ -283,8 +283,8 @@ static void check_steps(const Kernels *k, double tolerance) {
 static void test_steps(void **state) {
     (void)state;
     check_steps(kernels_open("ref", PRECISION_FP32), 6e-10);
-    check_steps(kernels_open("cpu", PRECISION_FP32), 5e-6);
-    check_steps(kernels_open("cpu", PRECISION_AMP_BF16), 3e-2);
+    check_steps(kernels_open(TEST_DEVICE, PRECISION_FP32), 5e-6);
+    check_steps(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 3e-2);
 }
 
 static const struct CMUnitTest tests[] = {

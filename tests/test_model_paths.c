@@ -18,7 +18,8 @@ static const Kernels *backend(size_t i) {
     static const struct {
         const char *name;
         Precision precision;
-    } all[] = {{"ref", PRECISION_FP32}, {"cpu", PRECISION_FP32}, {"cpu", PRECISION_AMP_BF16}};
+    } all[] = {
+        {"ref", PRECISION_FP32}, {TEST_DEVICE, PRECISION_FP32}, {TEST_DEVICE, PRECISION_AMP_BF16}};
     return i < COUNT(all) ? kernels_open(all[i].name, all[i].precision) : NULL;
 }
 

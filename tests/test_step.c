@@ -134,13 +134,13 @@ static void test_accumulation_ref(void **state) {
 }
 static void test_accumulation_fp32(void **state) {
     (void)state;
-    check_accumulation(kernels_open("cpu", PRECISION_FP32), 1e-5);
+    check_accumulation(kernels_open(TEST_DEVICE, PRECISION_FP32), 1e-5);
 }
 
 /* The step's gradients are the harness's: one forward, loss, backward. */
 static void test_one_batch(void **state) {
     (void)state;
-    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
     ClipConfig c = odd_config();
     TestBatch b = random_batch(&c, 5, test_seed());
     Trainer t = trainer_new(k, &c, &setups[0], 5, 1);
@@ -171,14 +171,14 @@ static void check_learning(const Kernels *k) {
 
 static void test_learning(void **state) {
     (void)state;
-    check_learning(kernels_open("cpu", PRECISION_FP32));
-    check_learning(kernels_open("cpu", PRECISION_AMP_BF16));
+    check_learning(kernels_open(TEST_DEVICE, PRECISION_FP32));
+    check_learning(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16));
 }
 
 /* A step that meets a NaN changes nothing and the next one starts from zero gradients. */
 static void test_not_finite(void **state) {
     (void)state;
-    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
     ClipConfig c = golden_config();
     TestBatch b = random_batch(&c, 4, test_seed());
     Trainer t = trainer_new(k, &c, &setups[0], 4, 1);

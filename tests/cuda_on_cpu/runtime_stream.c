@@ -16,7 +16,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int pr
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
     emu_enter();
-    stream_close(stream_of(s));
+    stream_finish(stream_of(s));
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {

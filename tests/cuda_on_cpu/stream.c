@@ -77,7 +77,7 @@ Stream *stream_of(const void *handle) {
         if (streams[i] == handle && streams[i]->magic == STREAM_MAGIC) return streams[i];
     emu_stop("a stream that does not exist (any more): %p", handle);
 }
-void stream_close(Stream *s) {
+void stream_finish(Stream *s) {
     stream_sync(s);
     s->magic = 0; /* the record stays: events may name it */
 }

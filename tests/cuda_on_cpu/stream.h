@@ -16,7 +16,7 @@ typedef void (*Work)(void *ctx);
  * a handle that is not live. */
 Stream *stream_of(const void *handle);
 Stream *stream_new(bool blocking);
-void stream_close(Stream *s);
+void stream_finish(Stream *s);
 /* Adds work with a copy of its context. False: the legacy stream while another one captures. */
 bool stream_add(Stream *s, Work run, const void *ctx, size_t bytes);
 void stream_sync(Stream *s);

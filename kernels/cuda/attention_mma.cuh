@@ -1,0 +1,123 @@
+/* attention_mma: what the tensor-core kernels of attention share: tiles in shared memory, their
+ * fragments, and how one pair of tiles is worked through in the backward. Private to
+ * kernels/cuda/attention_mma_*.cu.
+ *
+ * KD: steps of 16 elements that cover the head width; what is beyond the width is 0. A warp owns 16
+ * rows of a tile (in the forward MB times 16). Scores are kept in units of log 2: exp(s·scale -
+ * lse) = 2^(s·scale_log2 - lse·log2 e). */
+#ifndef KERNELS_CUDA_ATTENTION_MMA_CUH
+#define KERNELS_CUDA_ATTENTION_MMA_CUH
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tiles.cuh"
+
+enum { TILE = 64, THREADS = 128, SUB = 16 };
+#define LOG2_E 1.44269504f
+
+/* Elements from one row of a tile to the next: rows start in different banks, so that the eight
+ * rows of an 8 × 8 tile are read at once. */
+template <int KD> __host__ __device__ constexpr int tile_ld(void) { return 16 * KD + 8; }
+template <int KD> __host__ __device__ constexpr size_t tile_bytes(int rows) {
+    return (size_t)rows * tile_ld<KD>() * sizeof(elem);
+}
+
+/* Starts to load rows first … first+size-1, those from `end` on as zeros; `from` is row 0. */
+template <int KD>
+__device__ static inline void tile_load(elem *tile, const act *from, size_t stride, int first,
+                                        int end, int size, int D) {
+    int pieces = D / 8;
+    for (int i = threadIdx.x; i < size * pieces; i += THREADS) {
+        int r = i / pieces, piece = i % pieces, row = min(first + r, end - 1);
+        cp_async_16(tile + r * tile_ld<KD>() + piece * 8, from + row * stride + piece * 8,
+                    first + r < end);
+    }
+}
+/* Zeros beyond the width, in `rows` rows of consecutive tiles. */
+template <int KD> __device__ static inline void tiles_pad(elem *tiles, int rows, int D) {
+    if (D == 16 * KD) return;
+    for (int r = threadIdx.x; r < rows; r += THREADS)
+        *(uint4 *)(tiles + r * tile_ld<KD>() + D) = make_uint4(0, 0, 0, 0);
+}
+
+/* The left operand: 16 rows from `rows` on, elements 16·kd … */
+template <int KD>
+__device__ static __forceinline__ void left_fragment(unsigned a[4], const elem *rows, int kd) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4(a, rows + lane % 16 * tile_ld<KD>() + 16 * kd + lane / 16 * 8);
+}
+/* The right operand of x·yᵀ: b[0], b[1] for rows 0-7 of the 16 rows of y, b[2], b[3] for 8-15. */
+template <int KD>
+__device__ static __forceinline__ void right_rows(unsigned b[4], const elem *rows, int kd) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4(b, rows + (lane / 16 * 8 + lane % 8) * tile_ld<KD>() + 16 * kd + lane / 8 % 2 * 8);
+}
+/* The right operand of p·y, p over the 16 rows of y: b[0], b[1] for elements 16·kd … 16·kd+7 of y,
+ * b[2], b[3] for the next 8. */
+template <int KD>
+__device__ static __forceinline__ void right_columns(unsigned b[4], const elem *rows, int kd) {
+    int lane = threadIdx.x % WARP;
+    ldmatrix_x4_trans(b, rows + lane % 16 * tile_ld<KD>() + 16 * kd + lane / 16 * 8);
+}
+/* Two neighbouring 16 × 8 results as the left operand of a product. */
+__device__ static __forceinline__ void as_left(unsigned a[4], const float x[2][4]) {
+    a[0] = bf16x2_from(x[0][0], x[0][1]);
+    a[1] = bf16x2_from(x[0][2], x[0][3]);
+    a[2] = bf16x2_from(x[1][0], x[1][1]);
+    a[3] = bf16x2_from(x[1][2], x[1][3]);
+}
+
+/* Writes this warp's 16 result rows, times the scales of the lane's two rows: through `rows` of
+ * shared memory, which only this warp uses by now, in 16-byte pieces to rows first … end-1. */
+template <int KD>
+__device__ static inline void rows_store(act *to, size_t stride, elem *rows,
+                                         const float x[2 * KD][4], float scale0, float scale1,
+                                         int first, int end, int D) {
+    int lane = threadIdx.x % WARP, r = lane / 4, c = lane % 4 * 2;
+    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < 2 * KD; n++) {
+        unsigned *at = (unsigned *)(rows + r * tile_ld<KD>() + 8 * n + c);
+        at[0] = bf16x2_from(x[n][0] * scale0, x[n][1] * scale0);
+        at[8 * tile_ld<KD>() / 2] = bf16x2_from(x[n][2] * scale1, x[n][3] * scale1);
+    }
+    __syncwarp();
+    int pieces = D / 8;
+    for (int i = lane; i < 16 * pieces; i += WARP) {
+        int row = first + i / pieces, piece = i % pieces;
+        if (row < end)
+            *(uint4 *)(to + row * stride + piece * 8) =
+                *(const uint4 *)(rows + i / pieces * tile_ld<KD>() + piece * 8);
+    }
+}
+
+/* ---- spans ---- */
+
+/* The keys that some and that all of the rows of one warp may look at. */
+typedef struct WarpSpan {
+    int any_lo, any_hi, all_lo, all_hi;
+} WarpSpan;
+
+__device__ static inline WarpSpan warp_span(const Tiles *t, const TileRows *own, int first,
+                                            int size) {
+    WarpSpan s = {0, 0, 0, 0};
+    if (first >= own->end) return s;
+    int2 a = row_span(t, own, first);
+    int2 b = row_span(t, own, min(own->end, first + size) - 1);
+    s.any_lo = a.x, s.all_hi = a.y;
+    s.all_lo = b.x, s.any_hi = b.y;
+    return s;
+}
+
+/* Sets the scores of 16 × 16 (rows of the lane: span0, span1) to -inf where the key is not in the
+ * row's span. */
+__device__ static __forceinline__ void mask_keys(float s[2][4], int key, int2 span0, int2 span1) {
+    int c = key + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int k = c + 8 * n + e;
+            if (k < span0.x || k >= span0.y) s[n][e] = -INFINITY;
+            if (k < span1.x || k >= span1.y) s[n][2 + e] = -INFINITY;
+        }
+}
+#endif

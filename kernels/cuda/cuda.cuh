@@ -1,0 +1,187 @@
+/* cuda: private header of the CUDA backend. Every .cu of this folder but device.cu is compiled
+ * twice, with ACT_F32 (activations f32) and with ACT_BF16 (activations bf16); acc is float in both.
+ * FN(slot) is the name of a slot's function in this build. Only files of this folder include it.
+ *
+ * Element-wise kernels let a thread own VW = 8 neighbours: 16 bytes of bf16. `wide` says that the
+ * pointers and the row length allow 16-byte accesses; otherwise the same code goes element by
+ * element, so that any size and any address is legal. bf16 is stored; sums are float. */
+#ifndef KERNELS_CUDA_CUDA_CUH
+#define KERNELS_CUDA_CUDA_CUH
+#include <cuda_bf16.h>
+#include <float.h>
+#include <math.h>
+
+#include "kernels/cuda/device.h"
+
+#if defined ACT_BF16
+#define FN(slot) cuda_bf16_##slot
+typedef __nv_bfloat16 elem;
+#elif defined ACT_F32
+#define FN(slot) cuda_f32_##slot
+typedef float elem;
+#else
+#error "compile with ACT_F32 or ACT_BF16"
+#endif
+
+/* Inside this folder (and only here) the element types are complete. */
+struct act {
+    elem v;
+};
+struct acc {
+    float v;
+};
+
+extern "C" {
+#define X(slot) KERNEL_TYPE(slot) FN(slot);
+KERNEL_LIST(X)
+#undef X
+extern const Kernels FN(kernels);
+
+/* What several slots are made of. */
+/* dst[n] = src[n], rounded. */
+void FN(round_acc)(act *dst, const acc *src, size_t n);
+/* sum[n] += Σ_c parts[c,n], in the order of c. */
+void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
+/* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
+void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
+/* y[n] = f(x). */
+void FN(activate)(act *y, const act *x, size_t n, Activation f);
+}
+
+enum { VW = 8, WARP = 32, BLOCK = 256 };
+#define FULL_MASK 0xffffffffu
+
+/* kernel<<<grid, threads, shared>>>(…) on the compute stream; a grid of 0 is no launch. */
+#define LAUNCH(kernel, grid, threads, shared, ...)                                                 \
+    do {                                                                                           \
+        unsigned grid_ = launch_size(grid);                                                        \
+        if (grid_) kernel<<<grid_, threads, shared, device_stream()>>>(__VA_ARGS__);               \
+        CUDA(cudaGetLastError());                                                                  \
+    } while (0)
+static inline unsigned launch_size(size_t blocks) {
+    assert(blocks < (size_t)1 << 31);
+    return (unsigned)blocks;
+}
+/* Blocks for n elements, VW a thread. */
+static inline size_t blocks_of(size_t n) { return div_up(n, (size_t)VW * BLOCK); }
+
+static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
+
+__device__ static inline size_t thread_index(void) {
+    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+/* ---- elements ---- */
+
+__device__ static inline float act_value(act a) {
+#if defined ACT_BF16
+    return __bfloat162float(a.v);
+#else
+    return a.v;
+#endif
+}
+__device__ static inline act act_from(float f) {
+    act a;
+#if defined ACT_BF16
+    a.v = __float2bfloat16_rn(f);
+#else
+    a.v = f;
+#endif
+    return a;
+}
+/* f as it would be read back from an act. */
+__device__ static inline float act_round(float f) { return act_value(act_from(f)); }
+
+/* VW floats at p: k > 0 of them count (k >= VW: all), the others are 0 and not touched. */
+__device__ static inline void acc_load(float r[VW], const acc *p, size_t k, bool wide) {
+    if (wide && k >= VW) {
+        float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
+        r[0] = a.x, r[1] = a.y, r[2] = a.z, r[3] = a.w;
+        r[4] = b.x, r[5] = b.y, r[6] = b.z, r[7] = b.w;
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++) r[j] = j < k ? p[j].v : 0;
+    }
+}
+__device__ static inline void acc_store(acc *p, const float r[VW], size_t k, bool wide) {
+    if (wide && k >= VW) {
+        ((float4 *)p)[0] = make_float4(r[0], r[1], r[2], r[3]);
+        ((float4 *)p)[1] = make_float4(r[4], r[5], r[6], r[7]);
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++)
+            if (j < k) p[j].v = r[j];
+    }
+}
+
+#if defined ACT_BF16
+/* Two bf16 in one word, the first in the low half. */
+__device__ static inline float2 bf16x2_value(unsigned u) {
+    return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u));
+}
+__device__ static inline unsigned bf16x2_from(float a, float b) {
+    unsigned u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(b), "f"(a));
+    return u;
+}
+__device__ static inline void act_load(float r[VW], const act *p, size_t k, bool wide) {
+    if (wide && k >= VW) {
+        uint4 u = *(const uint4 *)p;
+        float2 a = bf16x2_value(u.x), b = bf16x2_value(u.y);
+        float2 c = bf16x2_value(u.z), d = bf16x2_value(u.w);
+        r[0] = a.x, r[1] = a.y, r[2] = b.x, r[3] = b.y;
+        r[4] = c.x, r[5] = c.y, r[6] = d.x, r[7] = d.y;
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++) r[j] = j < k ? act_value(p[j]) : 0;
+    }
+}
+__device__ static inline void act_store(act *p, const float r[VW], size_t k, bool wide) {
+    if (wide && k >= VW) {
+        *(uint4 *)p = make_uint4(bf16x2_from(r[0], r[1]), bf16x2_from(r[2], r[3]),
+                                 bf16x2_from(r[4], r[5]), bf16x2_from(r[6], r[7]));
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++)
+            if (j < k) p[j] = act_from(r[j]);
+    }
+}
+#else
+__device__ static inline void act_load(float r[VW], const act *p, size_t k, bool wide) {
+    acc_load(r, (const acc *)p, k, wide);
+}
+__device__ static inline void act_store(act *p, const float r[VW], size_t k, bool wide) {
+    acc_store((acc *)p, r, k, wide);
+}
+#endif
+
+/* ---- sums over threads: every thread of the group gets the result ---- */
+
+__device__ static inline float warp_sum(float x) {
+#pragma unroll
+    for (int d = WARP / 2; d; d /= 2) x += __shfl_xor_sync(FULL_MASK, x, d);
+    return x;
+}
+__device__ static inline float warp_max(float x) {
+#pragma unroll
+    for (int d = WARP / 2; d; d /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, d));
+    return x;
+}
+/* Σ of x[COUNT] over the block of `warps` warps; shared holds COUNT·warps floats and is free again
+ * after the next barrier. */
+template <int N> __device__ static inline void block_sums(float x[N], float *shared) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        x[i] = warp_sum(x[i]);
+        if (lane == 0) shared[i * warps + warp] = x[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        float sum = 0;
+        for (int w = 0; w < warps; w++) sum += shared[i * warps + w];
+        x[i] = sum;
+    }
+}
+#endif

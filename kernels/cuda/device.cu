@@ -1,0 +1,203 @@
+/* cuda/device: see device.h. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/device.h"
+
+#define STAGE_BYTES ((size_t)1 << 20)
+#define STAGES 32
+
+typedef struct Stage {
+    void *host; /* pinned */
+    cudaEvent_t done;
+} Stage;
+
+static struct Device {
+    bool open;
+    int multiprocessors;
+    cudaStream_t stream;
+    Stage stages[STAGES];
+    size_t stage;
+    void *scratch[SCRATCH_COUNT];
+    size_t scratch_size[SCRATCH_COUNT];
+    unsigned *counter;
+    cudaEvent_t timer_start, timer_stop;
+} device;
+
+void device_check(cudaError_t status, const char *call, const char *file, int line) {
+    if (status == cudaSuccess) return;
+    die("CUDA: %s failed at %s:%d: %s; an earlier kernel may be the cause (compute-sanitizer names "
+        "it), --device cpu runs without a GPU",
+        call, file, line, cudaGetErrorString(status));
+}
+
+/* ---- opening ---- */
+
+/* The GPU of this rank among those of its machine, as launchers tell it. */
+static int local_rank(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_RANK",
+                                        "SLURM_LOCALID"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        const char *value = getenv(names[i]);
+        if (value) return atoi(value);
+    }
+    return 0;
+}
+
+static int chosen_device(int count) { return local_rank() % count; }
+
+const char *device_problem(void) {
+    static char text[256];
+    int driver = 0, runtime = 0, count = 0, major = 0, minor = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    cudaError_t status = cudaGetDeviceCount(&count);
+    if (driver == 0) return "no NVIDIA driver is installed";
+    if (status == cudaErrorInsufficientDriver) {
+        snprintf(text, sizeof text,
+                 "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d: update the driver",
+                 driver / 1000, driver % 100 / 10, runtime / 1000, runtime % 100 / 10);
+        return text;
+    }
+    if (status != cudaSuccess || count == 0) {
+        snprintf(text, sizeof text, "no GPU is visible (%s)",
+                 status == cudaSuccess ? "is CUDA_VISIBLE_DEVICES empty?"
+                                       : cudaGetErrorString(status));
+        cudaGetLastError();
+        return text;
+    }
+    int d = chosen_device(count);
+    CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d));
+    CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, d));
+    if (major >= 8) return NULL;
+    snprintf(text, sizeof text, "GPU %d has compute capability %d.%d, and 8.0 is needed", d, major,
+             minor);
+    return text;
+}
+
+static void device_open(void) {
+    if (device.open) return;
+    const char *problem = device_problem();
+    if (problem) die("--device cuda: %s; --device cpu runs without a GPU", problem);
+    int count;
+    CUDA(cudaGetDeviceCount(&count));
+    int d = chosen_device(count);
+    CUDA(cudaSetDevice(d));
+    CUDA(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, d));
+    CUDA(cudaStreamCreateWithFlags(&device.stream, cudaStreamNonBlocking));
+    for (size_t i = 0; i < STAGES; i++)
+        CUDA(cudaEventCreateWithFlags(&device.stages[i].done, cudaEventDisableTiming));
+    CUDA(cudaEventCreateWithFlags(&device.timer_start, cudaEventDefault));
+    CUDA(cudaEventCreateWithFlags(&device.timer_stop, cudaEventDefault));
+    device.open = true;
+    device.counter = (unsigned *)device_alloc(sizeof *device.counter);
+    CUDA(cudaMemsetAsync(device.counter, 0, sizeof *device.counter, device.stream));
+}
+
+cudaStream_t device_stream(void) {
+    device_open();
+    return device.stream;
+}
+
+int device_multiprocessors(void) {
+    device_open();
+    return device.multiprocessors;
+}
+
+unsigned *device_counter(void) {
+    device_open();
+    return device.counter;
+}
+
+/* ---- memory ---- */
+
+void *device_alloc(size_t bytes) {
+    void *p = NULL;
+    device_open();
+    cudaError_t status = cudaMalloc(&p, size_max(bytes, 1));
+    if (status == cudaSuccess) return p;
+    cudaGetLastError();
+    size_t unused = 0, total = 0;
+    if (cudaMemGetInfo(&unused, &total) != cudaSuccess) cudaGetLastError();
+    die("GPU memory: %zu bytes were asked for, %zu of %zu are free (%s); try a smaller "
+        "--batch-size, --grad-checkpointing, --accum-freq, or --device cpu",
+        bytes, unused, total, cudaGetErrorString(status));
+}
+
+void device_release(void *p) {
+    if (p) CUDA(cudaFree(p));
+}
+
+void *device_scratch(enum ScratchUse use, size_t bytes) {
+    if (bytes > device.scratch_size[use] || !device.scratch[use]) {
+        device_sync();
+        device_release(device.scratch[use]);
+        device.scratch_size[use] = bytes + bytes / 4;
+        device.scratch[use] = device_alloc(device.scratch_size[use]);
+    }
+    return device.scratch[use];
+}
+
+/* ---- transfers ---- */
+
+/* The next pinned block, after the copy that used it last. */
+static Stage *stage_next(void) {
+    Stage *s = &device.stages[device.stage++ % STAGES];
+    if (!s->host)
+        CUDA(cudaHostAlloc(&s->host, STAGE_BYTES, cudaHostAllocDefault));
+    else
+        CUDA(cudaEventSynchronize(s->done));
+    return s;
+}
+
+void device_upload(void *dst, const void *host, size_t bytes) {
+    device_open();
+    for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
+        size_t n = size_min(bytes - done, STAGE_BYTES);
+        Stage *s = stage_next();
+        memcpy(s->host, (const char *)host + done, n);
+        CUDA(
+            cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice, device.stream));
+        CUDA(cudaEventRecord(s->done, device.stream));
+    }
+}
+
+void device_download(void *host, const void *src, size_t bytes) {
+    device_open();
+    for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
+        size_t n = size_min(bytes - done, STAGE_BYTES);
+        Stage *s = stage_next();
+        CUDA(cudaMemcpyAsync(s->host, (const char *)src + done, n, cudaMemcpyDeviceToHost,
+                             device.stream));
+        CUDA(cudaEventRecord(s->done, device.stream));
+        CUDA(cudaEventSynchronize(s->done));
+        memcpy((char *)host + done, s->host, n);
+    }
+}
+
+void device_sync(void) { CUDA(cudaStreamSynchronize(device_stream())); }
+
+/* ---- what ran ---- */
+
+DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes) {
+    DeviceTimer t = {slot, kernel_stats_on, flops, bytes};
+    if (t.on) {
+        device_open();
+        CUDA(cudaEventRecord(device.timer_start, device.stream));
+    }
+    return t;
+}
+
+void device_timer_stop(DeviceTimer *t) {
+    if (!t->on) return;
+    float ms = 0;
+    CUDA(cudaEventRecord(device.timer_stop, device.stream));
+    CUDA(cudaEventSynchronize(device.timer_stop));
+    CUDA(cudaEventElapsedTime(&ms, device.timer_start, device.timer_stop));
+    KernelStat *s = &kernel_stats[t->slot];
+    s->calls++;
+    s->seconds += 1e-3 * (double)ms;
+    s->flops += t->flops;
+    s->bytes += t->bytes;
+}

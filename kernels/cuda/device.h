@@ -1,0 +1,67 @@
+/* device: the one GPU that the process drives, shared by the two builds of the backend: its compute
+ * stream, its memory, transfers through pinned blocks, scratch memory, and what to say when a call
+ * fails. Private to kernels/cuda/.
+ *
+ * Everything runs on one stream, in the order it was asked for. The host waits only in
+ * device_download, device_sync, and where an upload finds all pinned blocks in flight. */
+#ifndef KERNELS_CUDA_DEVICE_H
+#define KERNELS_CUDA_DEVICE_H
+#include <assert.h>
+#include <cuda_runtime.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#include "kernels/kernels.h"
+
+/* Dies naming the call where its status is not success. */
+#define CUDA(call) device_check(call, #call, __FILE__, __LINE__)
+void device_check(cudaError_t status, const char *call, const char *file, int line);
+
+/* NULL where a GPU is usable, else one line that says why not. Needs no device. */
+const char *device_problem(void);
+/* Opens the device at the first call; dies with device_problem's line. */
+cudaStream_t device_stream(void);
+int device_multiprocessors(void);
+
+void *device_alloc(size_t bytes);
+void device_release(void *p);
+/* The source may be overwritten as soon as this returns. */
+void device_upload(void *dst, const void *host, size_t bytes);
+void device_download(void *host, const void *src, size_t bytes);
+void device_sync(void);
+
+/* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
+ * it is lost), kept for ever. One per use, so that no two uses meet. */
+enum ScratchUse {
+    SCRATCH_BLAS,
+    SCRATCH_BIAS,
+    SCRATCH_CAST,
+    SCRATCH_PARTIAL,
+    SCRATCH_SORT,
+    SCRATCH_COLUMNS,
+    SCRATCH_COUNT
+};
+void *device_scratch(enum ScratchUse use, size_t bytes);
+/* A counter in device memory that is 0 whenever no kernel runs. */
+unsigned *device_counter(void);
+
+/* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time the stream
+ * takes until the function returns is booked. */
+typedef struct DeviceTimer {
+    enum KernelSlot slot;
+    bool on;
+    double flops, bytes;
+} DeviceTimer;
+DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes);
+void device_timer_stop(DeviceTimer *t);
+#define GPU_TIMER(slot_name, flops_, bytes_)                                                       \
+    __attribute__((cleanup(device_timer_stop))) DeviceTimer timer_ =                               \
+        device_timer_start(SLOT_##slot_name, (double)(flops_), (double)(bytes_))
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,375 @@
+/* cuda/embed: pixels to patches; token and positional embeddings. */
+#include "kernels/cuda/cuda.cuh"
+
+/* The grid position of sample b's patch i. */
+__device__ static inline size_t position(const int32_t *keep, size_t b, size_t i, size_t n) {
+    return keep ? keep[b * n + i] : i;
+}
+
+/* ---- patches ---- */
+
+/* A thread's share: VW pixels from x0 on, in line y of patch `patch`, of image b at (top, left). */
+typedef struct PatchPiece {
+    size_t patch, b, top, left, y, x0;
+} PatchPiece;
+
+__device__ static inline bool patch_piece(PatchPiece *t, const int32_t *keep, size_t B, size_t S,
+                                          size_t P, size_t n) {
+    size_t pieces = (P + VW - 1) / VW, i = thread_index();
+    t->x0 = i % pieces * VW;
+    t->y = i / pieces % P;
+    t->patch = i / pieces / P;
+    if (t->patch >= B * n) return false;
+    t->b = t->patch / n;
+    size_t at = position(keep, t->b, t->patch % n, n);
+    t->top = at / (S / P) * P;
+    t->left = at % (S / P) * P;
+    return true;
+}
+static size_t patch_blocks(size_t B, size_t P, size_t n) {
+    return div_up(B * n * P * div_up(P, (size_t)VW), BLOCK);
+}
+
+/* value = u·scale + shift */
+typedef struct PixelMap {
+    float scale[3], shift[3];
+} PixelMap;
+
+__global__ static void patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep,
+                                  PixelMap map, size_t B, size_t S, size_t P, size_t n, bool wide,
+                                  bool wide_pixels) {
+    PatchPiece t;
+    if (!patch_piece(&t, keep, B, S, P, n)) return;
+    size_t k = P - t.x0;
+    const uint8_t *from = pixels + ((t.b * S + t.top + t.y) * S + t.left + t.x0) * 3;
+    uint8_t raw[3 * VW];
+    if (wide_pixels) {
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            uint2 u = ((const uint2 *)from)[i];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                raw[8 * i + j] = u.x >> 8 * j & 255;
+                raw[8 * i + 4 + j] = u.y >> 8 * j & 255;
+            }
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < 3 * VW; j++) raw[j] = j < 3 * k ? from[j] : 0;
+    }
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+        float v[VW];
+#pragma unroll
+        for (int j = 0; j < VW; j++) v[j] = fmaf(raw[3 * j + c], map.scale[c], map.shift[c]);
+        act_store(patches + ((t.patch * 3 + c) * P + t.y) * P + t.x0, v, k, wide);
+    }
+}
+
+void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3],
+                    const float std[3], size_t B, size_t S, size_t P, size_t n) {
+    GPU_TIMER(patches_u8, 6 * B * n * P * P, 3 * B * n * P * P * (1 + sizeof(act)));
+    PixelMap map;
+    for (int c = 0; c < 3; c++) {
+        map.scale[c] = (float)(1 / (255 * (double)std[c]));
+        map.shift[c] = (float)(-(double)mean[c] / (double)std[c]);
+    }
+    bool wide = P % VW == 0 && aligned16(patches);
+    bool wide_pixels = P % VW == 0 && S % VW == 0 && (uintptr_t)pixels % 8 == 0;
+    LAUNCH(patches_u8, patch_blocks(B, P, n), BLOCK, 0, patches, pixels, keep, map, B, S, P, n,
+           wide, wide_pixels);
+}
+
+__global__ static void patches_f32(act *patches, const float *images, const int32_t *keep, size_t B,
+                                   size_t S, size_t P, size_t n, bool wide) {
+    PatchPiece t;
+    if (!patch_piece(&t, keep, B, S, P, n)) return;
+    size_t k = P - t.x0;
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+        float v[VW];
+        size_t from = ((t.b * 3 + c) * S + t.top + t.y) * S + t.left + t.x0;
+        acc_load(v, (const acc *)images + from, k, wide);
+        act_store(patches + ((t.patch * 3 + c) * P + t.y) * P + t.x0, v, k, wide);
+    }
+}
+
+void FN(patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
+                     size_t P, size_t n) {
+    GPU_TIMER(patches_f32, 0, 3 * B * n * P * P * (4 + sizeof(act)));
+    bool wide = P % VW == 0 && S % VW == 0 && aligned16(patches) && aligned16(images);
+    LAUNCH(patches_f32, patch_blocks(B, P, n), BLOCK, 0, patches, images, keep, B, S, P, n, wide);
+}
+
+/* ---- forward ---- */
+
+__global__ static void image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
+                                       const int32_t *keep, size_t B, size_t n, size_t C,
+                                       bool wide) {
+    size_t pieces = (C + VW - 1) / VW, t = thread_index();
+    size_t row = t / pieces, c = t % pieces * VW, k = C - c;
+    if (row >= B * (1 + n)) return;
+    size_t b = row / (1 + n), i = row % (1 + n), at = 0;
+    float v[VW], p[VW];
+    if (i == 0) {
+        acc_load(v, cls + c, k, wide);
+    } else {
+        act_load(v, tok + (b * n + i - 1) * C + c, k, wide);
+        at = 1 + position(keep, b, i - 1, n);
+    }
+    acc_load(p, pos + at * C + c, k, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) v[j] += p[j];
+    act_store(x + row * C + c, v, k, wide);
+}
+
+void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
+                         const int32_t *keep, size_t B, size_t n, size_t C) {
+    GPU_TIMER(image_embed_fwd, B * (1 + n) * C, B * (1 + n) * C * 2 * sizeof(act));
+    bool wide = C % VW == 0 && aligned16(x) && aligned16(tok) && aligned16(cls) && aligned16(pos);
+    LAUNCH(image_embed_fwd, div_up(B * (1 + n) * div_up(C, (size_t)VW), BLOCK), BLOCK, 0, x, tok,
+           cls, pos, keep, B, n, C, wide);
+}
+
+/* A block a sequence. */
+__global__ static void text_embed_fwd(act *x, const int32_t *ids, const int32_t *start,
+                                      const acc *table, const acc *pos, size_t C, bool wide) {
+    size_t first = start[blockIdx.x], end = start[blockIdx.x + 1], pieces = (C + VW - 1) / VW;
+    for (size_t t = threadIdx.x; t < (end - first) * pieces; t += blockDim.x) {
+        size_t i = t / pieces, c = t % pieces * VW, k = C - c;
+        float v[VW], p[VW];
+        acc_load(v, table + (size_t)ids[first + i] * C + c, k, wide);
+        acc_load(p, pos + i * C + c, k, wide);
+#pragma unroll
+        for (int j = 0; j < VW; j++) v[j] += p[j];
+        act_store(x + (first + i) * C + c, v, k, wide);
+    }
+}
+
+void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
+                        const acc *pos, size_t B, size_t rows, size_t C) {
+    GPU_TIMER(text_embed_fwd, rows * C, rows * C * (sizeof(acc) + sizeof(act)));
+    bool wide = C % VW == 0 && aligned16(x) && aligned16(table) && aligned16(pos);
+    LAUNCH(text_embed_fwd, B, BLOCK, 0, x, ids, start, table, pos, C, wide);
+}
+
+/* ---- rows sorted by key ---- (least digit first, stable: equal keys stay in the order of their
+ * rows, so that what is summed over them has one order) */
+
+enum { DIGITS = 256, TILE = 512 };
+
+/* counts[digit, tile]; a warp a tile. */
+__global__ static void sort_count(unsigned *counts, const uint32_t *keys, int shift, size_t n) {
+    __shared__ unsigned seen[DIGITS];
+    for (int d = threadIdx.x; d < DIGITS; d += WARP) seen[d] = 0;
+    __syncwarp();
+    size_t first = (size_t)blockIdx.x * TILE, end = min(n, first + TILE);
+    for (size_t i = first + threadIdx.x; i < end; i += WARP)
+        atomicAdd(&seen[keys[i] >> shift & (DIGITS - 1)], 1);
+    __syncwarp();
+    for (int d = threadIdx.x; d < DIGITS; d += WARP)
+        counts[(size_t)d * gridDim.x + blockIdx.x] = seen[d];
+}
+
+__device__ static inline unsigned warp_scan(unsigned x) {
+#pragma unroll
+    for (int d = 1; d < WARP; d *= 2) {
+        unsigned y = __shfl_up_sync(FULL_MASK, x, d);
+        if (threadIdx.x % WARP >= d) x += y;
+    }
+    return x;
+}
+
+/* A warp a digit: its counts become what the tiles before hold; totals[digit]. */
+__global__ static void sort_scan(unsigned *counts, unsigned *totals, size_t tiles) {
+    unsigned *row = counts + blockIdx.x * tiles, before = 0;
+    for (size_t first = 0; first < tiles; first += WARP) {
+        size_t i = first + threadIdx.x;
+        unsigned own = i < tiles ? row[i] : 0, upto = warp_scan(own);
+        if (i < tiles) row[i] = before + upto - own;
+        before += __shfl_sync(FULL_MASK, upto, WARP - 1);
+    }
+    if (threadIdx.x == 0) totals[blockIdx.x] = before;
+}
+
+/* A warp a tile. rows NULL: the rows are 0, 1, … */
+__global__ static void sort_move(uint32_t *keys_out, uint32_t *rows_out, const uint32_t *keys,
+                                 const uint32_t *rows, const unsigned *counts,
+                                 const unsigned *totals, int shift, size_t n) {
+    __shared__ unsigned next[DIGITS];
+    unsigned lane = threadIdx.x, before = 0;
+    for (int d = 0; d < DIGITS; d += WARP) {
+        unsigned own = totals[d + lane], upto = warp_scan(own);
+        next[d + lane] = before + upto - own + counts[(size_t)(d + lane) * gridDim.x + blockIdx.x];
+        before += __shfl_sync(FULL_MASK, upto, WARP - 1);
+    }
+    __syncwarp();
+    size_t first = (size_t)blockIdx.x * TILE;
+    for (size_t i = first + lane; i - lane < min(n, first + TILE); i += WARP) {
+        bool valid = i < n;
+        uint32_t key = valid ? keys[i] : 0, digit = key >> shift & (DIGITS - 1);
+        unsigned peers = __ballot_sync(FULL_MASK, valid);
+#pragma unroll
+        for (int bit = 1; bit < DIGITS; bit *= 2) {
+            unsigned set = __ballot_sync(FULL_MASK, digit & bit);
+            peers &= digit & bit ? set : ~set;
+        }
+        unsigned rank = __popc(peers & ((1u << lane) - 1)), at = next[digit] + rank;
+        __syncwarp();
+        if (valid && rank == 0) next[digit] += __popc(peers);
+        __syncwarp();
+        if (!valid) continue;
+        keys_out[at] = key;
+        rows_out[at] = rows ? rows[i] : (uint32_t)i;
+    }
+}
+
+typedef struct Sorted {
+    const uint32_t *keys, *rows;
+} Sorted;
+
+/* The rows 0 … n-1 in the order of their keys below 2^(8·digits). `keys` is not written; scratch of
+ * the sort holds the result. */
+static Sorted sort_rows(const uint32_t *keys, int digits, size_t n) {
+    size_t tiles = div_up(n, TILE), room = round_up(n, 64);
+    size_t words = 4 * room + DIGITS * tiles + DIGITS;
+    uint32_t *space = (uint32_t *)device_scratch(SCRATCH_SORT, words * sizeof *space);
+    unsigned *counts = space + 4 * room, *totals = counts + DIGITS * tiles;
+    Sorted s = {keys, NULL};
+    for (int d = 0; d < digits; d++) {
+        uint32_t *out = space + (d % 2) * 2 * room;
+        LAUNCH(sort_count, tiles, WARP, 0, counts, s.keys, 8 * d, n);
+        LAUNCH(sort_scan, DIGITS, WARP, 0, counts, totals, tiles);
+        LAUNCH(sort_move, tiles, WARP, 0, out, out + room, s.keys, s.rows, counts, totals, 8 * d,
+               n);
+        s = {out, out + room};
+    }
+    return s;
+}
+
+/* ---- sums of rows by key ---- */
+
+/* A run is the sorted rows of one key. A block sums the rows of one CHUNK of the sorted order; a
+ * run that lies inside goes straight to the table, others leave partial sums: parts[chunk,0,C] of
+ * the run that comes from the chunk before, parts[chunk,1,C] of one that begins here and goes on.
+ */
+enum { CHUNK = 32 };
+
+__global__ static void run_sums(acc *table, float *parts, const act *dx, const uint32_t *keys,
+                                const uint32_t *rows, size_t n, size_t C, bool wide) {
+    size_t first = (size_t)blockIdx.x * CHUNK, end = min(n, first + CHUNK);
+    for (size_t c = threadIdx.x * VW; c < C; c += (size_t)blockDim.x * VW) {
+        bool carried = first > 0 && keys[first - 1] == keys[first];
+        float sum[VW] = {0}, v[VW];
+        for (size_t i = first; i < end; i++) {
+            uint32_t key = keys[i];
+            act_load(v, dx + (size_t)rows[i] * C + c, C - c, wide);
+#pragma unroll
+            for (int j = 0; j < VW; j++) sum[j] += v[j];
+            bool goes_on = i + 1 < n && keys[i + 1] == key;
+            if (goes_on && i + 1 < end) continue;
+            acc *into = table + (size_t)key * C + c;
+            if (carried || goes_on)
+                into = (acc *)parts + (2 * blockIdx.x + !carried) * C + c;
+            else {
+                acc_load(v, into, C - c, wide);
+#pragma unroll
+                for (int j = 0; j < VW; j++) sum[j] += v[j];
+            }
+            acc_store(into, sum, C - c, wide);
+#pragma unroll
+            for (int j = 0; j < VW; j++) sum[j] = 0;
+            carried = false;
+        }
+    }
+}
+
+/* The block of the chunk in which a run begins that goes on sums up its parts. */
+__global__ static void run_joins(acc *table, const float *parts, const uint32_t *keys, size_t n,
+                                 size_t C, bool wide) {
+    size_t first = (size_t)blockIdx.x * CHUNK, next = first + CHUNK;
+    if (next >= n) return;
+    uint32_t key = keys[next - 1];
+    if (keys[next] != key || (first > 0 && keys[first] == key && keys[first - 1] == key)) return;
+    size_t last = blockIdx.x + 1; /* the last chunk with rows of this run */
+    while ((last + 1) * CHUNK < n && keys[(last + 1) * CHUNK] == key) last++;
+    for (size_t c = threadIdx.x * VW; c < C; c += (size_t)blockDim.x * VW) {
+        acc *into = table + (size_t)key * C + c;
+        float sum[VW], own[VW], v[VW];
+        acc_load(sum, (const acc *)parts + (2 * blockIdx.x + 1) * C + c, C - c, wide);
+#pragma unroll 4
+        for (size_t k = blockIdx.x + 1; k <= last; k++) {
+            acc_load(v, (const acc *)parts + 2 * k * C + c, C - c, wide);
+#pragma unroll
+            for (int j = 0; j < VW; j++) sum[j] += v[j];
+        }
+        acc_load(own, into, C - c, wide);
+#pragma unroll
+        for (int j = 0; j < VW; j++) own[j] += sum[j];
+        acc_store(into, own, C - c, wide);
+    }
+}
+
+/* table[keys[i], :] += dx[i, :] over n rows. */
+static void add_rows_by_key(acc *table, const act *dx, const uint32_t *keys, int digits, size_t n,
+                            size_t C) {
+    size_t chunks = div_up(n, CHUNK);
+    bool wide = C % VW == 0 && aligned16(table) && aligned16(dx);
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, chunks * 2 * C * sizeof *parts);
+    Sorted s = sort_rows(keys, digits, n);
+    unsigned threads = (unsigned)size_min(BLOCK, round_up(div_up(C, (size_t)VW), WARP));
+    LAUNCH(run_sums, chunks, threads, 0, table, parts, dx, s.keys, s.rows, n, C, wide);
+    LAUNCH(run_joins, chunks, threads, 0, table, parts, s.keys, n, C, wide);
+}
+
+/* ---- backward ---- */
+
+__global__ static void image_tokens_bwd(act *dtok, const act *dx, size_t B, size_t n, size_t C,
+                                        bool wide) {
+    size_t pieces = (C + VW - 1) / VW, t = thread_index(), row = t / pieces, c = t % pieces * VW;
+    if (row >= B * n) return;
+    float v[VW];
+    act_load(v, dx + (row + row / n + 1) * C + c, C - c, wide);
+    act_store(dtok + row * C + c, v, C - c, wide);
+}
+
+__global__ static void image_keys(uint32_t *keys, const int32_t *keep, size_t B, size_t n) {
+    size_t row = thread_index(), b = row / (1 + n), i = row % (1 + n);
+    if (row < B * (1 + n)) keys[row] = i == 0 ? 0 : 1 + keep[b * n + i - 1];
+}
+
+void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
+                         size_t B, size_t n, size_t C) {
+    GPU_TIMER(image_embed_bwd, B * (1 + n) * C, B * (1 + n) * C * 3 * sizeof(act));
+    if (!B) return;
+    size_t rows = B * (1 + n);
+    bool wide = C % VW == 0 && aligned16(dtok) && aligned16(dx);
+    LAUNCH(image_tokens_bwd, div_up(B * n * div_up(C, (size_t)VW), BLOCK), BLOCK, 0, dtok, dx, B, n,
+           C, wide);
+    FN(add_columns)(dcls, dx, (1 + n) * C, B, C);
+    if (keep) {
+        uint32_t *keys = (uint32_t *)device_scratch(SCRATCH_CAST, rows * sizeof *keys);
+        LAUNCH(image_keys, div_up(rows, BLOCK), BLOCK, 0, keys, keep, B, n);
+        add_rows_by_key(dpos, dx, keys, 2, rows, C);
+    } else {
+        FN(add_columns)(dpos, dx, (1 + n) * C, B, (1 + n) * C);
+    }
+}
+
+/* A warp a sequence. */
+__global__ static void text_keys(uint32_t *keys, const int32_t *start, size_t B) {
+    size_t b = thread_index() / WARP;
+    if (b >= B) return;
+    uint32_t first = start[b], end = start[b + 1];
+    for (uint32_t row = first + threadIdx.x % WARP; row < end; row += WARP) keys[row] = row - first;
+}
+
+void FN(text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
+                        const int32_t *start, size_t B, size_t rows, size_t C) {
+    GPU_TIMER(text_embed_bwd, 2 * rows * C, 2 * rows * C * (sizeof(act) + sizeof(acc)));
+    if (!rows) return;
+    uint32_t *keys = (uint32_t *)device_scratch(SCRATCH_CAST, rows * sizeof *keys);
+    LAUNCH(text_keys, div_up(B, BLOCK / WARP), BLOCK, 0, keys, start, B);
+    add_rows_by_key(dpos, dx, keys, 2, rows, C);
+    add_rows_by_key(dtable, dx, (const uint32_t *)ids, 3, rows, C);
+}

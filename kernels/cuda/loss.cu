@@ -1,0 +1,247 @@
+/* cuda/loss: logit tiles: statistics, losses and gradients. */
+#include "kernels/cuda/cuda.cuh"
+
+/* z = scale·cos + bias */
+typedef struct Logit {
+    float scale, bias;
+} Logit;
+
+__device__ static inline Logit logit(const acc *log_scale, const acc *bias) {
+    Logit l = {expf(log_scale->v), bias ? bias->v : 0};
+    return l;
+}
+
+/* max, and the sum of exp(z - max). */
+typedef struct Stats {
+    float max, sum;
+} Stats;
+
+__device__ static inline Stats stats_start(void) {
+    Stats s = {-FLT_MAX, 0};
+    return s;
+}
+__device__ static inline void stats_add(Stats *s, float z) {
+    if (z > s->max) {
+        s->sum *= expf(s->max - z);
+        s->max = z;
+    }
+    s->sum += expf(z - s->max);
+}
+__device__ static inline Stats stats_joined(Stats a, Stats b) {
+    float m = fmaxf(a.max, b.max);
+    Stats s = {m, a.sum * expf(a.max - m) + b.sum * expf(b.max - m)};
+    return s;
+}
+__device__ static inline void stats_join_into(acc *max, acc *sum, Stats s) {
+    Stats old = {max->v, sum->v};
+    s = stats_joined(old, s);
+    max->v = s.max;
+    sum->v = s.sum;
+}
+
+/* ---- statistics ---- */
+
+/* A block a row. */
+__global__ static void __launch_bounds__(BLOCK)
+    row_stats(acc *row_max, acc *row_sum, acc *positive, const acc *cos, const acc *log_scale,
+              const acc *bias, size_t m, ptrdiff_t diag, bool wide) {
+    __shared__ Stats shared[BLOCK / WARP];
+    Logit l = logit(log_scale, bias);
+    size_t i = blockIdx.x;
+    Stats s = stats_start();
+    for (size_t j = (size_t)threadIdx.x * VW; j < m; j += BLOCK * VW) {
+        float c[VW];
+        acc_load(c, cos + i * m + j, m - j, wide);
+#pragma unroll
+        for (int u = 0; u < VW; u++) {
+            if (j + u >= m) continue;
+            float z = l.scale * c[u] + l.bias;
+            stats_add(&s, z);
+            if ((ptrdiff_t)(j + u) == (ptrdiff_t)i + diag) positive[i].v = z;
+        }
+    }
+#pragma unroll
+    for (int d = WARP / 2; d; d /= 2) {
+        Stats other = {__shfl_xor_sync(FULL_MASK, s.max, d), __shfl_xor_sync(FULL_MASK, s.sum, d)};
+        s = stats_joined(s, other);
+    }
+    if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP] = s;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    s = shared[0];
+    for (int w = 1; w < BLOCK / WARP; w++) s = stats_joined(s, shared[w]);
+    stats_join_into(row_max + i, row_sum + i, s);
+}
+
+/* A thread a column, a block a chunk of rows: parts[chunk, m]. */
+__global__ static void col_partials(Stats *parts, const acc *cos, const acc *log_scale,
+                                    const acc *bias, size_t n, size_t m, size_t rows_chunk) {
+    size_t j = thread_index(), first = blockIdx.y * rows_chunk, end = min(n, first + rows_chunk);
+    if (j >= m) return;
+    Logit l = logit(log_scale, bias);
+    Stats s = stats_start();
+#pragma unroll 8
+    for (size_t i = first; i < end; i++) stats_add(&s, l.scale * cos[i * m + j].v + l.bias);
+    parts[blockIdx.y * m + j] = s;
+}
+
+__global__ static void col_join(acc *col_max, acc *col_sum, const Stats *parts, size_t chunks,
+                                size_t m) {
+    size_t j = thread_index();
+    if (j >= m) return;
+    Stats s = parts[j];
+    for (size_t c = 1; c < chunks; c++) s = stats_joined(s, parts[c * m + j]);
+    stats_join_into(col_max + j, col_sum + j, s);
+}
+
+void FN(logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, acc *positive,
+                      const acc *cos, const acc *log_scale, const acc *bias, size_t n, size_t m,
+                      ptrdiff_t diag) {
+    GPU_TIMER(logits_stats, 8 * n * m, 2 * n * m * sizeof(acc));
+    if (!n || !m) return;
+    LAUNCH(row_stats, n, BLOCK, 0, row_max, row_sum, positive, cos, log_scale, bias, m, diag,
+           m % VW == 0 && aligned16(cos));
+    size_t across = div_up(m, BLOCK), wanted = div_up((size_t)device_multiprocessors() * 4, across);
+    size_t rows_chunk = size_max(div_up(n, wanted), 32), chunks = div_up(n, rows_chunk);
+    Stats *parts = (Stats *)device_scratch(SCRATCH_PARTIAL, chunks * m * sizeof *parts);
+    dim3 grid(launch_size(across), (unsigned)chunks);
+    col_partials<<<grid, BLOCK, 0, device_stream()>>>(parts, cos, log_scale, bias, n, m,
+                                                      rows_chunk);
+    CUDA(cudaGetLastError());
+    LAUNCH(col_join, across, BLOCK, 0, col_max, col_sum, parts, chunks, m);
+}
+
+__global__ static void stats_init(acc *max, acc *sum, size_t n) {
+    size_t i = thread_index();
+    if (i >= n) return;
+    max[i].v = -FLT_MAX;
+    sum[i].v = 0;
+}
+
+void FN(stats_init)(acc *max, acc *sum, size_t n) {
+    GPU_TIMER(stats_init, 0, 8 * n);
+    LAUNCH(stats_init, div_up(n, BLOCK), BLOCK, 0, max, sum, n);
+}
+
+__global__ static void stats_join(acc *max, acc *sum, const acc *other_max, const acc *other_sum,
+                                  size_t n) {
+    size_t i = thread_index();
+    if (i >= n) return;
+    Stats other = {other_max[i].v, other_sum[i].v};
+    stats_join_into(max + i, sum + i, other);
+}
+
+void FN(stats_join)(acc *max, acc *sum, const acc *other_max, const acc *other_sum, size_t n) {
+    GPU_TIMER(stats_join, 6 * n, 24 * n);
+    LAUNCH(stats_join, div_up(n, BLOCK), BLOCK, 0, max, sum, other_max, other_sum, n);
+}
+
+__global__ static void stats_lse(acc *lse, const acc *max, const acc *sum, size_t n) {
+    size_t i = thread_index();
+    if (i < n) lse[i].v = max[i].v + logf(sum[i].v);
+}
+
+void FN(stats_lse)(acc *lse, const acc *max, const acc *sum, size_t n) {
+    GPU_TIMER(stats_lse, 2 * n, 12 * n);
+    LAUNCH(stats_lse, div_up(n, BLOCK), BLOCK, 0, lse, max, sum, n);
+}
+
+/* ---- losses and gradients ---- */
+
+/* One block: its threads' shares are added in one order. */
+__global__ static void __launch_bounds__(BLOCK)
+    clip_loss(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n,
+              float weight) {
+    __shared__ float shared[BLOCK / WARP];
+    float sum = 0;
+    for (size_t i = threadIdx.x; i < n; i += BLOCK)
+        sum += row_lse[i].v - positive[i].v + (col_lse[i].v - positive[i].v);
+    block_sums<1>(&sum, shared);
+    if (threadIdx.x == 0) loss->v += weight * sum;
+}
+
+void FN(clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n,
+                   double weight) {
+    GPU_TIMER(clip_loss, 4 * n, 12 * n);
+    LAUNCH(clip_loss, 1, BLOCK, 0, loss, row_lse, col_lse, positive, n, (float)weight);
+}
+
+/* What a walk over a tile sums up. */
+enum { SUM_SCALE, SUM_BIAS, SUM_LOSS, SUMS };
+
+/* A block walks over every gridDim-th row; parts[blocks, SUMS]. row_lse NULL: SigLIP. */
+__global__ static void __launch_bounds__(BLOCK)
+    tile_grad(acc *cos, float *parts, const acc *row_lse, const acc *col_lse, const acc *log_scale,
+              const acc *bias, size_t n, size_t m, ptrdiff_t diag, float weight, bool wide) {
+    __shared__ float shared[SUMS * BLOCK / WARP];
+    Logit l = logit(log_scale, bias);
+    float sums[SUMS] = {0};
+    for (size_t i = blockIdx.x; i < n; i += gridDim.x) {
+        float lse = row_lse ? row_lse[i].v : 0;
+        for (size_t j = (size_t)threadIdx.x * VW; j < m; j += BLOCK * VW) {
+            float c[VW], col[VW];
+            acc_load(c, cos + i * m + j, m - j, wide);
+            if (row_lse) acc_load(col, col_lse + j, m - j, wide);
+#pragma unroll
+            for (int u = 0; u < VW; u++) {
+                if (j + u >= m) continue;
+                bool positive = (ptrdiff_t)(j + u) == (ptrdiff_t)i + diag;
+                float z = l.scale * c[u] + l.bias, g;
+                if (row_lse) {
+                    g = weight * (expf(z - lse) + expf(z - col[u]) - (positive ? 2.0f : 0.0f));
+                } else {
+                    float y = positive ? 1 : -1, e = expf(-fabsf(z)), yz = y * z;
+                    sums[SUM_LOSS] += fmaxf(-yz, 0) + log1pf(e);
+                    g = -y * weight * (yz > 0 ? e : 1) / (1 + e);
+                }
+                sums[SUM_SCALE] += g * c[u];
+                sums[SUM_BIAS] += g;
+                c[u] = l.scale * g;
+            }
+            acc_store(cos + i * m + j, c, m - j, wide);
+        }
+    }
+    block_sums<SUMS>(sums, shared);
+    if (threadIdx.x == 0)
+        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+}
+
+__global__ static void __launch_bounds__(BLOCK)
+    tile_sums(acc *loss, acc *dlog_scale, acc *dbias, const float *parts, size_t blocks,
+              const acc *log_scale, float weight) {
+    __shared__ float shared[SUMS * BLOCK / WARP];
+    float sums[SUMS] = {0};
+    for (size_t i = threadIdx.x; i < blocks; i += BLOCK)
+        for (int k = 0; k < SUMS; k++) sums[k] += parts[i * SUMS + k];
+    block_sums<SUMS>(sums, shared);
+    if (threadIdx.x != 0) return;
+    dlog_scale->v += expf(log_scale->v) * sums[SUM_SCALE];
+    if (dbias) dbias->v += sums[SUM_BIAS];
+    if (loss) loss->v += weight * sums[SUM_LOSS];
+}
+
+static void tile_walk(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *row_lse,
+                      const acc *col_lse, const acc *log_scale, const acc *bias, size_t n, size_t m,
+                      ptrdiff_t diag, double weight) {
+    if (!n || !m) return;
+    size_t blocks = size_min(n, (size_t)device_multiprocessors() * 8);
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * SUMS * sizeof *parts);
+    bool wide = m % VW == 0 && aligned16(cos) && aligned16(col_lse);
+    LAUNCH(tile_grad, blocks, BLOCK, 0, cos, parts, row_lse, col_lse, log_scale, bias, n, m, diag,
+           (float)weight, wide);
+    LAUNCH(tile_sums, 1, BLOCK, 0, loss, dlog_scale, dbias, parts, blocks, log_scale,
+           (float)weight);
+}
+
+void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_lse,
+                          const acc *col_lse, const acc *log_scale, const acc *bias, size_t n,
+                          size_t m, ptrdiff_t diag, double weight) {
+    GPU_TIMER(clip_logits_grad, 12 * n * m, 8 * n * m);
+    tile_walk(cos, NULL, dlog_scale, dbias, row_lse, col_lse, log_scale, bias, n, m, diag, weight);
+}
+
+void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
+                     const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight) {
+    GPU_TIMER(siglip_tile, 16 * n * m, 8 * n * m);
+    tile_walk(cos, loss, dlog_scale, dbias, NULL, NULL, log_scale, bias, n, m, diag, weight);
+}

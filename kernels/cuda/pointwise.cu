@@ -1,0 +1,167 @@
+/* cuda/pointwise: activations, sums, gathers and means of rows. */
+#include "kernels/cuda/cuda.cuh"
+
+/* ---- activations ---- */
+
+#define QUICK_GELU_SLOPE 1.702f
+
+/* f(x), and with it f'(x). Without erfc the distribution loses its last digits where it is small:
+ * too few for bf16 to show. */
+__device__ static inline float activation(float x, Activation f, float *slope) {
+    if (f == ACTIVATION_QUICK_GELU) {
+        float s = 1 / (1 + __expf(-QUICK_GELU_SLOPE * x));
+        *slope = s + QUICK_GELU_SLOPE * x * s * (1 - s);
+        return x * s;
+    }
+    const float root_half = 0.707106781f, root_2pi = 0.398942280f; /* 1/√2, 1/√(2π) */
+    float cdf = sizeof(act) == 2 ? 0.5f + 0.5f * erff(x * root_half) : 0.5f * erfcf(-x * root_half);
+    *slope = cdf + x * root_2pi * __expf(-0.5f * x * x);
+    return x * cdf;
+}
+
+__global__ static void activate(act *y, const act *x, size_t n, Activation f, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float v[VW], slope;
+    act_load(v, x + i, n - i, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) v[j] = activation(v[j], f, &slope);
+    act_store(y + i, v, n - i, wide);
+}
+
+void FN(activate)(act *y, const act *x, size_t n, Activation f) {
+    LAUNCH(activate, blocks_of(n), BLOCK, 0, y, x, n, f, aligned16(y) && aligned16(x));
+}
+
+__global__ static void activation_bwd(act *dx, act *y, const act *dy, const act *x, size_t n,
+                                      Activation f, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float v[VW], d[VW], slope;
+    act_load(v, x + i, n - i, wide);
+    act_load(d, dy + i, n - i, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) {
+        v[j] = activation(v[j], f, &slope);
+        d[j] *= slope;
+    }
+    act_store(dx + i, d, n - i, wide);
+    act_store(y + i, v, n - i, wide);
+}
+
+void FN(activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
+    GPU_TIMER(activation_bwd, 20 * n, 4 * n * sizeof(act));
+    bool wide = aligned16(dx) && aligned16(y) && aligned16(dy) && aligned16(x);
+    LAUNCH(activation_bwd, blocks_of(n), BLOCK, 0, dx, y, dy, x, n, f, wide);
+}
+
+/* ---- sums and rows ---- */
+
+__global__ static void add(act *y, const act *a, const act *b, size_t n, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float u[VW], v[VW];
+    act_load(u, a + i, n - i, wide);
+    act_load(v, b + i, n - i, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) u[j] += v[j];
+    act_store(y + i, u, n - i, wide);
+}
+
+void FN(add)(act *y, const act *a, const act *b, size_t n) {
+    GPU_TIMER(add, n, 3 * n * sizeof(act));
+    LAUNCH(add, blocks_of(n), BLOCK, 0, y, a, b, n, aligned16(y) && aligned16(a) && aligned16(b));
+}
+
+/* Thread t of all has VW columns from `col` on of row `row`; a row is cut into div_up(C, VW). */
+__device__ static inline bool row_piece(size_t rows, size_t C, size_t *row, size_t *col) {
+    size_t pieces = (C + VW - 1) / VW, t = thread_index();
+    *row = t / pieces;
+    *col = t % pieces * VW;
+    return *row < rows;
+}
+static size_t row_blocks(size_t rows, size_t C) {
+    return div_up(rows * div_up(C, (size_t)VW), BLOCK);
+}
+
+__global__ static void gather_rows(act *y, const act *x, const int32_t *idx, size_t n, size_t C,
+                                   bool wide) {
+    size_t i, c;
+    if (!row_piece(n, C, &i, &c)) return;
+    float v[VW];
+    act_load(v, x + (size_t)idx[i] * C + c, C - c, wide);
+    act_store(y + i * C + c, v, C - c, wide);
+}
+
+void FN(gather_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
+    GPU_TIMER(gather_rows, 0, n * C * 2 * sizeof(act));
+    bool wide = aligned16(y) && aligned16(x) && C % VW == 0;
+    LAUNCH(gather_rows, row_blocks(n, C), BLOCK, 0, y, x, idx, n, C, wide);
+}
+
+__global__ static void scatter_add_rows(act *y, const act *x, const int32_t *idx, size_t n,
+                                        size_t C, bool wide) {
+    size_t i, c;
+    if (!row_piece(n, C, &i, &c)) return;
+    float v[VW], u[VW];
+    act *into = y + (size_t)idx[i] * C + c;
+    act_load(v, x + i * C + c, C - c, wide);
+    act_load(u, into, C - c, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) u[j] += v[j];
+    act_store(into, u, C - c, wide);
+}
+
+void FN(scatter_add_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
+    GPU_TIMER(scatter_add_rows, n * C, n * C * 3 * sizeof(act));
+    bool wide = aligned16(y) && aligned16(x) && C % VW == 0;
+    LAUNCH(scatter_add_rows, row_blocks(n, C), BLOCK, 0, y, x, idx, n, C, wide);
+}
+
+__global__ static void mean_pool_fwd(act *y, const act *x, const int32_t *start, size_t B,
+                                     size_t skip, size_t C, bool wide) {
+    size_t b, c;
+    if (!row_piece(B, C, &b, &c)) return;
+    size_t first = start[b] + skip, end = start[b + 1];
+    float sum[VW] = {0};
+#pragma unroll 4
+    for (size_t row = first; row < end; row++) {
+        float v[VW];
+        act_load(v, x + row * C + c, C - c, wide);
+#pragma unroll
+        for (int j = 0; j < VW; j++) sum[j] += v[j];
+    }
+#pragma unroll
+    for (int j = 0; j < VW; j++) sum[j] /= (float)(end - first);
+    act_store(y + b * C + c, sum, C - c, wide);
+}
+
+void FN(mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, size_t skip,
+                       size_t C) {
+    GPU_TIMER(mean_pool_fwd, 0, 0); /* the number of rows is only known on the device */
+    bool wide = aligned16(y) && aligned16(x) && C % VW == 0;
+    LAUNCH(mean_pool_fwd, row_blocks(B, C), BLOCK, 0, y, x, start, B, skip, C, wide);
+}
+
+/* A block a sequence. */
+__global__ static void mean_pool_bwd(act *dx, const act *dy, const int32_t *start, size_t skip,
+                                     size_t C, bool wide) {
+    size_t b = blockIdx.x, first = start[b], end = start[b + 1];
+    size_t pieces = (C + VW - 1) / VW, all = (end - first) * pieces;
+    float share = 1.0f / (float)(end - first - skip);
+    for (size_t t = threadIdx.x; t < all; t += blockDim.x) {
+        size_t row = first + t / pieces, c = t % pieces * VW;
+        float v[VW];
+        act_load(v, dy + b * C + c, C - c, wide);
+#pragma unroll
+        for (int j = 0; j < VW; j++) v[j] = row < first + skip ? 0 : v[j] * share;
+        act_store(dx + row * C + c, v, C - c, wide);
+    }
+}
+
+void FN(mean_pool_bwd)(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip,
+                       size_t C) {
+    GPU_TIMER(mean_pool_bwd, 0, 0);
+    bool wide = aligned16(dx) && aligned16(dy) && C % VW == 0;
+    LAUNCH(mean_pool_bwd, B, BLOCK, 0, dx, dy, start, skip, C, wide);
+}
