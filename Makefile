@@ -121,10 +121,13 @@ $B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	$Q$(CC) $(CFLAGS) -fno-strict-aliasing -isystem $(CUDA_HOME)/include -c $< -o $@
+# one object that shows nothing but the libraries' names, so that none of its own can meet the program's
 $B/libcudaemu.a: $(EMU_OBJ)
 	@echo '  AR    $@'
 	@rm -f $@
-	$Qar rcs $@ $^
+	$Qld -r $^ -o $B/obj/cudaemu.o
+	$Qobjcopy --wildcard $(foreach name,cuda __cuda cublas nccl,--keep-global-symbol='$(name)*') $B/obj/cudaemu.o
+	$Qar rcs $@ $B/obj/cudaemu.o
 $B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cuda_on_cpu/selftest/selftest.h Makefile
 	@mkdir -p $(@D)
 	@echo '  NVCC  $<'
