@@ -76,6 +76,9 @@ endif
 EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 -Werror all-warnings \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
+# What makes a clean clone build quickly when nobody gave -j.
+JOBS := $(if $(findstring j,$(firstword -$(MAKEFLAGS)))$(findstring --jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+
 .PHONY: all build help setup demo test test-gpu asan tsan fuzz bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
@@ -92,7 +95,7 @@ setup:
 	@tools/setup.sh build test
 demo:
 	@tools/setup.sh build demo
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) $(JOBS) --no-print-directory $B/clipc
 	@tools/demo/run.sh
 
 $B/deps.ok: tools/check_deps.sh
@@ -191,7 +194,7 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/clipc-cudaemu $B/cuda.report)
 test:
 	@tools/setup.sh build test
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) $(JOBS) --no-print-directory tests
 	@tests/run.sh $B
 # On a machine with a GPU: the same tests on it, then under compute-sanitizer where that is installed.
 test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
@@ -200,11 +203,11 @@ test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
 	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
 asan:
 	@tools/setup.sh build test
-	@$(MAKE) --no-print-directory FLAVOUR=asan tests
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=asan tests
 	@tests/run.sh build/asan
 tsan:
 	@tools/setup.sh build test
-	@$(MAKE) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader
 	@tests/run.sh build/tsan test_loader
 
 build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
@@ -214,7 +217,7 @@ build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
 fuzzers: $(FUZZERS)
 fuzz:
 	@tools/setup.sh build fuzz
-	@$(MAKE) --no-print-directory FLAVOUR=fuzz fuzzers
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=fuzz fuzzers
 	@tests/fuzz/run.sh build/fuzz/bin $(SECONDS)
 
 bench: build
