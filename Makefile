@@ -77,7 +77,7 @@ EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=comput
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
 # What makes a clean clone build quickly when nobody gave -j.
-JOBS := $(if $(findstring j,$(firstword -$(MAKEFLAGS)))$(findstring --jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
 .PHONY: all build help setup demo test test-gpu asan tsan fuzz bench lint install clean format
 all: build
