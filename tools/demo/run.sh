@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# make demo: from packages to a trained CLIP, its recall on pictures it never saw, and pictures of both.
+# Everything lands under build/demo; a second call does only what is missing (rm -r build/demo: all of it).
+# $DEMO_CONFIG: another recipe than configs/demo.conf.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=build/demo
+data=$out/data
+config=${DEMO_CONFIG:-configs/demo.conf}
+clipc=build/clipc
+# Debian's python3-pil is seen by Debian's Python alone, another one may come first on PATH
+python=/usr/bin/python3
+[ -x $python ] || python=python3
+merges=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' configs/models/demo.json)
+merges=$((merges - 514))
+
+say() { printf '\n== %s\n' "$*"; }
+
+say 'pictures and captions'
+if [ ! -e $data/done ]; then
+    $python tools/demo/prepare.py $data | tee $out.report
+    mv $out.report $data/report
+    touch $data/done
+else
+    cat $data/report
+fi
+
+if [ ! -e $out/shards/done ] || [ $data/done -nt $out/shards/done ]; then
+    rm -rf $out/shards
+    mkdir $out/shards
+    tail -n +2 $data/train.tsv | cut -f 2 | sort -u >$out/captions.txt
+    $clipc tok train --captions $out/captions.txt --merges $merges --out $out/vocab.txt.gz
+    $clipc data pack --data $data/train.tsv --out $out/shards
+    touch $out/shards/done
+fi
+
+say "training: $config"
+run=$out/logs/demo
+trained=$out/train_seconds
+if [ ! -e $trained ] || [ $out/shards/done -nt $trained ] || [ $config -nt $trained ] ||
+    [ configs/models/demo.json -nt $trained ]; then
+    rm -rf $run $out/*.json $out/*.npy $out/*.png
+    start=$(date +%s.%N)
+    $clipc train --config $config --logs $out/logs --name demo
+    echo "$(date +%s.%N) $start" | awk '{printf "%.1f\n", $1 - $2}' >$trained
+else
+    echo "done before in $(cat $trained) s"
+fi
+checkpoint=$run/checkpoints/latest
+
+say 'retrieval on held-out pictures'
+for set in emojione openclipart; do
+    if [ ! -e $out/$set.json ]; then
+        $clipc eval retrieval --checkpoint $checkpoint --data $data/$set.tsv --json >$out/$set.json.part
+        mv $out/$set.json.part $out/$set.json
+    fi
+done
+$python tools/demo/summary.py $out
+
+if [ ! -e $out/loss.png ]; then
+    sed -n 's/.*"step": *\([0-9]*\).*"loss": *\([0-9.e+-]*\).*/\1 \2/p' $run/metrics.jsonl >$out/loss.dat
+    gnuplot <<PLOT
+set terminal pngcairo size 800,480 font "DejaVu Sans,11"
+set output "$out/loss.png"
+set xlabel "step"
+set ylabel "contrastive loss"
+set yrange [0:*]
+set grid
+plot "$out/loss.dat" with lines linecolor rgb "#b0c4de" title "each step", \
+     "" smooth bezier linewidth 2 linecolor rgb "#1f4e79" title "smoothed"
+PLOT
+fi
+
+if [ ! -e $out/contact.png ]; then
+    { cat $data/emojione.tsv; tail -n +2 $data/openclipart.tsv; } >$out/heldout.tsv
+    $clipc embed --checkpoint $checkpoint --images $out/heldout.tsv --out $out/heldout.npy
+    $clipc search --checkpoint $checkpoint --collection $out/heldout.npy --top 5 --json \
+        --text 'smiling face with sunglasses' 'red heart' 'dog' 'fish' 'sailboat' 'birthday cake' 'pizza' \
+        'bicycle' 'house' 'snowman' 'mushroom' 'soccer ball' | $python tools/demo/contact.py $out/contact.png
+fi
+echo "loss curve: $out/loss.png; captions and the pictures found for them: $out/contact.png; numbers: $out/summary.json"
