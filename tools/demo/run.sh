@@ -11,40 +11,41 @@ clipc=build/clipc
 # Debian's python3-pil is seen by Debian's Python alone, another one may come first on PATH
 python=/usr/bin/python3
 [ -x $python ] || python=python3
-merges=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' configs/models/demo.json)
-merges=$((merges - 514))
+model=configs/models/demo.json
+merges=$(($(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' $model) - 514)) # besides the bytes and the two ends
 
 say() { printf '\n== %s\n' "$*"; }
 
+mkdir -p $out
 say 'pictures and captions'
 if [ ! -e $data/done ]; then
-    $python tools/demo/prepare.py $data | tee $out.report
-    mv $out.report $data/report
+    $python tools/demo/prepare.py $data | tee $out/report
+    mv $out/report $data/report
     touch $data/done
 else
     cat $data/report
 fi
 
-if [ ! -e $out/shards/done ] || [ $data/done -nt $out/shards/done ]; then
+if [ $data/done -nt $out/shards/done ] || [ "$(cat $out/shards/done)" != $merges ]; then
     rm -rf $out/shards
     mkdir $out/shards
     tail -n +2 $data/train.tsv | cut -f 2 | sort -u >$out/captions.txt
     $clipc tok train --captions $out/captions.txt --merges $merges --out $out/vocab.txt.gz
-    $clipc data pack --data $data/train.tsv --out $out/shards
-    touch $out/shards/done
+    $clipc data pack $data/train.tsv --shard-samples 1000000 --out $out/shards/train
+    echo $merges >$out/shards/done
 fi
 
 say "training: $config"
 run=$out/logs/demo
-trained=$out/train_seconds
-if [ ! -e $trained ] || [ $out/shards/done -nt $trained ] || [ $config -nt $trained ] ||
-    [ configs/models/demo.json -nt $trained ]; then
-    rm -rf $run $out/*.json $out/*.npy $out/*.png
+if [ $out/shards/done -nt $out/train_seconds ] ||
+    ! cat "$config" $model | cmp -s - $out/trained; then
+    rm -rf $run $out/train_seconds $out/*.json $out/*.npy $out/*.png
     start=$(date +%s.%N)
-    $clipc train --config $config --logs $out/logs --name demo
-    echo "$(date +%s.%N) $start" | awk '{printf "%.1f\n", $1 - $2}' >$trained
+    $clipc train --config "$config" --logs $out/logs --name demo
+    cat "$config" $model >$out/trained
+    echo "$(date +%s.%N) $start" | awk '{printf "%.1f\n", $1 - $2}' >$out/train_seconds
 else
-    echo "done before in $(cat $trained) s"
+    echo "done before in $(cat $out/train_seconds) s"
 fi
 checkpoint=$run/checkpoints/latest
 
@@ -75,7 +76,7 @@ if [ ! -e $out/contact.png ]; then
     { cat $data/emojione.tsv; tail -n +2 $data/openclipart.tsv; } >$out/heldout.tsv
     $clipc embed --checkpoint $checkpoint --images $out/heldout.tsv --out $out/heldout.npy
     $clipc search --checkpoint $checkpoint --collection $out/heldout.npy --top 5 --json \
-        --text 'smiling face with sunglasses' 'red heart' 'dog' 'fish' 'sailboat' 'birthday cake' 'pizza' \
+        --texts 'smiling face with sunglasses' 'red heart' 'dog' 'fish' 'sailboat' 'birthday cake' 'pizza' \
         'bicycle' 'house' 'snowman' 'mushroom' 'soccer ball' | $python tools/demo/contact.py $out/contact.png
 fi
 echo "loss curve: $out/loss.png; captions and the pictures found for them: $out/contact.png; numbers: $out/summary.json"
