@@ -79,7 +79,7 @@ EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=comput
 # What makes a clean clone build quickly when nobody gave -j.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: all build help setup demo test test-gpu asan tsan fuzz bench lint install clean format
+.PHONY: all build help setup demo test test-gpu asan tsan fuzz chaos bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -89,6 +89,7 @@ help:
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
+	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
 	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
 
 setup:
@@ -209,6 +210,11 @@ tsan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader
 	@tests/run.sh build/tsan test_loader
+
+chaos:
+	@tools/setup.sh build test
+	@$(MAKE) $(JOBS) --no-print-directory build
+	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/chaos.sh $(or $(CYCLES),50)
 
 build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
 	@mkdir -p $(@D)

@@ -8,6 +8,41 @@ static void line(const char *what, size_t bytes) {
     printf("  %-44s %12.1f MiB\n", what, (double)bytes / (1 << 20));
 }
 
+/* Assumed of a rank that is one large GPU (H100 class), each about 40 % of what the maker states:
+ * bf16 products, f32 products, its link inside a node of 8, its link to other nodes. */
+static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, far_rate = 20e9;
+enum { NODE = 8 };
+
+/* What one rank computes and sends in a step, and how long that would take. */
+static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
+                       int ranks, size_t logit_memory, size_t block) {
+    double R = ranks, n = (double)(o->max_batch * accum), N = n * R, E = (double)c->embed_dim;
+    double forward = clip_flops(c, size_min(16, c->context_length), false);
+    double again = (double)(accum - 1) / (double)accum + (o->grad_checkpointing ? 1 : 0);
+    double towers = n * forward * (3 + again);
+    int products = n * N * (double)k->acc_size <= (double)logit_memory ? 3 : 4;
+    double loss = products * 2 * n * N * E, size = (double)k->acc_size;
+    double features = 2 * (R - 1) * n * E * size, statistics = 4 * (R - 1) / R * N * size;
+    double gradients = 2 * (R - 1) / R * (double)block * size;
+    double link = ranks > NODE ? far_rate : near_rate;
+    /* gradients travel beside the backward of the last micro-batch */
+    double backward = 2 * (double)o->max_batch * forward / tower_rate;
+    double exposed = gradients / link > backward ? gradients / link - backward : 0;
+    double seconds = towers / tower_rate + loss / loss_rate + (features + statistics) / link;
+    printf("a step, each rank: towers %.1f GFLOP, loss %.1f GFLOP (%d products)\n", 1e-9 * towers,
+           1e-9 * loss, products);
+    printf("  sends: features and their gradients %.1f MiB, column statistics %.1f MiB, weights' "
+           "gradients %.1f MiB\n",
+           features / (1 << 20), statistics / (1 << 20), gradients / (1 << 20));
+    printf(
+        "  on GPUs of %.0f TFLOP/s (towers) and %.0f (loss), links of %.0f GB/s a rank: %.1f ms = "
+        "%.1f towers + %.1f loss + %.1f features + %.1f of the gradients' %.1f not hidden; "
+        "%.0f samples/s\n",
+        1e-12 * tower_rate, 1e-12 * loss_rate, 1e-9 * link, 1e3 * (seconds + exposed),
+        1e3 * towers / tower_rate, 1e3 * loss / loss_rate, 1e3 * (features + statistics) / link,
+        1e3 * exposed, 1e3 * gradients / link, N / (seconds + exposed));
+}
+
 void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
                 int ranks, size_t logit_memory, bool shard_optimizer) {
     size_t learned, block = params_layout(c, &learned), n = size_mul(o->max_batch, accum);
@@ -48,4 +83,5 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, siz
     line("loss: features, gathered texts, logits", loss);
     line("batches in flight", batch);
     line("total", total);
+    if (ranks > 1) print_step(k, c, o, accum, ranks, logit_memory, block);
 }

@@ -141,7 +141,7 @@ static Option options[] = {
     {"skip-limit", OPT_INT, &O.skip_limit, NULL, 1, 1e9,
      "stop after so many steps in a row whose loss is not finite", 0},
     {"dry-run", OPT_FLAG, &O.dry_run, NULL, 0, 0,
-     "print parameters, FLOPs a sample and the memory plan; change nothing", 0},
+     "print parameters, FLOPs, memory and what ranks send; change nothing", 0},
     {"world-size", OPT_INT, &O.world_size, "RANKS", 0, 1e6,
      "--dry-run: plan for so many ranks; 0: those there are", 0},
 };
