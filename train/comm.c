@@ -44,6 +44,9 @@ const Comm *comm_open(CommChoice choice, const Kernels *k, double timeout) {
     if (choice == COMM_AUTO) choice = choose();
     if (choice == COMM_NCCL)
         die("this build has no NCCL transport: CPU ranks talk through --comm mpi");
+    if (choice == COMM_MPI && !strncmp(k->name, "cuda", 4))
+        die("MPI joins CPU ranks: GPU ranks need the NCCL transport, which this build lacks (use "
+            "--device cpu, or one rank)");
     const Comm *c = choice == COMM_MPI ? comm_mpi(k, timeout) : comm_self(k);
     if (c->size > 1) {
         char mark[32];
