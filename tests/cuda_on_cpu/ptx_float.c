@@ -38,29 +38,6 @@ static f32 fmax32(f32 a, f32 b) {
     return a > b ? a : b;
 }
 
-/* One operation under another rounding direction; volatile keeps it between the two switches. */
-static f32 fma_in(f32 a, f32 b, f32 c, int direction) {
-    fesetround(direction);
-    volatile f32 x = a, y = b, z = c;
-    volatile f32 r = fmaf(x, y, z);
-    fesetround(FE_TONEAREST);
-    return r;
-}
-static f64 fma64_in(f64 a, f64 b, f64 c, int direction) {
-    fesetround(direction);
-    volatile f64 x = a, y = b, z = c;
-    volatile f64 r = fma(x, y, z);
-    fesetround(FE_TONEAREST);
-    return r;
-}
-static f32 div_in(f32 a, f32 b, int direction) {
-    fesetround(direction);
-    volatile f32 x = a, y = b;
-    volatile f32 r = x / y;
-    fesetround(FE_TONEAREST);
-    return r;
-}
-
 /* two bf16 in a word */
 #define HALVES(e_low, e_high) ((u32)float_bf16(e_low) | (u32)float_bf16(e_high) << 16)
 static f32 low(u32 v) { return as_f32(v << 16); }
@@ -119,13 +96,6 @@ static u32 fma_bf16x2(u32 a, u32 b, u32 c) {
     X(min_f32, "min.f32", f32, f32, f32, fmin32(a, b))                                             \
     X(max_f32, "max.f32", f32, f32, f32, fmax32(a, b))                                             \
     X(copysign_f32, "copysign.f32", u32, u32, u32, (b & 0x7FFFFFFFu) | (a & 0x80000000u))          \
-    X(add_f32_rz, "add.rz.f32", f32, f32, f32, fma_in(a, 1, b, FE_TOWARDZERO))                     \
-    X(add_f32_rm, "add.rm.f32", f32, f32, f32, fma_in(a, 1, b, FE_DOWNWARD))                       \
-    X(add_f32_rp, "add.rp.f32", f32, f32, f32, fma_in(a, 1, b, FE_UPWARD))                         \
-    X(mul_f32_rz, "mul.rz.f32", f32, f32, f32, fma_in(a, b, -0.0f, FE_TOWARDZERO))                 \
-    X(mul_f32_rm, "mul.rm.f32", f32, f32, f32, fma_in(a, b, -0.0f, FE_DOWNWARD))                   \
-    X(mul_f32_rp, "mul.rp.f32", f32, f32, f32, fma_in(a, b, -0.0f, FE_UPWARD))                     \
-    X(div_f32_rz, "div.rz.f32", f32, f32, f32, div_in(a, b, FE_TOWARDZERO))                        \
     X(add_f64, "add.f64 add.rn.f64", f64, f64, f64, a + b)                                         \
     X(sub_f64, "sub.f64 sub.rn.f64", f64, f64, f64, a - b)                                         \
     X(mul_f64, "mul.f64 mul.rn.f64", f64, f64, f64, a *b)                                          \
@@ -150,12 +120,6 @@ static u32 fma_bf16x2(u32 a, u32 b, u32 c) {
 #define OPS3(X)                                                                                    \
     X(fma_f32, "fma.rn.f32", f32, f32, f32, f32, __builtin_fmaf(a, b, c))                          \
     X(fma_f64, "fma.rn.f64", f64, f64, f64, f64, __builtin_fma(a, b, c))                           \
-    X(fma_f32_rz, "fma.rz.f32", f32, f32, f32, f32, fma_in(a, b, c, FE_TOWARDZERO))                \
-    X(fma_f32_rm, "fma.rm.f32", f32, f32, f32, f32, fma_in(a, b, c, FE_DOWNWARD))                  \
-    X(fma_f32_rp, "fma.rp.f32", f32, f32, f32, f32, fma_in(a, b, c, FE_UPWARD))                    \
-    X(fma_f64_rz, "fma.rz.f64", f64, f64, f64, f64, fma64_in(a, b, c, FE_TOWARDZERO))              \
-    X(fma_f64_rm, "fma.rm.f64", f64, f64, f64, f64, fma64_in(a, b, c, FE_DOWNWARD))                \
-    X(fma_f64_rp, "fma.rp.f64", f64, f64, f64, f64, fma64_in(a, b, c, FE_UPWARD))                  \
     X(fma_rn_bf16, "fma.rn.bf16", u16, u16, u16, u16,                                              \
       fma_bf16(bf16_float(a), bf16_float(b), bf16_float(c)))                                       \
     X(fma_relu_bf16, "fma.rn.relu.bf16", u16, u16, u16, u16,                                       \
@@ -187,4 +151,35 @@ OPS2(FN2)
 OPS3(FN3)
 OPSP(FNP)
 
-const Op ptx_float_ops[] = {OPS1(ROW1) OPS2(ROW2) OPS3(ROW3) OPSP(ROWP){NULL, NULL, 0, {0}}};
+/* The same operations under the other rounding directions, switched once for all lanes; no load or
+ * store moves across the calls. */
+#define DIRECTED(X, suffix, direction)                                                             \
+    X(add_f32_##suffix, "add." #suffix ".f32", 2, f32, direction, ra[l] + rb[l])                   \
+    X(sub_f32_##suffix, "sub." #suffix ".f32", 2, f32, direction, ra[l] - rb[l])                   \
+    X(mul_f32_##suffix, "mul." #suffix ".f32", 2, f32, direction, ra[l] * rb[l])                   \
+    X(div_f32_##suffix, "div." #suffix ".f32", 2, f32, direction, ra[l] / rb[l])                   \
+    X(fma_f32_##suffix, "fma." #suffix ".f32", 3, f32, direction,                                  \
+      __builtin_fmaf(ra[l], rb[l], rc[l]))                                                         \
+    X(add_f64_##suffix, "add." #suffix ".f64", 2, f64, direction, ra[l] + rb[l])                   \
+    X(mul_f64_##suffix, "mul." #suffix ".f64", 2, f64, direction, ra[l] * rb[l])                   \
+    X(fma_f64_##suffix, "fma." #suffix ".f64", 3, f64, direction,                                  \
+      __builtin_fma(ra[l], rb[l], rc[l]))
+#define OPSD(X)                                                                                    \
+    DIRECTED(X, rz, FE_TOWARDZERO)                                                                 \
+    DIRECTED(X, rm, FE_DOWNWARD)                                                                   \
+    DIRECTED(X, rp, FE_UPWARD)
+#define FND(fn, names, n, T, direction, e)                                                         \
+    static void fn(Warp *w, Ins *i) {                                                              \
+        T *rd = REG(T, w, i, 0);                                                                   \
+        const T *ra = REG(T, w, i, 1), *rb = REG(T, w, i, 2), *rc = REG(T, w, i, n);               \
+        (void)rc;                                                                                  \
+        fesetround(direction);                                                                     \
+        EACH(w, rd[l] = (e));                                                                      \
+        fesetround(FE_TONEAREST);                                                                  \
+    }
+#define ROWD(fn, names, n, T, direction, e)                                                        \
+    {names, fn, (n) + 1, {sizeof(T), sizeof(T), sizeof(T), (n) > 2 ? sizeof(T) : 0}},
+OPSD(FND)
+
+const Op ptx_float_ops[] = {OPS1(ROW1) OPS2(ROW2) OPS3(ROW3) OPSP(ROWP)
+                                OPSD(ROWD){NULL, NULL, 0, {0}}};

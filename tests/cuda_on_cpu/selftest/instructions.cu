@@ -260,6 +260,36 @@ static void library_functions(void) {
     CUDA(cudaFree(di));
 }
 
+/* ---- directed rounding: around the exact value of f64 ---- */
+__global__ void rounding_kernel(float *out) {
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    float a = noise(i) * 3.1f, b = noise(i + 4444) * 1e-3f, *o = out + i * 6;
+    o[0] = __fadd_rd(a, b), o[1] = __fadd_ru(a, b), o[2] = __fmul_rz(a, b);
+    o[3] = __fmaf_rd(a, b, b), o[4] = __fmaf_ru(a, b, b), o[5] = __fmul_rd(a, b);
+}
+static void rounding(void) {
+    static float got[N * 6];
+    float *d = device_new<float>(N * 6);
+    rounding_kernel<<<N / 128, 128>>>(d);
+    CUDA(cudaGetLastError());
+    host_copy(got, d, N * 6);
+    for (uint32_t i = 0; i < N; i++) {
+        double a = noise(i) * 3.1f, b = noise(i + 4444) * 1e-3f, sum = a + b, product = a * b;
+        double fma = product + b;
+        const double exact[6] = {sum, sum, product, fma, fma, product};
+        const int up[6] = {0, 1, product < 0, 0, 1, 0};
+        for (int k = 0; k < 6; k++) {
+            float nearest = (float)exact[k], want = nearest;
+            if (up[k] && nearest < exact[k]) want = nextafterf(nearest, INFINITY);
+            if (!up[k] && nearest > exact[k]) want = nextafterf(nearest, -INFINITY);
+            char name[32];
+            snprintf(name, sizeof name, "rounding %d", k);
+            expect(got[i * 6 + k], want, 0, name);
+        }
+    }
+    CUDA(cudaFree(d));
+}
+
 /* ---- warps ---- */
 enum { WARP_RESULTS = 16 };
 __global__ void warp_kernel(uint32_t *out) {
@@ -375,7 +405,7 @@ int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
     static const Case cases[] = {
         CASE(integers), CASE(floats), CASE(bf16), CASE(control_flow), CASE(bits),
-        CASE(library_functions), CASE(warps), CASE(spaces),
+        CASE(library_functions), CASE(rounding), CASE(warps), CASE(spaces),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
