@@ -83,7 +83,7 @@ static bool meet(Ranks *r) {
             if (now() - start > emu_options()->timeout) fail(r, LATE, n);
         }
     }
-    return !atomic_load(&r->shared->failure);
+    return true; /* all have come: a failure since then belongs to what comes next */
 }
 
 Ranks *ranks_join(const char *name, int rank, int count) {
@@ -117,7 +117,7 @@ bool ranks_same(Ranks *r, const void *call, size_t bytes) {
     if (!meet(r)) return false;
     for (int n = 0; n < r->count; n++)
         if (memcmp(r->shared->seats[n].call, mine, bytes)) fail(r, DIFFERENT, n);
-    return meet(r);
+    return meet(r) && !atomic_load(&r->shared->failure);
 }
 bool ranks_put(Ranks *r, const void *data, size_t bytes) {
     memcpy(r->shared->seats[r->rank].data, data, bytes);
