@@ -11,7 +11,7 @@ export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 RANDOM=$seed
 timeout=2
 # long enough that every cycle finds the run alive
-steps=$((cycles * 120 + 100))
+steps=$((cycles * 80 + 100))
 echo "chaos: $cycles cycles, seed $seed, $steps steps on 4 ranks"
 
 run() { # name, options…
