@@ -103,25 +103,30 @@ static const Text texts[] = {
     {6, 50, 33, {77, 1, 16, 2, 50, 7}},
     {6, 3, 64, {77, 77, 77, 77, 77, 77}},
     {2, 1000, 100, {9, 30}},
+    {2, 70000, 3, {4500, 4300}},
 };
 
 static void text_embed(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(texts); i++) {
         const Text *t = &texts[i];
-        enum { CONTEXT = 77 };
-        int32_t first[7] = {0}, ids[6 * CONTEXT];
-        for (size_t b = 0; b < t->B; b++) first[b + 1] = first[b] + (int32_t)t->lengths[b];
+        int32_t first[7] = {0};
+        size_t context = 1;
+        for (size_t b = 0; b < t->B; b++) {
+            first[b + 1] = first[b] + (int32_t)t->lengths[b];
+            context = size_max(context, t->lengths[b]);
+        }
         size_t rows = (size_t)first[t->B];
+        int32_t *ids = xmalloc(rows * sizeof *ids);
         for (size_t r = 0; r < rows; r++) ids[r] = (int32_t)test_random_below(t->V);
 
         Buf *x = act_out(rows * t->C), *id = i32_in(rows, ids), *start = i32_in(t->B + 1, first);
-        Buf *table = acc_in(t->V * t->C, 1), *pos = acc_in(CONTEXT * t->C, 1);
+        Buf *table = acc_in(t->V * t->C, 1), *pos = acc_in(context * t->C, 1);
         RUN(text_embed_fwd, A(x), P(id), P(start), F(table), F(pos), t->B, rows, t->C);
         check(x, 1, 1);
         bufs_free();
 
-        Buf *dtable = acc_inout(t->V * t->C, 1), *dpos = acc_inout(CONTEXT * t->C, 1);
+        Buf *dtable = acc_inout(t->V * t->C, 1), *dpos = acc_inout(context * t->C, 1);
         Buf *dx = act_in(rows * t->C, 1);
         id = i32_in(rows, ids);
         start = i32_in(t->B + 1, first);
@@ -129,6 +134,7 @@ static void text_embed(void **state) {
         check(dtable, 1, rows);
         check(dpos, 1, t->B);
         bufs_free();
+        free(ids);
     }
 }
 

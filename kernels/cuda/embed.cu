@@ -156,7 +156,7 @@ void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const 
 /* ---- rows sorted by key ---- (least digit first, stable: equal keys stay in the order of their
  * rows, so that what is summed over them has one order) */
 
-enum { DIGITS = 256, TILE = 512 };
+enum { DIGITS = 256, TILE = 256 };
 
 /* counts[digit, tile]; a warp a tile. */
 __global__ static void sort_count(unsigned *counts, const uint32_t *keys, int shift, size_t n) {

@@ -224,7 +224,7 @@ static void tile_walk(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const ac
                       const acc *col_lse, const acc *log_scale, const acc *bias, size_t n, size_t m,
                       ptrdiff_t diag, double weight) {
     if (!n || !m) return;
-    size_t blocks = size_min(n, (size_t)device_multiprocessors() * 8);
+    size_t blocks = size_min(div_up(n, 4), (size_t)device_multiprocessors() * 8);
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * SUMS * sizeof *parts);
     bool wide = m % VW == 0 && aligned16(cos) && aligned16(col_lse);
     LAUNCH(tile_grad, blocks, BLOCK, 0, cos, parts, row_lse, col_lse, log_scale, bias, n, m, diag,

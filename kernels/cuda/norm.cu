@@ -172,7 +172,7 @@ void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const a
     bool wide = C % VW == 0 && aligned16(dx) && aligned16(dy) && aligned16(x) && aligned16(w) &&
                 aligned16(b) && (!y || aligned16(y)) && (!dres || aligned16(dres));
     size_t resident = (size_t)device_multiprocessors() * size_max(1, 768 / threads);
-    size_t chunks = size_min(resident, div_up(rows, GROUP));
+    size_t chunks = size_min(resident, div_up(rows, 4 * GROUP));
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, chunks * 2 * C * sizeof *parts);
     LAUNCH(layernorm_bwd, chunks, (unsigned)threads, 0, dx, parts, y, dy, dres, x, mean, rstd, w, b,
            rows, C, wide);

@@ -34,7 +34,7 @@ __global__ static void __launch_bounds__(BLOCK)
 
 void FN(sum_squares)(acc *out, const acc *x, size_t n) {
     GPU_TIMER(sum_squares, 2 * n, n * sizeof(acc));
-    size_t blocks = size_min(blocks_of(n), (size_t)device_multiprocessors() * 8);
+    size_t blocks = size_min(div_up(blocks_of(n), 4), (size_t)device_multiprocessors() * 8);
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * sizeof *parts);
     LAUNCH(sum_squares, blocks, BLOCK, 0, out, parts, device_counter(), x, n, aligned16(x));
 }

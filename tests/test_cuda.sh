@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Training with the backend cuda as a user drives it, on the layer that needs no GPU: against the CPU, in shuffled orders, resumed after
+# kill -9; and what the programs say where there is no CUDA. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+bin=$(dirname "$clipc")
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/cuda.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+skip() { # name, reason
+    echo "SKIP: $1: $2"
+    echo "[  SKIPPED ] $1"
+}
+
+# 24 pairs, batch 4: 6 steps an epoch
+train() { # program, name, options…
+    local program=$1 name=$2
+    shift 2
+    "$program" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+        --epochs 4 --warmup 3 --lr 1e-3 --workers 2 --save-frequency-steps 4 --logs "$dir" --name "$name" "$@" \
+        2>"$dir/stderr" || { tail -n 5 "$dir/stderr" && return 1; }
+}
+refused() { # words, command…
+    local words=$1 got=0
+    shift
+    "$@" >"$dir/stdout" 2>"$dir/stderr" || got=$?
+    if [ $got != 1 ] || ! grep -qF -- "$words" "$dir/stderr" || [ "$(wc -l <"$dir/stderr")" -gt 5 ]; then
+        echo "exit $got (wanted 1), wanted '$words', got:"
+        cat "$dir/stderr"
+        return 1
+    fi
+}
+same_state() { # two runs, bit for bit
+    cmp "$dir/$1/checkpoints/epoch_4/open_clip_model.safetensors" "$dir/$2/checkpoints/epoch_4/open_clip_model.safetensors" &&
+        cmp "$dir/$1/checkpoints/epoch_4/train_state.safetensors" "$dir/$2/checkpoints/epoch_4/train_state.safetensors"
+}
+losses() { sed -n 's/.*"loss": *\([0-9.e+-]*\).*/\1/p' "$dir/$1/metrics.jsonl"; }
+# 24 losses each, their relative difference at most $3
+near() {
+    paste <(losses "$1") <(losses "$2") | awk -v most="$3" '
+        { d = $1 - $2; if (d < 0) d = -d; if (NF != 2 || d > most * $1) { print "step " NR ": " $0; bad = 1 } }
+        END { if (NR != 24) print NR " steps"; exit bad || NR != 24 }'
+}
+
+refuses_without_cuda() { refused "built without CUDA" train_plain; }
+train_plain() { "$clipc" train --device cuda --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 --logs "$dir" --name none; }
+names_the_missing_gpu() {
+    refused "--device cpu runs without a GPU" "$bin/clipc-cuda" train --device cuda --pretrained $golden --vocab $golden/vocab.txt \
+        --train-data $golden/pairs.tsv --batch-size 4 --logs "$dir" --name none
+}
+auto_falls_back() { train "$bin/clipc-cuda" auto --device auto --epochs 1 && grep -q "; cpu-" "$dir/stderr"; }
+like_the_cpu() { # precision, most difference
+    train "$clipc" "cpu_$1" --precision "$1" && train "$bin/clipc-cudaemu" "cuda_$1" --precision "$1" --device cuda &&
+        grep -q "cuda-$1" "$dir/stderr" && near "cpu_$1" "cuda_$1" "$2"
+}
+any_order_gives_the_same_bits() {
+    CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2 CUDAEMU_SEED=5 train "$bin/clipc-cudaemu" shuffled --precision amp_bf16 --device cuda &&
+        same_state cuda_amp_bf16 shuffled
+}
+killed_and_resumed() {
+    train "$bin/clipc-cudaemu" killed --precision amp_bf16 --device cuda &
+    local pid=$! tries=0
+    until [ -d "$dir/killed/checkpoints/step_4" ] || [ $((tries += 1)) -gt 600 ]; do sleep 0.1; done
+    pkill -KILL -P $pid
+    wait $pid 2>/dev/null
+    train "$bin/clipc-cudaemu" killed --precision amp_bf16 --device cuda --resume latest && same_state cuda_amp_bf16 killed
+}
+
+if [ -x "$bin/clipc-cudaemu" ]; then
+    if [ -e /dev/nvidiactl ]; then
+        skip names_the_missing_gpu "there is a GPU"
+        skip auto_falls_back "there is a GPU"
+    else
+        check names_the_missing_gpu names_the_missing_gpu
+        check auto_falls_back auto_falls_back
+    fi
+    check like_the_cpu_fp32 like_the_cpu fp32 1e-4
+    check like_the_cpu_amp_bf16 like_the_cpu amp_bf16 3e-2
+    check any_order_gives_the_same_bits any_order_gives_the_same_bits
+    check killed_and_resumed killed_and_resumed
+else
+    reason="built by a plain make where nvcc is"
+    for name in names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 any_order_gives_the_same_bits \
+        killed_and_resumed kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
+fi
+check refuses_without_cuda refuses_without_cuda
+exit $failed
