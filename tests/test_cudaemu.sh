@@ -48,7 +48,7 @@ correct() { # name
     done
     verdict "$name" $bad
 }
-for program in correct instructions; do
+for program in correct instructions products; do
     for name in $("$bin/cudaemu_$program"); do correct "$name"; done
 done
 program=ranks

@@ -1,0 +1,162 @@
+/* products: cuBLASLt's products with what it adds to them, against loops in f64. */
+#include "tests/cuda_on_cpu/selftest/selftest.h"
+#include <cublasLt.h>
+
+enum { M = 24, N = 17, K = 40, BATCHES = 2, LD = 48 };
+#define BLAS(call)                                                                                 \
+    do {                                                                                           \
+        cublasStatus_t status_ = (call);                                                           \
+        if (status_ != CUBLAS_STATUS_SUCCESS) {                                                    \
+            fprintf(stderr, "line %d: %s\n", __LINE__, cublasLtGetStatusName(status_));            \
+            exit(2);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static double gelu(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+static double gelu_slope(double x) { return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5; }
+
+template <typename T> static T *noise_matrix(uint32_t seed, T *host, size_t n) {
+    for (size_t i = 0; i < n; i++) host[i] = (T)noise(seed + (uint32_t)i);
+    return device_copy(host, n);
+}
+static void describe(cublasLtMatrixLayout_t *l, cudaDataType type, int rows, int cols) {
+    int32_t batches = BATCHES;
+    int64_t stride = LD * LD;
+    BLAS(cublasLtMatrixLayoutCreate(l, type, (uint64_t)rows, (uint64_t)cols, LD));
+    BLAS(cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batches,
+                                          sizeof batches));
+    BLAS(cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                          sizeof stride));
+}
+#define SET(desc, attribute, value)                                                                \
+    BLAS(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_##attribute, &(value),          \
+                                        sizeof(value)))
+
+/* D = act(1.5 op(A) op(B) + beta C + bias): all transposes, one epilogue. */
+template <typename In, typename Out>
+static void product(cudaDataType in, cudaDataType out, bool ta, bool tb, float beta,
+                    cublasLtEpilogue_t epilogue, double tolerance) {
+    enum { SIZE = BATCHES * LD * LD };
+    static In a[SIZE], b[SIZE];
+    static Out c[SIZE], d[SIZE], aux[SIZE], bias[BATCHES * M], got[BATCHES * M];
+    In *da = noise_matrix(1, a, SIZE), *db = noise_matrix(100000, b, SIZE);
+    Out *dc = noise_matrix(200000, c, SIZE), *dd = device_new<Out>(SIZE);
+    Out *dbias = noise_matrix(300000, bias, BATCHES * M), *daux = noise_matrix(400000, aux, SIZE);
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t la, lb, lc;
+    cublasOperation_t t = CUBLAS_OP_T;
+    float alpha = 1.5f;
+    int64_t ld = LD, stride = LD * LD, bias_stride = M;
+    BLAS(cublasLtCreate(&handle));
+    BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    if (ta) SET(desc, TRANSA, t);
+    if (tb) SET(desc, TRANSB, t);
+    SET(desc, EPILOGUE, epilogue);
+    SET(desc, BIAS_POINTER, dbias);
+    SET(desc, BIAS_BATCH_STRIDE, bias_stride);
+    SET(desc, EPILOGUE_AUX_POINTER, daux);
+    SET(desc, EPILOGUE_AUX_LD, ld);
+    SET(desc, EPILOGUE_AUX_BATCH_STRIDE, stride);
+    describe(&la, in, ta ? K : M, ta ? M : K);
+    describe(&lb, in, tb ? N : K, tb ? K : N);
+    describe(&lc, out, M, N);
+    BLAS(cublasLtMatmul(handle, desc, &alpha, da, la, db, lb, &beta, dc, lc, dd, lc, NULL, NULL, 0,
+                        0));
+    Out *saved = (Out *)malloc(sizeof aux);
+    host_copy(d, dd, SIZE);
+    host_copy(saved, daux, SIZE);
+    host_copy(got, dbias, BATCHES * M);
+    for (int z = 0; z < BATCHES; z++) {
+        double grad[LD] = {0};
+        const In *az = a + z * LD * LD, *bz = b + z * LD * LD;
+        auto left = [&](int i, int k) { return (double)(float)az[ta ? k + i * LD : i + k * LD]; };
+        auto right = [&](int k, int j) { return (double)(float)bz[tb ? j + k * LD : k + j * LD]; };
+        for (int j = 0; j < N; j++)
+            for (int i = 0; i < M; i++) {
+                double v = 0;
+                int at = i + j * LD + z * LD * LD;
+                for (int k = 0; k < K; k++) v += left(i, k) * right(k, j);
+                v = alpha * v + beta * (double)(float)c[at];
+                if (epilogue & CUBLASLT_EPILOGUE_BIAS) v += (double)(float)bias[z * M + i];
+                if (epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS) {
+                    expect((float)saved[at], v, tolerance * 10, "auxiliary");
+                    v = gelu(v);
+                }
+                if (epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD) v *= gelu_slope((float)aux[at]);
+                grad[i] += v;
+                expect((float)d[at], v, tolerance * 10, "product");
+            }
+        for (int i = 0; i < M; i++) {
+            double rows = 0;
+            for (int k = 0; k < K; k++) rows += left(i, k);
+            if (epilogue == CUBLASLT_EPILOGUE_BGRADA) grad[i] = rows;
+            bool wanted = epilogue == CUBLASLT_EPILOGUE_BGRADA ||
+                          epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+            if (wanted) expect((float)got[z * M + i], grad[i], tolerance * 50, "bias gradient");
+        }
+        for (int j = 0; j < N && epilogue == CUBLASLT_EPILOGUE_BGRADB; j++) {
+            double sum = 0;
+            for (int k = 0; k < K; k++) sum += right(k, j);
+            expect((float)got[z * M + j], sum, tolerance * 50, "bias gradient");
+        }
+    }
+    free(saved);
+    BLAS(cublasLtMatmulDescDestroy(desc));
+    BLAS(cublasLtMatrixLayoutDestroy(la));
+    BLAS(cublasLtMatrixLayoutDestroy(lb));
+    BLAS(cublasLtMatrixLayoutDestroy(lc));
+    BLAS(cublasLtDestroy(handle));
+    void *all[] = {da, db, dc, dd, dbias, daux};
+    for (void *p : all) CUDA(cudaFree(p));
+}
+static void products_f32(void) {
+    for (int t = 0; t < 4; t++)
+        product<float, float>(CUDA_R_32F, CUDA_R_32F, t & 1, t & 2, t == 1 ? 0.5f : 0,
+                              t == 3 ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT, 1e-6);
+}
+static void products_bf16(void) {
+    for (int t = 0; t < 4; t++)
+        product<__nv_bfloat16, __nv_bfloat16>(CUDA_R_16BF, CUDA_R_16BF, t & 1, t & 2, t == 1,
+                                              CUBLASLT_EPILOGUE_BIAS, 8e-3);
+}
+static void products_mixed(void) { /* weight gradients: bf16 in, added to f32 */
+    product<__nv_bfloat16, float>(CUDA_R_16BF, CUDA_R_32F, false, true, 1,
+                                  CUBLASLT_EPILOGUE_DEFAULT, 1e-6);
+}
+static void epilogues(void) {
+    const cublasLtEpilogue_t all[] = {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU_BGRAD,
+                                      CUBLASLT_EPILOGUE_BGRADA, CUBLASLT_EPILOGUE_BGRADB};
+    for (cublasLtEpilogue_t e : all)
+        product<float, float>(CUDA_R_32F, CUDA_R_32F, true, false, 0, e, 1e-6);
+}
+/* What the library does not multiply it says beforehand. */
+static void refusals(void) {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t half, whole;
+    cublasLtMatmulPreference_t want;
+    cublasLtMatmulHeuristicResult_t found;
+    int count = -1;
+    BLAS(cublasLtCreate(&handle));
+    BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    BLAS(cublasLtMatrixLayoutCreate(&half, CUDA_R_16BF, 16, 16, 16));
+    BLAS(cublasLtMatrixLayoutCreate(&whole, CUDA_R_32F, 16, 16, 16));
+    BLAS(cublasLtMatmulPreferenceCreate(&want));
+    cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(handle, desc, whole, half, whole, whole, want,
+                                                      1, &found, &count);
+    expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "f32 times bf16");
+    expect(count, 0, 0, "algorithms");
+    s = cublasLtMatmulAlgoGetHeuristic(handle, desc, whole, whole, half, half, want, 1, &found,
+                                       &count);
+    expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "f32 to bf16");
+}
+
+int main(int argc, char **argv) {
+#define CASE(name) {#name, name}
+    static const Case cases[] = {CASE(products_f32), CASE(products_bf16), CASE(products_mixed),
+                                 CASE(epilogues), CASE(refusals)};
+    return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
+}
