@@ -349,6 +349,38 @@ static void warps(void) {
     CUDA(cudaFree(d));
 }
 
+/* ---- where ldmatrix puts elements: products cannot show a permutation of k ---- */
+__global__ void ldmatrix_kernel(uint32_t *out) {
+    __shared__ __align__(16) uint16_t s[4][8][8];
+    uint32_t l = threadIdx.x, *o = out + l * 8;
+    for (int i = l; i < 256; i += 32) (&s[0][0][0])[i] = (uint16_t)(i * 251);
+    __syncwarp();
+    uint32_t row = (uint32_t)__cvta_generic_to_shared(&s[l / 8][l % 8][0]);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(o[0]), "=r"(o[1]), "=r"(o[2]), "=r"(o[3])
+                 : "r"(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(o[4]), "=r"(o[5]), "=r"(o[6]), "=r"(o[7])
+                 : "r"(row));
+}
+static void ldmatrix(void) {
+    static uint32_t got[32 * 8];
+    uint32_t *d = device_new<uint32_t>(32 * 8);
+    ldmatrix_kernel<<<1, 32>>>(d);
+    CUDA(cudaGetLastError());
+    host_copy(got, d, 32 * 8);
+    for (int l = 0; l < 32; l++)
+        for (int m = 0; m < 8; m++) {
+            int major = l / 4, minor = l % 4 * 2, base = m % 4 * 64;
+            int first = m < 4 ? major * 8 + minor : minor * 8 + major;
+            int second = m < 4 ? first + 1 : first + 8;
+            uint32_t want = (uint16_t)((base + first) * 251) |
+                            (uint32_t)(uint16_t)((base + second) * 251) << 16;
+            expect(got[l * 8 + m], want, 0, m < 4 ? "ldmatrix" : "ldmatrix.trans");
+        }
+    CUDA(cudaFree(d));
+}
+
 /* ---- blocks, spaces, atomics ---- */
 __constant__ int table[5] = {3, 1, 4, 1, 5};
 __device__ int counter = 100;
@@ -405,7 +437,7 @@ int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
     static const Case cases[] = {
         CASE(integers), CASE(floats), CASE(bf16), CASE(control_flow), CASE(bits),
-        CASE(library_functions), CASE(rounding), CASE(warps), CASE(spaces),
+        CASE(library_functions), CASE(rounding), CASE(warps), CASE(ldmatrix), CASE(spaces),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
