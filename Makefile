@@ -90,6 +90,7 @@ help:
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
+	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow), make test-gpu'
 	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
 
 setup:
@@ -237,6 +238,7 @@ format:
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/clipc
 	install -m 755 $B/clipc $(DESTDIR)$(PREFIX)/bin/clipc
+	if [ -x $B/clipc-cuda ]; then install -m 755 $B/clipc-cuda $(DESTDIR)$(PREFIX)/bin/clipc-cuda; fi
 	cp -r configs $(DESTDIR)$(PREFIX)/share/clipc/
 	if [ -d build/vocab ]; then cp -r build/vocab $(DESTDIR)$(PREFIX)/share/clipc/; fi
 

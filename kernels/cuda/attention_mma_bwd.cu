@@ -162,7 +162,7 @@ __device__ static __forceinline__ void query_rows(QueryRows *rows, const Tiles *
 }
 
 template <int KD>
-__global__ static void __launch_bounds__(THREADS, 2)
+__global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     mma_bwd_query(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                   const act *qkv, Tiles t) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -226,7 +226,7 @@ __device__ static inline void stats_load(QueryStats *s, const Tiles *t, const Ti
 }
 
 template <int KD>
-__global__ static void __launch_bounds__(THREADS, 2)
+__global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     mma_bwd_key(act *dqkv, const float *delta, const act *dout, const acc *lse, const act *qkv,
                 Tiles t) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -279,7 +279,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
 /* ---- both halves, where every sequence fits one tile ---- */
 
 template <int KD>
-__global__ static void __launch_bounds__(THREADS, 2)
+__global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     mma_bwd_both(act *dqkv, const act *dout, const act *o, const acc *lse, const act *qkv,
                  Tiles t) {
     extern __shared__ __align__(16) unsigned char memory[];
