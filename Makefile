@@ -193,7 +193,7 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
-tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/clipc-cudaemu $B/cuda.report)
+tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
 test:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory tests
