@@ -179,6 +179,8 @@ static void wait_all(void) {
 
 /* ---- start and end ---- */
 
+static Beat own_beat;
+
 /* A CPU that several ranks of the node may use counts for each of them in part, so that both bound
  * and unbound ranks get their share. */
 static void share_cpus(int node_size) {
@@ -197,7 +199,7 @@ static void share_cpus(int node_size) {
 }
 
 /* The ranks of a node see each other's beats. */
-static void start_watchdog(int node_rank, int node_size, double timeout) {
+static void share_beats(int node_rank, int node_size) {
     MPI_Win window;
     MPI_Aint bytes;
     int unit;
@@ -207,7 +209,7 @@ static void start_watchdog(int node_rank, int node_size, double timeout) {
     MPI_Win_shared_query(window, 0, &bytes, &unit, &table);
     table[node_rank] = (Beat){0};
     MPI_Barrier(mpi.node);
-    watchdog_start(table, (size_t)node_size, (size_t)node_rank, mpi.table.rank, timeout);
+    watchdog_move(table, (size_t)node_size, (size_t)node_rank, mpi.table.rank);
 }
 
 /* A rank that dies leaves at once: the library's own clean-up would race with threads that are
@@ -226,14 +228,20 @@ static void close_mpi(void) {
     pthread_mutex_unlock(&mpi.lock);
     if (mpi.threaded) pthread_join(mpi.thread, NULL);
     barrier();
-    watchdog_stop();
+    watchdog_move(&own_beat, 1, 0, mpi.table.rank); /* the shared one goes */
+    watchdog_enter(LANE_MAIN, OP_END);
     MPI_Finalize();
+    watchdog_stop();
     mpi.finished = true;
 }
 
 const Comm *comm_mpi(const Kernels *k, double timeout) {
     assert(!mpi.elem);
     int level, node_rank, node_size;
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (!rank) rank = getenv("PMIX_RANK");
+    watchdog_start(&own_beat, 1, 0, rank ? atoi(rank) : 0, timeout);
+    watchdog_enter(LANE_MAIN, OP_START);
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
     on_exit(leave_hard, NULL);
     mpi.type = k->acc_size == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
@@ -259,7 +267,8 @@ const Comm *comm_mpi(const Kernels *k, double timeout) {
     MPI_Comm_rank(mpi.node, &node_rank);
     MPI_Comm_size(mpi.node, &node_size);
     share_cpus(node_size);
-    start_watchdog(node_rank, node_size, timeout);
+    share_beats(node_rank, node_size);
+    watchdog_leave(LANE_MAIN);
     mpi.threaded =
         level == MPI_THREAD_MULTIPLE && !pthread_create(&mpi.thread, NULL, side_main, NULL);
     return &mpi.table;

@@ -7,8 +7,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *const op_names[] = {"nothing",   "all_gather", "reduce_scatter", "all_reduce",
-                                       "broadcast", "barrier",    "gather_bytes"};
+static const char *const op_names[] = {"nothing",    "the start of MPI", "the end of MPI",
+                                       "all_gather", "reduce_scatter",   "all_reduce",
+                                       "broadcast",  "barrier",          "gather_bytes"};
 
 static struct {
     pthread_t thread;
@@ -37,7 +38,10 @@ static void name_late(char *out, size_t room, CommLane lane, double now) {
                                late++ ? ", " : " for ", b->rank, b->pid,
                                stopped ? "stopped or dead" : "still", (unsigned long long)b->step);
     }
-    if (!late)
+    int op = dog.own->lane[lane].op;
+    if (op == OP_START || op == OP_END)
+        snprintf(out, room, "%s", " for the other ranks");
+    else if (!late)
         snprintf(out, room, "%s",
                  " though every rank of this node has come: look at the other nodes' lines and at "
                  "the network");
@@ -87,16 +91,27 @@ static void *watch(void *unused) {
     return NULL;
 }
 
-void watchdog_start(Beat *table, size_t n, size_t own, int rank, double timeout) {
-    assert(!dog.runs && own < n && timeout > 0);
+void watchdog_move(Beat *table, size_t n, size_t own, int rank) {
+    pthread_mutex_lock(&dog.lock);
+    if (dog.own) {
+        table[own].step = (uint64_t)dog.own->step;
+        for (int lane = 0; lane < LANES; lane++)
+            table[own].lane[lane].op = (int)dog.own->lane[lane].op;
+    }
     dog.table = table;
     dog.own = &table[own];
     dog.n = n;
     dog.rank = rank;
-    dog.timeout = timeout;
     dog.own->rank = rank;
     dog.own->pid = (int)getpid();
     dog.own->alive = milliseconds(clock_now());
+    pthread_mutex_unlock(&dog.lock);
+}
+
+void watchdog_start(Beat *table, size_t n, size_t own, int rank, double timeout) {
+    assert(!dog.runs && own < n && timeout > 0);
+    dog.timeout = timeout;
+    watchdog_move(table, n, own, rank);
     if (pthread_create(&dog.thread, NULL, watch, NULL)) die("cannot start the watchdog's thread");
     dog.runs = true;
 }

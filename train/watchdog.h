@@ -7,6 +7,8 @@
 
 typedef enum {
     OP_NONE,
+    OP_START, /* of the transport, and its end */
+    OP_END,
     OP_ALL_GATHER,
     OP_REDUCE_SCATTER,
     OP_ALL_REDUCE,
@@ -32,6 +34,8 @@ typedef struct Beat {
 
 /* table[n]: zeroed, this rank's entry is table[own]. timeout in seconds. */
 void watchdog_start(Beat *table, size_t n, size_t own, int rank, double timeout);
+/* From now on in this table. Before ranks can share one, and after, each has a table of its own. */
+void watchdog_move(Beat *table, size_t n, size_t own, int rank);
 void watchdog_enter(CommLane lane, CommOp op);
 void watchdog_leave(CommLane lane);
 /* The step that is being worked on, for messages; may be called without a watchdog. */
