@@ -9,7 +9,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/chaos.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 RANDOM=$seed
-timeout=2
+timeout=5
 # long enough that every cycle finds the run alive
 steps=$((cycles * 60 + 100))
 echo "chaos: $cycles cycles, seed $seed, $steps steps on 4 ranks"

@@ -8,7 +8,7 @@ golden=tests/golden/openclip
 dir=$(mktemp -d "${TMPDIR:-/tmp}/faults.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
-timeout=2
+timeout=4
 tests=(killed_rank stopped_rank sigterm_to_one_rank other_options_on_one_rank bad_data_on_one_rank self_refuses_nothing
     nccl_says_what_is_missing three_random_interruptions)
 
