@@ -66,14 +66,29 @@ static const IndexMember *find_member(const Index *ix, size_t i, const char *ext
     return NULL;
 }
 
+const IndexMember *index_member(const Index *ix, size_t i, const char *extension) {
+    return find_member(ix, i, extension, strlen(extension));
+}
+
+/* Of a list up to a comma. */
 static const IndexMember *find_first(const Index *ix, size_t i, const char *list) {
-    while (*list) {
-        size_t n = strcspn(list, ";");
+    while (*list && *list != ',') {
+        size_t n = strcspn(list, ";,");
         const IndexMember *m = n ? find_member(ix, i, list, n) : NULL;
         if (m) return m;
         list += n + (list[n] == ';');
     }
     return NULL;
+}
+
+/* The first choice's member that is not blank. */
+static const IndexMember *find_text(const Index *ix, size_t i, const char *choices) {
+    for (;; choices++) {
+        const IndexMember *m = find_first(ix, i, choices);
+        if (m && m->size > 0 && !(m->flags & INDEX_BLANK)) return m;
+        choices += strcspn(choices, ",");
+        if (!*choices) return NULL;
+    }
 }
 
 bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p) {
@@ -82,9 +97,8 @@ bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p) {
     if (!p->image || p->image->size == 0) return false;
     p->label = find_member(ix, i, "cls", 3);
     if (!k->json && !k->texts) return true;
-    p->text_is_json = k->json;
-    p->text = k->json ? find_member(ix, i, "json", 4) : find_first(ix, i, k->texts);
-    return p->text && p->text->size > 0 && !(p->text->flags & INDEX_BLANK);
+    p->text = find_text(ix, i, k->json ? "json" : k->texts);
+    return p->text != NULL;
 }
 
 void index_count(Index *ix, const IndexKeys *k) {

@@ -48,19 +48,21 @@ uint64_t fnv_hash(uint64_t h, const void *bytes, size_t n);
 
 /* Which members make a sample usable: an image, and a caption that is not blank. */
 typedef struct IndexKeys {
-    char *images, *texts; /* ";"-separated, first one present; texts NULL: no caption needed */
-    bool json;            /* the caption is a field of the .json member */
-    uint64_t hash;        /* of all of these */
+    char *images;  /* ";"-separated, first one present */
+    char *texts;   /* likewise; one of several such lists with "," between; NULL: none needed */
+    bool json;     /* the caption is a field of the .json member */
+    uint64_t hash; /* of all of these */
 } IndexKeys;
 
 typedef struct IndexPick {
     const char *key;
     const IndexMember *image, *text, *label; /* text, label (.cls): NULL where there is none */
-    bool text_is_json;
 } IndexPick;
 
 IndexKeys index_keys_new(const char *images, const char *texts, bool json);
 void index_keys_free(IndexKeys *k);
+/* Sample i's member of an extension, or NULL. */
+const IndexMember *index_member(const Index *ix, size_t i, const char *extension);
 /* The members of sample i that `k` asks for; false where it is not usable. */
 bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p);
 /* Sets h.usable and h.keys. */

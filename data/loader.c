@@ -99,11 +99,12 @@ static void count_sample(Loader *l, const Error *bad) {
 static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err) {
     const LoaderOptions *o = &w->l->o;
     Error why;
-    if (!dataset_read(w->l->data, index, &w->sample, err)) return false;
+    uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
+    uint64_t draw = rng_u64(seed, RNG_CAPTION, 0);
+    if (!dataset_read_drawn(w->l->data, index, &draw, &w->sample, err)) return false;
     if (!image_decode(&w->image, w->sample.image, w->sample.image_size, o->max_pixels, &why))
         return error_set(err, "%s: %s", w->sample.key, why.text);
     size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
-    uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
     transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed, &w->scratch);
     int32_t *ids = s->row_ids + row * o->context;
     size_t n = bpe_encode(o->bpe, w->cache, w->sample.text, w->sample.text_size, o->context, ids);

@@ -5,15 +5,10 @@
 #include "data/tarshard.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    IMAGE_BYTES_MAX = 256 << 20,
-    TEXT_BYTES_MAX = 4 << 20,
-    OPEN_THREADS = 8, /* opening waits for disks and networks more than for processors */
-};
+enum { OPEN_THREADS = 8 }; /* opening waits for disks and networks more than for processors */
 
 typedef struct Shard {
     SourceKind kind;
@@ -24,6 +19,7 @@ typedef struct Shard {
 
 struct Dataset {
     DatasetOptions options;
+    CaptionKeys captions;
     IndexKeys keys;
     char *cache_dir, *strings[7]; /* options' own copies */
     Shard *shards;
@@ -45,6 +41,17 @@ static char *default_cache_dir(void) {
     return xstrdup("/tmp/clipc-cache");
 }
 
+static bool parse_keys(Dataset *d, Error *err) {
+    const DatasetOptions *o = &d->options;
+    char *json = o->json_text_key ? xasprintf("json.%s", o->json_text_key) : NULL;
+    bool ok = caption_keys_parse(&d->captions, json ? json : o->text_keys, err);
+    free(json);
+    const char *members = d->captions.members;
+    bool only_json = members && strcmp(members, "json") == 0;
+    d->keys = index_keys_new(o->image_keys, members, only_json);
+    return ok;
+}
+
 static void copy_options(Dataset *d, const DatasetOptions *o) {
     d->options = *o;
     const char **fields[] = {&d->options.image_keys,      &d->options.text_keys,
@@ -56,7 +63,6 @@ static void copy_options(Dataset *d, const DatasetOptions *o) {
         if (*fields[i]) *fields[i] = d->strings[i] = xstrdup(*fields[i]);
     d->cache_dir = o->cache_dir ? xstrdup(o->cache_dir) : default_cache_dir();
     d->options.cache_dir = d->cache_dir;
-    d->keys = index_keys_new(o->image_keys, o->text_keys, o->json_text_key != NULL);
 }
 
 /* ---- opening ---- */
@@ -117,9 +123,9 @@ static bool open_all(Dataset *d, const Sources *sources, Error *err) {
 
 Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *err) {
     Dataset *d = xcalloc(1, sizeof *d);
-    Sources sources;
+    Sources sources = {.items = NULL};
     copy_options(d, options);
-    bool ok = sources_expand(&sources, spec, err);
+    bool ok = parse_keys(d, err) && sources_expand(&sources, spec, err);
     if (ok) {
         d->shard_count = sources.count;
         d->shards = xcalloc(sources.count, sizeof *d->shards);
@@ -149,6 +155,7 @@ void dataset_close(Dataset *d) {
         table_free(&d->shards[i].table);
     }
     for (size_t i = 0; i < COUNT(d->strings); i++) free(d->strings[i]);
+    caption_keys_free(&d->captions);
     index_keys_free(&d->keys);
     free(d->cache_dir);
     free(d->shards);
@@ -172,96 +179,81 @@ size_t dataset_classes(const Dataset *d, const char *const **names) {
 
 /* ---- reading ---- */
 
-static void *reserve(void *p, size_t *capacity, size_t need) {
-    if (need <= *capacity) return p;
-    free(p);
-    *capacity = need + need / 4;
-    return xmalloc(*capacity);
-}
+typedef struct TarMembers {
+    Dataset *d;
+    TarShard *t;
+    size_t sample;
+    char *text; /* of the last member read, malloc'd */
+} TarMembers;
 
-static void set_text(Sample *s, const char *text, size_t n) {
-    s->text = reserve(s->text, &s->text_capacity, n + 1);
-    memcpy(s->text, text, n);
-    s->text[n] = 0;
-    s->text_size = n;
-}
-
-/* The caption is the string `field` of the JSON object that s->text holds. */
-static bool take_json_field(Sample *s, const char *field, Error *err) {
-    json_error_t why;
-    json_t *root = json_loadb(s->text, s->text_size, 0, &why);
-    if (!root) return error_set(err, "bad JSON: %s", why.text);
-    json_t *value = json_object_get(root, field);
-    bool ok = json_is_string(value);
-    if (ok)
-        set_text(s, json_string_value(value), json_string_length(value));
-    else
-        error_set(err, "its .json has no text \"%s\"", field);
-    json_decref(root);
-    return ok;
-}
-
-static bool read_member(Dataset *d, TarShard *t, const IndexMember *m, size_t limit, uint8_t *out,
+static bool read_member(TarMembers *from, const IndexMember *m, size_t limit, uint8_t *out,
                         Error *err) {
     if (m->size > limit)
         return error_set(err, "a member of %llu bytes", (unsigned long long)m->size);
-    return shard_cache_read(d->cache, t, m->offset, out, (size_t)m->size, err);
+    return shard_cache_read(from->d->cache, from->t, m->offset, out, (size_t)m->size, err);
 }
 
-static bool read_label(Dataset *d, TarShard *t, const IndexMember *m, int *label, Error *err) {
-    char digits[16] = "", *end;
-    if (!read_member(d, t, m, sizeof digits - 1, (uint8_t *)digits, err)) return false;
-    long v = strtol(digits, &end, 10);
-    if (end == digits || end[strspn(end, " \r\n")] || v < 0 || v > INT32_MAX)
-        return error_set(err, "its .cls is no class number");
-    *label = (int)v;
-    return true;
+static int read_text(void *context, const char *extension, const char **bytes, size_t *n,
+                     Error *err) {
+    TarMembers *from = context;
+    const IndexMember *m = index_member(&from->t->index, from->sample, extension);
+    if (!m) return 0;
+    if (m->size > SAMPLE_TEXT_MAX) {
+        error_set(err, "a .%s of %llu bytes", extension, (unsigned long long)m->size);
+        return -1;
+    }
+    free(from->text);
+    from->text = xmalloc((size_t)m->size + 1);
+    *bytes = from->text;
+    *n = (size_t)m->size;
+    return read_member(from, m, SAMPLE_TEXT_MAX, (uint8_t *)from->text, err) ? 1 : -1;
 }
 
-static bool read_tar(Dataset *d, TarShard *t, size_t i, Sample *s, Error *err) {
+static bool read_label(TarMembers *from, const IndexMember *m, Sample *s, Error *err) {
+    char digits[16];
+    return read_member(from, m, sizeof digits, (uint8_t *)digits, err) &&
+           sample_set_label(s, digits, (size_t)m->size, err);
+}
+
+static bool read_tar(Dataset *d, TarShard *t, size_t i, const uint64_t *draw, Sample *s,
+                     Error *err) {
     IndexPick p;
     if (!shard_cache_acquire(d->cache, t, err)) {
         s->key = xstrdup(t->path);
         return false;
     }
-    index_pick(&t->index, &d->keys, t->usable[i], &p);
+    TarMembers from = {.d = d, .t = t, .sample = t->usable[i]};
+    index_pick(&t->index, &d->keys, from.sample, &p);
     const char *slash = strrchr(t->path, '/');
     s->key = xasprintf("%s:%s", slash ? slash + 1 : t->path, p.key);
-    size_t image = (size_t)p.image->size, text = p.text ? (size_t)p.text->size : 0;
-    bool ok = true;
-    if (image > IMAGE_BYTES_MAX || text > TEXT_BYTES_MAX)
-        ok = error_set(err, "an image of %zu or a text of %zu bytes", image, text);
-    if (ok) {
-        s->image = reserve(s->image, &s->image_capacity, image);
-        ok = read_member(d, t, p.image, IMAGE_BYTES_MAX, s->image, err);
-        if (ok) s->image_size = image;
-    }
-    if (ok && p.text) {
-        s->text = reserve(s->text, &s->text_capacity, text + 1);
-        s->text_size = text;
-        s->text[text] = 0;
-        ok = read_member(d, t, p.text, TEXT_BYTES_MAX, (uint8_t *)s->text, err);
-        if (ok && p.text_is_json) ok = take_json_field(s, d->options.json_text_key, err);
-    }
-    if (ok && p.label) ok = read_label(d, t, p.label, &s->label, err);
+    size_t image = (size_t)p.image->size;
+    bool ok = image <= SAMPLE_IMAGE_MAX || error_set(err, "an image of %zu bytes", image);
+    ok = ok && read_member(&from, p.image, SAMPLE_IMAGE_MAX, sample_reserve_image(s, image), err);
+    if (ok) s->image_size = image;
+    if (ok && d->captions.choices)
+        ok = captions_take(s, &d->captions, (CaptionPick)d->options.captions, draw, read_text,
+                           &from, err);
+    if (ok && p.label) ok = read_label(&from, p.label, s, err);
+    free(from.text);
     shard_cache_release(d->cache, t);
     return ok;
 }
 
-static bool read_table(const Table *t, size_t i, Sample *s, Error *err) {
+static bool read_table(const Table *t, size_t i, CaptionPick pick, const uint64_t *draw, Sample *s,
+                       Error *err) {
     const TableRow *r = &t->rows[i];
     s->key = table_path(r);
     s->label = r->label;
     free(s->image);
-    bool ok = file_read_all(s->key, &s->image, &s->image_size, IMAGE_BYTES_MAX, err);
+    bool ok = file_read_all(s->key, &s->image, &s->image_size, SAMPLE_IMAGE_MAX, err);
     s->image_capacity = s->image_size;
-    if (ok && r->text) set_text(s, r->text, strlen(r->text));
+    if (ok && r->text) table_caption(t, r, pick, draw, s);
     if (ok && !r->text && t->need_text) {
         char *path = table_text_path(r);
         uint8_t *bytes;
         size_t n;
-        ok = file_read_all(path, &bytes, &n, TEXT_BYTES_MAX, err);
-        if (ok) set_text(s, (const char *)bytes, n);
+        ok = file_read_all(path, &bytes, &n, SAMPLE_TEXT_MAX, err);
+        if (ok) captions_pick_line(s, pick, draw, (const char *)bytes, n);
         free(bytes);
         free(path);
     }
@@ -281,35 +273,23 @@ static const Shard *find_shard(const Dataset *d, size_t index, size_t *number) {
     return &d->shards[lo];
 }
 
-static bool is_blank(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\n\v\f\r", text[i])) return false;
-    return true;
-}
-
-bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err) {
+bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err) {
     assert(index < d->count);
     size_t number;
     const Shard *shard = find_shard(d, index, &number);
     Error why;
-    free(s->key);
-    s->key = NULL;
-    s->label = -1;
-    s->image_size = 0;
-    set_text(s, "", 0);
+    sample_reset(s);
     bool ok = shard->kind == SOURCE_SHARD
-                  ? read_tar(d, &d->shards[number].tar, index - shard->start, s, &why)
-                  : read_table(&shard->table, index - shard->start, s, &why);
+                  ? read_tar(d, &d->shards[number].tar, index - shard->start, draw, s, &why)
+                  : read_table(&shard->table, index - shard->start,
+                               (CaptionPick)d->options.captions, draw, s, &why);
     if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
         return error_set(err, "%s", why.text); /* a file's error names it already */
-    if (ok && (d->keys.texts || d->keys.json) && is_blank(s->text, s->text_size))
+    if (ok && d->captions.choices && text_is_blank(s->text, s->text_size))
         ok = error_set(&why, "an empty caption");
     return ok || error_set(err, "%s: %s", s->key, why.text);
 }
 
-void sample_free(Sample *s) {
-    free(s->key);
-    free(s->image);
-    free(s->text);
-    *s = (Sample){.label = -1};
+bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err) {
+    return dataset_read_drawn(d, index, NULL, s, err);
 }

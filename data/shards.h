@@ -4,14 +4,16 @@
  * in stored order, shard after shard. Nothing is ever written into the data's own folder. */
 #ifndef DATA_SHARDS_H
 #define DATA_SHARDS_H
-#include "kernels/base.h"
+#include "data/captions.h"
 
 typedef struct DatasetOptions {
     const char *cache_dir;     /* where missing indexes are built; NULL: $XDG_CACHE_HOME/clipc or
                                   ~/.cache/clipc */
     const char *image_keys;    /* "jpg;png;jpeg;webp": first one present */
-    const char *text_keys;     /* "txt;caption"; NULL or "": samples need no caption */
-    const char *json_text_key; /* take the caption from this field of .json; NULL: off */
+    const char *text_keys;     /* "txt;caption", as data/captions.h says; NULL or "": samples need
+                                  no caption */
+    const char *json_text_key; /* FIELD: the same as text_keys "json.FIELD"; NULL: off */
+    int captions;              /* CaptionPick: which of several captions */
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */
@@ -19,18 +21,6 @@ typedef struct DatasetOptions {
 DatasetOptions dataset_options_default(void);
 
 typedef struct Dataset Dataset;
-/* One sample as stored. Buffers belong to the Sample and are reused; zero it before its first use,
- * free with sample_free. Where reading failed, `key` is set, and image_size is 0 if it was for the
- * image. */
-typedef struct Sample {
-    char *key; /* "shard.tar:000123" or the path: for messages */
-    uint8_t *image;
-    size_t image_size, image_capacity;
-    char *text; /* NUL-terminated too */
-    size_t text_size, text_capacity;
-    int label; /* class folder's number in sorted order or .cls; -1 without */
-} Sample;
-
 /* Builds the indexes that are missing or stale in the cache (a line on stderr says so); warns of
  * damaged shards, whose readable part is used. NULL: err says why; also when no sample is usable.
  * Samples without image or caption, or with an empty one, are left out here where the index shows
@@ -44,10 +34,11 @@ size_t dataset_shards(const Dataset *d);
 /* First sample of shard s (s = shards: the count). */
 size_t dataset_shard_start(const Dataset *d, size_t shard);
 /* Thread-safe (pread; a cache of open files). False: err names shard and key; the sample is to be
- * skipped. */
+ * skipped; s->key is set, and image_size is 0 if the image could not be read. */
 bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err);
+/* The same with the caption that `draw` chooses among several (NULL: the first one). */
+bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err);
 /* Class names of a folder of class folders, sorted; 0 when there are none. */
 size_t dataset_classes(const Dataset *d, const char *const **names);
 void dataset_close(Dataset *d);
-void sample_free(Sample *s);
 #endif

@@ -1,5 +1,6 @@
 #include "data/table.h"
 #include "data/csv.h"
+#include "data/index.h"
 #include "data/sources.h"
 #include "data/stream.h"
 
@@ -18,6 +19,8 @@ static void add_row(Table *t, TableRow r) {
     t->rows[t->count++] = r;
 }
 
+static bool need_text(const DatasetOptions *o) { return o->text_keys && *o->text_keys; }
+
 /* Takes a malloc'd string over. */
 static char *keep(Table *t, char *s) {
     if (t->string_count == t->string_capacity) {
@@ -27,7 +30,63 @@ static char *keep(Table *t, char *s) {
     return t->strings[t->string_count++] = s;
 }
 
-static bool is_blank(const char *s) { return s[strspn(s, " \t\n\v\f\r")] == 0; }
+static bool is_blank(const char *s) { return text_is_blank(s, strlen(s)); }
+
+/* ---- several captions of a picture ---- */
+
+static size_t row_hash(const TableRow *r) {
+    return (size_t)fnv_hash(fnv_hash(FNV_START, r->folder, strlen(r->folder) + 1), r->name,
+                            strlen(r->name));
+}
+
+static bool same_image(const TableRow *a, const TableRow *b) {
+    return strcmp(a->name, b->name) == 0 && strcmp(a->folder, b->folder) == 0;
+}
+
+static size_t add_caption(Table *t, const char *text) {
+    if (t->more_count == t->more_capacity) {
+        t->more_capacity = size_max(256, t->more_capacity * 2);
+        t->more = xrealloc(t->more, size_mul(t->more_capacity, sizeof *t->more));
+    }
+    t->more[t->more_count++] = (TableCaption){.text = text};
+    return t->more_count;
+}
+
+/* Makes rows of one picture a single row with several captions, where its first one stood. */
+static void join_rows(Table *t) {
+    size_t slots = 16, kept = 0;
+    while (slots < t->count * 2) slots *= 2;
+    size_t *first = xcalloc(slots, sizeof *first);  /* row + 1 */
+    size_t *last = xcalloc(t->count, sizeof *last); /* of each kept row's captions; 0: its text */
+    for (size_t i = 0; i < t->count; i++) {
+        TableRow r = t->rows[i];
+        size_t at = row_hash(&r) & (slots - 1);
+        while (first[at] && !same_image(&t->rows[first[at] - 1], &r)) at = (at + 1) & (slots - 1);
+        if (!first[at]) {
+            t->rows[kept++] = r;
+            first[at] = kept;
+            continue;
+        }
+        size_t row = first[at] - 1, added = add_caption(t, r.text);
+        *(last[row] ? &t->more[last[row] - 1].more : &t->rows[row].more) = added;
+        last[row] = added;
+    }
+    t->count = kept;
+    free(first);
+    free(last);
+}
+
+void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const uint64_t *draw,
+                   Sample *s) {
+    size_t n = 1;
+    for (size_t m = r->more; m; m = t->more[m - 1].more) n++;
+    const char **texts = xmalloc(size_mul(n, sizeof *texts));
+    texts[0] = r->text;
+    n = 1;
+    for (size_t m = r->more; m; m = t->more[m - 1].more) texts[n++] = t->more[m - 1].text;
+    captions_pick(s, pick, draw, texts, n);
+    free(texts);
+}
 
 /* ---- CSV ---- */
 
@@ -63,7 +122,7 @@ static const char *csv_folder(Table *t, const char *csv, const char *first) {
 }
 
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err) {
-    *t = (Table){.need_text = o->text_keys && *o->text_keys};
+    *t = (Table){.need_text = need_text(o)};
     size_t size, n, image, caption = 0;
     Error why;
     uint8_t *bytes;
@@ -86,8 +145,9 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
         }
         if (!folder) folder = csv_folder(t, path, f[image].text);
         add_row(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
-                              t->need_text ? f[caption].text : NULL, -1});
+                              t->need_text ? f[caption].text : NULL, -1, 0});
     }
+    if (t->need_text && o->captions != CAPTIONS_WHOLE) join_rows(t);
     return why.text[0] == 0 || error_set(err, "%s: %s", path, why.text);
 }
 
@@ -132,7 +192,7 @@ static void add_images(Table *t, const char *folder, char **names, size_t count,
         if (t->need_text && !has && !text)
             t->dropped++;
         else
-            add_row(t, (TableRow){folder, keep(t, xstrdup(names[i])), has ? NULL : text, label});
+            add_row(t, (TableRow){folder, keep(t, xstrdup(names[i])), has ? NULL : text, label, 0});
     }
 }
 
@@ -166,7 +226,7 @@ static bool add_class(Table *t, const char *path, const char *name, const Datase
 }
 
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err) {
-    *t = (Table){.need_text = o->text_keys && *o->text_keys};
+    *t = (Table){.need_text = need_text(o)};
     char **names;
     size_t count;
     bool ok = list_folder(path, &names, &count, err);
@@ -191,6 +251,7 @@ void table_free(Table *t) {
     for (size_t i = 0; i < t->string_count; i++) free(t->strings[i]);
     free(t->strings);
     free(t->rows);
+    free(t->more);
     free(t->classes);
     free(t->bytes);
     *t = (Table){.rows = NULL};

@@ -8,13 +8,22 @@ typedef struct TableRow {
     const char *folder, *name; /* the image is folder/name; folder "": name is the path */
     const char *text;          /* NULL: the .txt beside the image, or none is needed */
     int label;                 /* -1: none */
+    size_t more;               /* its next caption is Table.more[more - 1]; 0: none */
 } TableRow;
+
+/* A further caption of a row's picture. */
+typedef struct TableCaption {
+    const char *text;
+    size_t more;
+} TableCaption;
 
 typedef struct Table {
     TableRow *rows;
     size_t count, capacity, dropped;
     char **classes; /* sorted names of class folders */
     size_t class_count;
+    TableCaption *more;
+    size_t more_count, more_capacity;
     bool need_text;
     char *bytes;    /* a CSV's text */
     char **strings; /* what else rows point to */
@@ -22,11 +31,15 @@ typedef struct Table {
 } Table;
 
 /* Relative paths are taken from the CSV's folder, or from the current one when the first row's file
- * is not there. Rows without path or caption are dropped. */
+ * is not there. Rows without path or caption are dropped. Unless captions are taken
+ * whole, rows of one path are one sample with several captions. */
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err);
 /* Images directly in the folder: a .txt stands beside each. Otherwise every folder in it is a
  * class; its images' caption is the .txt beside, or else made of the class name. */
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err);
+/* The caption of a row that has a text. */
+void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const uint64_t *draw,
+                   Sample *s);
 char *table_path(const TableRow *r);      /* malloc'd */
 char *table_text_path(const TableRow *r); /* the .txt beside, malloc'd */
 void table_free(Table *t);

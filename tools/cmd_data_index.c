@@ -94,9 +94,11 @@ int cmd_data_index(int argc, char **argv) {
     char *spec = join_operands(&command, &operands);
     Sources sources;
     Error err;
+    CaptionKeys captions;
+    if (!caption_keys_parse(&captions, dataset.text_keys, &err)) die_usage("%s", err.text);
     if (!sources_expand(&sources, spec, &err)) die("%s", err.text);
     Job job = {.sources = &sources,
-               .keys = index_keys_new(dataset.image_keys, dataset.text_keys, false),
+               .keys = index_keys_new(dataset.image_keys, captions.members, false),
                .results = xcalloc(sources.count, sizeof(Result))};
     parallel_for(sources.count, (size_t)workers, index_one, &job);
     size_t failed = 0, written = 0;
@@ -117,6 +119,7 @@ int cmd_data_index(int argc, char **argv) {
              " samples, %" PRIu64 " usable",
              sources.count, written, sources.count - written - failed, failed, samples, usable);
     index_keys_free(&job.keys);
+    caption_keys_free(&captions);
     free(job.results);
     sources_free(&sources);
     free(spec);

@@ -23,16 +23,17 @@
 
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
  * see dataset_options_fill). */
-#define DATASET_OPTIONS(d)                                                                         \
-    {"image-key", OPT_STRING, &(d).image_keys, "KEYS", 0, 0, "extensions of the image", 0},        \
-        {"text-key", OPT_STRING, &(d).text_keys, "KEYS", 0, 0, "extensions of the caption", 0},    \
-        {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0}, \
-        {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "tab or comma", 0},        \
-        {"cache-dir", OPT_STRING, &(d).cache_dir, "DIR", 0, 0, "for missing indexes", 0},          \
-        {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},  \
-    {                                                                                              \
-        "csv-caption-key", OPT_STRING, &(d).csv_caption_key, "COLUMN", 0, 0,                       \
-            "column of the caption", 0                                                             \
+#define DATASET_OPTIONS(d)                                                                          \
+    {"image-key", OPT_STRING, &(d).image_keys, "KEYS", 0, 0, "extensions of the image", 0},         \
+        {"text-key", OPT_STRING, &(d).text_keys, "KEYS", 0, 0, "caption: txt;caption,json.alt", 0}, \
+        {"captions", OPT_CHOICE, &(d).captions, "whole|first|random|all", 0, 0, "of several", 0},   \
+        {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0},  \
+        {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "tab or comma", 0},         \
+        {"cache-dir", OPT_STRING, &(d).cache_dir, "DIR", 0, 0, "for missing indexes", 0},           \
+        {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},   \
+    {                                                                                               \
+        "csv-caption-key", OPT_STRING, &(d).csv_caption_key, "COLUMN", 0, 0,                        \
+            "column of the caption", 0                                                              \
     }
 
 /* Opens a data set or dies naming `option`. */

@@ -168,6 +168,7 @@ static void open_data(Run *r) {
     d.image_keys = opt->image_key;
     d.text_keys = opt->text_key;
     d.json_text_key = opt->json_text_key;
+    d.captions = opt->captions;
     d.csv_separator = opt->csv_separator;
     d.csv_image_key = opt->csv_img_key;
     d.csv_caption_key = opt->csv_caption_key;

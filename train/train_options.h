@@ -10,6 +10,7 @@ typedef struct TrainOptions {
     const char *train_data, *image_key, *text_key, *json_text_key;
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
     int64_t train_num_samples, workers, max_image_pixels, shuffle_window;
+    int captions; /* CaptionPick */
     bool shuffle;
     double max_bad;
     /* augmentation */

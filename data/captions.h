@@ -1,0 +1,63 @@
+/* captions: which text of a sample is its caption: members and fields of .json, with probabilities,
+ * and one of several captions. Called by data/shards.c and data/feed.c.
+ *
+ * A text key (--text-key): choices with commas between; a choice is keys with semicolons between,
+ * the first one that the sample has, and perhaps ":" and a weight (1); a key is an extension (txt)
+ * or a field of the .json (json.alt, json.meta.title).
+ *     txt;caption                   .txt, or else .caption
+ *     txt:0.7,json.alt:0.3          seven times of ten .txt, otherwise the field "alt"
+ * A choice that a sample does not have leaves its share to the others. */
+#ifndef DATA_CAPTIONS_H
+#define DATA_CAPTIONS_H
+#include "data/sample.h"
+
+enum { CAPTION_KEYS_MAX = 64 };
+
+/* What is done where a picture has several captions: the lines of a text file, the strings of a
+ * JSON array, rows of a table with the same path. */
+typedef enum {
+    CAPTIONS_WHOLE,  /* a text file and each row are one caption; the first of a JSON array */
+    CAPTIONS_FIRST,  /* the first one that is not blank */
+    CAPTIONS_RANDOM, /* one by lot */
+    CAPTIONS_ALL,    /* all of them, a line each */
+} CaptionPick;
+
+typedef struct CaptionKey {
+    char *extension;
+    char *field; /* of the .json; NULL: the member itself */
+    size_t choice;
+} CaptionKey;
+
+typedef struct CaptionKeys {
+    CaptionKey keys[CAPTION_KEYS_MAX];
+    size_t count, choices; /* 0: samples need no caption */
+    double weights[CAPTION_KEYS_MAX];
+    char *members; /* the extensions alone, as index_keys_new takes them */
+} CaptionKeys;
+
+/* text NULL or "": no caption is needed. After either, caption_keys_free. */
+bool caption_keys_parse(CaptionKeys *k, const char *text, Error *err);
+void caption_keys_free(CaptionKeys *k);
+/* The order in which choices are asked: that of the text, or (draw not NULL) by lot, each as
+ * likely to come next as its weight says. A pure function of *draw. */
+void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPTION_KEYS_MAX]);
+
+/* Reads members of one sample: 1 with its bytes (valid until the next call), 0 where there is no
+ * such member, -1 with err where it cannot be read. */
+typedef int (*MemberReader)(void *context, const char *extension, const char **bytes, size_t *n,
+                            Error *err);
+/* Sets s->text to the caption that `draw` chooses (NULL: the first one). False: there is none that
+ * is not blank; err says what the last one tried lacks. */
+bool captions_take(Sample *s, const CaptionKeys *k, CaptionPick pick, const uint64_t *draw,
+                   MemberReader read, void *context, Error *err);
+/* Sets s->text to one of n > 0 captions. */
+void captions_pick(Sample *s, CaptionPick pick, const uint64_t *draw, const char *const *texts,
+                   size_t n);
+/* Sets s->text to one of the lines of a text that is not blank. */
+void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const char *text,
+                        size_t n);
+/* The same for a JSON value: a string or an array with strings. False: it is neither. */
+struct json_t;
+bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw,
+                        const struct json_t *value);
+#endif

@@ -1,0 +1,30 @@
+/* sample: one image with its caption as stored, in buffers that are used again. Filled by
+ * data/shards.c and data/feed.c. */
+#ifndef DATA_SAMPLE_H
+#define DATA_SAMPLE_H
+#include "kernels/base.h"
+
+/* What one sample may hold. */
+enum { SAMPLE_IMAGE_MAX = 256 << 20, SAMPLE_TEXT_MAX = 4 << 20 };
+
+/* Buffers belong to the Sample; zero it before its first use, free with sample_free. */
+typedef struct Sample {
+    char *key; /* "shard.tar:000123" or the path: for messages */
+    uint8_t *image;
+    size_t image_size, image_capacity;
+    char *text; /* NUL-terminated too */
+    size_t text_size, text_capacity;
+    int label; /* class folder's number in sorted order or .cls; -1 without */
+} Sample;
+
+/* Forgets the last sample, but keeps the memory. */
+void sample_reset(Sample *s);
+/* Room for an image of n bytes, whose size becomes n once the caller has filled it. */
+uint8_t *sample_reserve_image(Sample *s, size_t n);
+void sample_set_text(Sample *s, const char *text, size_t n);
+/* The class number that a .cls member holds. */
+bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err);
+/* Nothing but white space. */
+bool text_is_blank(const char *text, size_t n);
+void sample_free(Sample *s);
+#endif
