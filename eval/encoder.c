@@ -12,11 +12,12 @@
 
 struct Encoder {
     const Kernels *k;
+    bool borrowed; /* config, params, clip and bpe are another's */
     ClipConfig config;
     Params *params;
     Clip *clip;
     char *checkpoint, *vocab; /* of the options; vocab may be NULL */
-    Bpe *bpe;                 /* NULL before the first caption */
+    const Bpe *bpe;           /* NULL before the first caption */
     BpeCache *cache;
     size_t batch;
     acc *features; /* device [batch,E] */
@@ -25,7 +26,6 @@ struct Encoder {
     int threads;
     Image *image;               /* [threads] */
     TransformScratch **scratch; /* [threads] */
-    double logit_scale;
 };
 
 /* Pictures need none: it is loaded for the first caption. */
@@ -43,6 +43,17 @@ static void load_vocab(Encoder *e) {
     free(path);
 }
 
+static void take_buffers(Encoder *e) {
+    size_t S = e->config.image_size;
+    e->features = e->k->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
+    e->pixels = xmalloc(size_mul(e->batch, 3 * S * S));
+    e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
+    e->start = xmalloc((e->batch + 1) * sizeof *e->start);
+    e->threads = omp_get_max_threads();
+    e->image = xcalloc((size_t)e->threads, sizeof *e->image);
+    e->scratch = xcalloc((size_t)e->threads, sizeof *e->scratch);
+}
+
 Encoder *encoder_open(const EncoderOptions *o) {
     if (!o->checkpoint)
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
@@ -57,17 +68,22 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch};
     e->clip = clip_new(e->k, &e->config, e->params, &co);
-    size_t S = e->config.image_size;
-    e->features = e->k->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
-    e->pixels = xmalloc(size_mul(e->batch, 3 * S * S));
-    e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
-    e->start = xmalloc((e->batch + 1) * sizeof *e->start);
-    e->threads = omp_get_max_threads();
-    e->image = xcalloc((size_t)e->threads, sizeof *e->image);
-    e->scratch = xcalloc((size_t)e->threads, sizeof *e->scratch);
-    double log_scale;
-    e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
-    e->logit_scale = exp(log_scale);
+    take_buffers(e);
+    return e;
+}
+
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m, const Bpe *bpe,
+                          size_t batch) {
+    Encoder *e = xcalloc(1, sizeof *e);
+    *e = (Encoder){.k = k,
+                   .borrowed = true,
+                   .config = *c,
+                   .params = p,
+                   .clip = m,
+                   .bpe = bpe,
+                   .cache = bpe_cache_new(bpe),
+                   .batch = batch};
+    take_buffers(e);
     return e;
 }
 
@@ -82,13 +98,15 @@ void encoder_close(Encoder *e) {
     free(e->ids);
     free(e->start);
     e->k->release(e->features);
-    clip_free(e->clip);
-    params_free(e->params);
     if (e->bpe) bpe_cache_free(e->cache);
-    bpe_free(e->bpe);
-    free(e->checkpoint);
-    free(e->vocab);
-    clip_config_free(&e->config);
+    if (!e->borrowed) {
+        clip_free(e->clip);
+        params_free(e->params);
+        bpe_free((Bpe *)e->bpe);
+        free(e->checkpoint);
+        free(e->vocab);
+        clip_config_free(&e->config);
+    }
     free(e);
 }
 
@@ -96,7 +114,11 @@ const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
 const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
 size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
 size_t encoder_batch(const Encoder *e) { return e->batch; }
-double encoder_logit_scale(const Encoder *e) { return e->logit_scale; }
+double encoder_logit_scale(const Encoder *e) {
+    double log_scale;
+    e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
+    return exp(log_scale);
+}
 
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
     size_t E = e->config.embed_dim;

@@ -5,7 +5,8 @@
 #include "data/image.h"
 #include "data/shards.h"
 #include "kernels/kernels.h"
-#include "train/config.h"
+#include "data/bpe.h"
+#include "train/clip.h"
 
 typedef struct EncoderOptions {
     const char *checkpoint; /* folder or .safetensors */
@@ -17,6 +18,9 @@ typedef struct EncoderOptions {
 
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const EncoderOptions *o); /* dies with a clear line */
+/* Over a model that somebody else owns: its forward passes are used, with the vocabulary given. */
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m, const Bpe *bpe,
+                          size_t batch);
 void encoder_close(Encoder *e);
 const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);

@@ -1,9 +1,11 @@
 /* clipc train. */
+#include "eval/validation.h"
 #include "tools/commands.h"
 #include "train/train.h"
 #include "train/train_options.h"
 
 int cmd_train(int argc, char **argv) {
     options_parse(&train_command, argc, argv, NULL);
-    return train_main();
+    static const Validator *const validators[] = {&validation_pairs};
+    return train_main(validators, COUNT(validators));
 }

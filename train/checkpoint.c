@@ -133,8 +133,11 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
     const uint64_t value[4] = {s->step, s->epoch, s->position, s->seed};
     for (int i = 0; i < 4; i++)
         snprintf(number[i], sizeof number[i], "%llu", (unsigned long long)value[i]);
-    const char *const meta[] = {"format",  state_format, "step",    number[0], "epoch",
-                                number[1], "position",   number[2], "seed",    number[3]};
+    char best[METRIC_NAME + 80];
+    snprintf(best, sizeof best, "%a %llu %llu %s", s->best.value, (unsigned long long)s->best.step,
+             (unsigned long long)s->best.stale, s->best.metric);
+    const char *const meta[] = {"format",   state_format, "step", number[0], "epoch", number[1],
+                                "position", number[2],    "seed", number[3], "best",  best};
     char(*names)[128] = xcalloc(2 * p->count, sizeof *names);
     Tensor *tensors = xcalloc(2 * p->count, sizeof *tensors);
     for (size_t i = 0; i < 2 * p->count; i++) {
@@ -142,7 +145,8 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
         snprintf(names[i], sizeof names[i], "%s.%s", i < p->count ? "adam_m" : "adam_v", q->name);
         shape_of(&tensors[i], q, names[i]);
     }
-    SafetensorsWriter *w = safetensors_create(path, tensors, 2 * p->count, meta, 5);
+    SafetensorsWriter *w =
+        safetensors_create(path, tensors, 2 * p->count, meta, *s->best.metric ? 6 : 5);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int moment = 0; moment < 2; moment++) {
         const acc *whole = shard_whole(p, moment ? p->v : p->m);
@@ -441,13 +445,27 @@ static bool read_counter(const Safetensors *st, const char *key, uint64_t *x) {
     return !*end && !errno;
 }
 
+static void read_best(const Safetensors *st, Best *b) {
+    const char *text = safetensors_meta(st, "best");
+    unsigned long long step, stale;
+    *b = (Best){.metric = ""};
+    if (!text || sscanf(text, "%la %llu %llu %63s", &b->value, &step, &stale, b->metric) != 4) {
+        *b = (Best){.metric = ""};
+        return;
+    }
+    b->step = step;
+    b->stale = stale;
+}
+
 static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *err) {
     if (!safetensors_open(st, file, err)) return false;
     const char *format = safetensors_meta(st, "format");
     if (format && !strcmp(format, state_format) && read_counter(st, "step", &s->step) &&
         read_counter(st, "epoch", &s->epoch) && read_counter(st, "position", &s->position) &&
-        read_counter(st, "seed", &s->seed))
+        read_counter(st, "seed", &s->seed)) {
+        read_best(st, &s->best);
         return true;
+    }
     safetensors_close(st);
     return error_set(err, "%.200s: not a train state of this program", file);
 }

@@ -5,10 +5,21 @@
 #define TRAIN_CHECKPOINT_H
 #include "train/params.h"
 
+enum { METRIC_NAME = 64 };
+
+/* The best validation so far (train/validate.h). */
+typedef struct Best {
+    char metric[METRIC_NAME]; /* "": none yet */
+    double value;
+    uint64_t step;  /* 0: no finite value yet */
+    uint64_t stale; /* validations since then */
+} Best;
+
 typedef struct TrainState {
     uint64_t step;            /* optimiser steps done */
     uint64_t epoch, position; /* next global batch: epoch, samples consumed in it */
     uint64_t seed;
+    Best best;
 } TrainState;
 
 /* Writes `<dir>/<name>` and points `<dir>/latest` at it. p->m and p->v go into the train state; the

@@ -243,6 +243,27 @@ void train_log_step(TrainLog *l, const StepMetrics *m) {
     show(l, m);
 }
 
+void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m) {
+    Message event, summary = {.size = 0};
+    fprintf(l->metrics, "{\"step\": %llu", (unsigned long long)step);
+    if (l->line_open) fputc('\n', stderr);
+    l->line_open = false;
+    fprintf(stderr, "step %llu measured:", (unsigned long long)step);
+    for (size_t i = 0; i < m->count; i++) {
+        put_number(l->metrics, m->list[i].name, m->list[i].value);
+        fprintf(stderr, "  %s %.4f", m->list[i].name, m->list[i].value);
+        summary.size = 0;
+        put_scalar(&summary, m->list[i].name, m->list[i].value);
+        start_event(&event, step);
+        put_block(&event, EVENT_SUMMARY, summary.bytes, summary.size);
+        write_event(l, &event);
+    }
+    fputs("}\n", l->metrics);
+    fputc('\n', stderr);
+    if (fflush(l->metrics) || ferror(l->metrics)) cannot_write(l->metrics_path);
+    if (fflush(l->events) || ferror(l->events)) cannot_write(l->events_path);
+}
+
 void train_log_close(TrainLog *l) {
     if (!l) return;
     if (l->line_open) fputc('\n', stderr);

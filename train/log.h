@@ -2,7 +2,7 @@
  * on stderr. Only train.c calls it. */
 #ifndef TRAIN_LOG_H
 #define TRAIN_LOG_H
-#include "kernels/base.h"
+#include "train/validate.h"
 
 typedef struct StepMetrics {
     uint64_t step;  /* optimiser steps done, this one included: from 1 */
@@ -23,5 +23,7 @@ TrainLog *train_log_open(const char *dir, uint64_t keep_step, uint64_t total_ste
 /* One line of JSON with 9 significant digits (a NaN or infinity as null), flushed. Dies when it
  * cannot be written. */
 void train_log_step(TrainLog *l, const StepMetrics *m);
+/* A line of its own for what was measured after that step. */
+void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m);
 void train_log_close(TrainLog *l);
 #endif

@@ -7,6 +7,7 @@
 #include "train/sched.h"
 #include "train/step.h"
 #include "train/train_options.h"
+#include "train/validate.h"
 #include "train/watchdog.h"
 
 #include <errno.h>
@@ -35,6 +36,7 @@ typedef struct Run {
     char *vocab_path;
     Bpe *bpe;
     Dataset *data;
+    DatasetOptions dataset_options;
     Sampler *sampler;
     Loader *loader;
     LoaderOptions loader_options;
@@ -52,6 +54,8 @@ typedef struct Run {
     TrainState state;
     double last_save;
     uint64_t skipped_in_a_row;
+    Validation *validation; /* NULL: nothing is measured */
+    bool stopped_early;
 } Run;
 
 static void make_dir(const char *path) {
@@ -174,7 +178,7 @@ static void open_data(Run *r) {
     d.csv_caption_key = opt->csv_caption_key;
     r->data = dataset_open(opt->train_data, &d, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
-    free(cache);
+    r->dataset_options = d;
     comm_rank0_end(r->comm);
     agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
     uint64_t shards = 0;
@@ -345,6 +349,24 @@ static void save_if_due(Run *r, bool wanted) {
     save(r, name);
 }
 
+static bool is_stale(const Run *r) {
+    return opt->early_stopping_patience &&
+           r->state.best.stale >= (uint64_t)opt->early_stopping_patience;
+}
+
+/* After a step: what is due is measured, the best step's checkpoint kept. */
+static void validate(Run *r) {
+    Metrics m;
+    uint64_t step = r->state.step;
+    if (!validation_run(r->validation, &r->state, step == r->total_steps, &m)) return;
+    if (m.complete && opt->best_metric && !metrics_find(&m, opt->best_metric))
+        comm_die(r->comm, "--best-metric %s: no such metric; the first there is: %s",
+                 opt->best_metric, m.count ? m.list[0].name : "none");
+    if (writes(r)) train_log_metrics(r->log, step, &m);
+    if (best_update(&r->state.best, &m, opt->best_metric, step) && opt->save_best) save(r, "best");
+    r->stopped_early = is_stale(r);
+}
+
 static void check_finite(Run *r, const StepResult *res) {
     r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
     if (res->skipped && writes(r))
@@ -409,6 +431,8 @@ static bool run_steps(Run *r) {
                                        .skipped = res.skipped,
                                    });
         waited = ls.wait_seconds;
+        if (!stop) validate(r);
+        stop = stop || r->stopped_early;
         save_if_due(r, stop || signal[SIGNAL_SAVE] > 0);
     }
     free(batches);
@@ -473,7 +497,15 @@ static void make_run_folder(Run *r) {
 }
 
 static void say_end(const Run *r, bool stopped) {
-    if (stopped)
+    const Best *b = &r->state.best;
+    if (b->step)
+        log_info("best %s: %.6g, at step %llu%s%s%s", b->metric, b->value,
+                 (unsigned long long)b->step, opt->save_best ? ": " : "",
+                 opt->save_best ? r->checkpoints : "", opt->save_best ? "/best" : "");
+    if (r->stopped_early)
+        log_info("stopped early after step %llu: %llu validations in a row were no better",
+                 (unsigned long long)r->state.step, (unsigned long long)b->stale);
+    else if (stopped)
         log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
                  "%s/params.conf --name %s --resume latest",
                  stop_signal == SIGINT    ? "SIGINT"
@@ -493,7 +525,23 @@ static void say_communication(const Run *r, uint64_t steps) {
              s->bytes / n / (1 << 20), 1e3 * s->seconds / n, hidden > 0 ? 100 * hidden : 0);
 }
 
-static void train(Run *r) {
+static void open_validation(Run *r, const Validator *const *validators, size_t count) {
+    TrainView view = {.k = r->k,
+                      .comm = r->comm,
+                      .config = &r->config,
+                      .params = r->params,
+                      .clip = r->clip,
+                      .bpe = r->bpe,
+                      .batch = (size_t)opt->batch_size,
+                      .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                      .dataset = r->dataset_options};
+    r->validation = validation_open(validators, count, &view);
+    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
+        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
+                  "(--val-data)");
+}
+
+static void train(Run *r, const Validator *const *validators, size_t count) {
     if (r->state.position % r->global_batch)
         comm_die(
             r->comm,
@@ -501,6 +549,7 @@ static void train(Run *r) {
             "of %zu: choose --batch-size and --accum-freq so that it is, as the run before did",
             r->resume, (unsigned long long)r->state.position, r->global_batch);
     build_model(r);
+    open_validation(r, validators, count);
     make_run_folder(r);
     describe(r);
     signal(SIGINT, on_signal);
@@ -512,6 +561,7 @@ static void train(Run *r) {
     uint64_t first = r->state.step;
     bool stopped = run_steps(r);
     say_communication(r, r->state.step - first);
+    validation_close(r->validation);
     train_log_close(r->log);
     say_end(r, stopped);
     loader_stop(r->loader);
@@ -523,7 +573,7 @@ static void train(Run *r) {
     r->k->release(r->signals);
 }
 
-int train_main(void) {
+int train_main(const Validator *const *validators, size_t count) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
@@ -535,15 +585,16 @@ int train_main(void) {
         return EXIT_OK;
     }
     open_data(r);
-    if (r->resume && r->state.step >= r->total_steps)
+    if (r->resume && (r->state.step >= r->total_steps || is_stale(r)))
         log_info("%s: this run is finished (%llu steps)", r->dir,
                  (unsigned long long)r->state.step);
     else
-        train(r);
+        train(r, validators, count);
     r->comm->close();
     dataset_close(r->data);
     bpe_free(r->bpe);
     clip_config_free(&r->config);
+    free((char *)r->dataset_options.cache_dir);
     free(r->vocab_path);
     free(r->resume);
     free(r->checkpoints);

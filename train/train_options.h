@@ -13,6 +13,10 @@ typedef struct TrainOptions {
     int captions; /* CaptionPick */
     bool shuffle;
     double max_bad;
+    /* what is measured in between */
+    const char *val_data, *best_metric;
+    int64_t val_frequency, early_stopping_patience;
+    bool save_best;
     /* augmentation */
     int train_transform; /* train | eval */
     const char *aug_scale, *aug_ratio, *color_jitter;

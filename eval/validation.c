@@ -1,0 +1,110 @@
+#include "eval/validation.h"
+
+#include "eval/features.h"
+#include "eval/retrieval.h"
+#include "train/train_options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct Pairs {
+    Dataset *data;
+    Encoder *encoder;
+    Loss *loss;
+    acc *images, *texts, *value; /* device: one batch, its loss */
+} Pairs;
+
+static bool pairs_wanted(void) { return train_options.val_data != NULL; }
+
+static bool pairs_due(const TrainState *s) {
+    return s->step % (uint64_t)train_options.val_frequency == 0;
+}
+
+static void *pairs_open(const TrainView *v) {
+    Pairs *p = xcalloc(1, sizeof *p);
+    size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
+    Error err;
+    comm_rank0_begin(v->comm);
+    p->data = dataset_open(train_options.val_data, &v->dataset, &err);
+    if (!p->data) die("--val-data %s: %s", train_options.val_data, err.text);
+    comm_rank0_end(v->comm);
+    p->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->bpe, v->batch);
+    p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
+                       size_mul((size_t)train_options.logit_memory, 1 << 20));
+    p->images = v->k->alloc(bytes);
+    p->texts = v->k->alloc(bytes);
+    p->value = v->k->alloc(v->k->acc_size);
+    return p;
+}
+
+static void pairs_close(void *self) {
+    Pairs *p = self;
+    const Kernels *k = encoder_kernels(p->encoder);
+    k->release(p->images);
+    k->release(p->texts);
+    k->release(p->value);
+    loss_free(p->loss);
+    encoder_close(p->encoder);
+    dataset_close(p->data);
+    free(p);
+}
+
+/* Mean over the pairs of their batch's loss: a batch's loss depends on how many it holds. */
+static double mean_loss(const Pairs *p, const TrainView *v, const Features *f) {
+    const Kernels *k = v->k;
+    const Param *scale = params_find(v->params, "logit_scale");
+    const Param *bias = params_find(v->params, "logit_bias");
+    double sum = 0, value;
+    for (size_t first = 0; first < f->count; first += v->batch) {
+        size_t n = size_min(v->batch, f->count - first);
+        k->acc_set_f32(p->images, f->images + first * f->dim, n * f->dim);
+        k->acc_set_f32(p->texts, f->texts + first * f->dim, n * f->dim);
+        loss_run(p->loss, p->value, NULL, NULL, NULL, NULL, p->images, p->texts,
+                 param_acc(v->params, scale), bias ? param_acc(v->params, bias) : NULL, n);
+        k->sync();
+        k->acc_get(&value, p->value, 1);
+        sum += value * (double)n;
+    }
+    return sum / (double)f->count;
+}
+
+static void add_recall(Metrics *m, const char *direction, const Kernels *k, const float *queries,
+                       const float *keys, size_t n, size_t dim) {
+    size_t *ranks = xcalloc(n, sizeof *ranks);
+    retrieval_ranks(k, ranks, queries, keys, n, dim);
+    Recall r = retrieval_recall(ranks, n);
+    const struct {
+        const char *name;
+        double value;
+        bool lower;
+    } rows[] = {{"R@1", r.at1, false},
+                {"R@5", r.at5, false},
+                {"R@10", r.at10, false},
+                {"mean_rank", r.mean_rank, true},
+                {"median_rank", r.median_rank, true}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char name[METRIC_NAME];
+        snprintf(name, sizeof name, "val/%s_%s", direction, rows[i].name);
+        metrics_add(m, name, rows[i].value, rows[i].lower);
+    }
+    free(ranks);
+}
+
+static void pairs_run(void *self, const TrainView *v, Metrics *m) {
+    Pairs *p = self;
+    Features f;
+    features_of_dataset(&f, p->encoder, v->comm, p->data, true, true);
+    if (!f.count) comm_die(v->comm, "--val-data %s: no readable pair", train_options.val_data);
+    if (v->comm->rank == 0) {
+        metrics_add(m, "val/loss", mean_loss(p, v, &f), true);
+        add_recall(m, "image_to_text", v->k, f.images, f.texts, f.count, f.dim);
+        add_recall(m, "text_to_image", v->k, f.texts, f.images, f.count, f.dim);
+    }
+    features_free(&f);
+}
+
+const Validator validation_pairs = {.wanted = pairs_wanted,
+                                    .open = pairs_open,
+                                    .due = pairs_due,
+                                    .run = pairs_run,
+                                    .close = pairs_close};

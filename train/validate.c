@@ -1,0 +1,86 @@
+#include "train/validate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Opened {
+    const Validator *what;
+    void *self;
+} Opened;
+
+struct Validation {
+    TrainView view;
+    Opened *list;
+    size_t count;
+};
+
+void metrics_add(Metrics *m, const char *name, double value, bool lower_is_better) {
+    assert(m->count < METRICS_MOST && strlen(name) < METRIC_NAME);
+    Metric *x = &m->list[m->count++];
+    *x = (Metric){.value = value, .lower_is_better = lower_is_better};
+    snprintf(x->name, sizeof x->name, "%s", name);
+}
+
+const Metric *metrics_find(const Metrics *m, const char *name) {
+    for (size_t i = 0; i < m->count; i++)
+        if (!strcmp(m->list[i].name, name)) return &m->list[i];
+    return NULL;
+}
+
+Validation *validation_open(const Validator *const *list, size_t count, const TrainView *view) {
+    Validation *v = xcalloc(1, sizeof *v);
+    v->view = *view;
+    v->list = xcalloc(count + 1, sizeof *v->list);
+    for (size_t i = 0; i < count; i++)
+        if (list[i]->wanted()) v->list[v->count++].what = list[i];
+    for (size_t i = 0; i < v->count; i++) v->list[i].self = v->list[i].what->open(&v->view);
+    if (v->count) return v;
+    validation_close(v);
+    return NULL;
+}
+
+void validation_close(Validation *v) {
+    if (!v) return;
+    for (size_t i = 0; i < v->count; i++) v->list[i].what->close(v->list[i].self);
+    free(v->list);
+    free(v);
+}
+
+bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m) {
+    bool any = false;
+    memset(m, 0, sizeof *m);
+    m->complete = true;
+    for (size_t i = 0; v && i < v->count; i++) {
+        const Opened *o = &v->list[i];
+        if (last || o->what->due(s)) {
+            o->what->run(o->self, &v->view, m);
+            any = true;
+        } else {
+            m->complete = false;
+        }
+    }
+    if (any) v->view.comm->broadcast_bytes(m, sizeof *m, 0);
+    return any;
+}
+
+bool best_update(Best *best, const Metrics *m, const char *name, uint64_t step) {
+    const Metric *x = name ? metrics_find(m, name) : m->count ? m->list : NULL;
+    if (!x || (!name && *best->metric && strcmp(best->metric, x->name))) return false;
+    if (strcmp(best->metric, x->name)) {
+        *best = (Best){.metric = "", .step = 0};
+        memcpy(best->metric, x->name, sizeof best->metric);
+    }
+    bool better =
+        isfinite(x->value) &&
+        (!best->step || (x->lower_is_better ? x->value < best->value : x->value > best->value));
+    if (!better) {
+        best->stale++;
+        return false;
+    }
+    best->value = x->value;
+    best->step = step;
+    best->stale = 0;
+    return true;
+}
