@@ -20,8 +20,8 @@ struct Encoder {
     const Bpe *bpe;           /* NULL before the first caption */
     BpeCache *cache;
     size_t batch;
-    acc *features; /* device [batch,E] */
-    uint8_t *pixels;
+    acc *features;   /* device [batch,E] */
+    uint8_t *pixels; /* of two batches: one is decoded while a GPU computes the other */
     int32_t *ids, *start;
     int threads;
     Image *image;               /* [threads] */
@@ -46,7 +46,7 @@ static void load_vocab(Encoder *e) {
 static void take_buffers(Encoder *e) {
     size_t S = e->config.image_size;
     e->features = e->k->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
-    e->pixels = xmalloc(size_mul(e->batch, 3 * S * S));
+    e->pixels = xmalloc(size_mul(2 * e->batch, 3 * S * S));
     e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
     e->start = xmalloc((e->batch + 1) * sizeof *e->start);
     e->threads = omp_get_max_threads();
@@ -138,27 +138,39 @@ void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
     }
 }
 
+/* A batch of pictures, first … first+B-1, into the pixels of one of the two places. */
+static const uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first,
+                                  size_t B, bool *ok) {
+    size_t S = e->config.image_size;
+    uint8_t *place = e->pixels + (first / e->batch & 1) * e->batch * 3 * S * S;
+#pragma omp parallel for schedule(dynamic)
+    for (size_t b = 0; b < B; b++) {
+        int t = omp_get_thread_num();
+        Error err;
+        uint8_t *pixels = place + b * 3 * S * S;
+        ok[first + b] = fetch(context, first + b, &e->image[t], &err);
+        if (ok[first + b]) {
+            transform_apply(pixels, &e->image[t], &e->config.eval_transform, 0, &e->scratch[t]);
+        } else {
+            memset(pixels, 0, 3 * S * S);
+            log_warn("%s", err.text);
+        }
+    }
+    return place;
+}
+
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out,
                       bool *ok) {
-    size_t E = e->config.embed_dim, S = e->config.image_size, good = 0;
-    for (size_t first = 0; first < n; first += e->batch) {
+    size_t E = e->config.embed_dim, good = 0;
+    const uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
+    for (size_t first = 0, next; first < n; first = next) {
         size_t B = size_min(e->batch, n - first);
-#pragma omp parallel for schedule(dynamic)
-        for (size_t b = 0; b < B; b++) {
-            int t = omp_get_thread_num();
-            Error err;
-            uint8_t *pixels = e->pixels + b * 3 * S * S;
-            ok[first + b] = fetch(context, first + b, &e->image[t], &err);
-            if (ok[first + b]) {
-                transform_apply(pixels, &e->image[t], &e->config.eval_transform, 0, &e->scratch[t]);
-            } else {
-                memset(pixels, 0, 3 * S * S);
-                log_warn("%s", err.text);
-            }
-        }
-        clip_image_fwd(e->clip, e->features, &(ClipImages){.u8 = e->pixels}, B, false);
+        next = first + B;
+        clip_image_fwd(e->clip, e->features, &(ClipImages){.u8 = pixels}, B, false);
+        /* a GPU is still at work: meanwhile the next ones are decoded */
+        pixels = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
         e->k->acc_get_f32(out + first * E, e->features, B * E);
-        for (size_t b = first; b < first + B; b++) {
+        for (size_t b = first; b < next; b++) {
             if (!ok[b]) memset(out + b * E, 0, E * sizeof *out);
             good += ok[b];
         }

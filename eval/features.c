@@ -73,31 +73,6 @@ static void compute(Features *f, Encoder *e, Dataset *d, size_t first, size_t n,
 
 /* ---- all ranks' shares in rank order ---- */
 
-/* Puts what the ranks hold (bytes[rank], the most of them is `most`) end to end; malloc'd. */
-static void *join(const Comm *c, const void *own, const size_t *bytes, size_t most) {
-    size_t total = 0, at = 0;
-    for (int r = 0; r < c->size; r++) total = size_add(total, bytes[r]);
-    char *padded = xcalloc(most, 1), *all = xmalloc(size_mul(most, (size_t)c->size));
-    memcpy(padded, own, bytes[c->rank]);
-    c->gather_bytes(all, padded, most);
-    for (int r = 0; r < c->size; r++) {
-        memmove(all + at, all + (size_t)r * most, bytes[r]);
-        at += bytes[r];
-    }
-    free(padded);
-    return xrealloc(all, total);
-}
-
-/* The same for n bytes, of which each rank says how many it has. */
-static void *join_bytes(const Comm *c, const void *own, size_t n) {
-    size_t *bytes = xcalloc((size_t)c->size, sizeof *bytes), most = 0;
-    c->gather_bytes(bytes, &n, sizeof n);
-    for (int r = 0; r < c->size; r++) most = size_max(most, bytes[r]);
-    void *all = join(c, own, bytes, most);
-    free(bytes);
-    return all;
-}
-
 /* own[n] of strings → those of all ranks, `total`; own is spent. */
 static char **join_strings(const Comm *c, char **own, size_t n, size_t total) {
     size_t bytes = 0, at = 0;
@@ -110,7 +85,7 @@ static char **join_strings(const Comm *c, char **own, size_t n, size_t total) {
         free(own[i]);
     }
     free(own);
-    char *all = join_bytes(c, packed, bytes), **strings = xcalloc(total, sizeof *strings);
+    char *all = comm_join(c, packed, bytes), **strings = xcalloc(total, sizeof *strings);
     const char *p = all;
     for (size_t i = 0; i < total; i++, p += strlen(p) + 1) strings[i] = xstrdup(p);
     free(packed);
@@ -120,7 +95,7 @@ static char **join_strings(const Comm *c, char **own, size_t n, size_t total) {
 
 static void *join_rows(const Comm *c, void *own, size_t n, size_t row_bytes) {
     if (!own) return NULL;
-    void *all = join_bytes(c, own, size_mul(n, row_bytes));
+    void *all = comm_join(c, own, size_mul(n, row_bytes));
     free(own);
     return all;
 }

@@ -1,5 +1,7 @@
 #include "tools/common.h"
 
+#include "train/agree.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +13,21 @@ Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions
     Dataset *set = dataset_open(spec, d, &err);
     if (!set) die("--%s %s: %s", option, spec, err.text);
     return set;
+}
+
+const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
+                            const DatasetOptions *dataset, const EncoderOptions *encoder,
+                            Dataset **d, Encoder **e) {
+    const Comm *c =
+        comm_open((CommChoice)co->choice, kernels_open_choice(encoder->device, encoder->precision),
+                  co->timeout);
+    agree_on_start(c, command);
+    comm_rank0_begin(c);
+    *d = open_dataset("data", data, dataset);
+    *e = encoder_open(encoder);
+    comm_rank0_end(c);
+    agree_on(c, "data set (samples)", dataset_count(*d));
+    return c;
 }
 
 char *join_operands(const Command *c, const StringList *operands) {

@@ -36,6 +36,24 @@
             "column of the caption", 0                                                              \
     }
 
+/* Rows for a CommOptions o; defaults: COMM_DEFAULTS. */
+typedef struct CommOptions {
+    int choice;
+    double timeout;
+} CommOptions;
+#define COMM_DEFAULTS                                                                              \
+    { .timeout = 300 }
+#define COMM_OPTIONS(o)                                                                            \
+    {"comm", OPT_CHOICE, &(o).choice, COMM_CHOICES, 0, 0, "how ranks talk", 0}, {                  \
+        "comm-timeout", OPT_FLOAT, &(o).timeout, "SECONDS", 0.1, 1e6,                              \
+            "end all ranks when one does not come", 0                                              \
+    }
+
+/* Of a command that runs over ranks: the transport; data set (of --data) and encoder, the same on
+ * all ranks. Dies otherwise. */
+const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
+                            const DatasetOptions *dataset, const EncoderOptions *encoder,
+                            Dataset **d, Encoder **e);
 /* Opens a data set or dies naming `option`. */
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
 /* All operands of a command as one specification, malloc'd; dies where there is none. */

@@ -84,3 +84,22 @@ char *comm_string(const Comm *c, char *s) {
     if (n) c->broadcast_bytes(s, n, 0);
     return s;
 }
+
+void *comm_join(const Comm *c, const void *own, size_t bytes) {
+    size_t *all_bytes = xcalloc((size_t)c->size, sizeof *all_bytes), most = 0, total = 0, at = 0;
+    c->gather_bytes(all_bytes, &bytes, sizeof bytes);
+    for (int r = 0; r < c->size; r++) {
+        most = size_max(most, all_bytes[r]);
+        total = size_add(total, all_bytes[r]);
+    }
+    char *padded = xcalloc(most, 1), *all = xmalloc(size_mul(most, (size_t)c->size));
+    if (bytes) memcpy(padded, own, bytes);
+    c->gather_bytes(all, padded, most);
+    for (int r = 0; r < c->size; r++) {
+        memmove(all + at, all + (size_t)r * most, all_bytes[r]);
+        at += all_bytes[r];
+    }
+    free(padded);
+    free(all_bytes);
+    return xrealloc(all, total);
+}

@@ -48,6 +48,8 @@ void comm_rank0_begin(const Comm *c);
 void comm_rank0_end(const Comm *c);
 /* Rank 0's string, malloc'd, or NULL, on every rank; takes `s`, which only rank 0 needs to have. */
 char *comm_string(const Comm *c, char *s);
+/* What the ranks hold, own[bytes] each, end to end in rank order; malloc'd, on every rank. */
+void *comm_join(const Comm *c, const void *own, size_t bytes);
 
 /* What collectives cost this rank since the start: bytes it has to send at least, seconds they
  * took, seconds the computation waited for them. */
