@@ -184,6 +184,20 @@ typedef struct Kernels {
      * cos → s·G with G = -y·σ(-y·z)·weight, weight = 1/N; *dlog_scale, *dbias as above. */
     void (*siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
                         const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight);
+    /* Soft targets t[n,m] of a tile. Several positives: share[i] where row_group[i] =
+     * col_group[j], else 0. */
+    void (*group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group,
+                          const acc *share, size_t n, size_t m);
+    /* Adds a teacher's probabilities (Hinton et al. 2015): t += ½(exp(z-row_lse) +
+     * exp(z-col_lse)), z = s·cos, all of the teacher's. */
+    void (*teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
+                            const acc *log_scale, size_t n, size_t m);
+    /* Cross-entropy with soft targets whose rows and columns sum up to `mass`: in place cos → s·G,
+     * G = (mass·(exp(z-row_lse) + exp(z-col_lse)) - 2t)·weight; *loss -= 2·weight·Σ t·z (the rest
+     * is clip_loss with positives of 0 and weight·mass); *dlog_scale, *dbias as above. */
+    void (*soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                             const acc *row_lse, const acc *col_lse, const acc *log_scale,
+                             const acc *bias, size_t n, size_t m, double mass, double weight);
 
     /* ---- optim ---- */
     /* *out += Σ x². */
@@ -196,6 +210,10 @@ typedef struct Kernels {
     void (*clip_factor)(acc *scale, const acc *sum_squares, double max_norm);
     /* x ← clamp(x, lo, hi). */
     void (*clamp)(acc *x, double lo, double hi, size_t n);
+    /* y[n] += alpha·x. */
+    void (*axpy)(acc *y, double alpha, const acc *x, size_t n);
+    /* A moving average: avg[n] += (x - avg)·(1 - decay); equal values stay as they are. */
+    void (*ema)(acc *avg, const acc *x, double decay, size_t n);
 } Kernels;
 
 /* Every slot, in the order above: names for messages, the backends' tables, test coverage. */
@@ -212,7 +230,8 @@ typedef struct Kernels {
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
-    X(sum_squares) X(adamw) X(clip_factor) X(clamp)
+    X(group_targets) X(teacher_targets) X(soft_logits_grad) \
+    X(sum_squares) X(adamw) X(clip_factor) X(clamp) X(axpy) X(ema)
 /* clang-format on */
 
 enum KernelSlot {

@@ -164,6 +164,71 @@ static void siglip_tile(void **state) {
     }
 }
 
+/* Groups of which some have one member, some several. */
+static int32_t *random_groups(size_t n) {
+    int32_t *g = malloc((n + 1) * sizeof *g);
+    for (size_t i = 0; i < n; i++) g[i] = (int32_t)test_random_below(1 + n / 2);
+    return g;
+}
+
+static void group_targets(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(tiles); i++) {
+        Tile t = tiles[i];
+        int32_t *rows = random_groups(t.n), *cols = random_groups(t.m);
+        Buf *target = acc_out(t.n * t.m), *share = acc_in(t.n, 1);
+        Buf *row_group = i32_in(t.n, rows), *col_group = i32_in(t.m, cols);
+        RUN(group_targets, F(target), P(row_group), P(col_group), F(share), t.n, t.m);
+        check_exact(target);
+        bufs_free();
+        free(rows);
+        free(cols);
+    }
+}
+
+/* Log-sum-exps above every logit, so that probabilities are at most 1 as they are in use. */
+static void lse_above(Buf *row_lse, Buf *col_lse, double scale) {
+    for (size_t r = 0; r < row_lse->n; r++) row_lse->host[r] = scale + 0.1 * (double)(r % 7);
+    for (size_t c = 0; c < col_lse->n; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
+}
+
+static void teacher_targets(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(tiles) * COUNT(scales); i++) {
+        Tile t = tiles[i % COUNT(tiles)];
+        double scale = scales[i / COUNT(tiles)];
+        Buf *target = acc_inout(t.n * t.m, 1), *cos = acc_in(t.n * t.m, 1);
+        Buf *row_lse = acc_in(t.n, 0), *col_lse = acc_in(t.m, 0);
+        Buf *log_scale = acc_scalar(log(scale));
+        lse_above(row_lse, col_lse, scale);
+        RUN(teacher_targets, F(target), F(cos), F(row_lse), F(col_lse), F(log_scale), t.n, t.m);
+        check(target, 4, scale * scale);
+        bufs_free();
+    }
+}
+
+static void soft_logits_grad(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(tiles) * 2 * COUNT(scales); i++) {
+        Tile t = tiles[i % COUNT(tiles)];
+        double scale = scales[i / COUNT(tiles) / 2], weight = 0.5 / (double)size_max(t.n, 1);
+        bool with_bias = i / COUNT(tiles) % 2;
+        Buf *cos = acc_inout(t.n * t.m, 1), *loss = acc_inout(1, 1), *dlog_scale = acc_inout(1, 1);
+        Buf *target = acc_in(t.n * t.m, 1), *dbias = with_bias ? acc_inout(1, 1) : NULL;
+        Buf *row_lse = acc_in(t.n, 0), *col_lse = acc_in(t.m, 0);
+        Buf *log_scale = acc_scalar(log(scale)), *bias = with_bias ? acc_scalar(-10) : NULL;
+        lse_above(row_lse, col_lse, scale);
+        RUN(soft_logits_grad, F(cos), F(loss), F(dlog_scale), F(dbias), F(target), F(row_lse),
+            F(col_lse), F(log_scale), F(bias), t.n, t.m, with_bias ? 2.0 : 1.0, weight);
+        cos->size = 1e-30;
+        check(cos, 4, scale * scale);
+        check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
+        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
+        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
+        bufs_free();
+    }
+}
+
 /* ---- whole losses, walked in tiles, on any backend ---- */
 
 enum { N = 4, E = 3 };
@@ -309,7 +374,8 @@ static void golden_losses_of_ref(void **state) {
 
 typedef struct Matrix {
     double cos[N * N], log_scale, bias;
-    bool siglip;
+    bool siglip, soft;
+    double targets[N * N]; /* rows and columns sum up to 1.5 */
     double lse[2][N];
 } Matrix;
 
@@ -327,6 +393,16 @@ static double matrix_loss(void *ctx) {
     ref->logits_stats((acc *)max[0], (acc *)sum[0], (acc *)max[1], (acc *)sum[1], (acc *)positive,
                       (acc *)x->cos, (acc *)&x->log_scale, (acc *)&x->bias, N, N, 0);
     ref->stats_lse((acc *)x->lse, (acc *)max, (acc *)sum, 2 * N);
+    if (x->soft) {
+        double zero[N] = {0}, unused[2] = {0}, cos[N * N];
+        memcpy(cos, x->cos, sizeof cos);
+        ref->clip_loss((acc *)&loss, (acc *)x->lse[0], (acc *)x->lse[1], (acc *)zero, N,
+                       1.5 * 0.5 / N);
+        ref->soft_logits_grad((acc *)cos, (acc *)&loss, (acc *)&unused[0], (acc *)&unused[1],
+                              (acc *)x->targets, (acc *)x->lse[0], (acc *)x->lse[1],
+                              (acc *)&x->log_scale, (acc *)&x->bias, N, N, 1.5, 0.5 / N);
+        return loss;
+    }
     ref->clip_loss((acc *)&loss, (acc *)x->lse[0], (acc *)x->lse[1], (acc *)positive, N, 0.5 / N);
     return loss;
 }
@@ -353,14 +429,36 @@ static void gradients_of_ref(void **state) {
     }
 }
 
+/* Targets that are a circulant matrix: a half on the diagonal, the rest beside it. */
+static void soft_targets_of_ref(void **state) {
+    (void)state;
+    Matrix x = {.log_scale = 0.7, .bias = -0.4, .soft = true};
+    double unused = 0, dcos[N * N], dlog_scale = 0, dbias = 0;
+    for (int i = 0; i < N * N; i++) {
+        x.cos[i] = test_random();
+        x.targets[i] = i / N == i % N ? 0.5 : (i / N + 1) % N == i % N ? 1 : 0;
+    }
+    matrix_loss(&x);
+    memcpy(dcos, x.cos, sizeof dcos);
+    ref->soft_logits_grad((acc *)dcos, (acc *)&unused, (acc *)&dlog_scale, (acc *)&dbias,
+                          (acc *)x.targets, (acc *)x.lse[0], (acc *)x.lse[1], (acc *)&x.log_scale,
+                          (acc *)&x.bias, N, N, 1.5, 0.5 / N);
+    assert_gradient(matrix_loss, &x, x.cos, dcos, N * N);
+    assert_gradient(matrix_loss, &x, &x.log_scale, &dlog_scale, 1);
+    assert_gradient(matrix_loss, &x, &x.bias, &dbias, 1);
+}
+
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(logits_stats), cmocka_unit_test(stats_init),
-        cmocka_unit_test(stats_join),   cmocka_unit_test(stats_lse),
-        cmocka_unit_test(clip_loss),    cmocka_unit_test(clip_logits_grad),
-        cmocka_unit_test(siglip_tile),  cmocka_unit_test(golden_losses),
+        cmocka_unit_test(logits_stats),     cmocka_unit_test(stats_init),
+        cmocka_unit_test(stats_join),       cmocka_unit_test(stats_lse),
+        cmocka_unit_test(clip_loss),        cmocka_unit_test(clip_logits_grad),
+        cmocka_unit_test(siglip_tile),      cmocka_unit_test(golden_losses),
+        cmocka_unit_test(group_targets),    cmocka_unit_test(teacher_targets),
+        cmocka_unit_test(soft_logits_grad),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(golden_losses_of_ref),
-                                      cmocka_unit_test(gradients_of_ref)};
+                                      cmocka_unit_test(gradients_of_ref),
+                                      cmocka_unit_test(soft_targets_of_ref)};
     return kernel_tests_run("kernels_loss", each, COUNT(each), once, COUNT(once));
 }

@@ -137,6 +137,30 @@ static void clamp(void **state) {
     }
 }
 
+static void axpy(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        Buf *y = acc_inout(sizes[i], 1), *x = acc_in(sizes[i], 2);
+        RUN(axpy, F(y), 0.7, F(x), sizes[i]);
+        check(y, 2, 1);
+        bufs_free();
+    }
+}
+
+static void ema(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        Buf *avg = acc_inout(sizes[i], 1), *x = acc_in(sizes[i], 1);
+        /* where the values are equal the average has to keep its bits */
+        for (size_t j = 0; j < sizes[i]; j += 3) x->host[j] = avg->host[j];
+        RUN(ema, F(avg), F(x), 0.93, sizes[i]);
+        check(avg, 2, 1);
+        for (int t = 0; t < THREAD_COUNTS; t++)
+            for (size_t j = 0; j < sizes[i]; j += 3) assert_true(avg->got[t][j] == avg->host[j]);
+        bufs_free();
+    }
+}
+
 /* ---- ref ---- */
 
 /* Two steps by hand with β₁ = ½, β₂ = ¾, lr = ½, weight decay 0.4, eps = ¼; gradients 2, then -1,
@@ -162,6 +186,17 @@ static void ref_adamw_by_hand(void **state) {
     assert_near(w, 0.4, 1e-15);
 }
 
+static void ref_averages_by_hand(void **state) {
+    (void)state;
+    double y[2] = {1, -2}, x[2] = {4, 6};
+    ref->axpy((acc *)y, 0.5, (acc *)x, 2);
+    assert_near(y[0], 3, 0);
+    assert_near(y[1], 1, 0);
+    ref->ema((acc *)y, (acc *)x, 0.75, 2);
+    assert_near(y[0], 3.25, 0);
+    assert_near(y[1], 2.25, 0);
+}
+
 static void ref_norm_by_hand(void **state) {
     (void)state;
     double x[2] = {3, -4}, sum = 11, scale;
@@ -185,8 +220,11 @@ int main(void) {
         cmocka_unit_test(adamw_weights_are_rounded),
         cmocka_unit_test(clip_factor),
         cmocka_unit_test(clamp),
+        cmocka_unit_test(axpy),
+        cmocka_unit_test(ema),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(ref_adamw_by_hand),
-                                      cmocka_unit_test(ref_norm_by_hand)};
+                                      cmocka_unit_test(ref_norm_by_hand),
+                                      cmocka_unit_test(ref_averages_by_hand)};
     return kernel_tests_run("kernels_optim", each, COUNT(each), once, COUNT(once));
 }

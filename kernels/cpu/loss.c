@@ -244,3 +244,63 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
     if (dbias) dbias->v = (float)(dbias->v + sum[1]);
     dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
 }
+
+void FN(group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
+                       size_t n, size_t m) {
+    KERNEL_TIMER(group_targets, n * m, 4 * n * m);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < m; j++)
+            t[i * m + j].v = row_group[i] == col_group[j] ? share[i].v : 0;
+}
+
+void FN(teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
+                         const acc *log_scale, size_t n, size_t m) {
+    KERNEL_TIMER(teacher_targets, 30 * n * m, 12 * n * m);
+    vf scale = vset(expf(log_scale->v)), half = vset(0.5f);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++) {
+        vf row = vset(row_lse[i].v);
+        for (size_t j = 0; j < m; j += VW) {
+            size_t left = m - j, at = i * m + j;
+            vf z = acc_load(cos + at, left) * scale;
+            vf p = vexp(z - row) + vexp(z - acc_load(col_lse + j, left));
+            acc_store(t + at, vfma(p, half, acc_load(t + at, left)), left);
+        }
+    }
+}
+
+void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                          const acc *row_lse, const acc *col_lse, const acc *log_scale,
+                          const acc *bias, size_t n, size_t m, double mass, double weight) {
+    KERNEL_TIMER(soft_logits_grad, 34 * n * m, 12 * n * m);
+    if (!n || !m) return;
+    Logits l = logits_of(log_scale, bias);
+    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    vf both = vset((float)(mass * weight)), two = vset((float)(2 * weight));
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++) {
+        acc *c = cos + i * m;
+        vf row = vset(row_lse[i].v), sl = vzero(), sg = vzero(), sgc = vzero();
+        for (size_t j = 0; j < m; j += VW) {
+            size_t left = m - j;
+            vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias);
+            vf target = acc_load(t + i * m + j, left);
+            vf p = vexp(z - row) + vexp(z - acc_load(col_lse + j, left));
+            vf g = p * both - target * two;
+            if (left < VW) g = vselect(vfirst(left), g, vzero());
+            sl = vfma(target, z, sl);
+            sg += g;
+            sgc = vfma(g, x, sgc);
+            acc_store(c + j, g * l.scale, left);
+        }
+        parts[3 * i] = vsum(sl);
+        parts[3 * i + 1] = vsum(sg);
+        parts[3 * i + 2] = vsum(sgc);
+    }
+    double sum[3] = {0};
+    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
+    loss->v = (float)(loss->v - 2 * weight * sum[0]);
+    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
+    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+}

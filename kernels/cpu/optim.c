@@ -70,3 +70,21 @@ void FN(clamp)(acc *x, double lo, double hi, size_t n) {
     KERNEL_TIMER(clamp, 2 * n, 8 * n);
     for (size_t i = 0; i < n; i++) x[i].v = (float)fmin(fmax(x[i].v, lo), hi);
 }
+
+void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {
+    KERNEL_TIMER(axpy, 2 * n, 12 * n);
+    vf a = vset((float)alpha);
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW)
+        acc_store(y + i, vfma(a, acc_load(x + i, n - i), acc_load(y + i, n - i)), n - i);
+}
+
+void FN(ema)(acc *avg, const acc *x, double decay, size_t n) {
+    KERNEL_TIMER(ema, 3 * n, 12 * n);
+    vf a = vset((float)(1 - decay));
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) {
+        vf e = acc_load(avg + i, n - i);
+        acc_store(avg + i, vfma(acc_load(x + i, n - i) - e, a, e), n - i);
+    }
+}

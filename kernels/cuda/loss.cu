@@ -245,3 +245,70 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
     GPU_TIMER(siglip_tile, 16 * n * m, 8 * n * m);
     tile_walk(cos, loss, dlog_scale, dbias, NULL, NULL, log_scale, bias, n, m, diag, weight);
 }
+
+/* ---- soft targets ---- */
+
+__global__ static void __launch_bounds__(BLOCK)
+    group_targets(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
+                  size_t n, size_t m) {
+    size_t at = thread_index();
+    if (at < n * m) t[at].v = row_group[at / m] == col_group[at % m] ? share[at / m].v : 0;
+}
+
+void FN(group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
+                       size_t n, size_t m) {
+    GPU_TIMER(group_targets, n * m, n * m * sizeof(acc));
+    LAUNCH(group_targets, div_up(n * m, BLOCK), BLOCK, 0, t, row_group, col_group, share, n, m);
+}
+
+__global__ static void __launch_bounds__(BLOCK)
+    teacher_targets(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
+                    const acc *log_scale, size_t n, size_t m) {
+    size_t at = thread_index();
+    if (at >= n * m) return;
+    float z = expf(log_scale->v) * cos[at].v;
+    t[at].v += 0.5f * (expf(z - row_lse[at / m].v) + expf(z - col_lse[at % m].v));
+}
+
+void FN(teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
+                         const acc *log_scale, size_t n, size_t m) {
+    GPU_TIMER(teacher_targets, 10 * n * m, 3 * n * m * sizeof(acc));
+    LAUNCH(teacher_targets, div_up(n * m, BLOCK), BLOCK, 0, t, cos, row_lse, col_lse, log_scale, n,
+           m);
+}
+
+/* A block walks over every gridDim-th row; parts[blocks, SUMS], as in tile_grad. */
+__global__ static void __launch_bounds__(BLOCK)
+    soft_grad(acc *cos, float *parts, const acc *t, const acc *row_lse, const acc *col_lse,
+              const acc *log_scale, const acc *bias, size_t n, size_t m, float mass, float weight) {
+    __shared__ float shared[SUMS * BLOCK / WARP];
+    Logit l = logit(log_scale, bias);
+    float sums[SUMS] = {0};
+    for (size_t i = blockIdx.x; i < n; i += gridDim.x) {
+        float lse = row_lse[i].v;
+        for (size_t j = threadIdx.x; j < m; j += BLOCK) {
+            float c = cos[i * m + j].v, target = t[i * m + j].v, z = l.scale * c + l.bias;
+            float g = weight * (mass * (expf(z - lse) + expf(z - col_lse[j].v)) - 2 * target);
+            sums[SUM_LOSS] -= 2 * target * z;
+            sums[SUM_SCALE] += g * c;
+            sums[SUM_BIAS] += g;
+            cos[i * m + j].v = l.scale * g;
+        }
+    }
+    block_sums<SUMS>(sums, shared);
+    if (threadIdx.x == 0)
+        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+}
+
+void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                          const acc *row_lse, const acc *col_lse, const acc *log_scale,
+                          const acc *bias, size_t n, size_t m, double mass, double weight) {
+    GPU_TIMER(soft_logits_grad, 16 * n * m, 3 * n * m * sizeof(acc));
+    if (!n || !m) return;
+    size_t blocks = size_min(div_up(n, 4), (size_t)device_multiprocessors() * 8);
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * SUMS * sizeof *parts);
+    LAUNCH(soft_grad, blocks, BLOCK, 0, cos, parts, t, row_lse, col_lse, log_scale, bias, n, m,
+           (float)mass, (float)weight);
+    LAUNCH(tile_sums, 1, BLOCK, 0, loss, dlog_scale, dbias, parts, blocks, log_scale,
+           (float)weight);
+}

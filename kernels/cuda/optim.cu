@@ -104,3 +104,38 @@ void FN(clamp)(acc *x, double lo, double hi, size_t n) {
     GPU_TIMER(clamp, 2 * n, 8 * n);
     LAUNCH(clamp, div_up(n, BLOCK), BLOCK, 0, x, (float)lo, (float)hi, n);
 }
+
+__global__ static void __launch_bounds__(BLOCK)
+    axpy(acc *y, float alpha, const acc *x, size_t n, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float a[VW], b[VW];
+    acc_load(a, y + i, n - i, wide);
+    acc_load(b, x + i, n - i, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) a[j] += alpha * b[j];
+    acc_store(y + i, a, n - i, wide);
+}
+
+void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {
+    GPU_TIMER(axpy, 2 * n, 12 * n);
+    LAUNCH(axpy, blocks_of(n), BLOCK, 0, y, (float)alpha, x, n, aligned16(x) && aligned16(y));
+}
+
+__global__ static void __launch_bounds__(BLOCK)
+    ema(acc *avg, const acc *x, float add, size_t n, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float e[VW], v[VW];
+    acc_load(e, avg + i, n - i, wide);
+    acc_load(v, x + i, n - i, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) e[j] += (v[j] - e[j]) * add;
+    acc_store(avg + i, e, n - i, wide);
+}
+
+void FN(ema)(acc *avg, const acc *x, double decay, size_t n) {
+    GPU_TIMER(ema, 3 * n, 12 * n);
+    LAUNCH(ema, blocks_of(n), BLOCK, 0, avg, x, (float)(1 - decay), n,
+           aligned16(x) && aligned16(avg));
+}

@@ -91,3 +91,36 @@ void ref_siglip_tile(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
             if (dbias) dbias->v += g;
         }
 }
+
+void ref_group_targets(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
+                       size_t n, size_t m) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < m; j++)
+            t[i * m + j].v = row_group[i] == col_group[j] ? share[i].v : 0;
+}
+
+void ref_teacher_targets(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
+                         const acc *log_scale, size_t n, size_t m) {
+    double scale = exp(log_scale->v);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < m; j++) {
+            double z = scale * cos[i * m + j].v;
+            t[i * m + j].v += 0.5 * (exp(z - row_lse[i].v) + exp(z - col_lse[j].v));
+        }
+}
+
+void ref_soft_logits_grad(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                          const acc *row_lse, const acc *col_lse, const acc *log_scale,
+                          const acc *bias, size_t n, size_t m, double mass, double weight) {
+    Logit l = logit(log_scale, bias);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < m; j++) {
+            double c = cos[i * m + j].v, z = l.scale * c + l.bias, target = t[i * m + j].v;
+            double g =
+                weight * (mass * (exp(z - row_lse[i].v) + exp(z - col_lse[j].v)) - 2 * target);
+            loss->v -= 2 * weight * target * z;
+            cos[i * m + j].v = l.scale * g;
+            dlog_scale->v += l.scale * g * c;
+            if (dbias) dbias->v += g;
+        }
+}

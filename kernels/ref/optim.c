@@ -29,3 +29,11 @@ void ref_clip_factor(acc *scale, const acc *sum_squares, double max_norm) {
 void ref_clamp(acc *x, double lo, double hi, size_t n) {
     for (size_t i = 0; i < n; i++) x[i].v = fmin(fmax(x[i].v, lo), hi);
 }
+
+void ref_axpy(acc *y, double alpha, const acc *x, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i].v += alpha * x[i].v;
+}
+
+void ref_ema(acc *avg, const acc *x, double decay, size_t n) {
+    for (size_t i = 0; i < n; i++) avg[i].v += (x[i].v - avg[i].v) * (1 - decay);
+}
