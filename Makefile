@@ -46,26 +46,28 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz
 
 # ---- CUDA, where nvcc and cuBLASLt are: its objects are compiled twice as well. The program that has it is one of its own,
 # build/clipc-cuda: build/clipc must start where there is no CUDA library. ----
+# compiled once, not for each type of activations
+CUDA_ONCE   := device blas
 ifeq ($(origin NVCC),undefined)
-NVCC      := $(shell command -v nvcc 2>/dev/null)
+NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
 CUDA_ARCHS ?= 80 90a 100
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
 HAVE_CUDA := $(if $(filter release,$(FLAVOUR)),$(if $(NVCC),$(wildcard $(CUDA_HOME)/include/cublasLt.h)))
 ifneq ($(HAVE_CUDA),)
-CUDA_SRC   := $(filter-out kernels/cuda/device.cu,$(wildcard kernels/cuda/*.cu))
-CUDA_OBJ   := $(CUDA_SRC:%.cu=$B/obj/%.f32.o) $(CUDA_SRC:%.cu=$B/obj/%.bf16.o) $B/obj/kernels/cuda/device.o
+CUDA_SRC   := $(filter-out $(CUDA_ONCE:%=kernels/cuda/%.cu),$(wildcard kernels/cuda/*.cu))
+CUDA_OBJ   := $(CUDA_SRC:%.cu=$B/obj/%.f32.o) $(CUDA_SRC:%.cu=$B/obj/%.bf16.o) $(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o)
 CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
               -Werror all-warnings -Xptxas -v -MMD -MP
 CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -ldl -lrt
-# Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
-CUDA_TESTED  := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step
-CUDA_TESTED  := $(filter-out kernels_coverage,$(CUDA_TESTED))
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
+# Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
+CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step
+CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
 # ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
 ifneq ($(HAVE_CUDA),)
@@ -90,11 +92,12 @@ help:
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
+	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow), make test-gpu'
 	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
 
 setup:
-	@tools/setup.sh build test
+	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda)
 demo:
 	@tools/setup.sh build demo
 	@$(MAKE) $(JOBS) --no-print-directory $B/clipc
@@ -153,7 +156,7 @@ $B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile
 	$(call NVCC_COMPILE,(f32),-DACT_F32)
 $B/obj/kernels/cuda/%.bf16.o: kernels/cuda/%.cu Makefile
 	$(call NVCC_COMPILE,(bf16),-DACT_BF16)
-$B/obj/kernels/cuda/device.o: kernels/cuda/device.cu Makefile
+$(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o): $B/obj/%.o: %.cu Makefile
 	$(call NVCC_COMPILE)
 $B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
@@ -197,7 +200,7 @@ tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests
 test:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory tests
-	@tests/run.sh $B
+	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh $B
 # On a machine with a GPU: the same tests on it, then under compute-sanitizer where that is installed.
 test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
 	@[ -n "$(HAVE_CUDA)" ] || { echo 'test-gpu: nvcc and cuBLASLt are needed (NVCC=…, CUDA_HOME=…)'; exit 1; }
@@ -206,7 +209,7 @@ test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
 asan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=asan tests
-	@tests/run.sh build/asan
+	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh build/asan
 tsan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader

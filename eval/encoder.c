@@ -153,7 +153,7 @@ static const uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, 
             transform_apply(pixels, &e->image[t], &e->config.eval_transform, 0, &e->scratch[t]);
         } else {
             memset(pixels, 0, 3 * S * S);
-            log_warn("%s", err.text);
+            if (err.text[0]) log_warn("%s", err.text);
         }
     }
     return place;

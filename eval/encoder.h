@@ -31,7 +31,8 @@ double encoder_logit_scale(const Encoder *e); /* exponentiated */
 /* out[n,E]. */
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
 
-/* Fetches picture i; called from several threads. False: err says why. */
+/* Fetches picture i; called from several threads. False: err says why, or is empty where enough has
+ * been said. */
 typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
 /* out[n,E], ok[n]: pictures that could not be had are logged, get ok = false and a row of zeros.
  * Returns how many are ok. */

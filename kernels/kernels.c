@@ -9,6 +9,9 @@ extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
 /* Why no GPU can be used; NULL where one can. */
 extern const char *device_problem(void);
 
+extern bool cuda_write_choices(const char *path, Error *err);
+extern bool cuda_read_choices(const char *path, Error *err);
+
 static bool cuda_usable(void) { return !device_problem(); }
 
 static const Kernels *cuda_open(Precision precision) {
@@ -18,6 +21,13 @@ static const Kernels *cuda_open(Precision precision) {
 }
 #else
 static bool cuda_usable(void) { return false; }
+static bool cuda_write_choices(const char *path, Error *err) {
+    (void)path, (void)err;
+    return true;
+}
+static bool cuda_read_choices(const char *path, Error *err) {
+    return error_set(err, "%s: products have no choices on a CPU", path);
+}
 
 static const Kernels *cuda_open(Precision precision) {
     (void)precision;
@@ -34,6 +44,7 @@ const char *const kernel_names[SLOT_COUNT] = {
 
 KernelStat kernel_stats[SLOT_COUNT];
 bool kernel_stats_on;
+KernelTuning kernel_tuning;
 
 /* A slot that is in the struct but not in the list changes the struct's size: it does not compile.
  */
@@ -63,6 +74,9 @@ const Kernels *kernels_open_choice(int device, int precision) {
     static const char *const devices[] = {"auto", "cpu", "cuda"};
     return kernels_open(devices[device], (Precision)precision);
 }
+
+bool kernels_write_choices(const char *path, Error *err) { return cuda_write_choices(path, err); }
+bool kernels_read_choices(const char *path, Error *err) { return cuda_read_choices(path, err); }
 
 void kernel_stats_reset(void) { memset(kernel_stats, 0, sizeof kernel_stats); }
 

@@ -255,6 +255,18 @@ const Kernels *kernels_open(const char *backend, Precision precision);
 #define PRECISION_CHOICES "fp32|amp_bf16"
 const Kernels *kernels_open_choice(int device, int precision);
 
+/* What may be traded for speed; set before the first product. The CPU has neither choice. */
+typedef struct KernelTuning {
+    bool tf32;     /* fp32 products may round their inputs to TF32 */
+    bool autotune; /* measure the ways to do a product, once for each shape, and take the fastest */
+} KernelTuning;
+extern KernelTuning kernel_tuning;
+/* The ways of doing products that were chosen so far, to a file and back: a run that goes on then
+ * computes as before. Nothing is written where nothing was chosen (on a CPU). Reading refuses
+ * another library version or device, and damaged lines. */
+bool kernels_write_choices(const char *path, Error *err);
+bool kernels_read_choices(const char *path, Error *err);
+
 /* i-th element of device memory. */
 static inline act *act_at(const Kernels *k, const act *p, size_t i) {
     return (act *)((char *)p + i * k->act_size);

@@ -77,6 +77,18 @@ killed_and_resumed() {
     wait $pid 2>/dev/null
     train "$bin/clipc-cudaemu" killed --precision amp_bf16 --device cuda --resume latest && same_state cuda_amp_bf16 killed
 }
+# the products' measured choices go with the checkpoint; a damaged file is named and chosen anew
+remembers_choices() {
+    local file=$dir/tuned/checkpoints/epoch_1/gpu_products.txt
+    train "$bin/clipc-cudaemu" tuned --precision fp32 --tf32 --autotune --device cuda --epochs 1 --lr-scheduler const &&
+        head -n 1 "$file" | grep -q '^clipc products 1 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
+    cp "$file" "$dir/first"
+    train "$bin/clipc-cudaemu" tuned --precision fp32 --tf32 --device cuda --epochs 2 --lr-scheduler const --resume latest &&
+        ! grep -q anew "$dir/stderr" && head -n "$(wc -l <"$dir/first")" "$dir/tuned/checkpoints/epoch_2/gpu_products.txt" | cmp - "$dir/first" || return 1
+    sed -i '3s/./x/' "$dir/tuned/checkpoints/epoch_2/gpu_products.txt"
+    train "$bin/clipc-cudaemu" tuned --precision fp32 --device cuda --epochs 3 --lr-scheduler const --resume latest &&
+        grep -q 'line 3 is damaged.*anew' "$dir/stderr"
+}
 
 if [ -x "$bin/clipc-cudaemu" ]; then
     if [ -e /dev/nvidiactl ]; then
@@ -90,10 +102,11 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check like_the_cpu_amp_bf16 like_the_cpu amp_bf16 3e-2
     check any_order_gives_the_same_bits any_order_gives_the_same_bits
     check killed_and_resumed killed_and_resumed
+    check remembers_choices remembers_choices
 else
     reason="built by a plain make where nvcc is"
     for name in names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 any_order_gives_the_same_bits \
-        killed_and_resumed kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
+        killed_and_resumed remembers_choices kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

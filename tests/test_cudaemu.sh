@@ -10,13 +10,9 @@ skip() { # name, reason
     echo "SKIP: $1: $2"
     echo "[  SKIPPED ] $1"
 }
-if ! command -v nvcc >/dev/null; then
-    skip correct "nvcc not found"
-    skip faults "nvcc not found"
-    exit 0
-elif [ ! -x "$bin/cudaemu_correct" ]; then
-    skip correct "built only by a plain make"
-    skip faults "built only by a plain make"
+if [ ! -x "$bin/cudaemu_correct" ]; then
+    skip correct "built by a plain make where nvcc is"
+    skip faults "built by a plain make where nvcc is"
     exit 0
 fi
 

@@ -2,6 +2,7 @@
 #include "tests/support_kernels.h"
 
 #include <math.h>
+#include <string.h>
 #include <stdlib.h>
 
 /* M, N, K */
@@ -92,8 +93,12 @@ static void project_bwd(void **state) {
     }
 }
 
+static bool on_gpu(void) { return !strncmp(backend->name, "cuda", 4); }
+
 static void gemm_all_forms(void **state) {
     (void)state;
+    /* TF32 keeps 10 bits of both factors */
+    double factor = on_gpu() && backend->act_size == 2 ? 2 * 0x1p-11 / 0x1p-23 : 1;
     FOR_SHAPES
     for (int form = 0; form < 8; form++)
         for (size_t pad = 0; pad < 4; pad += 3) {
@@ -104,9 +109,28 @@ static void gemm_all_forms(void **state) {
             Buf *a = acc_in((ta ? K : M) * lda, 1), *b = acc_in((tb ? N : K) * ldb, 1);
             RUN(gemm, F(c), ldc, F(a), lda, ta, F(b), ldb, tb, M, N, K, add);
             c->size = TERM;
-            check(c, 1, K);
+            check(c, factor, K);
             bufs_free();
         }
+}
+
+/* 1 + 2^-12 needs 12 bits of mantissa: its square is 1 where factors are rounded to TF32. */
+static void tf32(void **state) {
+    (void)state;
+    const float in[2] = {1 + 0x1p-12f, 1 + 0x1p-12f};
+    for (int allowed = 0; allowed < 2; allowed++) {
+        double out;
+        kernel_tuning.tf32 = allowed;
+        acc *x = backend->alloc(4 * backend->acc_size);
+        backend->acc_set_f32(x, in, 2);
+        acc *c = acc_at(backend, x, 2);
+        backend->gemm(c, 1, x, 1, false, acc_at(backend, x, 1), 1, false, 1, 1, 1, false);
+        backend->acc_get(&out, c, 1);
+        backend->release(x);
+        kernel_tuning.tf32 = false;
+        bool rounded = on_gpu() && (allowed || backend->act_size == 2);
+        assert_true(out == (rounded ? 1 : (double)(float)((1 + 0x1p-12) * (1 + 0x1p-12))));
+    }
 }
 
 /* ---- ref against difference quotients ---- */
@@ -175,7 +199,7 @@ int main(void) {
         cmocka_unit_test(linear_fwd),        cmocka_unit_test(linear_bwd_input),
         cmocka_unit_test(linear_bwd_weight), cmocka_unit_test(linear_activation_fwd),
         cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
-        cmocka_unit_test(gemm_all_forms),
+        cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
     return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));

@@ -39,6 +39,8 @@ embed() { # pictures alone need no vocabulary; a key for every row, in order
         cmp "$dir/folder.npy" "$dir/all.npy" &&
         says 0 "2 rows of 40" model embed --image $golden/03.jpg $golden/01.jpg --out "$dir/two.npy" &&
         says 1 "could not be read" model embed --image $golden/01.jpg $golden/pairs.tsv --out "$dir/none.npy" &&
+        says 1 "6 of 6 image files" model embed --image $golden/pairs.tsv{,,,,,} --out "$dir/none.npy" &&
+        [ "$(wc -l <"$dir/out")" -le 5 ] &&
         [ ! -e "$dir/none.npy" ] && says 2 "give one of" model embed --out "$dir/none.npy"
 }
 search() { # a picture finds itself; captions of a file and of the command line are the same queries

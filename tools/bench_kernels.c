@@ -19,6 +19,7 @@ static Option options[] = {
     {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0, "of activations and products",
      0},
     {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    KERNEL_TUNING_OPTIONS,
     {"reps", OPT_INT, &reps, NULL, 1, 1000, "runs; the median is reported", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };

@@ -23,6 +23,7 @@ static Option options[] = {
     {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 100, "timed runs; the median is reported", 0},
     {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    KERNEL_TUNING_OPTIONS,
     {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0,
      "of the model around it; the loss itself is fp32", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},

@@ -22,6 +22,7 @@ static Option options[] = {
     {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0, "of activations and products",
      0},
     {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    KERNEL_TUNING_OPTIONS,
     {"grad-checkpointing", OPT_FLAG, &grad_checkpointing, NULL, 0, 0, "recompute activations", 0},
     {"steps", OPT_INT, &steps, NULL, 1, 1000, "timed steps; the median is reported", 0},
     {"warmup", OPT_INT, &warmup, NULL, 0, 1000, "steps before them", 0},

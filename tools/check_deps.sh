@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One line for each library the build needs and does not find, with Debian's package name: tools/check_deps.sh CC
-cc=${1:-gcc}
+# One line for each library the build needs and does not find, with Debian's package name: tools/check_deps.sh CC…
+cc=${*:-gcc}
 missing=0
 need() { # header, package
     printf '#include <stdio.h>\n#include <%s>\n' "$1" | $cc -E - >/dev/null 2>&1 && return

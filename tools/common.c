@@ -3,6 +3,7 @@
 #include "train/agree.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,16 +106,23 @@ static uint8_t *read_file(const char *path, size_t *size, Error *err) {
     return bytes;
 }
 
+enum { NAMED_FILES = 3 }; /* unreadable ones that are named: a refusal stays short */
+
+typedef struct ImageFiles {
+    char *const *paths;
+    atomic_size_t bad;
+} ImageFiles;
+
 static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
-    char *const *paths = context;
+    ImageFiles *f = context;
     size_t size;
-    uint8_t *bytes = read_file(paths[i], &size, err);
-    if (!bytes) return false;
-    bool ok = image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
-    if (!ok) {
+    uint8_t *bytes = read_file(f->paths[i], &size, err);
+    bool ok = bytes && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
+    if (!ok && bytes) {
         Error why = *err;
-        error_set(err, "%.200s: %.250s", paths[i], why.text);
+        error_set(err, "%.200s: %.250s", f->paths[i], why.text);
     }
+    if (!ok && atomic_fetch_add(&f->bad, 1) >= NAMED_FILES) err->text[0] = 0;
     free(bytes);
     return ok;
 }
@@ -122,7 +130,8 @@ static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
 float *embed_image_files(Encoder *e, char *const *paths, size_t n) {
     float *out = xmalloc(size_mul(n, encoder_dim(e) * sizeof *out));
     bool *ok = xcalloc(n, sizeof *ok);
-    size_t good = encoder_images(e, fetch_file, (void *)paths, n, out, ok);
+    ImageFiles files = {.paths = paths};
+    size_t good = encoder_images(e, fetch_file, &files, n, out, ok);
     if (good != n)
         die("%zu of %zu image files could not be read: nothing was written", n - good, n);
     free(ok);

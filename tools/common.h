@@ -17,7 +17,7 @@
         {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0},  \
         {"device", OPT_CHOICE, &(o).device, DEVICE_CHOICES, 0, 0, "where to compute", 0},            \
         {"precision", OPT_CHOICE, &(o).precision, PRECISION_CHOICES, 0, 0, "of the computation", 0}, \
-    {                                                                                                \
+        KERNEL_TF32_OPTION, {                                                                        \
         "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0        \
     }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [fuzz] [lint]
+# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [fuzz] [lint] [cuda]
 # Names what it will install first. Debian packages through apt-get (as root or through sudo); the vocabulary from PyPI.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,7 +14,8 @@ for purpose in "$@"; do
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck) ;;
-    *) echo "setup: unknown purpose '$purpose': build, test, demo, fuzz or lint" >&2; exit 2 ;;
+    cuda) packages+=(g++ python3 python3-pip) ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, fuzz, lint or cuda" >&2; exit 2 ;;
     esac
 done
 
@@ -23,7 +24,7 @@ missing=()
 for p in $(printf '%s\n' "${packages[@]}" | sort -u); do
     # another compiler, make or pip on PATH serves as well as Debian's
     case $p in
-    gcc | make | python3 | clang | clang-format | cppcheck | pkg-config) command -v "$p" >/dev/null && continue ;;
+    gcc | g++ | make | python3 | clang | clang-format | cppcheck | pkg-config) command -v "$p" >/dev/null && continue ;;
     python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
     esac
     grep -qx "$p" <<<"$installed" || missing+=("$p")
@@ -45,8 +46,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 for purpose in "$@"; do
-    if [ "$purpose" = test ] || [ "$purpose" = demo ]; then
-        tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2
-        break
+    case $purpose in
+    test | demo) tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2 ;;
+    cuda) tools/fetch_cuda.sh toolkit ;;
+    esac
+    if [ "$purpose" = test ] && { command -v nvcc || [ -x build/cuda/bin/nvcc ]; } >/dev/null; then
+        tools/fetch_cuda.sh disassembler || echo "setup: no disassembler: tests/test_sass.sh is skipped" >&2
     fi
 done

@@ -17,6 +17,7 @@ static const char model_file[] = "open_clip_model.safetensors";
 static const char config_file[] = "open_clip_config.json";
 static const char state_file[] = "train_state.safetensors";
 static const char vocab_file[] = "vocab.bpe";
+static const char choices_file[] = "gpu_products.txt";
 static const char state_format[] = "clipc-train-state-1";
 
 static char *path_in(const char *folder, const char *name) {
@@ -190,12 +191,14 @@ static bool write_folder(const char *dir, const char *folder, const Params *p, c
                          const TrainState *s, const char *vocab_path, Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
     char *path[] = {path_in(folder, model_file), path_in(folder, config_file),
-                    path_in(folder, state_file), path_in(folder, vocab_file)};
+                    path_in(folder, state_file), path_in(folder, vocab_file),
+                    path_in(folder, choices_file)};
     char *json = clip_config_to_json(c);
     bool ok = write_model(path[0], p, err);
     if (ok && !write_file(path[1], json, strlen(json))) ok = system_error(path[1], err);
     if (ok && p->m) ok = write_state(path[2], p, s, err);
     if (ok && vocab_path && !copy_vocab(dir, vocab_path, path[3])) ok = system_error(path[3], err);
+    ok = ok && kernels_write_choices(path[4], err);
     if (ok && !sync_folder(folder)) ok = system_error(folder, err);
     free(json);
     for (size_t i = 0; i < COUNT(path); i++) free(path[i]);
@@ -245,6 +248,16 @@ char *checkpoint_vocab(const char *path) {
     if (!access(vocab, R_OK)) return vocab;
     free(vocab);
     return NULL;
+}
+
+void checkpoint_load_choices(const char *path) {
+    char *choices = path_in(path, choices_file);
+    Error err;
+    if (!access(choices, R_OK) && !kernels_read_choices(choices, &err))
+        log_warn("%s: products are chosen anew, so the last bits may differ from a run that was "
+                 "not interrupted",
+                 err.text);
+    free(choices);
 }
 
 /* ---- loading ---- */

@@ -32,6 +32,9 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
 void checkpoint_help_save(const Params *p);
 /* Path of the vocabulary inside a checkpoint folder; malloc'd, NULL when it has none. */
 char *checkpoint_vocab(const char *path);
+/* The ways of doing products that the checkpoint's run had chosen; warns where they do not hold
+ * here. */
+void checkpoint_load_choices(const char *path);
 /* Weights of an open_clip folder or a .safetensors file into p. Positional embeddings of another
  * size are resized (spec 11). */
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);

@@ -30,6 +30,18 @@ typedef struct Option {
     bool given; /* set by parsing: named on the command line or in a recipe */
 } Option;
 
+/* Rows for kernel_tuning (kernels/kernels.h). */
+#define KERNEL_TF32_OPTION                                                                         \
+    {                                                                                              \
+        "tf32", OPT_FLAG, &kernel_tuning.tf32, NULL, 0, 0,                                         \
+            "fp32 on a GPU: products may round their inputs to TF32", 0                            \
+    }
+#define KERNEL_TUNING_OPTIONS                                                                      \
+    KERNEL_TF32_OPTION, {                                                                          \
+        "autotune", OPT_FLAG, &kernel_tuning.autotune, NULL, 0, 0,                                 \
+            "on a GPU: measure the ways to do each product, once a shape", 0                       \
+    }
+
 typedef struct Command {
     const char *name;    /* "train", "data pack" */
     const char *summary; /* one line */

@@ -272,6 +272,7 @@ static void load_model(Run *r) {
     r->comm->broadcast(p->master, p->size, 0);
     params_round(p);
     if (r->resume) checkpoint_load_state(r->resume, p, &r->state);
+    if (r->resume) checkpoint_load_choices(r->resume);
 }
 
 static void build_model(Run *r) {

@@ -135,6 +135,7 @@ static Option options[] = {
     {"device", OPT_CHOICE, &O.device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
     {"precision", OPT_CHOICE, &O.precision, PRECISION_CHOICES, 0, 0,
      "of activations and products; weights stay fp32", 0},
+    KERNEL_TUNING_OPTIONS,
     {"comm", OPT_CHOICE, &O.comm, COMM_CHOICES, 0, 0,
      "how ranks talk; auto: by the launcher (docs/DISTRIBUTED.md)", 0},
     {"comm-timeout", OPT_FLOAT, &O.comm_timeout, "SECONDS", 0.1, 1e6,

@@ -1,0 +1,320 @@
+/* cuda/blas: see blas.h. cuBLASLt counts matrices by columns: a row-major [M,N] is its N × M matrix,
+ * so the operands change places: c = a·b is computed as cᵀ = bᵀ·aᵀ. */
+#include "kernels/cuda/blas.h"
+
+#include <cublasLt.h>
+#include <errno.h>
+#include <float.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLAS(call) blas_check(call, #call)
+static void blas_check(cublasStatus_t status, const char *call) {
+    if (status != CUBLAS_STATUS_SUCCESS)
+        die("cuBLASLt: %s failed (%s); --device cpu runs without a GPU", call,
+            cublasLtGetStatusString(status));
+}
+
+/* ---- what is chosen ---- */
+
+/* A product without its pointers: of them only the alignments matter. Compared as bytes. */
+typedef struct Key {
+    uint64_t M, N, K, lda, ldb, ldc;
+    uint32_t align_a, align_b, align_c;
+    int32_t in, out;
+    uint8_t ta, tb, add, tf32, bias, unused[7];
+} Key;
+static_assert(sizeof(Key) == 6 * 8 + 5 * 4 + 12, "no padding");
+
+typedef struct Choice {
+    Key key;
+    cublasLtMatmulAlgo_t algo;
+} Choice;
+
+typedef struct Plan {
+    Key key;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+    uint64_t used;
+} Plan;
+
+/* Packed text changes the number of rows with every step, so shapes come and go: sets of a few
+ * places, the longest unused one is given up. Choices are remembered for longer. */
+enum { CACHE_SETS = 256, CACHE_WAYS = 8, CHOICES_MAX = 4096 };
+static Plan cache[CACHE_SETS][CACHE_WAYS];
+static uint64_t cache_clock;
+static Choice choices[CHOICES_MAX];
+static size_t choice_count;
+static cublasLtHandle_t handle;
+
+#define WORKSPACE ((size_t)32 << 20)
+
+/* The largest power of two up to 16 that divides the address. */
+static uint32_t alignment_of(const void *p) {
+    uintptr_t u = (uintptr_t)p | 16;
+    return (uint32_t)(u & -u);
+}
+
+static Key key_of(const Product *p) {
+    Key k;
+    memset(&k, 0, sizeof k);
+    k.M = p->M, k.N = p->N, k.K = p->K;
+    k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
+    k.align_a = alignment_of(p->a), k.align_b = alignment_of(p->b), k.align_c = alignment_of(p->c);
+    k.in = p->in, k.out = p->out;
+    k.ta = p->ta, k.tb = p->tb, k.add = p->add, k.bias = p->bias != NULL;
+    k.tf32 = p->tf32 && p->in == CUDA_R_32F;
+    return k;
+}
+
+static bool same_key(const Key *a, const Key *b) { return !memcmp(a, b, sizeof *a); }
+
+static Choice *choice_find(const Key *key) {
+    for (size_t i = 0; i < choice_count; i++)
+        if (same_key(&choices[i].key, key)) return &choices[i];
+    return NULL;
+}
+
+static void choice_add(const Key *key, const cublasLtMatmulAlgo_t *algo) {
+    if (choice_count == CHOICES_MAX) return;
+    choices[choice_count].key = *key;
+    choices[choice_count++].algo = *algo;
+}
+
+/* ---- plans ---- */
+
+static void plan_free(Plan *p) {
+    if (!p->desc) return;
+    BLAS(cublasLtMatmulDescDestroy(p->desc));
+    BLAS(cublasLtMatrixLayoutDestroy(p->a));
+    BLAS(cublasLtMatrixLayoutDestroy(p->b));
+    BLAS(cublasLtMatrixLayoutDestroy(p->c));
+}
+
+static cublasLtMatrixLayout_t layout(cudaDataType_t type, size_t rows, size_t cols, size_t ld) {
+    cublasLtMatrixLayout_t l;
+    BLAS(cublasLtMatrixLayoutCreate(&l, type, rows, cols, (int64_t)ld));
+    return l;
+}
+
+static void plan_new(Plan *plan, const Product *p, const Key *key) {
+    memset(plan, 0, sizeof *plan);
+    plan->key = *key;
+    BLAS(cublasLtMatmulDescCreate(&plan->desc,
+                                  key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                                  CUDA_R_32F));
+    cublasOperation_t op_first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_first,
+                                        sizeof op_first));
+    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_second,
+                                        sizeof op_second));
+    if (p->bias) {
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                            sizeof epilogue));
+    }
+    plan->a = layout(p->in, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
+    plan->b = layout(p->in, p->ta ? p->M : p->K, p->ta ? p->K : p->M, p->lda);
+    plan->c = layout(p->out, p->N, p->M, p->ldc);
+}
+
+/* c in p->c's place: a trial must not add to it. */
+static void plan_run(Plan *plan, const Product *p, void *c) {
+    const float one = 1, beta = p->add ? 1 : 0;
+    if (p->bias)
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias,
+                                            sizeof p->bias));
+    BLAS(cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
+                        c, plan->c, &plan->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
+                        device_stream()));
+}
+
+/* Seconds of one product: the best of three after one that is not counted. */
+static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
+    float best = FLT_MAX;
+    for (int i = 0; i < 4; i++) {
+        float ms;
+        CUDA(cudaEventRecord(start, device_stream()));
+        plan_run(plan, p, c);
+        CUDA(cudaEventRecord(stop, device_stream()));
+        CUDA(cudaEventSynchronize(stop));
+        CUDA(cudaEventElapsedTime(&ms, start, stop));
+        if (i && ms < best) best = ms;
+    }
+    return best;
+}
+
+/* Leaves the fastest of the ways in plan->algo. Not while a graph is being captured: nothing runs
+ * then. */
+static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeuristicResult_t *ways,
+                          int count) {
+    cudaStreamCaptureStatus capturing;
+    CUDA(cudaStreamIsCapturing(device_stream(), &capturing));
+    if (count < 2 || capturing != cudaStreamCaptureStatusNone) return;
+    void *c = p->c;
+    size_t bytes = p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2);
+    if (p->add) {
+        if (cudaMalloc(&c, bytes) != cudaSuccess) {
+            cudaGetLastError();
+            return;
+        }
+        CUDA(cudaMemsetAsync(c, 0, bytes, device_stream()));
+    }
+    cudaEvent_t start, stop;
+    CUDA(cudaEventCreateWithFlags(&start, cudaEventDefault));
+    CUDA(cudaEventCreateWithFlags(&stop, cudaEventDefault));
+    int best = 0;
+    float best_time = FLT_MAX;
+    for (int i = 0; i < count; i++) {
+        plan->algo = ways[i].algo;
+        float time = plan_time(plan, p, c, start, stop);
+        if (time < best_time) best = i, best_time = time;
+    }
+    plan->algo = ways[best].algo;
+    CUDA(cudaEventDestroy(start));
+    CUDA(cudaEventDestroy(stop));
+    if (p->add) device_release(c);
+}
+
+/* Dies where the library knows no way. */
+static void plan_choose(Plan *plan, const Product *p) {
+    enum { WAYS = 8 };
+    cublasLtMatmulPreference_t want;
+    size_t workspace = WORKSPACE;
+    BLAS(cublasLtMatmulPreferenceCreate(&want));
+#define WANT(attribute, value)                                                                     \
+    BLAS(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_##attribute, &value,      \
+                                              sizeof value))
+    WANT(MAX_WORKSPACE_BYTES, workspace);
+    WANT(MIN_ALIGNMENT_A_BYTES, plan->key.align_b);
+    WANT(MIN_ALIGNMENT_B_BYTES, plan->key.align_a);
+    WANT(MIN_ALIGNMENT_C_BYTES, plan->key.align_c);
+    WANT(MIN_ALIGNMENT_D_BYTES, plan->key.align_c);
+#undef WANT
+    cublasLtMatmulHeuristicResult_t ways[WAYS];
+    int found = 0;
+    cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c, want,
+                                       kernel_tuning.autotune ? WAYS : 1, ways, &found);
+    if (status != CUBLAS_STATUS_SUCCESS || !found)
+        die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
+            cublasLtGetStatusString(status));
+    BLAS(cublasLtMatmulPreferenceDestroy(want));
+    plan->algo = ways[0].algo;
+    plan_autotune(plan, p, ways, found);
+}
+
+/* False: nothing was chosen before, or the library does not take it (the file was edited). */
+static bool plan_recall(Plan *plan) {
+    Choice *c = choice_find(&plan->key);
+    cublasLtMatmulHeuristicResult_t result;
+    if (!c || cublasLtMatmulAlgoCheck(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
+                                      &c->algo, &result) != CUBLAS_STATUS_SUCCESS)
+        return false;
+    if (result.workspaceSize > WORKSPACE) return false;
+    plan->algo = c->algo;
+    return true;
+}
+
+static uint64_t hash_key(const Key *key) {
+    uint64_t words[sizeof *key / 8], hash = 0;
+    memcpy(words, key, sizeof words);
+    for (size_t i = 0; i < COUNT(words); i++) hash = (hash ^ words[i]) * 0x9E3779B97F4A7C15u;
+    return hash;
+}
+
+static Plan *plan_get(const Product *p) {
+    if (!handle) BLAS(cublasLtCreate(&handle));
+    Key key = key_of(p);
+    static_assert(CACHE_SETS == 256, "a set is chosen by the hash's top byte");
+    Plan *set = cache[hash_key(&key) >> 56], *oldest = set;
+    for (size_t i = 0; i < CACHE_WAYS; i++) {
+        if (set[i].desc && same_key(&set[i].key, &key)) {
+            set[i].used = ++cache_clock;
+            return &set[i];
+        }
+        if (set[i].used < oldest->used) oldest = &set[i];
+    }
+    plan_free(oldest);
+    plan_new(oldest, p, &key);
+    oldest->used = ++cache_clock;
+    if (!plan_recall(oldest)) {
+        plan_choose(oldest, p);
+        if (!choice_find(&key)) choice_add(&key, &oldest->algo);
+    }
+    return oldest;
+}
+
+void blas_product(const Product *p) {
+    if (!p->M || !p->N) return;
+    if (!p->K) {
+        assert(p->add || p->ldc == p->N);
+        size_t size = p->out == CUDA_R_32F ? 4 : 2;
+        if (!p->add) CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size, device_stream()));
+        return;
+    }
+    plan_run(plan_get(p), p, p->c);
+}
+
+/* ---- choices as text: a line that says for what they hold, then a line each ---- */
+
+static void title(char *out, size_t size) {
+    int device;
+    cudaDeviceProp properties;
+    CUDA(cudaGetDevice(&device));
+    CUDA(cudaGetDeviceProperties(&properties, device));
+    snprintf(out, size, "clipc products 1 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
+}
+
+extern "C" bool cuda_write_choices(const char *path, Error *err) {
+    if (!choice_count) return true;
+    FILE *f = fopen(path, "w");
+    if (!f) return error_set(err, "%s: %s", path, strerror(errno));
+    char line[512];
+    title(line, sizeof line);
+    fprintf(f, "%s\n", line);
+    for (size_t i = 0; i < choice_count; i++) {
+        const unsigned char *bytes = (const unsigned char *)&choices[i];
+        for (size_t j = 0; j < sizeof choices[i]; j++) fprintf(f, "%02x", bytes[j]);
+        fputc('\n', f);
+    }
+    bool ok = !fflush(f) && !ferror(f);
+    if (fclose(f) || !ok) return error_set(err, "%s: %s", path, strerror(errno));
+    return true;
+}
+
+static bool read_hex(unsigned char *out, size_t n, const char *text) {
+    static const char digits[] = "0123456789abcdef";
+    if (strlen(text) != 2 * n) return false;
+    for (size_t i = 0; i < 2 * n; i++) {
+        const char *d = strchr(digits, text[i]);
+        if (!d) return false;
+        out[i / 2] = (unsigned char)(out[i / 2] << 4 | (d - digits));
+    }
+    return true;
+}
+
+extern "C" bool cuda_read_choices(const char *path, Error *err) {
+    FILE *f = fopen(path, "r");
+    if (!f) return error_set(err, "%s: %s", path, strerror(errno));
+    char line[2 * sizeof(Choice) + 64], mine[512];
+    title(mine, sizeof mine);
+    bool ok = true;
+    for (size_t number = 1; ok && fgets(line, sizeof line, f); number++) {
+        line[strcspn(line, "\n")] = 0;
+        Choice c;
+        memset(&c, 0, sizeof c);
+        if (number == 1)
+            ok = !strcmp(line, mine) ||
+                 error_set(err, "%s is for '%.100s', this is '%.100s'", path, line, mine);
+        else if (!read_hex((unsigned char *)&c, sizeof c, line))
+            ok = error_set(err, "%s: line %zu is damaged", path, number);
+        else if (!choice_find(&c.key))
+            choice_add(&c.key, &c.algo);
+    }
+    fclose(f);
+    return ok;
+}

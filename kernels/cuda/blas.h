@@ -1,0 +1,26 @@
+/* blas: matrix products by cuBLASLt, its only user. Plans (layouts and the algorithm) are cached by
+ * shape; one workspace serves all. Compiled once: element types are arguments. Private to
+ * kernels/cuda/. */
+#ifndef KERNELS_CUDA_BLAS_H
+#define KERNELS_CUDA_BLAS_H
+#include "kernels/cuda/device.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* c[M,N] = (c if add) + a b + bias[N], sums in f32. ta: a is stored as [K,M], else [M,K]; tb: b is
+ * stored as [N,K], else [K,N]; rows as stored are ld elements apart. bias (or NULL) has c's type.
+ * tf32: f32 inputs may be rounded to TF32 (10 bits of mantissa). */
+typedef struct Product {
+    const void *a, *b, *bias;
+    void *c;
+    size_t M, N, K, lda, ldb, ldc;
+    bool ta, tb, add, tf32;
+    cudaDataType_t in, out;
+} Product;
+
+void blas_product(const Product *p);
+#ifdef __cplusplus
+}
+#endif
+#endif
