@@ -1,14 +1,13 @@
 #include "data/safetensors.h"
 
 #include "data/crc32c.h"
+#include "data/mapfile.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are stored little-endian");
@@ -92,8 +91,8 @@ static bool parse_meta(Safetensors *st, json_t *meta, Error *err) {
 
 static bool parse_header(Safetensors *st, json_t *header, size_t header_size, Error *err) {
     if (!json_is_object(header)) return error_set(err, "the header is not a JSON object");
-    const unsigned char *data = (const unsigned char *)st->map + 8 + header_size;
-    size_t data_size = st->map_size - 8 - header_size, data_end = 0;
+    const unsigned char *data = st->map.bytes + 8 + header_size;
+    size_t data_size = st->map.size - 8 - header_size, data_end = 0;
     st->tensors = xcalloc(json_object_size(header), sizeof *st->tensors);
     const char *key;
     json_t *value;
@@ -112,42 +111,26 @@ static bool parse_header(Safetensors *st, json_t *header, size_t header_size, Er
 }
 
 static bool parse(Safetensors *st, Error *err) {
-    if (st->map_size < 8) return error_set(err, "truncated: no safetensors header");
+    if (st->map.size < 8) return error_set(err, "truncated: no safetensors header");
     uint64_t header_size;
-    memcpy(&header_size, st->map, 8);
+    memcpy(&header_size, st->map.bytes, 8);
     if (header_size > MAX_HEADER)
         return error_set(err, "not a safetensors file (its header would have %llu bytes)",
                          (unsigned long long)header_size);
-    if (header_size > st->map_size - 8) return error_set(err, "truncated inside the header");
+    if (header_size > st->map.size - 8) return error_set(err, "truncated inside the header");
     json_error_t where;
-    json_t *header =
-        json_loadb((const char *)st->map + 8, (size_t)header_size, JSON_REJECT_DUPLICATES, &where);
+    json_t *header = json_loadb((const char *)st->map.bytes + 8, (size_t)header_size,
+                                JSON_REJECT_DUPLICATES, &where);
     if (!header) return error_set(err, "header: %.200s", where.text);
     bool ok = parse_header(st, header, (size_t)header_size, err);
     json_decref(header);
     return ok;
 }
 
-static bool map_file(Safetensors *st, const char *path, Error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat s;
-    if (fd < 0) return error_set(err, "%s", strerror(errno));
-    if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
-        close(fd);
-        return error_set(err, "not a regular file");
-    }
-    st->map_size = (size_t)s.st_size;
-    st->map = st->map_size ? mmap(NULL, st->map_size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
-    close(fd);
-    if (st->map != MAP_FAILED) return true;
-    st->map = NULL;
-    return error_set(err, "%s", strerror(errno));
-}
-
 bool safetensors_open(Safetensors *st, const char *path, Error *err) {
     *st = (Safetensors){0};
     Error inner;
-    if (map_file(st, path, &inner) && parse(st, &inner)) return true;
+    if (map_file(&st->map, path, &inner) && parse(st, &inner)) return true;
     safetensors_close(st);
     return error_set(err, "%.200s: %.300s", path, inner.text);
 }
@@ -155,11 +138,10 @@ bool safetensors_open(Safetensors *st, const char *path, Error *err) {
 bool safetensors_verify(const Safetensors *st, Error *err) {
     const char *want = safetensors_meta(st, "crc32c");
     uint64_t header_size;
-    memcpy(&header_size, st->map, 8);
+    memcpy(&header_size, st->map.bytes, 8);
     const size_t start = 8 + (size_t)header_size;
     char got[12];
-    snprintf(got, sizeof got, "%08x",
-             crc32c(0, (const unsigned char *)st->map + start, st->map_size - start));
+    snprintf(got, sizeof got, "%08x", crc32c(0, st->map.bytes + start, st->map.size - start));
     if (!want || !strcmp(want, got)) return true;
     return error_set(err, "damaged: its bytes have the checksum %s instead of %.8s", got, want);
 }
@@ -181,7 +163,7 @@ void safetensors_close(Safetensors *st) {
     for (size_t i = 0; i < 2 * st->meta_count; i++) free(st->meta[i]);
     free(st->tensors);
     free(st->meta);
-    if (st->map) munmap(st->map, st->map_size);
+    unmap_file(&st->map);
     *st = (Safetensors){0};
 }
 

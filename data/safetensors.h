@@ -2,6 +2,7 @@
  * writing is atomic. */
 #ifndef DATA_SAFETENSORS_H
 #define DATA_SAFETENSORS_H
+#include "data/mapfile.h"
 #include "kernels/base.h"
 
 typedef enum {
@@ -28,8 +29,7 @@ typedef struct Safetensors {
     size_t count;
     char **meta; /* "__metadata__": key, value, key, value …; meta_count pairs */
     size_t meta_count;
-    void *map;
-    size_t map_size;
+    MapFile map;
 } Safetensors;
 
 bool safetensors_open(Safetensors *st, const char *path, Error *err);

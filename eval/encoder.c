@@ -59,7 +59,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
     Encoder *e = xcalloc(1, sizeof *e);
     e->k = kernels_open_choice(o->device, o->precision);
-    clip_config_load(&e->config, o->model ? o->model : o->checkpoint);
+    checkpoint_config(&e->config, o->checkpoint, o->model);
     e->checkpoint = xstrdup(o->checkpoint);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */

@@ -9,7 +9,7 @@
 #include "train/clip.h"
 
 typedef struct EncoderOptions {
-    const char *checkpoint; /* folder or .safetensors */
+    const char *checkpoint; /* folder or file of any format (train/weights.h) */
     const char *model;      /* architecture where the checkpoint has none; NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
     int device, precision;  /* indices of "auto|cpu|cuda" and of Precision */

@@ -31,7 +31,7 @@ static const Entry entries[] = {
     {"data", "peek", cmd_data_peek, "show the first samples"},
     {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)"},
     {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary"},
-    {NULL, "ckpt", cmd_ckpt, "what is in a checkpoint"},
+    {"ckpt", "info", cmd_ckpt_info, "what a checkpoint of any format holds"},
     {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, tokenizer"},
 };
 

@@ -15,6 +15,6 @@ int cmd_data_check(int argc, char **argv);
 int cmd_data_peek(int argc, char **argv);
 int cmd_data_image(int argc, char **argv);
 int cmd_tok(int argc, char **argv);
-int cmd_ckpt(int argc, char **argv);
+int cmd_ckpt_info(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 #endif

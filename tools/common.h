@@ -12,7 +12,7 @@
 #define ENCODER_DEFAULTS                                                                           \
     { .batch_size = 64 }
 #define ENCODER_OPTIONS(o)                                                                           \
-    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or .safetensors", 0},          \
+    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or file, any format", 0},      \
         {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0},  \
         {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0},  \
         {"device", OPT_CHOICE, &(o).device, DEVICE_CHOICES, 0, 0, "where to compute", 0},            \

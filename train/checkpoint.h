@@ -30,13 +30,17 @@ typedef struct TrainState {
 void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path);
 void checkpoint_help_save(const Params *p);
-/* Path of the vocabulary inside a checkpoint folder; malloc'd, NULL when it has none. */
+/* Path of the vocabulary in a checkpoint folder (or beside a file of weights); malloc'd, NULL when
+ * it has none. */
 char *checkpoint_vocab(const char *path);
 /* The ways of doing products that the checkpoint's run had chosen; warns where they do not hold
  * here. */
 void checkpoint_load_choices(const char *path);
-/* Weights of an open_clip folder or a .safetensors file into p. Positional embeddings of another
- * size are resized (spec 11). */
+/* The architecture of --model, or without one (NULL) the checkpoint's own; mean, std and resizing
+ * are the checkpoint's wherever it says them. Not both NULL. Dies where there is none. */
+void checkpoint_config(ClipConfig *c, const char *path, const char *model);
+/* Weights of any checkpoint (train/weights.h) into p. Positional embeddings of another size are
+ * resized (spec 11); warns where they were trained with another activation than c's. */
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
 /* Everything needed to go on (p NULL: the TrainState alone). False: no train state there. Dies on a
  * damaged file. With p over ranks all of them call it; rank 0 reads the file, the others leave s.

@@ -1,5 +1,7 @@
 #include "train/config.h"
 
+#include "train/folder.h"
+#include "train/hf_config.h"
 #include "train/options.h"
 #include <errno.h>
 #include <jansson.h>
@@ -299,19 +301,35 @@ static bool parse_root(ClipConfig *c, json_t *root, Error *err) {
     return ok;
 }
 
-bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t bytes,
-                       Error *err) {
-    memset(c, 0, sizeof *c);
-    if (bytes > MAX_JSON)
-        return error_set(err, "%s: %zu bytes are too many for a model config", name, bytes);
+/* preprocessor: of Hugging Face's folder; NULL: none. Takes both references. */
+static bool parse_either(ClipConfig *c, json_t *root, json_t *preprocessor, Error *err) {
+    json_t *own = root;
+    bool ok = json_is_object(root) || error_set(err, "expected a JSON object");
+    if (ok && hf_config_is(root)) {
+        own = hf_config_in(root, preprocessor, err);
+        json_decref(root);
+        ok = own != NULL;
+    }
+    ok = ok && parse_root(c, own, err);
+    json_decref(own);
+    json_decref(preprocessor);
+    return ok;
+}
+
+static json_t *load_json(const char *name, const char *json, size_t bytes, Error *err) {
     json_error_t where;
+    if (bytes > MAX_JSON) {
+        error_set(err, "%s: %zu bytes are too many for a model config", name, bytes);
+        return NULL;
+    }
     json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &where);
-    if (!root) return error_set(err, "%s:%d: %s", name, where.line, where.text);
+    if (!root) error_set(err, "%s:%d: %s", name, where.line, where.text);
+    return root;
+}
+
+static bool parse(ClipConfig *c, const char *name, json_t *root, json_t *preprocessor, Error *err) {
     Error inner;
-    bool ok = json_is_object(root) ? parse_root(c, root, &inner)
-                                   : error_set(&inner, "expected a JSON object");
-    json_decref(root);
-    if (!ok) {
+    if (!parse_either(c, root, preprocessor, &inner)) {
         error_set(err, "%s: %.400s", name, inner.text);
         clip_config_free(c);
         return false;
@@ -320,38 +338,95 @@ bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t
     return true;
 }
 
-static bool is_folder(const char *path) {
+bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t bytes,
+                       Error *err) {
+    memset(c, 0, sizeof *c);
+    json_t *root = load_json(name, json, bytes, err);
+    return root && parse(c, name, root, NULL, err);
+}
+
+/* ---- where it is ---- */
+
+static bool is_file(const char *path) {
     struct stat s;
-    return !stat(path, &s) && S_ISDIR(s.st_mode);
+    return !stat(path, &s) && S_ISREG(s.st_mode);
+}
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n > m && !strcmp(s + n - m, end);
+}
+
+char *clip_config_find(const char *checkpoint) {
+    static const char *const names[] = {"open_clip_config.json", "config.json"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *path = folder_beside(checkpoint, names[i]);
+        if (is_file(path)) return path;
+        free(path);
+    }
+    return NULL;
 }
 
 static char *find_config(const char *name) {
-    if (is_folder(name)) return xasprintf("%s/open_clip_config.json", name);
-    size_t n = strlen(name);
-    if (n > 5 && !strcmp(name + n - 5, ".json")) return xstrdup(name);
-    char *relative = xasprintf("configs/models/%s.json", name);
-    char *found = strchr(name, '/') ? NULL : find_resource(relative);
-    free(relative);
+    if (ends_with(name, ".json") && !ends_with(name, ".index.json")) return xstrdup(name);
+    bool checkpoint = folder_is(name) || is_file(name);
+    char *found = NULL;
+    if (checkpoint) {
+        found = clip_config_find(name);
+    } else if (!strchr(name, '/')) {
+        char *relative = xasprintf("configs/models/%s.json", name);
+        found = find_resource(relative);
+        free(relative);
+    }
+    if (!found && checkpoint)
+        die("%s has no architecture with it (open_clip_config.json or config.json): give --model "
+            "NAME or FILE.json",
+            name);
     if (!found)
-        die("model '%s': not one of configs/models, no folder with open_clip_config.json, no .json "
-            "file",
+        die("model '%s': not one of configs/models, no checkpoint with open_clip_config.json or "
+            "config.json, no .json file",
             name);
     return found;
 }
 
-void clip_config_load(ClipConfig *c, const char *name) {
-    char *path = find_config(name);
+static json_t *read_json(const char *path, Error *err) {
     FILE *f = fopen(path, "rb");
-    if (!f) die("model config %s: %s", path, strerror(errno));
+    if (!f) {
+        error_set(err, "%.200s: %s", path, strerror(errno));
+        return NULL;
+    }
     char *text = xmalloc(MAX_JSON + 1);
     size_t n = fread(text, 1, MAX_JSON + 1, f);
-    if (ferror(f)) die("model config %s: %s", path, strerror(errno));
+    json_t *root = NULL;
+    if (ferror(f))
+        error_set(err, "%.200s: %s", path, strerror(errno));
+    else
+        root = load_json(path, text, n, err);
     fclose(f);
+    free(text);
+    return root;
+}
+
+bool clip_config_read(ClipConfig *c, const char *path, Error *err) {
+    memset(c, 0, sizeof *c);
+    json_t *root = read_json(path, err), *preprocessor = NULL;
+    bool ok = root != NULL;
+    if (ok && hf_config_is(root)) {
+        char *file = folder_beside(path, "preprocessor_config.json");
+        if (is_file(file)) ok = (preprocessor = read_json(file, err)) != NULL;
+        free(file);
+    }
+    if (ok) return parse(c, path, root, preprocessor, err);
+    json_decref(root);
+    return false;
+}
+
+void clip_config_load(ClipConfig *c, const char *name) {
+    char *path = find_config(name);
     Error err;
-    if (!clip_config_parse(c, path, text, n, &err)) die("%s", err.text);
+    if (!clip_config_read(c, path, &err)) die("model config %s", err.text);
     free(c->name);
     c->name = xstrdup(name);
-    free(text);
     free(path);
 }
 
@@ -363,10 +438,9 @@ static void set_number(json_t *object, const char *field, double now, double mis
     if (!(before == now)) json_object_set_new(object, field, json_real(now));
 }
 
-static json_t *triple(const float x[3]) {
+json_t *clip_config_triple(const float x[3]) {
     json_t *a = json_array();
     for (int i = 0; i < 3; i++) {
-        /* the shortest decimal that is this float: 0.48145467, not 0.48145467042922974 */
         char digits[32];
         for (int n = 1; n <= 9; n++) {
             snprintf(digits, sizeof digits, "%.*g", n, (double)x[i]);
@@ -399,8 +473,8 @@ char *clip_config_to_json(const ClipConfig *c) {
     const Transform *t = &c->eval_transform;
     json_object_set_new(pre, "size", json_integer((json_int_t)c->image_size));
     json_object_set_new(pre, "mode", json_string("RGB"));
-    json_object_set_new(pre, "mean", triple(t->mean));
-    json_object_set_new(pre, "std", triple(t->std));
+    json_object_set_new(pre, "mean", clip_config_triple(t->mean));
+    json_object_set_new(pre, "std", clip_config_triple(t->std));
     json_object_set_new(
         pre, "interpolation",
         json_string(t->interpolation == INTERPOLATION_BILINEAR ? "bilinear" : "bicubic"));

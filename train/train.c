@@ -121,8 +121,10 @@ static void parse_numbers(double *out, size_t n, const char *text, const char *n
 }
 
 static void load_config(Run *r) {
-    const char *from = r->resume ? r->resume : opt->model ? opt->model : opt->pretrained;
-    clip_config_load(&r->config, from);
+    if (r->resume)
+        clip_config_load(&r->config, r->resume);
+    else
+        checkpoint_config(&r->config, opt->pretrained, opt->model);
     if (opt->siglip && !r->config.has_logit_bias) {
         r->config.has_logit_bias = true;
         r->config.init_logit_scale = log(10.0);

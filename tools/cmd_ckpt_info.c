@@ -1,15 +1,15 @@
-/* clipc ckpt info: what a checkpoint folder or a weights file holds. */
-#include "data/safetensors.h"
+/* clipc ckpt info: what a checkpoint of any format holds. */
 #include "tools/commands.h"
 #include "train/checkpoint.h"
+#include "train/folder.h"
 #include "train/options.h"
+#include "train/weights.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static bool as_json;
@@ -20,7 +20,7 @@ static Option options[] = {
 
 static const Command command = {
     "ckpt info",
-    "What a checkpoint or a .safetensors file holds: architecture, progress, tensors.",
+    "What a checkpoint of any format holds: architecture, progress, tensors.",
     "clipc ckpt info PATH [--json]",
     "  clipc ckpt info logs/run/checkpoints/latest\n"
     "  clipc ckpt info open_clip_model.safetensors --json\n",
@@ -30,30 +30,28 @@ static const Command command = {
 
 typedef struct Checkpoint {
     const char *path;
-    Safetensors weights;
+    TensorFile weights;
     bool has_config, has_state;
     ClipConfig config;
     TrainState state;
 } Checkpoint;
 
 static void open_checkpoint(Checkpoint *c, const char *path) {
-    struct stat s;
-    if (stat(path, &s)) die("%s: no such file or folder", path);
-    bool folder = S_ISDIR(s.st_mode);
-    *c = (Checkpoint){.path = path};
-    char *model = folder ? xasprintf("%s/open_clip_model.safetensors", path) : xstrdup(path);
-    char *config = xasprintf("%s/open_clip_config.json", path);
     Error err;
-    if (!safetensors_open(&c->weights, model, &err)) die("%s", err.text);
-    c->has_config = folder && !access(config, F_OK);
-    if (c->has_config) clip_config_load(&c->config, path);
-    c->has_state = folder && checkpoint_load_state(path, NULL, &c->state);
-    free(model);
+    if (access(path, F_OK)) die("%s: no such file or folder", path);
+    *c = (Checkpoint){.path = path};
+    char *file = weights_find_file(path), *config = clip_config_find(path);
+    if (!file) die("%s: no weights in this folder", path);
+    if (!tensorfile_open(&c->weights, file, &err)) die("%s", err.text);
+    c->has_config = config && clip_config_read(&c->config, config, &err);
+    if (config && !c->has_config) log_warn("%s", err.text);
+    c->has_state = folder_is(path) && checkpoint_load_state(path, NULL, &c->state);
+    free(file);
     free(config);
 }
 
 static void close_checkpoint(Checkpoint *c) {
-    safetensors_close(&c->weights);
+    tensorfile_close(&c->weights);
     if (c->has_config) clip_config_free(&c->config);
 }
 
@@ -69,7 +67,7 @@ static double norm(const Tensor *t) {
     return sqrt(squares);
 }
 
-static size_t elements(const Safetensors *st) {
+static size_t elements(const TensorFile *st) {
     size_t n = 0;
     for (size_t i = 0; i < st->count; i++) n += st->tensors[i].count;
     return n;
@@ -108,7 +106,7 @@ static void print_table(const Checkpoint *c) {
                (unsigned long long)c->state.step, (unsigned long long)c->state.epoch,
                (unsigned long long)c->state.position, (unsigned long long)c->state.seed);
     printf("parameters   %zu in %zu tensors, %.1f MB\n\n", elements(&c->weights), c->weights.count,
-           (double)c->weights.map_size * 1e-6);
+           (double)c->weights.bytes * 1e-6);
     printf("%-56s %-5s %-18s %12s  norm\n", "tensor", "type", "shape", "elements");
     for (size_t i = 0; i < c->weights.count; i++) print_tensor(&c->weights.tensors[i]);
 }
@@ -151,15 +149,9 @@ static void print_json(const Checkpoint *c) {
     json_decref(root);
 }
 
-int cmd_ckpt(int argc, char **argv) {
-    if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-        options_help(&command, stdout);
-        return EXIT_OK;
-    }
-    if (argc < 2 || strcmp(argv[1], "info"))
-        die_usage("clipc ckpt: 'info' is what there is: %s", command.usage);
+int cmd_ckpt_info(int argc, char **argv) {
     static StringList paths;
-    options_parse(&command, argc - 1, argv + 1, &paths);
+    options_parse(&command, argc, argv, &paths);
     if (paths.count != 1) die_usage("clipc ckpt info: give one PATH");
     Checkpoint c;
     open_checkpoint(&c, paths.items[0]);

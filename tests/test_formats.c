@@ -1,0 +1,337 @@
+/* Checkpoints of other programs (tests/golden/make_formats.py): one model in every format gives the
+ * features that PyTorch gives, the same bits whatever the format; damaged and wrong files are
+ * refused by name. */
+#include "tests/support.h"
+#include "data/npy.h"
+#include "train/checkpoint.h"
+#include "train/hf_config.h"
+#include "train/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define GOLDEN "tests/golden/formats/"
+#define MODEL GOLDEN "model.json"
+
+/* Every format of the golden model: its path, --model where it needs one. */
+static const struct {
+    const char *path, *model;
+} formats[] = {
+    {GOLDEN "open_clip", NULL}, {GOLDEN "prefixed_f16.safetensors", MODEL},
+    {GOLDEN "hf", NULL},        {GOLDEN "hf/model.safetensors", NULL},
+    {GOLDEN "hf_parts", NULL},
+};
+
+/* Both streams of the program; it must end with `want`. */
+static char *run(int want, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static char *run(int want, const char *fmt, ...) {
+    char args[2048], line[2400];
+    va_list list;
+    va_start(list, fmt);
+    vsnprintf(args, sizeof args, fmt, list);
+    va_end(list);
+    const char *clipc = getenv("CLIPC");
+    snprintf(line, sizeof line, "%s %s 2>&1", clipc ? clipc : "build/clipc", args);
+    FILE *f = popen(line, "r");
+    assert_non_null(f);
+    char *text = calloc(1, 1 << 16);
+    size_t n = fread(text, 1, (1 << 16) - 1, f);
+    text[n] = 0;
+    int status = pclose(f);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != want) fail_msg("%s: %s", line, text);
+    return text;
+}
+
+static void says(const char *text, const char *needle) {
+    if (!strstr(text, needle)) fail_msg("no '%s' in: %s", needle, text);
+}
+
+static float *features(const char *path, size_t *count) {
+    Error err;
+    float *x;
+    size_t n, E;
+    if (!npy_read_f32(path, &x, &n, &E, &err)) fail_msg("%s", err.text);
+    *count = n * E;
+    return x;
+}
+
+static void compare(const char *got, const char *want, double tolerance) {
+    size_t n, m;
+    float *x = features(got, &n), *y = features(want, &m);
+    assert_int_equal(n, m);
+    for (size_t i = 0; i < n; i++) assert_near((double)x[i], (double)y[i], tolerance);
+    free(x);
+    free(y);
+}
+
+/* What the model makes of the golden pictures and captions, into NAME-images.npy and -texts.npy. */
+static void embed(const char *checkpoint, const char *model, const char *name) {
+    static const char *const what[] = {"images", "texts"};
+    static const char *const inputs[] = {"--image tests/golden/openclip/0[0-2].jpg",
+                                         "--text " GOLDEN "captions.txt"};
+    for (size_t i = 0; i < COUNT(what); i++) {
+        char out[64];
+        snprintf(out, sizeof out, "%s-%s.npy", name, what[i]);
+        free(run(0,
+                 "embed --checkpoint %s%s%s --vocab " GOLDEN "vocab.txt --precision fp32 %s "
+                 "--out %s",
+                 checkpoint, model ? " --model " : "", model ? model : "", inputs[i],
+                 test_path(out)));
+    }
+}
+
+static void test_every_format_gives_the_same(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(formats); i++) {
+        embed(formats[i].path, formats[i].model, i ? "other" : "first");
+        if (i) {
+            compare(test_path("other-images.npy"), test_path("first-images.npy"), 0);
+            compare(test_path("other-texts.npy"), test_path("first-texts.npy"), 0);
+        } else {
+            compare(test_path("first-images.npy"), GOLDEN "images.npy", 1e-6);
+            compare(test_path("first-texts.npy"), GOLDEN "texts.npy", 1e-6);
+        }
+    }
+}
+
+static void test_info(void **state) {
+    (void)state;
+    char *text = run(0, "ckpt info " GOLDEN "hf");
+    says(text, "width 8, 1 layers, 2 heads, MLP 32, 8x8 in patches of 4");
+    says(text, "QuickGELU");
+    says(text, "vision_model.pre_layrnorm.weight");
+    free(text);
+    text = run(0, "ckpt info " GOLDEN "hf_parts");
+    says(text, "BF16");
+    says(text, "in 46 tensors");
+    free(text);
+}
+
+/* A lone file needs --model, and the right one. */
+static void test_architecture(void **state) {
+    (void)state;
+    char *text =
+        run(1, "embed --checkpoint " GOLDEN "prefixed_f16.safetensors --text - --out x.npy");
+    says(text, "has no architecture with it");
+    says(text, "--model");
+    free(text);
+    text = run(1, "embed --checkpoint " GOLDEN "prefixed_f16.safetensors --model ViT-S-32 --text - "
+                  "--out x.npy");
+    says(text, "the model needs");
+    free(text);
+    text = run(1, "embed --checkpoint tests/golden --text - --out x.npy");
+    says(text, "has no architecture");
+    free(text);
+}
+
+static const char gelu[] =
+    "{\"embed_dim\": 6, \"vision_cfg\": {\"image_size\": 8, \"layers\": 1, \"width\": 8, "
+    "\"head_width\": 4, \"patch_size\": 4}, \"text_cfg\": {\"context_length\": 12, "
+    "\"vocab_size\": 515, \"width\": 4, \"heads\": 1, \"layers\": 1}}";
+
+static void test_activation_is_watched(void **state) {
+    (void)state;
+    const char *model = test_path("gelu.json"), *out = test_path("x.npy");
+    static const char vocab[] = "--vocab " GOLDEN "vocab.txt --text " GOLDEN "captions.txt --out";
+    test_write_file(model, gelu, strlen(gelu));
+    char *text = run(0, "embed --checkpoint " GOLDEN "hf --model %s %s %s", model, vocab, out);
+    says(text, "was trained with QuickGELU");
+    free(text);
+    /* no config beside it: the name of the file tells */
+    size_t n;
+    char *bytes = test_read_file(GOLDEN "prefixed_f16.safetensors", &n);
+    const char *openai = test_path("b32-OpenAI.safetensors"), *other = test_path("b32.safetensors");
+    test_write_file(openai, bytes, n);
+    test_write_file(other, bytes, n);
+    free(bytes);
+    text = run(0, "embed --checkpoint %s --model %s %s %s", openai, model, vocab, out);
+    says(text, "was trained with QuickGELU");
+    free(text);
+    text = run(0, "embed --checkpoint %s --model %s %s %s", other, model, vocab, out);
+    assert_null(strstr(text, "QuickGELU"));
+    free(text);
+    text = run(0, "embed --checkpoint %s --model " MODEL " %s %s", openai, vocab, out);
+    assert_null(strstr(text, "QuickGELU"));
+    free(text);
+}
+
+/* ---- Hugging Face's config ---- */
+
+#define HF(top, vision, text)                                                                      \
+    "{\"model_type\": \"clip\", \"projection_dim\": 64" top                                        \
+    ", \"vision_config\": {\"image_size\": "                                                       \
+    "64, \"patch_size\": 8, \"hidden_size\": 88, \"num_attention_heads\": 1, "                     \
+    "\"intermediate_size\": 385" vision "}, \"text_config\": {\"hidden_size\": 32, "               \
+    "\"intermediate_size\": 128, \"num_attention_heads\": 4, \"num_hidden_layers\": 3" text "}}"
+
+static void test_hf_config(void **state) {
+    (void)state;
+    static const char good[] = HF("", "", ", \"eos_token_id\": 2");
+    ClipConfig c;
+    Error err;
+    if (!clip_config_parse(&c, "hf", good, strlen(good), &err)) fail_msg("%s", err.text);
+    assert_int_equal(c.embed_dim, 64);
+    assert_int_equal(c.activation, ACTIVATION_QUICK_GELU); /* the default there */
+    assert_int_equal(c.image.mlp, 385);                    /* no multiple of the width */
+    assert_int_equal(c.image.layers, 12);
+    assert_int_equal(c.image.heads, 1);
+    assert_int_equal(c.text.heads, 4);
+    assert_int_equal(c.text.layers, 3);
+    assert_int_equal(c.context_length, 77);
+    assert_int_equal(c.vocab_size, 49408);
+    char *again = hf_config_out(&c, "float32", &err);
+    assert_non_null(again);
+    ClipConfig d;
+    if (!clip_config_parse(&d, "again", again, strlen(again), &err)) fail_msg("%s", err.text);
+    assert_memory_equal(&c.image, &d.image, sizeof c.image);
+    assert_memory_equal(&c.text, &d.text, sizeof c.text);
+    assert_string_equal(c.json, d.json);
+    free(again);
+    clip_config_free(&c);
+    clip_config_free(&d);
+    static const char dict[] = "{\"text_config_dict\": {\"hidden_act\": \"gelu\", \"hidden_size\": "
+                               "64}, \"vision_config_dict\": {\"hidden_act\": \"gelu\"}, "
+                               "\"text_config\": {\"hidden_size\": 128}}";
+    if (!clip_config_parse(&c, "dict", dict, strlen(dict), &err)) fail_msg("%s", err.text);
+    assert_int_equal(c.text.width, 64);
+    assert_int_equal(c.activation, ACTIVATION_GELU);
+    clip_config_free(&c);
+}
+
+static void test_hf_config_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *json, *says;
+    } bad[] = {
+        {HF(", \"model_type\": \"siglip\"", "", ""), "duplicate"},
+        {"{\"model_type\": \"siglip\"}", "config.model_type"},
+        {HF("", ", \"hidden_act\": \"gelu\"", ""), "both towers"},
+        {HF("", ", \"hidden_act\": \"relu\"", ""), "vision_config.hidden_act"},
+        {HF("", ", \"layer_norm_eps\": 1e-6", ""), "vision_config.layer_norm_eps"},
+        {HF("", ", \"num_channels\": 1", ""), "num_channels"},
+        {HF("", "", ", \"eos_token_id\": 7"), "text_config.eos_token_id"},
+        {HF("", "", ", \"vocab_size\": -1"), "text_config.vocab_size"},
+        {HF("", "", ", \"max_position_embeddings\": 1.5"), "max_position_embeddings"},
+        {HF("", ", \"num_hidden_layers\": 20000", ""), "layers"},
+    };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        ClipConfig c;
+        Error err = {""};
+        assert_false(clip_config_parse(&c, "bad", bad[i].json, strlen(bad[i].json), &err));
+        says(err.text, bad[i].says);
+    }
+}
+
+static void copy(const char *from, const char *to) {
+    size_t n;
+    char *bytes = test_read_file(from, &n);
+    test_write_file(to, bytes, n);
+    free(bytes);
+}
+
+static void test_preprocessor(void **state) {
+    (void)state;
+    mkdir(test_path("hf"), 0777);
+    copy(GOLDEN "hf/config.json", test_path("hf/config.json"));
+    static const char json[] = "{\"image_mean\": [0.5, 0.25, 0.125], \"image_std\": [1, 2, 3], "
+                               "\"resample\": 2, \"size\": {\"height\": 8, \"width\": 8}}";
+    test_write_file(test_path("hf/preprocessor_config.json"), json, strlen(json));
+    ClipConfig c;
+    clip_config_load(&c, test_path("hf"));
+    assert_near((double)c.eval_transform.mean[1], 0.25, 0);
+    assert_near((double)c.eval_transform.std[2], 3, 0);
+    assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BILINEAR);
+    assert_int_equal(c.eval_transform.resize_mode, RESIZE_SQUASH);
+    clip_config_free(&c);
+    clip_config_load(&c, GOLDEN "hf"); /* has none: CLIP's */
+    assert_near((double)c.eval_transform.mean[0], 0.48145466, 1e-7);
+    assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BICUBIC);
+    clip_config_free(&c);
+}
+
+/* ---- parts ---- */
+
+static void index_refused(const char *json, const char *needle) {
+    TensorIndex x;
+    Error err = {""};
+    assert_false(tensorindex_parse(&x, json, strlen(json), &err));
+    says(err.text, needle);
+}
+
+static void test_index(void **state) {
+    (void)state;
+    index_refused("{}", "no weight_map");
+    index_refused("{\"weight_map\": {\"a\": \"../../etc/passwd\"}}", "plain name");
+    index_refused("{\"weight_map\": {\"a\": \"/etc/passwd\"}}", "plain name");
+    index_refused("{\"weight_map\": {\"a\": 1}}", "plain name");
+    index_refused("{\"weight_map\": {\"a\": \"x\"}", "line 1");
+    /* a part that is not there, and one that lacks a tensor the index promises */
+    mkdir(test_path("parts"), 0777);
+    copy(GOLDEN "hf_parts/model.safetensors.index.json",
+         test_path("parts/model.safetensors.index.json"));
+    Weights w;
+    Error err;
+    assert_false(weights_open(&w, test_path("parts"), &err));
+    says(err.text, "-of-00003.safetensors: No such file");
+    for (int i = 1; i <= 3; i++) {
+        char from[128], to[64];
+        snprintf(from, sizeof from, GOLDEN "hf_parts/model-0000%d-of-00003.safetensors",
+                 i == 3 ? 1 : i);
+        snprintf(to, sizeof to, "parts/model-0000%d-of-00003.safetensors", i);
+        copy(from, test_path(to));
+    }
+    assert_false(weights_open(&w, test_path("parts"), &err));
+    says(err.text, "as it says");
+}
+
+/* ---- damage ---- */
+
+static void cut_everywhere(const char *golden, const char *model) {
+    ClipConfig c;
+    size_t n, count;
+    clip_config_load(&c, model);
+    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, false);
+    char *bytes = test_read_file(golden, &n);
+    const char *path = test_path("cut");
+    count = 0;
+    for (size_t cut = 0; cut < n; cut++) {
+        test_write_file(path, bytes, cut);
+        Weights w;
+        Error err = {""};
+        bool ok = weights_open(&w, path, &err);
+        if (ok && weights_fit(&w, p->list, p->count, "cut", &err)) {
+            fail_msg("%s cut to %zu of %zu bytes was taken", golden, cut, n);
+        }
+        assert_true(strlen(err.text) > 10);
+        if (ok) weights_close(&w);
+        count++;
+    }
+    assert_int_equal(count, n);
+    free(bytes);
+    params_free(p);
+    clip_config_free(&c);
+}
+
+static void test_truncated_anywhere(void **state) {
+    (void)state;
+    cut_everywhere(GOLDEN "prefixed_f16.safetensors", MODEL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_format_gives_the_same),
+        cmocka_unit_test(test_info),
+        cmocka_unit_test(test_architecture),
+        cmocka_unit_test(test_activation_is_watched),
+        cmocka_unit_test(test_hf_config),
+        cmocka_unit_test(test_hf_config_refused),
+        cmocka_unit_test(test_preprocessor),
+        cmocka_unit_test(test_index),
+        cmocka_unit_test(test_truncated_anywhere),
+    };
+    return cmocka_run_group_tests_name("formats", tests, NULL, NULL);
+}
