@@ -62,16 +62,23 @@ CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
               -Werror all-warnings -Xptxas -v -MMD -MP
+# NCCL, where its header is (and to run on GPUs its library): train/comm_nccl.c alone knows
+NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))
+NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu)))
+NCCL_PART  := $(if $(NCCL_H),$B/obj/train/comm_nccl.cuda.o)
+ifneq ($(NCCL_LIB),)
+NCCL_LIBS  := -L$(dir $(NCCL_LIB)) -Wl,-rpath,$(dir $(NCCL_LIB)) -lnccl
+endif
 CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -ldl -lrt
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
 # Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
-CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step
+CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step ranks
 CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
 # ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
 ifneq ($(HAVE_CUDA),)
-EMU_SKIP  := $(if $(wildcard $(CUDA_HOME)/include/nccl.h),,%/nccl.c %/ranks.cu)
+EMU_SKIP  := $(if $(NCCL_H),,%/nccl.c %/ranks.cu)
 EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
 EMU_TESTS := $(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
 endif
@@ -162,11 +169,15 @@ $B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (with CUDA)'
 	$Q$(CC) $(CFLAGS) -DHAVE_CUDA -c $< -o $@
+$B/obj/train/comm_nccl.cuda.o: train/comm_nccl.c Makefile | $B/deps.ok
+	@mkdir -p $(@D)
+	@echo '  CC    $< (with NCCL)'
+	$Q$(CC) $(CFLAGS) -DHAVE_NCCL -isystem $(dir $(NCCL_H)) -isystem $(CUDA_HOME)/include -c $< -o $@
 $B/cuda.report: $(CUDA_OBJ) tools/cuda_report.sh
 	@tools/cuda_report.sh $(CUDA_OBJ:.o=.ptxas) >$@
-$B/clipc-cuda: $(EXE_OBJ) $(CUDA_PARTS) $B/libclipc.a
+$B/clipc-cuda: $(EXE_OBJ) $(CUDA_PARTS) $(if $(NCCL_LIB),$(NCCL_PART)) $B/libclipc.a
 	@echo '  LINK  $@'
-	$Q$(CC) $(CFLAGS) $^ -o $@ $(CUDA_LDLIBS) $(LDLIBS)
+	$Q$(CC) $(CFLAGS) $^ -o $@ $(NCCL_LIBS) $(CUDA_LDLIBS) $(LDLIBS)
 $B/obj/cuda/tests/%.o: tests/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (for CUDA)'
@@ -179,7 +190,7 @@ $B/tests/gpu_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libc
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(CUDA_LDLIBS) $(LDLIBS)
-$B/clipc-cudaemu: $(EXE_OBJ) $(CUDA_PARTS) $B/libclipc.a $B/libcudaemu.a
+$B/clipc-cudaemu: $(EXE_OBJ) $(CUDA_PARTS) $(NCCL_PART) $B/libclipc.a $B/libcudaemu.a
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 .SECONDARY:

@@ -1,31 +1,105 @@
-/* Many ranks against one with the same global batch: losses and gradient norms of ten steps, every
- * gradient, every weight after ten steps. The ranks are processes under mpirun. */
+/* Many ranks against one with the same global batch: losses and gradient norms of the steps, every
+ * gradient, every weight after the last one. The ranks are processes: CPU ranks under mpirun, GPU
+ * ranks started as torchrun, SLURM or mpirun would. */
 #include "tests/support.h"
 #include "data/safetensors.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define GOLDEN "tests/golden/openclip"
-enum { STEPS = 10 };
+
+/* How the ranks come to know of each other. */
+typedef enum { BY_MPI, BY_TORCHRUN, BY_SLURM } Launcher;
+
+#if defined TEST_CUDA
+static const Launcher usual = BY_TORCHRUN;
+#else
+static const Launcher usual = BY_MPI;
+#endif
+
+enum { STEPS = 10, GLOBAL = 12, RANKS_MOST = 4 };
+
+/* On the layer: streams at once, only as far as somebody waits, in random turns
+ * (cuda_on_cpu/emu.h).
+ */
+static const int stream_order[] = {[BY_TORCHRUN] = 0, [BY_SLURM] = 1, [BY_MPI] = 2};
 
 static bool have_mpirun;
+static int ranks_possible; /* on this machine; why_not: more */
+static const char *why_not;
 
 static bool shell(const char *line) { return system(line) == 0; }
 
-/* The program under `ranks` ranks (0: alone, no mpirun); what it says on stderr goes to a file. */
-static bool clipc(int ranks, const char *args, const char *out) {
-    const char *program = getenv("CLIPC");
-    char line[9000], launcher[200] = "";
-    if (ranks)
-        snprintf(launcher, sizeof launcher,
-                 "mpirun --allow-run-as-root --oversubscribe --bind-to none -np %d ", ranks);
-    snprintf(line, sizeof line,
-             "OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 %s%s %s >'%s' 2>'%s'", launcher,
-             program ? program : "build/clipc", args, out, test_path("stderr"));
+/* The program that has the backend under test. */
+static const char *program(void) {
+    static char path[4096];
+    const char *clipc = getenv("CLIPC");
+    const char *kind = !strncmp(program_invocation_short_name, "cuda_", 5)  ? "-cudaemu"
+                       : !strncmp(program_invocation_short_name, "gpu_", 4) ? "-cuda"
+                                                                            : "";
+    snprintf(path, sizeof path, "%s%s", clipc ? clipc : "build/clipc", kind);
+    return path;
+}
+
+/* A port that nobody uses, for MASTER_PORT; the one after it is for the ranks. */
+static int free_port(void) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof a;
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(s >= 0 && !bind(s, (struct sockaddr *)&a, size) &&
+                !getsockname(s, (struct sockaddr *)&a, &size));
+    close(s);
+    return ntohs(a.sin_port) - 1;
+}
+
+/* One shell line that runs the command on so many ranks (0: alone) and fails where one of them
+ * does; the output of rank 0 goes to `out`. */
+static void launch_line(char *line, size_t room, Launcher by, int ranks, const char *command,
+                        const char *out) {
+    size_t at = 0;
+    if (!ranks || by == BY_MPI) {
+        char launcher[100] = "";
+        if (ranks)
+            snprintf(launcher, sizeof launcher,
+                     "mpirun --allow-run-as-root --oversubscribe --bind-to none -np %d ", ranks);
+        snprintf(line, room, "%s%s >'%s' 2>'%s'", launcher, command, out, test_path("stderr"));
+        return;
+    }
+    int port = free_port();
+    for (int r = 0; r < ranks; r++) {
+        char variables[200];
+        snprintf(variables, sizeof variables,
+                 by == BY_SLURM ? "SLURM_PROCID=%d SLURM_NTASKS=%d SLURM_LOCALID=%d MASTER_PORT=%d"
+                                : "RANK=%d WORLD_SIZE=%d LOCAL_RANK=%d MASTER_PORT=%d",
+                 r, ranks, r, port);
+        at += (size_t)snprintf(
+            line + at, room - at, "MASTER_ADDR=localhost %s %s >'%s' 2>%s'%s' & p%d=$!; ",
+            variables, command, r ? "/dev/null" : out, r ? ">" : "", test_path("stderr"), r);
+    }
+    at += (size_t)snprintf(line + at, room - at, "bad=0");
+    for (int r = 0; r < ranks; r++)
+        at += (size_t)snprintf(line + at, room - at, "; wait $p%d || bad=1", r);
+    snprintf(line + at, room - at, "; [ $bad = 0 ]");
+}
+
+/* The program under `ranks` ranks (0: alone, no launcher); what it says goes to a file. */
+static bool clipc(Launcher by, int ranks, const char *args, const char *out) {
+    static char line[1 << 16];
+    char command[9000];
+    snprintf(command, sizeof command,
+             "env OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=%d "
+             "CUDAEMU_ASYNC=%d %s %s",
+             RANKS_MOST, stream_order[by], program(), args);
+    launch_line(line, sizeof line, by, ranks, command, out);
     if (shell(line)) return true;
     char *said = test_read_file(test_path("stderr"), NULL);
     print_error("%s\n%s\n", line, said);
@@ -33,18 +107,25 @@ static bool clipc(int ranks, const char *args, const char *out) {
     return false;
 }
 
-/* Ten steps into the run folder `name`; every checkpoint stays. With the usual eps of 1e-6 Adam
- * would turn the rounding of gradients near zero into a part of a step. */
-static void train(int ranks, const char *name, const char *options) {
+/* Into the run folder `name`; every checkpoint stays. With the usual eps of 1e-6 Adam would turn
+ * the rounding of gradients near zero into a part of a step. */
+static void train_by(Launcher by, int ranks, const char *name, const char *options) {
     char args[4096];
     snprintf(args, sizeof args,
              "train --pretrained " GOLDEN " --vocab " GOLDEN "/vocab.txt --train-data " GOLDEN
              "/pairs.tsv --epochs 5 --max-steps %d --warmup 3 --lr 1e-3 --eps 1e-4 --workers 1 "
-             "--precision "
-             "fp32 --save-frequency-steps 1 --keep-checkpoints 99 --comm-timeout 30 --logs '%s' "
-             "--name %s %s",
-             STEPS, test_path("logs"), name, options);
-    assert_true(clipc(ranks, args, "/dev/null"));
+             "--precision fp32 --device %s --save-frequency-steps 1 --keep-checkpoints 99 "
+             "--comm-timeout 30 --logs '%s' --name %s %s",
+             STEPS, TEST_DEVICE, test_path("logs"), name, options);
+    assert_true(clipc(by, ranks, args, "/dev/null"));
+}
+
+/* batch size × accumulation × ranks = GLOBAL */
+static void train(int ranks, int accum, const char *name, const char *options) {
+    char more[300];
+    snprintf(more, sizeof more, "--batch-size %d --accum-freq %d %s",
+             GLOBAL / accum / (ranks ? ranks : 1), accum, options);
+    train_by(usual, ranks, name, more);
 }
 
 static char *in_run(const char *name, const char *file) {
@@ -133,7 +214,7 @@ static void compare(const char *got, const char *want) {
     print_message("%s: loss %.1e, gradient norm %.1e, gradients %.1e (%s)", got, loss, norm,
                   gradient, where);
     double weights =
-        worst_tensor(got, want, "checkpoints/epoch_5/open_clip_model.safetensors", "", where);
+        worst_tensor(got, want, "checkpoints/latest/open_clip_model.safetensors", "", where);
     print_message(", weights %.1e (%s)\n", weights, where);
     assert_near(loss, 0, 1e-5);
     assert_near(norm, 0, 1e-5);
@@ -141,92 +222,123 @@ static void compare(const char *got, const char *want) {
     assert_near(weights, 0, 1e-5);
 }
 
-static void skip_without_mpirun(const char *test) {
-    if (have_mpirun) return;
-    print_message("SKIP: %s: no mpirun here (or a build without MPI)\n", test);
+static void need_ranks(const char *test, int ranks) {
+    if (ranks <= ranks_possible) return;
+    print_message("SKIP: %s: %s\n", test, why_not);
     skip();
 }
 
 static void test_two(void **state) {
     (void)state;
-    skip_without_mpirun("two_ranks");
+    need_ranks("two_ranks", 2);
     compare("two", "one");
-    train(2, "two_accumulated", "--batch-size 3 --accum-freq 2 --grad-checkpointing");
+    train(2, 3, "two_accumulated", "--grad-checkpointing");
     compare("two_accumulated", "one");
 }
 
 static void test_three(void **state) {
     (void)state;
-    skip_without_mpirun("three_ranks");
-    train(3, "three", "--batch-size 2 --accum-freq 2");
+    need_ranks("three_ranks", 3);
+    train(3, 2, "three", "");
     compare("three", "one");
 }
 
 static void test_four(void **state) {
     (void)state;
-    skip_without_mpirun("four_ranks");
-    train(4, "four", "--batch-size 3 --grad-checkpointing");
+    need_ranks("four_ranks", 4);
+    train(4, 1, "four", "--grad-checkpointing");
     compare("four", "one");
 }
 
 static void test_sharded(void **state) {
     (void)state;
-    skip_without_mpirun("sharded_optimizer");
+    need_ranks("sharded_optimizer", 3);
     /* a sum of two has one order: the same bits; of three, another one */
-    train(2, "sharded_two", "--batch-size 6 --shard-optimizer");
+    train(2, 1, "sharded_two", "--shard-optimizer");
     char line[1000];
     for (int state_file = 0; state_file < 2; state_file++) {
         const char *file = state_file ? "train_state" : "open_clip_model";
         snprintf(line, sizeof line,
-                 "cd '%s' && cmp two/checkpoints/epoch_5/%s.safetensors "
-                 "sharded_two/checkpoints/epoch_5/%s.safetensors",
+                 "cd '%s' && cmp two/checkpoints/latest/%s.safetensors "
+                 "sharded_two/checkpoints/latest/%s.safetensors",
                  test_path("logs"), file, file);
         assert_true(shell(line));
     }
-    train(3, "sharded", "--batch-size 2 --accum-freq 2 --shard-optimizer --grad-clip-norm 1");
-    train(0, "clipped", "--batch-size 12 --grad-clip-norm 1");
+    train(3, 2, "sharded", "--shard-optimizer --grad-clip-norm 1");
+    train(0, 1, "clipped", "--grad-clip-norm 1");
     compare("sharded", "clipped");
 }
 
 static void test_siglip(void **state) {
     (void)state;
-    skip_without_mpirun("siglip_ranks");
-    train(0, "siglip", "--batch-size 12 --siglip");
-    train(4, "siglip_four", "--batch-size 3 --siglip");
+    need_ranks("siglip_ranks", 4);
+    train(0, 1, "siglip", "--siglip");
+    train(4, 1, "siglip_four", "--siglip");
     compare("siglip_four", "siglip");
 }
 
-/* Four ranks up to step 5, in the middle of an epoch, then two: the position is samples consumed.
- */
+/* Four ranks up to the middle of an epoch, then two: the position is samples consumed. */
 static void test_resume(void **state) {
     (void)state;
-    skip_without_mpirun("resume_with_another_number_of_ranks");
+    need_ranks("resume_with_another_number_of_ranks", 4);
     char line[2000];
-    train(4, "moved", "--batch-size 3");
+    train(4, 1, "moved", "");
     char *dir = in_run("moved", "checkpoints");
     snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
     assert_true(shell(line));
     free(dir);
-    train(2, "moved", "--batch-size 6 --resume latest --shard-optimizer");
+    train(2, 1, "moved", "--resume latest --shard-optimizer");
     compare("moved", "one");
 }
+
+#if defined TEST_CUDA
+/* A world of one, for real where there is a GPU. */
+static void test_alone(void **state) {
+    (void)state;
+    need_ranks("world_of_one", 1);
+    train(1, 1, "alone", "--comm nccl --shard-optimizer");
+    compare("alone", "one");
+}
+
+static void test_slurm(void **state) {
+    (void)state;
+    need_ranks("as_slurm_starts_ranks", 2);
+    char options[100];
+    snprintf(options, sizeof options, "--batch-size %d", GLOBAL / 2);
+    train_by(BY_SLURM, 2, "slurm", options);
+    compare("slurm", "two");
+}
+
+static void test_mpirun(void **state) {
+    (void)state;
+    need_ranks("id_by_mpi", 2);
+    if (!have_mpirun) {
+        print_message("SKIP: id_by_mpi: no mpirun here (or a build without MPI)\n");
+        skip();
+    }
+    char options[100];
+    snprintf(options, sizeof options, "--comm nccl --batch-size %d", GLOBAL / 2);
+    train_by(BY_MPI, 2, "by_mpi", options);
+    compare("by_mpi", "two");
+}
+#endif
 
 /* 24 pairs in batches of 5 over 3 ranks, one of them unreadable: the numbers of one rank. */
 static void test_evaluation(void **state) {
     (void)state;
-    skip_without_mpirun("evaluation_over_ranks");
+    need_ranks("evaluation_over_ranks", 3);
     char line[2000], args[600];
     snprintf(line, sizeof line, "cp -r " GOLDEN " '%s' && echo bad >'%s/07.jpg'", test_path("data"),
              test_path("data"));
     assert_true(shell(line));
     snprintf(args, sizeof args,
              "eval retrieval --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --precision fp32 "
-             "--batch-size 5 --json --data '%s/pairs.tsv'",
-             test_path("data"));
+             "--device %s --batch-size 5 --json --data '%s/pairs.tsv'",
+             TEST_DEVICE, test_path("data"));
     json_t *result[2];
     for (int i = 0; i < 2; i++) {
         json_error_t err;
-        assert_true(clipc(i ? 3 : 0, args, test_path("json")));
+        assert_true(clipc(usual, i ? 3 : 0, args, test_path("json")));
         result[i] = json_load_file(test_path("json"), 0, &err);
         assert_non_null(result[i]);
         assert_int_equal(json_integer_value(json_object_get(result[i], "pairs")), 23);
@@ -238,13 +350,14 @@ static void test_evaluation(void **state) {
     json_decref(result[1]);
 }
 
+#if !defined TEST_CUDA
 /* Half of the bytes of the two-matrix form, but for the columns' statistics. */
 static void test_simulated_share(void **state) {
     (void)state;
     json_error_t err;
-    assert_true(clipc(0,
+    assert_true(clipc(usual, 0,
                       "bench loss --global-batch 4096 --ranks-simulated 16 --dim 64 --reps 1 "
-                      "--logit-memory 64 --json",
+                      "--logit-memory 64 --device cpu --json",
                       test_path("json")));
     json_t *r = json_load_file(test_path("json"), 0, &err);
     assert_non_null(r);
@@ -259,22 +372,58 @@ static void test_simulated_share(void **state) {
     json_decref(r);
 }
 
+#endif
+
+/* Whether the program refuses to start ranks over this transport with these words. */
+static bool says(const char *comm, const char *words) {
+    char line[4300];
+    snprintf(line, sizeof line,
+             "'%s' train --comm %s --device cpu --dry-run --model small 2>&1 | grep -q '%s'",
+             program(), comm, words);
+    return shell(line);
+}
+
+static void find_ranks(void) {
+    have_mpirun = shell("mpirun --version >/dev/null 2>&1") && !says("mpi", "no MPI");
+    if (usual == BY_MPI) {
+        ranks_possible = have_mpirun ? RANKS_MOST : 0;
+        why_not = "no mpirun here (or a build without MPI)";
+    } else if (says("nccl", "without NCCL")) {
+        why_not = "no NCCL here";
+    } else if (!strncmp(program_invocation_short_name, "gpu_", 4)) {
+        FILE *f = popen("nvidia-smi -L | wc -l", "r");
+        if (!f || fscanf(f, "%d", &ranks_possible) != 1) ranks_possible = 1;
+        if (f) pclose(f);
+        why_not = "there are fewer GPUs";
+    } else {
+        ranks_possible = RANKS_MOST;
+    }
+}
+
 static int setup(void **state) {
     (void)state;
-    have_mpirun = shell("mpirun --version >/dev/null 2>&1") &&
-                  !shell("${CLIPC:-build/clipc} train --comm mpi --dry-run --model small 2>&1 | "
-                         "grep -q 'no MPI'");
-    train(0, "one", "--batch-size 12");
-    if (have_mpirun) train(2, "two", "--batch-size 6");
+    find_ranks();
+    train(0, 1, "one", "");
+    if (ranks_possible >= 2) train(2, 1, "two", "");
     return 0;
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two),        cmocka_unit_test(test_three),
-        cmocka_unit_test(test_four),       cmocka_unit_test(test_sharded),
-        cmocka_unit_test(test_siglip),     cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_evaluation), cmocka_unit_test(test_simulated_share),
+#if defined TEST_CUDA
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_slurm),
+        cmocka_unit_test(test_mpirun),
+#else
+        cmocka_unit_test(test_simulated_share),
+#endif
+        cmocka_unit_test(test_two),
+        cmocka_unit_test(test_three),
+        cmocka_unit_test(test_four),
+        cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_siglip),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_evaluation),
     };
     return cmocka_run_group_tests_name("ranks", tests, setup, NULL);
 }

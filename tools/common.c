@@ -21,7 +21,7 @@ const Comm *open_evaluation(const Command *command, const CommOptions *co, const
                             Dataset **d, Encoder **e) {
     const Comm *c =
         comm_open((CommChoice)co->choice, kernels_open_choice(encoder->device, encoder->precision),
-                  co->timeout);
+                  co->timeout, (int)co->port);
     agree_on_start(c, command);
     comm_rank0_begin(c);
     *d = open_dataset("data", data, dataset);

@@ -40,13 +40,23 @@
 typedef struct CommOptions {
     int choice;
     double timeout;
+    int64_t port;
 } CommOptions;
 #define COMM_DEFAULTS                                                                              \
     { .timeout = 300 }
 #define COMM_OPTIONS(o)                                                                            \
-    {"comm", OPT_CHOICE, &(o).choice, COMM_CHOICES, 0, 0, "how ranks talk", 0}, {                  \
-        "comm-timeout", OPT_FLOAT, &(o).timeout, "SECONDS", 0.1, 1e6,                              \
-            "end all ranks when one does not come", 0                                              \
+    {"comm", OPT_CHOICE, &(o).choice, COMM_CHOICES, 0, 0, "how ranks talk", 0},                    \
+        {"comm-timeout",                                                                           \
+         OPT_FLOAT,                                                                                \
+         &(o).timeout,                                                                             \
+         "SECONDS",                                                                                \
+         0.1,                                                                                      \
+         1e6,                                                                                      \
+         "end all ranks when one does not come",                                                   \
+         0},                                                                                       \
+    {                                                                                              \
+        "comm-port", OPT_INT, &(o).port, NULL, 0, 65535,                                           \
+            "where rank 0 gives out NCCL's id; 0: MASTER_PORT + 1", 0                              \
     }
 
 /* Of a command that runs over ranks: the transport; data set (of --data) and encoder, the same on

@@ -5,12 +5,10 @@
 #include "train/watchdog.h"
 
 #include <limits.h>
-#include <omp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <string.h>
 
 #ifndef HAVE_MPI
 bool comm_mpi_built(void) { return false; }
@@ -35,9 +33,8 @@ typedef struct Task {
 static struct {
     MPI_Datatype type;
     size_t elem;
-    MPI_Comm lane[LANES], node;
+    MPI_Comm lane[LANES];
     Comm table;
-    bool finished;
     /* the side thread and its queue */
     bool threaded, stop;
     pthread_t thread;
@@ -70,7 +67,7 @@ static int int_count(size_t n) {
     return (int)n;
 }
 
-static acc *at(acc *x, size_t i) { return (acc *)((char *)x + i * mpi.elem); }
+static acc *at(const acc *x, size_t i) { return (acc *)((char *)x + i * mpi.elem); }
 static double others(void) { return (double)(mpi.table.size - 1); }
 
 static void reduce(CommLane lane, acc *x, size_t n, MPI_Op op) {
@@ -83,17 +80,32 @@ static void reduce(CommLane lane, acc *x, size_t n, MPI_Op op) {
 
 static void scatter(CommLane lane, acc *part, const acc *all, size_t n) {
     double from = begin(lane, OP_REDUCE_SCATTER);
-    const void *in = part == all ? MPI_IN_PLACE : (const void *)all;
-    MPI_Reduce_scatter_block(in, part, int_count(n), mpi.type, MPI_SUM, mpi.lane[lane]);
+    if (part == at(all, (size_t)mpi.table.rank * n)) {
+        acc *first = at(all, 0); /* MPI leaves the part there */
+        MPI_Reduce_scatter_block(MPI_IN_PLACE, first, int_count(n), mpi.type, MPI_SUM,
+                                 mpi.lane[lane]);
+        memmove(part, first, n * mpi.elem);
+    } else {
+        MPI_Reduce_scatter_block(all, part, int_count(n), mpi.type, MPI_SUM, mpi.lane[lane]);
+    }
     end(lane, from, others() * (double)(n * mpi.elem));
 }
 
-static void all_gather(acc *all, const acc *part, size_t n) {
+static void gather(void *all, const void *part, size_t n, MPI_Datatype type, size_t elem) {
     double from = begin(LANE_MAIN, OP_ALL_GATHER);
-    bool in_place = part == at(all, (size_t)mpi.table.rank * n);
-    MPI_Allgather(in_place ? MPI_IN_PLACE : (const void *)part, int_count(n), mpi.type, all,
-                  int_count(n), mpi.type, mpi.lane[LANE_MAIN]);
-    end(LANE_MAIN, from, others() * (double)(n * mpi.elem));
+    bool in_place = part == (char *)all + (size_t)mpi.table.rank * n * elem;
+    MPI_Allgather(in_place ? MPI_IN_PLACE : part, int_count(n), type, all, int_count(n), type,
+                  mpi.lane[LANE_MAIN]);
+    end(LANE_MAIN, from, others() * (double)(n * elem));
+}
+
+static void all_gather(acc *all, const acc *part, size_t n) {
+    gather(all, part, n, mpi.type, mpi.elem);
+}
+
+static void gather_pieces(const CommPiece *pieces, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        gather(pieces[i].all, pieces[i].part, pieces[i].bytes, MPI_BYTE, 1);
 }
 
 static void reduce_scatter(acc *part, const acc *all, size_t n) {
@@ -179,47 +191,7 @@ static void wait_all(void) {
 
 /* ---- start and end ---- */
 
-static Beat own_beat;
-
-/* A CPU that several ranks of the node may use counts for each of them in part, so that both bound
- * and unbound ranks get their share. */
-static void share_cpus(int node_size) {
-    if (getenv("OMP_NUM_THREADS")) return;
-    cpu_set_t mine, *all = xcalloc((size_t)node_size, sizeof *all);
-    if (sched_getaffinity(0, sizeof mine, &mine)) CPU_ZERO(&mine);
-    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, mpi.node);
-    double share = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        int users = 0;
-        for (int i = 0; i < node_size; i++) users += CPU_ISSET(cpu, &all[i]) != 0;
-        if (CPU_ISSET(cpu, &mine)) share += 1.0 / users;
-    }
-    free(all);
-    omp_set_num_threads(share < 1 ? 1 : (int)(share + 1e-6));
-}
-
-/* The ranks of a node see each other's beats. */
-static void share_beats(int node_rank, int node_size) {
-    MPI_Win window;
-    MPI_Aint bytes;
-    int unit;
-    Beat *table;
-    MPI_Win_allocate_shared(node_rank == 0 ? (MPI_Aint)sizeof(Beat) * node_size : 0, 1,
-                            MPI_INFO_NULL, mpi.node, &table, &window);
-    MPI_Win_shared_query(window, 0, &bytes, &unit, &table);
-    table[node_rank] = (Beat){0};
-    MPI_Barrier(mpi.node);
-    watchdog_move(table, (size_t)node_size, (size_t)node_rank, mpi.table.rank);
-}
-
-/* A rank that dies leaves at once: the library's own clean-up would race with threads that are
- * inside it. */
-static void leave_hard(int status, void *unused) {
-    (void)unused;
-    if (mpi.finished) return;
-    fflush(NULL);
-    _exit(status);
-}
+static void nothing(void) {}
 
 static void close_mpi(void) {
     pthread_mutex_lock(&mpi.lock);
@@ -228,26 +200,24 @@ static void close_mpi(void) {
     pthread_mutex_unlock(&mpi.lock);
     if (mpi.threaded) pthread_join(mpi.thread, NULL);
     barrier();
-    watchdog_move(&own_beat, 1, 0, mpi.table.rank); /* the shared one goes */
     watchdog_enter(LANE_MAIN, OP_END);
     MPI_Finalize();
     watchdog_stop();
-    mpi.finished = true;
 }
 
 const Comm *comm_mpi(const Kernels *k, double timeout) {
     assert(!mpi.elem);
-    int level, node_rank, node_size;
+    int level;
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
     if (!rank) rank = getenv("PMIX_RANK");
-    watchdog_start(&own_beat, 1, 0, rank ? atoi(rank) : 0, timeout);
+    watchdog_start(rank ? atoi(rank) : 0, timeout);
     watchdog_enter(LANE_MAIN, OP_START);
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
-    on_exit(leave_hard, NULL);
     mpi.type = k->acc_size == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
     mpi.elem = k->acc_size;
     mpi.table = (Comm){.name = "mpi",
                        .all_gather = all_gather,
+                       .gather_pieces = gather_pieces,
                        .reduce_scatter = reduce_scatter,
                        .all_reduce_sum = all_reduce_sum,
                        .all_reduce_max = all_reduce_max,
@@ -258,16 +228,11 @@ const Comm *comm_mpi(const Kernels *k, double timeout) {
                        .wait = wait_all,
                        .gather_bytes = gather_bytes,
                        .broadcast_bytes = broadcast_bytes,
+                       .check = nothing,
                        .close = close_mpi};
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi.table.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi.table.size);
     for (int lane = 0; lane < LANES; lane++) MPI_Comm_dup(MPI_COMM_WORLD, &mpi.lane[lane]);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, mpi.table.rank, MPI_INFO_NULL,
-                        &mpi.node);
-    MPI_Comm_rank(mpi.node, &node_rank);
-    MPI_Comm_size(mpi.node, &node_size);
-    share_cpus(node_size);
-    share_beats(node_rank, node_size);
     watchdog_leave(LANE_MAIN);
     mpi.threaded =
         level == MPI_THREAD_MULTIPLE && !pthread_create(&mpi.thread, NULL, side_main, NULL);

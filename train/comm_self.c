@@ -9,6 +9,11 @@ static void copy(acc *dst, const acc *src, size_t n) {
     if (dst != src) kernels->copy(dst, src, size_mul(n, kernels->acc_size));
 }
 static void all_gather(acc *all, const acc *part, size_t n) { copy(all, part, n); }
+static void gather_pieces(const CommPiece *pieces, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (pieces[i].all != pieces[i].part)
+            kernels->copy(pieces[i].all, pieces[i].part, pieces[i].bytes);
+}
 static void reduce_scatter(acc *part, const acc *all, size_t n) { copy(part, all, n); }
 static void all_reduce(acc *x, size_t n) { (void)x, (void)n; }
 static void broadcast(acc *x, size_t n, int root) { (void)x, (void)n, assert(root == 0); }
@@ -21,6 +26,7 @@ const Comm *comm_self(const Kernels *k) {
                               .rank = 0,
                               .size = 1,
                               .all_gather = all_gather,
+                              .gather_pieces = gather_pieces,
                               .reduce_scatter = reduce_scatter,
                               .all_reduce_sum = all_reduce,
                               .all_reduce_max = all_reduce,
@@ -31,6 +37,7 @@ const Comm *comm_self(const Kernels *k) {
                               .wait = nothing,
                               .gather_bytes = gather_bytes,
                               .broadcast_bytes = broadcast_bytes,
+                              .check = nothing,
                               .close = nothing};
     kernels = k;
     return &self;

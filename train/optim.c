@@ -16,7 +16,7 @@ typedef struct Range {
 /* What one AdamW call works on: a range, or where the optimiser is sharded its part of one slice.
  */
 typedef struct Piece {
-    size_t weights, gradients, moments, size; /* offsets into the blocks */
+    size_t weights, moments, size; /* offsets into the blocks; gradients stand as weights do */
     bool trainable, decays;
 } Piece;
 
@@ -74,20 +74,14 @@ static void find_pieces(Optim *o) {
     for (size_t i = 0; i < ranges; i++) {
         const Range *r = &range[i];
         if (!buckets)
-            o->pieces[o->count++] =
-                (Piece){r->offset, r->offset, r->offset, r->size, r->trainable, r->decays};
+            o->pieces[o->count++] = (Piece){r->offset, r->offset, r->size, r->trainable, r->decays};
         for (size_t j = 0; j < buckets; j++) {
             Bucket b = shard_bucket(o->p, j);
             size_t from = size_max(r->offset, b.slice);
             size_t to = size_min(r->offset + r->size, b.slice + b.length);
             if (from >= to) continue;
-            /* the reduced slice stands where its bucket starts */
-            o->pieces[o->count++] = (Piece){from,
-                                            b.offset + from - b.slice,
-                                            b.moment + from - b.slice,
-                                            to - from,
-                                            r->trainable,
-                                            r->decays};
+            o->pieces[o->count++] =
+                (Piece){from, b.moment + from - b.slice, to - from, r->trainable, r->decays};
         }
     }
     free(range);
@@ -117,7 +111,7 @@ static double grad_norm(const Optim *o) {
     const Kernels *k = o->p->k;
     k->zero(o->squares, k->acc_size);
     for (const Piece *r = o->pieces; r < o->pieces + o->count; r++)
-        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->gradients), r->size);
+        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->weights), r->size);
     if (is_sharded(o->p)) o->p->comm->all_reduce_sum(o->squares, 1);
     double squares;
     k->acc_get(&squares, o->squares, 1);
@@ -152,7 +146,7 @@ double optim_step(Optim *o, double lr, uint64_t t) {
                   .correction1 = 1 - pow(s->beta1, (double)t),
                   .correction2 = 1 - pow(s->beta2, (double)t)};
     for (const Piece *r = o->pieces; r < o->pieces + o->count; r++) {
-        acc *grad = acc_at(k, p->grad, r->gradients);
+        acc *grad = acc_at(k, p->grad, r->weights);
         if (!r->trainable) {
             k->zero(grad, r->size * k->acc_size);
             continue;

@@ -1,5 +1,7 @@
 #include "train/shard.h"
 
+enum { PIECES = 64 }; /* gathered in one call */
+
 size_t shard_buckets(const Params *p) { return div_up(p->size, p->bucket); }
 
 Bucket shard_bucket(const Params *p, size_t i) {
@@ -31,10 +33,14 @@ void shard_split(const Params *p, acc *moment) {
 }
 
 void shard_share_weights(Params *p) {
-    for (size_t i = 0; i < shard_buckets(p); i++) {
+    CommPiece pieces[PIECES];
+    for (size_t i = 0, n = 0; i < shard_buckets(p); i++) {
         Bucket b = shard_bucket(p, i);
-        p->comm->all_gather(acc_at(p->k, p->master, b.offset), acc_at(p->k, p->master, b.slice),
-                            b.length);
+        pieces[n++] = (CommPiece){acc_at(p->k, p->master, b.offset),
+                                  acc_at(p->k, p->master, b.slice), b.length * p->k->acc_size};
+        if (n < PIECES && i + 1 < shard_buckets(p)) continue;
+        p->comm->gather_pieces(pieces, n);
+        n = 0;
     }
     params_round(p);
 }

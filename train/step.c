@@ -27,9 +27,8 @@ static void send_bucket(Step *s, size_t i) {
     Bucket b = shard_bucket(p, i);
     acc *grad = acc_at(s->k, p->grad, b.offset);
     s->ready[i] = SENT;
-    s->k->sync();
     if (is_sharded(p))
-        s->comm->reduce_scatter_start(grad, grad, b.length);
+        s->comm->reduce_scatter_start(acc_at(s->k, p->grad, b.slice), grad, b.length);
     else
         s->comm->all_reduce_start(grad, b.size);
 }

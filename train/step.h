@@ -20,6 +20,6 @@ void step_free(Step *s);
 /* batches[accum]; lr and t (from 1) of this step. */
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
 /* The same without the optimiser: gradients are left in params->grad (with sharded moments: this
- * rank's slice of each bucket, at the bucket's start). For tests. */
+ * rank's slice of each bucket). For tests. */
 double step_gradients(Step *s, Batch *const *batches);
 #endif

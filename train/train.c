@@ -391,6 +391,7 @@ static void exchange(Run *r, double signal[SIGNALS]) {
     r->comm->all_reduce_sum(r->signals, SIGNALS);
     r->k->sync();
     r->k->acc_get(signal, r->signals, SIGNALS);
+    r->comm->check();
 }
 
 /* Whether it ended before the last step, by a signal. */
@@ -522,6 +523,7 @@ static void say_end(const Run *r, bool stopped) {
 static void say_communication(const Run *r, uint64_t steps) {
     const CommStats *s = &comm_stats;
     if (r->comm->size == 1 || !steps) return;
+    r->comm->barrier(); /* what the last step sent is counted */
     double n = (double)steps, hidden = s->seconds > 0 ? 1 - s->waited / s->seconds : 0;
     log_info("communication: a rank sent %.2f MiB a step and took %.2f ms for it, %.0f %% of that "
              "beside the computation",
@@ -580,7 +582,7 @@ int train_main(const Validator *const *validators, size_t count) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
-    r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout);
+    r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
     start_run(r);
     if (opt->dry_run) {
         dry_run(r);

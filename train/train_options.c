@@ -140,6 +140,8 @@ static Option options[] = {
      "how ranks talk; auto: by the launcher (docs/DISTRIBUTED.md)", 0},
     {"comm-timeout", OPT_FLOAT, &O.comm_timeout, "SECONDS", 0.1, 1e6,
      "end all ranks when one does not come; longer than a checkpoint takes", 0},
+    {"comm-port", OPT_INT, &O.comm_port, NULL, 0, 65535,
+     "where rank 0 (MASTER_ADDR) gives out NCCL's id; 0: MASTER_PORT + 1", 0},
     {"logs", OPT_STRING, &O.logs, "DIR", 0, 0, "folder of run folders", 0},
     {"name", OPT_STRING, &O.name, "NAME", 0, 0, "run folder's name; default: time and model", 0},
     {"resume", OPT_STRING, &O.resume, "latest|PATH", 0, 0,

@@ -32,6 +32,7 @@ typedef struct TrainOptions {
     /* machine */
     int device, precision, comm;
     double comm_timeout;
+    int64_t comm_port;
     int64_t world_size; /* of --dry-run; 0: the ranks there are */
     /* run */
     const char *logs, *name, *resume;

@@ -1,6 +1,6 @@
 /* watchdog: no silent hang. A thread that ends the process, naming rank, step and operation, when a
- * collective takes longer than the timeout; where the ranks of a node share a table, it also names
- * those that have not come. Called by transports; train.c says the step. */
+ * collective takes longer than the timeout or has failed; where the ranks of a node share a table,
+ * it also names those that have not come. Called by transports and node; train.c says the step. */
 #ifndef TRAIN_WATCHDOG_H
 #define TRAIN_WATCHDOG_H
 #include "kernels/base.h"
@@ -17,8 +17,8 @@ typedef enum {
     OP_GATHER_BYTES
 } CommOp;
 
-/* Two streams of collectives, each in one order on all ranks: those the computation waits for, and
- * those beside it. */
+/* Two streams of collectives, each in one order on all ranks: those the host waits for, and those
+ * beside it (a second thread's, a device's). */
 typedef enum { LANE_MAIN, LANE_SIDE, LANES } CommLane;
 
 /* What one rank is doing; in memory that the ranks of a node share. */
@@ -32,12 +32,26 @@ typedef struct Beat {
     } lane[LANES];
 } Beat;
 
-/* table[n]: zeroed, this rank's entry is table[own]. timeout in seconds. */
-void watchdog_start(Beat *table, size_t n, size_t own, int rank, double timeout);
-/* From now on in this table. Before ranks can share one, and after, each has a table of its own. */
-void watchdog_move(Beat *table, size_t n, size_t own, int rank);
+/* A transport whose collectives run on a device: `poll` is called several times within a timeout,
+ * at least once a second, and says by watchdog_at what the device is at; `leave` is called before
+ * the process ends because of a collective, and gets two seconds. Both on the watchdog's thread or
+ * one of its own. */
+typedef struct WatchdogDevice {
+    void (*poll)(void), (*leave)(void);
+} WatchdogDevice;
+
+/* timeout in seconds. From then on, a process that exits without watchdog_stop leaves at once: the
+ * libraries' own clean-up would race with threads that are inside them. */
+void watchdog_start(int rank, double timeout);
+void watchdog_device(const WatchdogDevice *device);
+/* The ranks of a node in one table[n], zeroed; this rank's entry is table[own]. */
+void watchdog_share(Beat *table, size_t n, size_t own);
 void watchdog_enter(CommLane lane, CommOp op);
 void watchdog_leave(CommLane lane);
+/* The lane is in its `entered`th collective, `op`, or (OP_NONE) has done so many. */
+void watchdog_at(CommLane lane, CommOp op, uint64_t entered);
+/* Ends the process: `op` failed, and why. */
+void watchdog_fail(CommOp op, const char *why) __attribute__((noreturn));
 /* The step that is being worked on, for messages; may be called without a watchdog. */
 void watchdog_step(uint64_t step);
 void watchdog_stop(void);

@@ -12,7 +12,7 @@
 struct ncclComm {
     Ranks *ranks;
     int rank, size, device;
-    ncclResult_t async;
+    _Atomic int async;
     char error[256];
 };
 typedef enum CollectiveKind {
@@ -79,7 +79,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int size, ncclUniqueId id,
 }
 ncclResult_t ncclCommFinalize(ncclComm_t c) {
     stream_sync_all();
-    return c->async;
+    return (ncclResult_t)c->async;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
     stream_sync_all();
@@ -89,11 +89,11 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
 }
 ncclResult_t ncclCommAbort(ncclComm_t c) {
     ranks_abort(c->ranks);
-    return ncclCommDestroy(c);
+    return emu_bystander() ? ncclSuccess : ncclCommDestroy(c);
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
-    stream_some();
-    *error = c->async;
+    emu_enter();
+    *error = (ncclResult_t)c->async;
     return ncclSuccess;
 }
 ncclResult_t ncclCommCount(const ncclComm_t c, int *count) {
@@ -263,9 +263,9 @@ static void run_collective(void *ctx) {
     free(copy);
     if (fine) return;
     if (!comm->async) {
-        comm->async = ncclRemoteError;
         snprintf(comm->error, sizeof comm->error, "%s: %s", kind_names[c->call.kind],
                  ranks_error(comm->ranks));
+        comm->async = ncclRemoteError;
     }
     if (recv) memset(recv, 0xFF, n.recv * bytes);
 }

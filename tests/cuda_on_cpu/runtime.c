@@ -12,11 +12,13 @@ cudaError_t emu_error(cudaError_t e) {
     if (e != cudaSuccess && e != cudaErrorNotReady) last_error = e;
     return e;
 }
+static _Atomic(pthread_t) host_thread;
+bool emu_bystander(void) { return host_thread && !pthread_equal(host_thread, pthread_self()); }
 void emu_enter(void) {
-    static bool said;
-    if (!said && !emu_options()->quiet)
+    if (emu_bystander()) return;
+    if (!host_thread && !emu_options()->quiet)
         emu_warn("no GPU: CUDA runs on the CPU, interpreted, slowly (for tests)");
-    said = true;
+    host_thread = pthread_self();
     stream_some();
 }
 

@@ -9,6 +9,9 @@
 cudaError_t emu_error(cudaError_t e);
 /* Says at the first call that this is the CPU; every call of the API passes here. */
 void emu_enter(void);
+/* Work is done by one thread, the first that calls. Others may set the device, query events and
+ * communicators, and abort these: they see what is done and move nothing on. */
+bool emu_bystander(void);
 
 #define LIMIT_SHARED_DEFAULT (48 * 1024)
 /* Shared memory that a block can opt in to, by compute capability. */

@@ -90,7 +90,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     Event *e = event_of(event);
     if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
     if (event_done(e)) return cudaSuccess;
-    event_sync(e);
+    if (!emu_bystander()) event_sync(e);
     return emu_error(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {

@@ -25,7 +25,8 @@ struct Stream {
     int magic;
     bool blocking, owner;
     Item *head, *last;
-    uint64_t issued, done;
+    uint64_t issued;
+    _Atomic uint64_t done;
     Dep *waits; /* of the next item */
     int wait_count;
     Graph *capture;
@@ -97,11 +98,20 @@ static bool ready(const Stream *s) {
         if (s->head->deps[d].stream->done < s->head->deps[d].seq) return false;
     return true;
 }
-static bool run_random(void) {
+/* One stream falls far behind the others, now this one, now that: until somebody waits for it. */
+static const Stream *slow_stream(void) {
+    static int slow, turns;
+    if (turns-- == 0) {
+        slow = (int)emu_random((uint32_t)stream_count + 1);
+        turns = (int)emu_random(256);
+    }
+    return slow < stream_count ? streams[slow] : NULL;
+}
+static bool run_random(const Stream *not_this) {
     int first = stream_count ? (int)emu_random((uint32_t)stream_count) : 0;
     for (int i = 0; i < stream_count; i++) {
         Stream *s = streams[(first + i) % stream_count];
-        if (!ready(s)) continue;
+        if (s == not_this || !ready(s)) continue;
         run_head(s);
         return true;
     }
@@ -110,7 +120,7 @@ static bool run_random(void) {
 static void run_until(Stream *s, uint64_t seq) {
     while (s->done < seq) {
         if (emu_options()->async == 2) {
-            if (!run_random()) emu_stop("streams wait for each other");
+            if (!run_random(NULL)) emu_stop("streams wait for each other");
             continue;
         }
         for (int d = 0; d < s->head->dep_count; d++)
@@ -118,13 +128,18 @@ static void run_until(Stream *s, uint64_t seq) {
         run_head(s);
     }
 }
-void stream_sync(Stream *s) { run_until(s, s->issued); }
+void stream_sync(Stream *s) {
+    run_until(s, s->issued);
+    for (int d = 0; d < s->wait_count; d++) run_until(s->waits[d].stream, s->waits[d].seq);
+}
 void stream_sync_all(void) {
     for (int i = 0; i < stream_count; i++) stream_sync(streams[i]);
 }
 bool stream_idle(const Stream *s) { return s->done == s->issued; }
 void stream_some(void) {
-    while (emu_options()->async == 2 && emu_random(3) && run_random()) {
+    if (emu_options()->async != 2) return;
+    const Stream *slow = slow_stream();
+    while (emu_random(3) && run_random(slow)) {
     }
 }
 

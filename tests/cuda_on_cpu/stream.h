@@ -2,7 +2,8 @@
  * nccl.c.
  *
  * CUDAEMU_ASYNC=0 runs a closure when it is added; 1 only when a synchronisation demands it, and
- * no more than it demands; 2 runs the streams' heads in random order. */
+ * no more than it demands; 2 runs the heads of the streams in random order, one of them far
+ * behind the others. */
 #ifndef CUDAEMU_STREAM_H
 #define CUDAEMU_STREAM_H
 #include "tests/cuda_on_cpu/emu.h"

@@ -1,0 +1,188 @@
+/* How processes find rank 0: all meet, strangers do no harm, and whatever goes wrong ends in time
+ * with one line on each side. */
+#include "tests/support.h"
+#include "train/rendezvous.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { RANKS = 3 };
+static const double timeout = 1;
+
+/* A socket that listens at a port of its own; *port says which. */
+static int listener(int *port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof a;
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(s >= 0 && !bind(s, (struct sockaddr *)&a, size) && !listen(s, 8));
+    assert_int_equal(getsockname(s, (struct sockaddr *)&a, &size), 0);
+    *port = ntohs(a.sin_port);
+    return s;
+}
+
+static int free_port(void) {
+    int port, s = listener(&port);
+    close(s);
+    return port;
+}
+
+static int connect_to(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)port),
+                            .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    for (int tries = 0; tries < 200; tries++) {
+        int s = socket(AF_INET, SOCK_STREAM, 0);
+        if (s >= 0 && !connect(s, (struct sockaddr *)&a, sizeof a)) return s;
+        close(s);
+        usleep(10000);
+    }
+    _exit(2);
+}
+
+/* A rank as a process: what it says ("" where it got rank 0's bytes) goes to a file. */
+static pid_t start(const char *name, Rendezvous r) {
+    pid_t pid = fork();
+    if (pid) return pid;
+    unsigned char bytes[RENDEZVOUS_BYTES] = {0};
+    for (size_t i = 0; i < sizeof bytes && r.rank == 0; i++) bytes[i] = (unsigned char)(3 * i + 1);
+    Error err = {""};
+    bool ok = rendezvous_meet(&r, bytes, &err);
+    for (size_t i = 0; i < sizeof bytes && ok; i++)
+        if (bytes[i] != (unsigned char)(3 * i + 1)) ok = false;
+    test_write_file(name, err.text, strlen(err.text));
+    _exit(ok ? 0 : 1);
+}
+
+static int exit_code(pid_t pid) {
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void said(const char *name, const char *needle) {
+    char *text = test_read_file(test_path(name), NULL);
+    if (!strstr(text, needle)) fail_msg("%s: '%s' has no '%s'", name, text, needle);
+    free(text);
+}
+
+static void test_all_meet(void **state) {
+    (void)state;
+    int port = free_port();
+    pid_t pid[RANKS];
+    for (int r = RANKS - 1; r >= 0; r--) { /* rank 0 last: the others have to wait for it */
+        pid[r] = start(test_path("all"), (Rendezvous){r, RANKS, "localhost", port, 5});
+        if (r == 1) usleep(250000);
+    }
+    for (int r = 0; r < RANKS; r++) assert_int_equal(exit_code(pid[r]), 0);
+}
+
+/* One says something else, one nothing, one half of a greeting: none of them counts. */
+static void test_strangers(void **state) {
+    (void)state;
+    int port = free_port();
+    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 8});
+    int s = connect_to(port);
+    assert_true(write(s, "GET / HTTP/1.0\r\n\r\n", 18) == 18);
+    int half = connect_to(port);
+    assert_true(write(half, "clipcid1\0\0", 10) == 10);
+    close(half);
+    int silent = connect_to(port);
+    pid_t second = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, 8});
+    assert_int_equal(exit_code(first), 0);
+    assert_int_equal(exit_code(second), 0);
+    close(s);
+    close(silent);
+}
+
+static void test_missing_rank(void **state) {
+    (void)state;
+    int port = free_port();
+    double from = clock_now();
+    pid_t pid[2] = {start(test_path("0"), (Rendezvous){0, RANKS, "127.0.0.1", port, timeout}),
+                    start(test_path("2"), (Rendezvous){2, RANKS, "127.0.0.1", port, timeout})};
+    for (int i = 0; i < 2; i++) assert_int_equal(exit_code(pid[i]), 1);
+    said("0", "2 of 3 ranks came");
+    said("0", "missing: 1");
+    said("2", "missing: 1");
+    assert_true(clock_now() - from < timeout + 2);
+}
+
+static void test_other_world(void **state) {
+    (void)state;
+    int port = free_port();
+    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 5});
+    pid_t other = start(test_path("1"), (Rendezvous){1, 4, "127.0.0.1", port, 5});
+    assert_int_equal(exit_code(first), 1);
+    assert_int_equal(exit_code(other), 1);
+    said("0", "says it is rank 1 of 4, and rank 0 is one of 2");
+    said("1", "says it is rank 1 of 4, and rank 0 is one of 2");
+}
+
+static void test_same_rank_twice(void **state) {
+    (void)state;
+    int port = free_port();
+    pid_t pid[3];
+    for (int i = 0; i < 3; i++)
+        pid[i] =
+            start(test_path(i ? "twice" : "0"), (Rendezvous){i > 0, RANKS, "127.0.0.1", port, 5});
+    for (int i = 0; i < 3; i++) assert_int_equal(exit_code(pid[i]), 1);
+    said("0", "two processes say they are rank 1");
+    said("twice", "two processes say they are rank 1");
+}
+
+static void test_nobody_there(void **state) {
+    (void)state;
+    int port = free_port();
+    double from = clock_now();
+    pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout});
+    assert_int_equal(exit_code(pid), 1);
+    said("1", "rank 0 could not be reached at 127.0.0.1");
+    said("1", "refused");
+    pid = start(test_path("1"), (Rendezvous){1, 2, "no such host!", port, timeout});
+    assert_int_equal(exit_code(pid), 1);
+    said("1", "no such address");
+    assert_true(clock_now() - from < 2 * timeout + 2);
+}
+
+static void test_port_is_taken(void **state) {
+    (void)state;
+    int port, s = listener(&port);
+    pid_t pid = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, timeout});
+    assert_int_equal(exit_code(pid), 1);
+    said("0", "choose another --comm-port");
+    close(s);
+}
+
+/* Something else listens there: it closes, it answers nonsense, it never answers. */
+static void test_someone_else_there(void **state) {
+    (void)state;
+    static const char nonsense[400] = "HTTP/1.0 400 Bad Request\r\n";
+    for (int kind = 0; kind < 3; kind++) {
+        int port, s = listener(&port);
+        pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout});
+        int c = accept(s, NULL, NULL);
+        if (kind == 1) assert_true(write(c, nonsense, sizeof nonsense) > 0);
+        if (kind == 0) close(c);
+        assert_int_equal(exit_code(pid), 1);
+        said("1", "is not rank 0 of this run, or it has ended");
+        if (kind) close(c);
+        close(s);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_all_meet),        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_missing_rank),    cmocka_unit_test(test_other_world),
+        cmocka_unit_test(test_same_rank_twice), cmocka_unit_test(test_nobody_there),
+        cmocka_unit_test(test_port_is_taken),   cmocka_unit_test(test_someone_else_there),
+    };
+    return cmocka_run_group_tests_name("rendezvous", tests, NULL, NULL);
+}
