@@ -1,36 +1,132 @@
 #include "eval/retrieval.h"
 
+#include "eval/tiles.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { QUERY_ROWS = 256 };
+typedef struct Ranking {
+    size_t tile_columns;
+    const uint32_t *image_of;
+    bool *positives;     /* [tiles]: whether a tile holds any */
+    float *best;         /* [images]: the best positive's score … */
+    uint32_t *best_text; /* … and its index */
+    float *own;          /* [texts]: score with the caption's image */
+    size_t *to_text, *to_image;
+    uint32_t *columns; /* [TILE_COLS]: of one tile */
+} Ranking;
+
+#define NONE UINT32_MAX
+
+static size_t image_of(const Ranking *r, size_t text) {
+    return r->image_of ? r->image_of[text] : text;
+}
+
+/* ---- first walk: the positives' scores ---- */
+
+static bool has_positive(void *context, const Tile *t) {
+    const Ranking *r = context;
+    return r->positives[t->i0 / TILE_ROWS * r->tile_columns + t->j0 / TILE_COLS];
+}
+
+/* Tiles of a row of tiles come from left to right: the first of equal scores stays. */
+static void take_positives(void *context, const Tile *t) {
+    Ranking *r = context;
+    for (size_t j = t->j0; j < t->j0 + t->m; j++) {
+        size_t i = image_of(r, j);
+        if (i < t->i0 || i >= t->i0 + t->n) continue;
+        r->own[j] = t->scores[(i - t->i0) * t->m + (j - t->j0)];
+        if (r->best_text[i] != NONE && !(r->own[j] > r->best[i])) continue;
+        r->best[i] = r->own[j];
+        r->best_text[i] = (uint32_t)j;
+    }
+}
+
+/* ---- second walk: what stands before them ---- */
+
+/* How many of row[0 … m-1] stand before the row's best positive: before its column `at` of the tile
+ * (which may lie left or right of it) an equal score does, behind it it does not. */
+static size_t before_best(const float *row, size_t m, float best, ptrdiff_t at) {
+    size_t split = at < 0 ? 0 : size_min((size_t)at, m);
+    uint32_t count = 0;
+    for (size_t j = 0; j < split; j++) count += row[j] >= best;
+    for (size_t j = split; j < m; j++) count += row[j] > best;
+    return count;
+}
+
+enum { STRIP = 512 }; /* columns a thread counts at once: their counters stay in its cache */
+
+static void count_columns(const Ranking *r, const Tile *t, size_t from, size_t to) {
+    const float *own = r->own + t->j0;
+    uint32_t *count = r->columns, image[STRIP] = {0};
+    for (size_t j = from; j < to; j++) {
+        count[j] = 0;
+        image[j - from] = (uint32_t)image_of(r, t->j0 + j);
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        const float *row = t->scores + i * t->m;
+        uint32_t index = (uint32_t)(t->i0 + i);
+        for (size_t j = from; j < to; j++)
+            count[j] += (row[j] > own[j]) | ((row[j] == own[j]) & (index < image[j - from]));
+    }
+    for (size_t j = from; j < to; j++) r->to_image[t->j0 + j] += count[j];
+}
+
+static void count_before(void *context, const Tile *t) {
+    const Ranking *r = context;
+#pragma omp parallel
+    {
+        if (r->to_text) {
+#pragma omp for nowait
+            for (size_t i = 0; i < t->n; i++) {
+                size_t image = t->i0 + i;
+                r->to_text[image] += before_best(t->scores + i * t->m, t->m, r->best[image],
+                                                 (ptrdiff_t)r->best_text[image] - (ptrdiff_t)t->j0);
+            }
+        }
+        if (r->to_image) {
+#pragma omp for
+            for (size_t s = 0; s < div_up(t->m, STRIP); s++)
+                count_columns(r, t, s * STRIP, size_min((s + 1) * STRIP, t->m));
+        }
+    }
+}
+
+void retrieval_ranks_of(const Kernels *k, size_t *to_text, size_t *to_image, const Rows *images,
+                        const Rows *texts, const uint32_t *image_of_text, bool progress) {
+    size_t N = images->count, M = texts->count;
+    assert(image_of_text || N == M);
+    if (M >= NONE) die("%zu captions: at most %u", M, NONE - 1);
+    Ranking r = {.tile_columns = div_up(M, TILE_COLS)};
+    r.image_of = image_of_text;
+    r.to_text = to_text;
+    r.to_image = to_image;
+    r.positives = xcalloc(div_up(N, TILE_ROWS) * r.tile_columns + 1, sizeof *r.positives);
+    r.best = xcalloc(N + 1, sizeof *r.best);
+    r.best_text = xcalloc(N + 1, sizeof *r.best_text);
+    r.own = xcalloc(M + 1, sizeof *r.own);
+    r.columns = xcalloc(TILE_COLS, sizeof *r.columns);
+    if (to_text) memset(to_text, 0, N * sizeof *to_text);
+    if (to_image) memset(to_image, 0, M * sizeof *to_image);
+    for (size_t i = 0; i < N; i++) r.best_text[i] = NONE;
+    for (size_t j = 0; j < M; j++) {
+        assert(image_of(&r, j) < N);
+        r.positives[image_of(&r, j) / TILE_ROWS * r.tile_columns + j / TILE_COLS] = true;
+    }
+    tiles_walk(k, images, texts, &(TileWalk){has_positive, take_positives, &r, NULL});
+    tiles_walk(k, images, texts, &(TileWalk){NULL, count_before, &r, progress ? "ranks" : NULL});
+    free(r.positives);
+    free(r.best);
+    free(r.best_text);
+    free(r.own);
+    free(r.columns);
+}
 
 void retrieval_ranks(const Kernels *k, size_t *ranks, const float *queries, const float *keys,
                      size_t N, size_t E) {
-    acc *q = k->alloc(QUERY_ROWS * E * k->acc_size), *t = k->alloc(size_mul(N * E, k->acc_size));
-    acc *scores = k->alloc(size_mul(N * QUERY_ROWS, k->acc_size));
-    float *host = xmalloc(size_mul(N, QUERY_ROWS * sizeof *host));
-    k->acc_set_f32(t, keys, N * E);
-    for (size_t first = 0; first < N; first += QUERY_ROWS) {
-        size_t n = size_min(QUERY_ROWS, N - first);
-        k->acc_set_f32(q, queries + first * E, n * E);
-        k->gemm(scores, N, q, E, false, t, E, true, n, N, E, false);
-        k->acc_get_f32(host, scores, n * N);
-#pragma omp parallel for
-        for (size_t i = 0; i < n; i++) {
-            const float *row = host + i * N;
-            size_t own = first + i, above = 0;
-            float s = row[own];
-            for (size_t j = 0; j < N; j++) above += row[j] > s;
-            for (size_t j = 0; j < own; j++) above += row[j] == s;
-            ranks[own] = above;
-        }
-    }
-    free(host);
-    k->release(scores);
-    k->release(t);
-    k->release(q);
+    Rows q = rows_of_floats(queries, N, E), t = rows_of_floats(keys, N, E);
+    retrieval_ranks_of(k, ranks, NULL, &q, &t, NULL, false);
 }
 
 static int compare_size(const void *a, const void *b) {

@@ -54,7 +54,7 @@ static void test_row_by_row(void **state) {
     (void)state;
     Error err;
     const char *path = test_path("rows.npy");
-    NpyWriter *w = npy_writer_open(path, 2, 3, &err);
+    NpyWriter *w = npy_writer_open(path, NPY_F32, 2, 3, &err);
     assert_non_null(w);
     assert_true(npy_writer_append(w, six, 1, &err));
     assert_int_equal(access(path, F_OK), -1);
@@ -62,11 +62,11 @@ static void test_row_by_row(void **state) {
     assert_true(npy_writer_close(w, &err));
     check_bytes(path);
     /* rows that never came: what stood there stands */
-    w = npy_writer_open(path, 5, 3, &err);
+    w = npy_writer_open(path, NPY_F32, 5, 3, &err);
     assert_true(npy_writer_append(w, six, 1, &err));
     assert_false(npy_writer_close(w, &err));
     check_bytes(path);
-    assert_null(npy_writer_open(test_path("no/such/folder.npy"), 1, 1, &err));
+    assert_null(npy_writer_open(test_path("no/such/folder.npy"), NPY_F32, 1, 1, &err));
     assert_non_null(strstr(err.text, "No such file"));
 }
 

@@ -1,9 +1,9 @@
 #include "tools/common.h"
 
+#include "eval/lists.h"
 #include "train/agree.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +16,17 @@ Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions
     return set;
 }
 
+const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e) {
+    const Comm *c = comm_open((CommChoice)co->choice, kernels_open_choice(e->device, e->precision),
+                              co->timeout, (int)co->port);
+    agree_on_start(c, command);
+    return c;
+}
+
 const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
                             const DatasetOptions *dataset, const EncoderOptions *encoder,
                             Dataset **d, Encoder **e) {
-    const Comm *c =
-        comm_open((CommChoice)co->choice, kernels_open_choice(encoder->device, encoder->precision),
-                  co->timeout, (int)co->port);
-    agree_on_start(c, command);
+    const Comm *c = open_comm(command, co, encoder);
     comm_rank0_begin(c);
     *d = open_dataset("data", data, dataset);
     *e = encoder_open(encoder);
@@ -77,61 +81,16 @@ void free_lines(char **lines, size_t count) {
 }
 
 float *embed_texts(Encoder *e, char *const *texts, size_t n) {
-    float *out = xmalloc(size_mul(n, encoder_dim(e) * sizeof *out));
-    encoder_texts(e, (const char *const *)texts, n, out);
-    return out;
-}
-
-/* The whole file in a buffer, at most 1 GiB. */
-static uint8_t *read_file(const char *path, size_t *size, Error *err) {
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        error_set(err, "%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    uint8_t *bytes = NULL;
-    size_t n = 0, room = 0, got;
-    do {
-        if (n == room) bytes = xrealloc(bytes, room = room ? 2 * room : 1 << 16);
-        got = fread(bytes + n, 1, room - n, f);
-        n += got;
-    } while (got && n < (1u << 30));
-    if (ferror(f)) {
-        error_set(err, "%s: %s", path, strerror(errno));
-        free(bytes);
-        bytes = NULL;
-    }
-    fclose(f);
-    *size = n;
-    return bytes;
+    return features_of_texts(e, comm_self(encoder_kernels(e)), texts, n);
 }
 
 enum { NAMED_FILES = 3 }; /* unreadable ones that are named: a refusal stays short */
 
-typedef struct ImageFiles {
-    char *const *paths;
-    atomic_size_t bad;
-} ImageFiles;
-
-static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
-    ImageFiles *f = context;
-    size_t size;
-    uint8_t *bytes = read_file(f->paths[i], &size, err);
-    bool ok = bytes && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
-    if (!ok && bytes) {
-        Error why = *err;
-        error_set(err, "%.200s: %.250s", f->paths[i], why.text);
-    }
-    if (!ok && atomic_fetch_add(&f->bad, 1) >= NAMED_FILES) err->text[0] = 0;
-    free(bytes);
-    return ok;
-}
-
 float *embed_image_files(Encoder *e, char *const *paths, size_t n) {
-    float *out = xmalloc(size_mul(n, encoder_dim(e) * sizeof *out));
     bool *ok = xcalloc(n, sizeof *ok);
-    ImageFiles files = {.paths = paths};
-    size_t good = encoder_images(e, fetch_file, &files, n, out, ok);
+    float *out = features_of_files(e, comm_self(encoder_kernels(e)), paths, n, ok, NAMED_FILES);
+    size_t good = 0;
+    for (size_t i = 0; i < n; i++) good += ok[i];
     if (good != n)
         die("%zu of %zu image files could not be read: nothing was written", n - good, n);
     free(ok);

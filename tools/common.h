@@ -59,7 +59,9 @@ typedef struct CommOptions {
             "where rank 0 gives out NCCL's id; 0: MASTER_PORT + 1", 0                              \
     }
 
-/* Of a command that runs over ranks: the transport; data set (of --data) and encoder, the same on
+/* The transport of a command that runs over ranks, all given the same options. */
+const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e);
+/* The same; data set (of --data) and encoder, the same on
  * all ranks. Dies otherwise. */
 const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
                             const DatasetOptions *dataset, const EncoderOptions *encoder,

@@ -1,0 +1,99 @@
+#include "eval/lists.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_BYTES_MAX ((size_t)256 << 20)
+
+/* The whole file, which may be a pipe. */
+static uint8_t *read_file(const char *path, size_t *size, Error *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        error_set(err, "%.300s: %s", path, strerror(errno));
+        return NULL;
+    }
+    uint8_t *bytes = NULL;
+    size_t n = 0, room = 0, got;
+    do {
+        if (n == room) bytes = xrealloc(bytes, room = room ? 2 * room : 1 << 16);
+        got = fread(bytes + n, 1, room - n, f);
+        n += got;
+    } while (got && n <= FILE_BYTES_MAX);
+    bool ok = true;
+    if (ferror(f)) ok = error_set(err, "%.300s: %s", path, strerror(errno));
+    if (ok && n > FILE_BYTES_MAX)
+        ok = error_set(err, "%.300s: more than %zu MiB", path, FILE_BYTES_MAX >> 20);
+    fclose(f);
+    if (!ok) free(bytes);
+    *size = n;
+    return ok ? bytes : NULL;
+}
+
+typedef struct ImageFiles {
+    char *const *paths;
+    size_t named;
+    atomic_size_t bad;
+} ImageFiles;
+
+static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
+    ImageFiles *f = context;
+    size_t size;
+    uint8_t *bytes = read_file(f->paths[i], &size, err);
+    bool ok = bytes && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
+    if (!ok && bytes) {
+        Error why = *err;
+        error_set(err, "%.200s: %.250s", f->paths[i], why.text);
+    }
+    if (!ok && atomic_fetch_add(&f->bad, 1) >= f->named) err->text[0] = 0;
+    free(bytes);
+    return ok;
+}
+
+/* Every rank's share is the same number of rows (of the last ones fewer, or none, are used), so
+ * that what is gathered stands in order. */
+typedef struct Share {
+    size_t rows, first, n;
+} Share;
+
+static Share share_of(const Encoder *e, const Comm *c, size_t n) {
+    size_t batch = encoder_batch(e);
+    Share s = {.rows = div_up(div_up(n, batch), (size_t)c->size) * batch};
+    s.first = size_min(n, s.rows * (size_t)c->rank);
+    s.n = size_min(s.rows, n - s.first);
+    return s;
+}
+
+/* `own` holds a share of elements of `size` bytes and is spent. */
+static void *gather(const Comm *c, void *own, const Share *s, size_t size) {
+    if (c->size == 1) return own;
+    size_t bytes = size_mul(s->rows, size);
+    void *all = xmalloc(size_mul(bytes, (size_t)c->size));
+    c->gather_bytes(all, own, bytes);
+    free(own);
+    return all;
+}
+
+float *features_of_files(Encoder *e, const Comm *c, char *const *paths, size_t n, bool *ok,
+                         size_t named) {
+    size_t E = encoder_dim(e);
+    Share s = share_of(e, c, n);
+    float *own = xcalloc(size_mul(s.rows, E) + 1, sizeof *own);
+    bool *own_ok = xcalloc(s.rows + 1, sizeof *own_ok);
+    ImageFiles files = {.paths = paths + s.first, .named = named};
+    encoder_images(e, fetch_file, &files, s.n, own, own_ok);
+    bool *all_ok = gather(c, own_ok, &s, sizeof *own_ok);
+    memcpy(ok, all_ok, n * sizeof *ok);
+    free(all_ok);
+    return gather(c, own, &s, E * sizeof *own);
+}
+
+float *features_of_texts(Encoder *e, const Comm *c, char *const *texts, size_t n) {
+    size_t E = encoder_dim(e);
+    Share s = share_of(e, c, n);
+    float *own = xcalloc(size_mul(s.rows, E) + 1, sizeof *own);
+    encoder_texts(e, (const char *const *)(texts + s.first), s.n, own);
+    return gather(c, own, &s, E * sizeof *own);
+}

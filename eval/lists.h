@@ -1,0 +1,14 @@
+/* lists: features of files and of texts that are named one by one, by all ranks. Called by commands
+ * that evaluate or embed such lists; data sets go through features. */
+#ifndef EVAL_LISTS_H
+#define EVAL_LISTS_H
+#include "eval/encoder.h"
+#include "train/comm.h"
+
+/* [n,E], malloc'd, the same on every rank; each computes its share of whole batches. ok[n]: files
+ * that could not be read or decoded get ok = false and a row of zeros; the first `named` of them
+ * are logged. */
+float *features_of_files(Encoder *e, const Comm *c, char *const *paths, size_t n, bool *ok,
+                         size_t named);
+float *features_of_texts(Encoder *e, const Comm *c, char *const *texts, size_t n);
+#endif

@@ -1,0 +1,26 @@
+/* rows: features on the host, one row a sample: f32 or f16, in memory or a mapped .npy. Retrieval,
+ * search, duplicates and probes read through it. */
+#ifndef EVAL_ROWS_H
+#define EVAL_ROWS_H
+#include "data/npy.h"
+
+typedef struct Rows {
+    size_t count, dim;
+    const float *f32; /* one of both: [count,dim] */
+    const uint16_t *f16;
+    float *scale;  /* [count]: rows_load multiplies by it; NULL: ones */
+    bool drop;     /* mapped: pages that rows_load has read are given back, so that memory in use
+                      stays small */
+    NpyMap mapped; /* of rows_open */
+} Rows;
+
+Rows rows_of_floats(const float *x, size_t count, size_t dim);
+/* Maps a .npy; dies naming it where it cannot be read, is empty, or holds a value that is not
+ * finite. Rows whose length is not 1 (to 2e-3: f16 rounds) are normalised as they are read. */
+Rows rows_open(const char *path);
+void rows_close(Rows *r);
+/* Whether all is finite (err names the row), and scale where a row is not of length 1. */
+bool rows_normalise(Rows *r, Error *err);
+/* out[n,stride], stride >= dim; columns behind dim become 0. By all threads. */
+void rows_load(const Rows *r, size_t first, size_t n, float *out, size_t stride);
+#endif

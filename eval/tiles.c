@@ -1,0 +1,71 @@
+#include "eval/tiles.h"
+
+#include <stdlib.h>
+
+#define PROGRESS_SECONDS 30
+
+/* Rows of a set as they go to the device; the block that is there already is not sent again. */
+typedef struct Block {
+    const Rows *rows;
+    size_t size, first; /* rows; SIZE_MAX: nothing there */
+    float *host;
+    acc *device;
+} Block;
+
+static Block block_new(const Kernels *k, const Rows *r, size_t most) {
+    Block b = {.rows = r, .size = size_min(most, r->count), .first = SIZE_MAX};
+    b.host = xmalloc(size_mul(b.size, r->dim * sizeof *b.host));
+    b.device = k->alloc(size_mul(b.size, r->dim * k->acc_size));
+    return b;
+}
+
+static void block_load(Block *b, const Kernels *k, size_t first) {
+    size_t n = size_min(b->size, b->rows->count - first);
+    if (b->first == first) return;
+    rows_load(b->rows, first, n, b->host, b->rows->dim);
+    k->acc_set_f32(b->device, b->host, n * b->rows->dim);
+    b->first = first;
+}
+
+static void block_free(Block *b, const Kernels *k) {
+    k->release(b->device);
+    free(b->host);
+}
+
+static void report(const char *what, double share, double t0, double *last) {
+    double now = clock_now();
+    if (!what || now - *last < PROGRESS_SECONDS) return;
+    *last = now;
+    log_info("%s: %.1f %%, %.0f min left", what, 100 * share, (now - t0) * (1 / share - 1) / 60);
+}
+
+void tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const TileWalk *w) {
+    assert(a->dim == b->dim);
+    if (!a->count || !b->count) return;
+    size_t E = a->dim, size = size_min(TILE_ROWS, a->count) * size_min(TILE_COLS, b->count);
+    Block rows = block_new(k, a, TILE_ROWS), cols = block_new(k, b, TILE_COLS);
+    acc *product = k->alloc(size_mul(size, k->acc_size));
+    float *scores = xmalloc(size_mul(size, sizeof *scores));
+    double t0 = clock_now(), last = t0;
+    for (size_t i0 = 0; i0 < a->count; i0 += TILE_ROWS) {
+        for (size_t j0 = 0; j0 < b->count; j0 += TILE_COLS) {
+            Tile t = {i0, size_min(TILE_ROWS, a->count - i0), j0,
+                      size_min(TILE_COLS, b->count - j0), NULL};
+            if (w->wanted && !w->wanted(w->context, &t)) continue;
+            block_load(&rows, k, i0);
+            block_load(&cols, k, j0);
+            k->gemm(product, t.m, rows.device, E, false, cols.device, E, true, t.n, t.m, E, false);
+            k->acc_get_f32(scores, product, t.n * t.m);
+            t.scores = scores;
+            w->visit(w->context, &t);
+            report(w->progress,
+                   ((double)i0 * (double)b->count + (double)t.n * (double)(j0 + t.m)) /
+                       ((double)a->count * (double)b->count),
+                   t0, &last);
+        }
+    }
+    free(scores);
+    k->release(product);
+    block_free(&cols, k);
+    block_free(&rows, k);
+}
