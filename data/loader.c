@@ -208,7 +208,7 @@ static void slot_init(Slot *s, const LoaderOptions *o) {
     size_t n = o->batch_size, pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
     s->batch = (Batch){
         .size = n,
-        .pixels = xmalloc(size_mul(n, pixels)),
+        .pixels = (o->alloc ? o->alloc : xmalloc)(size_mul(n, pixels)),
         .ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
         .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
         .sample = xmalloc(size_mul(n, sizeof(uint64_t))),
@@ -281,7 +281,7 @@ void loader_stop(Loader *l) {
     for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
-        free(s->batch.pixels);
+        (l->o.release ? l->o.release : free)(s->batch.pixels);
         free(s->batch.ids);
         free(s->batch.start);
         free(s->batch.sample);

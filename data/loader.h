@@ -32,6 +32,8 @@ typedef struct LoaderOptions {
     uint64_t seed;
     double max_bad; /* fraction of bad samples past which the run stops (dies) */
     size_t max_pixels;
+    void *(*alloc)(size_t bytes); /* of the pixels' memory; NULL: malloc's */
+    void (*release)(void *p);
 } LoaderOptions;
 
 typedef struct LoaderStats {

@@ -48,8 +48,7 @@ KernelTuning kernel_tuning;
 
 /* A slot that is in the struct but not in the list changes the struct's size: it does not compile.
  */
-_Static_assert(sizeof(Kernels) ==
-                   sizeof(const char *) + 2 * sizeof(size_t) + SLOT_COUNT * sizeof(void (*)(void)),
+_Static_assert(sizeof(Kernels) == offsetof(Kernels, alloc) + SLOT_COUNT * sizeof(void (*)(void)),
                "KERNEL_LIST and struct Kernels disagree");
 
 static const Kernels *checked(const Kernels *k) {

@@ -29,14 +29,37 @@ typedef enum {
     ACTIVATION_QUICK_GELU
 } Activation; /* ½x(1+erf(x/√2)) | x·σ(1.702x) */
 
-/* AdamW (Loshchilov & Hutter 2019), decoupled decay; correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ. */
+/* AdamW's numbers of one step (Loshchilov & Hutter 2019, decoupled decay), in device memory, so
+ * that a recorded step reads them anew. correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ; max_norm: the
+ * gradient is clipped to this norm, 0: it is not; t: the step, from 1. */
 typedef struct AdamW {
-    double lr, beta1, beta2, eps, weight_decay, correction1, correction2;
+    double lr, beta1, beta2, eps, correction1, correction2, max_norm;
+    uint64_t t;
 } AdamW;
+/* Settings that parts of the flat parameter block share. */
+typedef struct OptimGroup {
+    double weight_decay, lo, hi; /* weights are clamped to lo … hi */
+    uint64_t trains;             /* 0: frozen, only its gradient is cleared */
+} OptimGroup;
+/* A piece of the flat block with one setting: where it starts in the blocks of masters, compute
+ * weights and gradients, and in those of the moments, in elements. */
+typedef struct OptimChunk {
+    uint64_t weights, moments;
+    uint32_t size, group; /* at most OPTIM_CHUNK elements; index into the groups */
+} OptimChunk;
+enum { OPTIM_CHUNK = 1 << 14 };
+/* How moments are stored: as acc, or as bf16. */
+typedef enum { MOMENTS_FP32, MOMENTS_BF16 } Moments;
+#define MOMENTS_CHOICES "fp32|bf16"
+
+typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
+typedef struct Mark Mark; /* never defined: a place in a queue */
 
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
     size_t act_size, acc_size;
+    bool asynchronous; /* slots return before their work is done: results are worth waiting for
+                          later. false: every slot returns with its work done */
 
     /* ---- mem ---- */
     /* Device memory, 64-byte aligned; dies naming the size where there is none. */
@@ -58,6 +81,23 @@ typedef struct Kernels {
     void (*act_from_acc)(act *dst, const acc *src, size_t n);
     /* Returns when everything asked for so far is done. */
     void (*sync)(void);
+
+    /* ---- queue ---- (two queues of work, each done in the order asked for; nothing but marks
+     * orders one by the other. All other slots work in QUEUE_COMPUTE) */
+    /* Host memory for the two copies below: from any other they may wait for the queue. */
+    void *(*host_alloc)(size_t bytes);
+    void (*host_release)(void *p);
+    /* Copies that may still be under way on return: what they read must not change until then. */
+    void (*upload_start)(Queue q, void *dst, const void *host, size_t bytes);
+    void (*download_start)(Queue q, void *host, const void *src, size_t bytes);
+    Mark *(*mark_new)(void);
+    void (*mark_free)(Mark *m);
+    /* Sets the mark behind what q was asked for so far. */
+    void (*mark_set)(Mark *m, Queue q);
+    /* What q is asked for from now on is done after the mark; a mark never set holds nobody up. */
+    void (*queue_wait)(Queue q, Mark *m);
+    /* The host waits until the work before the mark is done. */
+    void (*mark_wait)(Mark *m);
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
@@ -199,17 +239,24 @@ typedef struct Kernels {
                              const acc *row_lse, const acc *col_lse, const acc *log_scale,
                              const acc *bias, size_t n, size_t m, double mass, double weight);
 
-    /* ---- optim ---- */
-    /* *out += Σ x². */
-    void (*sum_squares)(acc *out, const acc *x, size_t n);
-    /* One AdamW step on n elements; gradient g·(*grad_scale), grad_scale NULL = 1; w (may be NULL)
-     * receives the new weights, rounded; g is set to zero. */
-    void (*adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o,
-                  size_t n);
-    /* *scale = min(1, max_norm / (√(*sum_squares) + 1e-6)). */
-    void (*clip_factor)(acc *scale, const acc *sum_squares, double max_norm);
-    /* x ← clamp(x, lo, hi). */
-    void (*clamp)(acc *x, double lo, double hi, size_t n);
+    /* ---- optim ---- (chunk[count], group, o: device memory; the chunks do not overlap) */
+    /* *out += Σ g² over the chunks that train. */
+    void (*sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
+                        const OptimGroup *group);
+    /* One AdamW step over all chunks. *squares: the sum of the squared gradients; where it is not
+     * finite, the step is left out and p, w, m, v stay as they are. Else g is scaled by min(1,
+     * max_norm / (√*squares + 1e-6)); w (may be NULL) receives the new weights, rounded. g is set
+     * to zero in any case.
+     * bf16 moments are rounded up or down at random, so that small changes are not lost on average
+     * (Gupta et al. 2015): 16 bits of noise are added below the last kept bit, for m the low, for v
+     * the high half of MurmurHash3's finalizer of i + 0x9E3779B9·t (32 bits), i the element's place
+     * in the block of weights. */
+    void (*adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments,
+                  const OptimChunk *chunk, size_t count, const OptimGroup *group, const AdamW *o,
+                  const acc *squares);
+    /* Moments stored as bf16: dst[n] = src[n], exact; the other way rounded to nearest even. */
+    void (*acc_from_bf16)(acc *dst, const void *src, size_t n);
+    void (*bf16_from_acc)(void *dst, const acc *src, size_t n);
     /* y[n] += alpha·x. */
     void (*axpy)(acc *y, double alpha, const acc *x, size_t n);
     /* A moving average: avg[n] += (x - avg)·(1 - decay); equal values stay as they are. */
@@ -221,6 +268,8 @@ typedef struct Kernels {
 #define KERNEL_LIST(X) \
     X(alloc) X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) \
     X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
+    X(host_alloc) X(host_release) X(upload_start) X(download_start) \
+    X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
@@ -231,7 +280,7 @@ typedef struct Kernels {
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
     X(group_targets) X(teacher_targets) X(soft_logits_grad) \
-    X(sum_squares) X(adamw) X(clip_factor) X(clamp) X(axpy) X(ema)
+    X(sum_squares) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema)
 /* clang-format on */
 
 enum KernelSlot {
@@ -273,6 +322,12 @@ static inline act *act_at(const Kernels *k, const act *p, size_t i) {
 }
 static inline acc *acc_at(const Kernels *k, const acc *p, size_t i) {
     return (acc *)((char *)p + i * k->acc_size);
+}
+
+/* i-th acc among bytes that download_start brought. */
+static inline double acc_value(const Kernels *k, const void *host, size_t i) {
+    return k->acc_size == sizeof(float) ? (double)((const float *)host)[i]
+                                        : ((const double *)host)[i];
 }
 
 /* What ran: filled by the backends while kernel_stats_on is set; `clipc bench` prints it. */

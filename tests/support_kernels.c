@@ -73,7 +73,10 @@ static size_t elem_size(const Kernels *k, BufType type) {
     case BUF_ACC:
         return k->acc_size;
     case BUF_U8:
+    case BUF_RAW:
         return 1;
+    case BUF_BF16:
+        return 2;
     default:
         return 4;
     }
@@ -112,6 +115,14 @@ Buf *i32_in(size_t n, const int32_t *values) {
 Buf *u8_in(size_t n) {
     Buf *b = buf_new(BUF_U8, BUF_IN, n, 0);
     for (size_t i = 0; i < n; i++) b->host[i] = (double)test_random_below(256);
+    return b;
+}
+
+Buf *bf16_inout(size_t n, double scale) { return buf_new(BUF_BF16, BUF_INOUT, n, scale); }
+
+Buf *raw_in(const void *content, size_t n) {
+    Buf *b = buf_new(BUF_RAW, BUF_IN, n, 0);
+    b->raw = content;
     return b;
 }
 
@@ -157,6 +168,12 @@ acc *F(const Buf *b) {
     return P(b);
 }
 
+static uint16_t bf16_bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 /* Host values ↔ elements of one backend. */
 static void elements_set(const Kernels *k, BufType type, void *dst, const double *host, size_t n) {
     if (type == BUF_ACT) {
@@ -170,6 +187,7 @@ static void elements_set(const Kernels *k, BufType type, void *dst, const double
             if (type == BUF_I32) ((int32_t *)raw)[i] = (int32_t)host[i];
             if (type == BUF_F32) ((float *)raw)[i] = (float)host[i];
             if (type == BUF_U8) raw[i] = (uint8_t)host[i];
+            if (type == BUF_BF16) ((uint16_t *)raw)[i] = bf16_bits((float)host[i]);
         }
         k->upload(dst, raw, n * size);
         free(raw);
@@ -179,6 +197,16 @@ static void elements_set(const Kernels *k, BufType type, void *dst, const double
 static void elements_get(const Kernels *k, BufType type, double *host, const void *src, size_t n) {
     if (type == BUF_ACT) k->act_get(host, src, n);
     if (type == BUF_ACC) k->acc_get(host, src, n);
+    if (type != BUF_BF16) return;
+    uint16_t *half = xmalloc(n * sizeof *half);
+    k->download(half, src, n * sizeof *half);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u = (uint32_t)half[i] << 16;
+        float f;
+        memcpy(&f, &u, sizeof f);
+        host[i] = f;
+    }
+    free(half);
 }
 
 /* ---- running a slot ---- */
@@ -188,7 +216,10 @@ static void ref_prepare(Buf *b) {
         elements_set(backend, b->type, b->block, b->host, b->n);
         elements_get(backend, b->type, b->host, b->block, b->n);
     }
-    elements_set(ref, b->type, b->ref, b->host, b->n);
+    if (b->raw)
+        ref->upload(b->ref, b->raw, b->n);
+    else
+        elements_set(ref, b->type, b->ref, b->host, b->n);
 }
 
 static void backend_prepare(Buf *b, size_t shift) {
@@ -198,7 +229,10 @@ static void backend_prepare(Buf *b, size_t shift) {
     backend->upload(b->block, bytes, b->bytes + 2 * GUARD);
     free(bytes);
     b->at = (char *)b->block + GUARD + shift;
-    if (b->role != BUF_OUT) elements_set(backend, b->type, b->at, b->host, b->n);
+    if (b->raw)
+        backend->upload(b->at, b->raw, b->n);
+    else if (b->role != BUF_OUT)
+        elements_set(backend, b->type, b->at, b->host, b->n);
     backend->download(b->before, b->at, b->bytes);
     if (backend_on_host) {
         POISON(b->block, GUARD + shift);
@@ -260,7 +294,8 @@ const Kernels *run_next(void) {
     int threads = last / REPEATS;
     omp_set_num_threads(thread_counts[threads]);
     for (size_t i = 0; i < buf_count; i++)
-        backend_prepare(bufs[i], threads % 2 ? elem_size(backend, bufs[i]->type) : 0);
+        backend_prepare(bufs[i],
+                        threads % 2 && !bufs[i]->raw ? elem_size(backend, bufs[i]->type) : 0);
     return backend;
 }
 
@@ -274,7 +309,9 @@ void check_at(Buf *b, double factor, double terms, bool as_act, const char *name
               int line) {
     assert(b->role != BUF_IN);
     double eps_acc = eps_of(backend->acc_size);
-    double eps = as_act || b->type == BUF_ACT ? eps_of(backend->act_size) : eps_acc;
+    double eps = b->type == BUF_BF16            ? 0x1p-7
+                 : as_act || b->type == BUF_ACT ? eps_of(backend->act_size)
+                                                : eps_acc;
     double tolerance = factor * (eps + eps_acc * sqrt(terms));
     b->checked = true;
     for (int t = 0; t < THREAD_COUNTS; t++) {

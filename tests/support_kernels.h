@@ -25,7 +25,7 @@ enum { THREAD_COUNTS = 2 }; /* a GPU does not see the host's threads: only both 
 enum { THREAD_COUNTS = 4 };
 #endif
 
-typedef enum { BUF_ACT, BUF_ACC, BUF_I32, BUF_U8, BUF_F32 } BufType;
+typedef enum { BUF_ACT, BUF_ACC, BUF_I32, BUF_U8, BUF_F32, BUF_BF16, BUF_RAW } BufType;
 typedef enum { BUF_IN, BUF_OUT, BUF_INOUT } BufRole;
 typedef struct Buf {
     BufType type;
@@ -38,6 +38,7 @@ typedef struct Buf {
     double *got[THREAD_COUNTS]; /* [n] what the backend left */
     void *ref, *block, *at;     /* ref's array; the backend's, with its guards; its first element */
     unsigned char *before, *after;
+    const void *raw; /* [bytes] a BUF_RAW's content, never misaligned */
     bool checked;
 } Buf;
 
@@ -55,6 +56,10 @@ Buf *acc_inout(size_t n, double scale);
 Buf *i32_in(size_t n, const int32_t *values);
 Buf *u8_in(size_t n);
 Buf *f32_in(size_t n, double scale);
+/* bf16 whatever act is; without a check it may differ by the last bit. */
+Buf *bf16_inout(size_t n, double scale);
+/* n bytes of the caller's structures, which the backends get as they are. */
+Buf *raw_in(const void *content, size_t n);
 /* One acc that holds `value`. */
 Buf *acc_scalar(double value);
 /* After RUN: an output becomes an input of the next RUN, with the values that ref gave it. */

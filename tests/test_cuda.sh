@@ -69,6 +69,16 @@ any_order_gives_the_same_bits() {
     CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2 CUDAEMU_SEED=5 train "$bin/clipc-cudaemu" shuffled --precision amp_bf16 --device cuda &&
         same_state cuda_amp_bf16 shuffled
 }
+# decided on the device, told one step late; the log has every step
+not_finite_stops() {
+    ! train "$bin/clipc-cudaemu" nan --lr 1000 --skip-limit 3 --precision fp32 --device cuda &&
+        grep -q "not finite for 3 steps in a row" "$dir/stderr" && [ "$(grep -c '"skipped": *true' "$dir/nan/metrics.jsonl")" -ge 2 ]
+}
+late_streams_give_the_same_bits() {
+    CUDAEMU_ASYNC=1 train "$bin/clipc-cudaemu" late --precision amp_bf16 --device cuda &&
+        same_state cuda_amp_bf16 late &&
+        diff <(sed 's/"samples_per_s.*//' "$dir/cuda_amp_bf16/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/late/metrics.jsonl")
+}
 killed_and_resumed() {
     train "$bin/clipc-cudaemu" killed --precision amp_bf16 --device cuda &
     local pid=$! tries=0
@@ -101,12 +111,14 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check like_the_cpu_fp32 like_the_cpu fp32 1e-4
     check like_the_cpu_amp_bf16 like_the_cpu amp_bf16 3e-2
     check any_order_gives_the_same_bits any_order_gives_the_same_bits
+    check late_streams_give_the_same_bits late_streams_give_the_same_bits
+    check not_finite_stops not_finite_stops
     check killed_and_resumed killed_and_resumed
     check remembers_choices remembers_choices
 else
     reason="built by a plain make where nvcc is"
     for name in names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 any_order_gives_the_same_bits \
-        killed_and_resumed remembers_choices kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
+        late_streams_give_the_same_bits not_finite_stops killed_and_resumed remembers_choices kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

@@ -84,6 +84,19 @@ kill_at() {
         diff <(sed 's/"samples_per_s.*//' "$dir/whole/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$name/metrics.jsonl") &&
         same_state "$dir/whole/checkpoints/epoch_5" "$dir/$name/checkpoints/epoch_5"
 }
+# bf16 moments: half the state; going on from an epoch's checkpoint gives the same bits, and f32 moments can go on from it
+bf16_moments() {
+    train half --moments bf16 && cp -r "$dir/half" "$dir/half_again" && rm -r "$dir"/half_again/checkpoints/{step_*,epoch_[45]} &&
+        cp -r "$dir/half_again" "$dir/half_to_f32" &&
+        train half_again --moments bf16 --resume latest && train half_to_f32 --resume latest &&
+        same_state "$dir/half/checkpoints/epoch_5" "$dir/half_again/checkpoints/epoch_5" &&
+        [ $((10 * $(stat -c %s "$dir/half/checkpoints/epoch_5/train_state.safetensors"))) -lt \
+            $((6 * $(stat -c %s "$dir/whole/checkpoints/epoch_5/train_state.safetensors"))) ] &&
+        ! cmp -s "$dir/whole/checkpoints/epoch_5/open_clip_model.safetensors" "$dir/half/checkpoints/epoch_5/open_clip_model.safetensors" &&
+        paste <(sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' "$dir/whole/metrics.jsonl") \
+            <(sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' "$dir/half/metrics.jsonl") |
+        awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > 0.05 * $1 + 0.02) { print "step " NR ": " $0; bad = 1 } } END { exit bad }'
+}
 fresh_resume() { train fresh --resume latest && same_state "$dir/whole/checkpoints/epoch_5" "$dir/fresh/checkpoints/epoch_5"; }
 sigterm() {
     train stopped --epochs 100000 &
@@ -157,6 +170,7 @@ check last_step_checkpoints_are_kept last_steps_are_kept
 check existing_run_is_refused existing_run
 check finished_run_is_left_alone finished_run
 for step in 1 $((RANDOM % 20 + 5)) $((RANDOM % 4 + 25)); do check "killed_at_step_${step}_and_resumed" kill_at $step; done
+check bf16_moments_train_and_resume bf16_moments
 check resume_without_checkpoint_starts_afresh fresh_resume
 check sigterm_saves_and_exits_0 sigterm
 check truncated_checkpoint_is_passed_over truncated_checkpoint

@@ -41,12 +41,24 @@ static void shape_of(Tensor *t, const Param *q, const char *name) {
     for (int i = 0; i < q->ndim; i++) t->shape[i] = q->shape[i];
 }
 
+/* In place: the upper halves of floats that are bf16 already. */
+static void narrow(float *x, size_t n) {
+    uint16_t *half = (uint16_t *)x;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        u >>= 16;
+        memcpy(&half[i], &u, sizeof *half);
+    }
+}
+
 static void append_param(SafetensorsWriter *w, const Params *p, const acc *block, const Param *q,
-                         float *chunk) {
+                         Dtype dtype, float *chunk) {
     for (size_t first = 0; first < q->size; first += CHUNK) {
         size_t n = size_min(CHUNK, q->size - first);
         p->k->acc_get_f32(chunk, acc_at(p->k, block, q->offset + first), n);
-        safetensors_append(w, chunk, n * sizeof *chunk);
+        if (dtype == DTYPE_BF16) narrow(chunk, n);
+        safetensors_append(w, chunk, n * dtype_size(dtype));
     }
 }
 
@@ -56,7 +68,8 @@ static bool write_model(const char *path, const Params *p, Error *err) {
     for (size_t i = 0; i < p->count; i++) shape_of(&tensors[i], &p->list[i], p->list[i].name);
     SafetensorsWriter *w = safetensors_create(path, tensors, p->count, meta, 1);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (size_t i = 0; i < p->count; i++) append_param(w, p, p->master, &p->list[i], chunk);
+    for (size_t i = 0; i < p->count; i++)
+        append_param(w, p, p->master, &p->list[i], DTYPE_F32, chunk);
     free(chunk);
     free(tensors);
     return safetensors_finish(w, err);
@@ -72,21 +85,23 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
              (unsigned long long)s->best.stale, s->best.metric);
     const char *const meta[] = {"format",   state_format, "step", number[0], "epoch", number[1],
                                 "position", number[2],    "seed", number[3], "best",  best};
+    Dtype dtype = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
     char(*names)[128] = xcalloc(2 * p->count, sizeof *names);
     Tensor *tensors = xcalloc(2 * p->count, sizeof *tensors);
     for (size_t i = 0; i < 2 * p->count; i++) {
         const Param *q = &p->list[i % p->count];
         snprintf(names[i], sizeof names[i], "%s.%s", i < p->count ? "adam_m" : "adam_v", q->name);
         shape_of(&tensors[i], q, names[i]);
+        tensors[i].dtype = dtype;
     }
     SafetensorsWriter *w =
         safetensors_create(path, tensors, 2 * p->count, meta, *s->best.metric ? 6 : 5);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int moment = 0; moment < 2; moment++) {
         const acc *whole = shard_whole(p, moment ? p->v : p->m);
-        for (size_t i = 0; i < p->count; i++) append_param(w, p, whole, &p->list[i], chunk);
+        for (size_t i = 0; i < p->count; i++) append_param(w, p, whole, &p->list[i], dtype, chunk);
     }
-    if (is_sharded(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
+    shard_done(p);
     free(chunk);
     free(tensors);
     free(names);
@@ -160,7 +175,7 @@ void checkpoint_help_save(const Params *p) {
     if (!is_sharded(p)) return;
     shard_whole(p, p->m);
     shard_whole(p, p->v);
-    p->k->zero(p->grad, p->size * p->k->acc_size);
+    shard_done(p);
 }
 
 char *checkpoint_vocab(const char *path) {
@@ -291,12 +306,13 @@ static void load_moment(const char *file, const Safetensors *st, Params *p, cons
 static void load_moments(const char *file, const Safetensors *st, Params *p) {
     assert(p->m && p->v);
     for (int moment = 0; moment < 2; moment++) {
-        acc *own = moment ? p->v : p->m, *whole = shard_fill(p, own);
+        void *own = moment ? p->v : p->m;
+        acc *whole = shard_fill(p, own);
         if (st) load_moment(file, st, p, moment ? "adam_v" : "adam_m", whole);
         if (p->comm) p->comm->broadcast(whole, p->size, 0);
         shard_split(p, own);
     }
-    if (is_sharded(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
+    shard_done(p);
 }
 
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {

@@ -6,27 +6,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Neighbours in the flat block with one setting: one AdamW call. The padding between them is all
- * zeros and stays so. */
+/* Settings that the flat block's tensors come in. */
+enum { GROUP_FROZEN, GROUP_PLAIN, GROUP_DECAYS, GROUP_LOGIT_SCALE, GROUPS };
+
+/* Neighbours in the flat block of one group. The padding between them is all zeros and stays so. */
 typedef struct Range {
     size_t offset, size;
-    bool trainable, decays;
+    uint32_t group;
 } Range;
-
-/* What one AdamW call works on: a range, or where the optimiser is sharded its part of one slice.
- */
-typedef struct Piece {
-    size_t weights, moments, size; /* offsets into the blocks; gradients stand as weights do */
-    bool trainable, decays;
-} Piece;
 
 struct Optim {
     Params *p;
     OptimOptions options;
-    Piece *pieces;
-    size_t count;
-    acc *squares, *factor; /* device scalars */
-    const Param *logit_scale;
+    size_t count; /* of chunks */
+    /* device memory, one allocation */
+    void *memory;
+    acc *squares;
+    OptimGroup *groups;
+    AdamW *numbers;
+    OptimChunk *chunks;
+    AdamW *host; /* [2]: what the copies of the last two steps read */
 };
 
 bool optim_decays(const Param *p, WdGroups g) {
@@ -45,6 +44,12 @@ static int by_offset(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static uint32_t group_of(const Param *q, WdGroups g) {
+    if (!q->trainable) return GROUP_FROZEN;
+    if (!strcmp(q->name, "logit_scale")) return GROUP_LOGIT_SCALE;
+    return optim_decays(q, g) ? GROUP_DECAYS : GROUP_PLAIN;
+}
+
 /* Sorted by offset; malloc'd. */
 static Range *find_ranges(const Optim *o, size_t *count) {
     const Params *p = o->p;
@@ -56,10 +61,10 @@ static Range *find_ranges(const Optim *o, size_t *count) {
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = sorted[i];
         Range *last = *count ? &ranges[*count - 1] : NULL;
-        bool decays = optim_decays(q, o->options.wd_groups);
-        if (!last || last->trainable != q->trainable || (q->trainable && last->decays != decays)) {
+        uint32_t group = group_of(q, o->options.wd_groups);
+        if (!last || last->group != group) {
             last = &ranges[(*count)++];
-            *last = (Range){q->offset, 0, q->trainable, decays};
+            *last = (Range){q->offset, 0, group};
         }
         last->size = q->offset + q->size - last->offset;
     }
@@ -67,100 +72,114 @@ static Range *find_ranges(const Optim *o, size_t *count) {
     return ranges;
 }
 
-static void find_pieces(Optim *o) {
-    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 0;
+/* Cuts `size` elements into chunks; with `list` NULL only counts them. */
+static void add_chunks(OptimChunk *list, size_t *count, size_t weights, size_t moments, size_t size,
+                       uint32_t group) {
+    for (size_t at = 0; at < size; at += OPTIM_CHUNK, ++*count)
+        if (list)
+            list[*count] = (OptimChunk){weights + at, moments + at,
+                                        (uint32_t)size_min(OPTIM_CHUNK, size - at), group};
+}
+
+static size_t find_chunks(const Optim *o, OptimChunk *list) {
+    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 0, count = 0;
     Range *range = find_ranges(o, &ranges);
-    o->pieces = xcalloc(size_mul(ranges, buckets + 1), sizeof *o->pieces);
-    for (size_t i = 0; i < ranges; i++) {
-        const Range *r = &range[i];
-        if (!buckets)
-            o->pieces[o->count++] = (Piece){r->offset, r->offset, r->size, r->trainable, r->decays};
+    for (const Range *r = range; r < range + ranges; r++) {
+        if (!buckets) add_chunks(list, &count, r->offset, r->offset, r->size, r->group);
         for (size_t j = 0; j < buckets; j++) {
             Bucket b = shard_bucket(o->p, j);
             size_t from = size_max(r->offset, b.slice);
             size_t to = size_min(r->offset + r->size, b.slice + b.length);
-            if (from >= to) continue;
-            o->pieces[o->count++] =
-                (Piece){from, b.moment + from - b.slice, to - from, r->trainable, r->decays};
+            if (from < to)
+                add_chunks(list, &count, from, b.moment + from - b.slice, to - from, r->group);
         }
     }
     free(range);
+    return count;
+}
+
+static void lay_out(Optim *o, Arena *a) {
+    o->squares = arena_take(a, 1, o->p->k->acc_size);
+    o->groups = arena_take(a, GROUPS, sizeof *o->groups);
+    o->numbers = arena_take(a, 1, sizeof *o->numbers);
+    o->chunks = arena_take(a, o->count, sizeof *o->chunks);
 }
 
 Optim *optim_new(Params *p, const OptimOptions *options) {
+    const Kernels *k = p->k;
     assert(p->grad && p->m && p->v);
     Optim *o = xcalloc(1, sizeof *o);
     o->p = p;
     o->options = *options;
-    find_pieces(o);
-    o->squares = p->k->alloc(p->k->acc_size);
-    o->factor = p->k->alloc(p->k->acc_size);
-    o->logit_scale = params_find(p, "logit_scale");
+    o->count = find_chunks(o, NULL);
+    Arena a = {0};
+    lay_out(o, &a);
+    o->memory = k->alloc(a.used);
+    a = (Arena){.base = o->memory, .size = a.used};
+    lay_out(o, &a);
+    o->host = k->host_alloc(2 * sizeof *o->host);
+
+    OptimGroup groups[GROUPS];
+    for (size_t i = 0; i < GROUPS; i++)
+        groups[i] = (OptimGroup){0, -INFINITY, INFINITY, i != GROUP_FROZEN};
+    groups[GROUP_DECAYS].weight_decay = options->weight_decay;
+    /* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above */
+    groups[GROUP_LOGIT_SCALE].lo = 0;
+    groups[GROUP_LOGIT_SCALE].hi = log(100);
+    OptimChunk *chunks = xmalloc(size_mul(o->count, sizeof *chunks));
+    find_chunks(o, chunks);
+    k->upload(o->groups, groups, sizeof groups);
+    k->upload(o->chunks, chunks, o->count * sizeof *chunks);
+    free(chunks);
     return o;
 }
 
 void optim_free(Optim *o) {
     if (!o) return;
-    o->p->k->release(o->squares);
-    o->p->k->release(o->factor);
-    free(o->pieces);
+    o->p->k->sync();
+    o->p->k->release(o->memory);
+    o->p->k->host_release(o->host);
     free(o);
 }
 
-static double grad_norm(const Optim *o) {
-    const Kernels *k = o->p->k;
-    k->zero(o->squares, k->acc_size);
-    for (const Piece *r = o->pieces; r < o->pieces + o->count; r++)
-        if (r->trainable) k->sum_squares(o->squares, acc_at(k, o->p->grad, r->weights), r->size);
-    if (is_sharded(o->p)) o->p->comm->all_reduce_sum(o->squares, 1);
-    double squares;
-    k->acc_get(&squares, o->squares, 1);
-    return sqrt(squares);
-}
+const acc *optim_squares(const Optim *o) { return o->squares; }
 
-/* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above. */
-static void clamp_logit_scale(const Optim *o) {
-    const Param *q = o->logit_scale;
-    if (!q || !q->trainable) return;
-    o->p->k->clamp(param_acc(o->p, q), 0, log(100), 1);
-    if ((void *)o->p->compute != (void *)o->p->master)
-        o->p->k->act_from_acc(param_act(o->p, q), param_acc(o->p, q), 1);
-}
-
-double optim_step(Optim *o, double lr, uint64_t t) {
+void optim_set(Optim *o, double lr, uint64_t t) {
     assert(t >= 1);
+    const OptimOptions *s = &o->options;
+    AdamW *host = &o->host[t % 2];
+    *host = (AdamW){.lr = lr,
+                    .beta1 = s->beta1,
+                    .beta2 = s->beta2,
+                    .eps = s->eps,
+                    .correction1 = 1 - pow(s->beta1, (double)t),
+                    .correction2 = 1 - pow(s->beta2, (double)t),
+                    .max_norm = s->grad_clip_norm,
+                    .t = t};
+    o->p->k->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
+}
+
+void optim_update(Optim *o) {
     Params *p = o->p;
     const Kernels *k = p->k;
-    double norm = grad_norm(o);
-    if (!isfinite(norm)) {
-        k->zero(p->grad, p->size * k->acc_size);
-        return norm;
-    }
-    const OptimOptions *s = &o->options;
-    if (s->grad_clip_norm > 0) k->clip_factor(o->factor, o->squares, s->grad_clip_norm);
     bool separate = (void *)p->compute != (void *)p->master && !is_sharded(p);
-    AdamW adam = {.lr = lr,
-                  .beta1 = s->beta1,
-                  .beta2 = s->beta2,
-                  .eps = s->eps,
-                  .correction1 = 1 - pow(s->beta1, (double)t),
-                  .correction2 = 1 - pow(s->beta2, (double)t)};
-    for (const Piece *r = o->pieces; r < o->pieces + o->count; r++) {
-        acc *grad = acc_at(k, p->grad, r->weights);
-        if (!r->trainable) {
-            k->zero(grad, r->size * k->acc_size);
-            continue;
-        }
-        adam.weight_decay = r->decays ? s->weight_decay : 0;
-        k->adamw(acc_at(k, p->master, r->weights),
-                 separate ? act_at(k, p->compute, r->weights) : NULL, grad,
-                 acc_at(k, p->m, r->moments), acc_at(k, p->v, r->moments),
-                 s->grad_clip_norm > 0 ? o->factor : NULL, &adam, r->size);
-    }
+    k->zero(o->squares, k->acc_size);
+    k->sum_squares(o->squares, p->grad, o->chunks, o->count, o->groups);
+    if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
+    k->adamw(p->master, separate ? p->compute : NULL, p->grad, p->m, p->v, p->moments, o->chunks,
+             o->count, o->groups, o->numbers, o->squares);
     if (is_sharded(p)) {
         shard_share_weights(p);
         k->zero(p->grad, p->size * k->acc_size);
     }
-    clamp_logit_scale(o);
-    return norm;
+}
+
+double optim_step(Optim *o, double lr, uint64_t t) {
+    const Kernels *k = o->p->k;
+    double squares;
+    optim_set(o, lr, t);
+    optim_update(o);
+    k->sync();
+    k->acc_get(&squares, o->squares, 1);
+    return sqrt(squares);
 }

@@ -15,9 +15,15 @@ typedef struct OptimOptions {
 typedef struct Optim Optim;
 Optim *optim_new(Params *p, const OptimOptions *o);
 void optim_free(Optim *o);
-/* One step, t from 1: norm of all gradients (returned, before clipping), clip, AdamW, compute
- * weights, gradients zeroed, logit_scale clamped to [0, ln 100]. A norm that is not finite skips
- * the update (gradients zeroed) and is returned as it is. */
+/* The numbers of step t (from 1) on their way to the device. At most two steps may be under way. */
+void optim_set(Optim *o, double lr, uint64_t t);
+/* One step with those numbers: norm of all gradients, clip, AdamW, compute weights, gradients
+ * zeroed, logit_scale clamped to [0, ln 100]. A norm that is not finite leaves all but the
+ * gradients as it is. Nothing is waited for: the device decides. */
+void optim_update(Optim *o);
+/* Device: the sum of the squared gradients of the last update, before clipping. */
+const acc *optim_squares(const Optim *o);
+/* Both, and waits: returns the norm. */
 double optim_step(Optim *o, double lr, uint64_t t);
 /* Whether weight decay applies to this tensor. */
 bool optim_decays(const Param *p, WdGroups g);

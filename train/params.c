@@ -104,11 +104,12 @@ static void *take(const Kernels *k, size_t count, size_t elem_size) {
 }
 
 static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                          bool training) {
+                          Moments moments, bool training) {
     Params *p = xcalloc(1, sizeof *p);
     p->k = k;
     p->comm = comm && comm->size > 1 ? comm : NULL;
     p->shards = p->comm && shard ? (size_t)comm->size : 1;
+    p->moments = moments;
     add_all(p, c);
     place_all(p);
     p->size = round_up(p->size, size_mul(ALIGN, p->shards));
@@ -118,18 +119,19 @@ static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *com
     p->compute = k->act_size == k->acc_size ? (act *)p->master : take(k, p->size, k->act_size);
     if (training) {
         p->grad = take(k, p->size, k->acc_size);
-        p->m = take(k, p->size / p->shards, k->acc_size);
-        p->v = take(k, p->size / p->shards, k->acc_size);
+        p->m = take(k, p->size / p->shards, moment_size(k, moments));
+        p->v = take(k, p->size / p->shards, moment_size(k, moments));
     }
     return p;
 }
 
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
-    return new_params(k, c, NULL, false, training);
+    return new_params(k, c, NULL, false, MOMENTS_FP32, training);
 }
 
-Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard) {
-    return new_params(k, c, comm, shard, true);
+Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
+                         Moments moments) {
+    return new_params(k, c, comm, shard, moments, true);
 }
 
 void params_free(Params *p) {

@@ -22,7 +22,8 @@ typedef struct Params {
     acc *master;  /* [size] */
     act *compute; /* [size] the same, rounded to act; == master where both types are one */
     acc *grad;    /* [size], NULL without training */
-    acc *m, *v;   /* [size / shards], likewise */
+    void *m, *v;  /* [size / shards], likewise: acc or bf16 */
+    Moments moments;
     /* over ranks (train/shard.h) */
     const Comm *comm; /* NULL: one rank */
     size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
@@ -39,7 +40,12 @@ typedef struct GradientsReady {
 /* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
 /* The same for training over ranks; shard: a rank keeps its share of the moments only. */
-Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard);
+Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
+                         Moments moments);
+/* Bytes of one element of a moment. */
+static inline size_t moment_size(const Kernels *k, Moments moments) {
+    return moments == MOMENTS_BF16 ? 2 : k->acc_size;
+}
 void params_free(Params *p);
 /* Elements of the flat block, padding included, and of parameters, without allocating anything. */
 size_t params_layout(const ClipConfig *c, size_t *learned);

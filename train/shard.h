@@ -16,12 +16,16 @@ size_t shard_buckets(const Params *p);
 Bucket shard_bucket(const Params *p, size_t i);
 static inline bool is_sharded(const Params *p) { return p->shards > 1; }
 
-/* A moment (p->m or p->v) as a whole block: itself or, where it is sharded, put together in the
- * gradients' block, which is lost. All ranks call it. */
-acc *shard_whole(const Params *p, acc *moment);
-/* The block to fill before shard_split, which takes this rank's slices out of it. */
-acc *shard_fill(const Params *p, acc *moment);
-void shard_split(const Params *p, acc *moment);
+/* A moment (p->m or p->v) as a whole block of acc: itself or, where it is sharded or bf16, put
+ * together in the gradients' block, which is lost. All ranks call it. */
+acc *shard_whole(const Params *p, void *moment);
+/* The block to fill before shard_split, which takes the moment (of this rank: its slices) out of
+ * it.
+ */
+acc *shard_fill(const Params *p, void *moment);
+void shard_split(const Params *p, void *moment);
+/* After the last of these calls: the gradients are zero again. */
+void shard_done(const Params *p);
 /* Every rank's slices of the master weights for all; the compute weights follow. */
 void shard_share_weights(Params *p);
 #endif

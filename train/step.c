@@ -5,6 +5,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* What a step reports: one transfer of so many acc. */
+enum { REPORT_LOSS, REPORT_SQUARES, REPORT_SCALE, REPORTS, UNDER_WAY = 2 };
+
 struct Step {
     const Kernels *k;
     const Comm *comm;
@@ -15,7 +18,11 @@ struct Step {
     const Param *logit_scale, *logit_bias;
     size_t batch_size, accum, E;
     acc *block; /* one allocation, divided below */
-    acc *value, *images, *texts, *dimages, *dtexts;
+    acc *report, *images, *texts, *dimages, *dtexts;
+    /* results on their way: of step number n in place n % UNDER_WAY */
+    char *host;
+    Mark *done[UNDER_WAY];
+    uint64_t started, taken;
     /* gradients over ranks; ready: elements of each bucket that are complete, SENT: on their way */
     size_t *ready;
     bool last_backward;
@@ -77,9 +84,11 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
         s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
         clip_on_gradients(m, &(GradientsReady){on_ready, s});
     }
-    /* 16 elements keep what follows the loss value 64-byte aligned. */
+    s->host = k->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
+    for (size_t i = 0; i < UNDER_WAY; i++) s->done[i] = k->mark_new();
+    /* 16 elements keep what follows the report 64-byte aligned. */
     s->block = k->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
-    s->value = s->block;
+    s->report = s->block;
     s->images = acc_at(k, s->block, 16);
     s->texts = acc_at(k, s->images, elems);
     s->dimages = acc_at(k, s->texts, elems);
@@ -89,7 +98,10 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
 
 void step_free(Step *s) {
     if (!s) return;
+    s->k->sync();
     loss_free(s->loss);
+    for (size_t i = 0; i < UNDER_WAY; i++) s->k->mark_free(s->done[i]);
+    s->k->host_release(s->host);
     s->k->release(s->block);
     free(s->ready);
     free(s);
@@ -109,14 +121,7 @@ static void backward(Step *s, const Batch *b, size_t row) {
     clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
 }
 
-static double scalar(const Kernels *k, const acc *x) {
-    double v;
-    k->sync();
-    k->acc_get(&v, x, 1);
-    return v;
-}
-
-double step_gradients(Step *s, Batch *const *batches) {
+static void gradients(Step *s, Batch *const *batches) {
     const Params *p = s->p;
     size_t n = 0, last_row = 0;
     /* The last micro-batch's activations still stand when the loss is known: it alone is not
@@ -130,7 +135,7 @@ double step_gradients(Step *s, Batch *const *batches) {
     }
     acc *dscale = param_grad(p, s->logit_scale);
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
-    loss_run(s->loss, s->value, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
+    loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
              param_acc(p, s->logit_scale), s->logit_bias ? param_acc(p, s->logit_bias) : NULL, n);
     if (!s->logit_scale->trainable) s->k->zero(dscale, s->k->acc_size);
     if (dbias && !s->logit_bias->trainable) s->k->zero(dbias, s->k->acc_size);
@@ -146,13 +151,47 @@ double step_gradients(Step *s, Batch *const *batches) {
         row += batches[j]->size;
     }
     if (s->comm->size > 1) reduce_rest(s);
-    return scalar(s->k, s->value);
+}
+
+double step_gradients(Step *s, Batch *const *batches) {
+    double loss;
+    gradients(s, batches);
+    s->k->sync();
+    s->k->acc_get(&loss, acc_at(s->k, s->report, REPORT_LOSS), 1);
+    return loss;
+}
+
+void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
+    const Kernels *k = s->k;
+    size_t place = s->started % UNDER_WAY;
+    assert(s->started - s->taken < UNDER_WAY);
+    optim_set(s->optim, lr, t);
+    k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
+    gradients(s, batches);
+    optim_update(s->optim);
+    k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
+    k->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
+                      REPORTS * k->acc_size);
+    k->mark_set(s->done[place], QUEUE_COMPUTE);
+    s->started++;
+}
+
+StepResult step_result(Step *s) {
+    const Kernels *k = s->k;
+    size_t place = s->taken % UNDER_WAY;
+    assert(s->taken < s->started);
+    k->mark_wait(s->done[place]);
+    s->taken++;
+    const char *report = s->host + place * REPORTS * k->acc_size;
+    StepResult r = {.loss = acc_value(k, report, REPORT_LOSS),
+                    .grad_norm = sqrt(acc_value(k, report, REPORT_SQUARES)),
+                    .logit_scale = exp(acc_value(k, report, REPORT_SCALE))};
+    r.skipped = !isfinite(r.grad_norm);
+    return r;
 }
 
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t) {
-    StepResult r = {.logit_scale = exp(scalar(s->k, param_acc(s->p, s->logit_scale)))};
-    r.loss = step_gradients(s, batches);
-    r.grad_norm = optim_step(s->optim, lr, t);
-    r.skipped = !isfinite(r.grad_norm);
-    return r;
+    assert(s->started == s->taken);
+    step_start(s, batches, lr, t);
+    return step_result(s);
 }

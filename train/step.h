@@ -17,7 +17,12 @@ typedef struct Step Step;
 Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
                size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory);
 void step_free(Step *s);
-/* batches[accum]; lr and t (from 1) of this step. */
+/* Asks for one step: batches[accum], lr and t (from 1) of this step. Nothing is waited for, so the
+ * batches have to stay until its result is taken, and at most two steps may be under way. */
+void step_start(Step *s, Batch *const *batches, double lr, uint64_t t);
+/* Waits for the oldest step whose result was not taken. */
+StepResult step_result(Step *s);
+/* Both. */
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
 /* The same without the optimiser: gradients are left in params->grad (with sharded moments: this
  * rank's slice of each bucket). For tests. */

@@ -204,7 +204,11 @@ static void open_data(Run *r) {
         .seed = r->state.seed,
         .max_bad = opt->max_bad,
         .max_pixels = (size_t)opt->max_image_pixels,
+        .alloc = r->k->host_alloc,
+        .release = r->k->host_release,
     };
+    /* two steps may be under way */
+    if (r->k->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
@@ -278,7 +282,8 @@ static void load_model(Run *r) {
 }
 
 static void build_model(Run *r) {
-    r->params = params_new_ranks(r->k, &r->config, r->comm, opt->shard_optimizer);
+    r->params =
+        params_new_ranks(r->k, &r->config, r->comm, opt->shard_optimizer, (Moments)opt->moments);
     r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
     freeze(r->params);
     load_model(r);
@@ -337,19 +342,18 @@ static void save(Run *r, const char *name) {
 }
 
 /* Checkpoints at an epoch's end are epoch_K and stay; those within are step_N, of which the last
- * few stay. */
-static void save_if_due(Run *r, bool wanted) {
+ * few stay. False: none is due. */
+static bool save_name(const Run *r, bool wanted, char name[48]) {
     const TrainState *s = &r->state;
-    char name[48];
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
     bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
     if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
-        snprintf(name, sizeof name, "epoch_%llu", (unsigned long long)s->epoch);
+        snprintf(name, 48, "epoch_%llu", (unsigned long long)s->epoch);
     else if (last || steps || wanted)
-        snprintf(name, sizeof name, "step_%llu", (unsigned long long)s->step);
+        snprintf(name, 48, "step_%llu", (unsigned long long)s->step);
     else
-        return;
-    save(r, name);
+        return false;
+    return true;
 }
 
 static bool is_stale(const Run *r) {
@@ -370,12 +374,12 @@ static void validate(Run *r) {
     r->stopped_early = is_stale(r);
 }
 
-static void check_finite(Run *r, const StepResult *res) {
+static void check_finite(Run *r, const StepResult *res, uint64_t step) {
     r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
     if (res->skipped && writes(r))
         log_warn("step %llu: the loss or its gradient is not finite (loss %g, gradient norm %g): "
                  "the step is left out",
-                 (unsigned long long)r->state.step, res->loss, res->grad_norm);
+                 (unsigned long long)step, res->loss, res->grad_norm);
     if (r->skipped_in_a_row >= (uint64_t)opt->skip_limit)
         comm_die(r->comm,
                  "the loss was not finite for %llu steps in a row: lower --lr or set "
@@ -394,25 +398,57 @@ static void exchange(Run *r, double signal[SIGNALS]) {
     r->comm->check();
 }
 
-/* Whether it ended before the last step, by a signal. */
+/* A step that was asked for: what is known of it before its result is. */
+typedef struct Pending {
+    bool open;
+    Batch **batches;
+    StepMetrics metrics;
+} Pending;
+
+/* Waits for its result, judges and logs it. */
+static void finish_step(Run *r, Pending *p) {
+    if (!p->open) return;
+    StepMetrics *m = &p->metrics;
+    StepResult res = step_result(r->step);
+    p->open = false;
+    for (int64_t j = 0; j < opt->accum_freq; j++) loader_release(r->loader, p->batches[j]);
+    m->loss = res.loss;
+    m->logit_scale = res.logit_scale;
+    m->grad_norm = res.grad_norm;
+    m->skipped = res.skipped;
+    check_finite(r, &res, m->step);
+    if (writes(r)) train_log_step(r->log, m);
+}
+
+static void start_step(Run *r, Pending *p) {
+    for (int64_t j = 0; j < opt->accum_freq; j++) p->batches[j] = loader_next(r->loader);
+    p->open = true;
+    p->metrics =
+        (StepMetrics){.epoch = p->batches[0]->epoch, .lr = sched_lr(&r->sched, r->state.step)};
+    step_start(r->step, p->batches, p->metrics.lr, ++r->state.step);
+    p->metrics.step = r->state.step;
+    p->metrics.samples = r->state.step * r->global_batch;
+    r->state.position += r->global_batch;
+    if (r->state.position >= r->steps_per_epoch * r->global_batch)
+        r->state.position = 0, r->state.epoch++;
+}
+
+/* Where the device works on its own, the result of a step is taken while the next one runs; before
+ * anything that needs the model or the log as of now, all steps are finished. Whether it ended
+ * before the last step, by a signal. */
 static bool run_steps(Run *r) {
     bool stop = false; /* read once a step: what ends the loop has been saved */
-    size_t accum = (size_t)opt->accum_freq;
-    Batch **batches = xcalloc(accum, sizeof *batches);
+    Pending pending[2] = {{.open = false}};
+    for (size_t i = 0; i < 2; i++)
+        pending[i].batches = xcalloc((size_t)opt->accum_freq, sizeof(Batch *));
     double waited = 0;
     r->last_save = clock_now();
     while (r->state.step < r->total_steps && !stop) {
         double t0 = clock_now();
         watchdog_step(r->state.step + 1);
-        for (size_t j = 0; j < accum; j++) batches[j] = loader_next(r->loader);
-        uint64_t epoch = batches[0]->epoch;
-        double lr = sched_lr(&r->sched, r->state.step);
-        StepResult res = step_run(r->step, batches, lr, ++r->state.step);
-        for (size_t j = 0; j < accum; j++) loader_release(r->loader, batches[j]);
-        r->state.position += r->global_batch;
-        if (r->state.position >= r->steps_per_epoch * r->global_batch)
-            r->state.position = 0, r->state.epoch++;
-        check_finite(r, &res);
+        Pending *now = &pending[r->state.step % 2], *before = &pending[(r->state.step + 1) % 2];
+        start_step(r, now);
+        finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
         bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
                        clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
@@ -420,26 +456,20 @@ static bool run_steps(Run *r) {
         exchange(r, signal);
         stop = signal[SIGNAL_STOP] > 0;
         double dt = clock_now() - t0;
-        if (writes(r))
-            train_log_step(r->log, &(StepMetrics){
-                                       .step = r->state.step,
-                                       .epoch = epoch,
-                                       .loss = res.loss,
-                                       .logit_scale = res.logit_scale,
-                                       .grad_norm = res.grad_norm,
-                                       .lr = lr,
-                                       .samples_per_s = (double)r->global_batch / dt,
-                                       .data_wait = (ls.wait_seconds - waited) / dt,
-                                       .samples = r->state.step * r->global_batch,
-                                       .bad = (uint64_t)signal[SIGNAL_BAD],
-                                       .skipped = res.skipped,
-                                   });
+        now->metrics.samples_per_s = (double)r->global_batch / dt;
+        now->metrics.data_wait = (ls.wait_seconds - waited) / dt;
+        now->metrics.bad = (uint64_t)signal[SIGNAL_BAD];
         waited = ls.wait_seconds;
+        char name[48];
+        bool wanted = signal[SIGNAL_SAVE] > 0, last = r->state.step == r->total_steps;
+        if (!r->k->asynchronous || save_name(r, stop || wanted, name) ||
+            validation_due(r->validation, &r->state, last))
+            finish_step(r, now);
         if (!stop) validate(r);
         stop = stop || r->stopped_early;
-        save_if_due(r, stop || signal[SIGNAL_SAVE] > 0);
+        if (save_name(r, stop || wanted, name)) save(r, name);
     }
-    free(batches);
+    for (size_t i = 0; i < 2; i++) free(pending[i].batches);
     return stop;
 }
 

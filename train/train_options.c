@@ -129,6 +129,8 @@ static Option options[] = {
      "const-cooldown: 1 is linear", 0},
     {"grad-clip-norm", OPT_FLOAT, &O.grad_clip_norm, NULL, 0, 1e9,
      "clip the global gradient norm; 0: off", 0},
+    {"moments", OPT_CHOICE, &O.moments, MOMENTS_CHOICES, 0, 0,
+     "of AdamW: bf16 takes half the memory, rounded at random", 0},
     {"seed", OPT_INT, &O.seed, NULL, 0, 9e18, "of initial weights, order, augmentation", 0},
     {"logit-memory", OPT_INT, &O.logit_memory, "MIB", 1, 1e6,
      "memory for the logit matrix; past it, it is walked in tiles", 0},

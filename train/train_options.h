@@ -28,7 +28,7 @@ typedef struct TrainOptions {
     /* optimisation */
     int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
-    int lr_scheduler, wd_groups;
+    int lr_scheduler, wd_groups, moments;
     /* machine */
     int device, precision, comm;
     double comm_timeout;

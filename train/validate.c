@@ -48,6 +48,12 @@ void validation_close(Validation *v) {
     free(v);
 }
 
+bool validation_due(const Validation *v, const TrainState *s, bool last) {
+    for (size_t i = 0; v && i < v->count; i++)
+        if (last || v->list[i].what->due(s)) return true;
+    return false;
+}
+
 bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m) {
     bool any = false;
     memset(m, 0, sizeof *m);

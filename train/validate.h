@@ -58,6 +58,7 @@ typedef struct Validation Validation;
 /* Opens those that are wanted; NULL where none is. */
 Validation *validation_open(const Validator *const *list, size_t count, const TrainView *v);
 void validation_close(Validation *v);
+bool validation_due(const Validation *v, const TrainState *s, bool last);
 /* Runs what is due (last: all); false: nothing was. m holds the same on all ranks. */
 bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m);
 

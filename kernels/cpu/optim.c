@@ -3,17 +3,17 @@
 
 #include <math.h>
 
-#define OPTIM_CHUNK 16384
 /* Elements ahead that are fetched by hand: the arrays are far larger than any cache. */
 #define AHEAD 512
 
-void FN(sum_squares)(acc *out, const acc *x, size_t n) {
-    KERNEL_TIMER(sum_squares, 2 * n, 4 * n);
-    size_t chunks = div_up(n, OPTIM_CHUNK);
-    double *parts = FN(scratch)(SCRATCH_PARTIAL, chunks * sizeof *parts);
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-    for (size_t k = 0; k < chunks; k++) {
-        size_t end = size_min(n, (k + 1) * OPTIM_CHUNK), i = k * OPTIM_CHUNK;
+void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
+                     const OptimGroup *group) {
+    KERNEL_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, 4 * count * OPTIM_CHUNK);
+    double *parts = FN(scratch)(SCRATCH_PARTIAL, count * sizeof *parts);
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (size_t k = 0; k < count; k++) {
+        const acc *x = g + chunk[k].weights;
+        size_t end = group[chunk[k].group].trains ? chunk[k].size : 0, i = 0;
         vf a = vzero(), b = vzero();
         for (; i + 2 * VW <= end; i += 2 * VW) {
             __builtin_prefetch(&x[i + AHEAD]);
@@ -29,46 +29,107 @@ void FN(sum_squares)(acc *out, const acc *x, size_t n) {
         parts[k] = vsum(a + b);
     }
     double sum = 0;
-    for (size_t k = 0; k < chunks; k++) sum += parts[k];
+    for (size_t k = 0; k < count; k++) sum += parts[k];
     out->v = (float)(out->v + sum);
 }
 
-void FN(adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o,
-               size_t n) {
-    KERNEL_TIMER(adamw, 14 * n, n * (32 + (w ? sizeof(act) : 0)));
-    vf scale = vset(grad_scale ? grad_scale->v : 1.0f), zero = vzero();
-    vf keep1 = vset((float)o->beta1), add1 = vset((float)(1 - o->beta1));
-    vf keep2 = vset((float)o->beta2), add2 = vset((float)(1 - o->beta2));
-    vf decay = vset((float)(1 - o->lr * o->weight_decay)), eps = vset((float)o->eps);
-    vf step = vset((float)(o->lr / o->correction1));
-    vf root = vset((float)(1 / sqrt(o->correction2)));
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-    for (size_t i = 0; i < n; i += VW) {
-        size_t k = n - i;
+/* What one call uses of AdamW's numbers. */
+typedef struct Constants {
+    vf scale, keep1, add1, keep2, add2, eps, step, root;
+} Constants;
+
+typedef uint32_t vu __attribute__((vector_size(4 * VW)));
+
+/* Noise of the elements i … i+VW-1. */
+static inline vu noise_at(uint64_t t, size_t i) {
+    vu x = {0};
+    for (int j = 0; j < VW; j++) x[j] = (uint32_t)j;
+    x += (uint32_t)i + 0x9E3779B9u * (uint32_t)t;
+    x = (x ^ x >> 16) * 0x85EBCA6Bu;
+    x = (x ^ x >> 13) * 0xC2B2AE35u;
+    return x ^ x >> 16;
+}
+static inline vf with_noise(vf x, vu noise) { return (vf)(((vu)x + noise) & 0xffff0000u); }
+
+static inline vf moment_load(const void *m, bool bf16, size_t i, size_t k) {
+    return bf16 ? bf16_load((const uint16_t *)m + i, k) : acc_load((const acc *)m + i, k);
+}
+
+static inline __attribute__((always_inline)) void update(acc *p, act *w, acc *g, void *m, void *v,
+                                                         bool bf16, const OptimChunk *c,
+                                                         const OptimGroup *s, const Constants *o,
+                                                         double lr, uint64_t t) {
+    vf decay = vset((float)(1 - lr * s->weight_decay)), zero = vzero();
+    vf lo = vset((float)s->lo), hi = vset((float)s->hi);
+    p += c->weights;
+    w = w ? w + c->weights : NULL;
+    g += c->weights;
+    for (size_t i = 0; i < c->size; i += VW) {
+        size_t k = c->size - i, at = c->moments + i, size = bf16 ? 2 : 4;
         __builtin_prefetch(&g[i + AHEAD], 1);
-        __builtin_prefetch(&m[i + AHEAD], 1);
-        __builtin_prefetch(&v[i + AHEAD], 1);
+        __builtin_prefetch((const char *)m + (at + AHEAD) * size, 1);
+        __builtin_prefetch((const char *)v + (at + AHEAD) * size, 1);
         __builtin_prefetch(&p[i + AHEAD], 1);
-        vf d = acc_load(g + i, k) * scale;
-        vf m1 = vfma(keep1, acc_load(m + i, k), add1 * d);
-        vf v1 = vfma(keep2, acc_load(v + i, k), add2 * d * d);
-        vf p1 = acc_load(p + i, k) * decay - step * m1 / vfma(vsqrt(v1), root, eps);
-        acc_store(m + i, m1, k);
-        acc_store(v + i, v1, k);
+        vf d = acc_load(g + i, k) * o->scale;
+        vf m1 = vfma(o->keep1, moment_load(m, bf16, at, k), o->add1 * d);
+        vf v1 = vfma(o->keep2, moment_load(v, bf16, at, k), o->add2 * d * d);
+        vf p1 = acc_load(p + i, k) * decay - o->step * m1 / vfma(vsqrt(v1), o->root, o->eps);
+        p1 = vmin(hi, vmax(lo, p1));
+        if (bf16) {
+            vu noise = noise_at(t, c->weights + i);
+            bf16_store((uint16_t *)m + at, with_noise(m1, noise & 0xffff), k);
+            bf16_store((uint16_t *)v + at, with_noise(v1, noise >> 16), k);
+        } else {
+            acc_store((acc *)m + at, m1, k);
+            acc_store((acc *)v + at, v1, k);
+        }
         acc_store(p + i, p1, k);
         acc_store(g + i, zero, k);
         if (w) act_store(w + i, p1, k);
     }
 }
 
-void FN(clip_factor)(acc *scale, const acc *sum_squares, double max_norm) {
-    KERNEL_TIMER(clip_factor, 4, 8);
-    scale->v = (float)fmin(1.0, max_norm / (sqrt(sum_squares->v) + 1e-6));
+void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const OptimChunk *chunk,
+               size_t count, const OptimGroup *group, const AdamW *o, const acc *squares) {
+    size_t n = count * OPTIM_CHUNK, moment = moments == MOMENTS_BF16 ? 2 : 4;
+    KERNEL_TIMER(adamw, 14 * n, n * (16 + 4 * moment + (w ? sizeof(act) : 0)));
+    double norm = sqrt(squares->v);
+    double scale = o->max_norm > 0 ? fmin(1, o->max_norm / (norm + 1e-6)) : 1;
+    Constants constants = {
+        .scale = vset((float)scale),
+        .keep1 = vset((float)o->beta1),
+        .add1 = vset((float)(1 - o->beta1)),
+        .keep2 = vset((float)o->beta2),
+        .add2 = vset((float)(1 - o->beta2)),
+        .eps = vset((float)o->eps),
+        .step = vset((float)(o->lr / o->correction1)),
+        .root = vset((float)(1 / sqrt(o->correction2))),
+    };
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (size_t k = 0; k < count; k++) {
+        const OptimChunk *c = &chunk[k];
+        const OptimGroup *s = &group[c->group];
+        if (!s->trains || !isfinite(norm))
+            memset(g + c->weights, 0, c->size * sizeof *g);
+        else if (moments == MOMENTS_BF16)
+            update(p, w, g, m, v, true, c, s, &constants, o->lr, o->t);
+        else
+            update(p, w, g, m, v, false, c, s, &constants, o->lr, o->t);
+    }
 }
 
-void FN(clamp)(acc *x, double lo, double hi, size_t n) {
-    KERNEL_TIMER(clamp, 2 * n, 8 * n);
-    for (size_t i = 0; i < n; i++) x[i].v = (float)fmin(fmax(x[i].v, lo), hi);
+void FN(acc_from_bf16)(acc *dst, const void *src, size_t n) {
+    KERNEL_TIMER(acc_from_bf16, 0, 6 * n);
+    const uint16_t *x = src;
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) acc_store(dst + i, bf16_load(x + i, n - i), n - i);
+}
+
+void FN(bf16_from_acc)(void *dst, const acc *src, size_t n) {
+    KERNEL_TIMER(bf16_from_acc, 0, 6 * n);
+    uint16_t *y = dst;
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) bf16_store(y + i, acc_load(src + i, n - i), n - i);
 }
 
 void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {

@@ -65,7 +65,7 @@ static inline unsigned launch_size(size_t blocks) {
 /* Blocks for n elements, VW a thread. */
 static inline size_t blocks_of(size_t n) { return div_up(n, (size_t)VW * BLOCK); }
 
-static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
+__host__ __device__ static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 __device__ static inline size_t thread_index(void) {
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;

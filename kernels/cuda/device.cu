@@ -16,7 +16,7 @@ typedef struct Stage {
 static struct Device {
     bool open;
     int multiprocessors;
-    cudaStream_t stream;
+    cudaStream_t queue[QUEUES];
     Stage stages[STAGES];
     size_t stage;
     void *scratch[SCRATCH_COUNT];
@@ -85,19 +85,25 @@ static void device_open(void) {
     int d = chosen_device(count);
     CUDA(cudaSetDevice(d));
     CUDA(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, d));
-    CUDA(cudaStreamCreateWithFlags(&device.stream, cudaStreamNonBlocking));
+    for (size_t q = 0; q < QUEUES; q++)
+        CUDA(cudaStreamCreateWithFlags(&device.queue[q], cudaStreamNonBlocking));
     for (size_t i = 0; i < STAGES; i++)
         CUDA(cudaEventCreateWithFlags(&device.stages[i].done, cudaEventDisableTiming));
     CUDA(cudaEventCreateWithFlags(&device.timer_start, cudaEventDefault));
     CUDA(cudaEventCreateWithFlags(&device.timer_stop, cudaEventDefault));
     device.open = true;
     device.counter = (unsigned *)device_alloc(sizeof *device.counter);
-    CUDA(cudaMemsetAsync(device.counter, 0, sizeof *device.counter, device.stream));
+    CUDA(cudaMemsetAsync(device.counter, 0, sizeof *device.counter, device.queue[QUEUE_COMPUTE]));
 }
 
 cudaStream_t device_stream(void) {
     device_open();
-    return device.stream;
+    return device.queue[QUEUE_COMPUTE];
+}
+
+cudaStream_t device_queue(Queue q) {
+    device_open();
+    return device.queue[q];
 }
 
 int device_multiprocessors(void) {
@@ -158,8 +164,8 @@ void device_upload(void *dst, const void *host, size_t bytes) {
         Stage *s = stage_next();
         memcpy(s->host, (const char *)host + done, n);
         CUDA(
-            cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice, device.stream));
-        CUDA(cudaEventRecord(s->done, device.stream));
+            cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice, device.queue[QUEUE_COMPUTE]));
+        CUDA(cudaEventRecord(s->done, device.queue[QUEUE_COMPUTE]));
     }
 }
 
@@ -169,8 +175,8 @@ void device_download(void *host, const void *src, size_t bytes) {
         size_t n = size_min(bytes - done, STAGE_BYTES);
         Stage *s = stage_next();
         CUDA(cudaMemcpyAsync(s->host, (const char *)src + done, n, cudaMemcpyDeviceToHost,
-                             device.stream));
-        CUDA(cudaEventRecord(s->done, device.stream));
+                             device.queue[QUEUE_COMPUTE]));
+        CUDA(cudaEventRecord(s->done, device.queue[QUEUE_COMPUTE]));
         CUDA(cudaEventSynchronize(s->done));
         memcpy((char *)host + done, s->host, n);
     }
@@ -184,7 +190,7 @@ DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes)
     DeviceTimer t = {slot, kernel_stats_on, flops, bytes};
     if (t.on) {
         device_open();
-        CUDA(cudaEventRecord(device.timer_start, device.stream));
+        CUDA(cudaEventRecord(device.timer_start, device.queue[QUEUE_COMPUTE]));
     }
     return t;
 }
@@ -192,7 +198,7 @@ DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes)
 void device_timer_stop(DeviceTimer *t) {
     if (!t->on) return;
     float ms = 0;
-    CUDA(cudaEventRecord(device.timer_stop, device.stream));
+    CUDA(cudaEventRecord(device.timer_stop, device.queue[QUEUE_COMPUTE]));
     CUDA(cudaEventSynchronize(device.timer_stop));
     CUDA(cudaEventElapsedTime(&ms, device.timer_start, device.timer_stop));
     KernelStat *s = &kernel_stats[t->slot];

@@ -2,8 +2,9 @@
  * stream, its memory, transfers through pinned blocks, scratch memory, and what to say when a call
  * fails. Private to kernels/cuda/.
  *
- * Everything runs on one stream, in the order it was asked for. The host waits only in
- * device_download, device_sync, and where an upload finds all pinned blocks in flight. */
+ * There is a stream for computing and one for the copies of QUEUE_COPY. The host waits only in
+ * device_download, device_sync, mark_wait, and where an upload finds all pinned blocks in flight.
+ */
 #ifndef KERNELS_CUDA_DEVICE_H
 #define KERNELS_CUDA_DEVICE_H
 #include <assert.h>
@@ -24,7 +25,8 @@ void device_check(cudaError_t status, const char *call, const char *file, int li
 /* NULL where a GPU is usable, else one line that says why not. Needs no device. */
 const char *device_problem(void);
 /* Opens the device at the first call; dies with device_problem's line. */
-cudaStream_t device_stream(void);
+cudaStream_t device_stream(void); /* QUEUE_COMPUTE's */
+cudaStream_t device_queue(Queue q);
 int device_multiprocessors(void);
 
 void *device_alloc(size_t bytes);

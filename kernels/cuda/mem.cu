@@ -199,6 +199,7 @@ extern "C" const Kernels FN(kernels) = {
 #endif
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
+    .asynchronous = true,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)
 #undef X

@@ -1,14 +1,18 @@
-/* cuda/optim: the gradient's norm and AdamW over the flat parameter block. */
+/* cuda/optim: the gradient's norm and AdamW over the flat parameter block: a block a chunk. */
 #include "kernels/cuda/cuda.cuh"
 
 /* Every block leaves its sum; the block that comes last adds them up in their order. */
 __global__ static void __launch_bounds__(BLOCK)
-    sum_squares(acc *out, float *parts, unsigned *counter, const acc *x, size_t n, bool wide) {
+    sum_squares(acc *out, float *parts, unsigned *counter, const acc *g, const OptimChunk *chunk,
+                const OptimGroup *group) {
     __shared__ float shared[2][BLOCK / WARP];
     __shared__ bool last;
+    OptimChunk c = chunk[blockIdx.x];
+    const acc *x = g + c.weights;
+    bool wide = aligned16(x);
+    size_t n = group[c.group].trains ? c.size : 0;
     float sum = 0;
-    size_t stride = (size_t)gridDim.x * blockDim.x * VW;
-    for (size_t i = thread_index() * VW; i < n; i += stride) {
+    for (size_t i = threadIdx.x * VW; i < n; i += BLOCK * VW) {
         float v[VW];
         acc_load(v, x + i, n - i, wide);
 #pragma unroll
@@ -32,77 +36,158 @@ __global__ static void __launch_bounds__(BLOCK)
     }
 }
 
-void FN(sum_squares)(acc *out, const acc *x, size_t n) {
-    GPU_TIMER(sum_squares, 2 * n, n * sizeof(acc));
-    size_t blocks = size_min(div_up(blocks_of(n), 4), (size_t)device_multiprocessors() * 8);
-    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * sizeof *parts);
-    LAUNCH(sum_squares, blocks, BLOCK, 0, out, parts, device_counter(), x, n, aligned16(x));
+void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
+                     const OptimGroup *group) {
+    GPU_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, count * OPTIM_CHUNK * sizeof(acc));
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, count * sizeof *parts);
+    LAUNCH(sum_squares, count, BLOCK, 0, out, parts, device_counter(), g, chunk, group);
 }
 
-/* AdamW's constants as the kernel uses them. */
-typedef struct AdamWFloats {
-    float keep1, add1, keep2, add2, decay, step, root, eps;
-} AdamWFloats;
+/* AdamW's numbers as the threads of a block use them. */
+typedef struct Constants {
+    float scale, keep1, add1, keep2, add2, decay, step, root, eps, lo, hi;
+    uint32_t key;
+    bool update;
+} Constants;
 
-__global__ static void __launch_bounds__(BLOCK)
-    adamw(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, AdamWFloats o, size_t n,
-          bool wide) {
-    size_t i = thread_index() * VW, k = n - i;
-    if (i >= n) return;
-    float scale = grad_scale ? grad_scale->v : 1, d[VW], m1[VW], v1[VW], p1[VW];
-    acc_load(d, g + i, k, wide);
-    acc_load(m1, m + i, k, wide);
-    acc_load(v1, v + i, k, wide);
-    acc_load(p1, p + i, k, wide);
+/* In f64 once a block, as the host would. */
+__device__ static inline void constants_set(Constants *k, const AdamW *o, const OptimGroup *s,
+                                            float squares) {
+    double norm = sqrt((double)squares);
+    k->update = s->trains && isfinite(squares);
+    k->scale = o->max_norm > 0 ? (float)fmin(1.0, o->max_norm / (norm + 1e-6)) : 1;
+    k->keep1 = (float)o->beta1;
+    k->add1 = (float)(1 - o->beta1);
+    k->keep2 = (float)o->beta2;
+    k->add2 = (float)(1 - o->beta2);
+    k->decay = (float)(1 - o->lr * s->weight_decay);
+    k->step = (float)(o->lr / o->correction1);
+    k->root = (float)(1 / sqrt(o->correction2));
+    k->eps = (float)o->eps;
+    k->lo = (float)s->lo;
+    k->hi = (float)s->hi;
+    k->key = 0x9E3779B9u * (uint32_t)o->t;
+}
+
+/* ---- moments as f32 or as bf16, whatever the activations are ---- */
+
+typedef struct Bf16 {
+    uint16_t bits;
+} Bf16;
+
+__device__ static inline void moment_load(float r[VW], const acc *m, size_t k, bool wide) {
+    acc_load(r, m, k, wide);
+}
+__device__ static inline void moment_load(float r[VW], const Bf16 *m, size_t k, bool wide) {
+    if (wide && k >= VW) {
+        uint4 u = *(const uint4 *)m;
+        const uint32_t w[VW / 2] = {u.x, u.y, u.z, u.w};
 #pragma unroll
-    for (int j = 0; j < VW; j++) {
-        float grad = d[j] * scale;
-        m1[j] = o.keep1 * m1[j] + o.add1 * grad;
-        v1[j] = o.keep2 * v1[j] + o.add2 * grad * grad;
-        p1[j] = p1[j] * o.decay - o.step * m1[j] / (sqrtf(v1[j]) * o.root + o.eps);
-        d[j] = 0;
+        for (int j = 0; j < VW; j++)
+            r[j] = __uint_as_float(j % 2 ? w[j / 2] & 0xffff0000u : w[j / 2] << 16);
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++) r[j] = j < k ? __uint_as_float((uint32_t)m[j].bits << 16) : 0;
     }
-    acc_store(m + i, m1, k, wide);
-    acc_store(v + i, v1, k, wide);
-    acc_store(p + i, p1, k, wide);
-    acc_store(g + i, d, k, wide);
-    if (w) act_store(w + i, p1, k, wide);
+}
+__device__ static inline void moment_store(acc *m, const float r[VW], const uint32_t[VW], int,
+                                           size_t k, bool wide) {
+    acc_store(m, r, k, wide);
+}
+/* Rounded at random: the noise's half from bit `shift` on is added below the last kept bit. */
+__device__ static inline void moment_store(Bf16 *m, const float r[VW], const uint32_t noise[VW],
+                                           int shift, size_t k, bool wide) {
+    uint32_t h[VW];
+#pragma unroll
+    for (int j = 0; j < VW; j++)
+        h[j] = (__float_as_uint(r[j]) + (noise[j] >> shift & 0xffff)) >> 16;
+    if (wide && k >= VW) {
+        *(uint4 *)m = make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16,
+                                 h[6] | h[7] << 16);
+    } else {
+#pragma unroll
+        for (int j = 0; j < VW; j++)
+            if (j < k) m[j].bits = (uint16_t)h[j];
+    }
 }
 
-void FN(adamw)(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o,
-               size_t n) {
-    GPU_TIMER(adamw, 14 * n, n * (32 + (w ? sizeof(act) : 0)));
-    AdamWFloats f = {
-        (float)o->beta1,
-        (float)(1 - o->beta1),
-        (float)o->beta2,
-        (float)(1 - o->beta2),
-        (float)(1 - o->lr * o->weight_decay),
-        (float)(o->lr / o->correction1),
-        (float)(1 / sqrt(o->correction2)),
-        (float)o->eps,
-    };
+__device__ static inline uint32_t noise_at(uint32_t x) {
+    x = (x ^ x >> 16) * 0x85EBCA6Bu;
+    x = (x ^ x >> 13) * 0xC2B2AE35u;
+    return x ^ x >> 16;
+}
+
+/* Moment: acc or Bf16. */
+template <typename Moment>
+__global__ static void __launch_bounds__(BLOCK)
+    adamw(acc *p, act *w, acc *g, Moment *m, Moment *v, const OptimChunk *chunk,
+          const OptimGroup *group, const AdamW *step, const acc *squares) {
+    __shared__ Constants shared;
+    OptimChunk c = chunk[blockIdx.x];
+    if (threadIdx.x == 0) constants_set(&shared, step, &group[c.group], squares->v);
+    __syncthreads();
+    Constants o = shared;
+    p += c.weights, g += c.weights, m += c.moments, v += c.moments;
+    w = w ? w + c.weights : w;
     bool wide = aligned16(p) && aligned16(g) && aligned16(m) && aligned16(v) && aligned16(w);
-    LAUNCH(adamw, blocks_of(n), BLOCK, 0, p, w, g, m, v, grad_scale, f, n, wide);
+    for (size_t i = threadIdx.x * VW; i < c.size; i += BLOCK * VW) {
+        size_t k = c.size - i;
+        float d[VW], m1[VW], v1[VW], p1[VW], zero[VW] = {0};
+        uint32_t noise[VW];
+        acc_load(d, g + i, k, wide);
+        acc_store(g + i, zero, k, wide);
+        if (!o.update) continue;
+        moment_load(m1, m + i, k, wide);
+        moment_load(v1, v + i, k, wide);
+        acc_load(p1, p + i, k, wide);
+#pragma unroll
+        for (int j = 0; j < VW; j++) {
+            float grad = d[j] * o.scale;
+            m1[j] = o.keep1 * m1[j] + o.add1 * grad;
+            v1[j] = o.keep2 * v1[j] + o.add2 * grad * grad;
+            p1[j] = p1[j] * o.decay - o.step * m1[j] / (sqrtf(v1[j]) * o.root + o.eps);
+            p1[j] = fminf(fmaxf(p1[j], o.lo), o.hi);
+            noise[j] = noise_at((uint32_t)(c.weights + i + j) + o.key);
+        }
+        moment_store(m + i, m1, noise, 0, k, wide);
+        moment_store(v + i, v1, noise, 16, k, wide);
+        acc_store(p + i, p1, k, wide);
+        if (w) act_store(w + i, p1, k, wide);
+    }
 }
 
-__global__ static void clip_factor(acc *scale, const acc *sum_squares, float max_norm) {
-    scale->v = fminf(1, max_norm / (sqrtf(sum_squares->v) + 1e-6f));
+void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const OptimChunk *chunk,
+               size_t count, const OptimGroup *group, const AdamW *o, const acc *squares) {
+    size_t n = count * OPTIM_CHUNK, moment = moments == MOMENTS_BF16 ? 2 : 4;
+    GPU_TIMER(adamw, 14 * n, n * (16 + 4 * moment + (w ? sizeof(act) : 0)));
+    if (moments == MOMENTS_BF16)
+        LAUNCH(adamw, count, BLOCK, 0, p, w, g, (Bf16 *)m, (Bf16 *)v, chunk, group, o, squares);
+    else
+        LAUNCH(adamw, count, BLOCK, 0, p, w, g, (acc *)m, (acc *)v, chunk, group, o, squares);
 }
 
-void FN(clip_factor)(acc *scale, const acc *sum_squares, double max_norm) {
-    GPU_TIMER(clip_factor, 4, 8);
-    LAUNCH(clip_factor, 1, 1, 0, scale, sum_squares, (float)max_norm);
+__global__ static void acc_from_bf16(acc *dst, const Bf16 *src, size_t n, bool wide) {
+    size_t i = thread_index() * VW;
+    if (i >= n) return;
+    float x[VW];
+    moment_load(x, src + i, n - i, wide);
+    acc_store(dst + i, x, n - i, wide);
 }
 
-__global__ static void clamp(acc *x, float lo, float hi, size_t n) {
+void FN(acc_from_bf16)(acc *dst, const void *src, size_t n) {
+    GPU_TIMER(acc_from_bf16, 0, 6 * n);
+    LAUNCH(acc_from_bf16, blocks_of(n), BLOCK, 0, dst, (const Bf16 *)src, n,
+           aligned16(dst) && aligned16(src));
+}
+
+__global__ static void bf16_from_acc(Bf16 *dst, const acc *src, size_t n) {
     size_t i = thread_index();
-    if (i < n) x[i].v = fminf(fmaxf(x[i].v, lo), hi);
+    if (i < n) dst[i].bits = __bfloat16_as_ushort(__float2bfloat16_rn(src[i].v));
 }
 
-void FN(clamp)(acc *x, double lo, double hi, size_t n) {
-    GPU_TIMER(clamp, 2 * n, 8 * n);
-    LAUNCH(clamp, div_up(n, BLOCK), BLOCK, 0, x, (float)lo, (float)hi, n);
+void FN(bf16_from_acc)(void *dst, const acc *src, size_t n) {
+    GPU_TIMER(bf16_from_acc, 0, 6 * n);
+    LAUNCH(bf16_from_acc, div_up(n, BLOCK), BLOCK, 0, (Bf16 *)dst, src, n);
 }
 
 __global__ static void __launch_bounds__(BLOCK)

@@ -1,33 +1,85 @@
 #include "kernels/ref/ref.h"
 
 #include <math.h>
+#include <string.h>
 
-void ref_sum_squares(acc *out, const acc *x, size_t n) {
+void ref_sum_squares(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
+                     const OptimGroup *group) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i].v * x[i].v;
+    for (const OptimChunk *c = chunk; c < chunk + count; c++)
+        for (size_t i = 0; group[c->group].trains && i < c->size; i++)
+            sum += g[c->weights + i].v * g[c->weights + i].v;
     out->v += sum;
 }
 
-void ref_adamw(acc *p, act *w, acc *g, acc *m, acc *v, const acc *grad_scale, const AdamW *o,
-               size_t n) {
-    double scale = grad_scale ? grad_scale->v : 1;
+static double from_bf16(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Cuts off the low half of a float after adding the noise. */
+static uint16_t bf16_at_random(double x, uint32_t noise) {
+    float f = (float)x;
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return (uint16_t)((u + noise) >> 16);
+}
+
+static uint32_t noise_at(uint64_t t, uint64_t i) {
+    uint32_t x = (uint32_t)i + 0x9E3779B9u * (uint32_t)t;
+    x = (x ^ x >> 16) * 0x85EBCA6Bu;
+    x = (x ^ x >> 13) * 0xC2B2AE35u;
+    return x ^ x >> 16;
+}
+
+static double moment_get(const void *m, Moments moments, size_t i) {
+    return moments == MOMENTS_BF16 ? from_bf16(((const uint16_t *)m)[i]) : ((const acc *)m)[i].v;
+}
+static void moment_set(void *m, Moments moments, size_t i, double x, uint32_t noise) {
+    if (moments == MOMENTS_BF16)
+        ((uint16_t *)m)[i] = bf16_at_random(x, noise);
+    else
+        ((acc *)m)[i].v = x;
+}
+
+void ref_adamw(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const OptimChunk *chunk,
+               size_t count, const OptimGroup *group, const AdamW *o, const acc *squares) {
+    double norm = sqrt(squares->v);
+    double scale = o->max_norm > 0 ? fmin(1, o->max_norm / (norm + 1e-6)) : 1;
+    for (const OptimChunk *c = chunk; c < chunk + count; c++)
+        for (size_t i = 0; i < c->size; i++) {
+            const OptimGroup *s = &group[c->group];
+            acc *q = &p[c->weights + i], *d = &g[c->weights + i];
+            size_t at = c->moments + i;
+            double grad = d->v * scale;
+            d->v = 0;
+            if (!s->trains || !isfinite(norm)) continue;
+            double first = o->beta1 * moment_get(m, moments, at) + (1 - o->beta1) * grad;
+            double second = o->beta2 * moment_get(v, moments, at) + (1 - o->beta2) * grad * grad;
+            q->v *= 1 - o->lr * s->weight_decay;
+            q->v -= o->lr / o->correction1 * first / (sqrt(second / o->correction2) + o->eps);
+            q->v = fmin(fmax(q->v, s->lo), s->hi);
+            if (w) w[c->weights + i].v = q->v;
+            uint32_t noise = noise_at(o->t, c->weights + i);
+            moment_set(m, moments, at, first, noise & 0xffff);
+            moment_set(v, moments, at, second, noise >> 16);
+        }
+}
+
+void ref_acc_from_bf16(acc *dst, const void *src, size_t n) {
+    for (size_t i = 0; i < n; i++) dst[i].v = from_bf16(((const uint16_t *)src)[i]);
+}
+
+void ref_bf16_from_acc(void *dst, const acc *src, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        double grad = g[i].v * scale;
-        m[i].v = o->beta1 * m[i].v + (1 - o->beta1) * grad;
-        v[i].v = o->beta2 * v[i].v + (1 - o->beta2) * grad * grad;
-        p[i].v *= 1 - o->lr * o->weight_decay;
-        p[i].v -= o->lr / o->correction1 * m[i].v / (sqrt(v[i].v) / sqrt(o->correction2) + o->eps);
-        if (w) w[i].v = p[i].v;
-        g[i].v = 0;
+        float f = (float)src[i].v;
+        uint32_t u;
+        memcpy(&u, &f, sizeof u);
+        ((uint16_t *)dst)[i] =
+            f != f ? (uint16_t)(u >> 16 | 0x40) : bf16_at_random(f, 0x7fff + (u >> 16 & 1));
     }
-}
-
-void ref_clip_factor(acc *scale, const acc *sum_squares, double max_norm) {
-    scale->v = fmin(1, max_norm / (sqrt(sum_squares->v) + 1e-6));
-}
-
-void ref_clamp(acc *x, double lo, double hi, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i].v = fmin(fmax(x[i].v, lo), hi);
 }
 
 void ref_axpy(acc *y, double alpha, const acc *x, size_t n) {

@@ -1,0 +1,40 @@
+/* cuda/queue: a stream a queue, pinned host memory, events as marks. */
+#include "kernels/cuda/cuda.cuh"
+
+void *FN(host_alloc)(size_t bytes) {
+    void *p = NULL;
+    device_stream();
+    CUDA(cudaHostAlloc(&p, size_max(bytes, 1), cudaHostAllocDefault));
+    return p;
+}
+
+void FN(host_release)(void *p) {
+    if (p) CUDA(cudaFreeHost(p));
+}
+
+void FN(upload_start)(Queue q, void *dst, const void *host, size_t bytes) {
+    if (bytes) CUDA(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, device_queue(q)));
+}
+
+void FN(download_start)(Queue q, void *host, const void *src, size_t bytes) {
+    if (bytes) CUDA(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, device_queue(q)));
+}
+
+Mark *FN(mark_new)(void) {
+    cudaEvent_t event;
+    device_stream();
+    CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    return (Mark *)event;
+}
+
+void FN(mark_free)(Mark *m) {
+    if (m) CUDA(cudaEventDestroy((cudaEvent_t)m));
+}
+
+void FN(mark_set)(Mark *m, Queue q) { CUDA(cudaEventRecord((cudaEvent_t)m, device_queue(q))); }
+
+void FN(queue_wait)(Queue q, Mark *m) {
+    CUDA(cudaStreamWaitEvent(device_queue(q), (cudaEvent_t)m, 0));
+}
+
+void FN(mark_wait)(Mark *m) { CUDA(cudaEventSynchronize((cudaEvent_t)m)); }
