@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,7 +138,7 @@ void captions_pick(Sample *s, CaptionPick pick, const uint64_t *draw, const char
 
 void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const char *text,
                         size_t n) {
-    if (pick == CAPTIONS_WHOLE || pick == CAPTIONS_ALL) {
+    if (pick == CAPTIONS_WHOLE || pick == CAPTIONS_ALL || pick == CAPTIONS_LABEL) {
         sample_set_text(s, text, n);
         return;
     }
@@ -159,6 +160,12 @@ void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const
 bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const json_t *value) {
     if (json_is_string(value)) {
         sample_set_text(s, json_string_value(value), json_string_length(value));
+        return true;
+    }
+    if (pick == CAPTIONS_LABEL && json_is_integer(value)) {
+        char digits[24];
+        int n = snprintf(digits, sizeof digits, "%lld", (long long)json_integer_value(value));
+        sample_set_text(s, digits, (size_t)n);
         return true;
     }
     if (!json_is_array(value)) return false;

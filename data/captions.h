@@ -20,6 +20,7 @@ typedef enum {
     CAPTIONS_FIRST,  /* the first one that is not blank */
     CAPTIONS_RANDOM, /* one by lot */
     CAPTIONS_ALL,    /* all of them, a line each */
+    CAPTIONS_LABEL,  /* the caption is a label: whole, and a JSON number serves as well */
 } CaptionPick;
 
 typedef struct CaptionKey {

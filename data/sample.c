@@ -33,8 +33,8 @@ bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err) {
     char text[16] = "", *end;
     if (n < sizeof text) memcpy(text, digits, n);
     long v = strtol(text, &end, 10);
-    if (end == text || end[strspn(end, " \r\n")] || v < 0 || v > INT32_MAX)
-        return error_set(err, "its .cls is no class number");
+    if (end == text || end[strspn(end, " \r\n")]) return true; /* a name */
+    if (v < 0 || v > INT32_MAX) return error_set(err, "its .cls is no class number");
     s->label = (int)v;
     return true;
 }

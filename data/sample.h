@@ -22,7 +22,7 @@ void sample_reset(Sample *s);
 /* Room for an image of n bytes, whose size becomes n once the caller has filled it. */
 uint8_t *sample_reserve_image(Sample *s, size_t n);
 void sample_set_text(Sample *s, const char *text, size_t n);
-/* The class number that a .cls member holds. */
+/* The class number that a .cls member holds; one that holds a name leaves the label as it is. */
 bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err);
 /* Nothing but white space. */
 bool text_is_blank(const char *text, size_t n);

@@ -147,7 +147,8 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
         add_row(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
                               t->need_text ? f[caption].text : NULL, -1, 0});
     }
-    if (t->need_text && o->captions != CAPTIONS_WHOLE) join_rows(t);
+    bool apart = o->captions == CAPTIONS_WHOLE || o->captions == CAPTIONS_LABEL;
+    if (t->need_text && !apart) join_rows(t);
     return why.text[0] == 0 || error_set(err, "%s: %s", path, why.text);
 }
 

@@ -1,30 +1,49 @@
 /* zeroshot: a classifier from class names and prompt templates (spec 10): per class, every
- * template's caption is encoded, normalised, averaged, normalised again. */
+ * template's caption is encoded, normalised, averaged, normalised again; and what it says of a data
+ * set, by all ranks. Called by `clipc eval zeroshot` and by training. */
 #ifndef EVAL_ZEROSHOT_H
 #define EVAL_ZEROSHOT_H
+#include "eval/classes.h"
 #include "eval/encoder.h"
 
-typedef struct ClassSet {
-    char **classes, **templates; /* a template holds {} (or {c}) where the class's name goes */
-    size_t count, template_count;
-} ClassSet;
+typedef struct Classifier {
+    size_t classes, dim, templates;
+    float *weights;   /* [classes,dim] */
+    float *of_single; /* [templates,classes,dim] of each template alone, or NULL */
+} Classifier;
 
-/* One JSON file {"classes": […], "templates": […]}; templates may be left out ("{}"). Dies on
- * anything else. */
-void class_set_load(ClassSet *s, const char *path);
-void class_set_free(ClassSet *s);
-/* weights[count,E]. */
-void zeroshot_weights(Encoder *e, const ClassSet *s, float *weights);
+/* Each rank encodes its share of the classes; then all have all. */
+void classifier_build(Classifier *w, Encoder *e, const Comm *c, const ClassSet *s,
+                      bool each_template);
+void classifier_free(Classifier *w);
 
-typedef struct ZeroshotResult {
-    size_t count;
-    double top1, top5,
-        mean_per_class; /* fractions; the last: mean of each occurring class's recall */
-} ZeroshotResult;
-/* images[n,E], labels[n] in 0…classes-1. */
-ZeroshotResult zeroshot_score(const Kernels *k, const float *images, const int *labels, size_t n,
-                              const float *weights, size_t classes, size_t E);
-/* Which class of s each class folder is: by name (case and '_' aside), or, where no name fits and
- * the numbers agree, by order. Dies naming a folder that is no class. map[folders]. */
-void zeroshot_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s);
+enum { ZEROSHOT_TOP = 5 };
+
+/* Of one image; classes by falling score, ties by lower number; -1 past the last class. */
+typedef struct Prediction {
+    uint64_t sample; /* its number in the data set */
+    int32_t label, top[ZEROSHOT_TOP];
+    float score; /* cosine of top[0] */
+} Prediction;
+
+typedef struct Predictions {
+    Prediction *list; /* [count] those that could be read, in stored order */
+    size_t count, bad;
+    bool finite;              /* no feature was a NaN or infinite */
+    size_t templates, *right; /* [templates] hits of each template alone; 0, NULL without them */
+    double seconds;
+} Predictions;
+
+/* Each rank predicts its share, whole batches of the data set's order; then every rank has all
+ * predictions. Nothing is counted twice; memory does not grow with the features. Dies at a label
+ * that is no class. */
+void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, const Labels *labels,
+                      const Classifier *w);
+void predictions_free(Predictions *p);
+
+/* Scores of images[n,dim] (host) under weights[classes,dim] into top and score of list[n]. */
+typedef struct Scorer Scorer;
+Scorer *scorer_new(const Kernels *k, const float *weights, size_t classes, size_t dim);
+void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list);
+void scorer_free(Scorer *s);
 #endif

@@ -2,9 +2,10 @@
 #include "tests/support.h"
 #include "eval/retrieval.h"
 #include "eval/search.h"
-#include "eval/zeroshot.h"
+#include "eval/zeroshot_report.h"
 #include "kernels/rng.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,23 +75,74 @@ static void test_search(void **state) {
     free(q);
 }
 
-static void test_zeroshot_score(void **state) {
+static void test_scorer(void **state) {
     (void)state;
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
     float weights[7 * 7] = {0};
     for (size_t c = 0; c < 7; c++) weights[c * 7 + c] = 1;
-    /* the score of class c is the image's c-th number */
-    float images[4 * 7] = {
-        9, 8, 7, 6, 5, 4, 3, /* label 0: first */
-        1, 2, 3, 4, 5, 6, 7, /* label 6: first */
-        9, 8, 7, 6, 5, 4, 3, /* label 4: fifth */
-        9, 8, 7, 6, 5, 4, 3, /* label 6: seventh */
+    /* the score of class c is the image's c-th number; ties go to the lower class */
+    float images[3 * 7] = {9, 8, 7, 6, 5, 4, 3, 1, 2, 3, 4, 5, 6, 7, 1, 1, 2, 2, 2, 2, 3};
+    static const int32_t want[3][5] = {{0, 1, 2, 3, 4}, {6, 5, 4, 3, 2}, {6, 2, 3, 4, 5}};
+    Prediction p[3];
+    Scorer *s = scorer_new(k, weights, 7, 7);
+    scorer_run(s, images, 3, p);
+    scorer_free(s);
+    for (size_t i = 0; i < 3; i++) assert_memory_equal(p[i].top, want[i], sizeof want[i]);
+    assert_near(p[0].score, 9, 0);
+    s = scorer_new(k, weights, 2, 7); /* fewer classes than places */
+    scorer_run(s, images, 3, p);
+    scorer_free(s);
+    assert_int_equal(p[1].top[0], 1);
+    assert_int_equal(p[1].top[2], -1);
+}
+
+static void test_report(void **state) {
+    (void)state;
+    Prediction list[] = {
+        {.label = 0, .top = {0, 1, 2, 3, 4}}, {.label = 6, .top = {6, 5, 4, 3, 2}},
+        {.label = 4, .top = {0, 1, 2, 3, 4}}, {.label = 6, .top = {0, 1, 2, 3, 4}},
+        {.label = 6, .top = {0, 6, 2, 3, 4}},
     };
-    int labels[] = {0, 6, 4, 6};
-    ZeroshotResult r = zeroshot_score(k, images, labels, 4, weights, 7, 7);
-    assert_near(r.top1, 0.5, 1e-12);
-    assert_near(r.top5, 0.75, 1e-12);
-    assert_near(r.mean_per_class, (1 + 0.5 + 0) / 3, 1e-12);
+    Predictions p = {.list = list, .count = COUNT(list)};
+    ZeroshotReport r;
+    zeroshot_report(&r, &p, 7);
+    assert_near(r.top1, 2.0 / 5, 1e-12);
+    assert_near(r.top5, 4.0 / 5, 1e-12);
+    assert_near(r.mean_per_class, (1 + 0 + 1.0 / 3) / 3, 1e-12);
+    assert_int_equal(r.occurring, 3);
+    assert_int_equal(r.worst_first[0], 4);
+    assert_int_equal(r.worst_first[1], 6);
+    assert_int_equal(r.worst_first[2], 0);
+    assert_int_equal(r.of_class[6].confused, 0);
+    assert_int_equal(r.of_class[6].confused_images, 2);
+    assert_int_equal(r.of_class[6].right5, 2);
+    assert_int_equal(r.of_class[0].confused, -1);
+    assert_int_equal(r.cell_count, 4);
+    assert_int_equal(r.confusion_count, 2);
+    assert_int_equal(r.confusions[0].truth, 6);
+    assert_int_equal(r.confusions[0].images, 2);
+    assert_int_equal(r.confusions[1].truth, 4);
+    /* plus four: hits + 2 of images + 4, of the three classes */
+    double v = 3.0 / 5 * 2 / 5 / 5 + 2.0 / 5 * 3 / 5 / 5 + 3.0 / 7 * 4 / 7 / 7;
+    assert_near(r.mean_interval.high - r.mean_per_class, 1.959963984540054 * sqrt(v) / 3, 1e-12);
+    assert_near(r.mean_interval.low, 0.4444444444444 - 1.959963984540054 * sqrt(v) / 3, 1e-9);
+    zeroshot_report_free(&r);
+}
+
+/* Values of SciPy's binomtest(…).proportion_ci(method="wilson"). */
+static void test_wilson(void **state) {
+    (void)state;
+    Interval i = interval_wilson(7, 10);
+    assert_near(i.low, 0.3967781, 1e-6);
+    assert_near(i.high, 0.8922087, 1e-6);
+    i = interval_wilson(0, 10);
+    assert_near(i.low, 0, 0);
+    assert_near(i.high, 0.2775328, 1e-6);
+    i = interval_wilson(10, 10);
+    assert_near(i.low, 1 - 0.2775328, 1e-6);
+    assert_near(i.high, 1, 0);
+    i = interval_wilson(0, 0);
+    assert_near(i.high - i.low, 1, 0);
 }
 
 static ClassSet load_classes(const char *json) {
@@ -106,42 +158,85 @@ static void load_and_free(void *json) {
     class_set_free(&s);
 }
 
+static void check_map(const ClassSet *s, const char *const *folders, size_t n, const int *want) {
+    int map[8];
+    class_set_map_folders(map, folders, n, s);
+    for (size_t i = 0; i < n; i++) assert_int_equal(map[i], want[i]);
+}
+#define MAPPED(s, n, a, b, x, y) check_map(s, (const char *const[]){a, b}, n, (const int[]){x, y})
+
 static void test_class_sets(void **state) {
     (void)state;
     ClassSet s = load_classes(
         "{\"classes\": [\"red fox\", \"Cat\"], \"templates\": [\"a {}.\", \"x {c}\"]}");
-    int map[2];
-    zeroshot_map_folders(map, (const char *const[]){"cat", "Red_Fox"}, 2, &s);
-    assert_int_equal(map[0], 1);
-    assert_int_equal(map[1], 0);
-    zeroshot_map_folders(map, (const char *const[]){"n01", "n02"}, 2, &s);
-    assert_int_equal(map[0], 0);
-    assert_int_equal(map[1], 1);
+    MAPPED(&s, 2, "cat", "Red_Fox", 1, 0);
+    MAPPED(&s, 1, "cat", "", 1, 0);    /* some of the classes */
+    MAPPED(&s, 2, "n01", "n02", 0, 1); /* nothing fits: in order */
+    MAPPED(&s, 1, "001", "", 1, 0);    /* by number */
+    char *caption = class_caption_of(&s, 0, 1);
+    assert_string_equal(caption, "x red fox");
+    free(caption);
+    class_set_free(&s);
+    s = load_classes("{\"classes\": [\"crane\", \"crane\", \"b\"], \"folders\": [\"n3\", "
+                     "\"n1\", \"n2\"]}");
+    MAPPED(&s, 2, "n1", "n2", 1, 2);
+    MAPPED(&s, 1, "b", "", 2, 0);
     class_set_free(&s);
     test_dies(load_and_free, "{\"classes\": []}", EXIT_ERROR, "classes");
     test_dies(load_and_free, "{\"classes\": [\"a\"], \"templates\": [\"no hole\"]}", EXIT_ERROR,
               "no hole");
     test_dies(load_and_free, "{\"classes\": [3]}", EXIT_ERROR, "no string");
     test_dies(load_and_free, "{\"classes\"", EXIT_ERROR, "classes.json");
+    test_dies(load_and_free, "{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\"]}", EXIT_ERROR,
+              "1 \"folders\" for 2 \"classes\"");
+    test_dies(load_and_free, "{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\", \"x\"]}",
+              EXIT_ERROR, "stands for two classes");
 }
 
-static void map_wrong(void *arg) {
-    (void)arg;
-    ClassSet s = load_classes("{\"classes\": [\"a\", \"b\"]}");
-    int map[2];
-    zeroshot_map_folders(map, (const char *const[]){"a", "dog"}, 2, &s);
+static void map_wrong(void *folders) {
+    ClassSet s = load_classes("{\"classes\": [\"a\", \"b\", \"a\"]}");
+    const char *const *list = folders;
+    size_t n = 0;
+    while (list[n]) n++;
+    int map[8];
+    class_set_map_folders(map, list, n, &s);
 }
 
-static void test_wrong_folder_is_named(void **state) {
+static void test_wrong_folders_are_named(void **state) {
     (void)state;
-    test_dies(map_wrong, NULL, EXIT_ERROR, "'dog'");
+    test_dies(map_wrong, (const char *[]){"b", "dog", NULL}, EXIT_ERROR,
+              "'dog' is none of the 3 classes");
+    test_dies(map_wrong, (const char *[]){"x", "y", NULL}, EXIT_ERROR, "no folder was matched");
+    test_dies(map_wrong, (const char *[]){"1", "2", "3", NULL}, EXIT_ERROR, "'3'");
+    test_dies(map_wrong, (const char *[]){"a", "b", NULL}, EXIT_ERROR, "more than once");
+}
+
+static void test_labels(void **state) {
+    (void)state;
+    ClassSet s = load_classes("{\"classes\": [\"zero\", \"Red Fox\", \"1\"], \"folders\": [\"n7\", "
+                              "\"n8\", \"n9\"]}");
+    Labels l = {.set = &s};
+    static const struct {
+        const char *text;
+        int want;
+    } cases[] = {{"2", 2},  {" 1\n", 1}, {"red_fox", 1}, {"n9", 2},
+                 {"3", -1}, {"fox", -1}, {"", -1}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        Sample sample = {.key = (char *)"k7", .text = (char *)cases[i].text, .label = -1};
+        Error err = {""};
+        assert_int_equal(labels_class(&l, &sample, &err), cases[i].want);
+        assert_true((cases[i].want < 0) == (strstr(err.text, "k7") != NULL));
+    }
+    class_set_free(&s);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ranks),      cmocka_unit_test(test_recall),
-        cmocka_unit_test(test_search),     cmocka_unit_test(test_zeroshot_score),
-        cmocka_unit_test(test_class_sets), cmocka_unit_test(test_wrong_folder_is_named),
+        cmocka_unit_test(test_search),     cmocka_unit_test(test_scorer),
+        cmocka_unit_test(test_report),     cmocka_unit_test(test_wilson),
+        cmocka_unit_test(test_class_sets), cmocka_unit_test(test_wrong_folders_are_named),
+        cmocka_unit_test(test_labels),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }

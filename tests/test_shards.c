@@ -224,9 +224,9 @@ static void test_json_and_labels(void **state) {
     Sample s = {.key = NULL};
     Error err;
     Dataset *d = open_it(path, &o);
-    const int labels[] = {7, 12};
+    const int labels[] = {7, 12, 0, -1}; /* "x": a name */
     for (size_t i = 0; i < 5; i++) {
-        if (i < 2) {
+        if (i < 2 || i == 3) {
             assert_true(dataset_read(d, i, &s, &err));
             assert_string_equal(s.text, "from txt");
             assert_int_equal(s.label, labels[i]);

@@ -1,0 +1,239 @@
+#include "eval/classes.h"
+
+#include "data/index.h"
+
+#include <ctype.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct ClassName {
+    char *name; /* as it is compared */
+    int class;
+} ClassName;
+
+/* ---- the file ---- */
+
+static char **string_array(const json_t *root, const char *key, size_t *count, const char *path) {
+    const json_t *array = json_object_get(root, key), *item;
+    if (!json_is_array(array) || !json_array_size(array))
+        die("%s: \"%s\" must be a list of strings with at least one", path, key);
+    *count = json_array_size(array);
+    char **out = xcalloc(*count, sizeof *out);
+    size_t i;
+    json_array_foreach(array, i, item) {
+        if (!json_is_string(item)) die("%s: \"%s\"[%zu] is no string", path, key, i);
+        out[i] = xstrdup(json_string_value(item));
+    }
+    return out;
+}
+
+/* Lower case, '_' as a blank: "Red_Fox" and "red fox" are one name. */
+static char *comparable(const char *name) {
+    char *out = xstrdup(name);
+    for (char *c = out; *c; c++) *c = *c == '_' ? ' ' : (char)tolower((unsigned char)*c);
+    return out;
+}
+
+static int compare_names(const void *a, const void *b) {
+    const ClassName *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : (x->class > y->class) - (x->class < y->class);
+}
+
+static ClassName *sorted_names(char *const *names, size_t n) {
+    ClassName *out = xcalloc(n, sizeof *out);
+    for (size_t i = 0; i < n; i++) out[i] = (ClassName){comparable(names[i]), (int)i};
+    qsort(out, n, sizeof *out, compare_names);
+    return out;
+}
+
+static const char *template_hole(const char *template, size_t *width) {
+    const char *hole = strstr(template, "{}");
+    *width = 2;
+    if (!hole) hole = strstr(template, "{c}"), *width = 3;
+    return hole;
+}
+
+void class_set_load(ClassSet *s, const char *path) {
+    json_error_t err;
+    json_t *root = json_load_file(path, 0, &err);
+    if (!root) die("%s: line %d: %s", path, err.line, err.text);
+    *s = (ClassSet){.path = xstrdup(path)};
+    s->classes = string_array(root, "classes", &s->count, path);
+    if (s->count > 10000000) die("%s: %zu classes", path, s->count);
+    if (json_object_get(root, "templates")) {
+        s->templates = string_array(root, "templates", &s->template_count, path);
+    } else {
+        s->templates = xcalloc(s->template_count = 1, sizeof *s->templates);
+        s->templates[0] = xstrdup("{}");
+    }
+    size_t width;
+    for (size_t i = 0; i < s->template_count; i++)
+        if (!template_hole(s->templates[i], &width))
+            die("%s: template \"%s\" has no {} for the class's name", path, s->templates[i]);
+    s->by_name = sorted_names(s->classes, s->count);
+    if (json_object_get(root, "folders")) {
+        size_t n;
+        s->folders = string_array(root, "folders", &n, path);
+        if (n != s->count)
+            die("%s: %zu \"folders\" for %zu \"classes\": each class needs its own", path, n,
+                s->count);
+        s->by_folder = sorted_names(s->folders, n);
+        for (size_t i = 1; i < n; i++)
+            if (!strcmp(s->by_folder[i - 1].name, s->by_folder[i].name))
+                die("%s: folder \"%s\" stands for two classes", path, s->by_folder[i].name);
+    }
+    json_decref(root);
+}
+
+static void free_strings(char **strings, size_t n) {
+    for (size_t i = 0; strings && i < n; i++) free(strings[i]);
+    free(strings);
+}
+
+static void free_names(ClassName *names, size_t n) {
+    for (size_t i = 0; names && i < n; i++) free(names[i].name);
+    free(names);
+}
+
+void class_set_free(ClassSet *s) {
+    free_strings(s->classes, s->count);
+    free_strings(s->folders, s->count);
+    free_strings(s->templates, s->template_count);
+    free_names(s->by_name, s->count);
+    free_names(s->by_folder, s->count);
+    free(s->path);
+    *s = (ClassSet){.count = 0};
+}
+
+static uint64_t hash_strings(uint64_t h, char *const *strings, size_t n) {
+    for (size_t i = 0; strings && i < n; i++) h = fnv_hash(h, strings[i], strlen(strings[i]) + 1);
+    return fnv_hash(h, &n, sizeof n);
+}
+
+uint64_t class_set_hash(const ClassSet *s) {
+    uint64_t h = hash_strings(FNV_START, s->classes, s->count);
+    h = hash_strings(h, s->folders, s->count);
+    return hash_strings(h, s->templates, s->template_count);
+}
+
+char *class_caption_of(const ClassSet *s, size_t c, size_t t) {
+    size_t width;
+    const char *template = s->templates[t], *hole = template_hole(template, &width);
+    return xasprintf("%.*s%s%s", (int)(hole - template), template, s->classes[c], hole + width);
+}
+
+/* ---- labels ---- */
+
+enum { NOT_FOUND = -1, AMBIGUOUS = -2 };
+
+static int find_name(const ClassName *names, size_t n, const char *label) {
+    char *wanted = comparable(label);
+    size_t lo = 0, hi = n;
+    while (lo < hi) { /* the first that is not less */
+        size_t mid = lo + (hi - lo) / 2;
+        if (strcmp(names[mid].name, wanted) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    int found = lo < n && !strcmp(names[lo].name, wanted) ? names[lo].class : NOT_FOUND;
+    if (found >= 0 && lo + 1 < n && !strcmp(names[lo + 1].name, wanted)) found = AMBIGUOUS;
+    free(wanted);
+    return found;
+}
+
+static bool is_number(const char *label) {
+    return *label && label[strspn(label, "0123456789")] == 0;
+}
+
+static int find_number(const ClassSet *s, const char *label) {
+    if (!is_number(label) || strlen(label) > 18) return NOT_FOUND;
+    unsigned long long i = strtoull(label, NULL, 10);
+    return i < s->count ? (int)i : NOT_FOUND;
+}
+
+typedef enum { BY_FOLDER, BY_NAME, BY_NUMBER, WAYS } Way;
+
+static int find_class(const ClassSet *s, Way way, const char *label) {
+    switch (way) {
+    case BY_FOLDER:
+        return s->by_folder ? find_name(s->by_folder, s->count, label) : NOT_FOUND;
+    case BY_NAME:
+        return find_name(s->by_name, s->count, label);
+    default:
+        return find_number(s, label);
+    }
+}
+
+void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s) {
+    static const char *const ways[WAYS] = {"\"folders\"", "name", "number"};
+    size_t best = 0, missing = 0, numbers = 0;
+    Way best_way = BY_NAME;
+    for (Way way = BY_FOLDER; way < WAYS; way++) {
+        size_t found = 0, first = n;
+        for (size_t f = 0; f < n; f++) {
+            map[f] = find_class(s, way, folders[f]);
+            if (map[f] == AMBIGUOUS)
+                die("class folder '%s': %s has that name more than once; give it \"folders\"",
+                    folders[f], s->path);
+            if (map[f] >= 0)
+                found++;
+            else if (first == n)
+                first = f;
+        }
+        if (found == n) return;
+        if (found > best || way == BY_FOLDER) best = found, best_way = way, missing = first;
+    }
+    for (size_t f = 0; f < n; f++) numbers += is_number(folders[f]);
+    if (best)
+        die("class folder '%s' is none of the %zu classes of %s (%zu of %zu folders were matched "
+            "by %s)",
+            folders[missing], s->count, s->path, best, n, ways[best_way]);
+    if (n != s->count || numbers == n)
+        die("class folder '%s' is none of the %zu classes of %s (no folder was matched: %zu "
+            "folders)",
+            folders[missing], s->count, s->path, n);
+    for (size_t f = 0; f < n; f++) map[f] = (int)f;
+}
+
+void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column) {
+    o->text_keys = keys;
+    o->json_text_key = NULL;
+    o->captions = CAPTIONS_LABEL;
+    o->csv_caption_key = column;
+    o->caption_template = NULL;
+}
+
+void labels_open(Labels *l, const ClassSet *s, const Dataset *d) {
+    const char *const *folders;
+    size_t n = dataset_classes(d, &folders);
+    *l = (Labels){.set = s};
+    if (!n) return;
+    l->folder = xcalloc(n, sizeof *l->folder);
+    class_set_map_folders(l->folder, folders, n, s);
+}
+
+void labels_free(Labels *l) { free(l->folder); }
+
+int labels_class(const Labels *l, const Sample *s, Error *err) {
+    if (l->folder && s->label >= 0) return l->folder[s->label];
+    const char *text = s->text ? s->text + strspn(s->text, " \t\r\n") : "";
+    size_t length = strlen(text);
+    while (length && strchr(" \t\r\n", text[length - 1])) length--;
+    char *label = xasprintf("%.*s", (int)size_min(length, 1000), text);
+    int found = NOT_FOUND;
+    static const Way order[] = {BY_NUMBER, BY_FOLDER, BY_NAME};
+    for (size_t i = 0; i < COUNT(order) && found == NOT_FOUND; i++)
+        found = find_class(l->set, order[i], label);
+    if (found == AMBIGUOUS)
+        error_set(err, "%.200s: label \"%.60s\": %.120s has that name more than once", s->key,
+                  label, l->set->path);
+    else if (found < 0)
+        error_set(err, "%.200s: label \"%.60s\" is none of the %zu classes of %.120s", s->key,
+                  label, l->set->count, l->set->path);
+    free(label);
+    return found < 0 ? -1 : found;
+}

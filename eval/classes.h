@@ -1,0 +1,45 @@
+/* classes: the classes of a zero-shot task (names, prompt templates, perhaps the folders' names)
+ * and how labels of data name them. Called by eval/zeroshot* and `clipc eval zeroshot`. */
+#ifndef EVAL_CLASSES_H
+#define EVAL_CLASSES_H
+#include "data/shards.h"
+
+typedef struct ClassSet {
+    char *path;       /* of its file, for messages */
+    char **classes;   /* [count] */
+    char **folders;   /* [count] such as ImageNet's synset ids; NULL: none given */
+    char **templates; /* a template holds {} (or {c}) where the class's name goes */
+    size_t count, template_count;
+    struct ClassName *by_name, *by_folder; /* [count] sorted, for look-up */
+} ClassSet;
+
+/* One JSON file {"classes": […], "templates": […], "folders": […]}; templates may be left out
+ * ("{}"), folders too. Dies on anything else. */
+void class_set_load(ClassSet *s, const char *path);
+void class_set_free(ClassSet *s);
+/* Of everything in it: ranks compare theirs. */
+uint64_t class_set_hash(const ClassSet *s);
+/* The caption of class c under template t, malloc'd. */
+char *class_caption_of(const ClassSet *s, size_t c, size_t t);
+
+/* Which class each class folder is. All folders are named in one way: by `folders`, by the class's
+ * name (letters in any case, '_' as a blank), by its number from 0; or, where no name fits and the
+ * numbers agree, they stand in the order of the classes. Some of the classes may be missing. Dies
+ * naming a folder that is no class. map[n]. */
+void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s);
+
+/* The labels of a data set. */
+typedef struct Labels {
+    const ClassSet *set;
+    int *folder; /* of class folders: their classes, by Sample.label; NULL: labels are texts */
+} Labels;
+/* Options for a data set whose captions are its labels: members by `keys` ("cls;json.label"), the
+ * column `column` of a table. */
+void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column);
+/* Dies where class folders do not fit. */
+void labels_open(Labels *l, const ClassSet *s, const Dataset *d);
+void labels_free(Labels *l);
+/* The class of a sample of that data set: a number counts classes from 0, other texts are names as
+ * of folders. -1 with a line where it is none. Thread-safe. */
+int labels_class(const Labels *l, const Sample *s, Error *err);
+#endif

@@ -1,0 +1,49 @@
+/* zeroshot_report: predictions → accuracies with their intervals, classes, confusions; as a page
+ * for people (zeroshot_html.c). Called by `clipc eval zeroshot` and by training. */
+#ifndef EVAL_ZEROSHOT_REPORT_H
+#define EVAL_ZEROSHOT_REPORT_H
+#include "eval/zeroshot.h"
+
+typedef struct Interval {
+    double low, high;
+} Interval;
+
+/* Wilson's score interval of a proportion at 95 %: right of n; 0 … 1 of nothing. (E. B. Wilson,
+ * Probable inference, the law of succession, and statistical inference, 1927.) */
+Interval interval_wilson(size_t right, size_t n);
+
+typedef struct ClassReport {
+    size_t images, right, right5; /* right5: among the first five */
+    int confused;                 /* the wrong class it is most often taken for; -1: none */
+    size_t confused_images;
+} ClassReport;
+
+/* Images of class `truth` that were taken for class `predicted`. */
+typedef struct Cell {
+    int truth, predicted;
+    size_t images;
+} Cell;
+
+typedef struct ZeroshotReport {
+    size_t images, classes, occurring; /* occurring: classes that have an image */
+    double top1, top5, mean_per_class; /* fractions; the last: mean recall of occurring classes */
+    /* 95 %: Wilson's; of the mean: normal, each class's variance that of (right + 2) of (images +
+     * 4), so that a class without a miss does not count as certain */
+    Interval top1_interval, top5_interval, mean_interval;
+    ClassReport *of_class; /* [classes] */
+    int *worst_first; /* [occurring] by rising recall, then by falling images, then by number */
+    Cell *cells;      /* [cell_count] of the confusion matrix that are not 0, row by row */
+    size_t cell_count;
+    Cell *confusions; /* [confusion_count] those off the diagonal, most images first */
+    size_t confusion_count;
+} ZeroshotReport;
+
+void zeroshot_report(ZeroshotReport *r, const Predictions *p, size_t classes);
+void zeroshot_report_free(ZeroshotReport *r);
+
+/* One self-contained HTML page: the numbers, the confusion matrix, the classes, pictures of the
+ * most frequent confusions (read from d again), templates. title: what was evaluated. False: err
+ * says why. */
+bool zeroshot_write_html(const char *path, const char *title, const ZeroshotReport *r,
+                         const Predictions *p, const ClassSet *s, Dataset *d, Error *err);
+#endif

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# `clipc eval zeroshot` as a user drives it: every way to store labelled pictures, on one and three ranks, and what is refused.
+# Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/zeroshot.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+export XDG_CACHE_HOME=$dir/cache
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+skip() { # name, reason
+    echo "SKIP: $1: $2"
+    echo "[  SKIPPED ] $1"
+}
+zeroshot() {
+    "$clipc" eval zeroshot --checkpoint $golden --vocab $golden/vocab.txt --precision fp32 --classes "$dir/classes.json" "$@"
+}
+# The command must exit with $1, say $2, in at most 5 lines.
+refused() {
+    local code=$1 words=$2 got=0
+    shift 2
+    "$@" >"$dir/out" 2>&1 || got=$?
+    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out" || [ "$(wc -l <"$dir/out")" -gt 5 ]; then
+        echo "exit $got (wanted $code), wanted '$words', got:"
+        cat "$dir/out"
+        return 1
+    fi
+}
+# All but how fast it was.
+numbers() { # name, options
+    local name=$1
+    shift
+    zeroshot "$@" --json >"$dir/raw" || return 1
+    sed 's/, "images_per_s": [^,]*//' "$dir/raw" >"$dir/$name.json"
+}
+same_as_table() { # the same pictures and labels, stored in another way
+    numbers other --data "$@" && cmp "$dir/table.json" "$dir/other.json"
+}
+
+colours=(red green blue yellow black white orange purple)
+cat >"$dir/classes.json" <<'J'
+{"classes": ["red", "green", "blue", "yellow", "black", "white", "orange", "purple"],
+ "folders": ["n03", "n04", "n01", "n02", "n08", "n07", "n06", "n05"],
+ "templates": ["a {} circle.", "The {} square on grey."]}
+J
+synsets=(n03 n04 n01 n02 n08 n07 n06 n05)
+printf 'filepath\tclass\n' >"$dir/table.tsv"
+printf 'where,what\n' >"$dir/table.csv"
+mkdir "$dir/shards"
+for i in $(seq 0 23); do
+    p=$golden/$(printf %02d.jpg "$i") c=$((i / 3)) k=$(printf '%s/shards/%02d' "$dir" "$i")
+    for set in name:${colours[c]^} synset:${synsets[c]} number:$(printf %04d $c); do
+        mkdir -p "$dir/${set/://}" && cp "$p" "$dir/${set/://}/"
+    done
+    printf '%s\t%s\n' "$PWD/$p" "${colours[c]}" >>"$dir/table.tsv"
+    printf '%s,%s\n' "$PWD/$p" "$c" >>"$dir/table.csv"
+    cp "$p" "$k.jpg"
+    echo "$c" >"$k.cls"
+    echo "${synsets[c]}" >"$k.name"
+    printf '{"meta": {"label": %d}, "class": "%s"}' $c "${colours[c]}" >"$k.json"
+done
+(cd "$dir/shards" && tar cf ../set.tar --sort=name --owner=0 --group=0 .)
+
+table() {
+    numbers table --data "$dir/table.tsv" && grep -q '"images": 24, "bad": 0, "unlabelled": 0, "classes": 8, "occurring_classes": 8' "$dir/table.json" &&
+        same_as_table "$dir/table.csv" --csv-img-key where --csv-label-key what
+}
+shards() {
+    same_as_table "$dir/set.tar" && same_as_table "$dir/set.tar" --label-key name && same_as_table "$dir/set.tar" --label-key json.class &&
+        same_as_table "$dir/set.tar" --label-key 'none;json.meta.label'
+}
+# folders are read in their own order: the sums are the same, and so are the classes' numbers
+folders() {
+    local want got way
+    want=$(grep -o '"per_class": \[.*\]' "$dir/table.json")
+    for way in name synset number; do
+        numbers "$way" --data "$dir/$way" || return 1
+        got=$(grep -o '"per_class": \[.*\]' "$dir/$way.json")
+        [ "$want" = "$got" ] || { echo "$way: $got"; return 1; }
+    done
+}
+some_folders() { # half of the classes, the rest is still chosen from
+    mkdir "$dir/some" && cp -r "$dir"/synset/n0[5-8] "$dir/some/" && numbers some --data "$dir/some" &&
+        grep -q '"images": 12, "bad": 0, "unlabelled": 0, "classes": 8, "occurring_classes": 4' "$dir/some.json" || return 1
+    local line
+    for line in purple orange white black; do
+        [ "$(grep -o "\"class\": \"$line\", \"index\": [0-9], \"images\": 3, \"recall\": [0-9.]*" "$dir/some.json")" = \
+            "$(grep -o "\"class\": \"$line\", \"index\": [0-9], \"images\": 3, \"recall\": [0-9.]*" "$dir/table.json")" ] || return 1
+    done
+}
+ranks() {
+    local run="mpirun --allow-run-as-root --oversubscribe --bind-to none -np 3"
+    $run env OMP_NUM_THREADS=1 "$clipc" eval zeroshot --checkpoint $golden --vocab $golden/vocab.txt --precision fp32 --batch-size 5 \
+        --classes "$dir/classes.json" --data "$dir/table.tsv" --per-template --json 2>"$dir/err" |
+        sed 's/, "images_per_s": [^,]*//' >"$dir/three.json"
+    numbers one --data "$dir/table.tsv" --per-template --batch-size 5 && cmp "$dir/one.json" "$dir/three.json" || { cat "$dir/err"; return 1; }
+}
+unreadable() { # left out and counted
+    cp -r "$dir/name" "$dir/broken" && echo no >"$dir/broken/Red/00.jpg" && numbers broken --data "$dir/broken" 2>"$dir/err" &&
+        grep -q '"images": 23, "bad": 1' "$dir/broken.json" && grep -q 00.jpg "$dir/err"
+}
+for_people() {
+    zeroshot --data "$dir/name" --per-template --html "$dir/page.html" --rows 3 >"$dir/out" &&
+        grep -q '^24 images, 8 classes, 2 templates: top-1 ' "$dir/out" && grep -q '^95 % confidence' "$dir/out" &&
+        grep -q 'a {} circle.$' "$dir/out" && grep -q 'data:image/jpeg;base64,' "$dir/page.html" && [ "$(wc -l <"$dir/out")" = 17 ]
+}
+wrong_classes() { # 999 names for 1,000 folders
+    local few="$dir/few.json"
+    echo '{"classes": ["red", "green", "blue", "yellow", "black", "white", "orange"]}' >"$few"
+    refused 1 "class folder 'Purple' is none of the 7 classes of $few (7 of 8 folders were matched by name)" zeroshot --data "$dir/name" --classes "$few" &&
+        refused 1 "class folder 'n01' is none of the 7 classes" zeroshot --data "$dir/synset" --classes "$few" &&
+        refused 1 "class folder '0007' is none of the 7 classes" zeroshot --data "$dir/number" --classes "$few" &&
+        refused 1 "label \"purple\" is none of the 7 classes" zeroshot --data "$dir/table.tsv" --classes "$few" &&
+        refused 1 "label \"7\" is none of the 7 classes" zeroshot --data "$dir/set.tar" --classes "$few" &&
+        refused 1 "no usable sample" zeroshot --data "$dir/set.tar" --label-key nothing &&
+        refused 1 'no column "class"' zeroshot --data "$dir/table.csv" --csv-img-key where &&
+        refused 2 "--classes is missing" "$clipc" eval zeroshot --checkpoint $golden --data "$dir/name" &&
+        refused 1 "$dir/no.json" zeroshot --data "$dir/name" --classes "$dir/no.json"
+}
+
+check table table
+check shards shards
+check folders folders
+check some_folders some_folders
+if command -v mpirun >/dev/null && mpirun --allow-run-as-root -np 1 true 2>/dev/null; then check ranks ranks; else skip ranks "no mpirun"; fi
+check unreadable unreadable
+check for_people for_people
+check wrong_classes wrong_classes
+exit $failed
