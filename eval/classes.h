@@ -33,6 +33,9 @@ typedef struct Labels {
     const ClassSet *set;
     int *folder; /* of class folders: their classes, by Sample.label; NULL: labels are texts */
 } Labels;
+/* Where labels are unless it is said. */
+#define LABEL_KEYS "cls;json.label"
+#define LABEL_COLUMN "class"
 /* Options for a data set whose captions are its labels: members by `keys` ("cls;json.label"), the
  * column `column` of a table. */
 void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column);

@@ -128,12 +128,53 @@ wrong_classes() { # 999 names for 1,000 folders
         refused 1 "$dir/no.json" zeroshot --data "$dir/name" --classes "$dir/no.json"
 }
 
+# 24 pairs, 6 steps an epoch with a global batch of 4
+train() { # name, options…
+    local name=$1
+    shift
+    OMP_NUM_THREADS=1 ${launcher:-} "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+        --precision fp32 --epochs 3 --warmup 3 --lr 1e-3 --eps 1e-4 --workers 1 --logs "$dir" --name "$name" \
+        --imagenet-val "$dir/table.tsv" --zeroshot-classes "$dir/classes.json" "$@" 2>"$dir/stderr"
+}
+measured() { # run: its measurements, without speeds
+    grep -h imagenet-zeroshot "$dir/$1/metrics.jsonl"
+}
+in_training() { # after steps 4, 8, … and epochs; the last is what the command says of the checkpoint
+    train inside --zeroshot-frequency 1 --zeroshot-frequency-steps 4 || { cat "$dir/stderr"; return 1; }
+    [ "$(measured inside | grep -o '"step": [0-9]*' | tr -dc '0-9\n' | tr '\n' ' ')" = "4 6 8 12 16 18 " ] || { measured inside; return 1; }
+    [ "$(measured inside | sort -u -k3 | wc -l)" -gt 1 ] || { echo "always the same"; return 1; }
+    zeroshot --checkpoint "$dir/inside/checkpoints/latest" --data "$dir/table.tsv" --json >"$dir/raw" || return 1
+    local last=($(measured inside | tail -1 | grep -oE 'val-[a-z0-9_]*": [0-9.]+' | sed 's/.*: //'))
+    local want=($(grep -oE '"(top1|top5|mean_per_class_recall)": [0-9.]+' "$dir/raw" | sed 's/.*: //' | head -3))
+    [ ${#want[@]} = 3 ] || return 1
+    for i in 0 1 2; do awk -v a="${last[i]}" -v b="${want[i]}" 'BEGIN {exit !(a - b < 1e-8 && b - a < 1e-8)}' || { measured inside; cat "$dir/raw"; return 1; }; done
+}
+in_training_over_ranks() { # two ranks of half the batch measure the same
+    launcher="mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2" train two --zeroshot-frequency-steps 6 --batch-size 2 ||
+        { cat "$dir/stderr"; return 1; }
+    train one --zeroshot-frequency-steps 6 && [ "$(measured two | wc -l)" = 3 ] && diff <(measured one) <(measured two)
+}
+in_training_refused() { # before the first step
+    local few="$dir/few.json"
+    ! train no_data --imagenet-val "$dir/no" && grep -q -- "--imagenet-val $dir/no: " "$dir/stderr" &&
+        ! train no_folder --imagenet-val "$dir/name" --zeroshot-classes "$few" && grep -q "class folder 'Purple' is none" "$dir/stderr" &&
+        [ ! -e "$dir/no_folder/metrics.jsonl" ]
+}
+
 check table table
 check shards shards
 check folders folders
 check some_folders some_folders
-if command -v mpirun >/dev/null && mpirun --allow-run-as-root -np 1 true 2>/dev/null; then check ranks ranks; else skip ranks "no mpirun"; fi
+if command -v mpirun >/dev/null && mpirun --allow-run-as-root -np 1 true 2>/dev/null; then
+    check ranks ranks
+    check in_training_over_ranks in_training_over_ranks
+else
+    skip ranks "no mpirun"
+    skip in_training_over_ranks "no mpirun"
+fi
 check unreadable unreadable
 check for_people for_people
 check wrong_classes wrong_classes
+check in_training in_training
+check in_training_refused in_training_refused
 exit $failed

@@ -11,7 +11,7 @@ static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;
 static CommOptions comm = COMM_DEFAULTS;
 static const char *data, *classes_file, *html;
-static const char *label_keys = "cls;json.label", *label_column = "class";
+static const char *label_keys = LABEL_KEYS, *label_column = LABEL_COLUMN;
 static bool json, per_template;
 static int64_t rows = 10;
 

@@ -14,7 +14,8 @@ typedef struct TrainOptions {
     bool shuffle;
     double max_bad;
     /* what is measured in between */
-    const char *val_data, *best_metric;
+    const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;
+    int64_t zeroshot_frequency, zeroshot_frequency_steps;
     int64_t val_frequency, early_stopping_patience;
     bool save_best;
     /* augmentation */

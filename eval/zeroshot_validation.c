@@ -1,0 +1,87 @@
+#include "eval/zeroshot_validation.h"
+
+#include "eval/zeroshot_report.h"
+#include "train/agree.h"
+#include "train/train_options.h"
+
+#include <stdlib.h>
+
+#define PREFIX "val/imagenet-zeroshot-val-"
+
+typedef struct Task {
+    ClassSet set;
+    Dataset *data;
+    Labels labels;
+    Encoder *encoder;
+} Task;
+
+static bool task_wanted(void) { return train_options.imagenet_val != NULL; }
+
+static bool task_due(const TrainState *s) {
+    uint64_t steps = (uint64_t)train_options.zeroshot_frequency_steps,
+             epochs = (uint64_t)train_options.zeroshot_frequency;
+    return (steps && s->step % steps == 0) ||
+           (epochs && s->position == 0 && s->epoch % epochs == 0);
+}
+
+static char *classes_path(void) {
+    if (train_options.zeroshot_classes) return xstrdup(train_options.zeroshot_classes);
+    char *path = find_resource("build/zeroshot/imagenet.json");
+    if (!path) path = find_resource("zeroshot/imagenet.json");
+    if (!path)
+        die("--imagenet-val: no class file: `make zeroshot-sets` fetches ImageNet's to "
+            "build/zeroshot/imagenet.json, or name one with --zeroshot-classes");
+    return path;
+}
+
+static void *task_open(const TrainView *v) {
+    Task *t = xcalloc(1, sizeof *t);
+    DatasetOptions o = v->dataset;
+    Error err;
+    labels_dataset_options(&o, LABEL_KEYS, LABEL_COLUMN);
+    comm_rank0_begin(v->comm);
+    char *path = classes_path();
+    class_set_load(&t->set, path);
+    t->data = dataset_open(train_options.imagenet_val, &o, &err);
+    if (!t->data) die("--imagenet-val %s: %s", train_options.imagenet_val, err.text);
+    labels_open(&t->labels, &t->set, t->data);
+    comm_rank0_end(v->comm);
+    free(path);
+    agree_on(v->comm, "--zeroshot-classes", class_set_hash(&t->set));
+    agree_on(v->comm, "--imagenet-val (samples)", dataset_count(t->data));
+    t->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->bpe, v->batch);
+    return t;
+}
+
+static void task_run(void *self, const TrainView *v, Metrics *m) {
+    Task *t = self;
+    Classifier w;
+    Predictions p;
+    ZeroshotReport r;
+    classifier_build(&w, t->encoder, v->comm, &t->set, false);
+    zeroshot_predict(&p, t->encoder, v->comm, t->data, &t->labels, &w);
+    if (!p.count)
+        comm_die(v->comm, "--imagenet-val %s: no readable image", train_options.imagenet_val);
+    zeroshot_report(&r, &p, t->set.count);
+    metrics_add(m, PREFIX "top1", r.top1, false);
+    metrics_add(m, PREFIX "top5", r.top5, false);
+    metrics_add(m, PREFIX "mean_per_class_recall", r.mean_per_class, false);
+    zeroshot_report_free(&r);
+    predictions_free(&p);
+    classifier_free(&w);
+}
+
+static void task_close(void *self) {
+    Task *t = self;
+    encoder_close(t->encoder);
+    labels_free(&t->labels);
+    dataset_close(t->data);
+    class_set_free(&t->set);
+    free(t);
+}
+
+const Validator validation_zeroshot = {.wanted = task_wanted,
+                                       .open = task_open,
+                                       .due = task_due,
+                                       .run = task_run,
+                                       .close = task_close};
