@@ -1,29 +1,49 @@
 #include "data/tensorfile.h"
 
+#include "data/torchfile.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct TensorPart {
     char *path;
+    bool is_torch;
     Safetensors st;
+    TorchFile torch;
 };
+
+/* A PyTorch file by its first bytes; anything else is taken for safetensors. */
+static bool looks_like_torch(const char *path) {
+    unsigned char first[4];
+    FILE *f = fopen(path, "rb");
+    if (!f) return false;
+    size_t n = fread(first, 1, sizeof first, f);
+    fclose(f);
+    return torchfile_is(first, n);
+}
 
 static bool open_part(TensorFile *f, const char *path, Error *err) {
     f->parts = xrealloc(f->parts, (f->part_count + 1) * sizeof *f->parts);
     struct TensorPart *p = &f->parts[f->part_count];
-    *p = (struct TensorPart){0};
-    if (!safetensors_open(&p->st, path, err)) return false;
+    *p = (struct TensorPart){.is_torch = looks_like_torch(path)};
+    if (p->is_torch ? !torchfile_open(&p->torch, path, err) : !safetensors_open(&p->st, path, err))
+        return false;
+    const Tensor *tensors = p->is_torch ? p->torch.tensors : p->st.tensors;
+    size_t count = p->is_torch ? p->torch.count : p->st.count;
     p->path = xstrdup(path);
     f->part_count++;
-    f->bytes += p->st.map.size;
-    f->tensors = xrealloc(f->tensors, (f->count + p->st.count) * sizeof *f->tensors);
-    if (p->st.count) memcpy(f->tensors + f->count, p->st.tensors, p->st.count * sizeof *f->tensors);
-    f->count += p->st.count;
+    f->bytes += p->is_torch ? p->torch.map.size : p->st.map.size;
+    f->tensors = xrealloc(f->tensors, (f->count + count + 1) * sizeof *f->tensors);
+    if (count) memcpy(f->tensors + f->count, tensors, count * sizeof *f->tensors);
+    f->count += count;
     return true;
 }
 
-static const Tensor *part_find(const struct TensorPart *p, const char *name) {
-    return safetensors_find(&p->st, name);
+static bool part_has(const struct TensorPart *p, const char *name) {
+    if (!p->is_torch) return safetensors_find(&p->st, name) != NULL;
+    for (size_t i = 0; i < p->torch.count; i++)
+        if (!strcmp(p->torch.tensors[i].name, name)) return true;
+    return false;
 }
 
 static bool open_indexed(TensorFile *f, const char *path, const TensorIndex *x, Error *err) {
@@ -36,7 +56,7 @@ static bool open_indexed(TensorFile *f, const char *path, const TensorIndex *x, 
         if (!ok) return false;
     }
     for (size_t i = 0; i < x->count; i++)
-        if (!part_find(&f->parts[x->file_of[i]], x->tensors[i]))
+        if (!part_has(&f->parts[x->file_of[i]], x->tensors[i]))
             return error_set(err, "%.200s: %.100s is not in %.100s as it says", path, x->tensors[i],
                              x->files[x->file_of[i]]);
     return true;
@@ -67,15 +87,20 @@ bool tensorfile_open(TensorFile *f, const char *path, Error *err) {
 bool tensorfile_verify(const TensorFile *f, Error *err) {
     for (size_t i = 0; i < f->part_count; i++) {
         Error inner;
-        if (!safetensors_verify(&f->parts[i].st, &inner))
-            return error_set(err, "%.200s: %.300s", f->parts[i].path, inner.text);
+        const struct TensorPart *p = &f->parts[i];
+        if (p->is_torch ? !torchfile_verify(&p->torch, &inner)
+                        : !safetensors_verify(&p->st, &inner))
+            return error_set(err, "%.200s: %.300s", p->path, inner.text);
     }
     return true;
 }
 
 void tensorfile_close(TensorFile *f) {
     for (size_t i = 0; i < f->part_count; i++) {
-        safetensors_close(&f->parts[i].st);
+        if (f->parts[i].is_torch)
+            torchfile_close(&f->parts[i].torch);
+        else
+            safetensors_close(&f->parts[i].st);
         free(f->parts[i].path);
     }
     free(f->parts);

@@ -1,5 +1,5 @@
-/* tensorfile: named tensors of one checkpoint file, told by its first bytes: safetensors, or a
- * JSON index over several safetensors or PyTorch files (Hugging Face's `*.index.json`). */
+/* tensorfile: named tensors of one checkpoint file: safetensors or PyTorch's, told by their first
+ * bytes, or a JSON index over several of them (Hugging Face's `*.index.json`). */
 #ifndef DATA_TENSORFILE_H
 #define DATA_TENSORFILE_H
 #include "data/safetensors.h"

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define GOLDEN "tests/golden/formats/"
 #define MODEL GOLDEN "model.json"
@@ -21,9 +22,11 @@
 static const struct {
     const char *path, *model;
 } formats[] = {
-    {GOLDEN "open_clip", NULL}, {GOLDEN "prefixed_f16.safetensors", MODEL},
-    {GOLDEN "hf", NULL},        {GOLDEN "hf/model.safetensors", NULL},
-    {GOLDEN "hf_parts", NULL},
+    {GOLDEN "open_clip", NULL},    {GOLDEN "prefixed_f16.safetensors", MODEL},
+    {GOLDEN "hf", NULL},           {GOLDEN "hf/model.safetensors", NULL},
+    {GOLDEN "hf_parts", NULL},     {GOLDEN "plain.pt", MODEL},
+    {GOLDEN "training.pt", MODEL}, {GOLDEN "strided.pt", MODEL},
+    {GOLDEN "script.pt", MODEL},
 };
 
 /* Both streams of the program; it must end with `want`. */
@@ -193,6 +196,16 @@ static void test_hf_config(void **state) {
     free(again);
     clip_config_free(&c);
     clip_config_free(&d);
+    static const char narrow[] = "{\"model_type\": \"clip\", \"vision_config\": "
+                                 "{\"intermediate_size\": 32}}"; /* 32 / 768 has no end */
+    if (!clip_config_parse(&c, "narrow", narrow, strlen(narrow), &err)) fail_msg("%s", err.text);
+    again = clip_config_to_json(&c);
+    if (!clip_config_parse(&d, "again", again, strlen(again), &err)) fail_msg("%s", err.text);
+    assert_int_equal(c.image.mlp, 32);
+    assert_int_equal(d.image.mlp, 32);
+    free(again);
+    clip_config_free(&c);
+    clip_config_free(&d);
     static const char dict[] = "{\"text_config_dict\": {\"hidden_act\": \"gelu\", \"hidden_size\": "
                                "64}, \"vision_config_dict\": {\"hidden_act\": \"gelu\"}, "
                                "\"text_config\": {\"hidden_size\": 128}}";
@@ -298,8 +311,9 @@ static void cut_everywhere(const char *golden, const char *model) {
     char *bytes = test_read_file(golden, &n);
     const char *path = test_path("cut");
     count = 0;
-    for (size_t cut = 0; cut < n; cut++) {
-        test_write_file(path, bytes, cut);
+    test_write_file(path, bytes, n);
+    for (size_t cut = n; cut-- > 0;) {
+        assert_int_equal(truncate(path, (off_t)cut), 0);
         Weights w;
         Error err = {""};
         bool ok = weights_open(&w, path, &err);
@@ -319,6 +333,26 @@ static void cut_everywhere(const char *golden, const char *model) {
 static void test_truncated_anywhere(void **state) {
     (void)state;
     cut_everywhere(GOLDEN "prefixed_f16.safetensors", MODEL);
+    cut_everywhere(GOLDEN "strided.pt", MODEL);
+    cut_everywhere(GOLDEN "script.pt", MODEL);
+}
+
+/* One changed bit in a tensor's bytes, in each format that has checksums. */
+static void test_changed_bytes(void **state) {
+    (void)state;
+    size_t n;
+    char *bytes = test_read_file(GOLDEN "plain.pt", &n);
+    static const float one = 0.5f;
+    char *at = memmem(bytes + 8192, n - 8192, &one, 4);
+    assert_non_null(at);
+    at[1] ^= 4;
+    const char *path = test_path("changed.pt");
+    test_write_file(path, bytes, n);
+    free(bytes);
+    Weights w;
+    Error err;
+    assert_false(weights_open(&w, path, &err));
+    says(err.text, "damaged: plain/data/");
 }
 
 int main(void) {
@@ -332,6 +366,7 @@ int main(void) {
         cmocka_unit_test(test_preprocessor),
         cmocka_unit_test(test_index),
         cmocka_unit_test(test_truncated_anywhere),
+        cmocka_unit_test(test_changed_bytes),
     };
     return cmocka_run_group_tests_name("formats", tests, NULL, NULL);
 }

@@ -42,11 +42,14 @@ static const char *activation(const Section *s, Error *err) {
     return NULL;
 }
 
-/* A ratio that open_clip's rule, int(width × ratio), turns into exactly this hidden width. */
+/* A ratio that open_clip's rule, int(width × ratio), turns into exactly this hidden width, also
+ * when its last digits are lost on the way through a file. */
 static double ratio_of(json_int_t hidden, json_int_t width) {
-    double ratio = (double)hidden / (double)width;
-    if ((json_int_t)((double)width * ratio) < hidden) ratio = nextafter(ratio, INFINITY);
-    return ratio;
+    char digits[32];
+    snprintf(digits, sizeof digits, "%.6g", (double)hidden / (double)width);
+    double ratio = strtod(digits, NULL), got = (double)width * ratio;
+    bool exact = hidden % width == 0 || (got > (double)hidden + 1e-6 && got < (double)hidden + 1);
+    return exact ? ratio : ((double)hidden + 0.5) / (double)width;
 }
 
 typedef struct TowerFields {
