@@ -159,6 +159,8 @@ define NVCC_COMPILE
 	$Q$(NVCC) $(NVFLAGS) $2 -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
 	@if grep -B2 '[1-9][0-9]* bytes spill' $(@:.o=.ptxas); then echo '$<: a kernel spills registers'; rm -f $@; exit 1; fi
 endef
+# 8-bit floats exist from sm_89 on; PTX of compute_90 is what the layer without a GPU executes
+$B/obj/kernels/cuda/fp8.%.o: NVFLAGS += -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=compute_90
 $B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile
 	$(call NVCC_COMPILE,(f32),-DACT_F32)
 $B/obj/kernels/cuda/%.bf16.o: kernels/cuda/%.cu Makefile

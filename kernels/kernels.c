@@ -8,6 +8,8 @@ extern const Kernels ref_kernels, cpu_f32_kernels, cpu_bf16_kernels;
 extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
 /* Why no GPU can be used; NULL where one can. */
 extern const char *device_problem(void);
+extern bool device_has_fp8(void);
+extern KERNEL_TYPE(fp8_weight) cuda_bf16_fp8_register;
 
 extern bool cuda_write_choices(const char *path, Error *err);
 extern bool cuda_read_choices(const char *path, Error *err);
@@ -17,7 +19,16 @@ static bool cuda_usable(void) { return !device_problem(); }
 static const Kernels *cuda_open(Precision precision) {
     const char *problem = device_problem();
     if (problem) die("--device cuda: %s; --device cpu runs without a GPU", problem);
-    return precision == PRECISION_AMP_BF16 ? &cuda_bf16_kernels : &cuda_f32_kernels;
+    static Kernels fp8;
+    if (precision != PRECISION_AMP_FP8)
+        return precision == PRECISION_AMP_BF16 ? &cuda_bf16_kernels : &cuda_f32_kernels;
+    if (!device_has_fp8())
+        die("--precision amp_fp8 needs a GPU of compute capability 8.9 or more: use amp_bf16");
+    fp8 = cuda_bf16_kernels;
+    fp8.name = "cuda-amp_fp8";
+    fp8.fp8 = true;
+    fp8.fp8_weight = cuda_bf16_fp8_register;
+    return &fp8;
 }
 #else
 static bool cuda_usable(void) { return false; }
@@ -64,6 +75,8 @@ const Kernels *kernels_open(const char *backend, Precision precision) {
     bool automatic = !strcmp(backend, "auto");
     if (!strcmp(backend, "cuda") || (automatic && cuda_usable()))
         return checked(cuda_open(precision));
+    if (precision == PRECISION_AMP_FP8 && (!strcmp(backend, "cpu") || automatic))
+        die("--precision amp_fp8 needs a GPU (--device cuda): use amp_bf16");
     if (!strcmp(backend, "cpu") || automatic)
         return checked(precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels);
     die("unknown device '%s': use cpu or cuda", backend);

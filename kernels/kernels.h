@@ -23,7 +23,7 @@ typedef struct act act; /* activations and compute weights: bf16 | f32 | f64 */
 typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, biases and LayerNorm
                            weights: f32 | f64 */
 
-typedef enum { PRECISION_FP32, PRECISION_AMP_BF16 } Precision;
+typedef enum { PRECISION_FP32, PRECISION_AMP_BF16, PRECISION_AMP_FP8 } Precision;
 typedef enum {
     ACTIVATION_GELU,
     ACTIVATION_QUICK_GELU
@@ -60,6 +60,7 @@ typedef struct Kernels {
     size_t act_size, acc_size;
     bool asynchronous; /* slots return before their work is done: results are worth waiting for
                           later. false: every slot returns with its work done */
+    bool fp8;          /* matrices that fp8_weight names are multiplied in 8 bits (amp_fp8) */
 
     /* ---- mem ---- */
     /* Device memory, 64-byte aligned; dies naming the size where there is none. */
@@ -261,7 +262,25 @@ typedef struct Kernels {
     void (*axpy)(acc *y, double alpha, const acc *x, size_t n);
     /* A moving average: avg[n] += (x - avg)·(1 - decay); equal values stay as they are. */
     void (*ema)(acc *avg, const acc *x, double decay, size_t n);
+
+    /* ---- fp8 ---- (Micikevicius et al. 2022: factors of 8 bits, x and w as e4m3, dy as e5m2, each
+     * times a power of two that goes by the largest magnitudes of past steps.) scaling holds, for n
+     * factors: n largest magnitudes of this step; n scales; n inverse scales; FP8_HISTORY · n past
+     * magnitudes, the last step's first. The factors of a matrix are i (x), i+1 (w), i+2 (dy), and
+     * i is a multiple of 3. */
+    /* From now on products with w[N,K], or with some whole rows of it, and gradients into dw take
+     * 8-bit factors; scaling NULL: no longer. Ignored where fp8 is false; sizes
+     * that are no multiples of 16 are computed as before. */
+    void (*fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
+                       size_t K);
+    /* Ends a step: this step's magnitudes join the past (where finite), and each scale becomes the
+     * largest power of two that keeps them within its type. */
+    void (*fp8_update)(acc *scaling, size_t n);
 } Kernels;
+
+#define FP8_E4M3_MAX 448.0f
+#define FP8_E5M2_MAX 57344.0f
+enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 
 /* Every slot, in the order above: names for messages, the backends' tables, test coverage. */
 /* clang-format off */
@@ -280,7 +299,8 @@ typedef struct Kernels {
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
     X(group_targets) X(teacher_targets) X(soft_logits_grad) \
-    X(sum_squares) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema)
+    X(sum_squares) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
+    X(fp8_weight) X(fp8_update)
 /* clang-format on */
 
 enum KernelSlot {
@@ -302,6 +322,7 @@ const Kernels *kernels_open(const char *backend, Precision precision);
 /* What people choose by --device and --precision, as options' values: indices into these. */
 #define DEVICE_CHOICES "auto|cpu|cuda"
 #define PRECISION_CHOICES "fp32|amp_bf16"
+#define TRAINING_PRECISION_CHOICES "fp32|amp_bf16|amp_fp8"
 const Kernels *kernels_open_choice(int device, int precision);
 
 /* What may be traded for speed; set before the first product. The CPU has neither choice. */

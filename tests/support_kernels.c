@@ -17,6 +17,7 @@ static const struct BackendRow {
 #if defined TEST_CUDA /* linked with the CUDA backend: on a GPU, or on the CPU-run layer */
     {"cuda", PRECISION_FP32, false},
     {"cuda", PRECISION_AMP_BF16, false},
+    {"cuda", PRECISION_AMP_FP8, false},
 #else
     {"cpu", PRECISION_FP32, true},
     {"cpu", PRECISION_AMP_BF16, true},

@@ -162,7 +162,8 @@ static void test_shard(void **state) {
     const char *path = make_shard();
     check(path, "txt", CAPTIONS_WHOLE, NULL, "a text;c one\nc two\n;");
     check(path, "txt", CAPTIONS_FIRST, NULL, "a text;c one;");
-    check(path, "txt,json.alt", CAPTIONS_FIRST, NULL, "a text;b alt;c one;d alt;"
+    check(path, "txt,json.alt", CAPTIONS_FIRST, NULL,
+          "a text;b alt;c one;d alt;"
           "'[' or '{' expected near 'no';");
 }
 

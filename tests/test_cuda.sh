@@ -99,6 +99,28 @@ remembers_choices() {
     train "$bin/clipc-cudaemu" tuned --precision fp32 --device cuda --epochs 3 --lr-scheduler const --resume latest &&
         grep -q 'line 3 is damaged.*anew' "$dir/stderr"
 }
+# a model whose sizes are multiples of 16; const rate: an epoch more does not change those before
+train_8() { # program, name, epochs, options…
+    local program=$1 name=$2 epochs=$3
+    shift 3
+    cat >"$dir/eight.json" <<'JSON'
+{"embed_dim": 32, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32},
+ "text_cfg": {"context_length": 16, "vocab_size": 569, "width": 64, "heads": 2, "layers": 2}}
+JSON
+    "$program" train --model "$dir/eight.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 8 --lr 2e-4 \
+        --epochs "$epochs" --warmup 3 --lr-scheduler const --beta2 0.98 --logs "$dir" --name "$name" "$@" 2>"$dir/stderr"
+}
+in_8_bits() { # near bf16, but not it; resumed bit for bit; refused where there is none
+    export CUDAEMU_ARCH=90
+    train_8 "$clipc" eight_cpu 8 --precision amp_bf16 && train_8 "$bin/clipc-cudaemu" eight 8 --precision amp_fp8 --device cuda &&
+        near eight_cpu eight 6e-2 && ! near eight_cpu eight 1e-3 >/dev/null || return 1
+    train_8 "$bin/clipc-cudaemu" eight_resumed 3 --precision amp_fp8 --device cuda &&
+        train_8 "$bin/clipc-cudaemu" eight_resumed 8 --precision amp_fp8 --device cuda --resume latest || return 1
+    cmp "$dir/eight/checkpoints/epoch_8/train_state.safetensors" "$dir/eight_resumed/checkpoints/epoch_8/train_state.safetensors" &&
+        grep -q fp8_scaling "$dir/eight/checkpoints/epoch_8/train_state.safetensors" || return 1
+    CUDAEMU_ARCH=80 refused "compute capability 8.9" "$bin/clipc-cudaemu" train --config "$dir/eight/params.conf" --name none --device cuda &&
+        refused "needs a GPU" "$clipc" train --config "$dir/eight/params.conf" --name none --device cpu
+}
 
 if [ -x "$bin/clipc-cudaemu" ]; then
     if [ -e /dev/nvidiactl ]; then
@@ -115,10 +137,11 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check not_finite_stops not_finite_stops
     check killed_and_resumed killed_and_resumed
     check remembers_choices remembers_choices
+    check in_8_bits in_8_bits
 else
     reason="built by a plain make where nvcc is"
     for name in names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 any_order_gives_the_same_bits \
-        late_streams_give_the_same_bits not_finite_stops killed_and_resumed remembers_choices kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
+        late_streams_give_the_same_bits not_finite_stops killed_and_resumed remembers_choices in_8_bits kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

@@ -1,5 +1,6 @@
 #include "train/checkpoint.h"
 
+#include "train/fp8.h"
 #include "data/safetensors.h"
 #include "train/folder.h"
 #include "train/shard.h"
@@ -87,20 +88,23 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
                                 "position", number[2],    "seed", number[3], "best",  best};
     Dtype dtype = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
     char(*names)[128] = xcalloc(2 * p->count, sizeof *names);
-    Tensor *tensors = xcalloc(2 * p->count, sizeof *tensors);
+    Tensor *tensors = xcalloc(2 * p->count + 1, sizeof *tensors);
     for (size_t i = 0; i < 2 * p->count; i++) {
         const Param *q = &p->list[i % p->count];
         snprintf(names[i], sizeof names[i], "%s.%s", i < p->count ? "adam_m" : "adam_v", q->name);
         shape_of(&tensors[i], q, names[i]);
         tensors[i].dtype = dtype;
     }
-    SafetensorsWriter *w =
-        safetensors_create(path, tensors, 2 * p->count, meta, *s->best.metric ? 6 : 5);
+    const Param scaling = fp8_param(p);
+    shape_of(&tensors[2 * p->count], &scaling, scaling.name);
+    SafetensorsWriter *w = safetensors_create(path, tensors, 2 * p->count + (p->fp8 != NULL), meta,
+                                              *s->best.metric ? 6 : 5);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int moment = 0; moment < 2; moment++) {
         const acc *whole = shard_whole(p, moment ? p->v : p->m);
         for (size_t i = 0; i < p->count; i++) append_param(w, p, whole, &p->list[i], dtype, chunk);
     }
+    if (p->fp8) append_param(w, p, p->fp8, &scaling, DTYPE_F32, chunk);
     shard_done(p);
     free(chunk);
     free(tensors);
@@ -302,6 +306,19 @@ static void load_moment(const char *file, const Safetensors *st, Params *p, cons
     }
 }
 
+/* Scales start again where the run before was of another precision. */
+static void load_scaling(const char *file, const Safetensors *st, Params *p) {
+    if (!p->fp8) return;
+    const Param q = fp8_param(p);
+    const Tensor *t = st ? safetensors_find(st, q.name) : NULL;
+    if (t && !same_shape(t, &q)) die("%s: %s has another shape than the model's", file, q.name);
+    if (t) {
+        Weight w = weight_of(t);
+        weight_load(&w, p, p->fp8, &q);
+    }
+    if (p->comm) p->comm->broadcast(p->fp8, q.size, 0);
+}
+
 /* st: NULL on ranks that only listen. */
 static void load_moments(const char *file, const Safetensors *st, Params *p) {
     assert(p->m && p->v);
@@ -313,6 +330,7 @@ static void load_moments(const char *file, const Safetensors *st, Params *p) {
         shard_split(p, own);
     }
     shard_done(p);
+    load_scaling(file, st, p);
 }
 
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {

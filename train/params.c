@@ -1,5 +1,7 @@
 #include "train/params.h"
 
+#include "train/fp8.h"
+
 #include "kernels/rng.h"
 #include <math.h>
 #include <stdio.h>
@@ -121,6 +123,7 @@ static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *com
         p->grad = take(k, p->size, k->acc_size);
         p->m = take(k, p->size / p->shards, moment_size(k, moments));
         p->v = take(k, p->size / p->shards, moment_size(k, moments));
+        fp8_start(p);
     }
     return p;
 }
@@ -136,6 +139,7 @@ Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm
 
 void params_free(Params *p) {
     if (!p) return;
+    fp8_stop(p);
     if ((void *)p->compute != (void *)p->master) p->k->release(p->compute);
     p->k->release(p->master);
     if (p->grad) {

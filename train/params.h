@@ -27,7 +27,10 @@ typedef struct Params {
     /* over ranks (train/shard.h) */
     const Comm *comm; /* NULL: one rank */
     size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
-    size_t shards;    /* ranks that share the moments; 1: each has all */
+    /* under amp_fp8 (train/fp8.h) */
+    acc *fp8; /* scaling of fp8_factors factors, or NULL */
+    size_t fp8_factors;
+    size_t shards; /* ranks that share the moments; 1: each has all */
 } Params;
 
 /* Told during backward, block by block from the last one: the gradients of offset … offset+size-1

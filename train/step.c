@@ -1,5 +1,6 @@
 #include "train/step.h"
 
+#include "train/fp8.h"
 #include "train/shard.h"
 
 #include <math.h>
@@ -169,6 +170,7 @@ void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
     k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
     gradients(s, batches);
     optim_update(s->optim);
+    fp8_step(s->p);
     k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
     k->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
                       REPORTS * k->acc_size);

@@ -144,7 +144,7 @@ static Option options[] = {
     {"logit-memory", OPT_INT, &O.logit_memory, "MIB", 1, 1e6,
      "memory for the logit matrix; past it, it is walked in tiles", 0},
     {"device", OPT_CHOICE, &O.device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
-    {"precision", OPT_CHOICE, &O.precision, PRECISION_CHOICES, 0, 0,
+    {"precision", OPT_CHOICE, &O.precision, TRAINING_PRECISION_CHOICES, 0, 0,
      "of activations and products; weights stay fp32", 0},
     KERNEL_TUNING_OPTIONS,
     {"comm", OPT_CHOICE, &O.comm, COMM_CHOICES, 0, 0,

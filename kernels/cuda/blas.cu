@@ -22,10 +22,10 @@ static void blas_check(cublasStatus_t status, const char *call) {
 typedef struct Key {
     uint64_t M, N, K, lda, ldb, ldc;
     uint32_t align_a, align_b, align_c;
-    int32_t in, out;
-    uint8_t ta, tb, add, tf32, bias, unused[7];
+    int32_t in, out, b_type;
+    uint8_t ta, tb, add, tf32, bias, unused[3];
 } Key;
-static_assert(sizeof(Key) == 6 * 8 + 5 * 4 + 12, "no padding");
+static_assert(sizeof(Key) == 6 * 8 + 6 * 4 + 8, "no padding");
 
 typedef struct Choice {
     Key key;
@@ -63,7 +63,7 @@ static Key key_of(const Product *p) {
     k.M = p->M, k.N = p->N, k.K = p->K;
     k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
     k.align_a = alignment_of(p->a), k.align_b = alignment_of(p->b), k.align_c = alignment_of(p->c);
-    k.in = p->in, k.out = p->out;
+    k.in = p->in, k.out = p->out, k.b_type = p->scale_b ? p->b_type : p->in;
     k.ta = p->ta, k.tb = p->tb, k.add = p->add, k.bias = p->bias != NULL;
     k.tf32 = p->tf32 && p->in == CUDA_R_32F;
     return k;
@@ -116,7 +116,7 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                             sizeof epilogue));
     }
-    plan->a = layout(p->in, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
+    plan->a = layout((cudaDataType_t)key->b_type, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
     plan->b = layout(p->in, p->ta ? p->M : p->K, p->ta ? p->K : p->M, p->lda);
     plan->c = layout(p->out, p->N, p->M, p->ldc);
 }
@@ -127,6 +127,12 @@ static void plan_run(Plan *plan, const Product *p, void *c) {
     if (p->bias)
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias,
                                             sizeof p->bias));
+    if (p->scale_b) {
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+                                            &p->scale_b, sizeof p->scale_b));
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+                                            &p->scale_a, sizeof p->scale_a));
+    }
     BLAS(cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
                         c, plan->c, &plan->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
                         device_stream()));

@@ -17,6 +17,10 @@ typedef struct Product {
     size_t M, N, K, lda, ldb, ldc;
     bool ta, tb, add, tf32;
     cudaDataType_t in, out;
+    /* FP8 factors alone: b's type (a's is `in`) and, on the device, what the factors are multiplied
+     * with */
+    cudaDataType_t b_type = CUDA_R_32F;
+    const float *scale_a = NULL, *scale_b = NULL;
 } Product;
 
 void blas_product(const Product *p);

@@ -44,6 +44,12 @@ void FN(round_acc)(act *dst, const acc *src, size_t n);
 void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
+/* The three products of a layer from 8-bit factors; false where w (or dw) is no matrix that
+ * fp8_weight named: then nothing was done. bias: in act. */
+bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
+                 size_t K);
+bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
+bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N, size_t K);
 /* y[n] = f(x). */
 void FN(activate)(act *y, const act *x, size_t n, Activation f);
 }

@@ -76,6 +76,15 @@ const char *device_problem(void) {
     return text;
 }
 
+bool device_has_fp8(void) {
+    int count, major, minor;
+    CUDA(cudaGetDeviceCount(&count));
+    int d = chosen_device(count);
+    CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d));
+    CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, d));
+    return major * 10 + minor >= 89;
+}
+
 static void device_open(void) {
     if (device.open) return;
     const char *problem = device_problem();

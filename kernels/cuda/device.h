@@ -24,6 +24,8 @@ void device_check(cudaError_t status, const char *call, const char *file, int li
 
 /* NULL where a GPU is usable, else one line that says why not. Needs no device. */
 const char *device_problem(void);
+/* Whether it multiplies matrices of 8-bit floats. */
+bool device_has_fp8(void);
 /* Opens the device at the first call; dies with device_problem's line. */
 cudaStream_t device_stream(void); /* QUEUE_COMPUTE's */
 cudaStream_t device_queue(Queue q);
@@ -45,6 +47,8 @@ enum ScratchUse {
     SCRATCH_PARTIAL,
     SCRATCH_SORT,
     SCRATCH_COLUMNS,
+    SCRATCH_FP8_A,
+    SCRATCH_FP8_B,
     SCRATCH_COUNT
 };
 void *device_scratch(enum ScratchUse use, size_t bytes);

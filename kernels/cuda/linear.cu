@@ -29,7 +29,9 @@ static const void *bias_of(const acc *b, size_t N) {
 
 static void linear(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N, size_t K) {
     if (!M) return;
-    Product p = {x,     w,    bias_of(b, N), y,    M,        N,       K, K, K, N,
+    const void *bias = bias_of(b, N);
+    if (FN(fp8_fwd)(y, x, w, bias, M, N, K)) return;
+    Product p = {x,     w,    bias, y,    M,        N,       K, K, K, N,
                  false, true, false,         TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&p);
 }
@@ -51,6 +53,7 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
 void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
     GPU_TIMER(linear_bwd_input, product_flops(M, N, K),
               product_bytes(M, K, N, sizeof(act), sizeof(act)));
+    if (!M || FN(fp8_bwd_input)(dx, dy, w, M, N, K)) return;
     Product p = {dy, w, NULL, dx, M, K, N, N, K, K, false, false, false, TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&p);
 }
@@ -60,9 +63,10 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
     GPU_TIMER(linear_bwd_weight, product_flops(M, N, K),
               product_bytes(N, K, M, sizeof(act), 2 * sizeof(acc)));
     if (!M) return;
+    if (db) FN(add_columns)(db, dy, N, M, N);
+    if (FN(fp8_bwd_weight)(dw, dy, x, M, N, K)) return;
     Product p = {dy, x, NULL, dw, N, K, M, N, K, K, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
     blas_product(&p);
-    if (db) FN(add_columns)(db, dy, N, M, N);
 }
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {

@@ -200,6 +200,7 @@ extern "C" const Kernels FN(kernels) = {
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
     .asynchronous = true,
+    .fp8 = false,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)
 #undef X

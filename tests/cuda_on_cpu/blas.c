@@ -1,4 +1,4 @@
-/* blas: cuBLASLt, as far as products of bf16 and f32 matrices go, with the library's refusals:
+/* blas: cuBLASLt, as far as products of FP8, bf16 and f32 matrices go, with the library's refusals:
  * an algorithm is for pointers at least as aligned as the heuristic was told (256 bytes unless the
  * preference says less; 16 are enough), its workspace must be handed over, auxiliary matrices need
  * a leading dimension that is a multiple of 8. What is not here stops with its name. */
@@ -20,6 +20,7 @@ typedef struct Desc {
     int32_t bias_type, aux_type;
     void *bias, *aux;
     int64_t bias_stride, aux_ld, aux_stride;
+    const void *scale_a, *scale_b;
 } Desc;
 typedef struct Preference {
     uint64_t workspace;
@@ -99,6 +100,8 @@ static const Attribute desc_rows[] = {
     ROW(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, Desc, aux_ld),
     ROW(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, Desc, aux_stride),
     ROW(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, Desc, aux_type),
+    ROW(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, Desc, scale_a),
+    ROW(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, Desc, scale_b),
     {-1, 0, 0}};
 static const Attribute preference_rows[] = {
     ROW(CUBLASLT_MATMUL_PREF_SEARCH_MODE, Preference, search),
@@ -209,8 +212,29 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 /* ---- what the library knows how to multiply ---- */
 static bool matrix_type(int32_t cuda, GemmType *t) {
-    *t = cuda == CUDA_R_32F ? GEMM_F32 : GEMM_BF16;
-    return cuda == CUDA_R_32F || cuda == CUDA_R_16BF;
+    static const struct {
+        int32_t cuda;
+        GemmType type;
+    } all[] = {{CUDA_R_32F, GEMM_F32},
+               {CUDA_R_16BF, GEMM_BF16},
+               {CUDA_R_8F_E4M3, GEMM_E4M3},
+               {CUDA_R_8F_E5M2, GEMM_E5M2}};
+    for (int i = 0; i < 4; i++) {
+        *t = all[i].type;
+        if (all[i].cuda == cuda) return true;
+    }
+    return false;
+}
+static bool is_fp8(GemmType t) { return t == GEMM_E4M3 || t == GEMM_E5M2; }
+/* From compute capability 8.9 on; A transposed and B not, lines of a multiple of 16 elements, one
+ * of the two e4m3, sums to f32 or bf16. */
+static bool fp8_known(const Gemm *g, const Desc *d, const Layout *a, const Layout *b) {
+    return emu_options()->arch >= 89 && is_fp8(g->a.type) && is_fp8(g->b.type) &&
+           !(g->a.type == GEMM_E5M2 && g->b.type == GEMM_E5M2) && !is_fp8(g->d.type) &&
+           d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N &&
+           d->compute == CUBLAS_COMPUTE_32F && a->order == CUBLASLT_ORDER_COL &&
+           b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && a->ld % 16 == 0 &&
+           b->ld % 16 == 0;
 }
 /* The matrix as the product sees it, transposed if asked. */
 static bool matrix(const Layout *l, bool trans, GemmMatrix *x) {
@@ -286,7 +310,9 @@ static cublasStatus_t read_product(const Desc *d, const Layout *a, const Layout 
         return CUBLAS_STATUS_INVALID_VALUE;
     if (a->batches != out->batches || b->batches != out->batches || c->batches != out->batches)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (g->a.type != g->b.type || g->c.type != g->d.type || c->order != out->order ||
+    bool fp8 = is_fp8(g->a.type) || is_fp8(g->b.type) || is_fp8(g->d.type);
+    if (fp8 ? !fp8_known(g, d, a, b) : d->scale_a || d->scale_b) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if ((g->a.type != g->b.type && !fp8) || g->c.type != g->d.type || c->order != out->order ||
         (g->a.type == GEMM_F32 && g->d.type != GEMM_F32))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     switch (d->compute) {
@@ -325,7 +351,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     Algo algo = {.magic = ALGO_MAGIC};
     for (int i = 0; i < 4; i++) {
         algo.align[i] = p->align[i] < 16 ? p->align[i] : 16;
-        if (algo.align[i] < gemm_type_bytes(types[i])) return CUBLAS_STATUS_NOT_SUPPORTED;
+        if (algo.align[i] < (is_fp8(types[i]) ? 16 : gemm_type_bytes(types[i])))
+            return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     /* the faster one splits k over a workspace */
     for (int i = 0; i < 2 && *count < wanted; i++) {
@@ -366,6 +393,7 @@ typedef struct Product {
     void *workspace;
     size_t workspace_bytes;
     void *bias, *aux;
+    const void *scale[2]; /* of FP8 factors, on the device, or NULL */
 } Product;
 static float device_float(const void *p) {
     return *(const float *)mem_range(p, sizeof(float), "cuBLASLt: alpha or beta");
@@ -378,6 +406,8 @@ static void run_product(void *ctx) {
     GemmMatrix *x[4] = {&g->a, &g->b, &g->c, &g->d};
     if (p->alpha) g->alpha = device_float(p->alpha);
     if (p->beta) g->beta = device_float(p->beta);
+    for (int i = 0; i < 2; i++)
+        if (p->scale[i]) g->alpha *= device_float(p->scale[i]);
     for (int i = 0; i < 4; i++)
         if (i != 2 || g->beta != 0) x[i]->data = mem_range(x[i]->data, p->bytes[i], names[i]);
     if (p->workspace_bytes) /* whatever stood there is lost */
@@ -423,7 +453,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     if (workspace_bytes && (!workspace || (uintptr_t)workspace % 16))
         return CUBLAS_STATUS_INVALID_VALUE;
     for (int i = 0; i < 4; i++) {
-        size_t align = chosen ? chosen->align[i] : gemm_type_bytes(x[i]->type);
+        size_t least = is_fp8(x[i]->type) ? 16 : gemm_type_bytes(x[i]->type);
+        size_t align = chosen ? chosen->align[i] : least;
         if ((uintptr_t)data[i] % align) return CUBLAS_STATUS_INVALID_VALUE;
         x[i]->data = (unsigned char *)(uintptr_t)data[i];
         p.bytes[i] = matrix_bytes(l[i], x[i]->type);
@@ -436,6 +467,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
         p.beta = beta;
     } else
         emu_stop("cuBLASLt: pointer mode %d is not known here", e->pointer_mode);
+    p.scale[0] = e->scale_a;
+    p.scale[1] = e->scale_b;
     p.workspace = workspace;
     p.workspace_bytes = chosen ? chosen->workspace : 0;
     bool biased = g->grad_of || (e->epilogue & CUBLASLT_EPILOGUE_BIAS), aux = e->epilogue & 128;

@@ -7,9 +7,10 @@
 enum { TILE_M = 16, TILE_N = 4 };
 typedef float Vec __attribute__((vector_size(32)));
 
-size_t gemm_type_bytes(GemmType t) { return t == GEMM_F32 ? 4 : 2; }
+size_t gemm_type_bytes(GemmType t) { return t == GEMM_F32 ? 4 : t == GEMM_BF16 ? 2 : 1; }
 static float load(const unsigned char *p, GemmType t, int64_t at) {
     if (t == GEMM_F32) return ((const float *)(const void *)p)[at];
+    if (t != GEMM_BF16) return fp8_float(p[at], t == GEMM_E5M2);
     return bf16_float(((const uint16_t *)(const void *)p)[at]);
 }
 static void store(unsigned char *p, GemmType t, int64_t at, float v) {

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum GemmType { GEMM_F32, GEMM_BF16 } GemmType;
+typedef enum GemmType { GEMM_F32, GEMM_BF16, GEMM_E4M3, GEMM_E5M2 } GemmType;
 typedef enum GemmRound { GEMM_EXACT, GEMM_TF32, GEMM_AS_BF16 } GemmRound; /* of f32 inputs */
 typedef enum GemmAct { ACT_NONE, ACT_RELU, ACT_GELU, ACT_DGELU } GemmAct;
 

@@ -263,6 +263,10 @@ static inline uint16_t float_bf16(float f) {
     return (uint16_t)((x.u + 0x7FFF + (x.u >> 16 & 1)) >> 16);
 }
 
+/* 8 bits: e4m3 (no infinities, 448 the largest) and e5m2 (57,344), Micikevicius et al. 2022. */
+float fp8_float(uint8_t v, bool e5m2);
+uint8_t float_fp8(float f, bool e5m2); /* to nearest even; past the largest: the largest */
+
 /* ---- decoding of instructions that are not in a table ---- */
 typedef struct Decoder Decoder;
 /* Splits "ld.global.v4.f32" at its dots into words; returns the number of words. */

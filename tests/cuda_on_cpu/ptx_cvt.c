@@ -14,6 +14,29 @@ static u32 f32_u32(f32 v) {
     return v >= 4294967296.0f ? UINT32_MAX : (u32)v;
 }
 
+float fp8_float(uint8_t v, bool e5m2) {
+    int mantissa = e5m2 ? 2 : 3, bias = e5m2 ? 15 : 7;
+    int e = (v & 0x7F) >> mantissa, m = v & ((1 << mantissa) - 1);
+    float f = e ? ldexpf((float)((1 << mantissa) + m), e - bias - mantissa)
+                : ldexpf((float)m, 1 - bias - mantissa);
+    if (e5m2 && e == 31) f = m ? NAN : INFINITY;
+    if (!e5m2 && (v & 0x7F) == 0x7F) f = NAN;
+    return v & 0x80 ? -f : f;
+}
+uint8_t float_fp8(float f, bool e5m2) {
+    int mantissa = e5m2 ? 2 : 3, bias = e5m2 ? 15 : 7, e;
+    if (f != f) return 0x7F;
+    uint8_t sign = signbit(f) ? 0x80 : 0;
+    f = fabsf(f);
+    float largest = e5m2 ? 57344 : 448;
+    if (f >= largest) return (uint8_t)(sign | (e5m2 ? 0x7B : 0x7E));
+    frexpf(f, &e); /* f in [2^(e-1), 2^e) */
+    int step = (f == 0 || e < 2 - bias ? 2 - bias : e) - 1 - mantissa;
+    int m = (int)rintf(ldexpf(f, -step)); /* the carry of a rounded mantissa raises the exponent */
+    int code = m + ((step + mantissa + bias - 1) << mantissa);
+    return (uint8_t)(sign | (code > (e5m2 ? 0x7B : 0x7E) ? (e5m2 ? 0x7B : 0x7E) : code));
+}
+
 #define OPS1(X)                                                                                    \
     X(s32_f32, "cvt.rn.f32.s32", f32, s32, a)                                                      \
     X(u32_f32, "cvt.rn.f32.u32", f32, u32, a)                                                      \
@@ -49,7 +72,11 @@ static u32 f32_u32(f32 v) {
 #define OPS2(X)                                                                                    \
     X(pack_bf16, "cvt.rn.bf16x2.f32", u32, f32, f32, (u32)float_bf16(a) << 16 | float_bf16(b))     \
     X(pack_bf16_relu, "cvt.rn.relu.bf16x2.f32", u32, f32, f32,                                     \
-      (u32)float_bf16(a < 0 ? 0 : a) << 16 | float_bf16(b < 0 ? 0 : b))
+      (u32)float_bf16(a < 0 ? 0 : a) << 16 | float_bf16(b < 0 ? 0 : b))                            \
+    X(pack_e4m3, "cvt.rn.satfinite.e4m3x2.f32", u16, f32, f32,                                     \
+      (u16)(float_fp8(a, false) << 8 | float_fp8(b, false)))                                       \
+    X(pack_e5m2, "cvt.rn.satfinite.e5m2x2.f32", u16, f32, f32,                                     \
+      (u16)(float_fp8(a, true) << 8 | float_fp8(b, true)))
 
 OPS1(FN1)
 OPS2(FN2)

@@ -1,6 +1,7 @@
 /* products: cuBLASLt's products with what it adds to them, against loops in f64. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 #include <cublasLt.h>
+#include <cuda_fp8.h>
 
 enum { M = 24, N = 17, K = 40, BATCHES = 2, LD = 48 };
 #define BLAS(call)                                                                                 \
@@ -132,6 +133,48 @@ static void epilogues(void) {
     for (cublasLtEpilogue_t e : all)
         product<float, float>(CUDA_R_32F, CUDA_R_32F, true, false, 0, e, 1e-6);
 }
+/* A D of FP8 factors with scales: e4m3 alone and with e5m2, to bf16 and added to f32. */
+template <typename B8, typename Out>
+static void product_fp8(cudaDataType tb, cudaDataType out, float beta, double tolerance) {
+    enum { M8 = 16, N8 = 5, K8 = 32 };
+    static __nv_fp8_e4m3 a[M8 * K8];
+    static B8 b[N8 * K8];
+    static Out c[M8 * N8], d[M8 * N8];
+    float scales[2] = {0.25f, 4};
+    __nv_fp8_e4m3 *da = noise_matrix(1, a, M8 * K8);
+    B8 *db = noise_matrix(1000, b, N8 * K8);
+    Out *dc = noise_matrix(2000, c, M8 * N8);
+    float *ds = device_copy(scales, 2), alpha = 1, *sa = ds, *sb = ds + 1;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t la, lb, lc;
+    cublasOperation_t t = CUBLAS_OP_T;
+    BLAS(cublasLtCreate(&handle));
+    BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    SET(desc, TRANSA, t);
+    SET(desc, A_SCALE_POINTER, sa);
+    SET(desc, B_SCALE_POINTER, sb);
+    BLAS(cublasLtMatrixLayoutCreate(&la, CUDA_R_8F_E4M3, K8, M8, K8));
+    BLAS(cublasLtMatrixLayoutCreate(&lb, tb, K8, N8, K8));
+    BLAS(cublasLtMatrixLayoutCreate(&lc, out, M8, N8, M8));
+    BLAS(cublasLtMatmul(handle, desc, &alpha, da, la, db, lb, &beta, dc, lc, dc, lc, NULL, NULL, 0,
+                        0));
+    host_copy(d, dc, M8 * N8);
+    for (int j = 0; j < N8; j++)
+        for (int i = 0; i < M8; i++) {
+            double v = 0;
+            for (int k = 0; k < K8; k++)
+                v += (double)(float)a[i * K8 + k] * (double)(float)b[j * K8 + k];
+            expect((float)d[i + j * M8], v + beta * (double)(float)c[i + j * M8], tolerance, "product");
+        }
+    void *all[] = {da, db, dc, ds};
+    for (void *p : all) CUDA(cudaFree(p));
+}
+static void products_fp8(void) {
+    setenv("CUDAEMU_ARCH", "90", 1);
+    product_fp8<__nv_fp8_e4m3, __nv_bfloat16>(CUDA_R_8F_E4M3, CUDA_R_16BF, 0, 6e-2);
+    product_fp8<__nv_fp8_e5m2, float>(CUDA_R_8F_E5M2, CUDA_R_32F, 1, 1e-4);
+}
 /* What the library does not multiply it says beforehand. */
 static void refusals(void) {
     cublasLtHandle_t handle;
@@ -152,11 +195,21 @@ static void refusals(void) {
     s = cublasLtMatmulAlgoGetHeuristic(handle, desc, whole, whole, half, half, want, 1, &found,
                                        &count);
     expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "f32 to bf16");
+    cublasLtMatrixLayout_t eight;
+    BLAS(cublasLtMatrixLayoutCreate(&eight, CUDA_R_8F_E4M3, 16, 16, 16));
+    s = cublasLtMatmulAlgoGetHeuristic(handle, desc, eight, eight, half, half, want, 1, &found,
+                                       &count);
+    expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "FP8 whose A is not transposed");
+    cublasOperation_t t = CUBLAS_OP_T;
+    SET(desc, TRANSA, t);
+    s = cublasLtMatmulAlgoGetHeuristic(handle, desc, eight, eight, half, half, want, 1, &found,
+                                       &count);
+    expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "FP8 before compute capability 8.9");
 }
 
 int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
-    static const Case cases[] = {CASE(products_f32), CASE(products_bf16), CASE(products_mixed),
+    static const Case cases[] = {CASE(products_f32), CASE(products_bf16), CASE(products_mixed), CASE(products_fp8),
                                  CASE(epilogues), CASE(refusals)};
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

@@ -1,0 +1,209 @@
+/* cuda/fp8: products of registered matrices from factors of 8 bits by cuBLASLt, which on Hopper
+ * wants both factors stored along the contraction: a factor is rounded to 8 bits as it stands or
+ * transposed, from bf16, where a product needs it. Compiled for compute capability 8.9 and up. */
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/cuda.cuh"
+
+/* The entries of `scaling` behind its n amax. */
+enum { SCALE = 1, INVERSE = 2, PAST = 3 };
+enum Factor { FACTOR_X, FACTOR_W, FACTOR_DY };
+
+typedef struct Matrix {
+    const act *w;
+    const acc *dw;
+    acc *scaling;
+    size_t n, i, N, K;
+} Matrix;
+
+enum { MATRICES_MAX = 1024 }; /* a ViT-G has 4 · (48 + 24) */
+static Matrix matrices[MATRICES_MAX];
+static size_t matrix_count;
+
+/* amp_fp8 has fp8_register in its place. */
+void FN(fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
+                    size_t K) {
+    (void)w, (void)dw, (void)scaling, (void)n, (void)i, (void)N, (void)K;
+}
+
+extern "C" KERNEL_TYPE(fp8_weight) FN(fp8_register);
+void FN(fp8_register)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
+                      size_t K) {
+    size_t at = 0;
+    while (at < matrix_count && matrices[at].w != w) at++;
+    if (!scaling) {
+        if (at < matrix_count) matrices[at] = matrices[--matrix_count];
+        return;
+    }
+    assert(at < MATRICES_MAX);
+    matrices[at] = Matrix{w, dw, scaling, n, i, N, K};
+    if (at == matrix_count) matrix_count++;
+}
+
+/* The matrix of which w (or dw) is the whole or the first of some rows; NULL: none, or sizes that
+ * the library refuses. */
+static const Matrix *matrix_of(const act *w, const acc *dw, size_t N, size_t K) {
+    if (N % 16 || K % 16) return NULL;
+    for (size_t i = 0; i < matrix_count; i++) {
+        const Matrix *m = &matrices[i];
+        size_t size = m->N * m->K;
+        if (m->K == K && (w ? w >= m->w && w < m->w + size : dw >= m->dw && dw < m->dw + size))
+            return m;
+    }
+    return NULL;
+}
+
+/* ---- rounding to 8 bits ---- */
+
+enum { TILE = 64, RUN = 16 }; /* a thread turns RUN neighbours of a tile into 16 bytes */
+
+#if __CUDA_ARCH__ >= 890
+/* Saturating, to nearest even; lo in the low byte. */
+template <bool E5M2> __device__ static inline unsigned fp8x2(float lo, float hi) {
+    unsigned short u;
+    if (E5M2)
+        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(u) : "f"(hi), "f"(lo));
+    else
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(u) : "f"(hi), "f"(lo));
+    return u;
+}
+#endif
+
+/* q[rows,cols] and qt[cols,ldt] (either may be NULL) = x · *scale; qt's columns past rows are 0.
+ * *amax = max |x| and itself: as whole numbers, in which floats ≥ 0 have the same order, and NaN
+ * and infinity are the largest. */
+template <bool E5M2>
+__global__ static void __launch_bounds__(BLOCK)
+    quantise(uint8_t *q, uint8_t *qt, const acc *scale, acc *amax, const act *x, size_t rows,
+             size_t cols, size_t ldt) {
+#if __CUDA_ARCH__ >= 890
+    __shared__ __align__(16) uint8_t tile[TILE][TILE + 16];
+    __shared__ unsigned largest;
+    size_t across = (cols + TILE - 1) / TILE;
+    size_t r0 = blockIdx.x / across * TILE, c0 = blockIdx.x % across * TILE;
+    int line = (int)threadIdx.x / (TILE / RUN), part = (int)threadIdx.x % (TILE / RUN) * RUN;
+    size_t row = r0 + line, col = c0 + part;
+    if (threadIdx.x == 0) largest = 0;
+    __syncthreads();
+    uint4 bytes = make_uint4(0, 0, 0, 0);
+    unsigned most = 0;
+    if (row < rows && col < cols) {
+        float v[RUN], s = scale->v;
+        const act *from = x + row * cols + col;
+        act_load(v, from, VW, (uintptr_t)from % 16 == 0);
+        act_load(v + VW, from + VW, VW, (uintptr_t)from % 16 == 0);
+        unsigned pair[RUN / 2];
+#pragma unroll
+        for (int j = 0; j < RUN; j++) most = max(most, __float_as_uint(fabsf(v[j])));
+#pragma unroll
+        for (int j = 0; j < RUN / 2; j++) pair[j] = fp8x2<E5M2>(v[2 * j] * s, v[2 * j + 1] * s);
+        bytes = make_uint4(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16,
+                           pair[4] | pair[5] << 16, pair[6] | pair[7] << 16);
+        if (q) *(uint4 *)(q + row * cols + col) = bytes;
+    }
+    *(uint4 *)&tile[line][part] = bytes;
+    if (amax) atomicMax(&largest, most);
+    __syncthreads();
+    if (amax && threadIdx.x == 0) atomicMax((unsigned *)amax, largest);
+    size_t out = c0 + line, first = r0 + part;
+    if (!qt || out >= cols || first >= ldt) return;
+    unsigned word[RUN / 4];
+#pragma unroll
+    for (int j = 0; j < RUN / 4; j++)
+        word[j] = tile[part + 4 * j][line] | tile[part + 4 * j + 1][line] << 8 |
+                  tile[part + 4 * j + 2][line] << 16 | (unsigned)tile[part + 4 * j + 3][line] << 24;
+    *(uint4 *)(qt + out * ldt + first) = make_uint4(word[0], word[1], word[2], word[3]);
+#endif
+}
+
+/* One factor in 8 bits, in scratch memory; count: whether its largest magnitude is taken down. */
+static const uint8_t *factor(const Matrix *m, enum Factor f, const act *x, size_t rows, size_t cols,
+                             bool transposed, bool count, enum ScratchUse use) {
+    size_t ldt = round_up(rows, 16), at = m->i + f;
+    uint8_t *q = (uint8_t *)device_scratch(use, transposed ? cols * ldt : rows * cols);
+    uint8_t *as_is = transposed ? NULL : q, *turned = transposed ? q : NULL;
+    const acc *scale = m->scaling + SCALE * m->n + at;
+    acc *amax = count ? m->scaling + at : NULL;
+    size_t blocks = div_up(rows, (size_t)TILE) * div_up(cols, (size_t)TILE);
+    if (f == FACTOR_DY)
+        LAUNCH(quantise<true>, blocks, BLOCK, 0, as_is, turned, scale, amax, x, rows, cols, ldt);
+    else
+        LAUNCH(quantise<false>, blocks, BLOCK, 0, as_is, turned, scale, amax, x, rows, cols, ldt);
+    return q;
+}
+
+static const float *inverse(const Matrix *m, enum Factor f) {
+    return &m->scaling[INVERSE * m->n + m->i + f].v;
+}
+
+/* ---- products ---- */
+
+/* c[M,N] = (c if add) + a[M,K] b[N,K]ᵀ + bias; b as e4m3. */
+static void product(const Matrix *m, enum Factor fa, const uint8_t *a, enum Factor fb,
+                    const uint8_t *b, const void *bias, void *c, cudaDataType_t out, size_t M,
+                    size_t N, size_t K, bool add) {
+    Product p = {};
+    p.a = a, p.b = b, p.bias = bias, p.c = c;
+    p.M = M, p.N = N, p.K = K, p.lda = K, p.ldb = K, p.ldc = N;
+    p.tb = true, p.add = add;
+    p.in = fa == FACTOR_DY ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
+    p.b_type = CUDA_R_8F_E4M3;
+    p.out = out;
+    p.scale_a = inverse(m, fa), p.scale_b = inverse(m, fb);
+    blas_product(&p);
+}
+
+bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
+                 size_t K) {
+    const Matrix *m = matrix_of(w, NULL, N, K);
+    if (!m) return false;
+    const uint8_t *xq = factor(m, FACTOR_X, x, M, K, false, true, SCRATCH_FP8_A);
+    const uint8_t *wq = factor(m, FACTOR_W, w, N, K, false, true, SCRATCH_FP8_B);
+    product(m, FACTOR_X, xq, FACTOR_W, wq, bias, y, CUDA_R_16BF, M, N, K, false);
+    return true;
+}
+
+bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
+    const Matrix *m = matrix_of(w, NULL, N, K);
+    if (!m) return false;
+    const uint8_t *dyq = factor(m, FACTOR_DY, dy, M, N, false, true, SCRATCH_FP8_A);
+    const uint8_t *wt = factor(m, FACTOR_W, w, N, K, true, false, SCRATCH_FP8_B);
+    product(m, FACTOR_DY, dyq, FACTOR_W, wt, NULL, dx, CUDA_R_16BF, M, K, N, false);
+    return true;
+}
+
+bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N, size_t K) {
+    const Matrix *m = matrix_of(NULL, dw, N, K);
+    if (!m) return false;
+    const uint8_t *dyt = factor(m, FACTOR_DY, dy, M, N, true, true, SCRATCH_FP8_A);
+    const uint8_t *xt = factor(m, FACTOR_X, x, M, K, true, false, SCRATCH_FP8_B);
+    product(m, FACTOR_DY, dyt, FACTOR_X, xt, NULL, dw, CUDA_R_32F, N, K, round_up(M, 16), true);
+    return true;
+}
+
+/* ---- scales ---- */
+
+__global__ static void update(acc *scaling, size_t n) {
+    size_t i = thread_index();
+    if (i >= n) return;
+    float amax = scaling[i].v, most = 0, largest = i % 3 == FACTOR_DY ? FP8_E5M2_MAX : FP8_E4M3_MAX;
+    acc *past = scaling + PAST * n + i;
+    scaling[i].v = 0;
+    if (!(amax < INFINITY)) return;
+    for (int h = FP8_HISTORY - 1; h > 0; h--) {
+        past[h * n] = past[(h - 1) * n];
+        most = fmaxf(most, past[h * n].v);
+    }
+    past[0].v = amax;
+    most = fmaxf(most, amax);
+    if (!(most > 0)) return;
+    int exponent;
+    frexpf(largest / most, &exponent);
+    exponent = min(max(exponent - 1, -FP8_EXPONENT_MAX), FP8_EXPONENT_MAX);
+    scaling[SCALE * n + i].v = ldexpf(1, exponent);
+    scaling[INVERSE * n + i].v = ldexpf(1, -exponent);
+}
+
+void FN(fp8_update)(acc *scaling, size_t n) {
+    GPU_TIMER(fp8_update, 0, n * FP8_SCALING * sizeof(acc));
+    LAUNCH(update, div_up(n, (size_t)BLOCK), BLOCK, 0, scaling, n);
+}

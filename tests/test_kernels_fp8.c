@@ -1,0 +1,182 @@
+/* fp8: scales by past magnitudes, and products from factors of 8 bits where the backend has them.
+ */
+#include "tests/support_kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FACTORS = 9 };
+
+static void fp8_update(void **state) {
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        Buf *s = acc_inout(FACTORS * FP8_SCALING, 1);
+        for (size_t i = 0; i < s->n; i++) s->host[i] = fabs(s->host[i]) * exp2(round * 3 - 30);
+        if (round == 3) memset(s->host, 0, s->n * sizeof *s->host);
+        s->host[4] = round % 3 == 0 ? NAN : INFINITY; /* leaves its scale and its past alone */
+        if (round == 5) s->host[5] = s->host[3 * FACTORS + 5] = 1e-30; /* the exponent's limit */
+        RUN(fp8_update, F(s), FACTORS);
+        check_exact(s);
+        bufs_free();
+    }
+}
+
+/* ---- products ---- */
+
+static bool in_8_bits(void) { return backend->fp8; }
+
+typedef struct Layer {
+    size_t M, N, K, part; /* the product takes the rows of w from `part` on */
+    double *x, *w, *dy;
+    act *dx, *y, *dev_x, *dev_w, *dev_dy;
+    acc *dw, *scaling;
+} Layer;
+
+/* Integers that e4m3 and e5m2 hold exactly, times a power of two. */
+static void fill(double *v, size_t n, double unit, bool e5m2) {
+    for (size_t i = 0; i < n; i++) {
+        size_t most = e5m2 ? 4 : 8;
+        v[i] = ((double)test_random_below(2 * most + 1) - (double)most) * unit;
+    }
+}
+
+static act *to_device(const double *v, size_t n) {
+    act *p = backend->alloc(n * backend->act_size);
+    backend->act_set(p, v, n);
+    return p;
+}
+
+static Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
+    Layer l = {.M = M, .N = N, .K = K, .part = part};
+    l.x = xmalloc(M * K * sizeof *l.x);
+    l.w = xmalloc((part + N) * K * sizeof *l.w);
+    l.dy = xmalloc(M * N * sizeof *l.dy);
+    fill(l.x, M * K, 0x1p-3, false);
+    fill(l.w, (part + N) * K, 0x1p-9, false);
+    fill(l.dy, M * N, 0x1p-20, true);
+    l.dev_x = to_device(l.x, M * K);
+    l.dev_w = to_device(l.w, (part + N) * K);
+    l.dev_dy = to_device(l.dy, M * N);
+    l.y = backend->alloc(M * N * backend->act_size);
+    l.dx = backend->alloc(M * K * backend->act_size);
+    l.dw = backend->alloc((part + N) * K * backend->acc_size);
+    l.scaling = backend->alloc(FACTORS * FP8_SCALING * backend->acc_size);
+    double scaling[FACTORS * FP8_SCALING] = {0};
+    for (size_t i = FACTORS; i < 3 * FACTORS; i++) scaling[i] = 1;
+    backend->acc_set(l.scaling, scaling, COUNT(scaling));
+    backend->fp8_weight(l.dev_w, l.dw, l.scaling, FACTORS, 3, part + N, K);
+    return l;
+}
+
+static void layer_run(Layer *l) {
+    const act *w = act_at(backend, l->dev_w, l->part * l->K);
+    acc *dw = acc_at(backend, l->dw, l->part * l->K);
+    backend->zero(l->dw, (l->part + l->N) * l->K * backend->acc_size);
+    backend->linear_fwd(l->y, l->dev_x, w, NULL, l->M, l->N, l->K);
+    backend->linear_bwd_input(l->dx, l->dev_dy, w, l->M, l->N, l->K);
+    backend->linear_bwd_weight(dw, NULL, l->dev_dy, l->dev_x, l->M, l->N, l->K);
+}
+
+static void layer_free(Layer *l) {
+    backend->fp8_weight(l->dev_w, l->dw, NULL, 0, 0, 0, 0);
+    void *device[] = {l->dev_x, l->dev_w, l->dev_dy, l->y, l->dx, l->dw, l->scaling};
+    for (size_t i = 0; i < COUNT(device); i++) backend->release(device[i]);
+    free(l->x);
+    free(l->w);
+    free(l->dy);
+}
+
+static double as_act(double v) {
+    double out;
+    act *p = to_device(&v, 1);
+    backend->act_get(&out, p, 1);
+    backend->release(p);
+    return out;
+}
+
+static double largest(const double *v, size_t n) {
+    double most = 0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(v[i]));
+    return most;
+}
+
+/* Every sum is one of a few products of small integers: f32 holds it exactly, in any order. */
+static void check_exactly(const Layer *l) {
+    const double *w = l->w + l->part * l->K;
+    double *y = xmalloc(l->M * l->N * sizeof *y), *dx = xmalloc(l->M * l->K * sizeof *dx);
+    double *dw = xmalloc(l->N * l->K * sizeof *dw);
+    backend->act_get(y, l->y, l->M * l->N);
+    backend->act_get(dx, l->dx, l->M * l->K);
+    backend->acc_get(dw, acc_at(backend, l->dw, l->part * l->K), l->N * l->K);
+    for (size_t m = 0; m < l->M; m++)
+        for (size_t n = 0; n < l->N; n++) {
+            double sum = 0;
+            for (size_t k = 0; k < l->K; k++) sum += l->x[m * l->K + k] * w[n * l->K + k];
+            assert_true(y[m * l->N + n] == as_act(sum));
+        }
+    for (size_t m = 0; m < l->M; m++)
+        for (size_t k = 0; k < l->K; k++) {
+            double sum = 0;
+            for (size_t n = 0; n < l->N; n++) sum += l->dy[m * l->N + n] * w[n * l->K + k];
+            assert_true(dx[m * l->K + k] == as_act(sum));
+        }
+    for (size_t n = 0; n < l->N; n++)
+        for (size_t k = 0; k < l->K; k++) {
+            double sum = 0;
+            for (size_t m = 0; m < l->M; m++) sum += l->dy[m * l->N + n] * l->x[m * l->K + k];
+            assert_true(dw[n * l->K + k] == sum);
+        }
+    free(y);
+    free(dx);
+    free(dw);
+}
+
+/* With scales of 1 the gradients vanish in e5m2; after one step's magnitudes nothing is lost. */
+static void fp8_weight(void **state) {
+    (void)state;
+    static const size_t shapes[][4] = {{1, 16, 16, 0},  {5, 48, 80, 0},   {16, 64, 32, 0},
+                                       {77, 32, 64, 0}, {33, 64, 32, 32}, {7, 8, 24, 0}};
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        Layer l = layer_new(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
+        bool eight = in_8_bits() && l.N % 16 == 0 && l.K % 16 == 0;
+        layer_run(&l);
+        double amax[FACTORS];
+        backend->acc_get(amax, l.scaling, FACTORS);
+        assert_true(amax[0] == 0 && amax[6] == 0);
+        assert_true(amax[3] == (eight ? largest(l.x, l.M * l.K) : 0));
+        assert_true(amax[4] == (eight ? largest(l.w + l.part * l.K, l.N * l.K) : 0));
+        assert_true(amax[5] == (eight ? largest(l.dy, l.M * l.N) : 0));
+        backend->fp8_update(l.scaling, FACTORS);
+        layer_run(&l);
+        check_exactly(&l);
+        layer_free(&l);
+    }
+}
+
+/* 1 + 2^-5 has five bits behind the point; e4m3 keeps three. */
+static void takes_8_bits(void **state) {
+    (void)state;
+    Layer l = layer_new(1, 16, 16, 0);
+    double got[16];
+    for (size_t i = 0; i < 16; i++) l.x[i] = i ? 0 : 1 + 0x1p-5;
+    for (size_t i = 0; i < 16 * 16; i++) l.w[i] = 1;
+    backend->act_set(l.dev_x, l.x, 16);
+    backend->act_set(l.dev_w, l.w, 16 * 16);
+    for (int registered = 1; registered >= 0; registered--) {
+        layer_run(&l);
+        backend->act_get(got, l.y, 16);
+        assert_true(got[0] == (registered && in_8_bits() ? 1 : 1 + 0x1p-5));
+        backend->fp8_weight(l.dev_w, l.dw, NULL, 0, 0, 0, 0);
+    }
+    layer_free(&l);
+}
+
+int main(void) {
+    const struct CMUnitTest each[] = {cmocka_unit_test(fp8_update), cmocka_unit_test(fp8_weight),
+                                      cmocka_unit_test(takes_8_bits)};
+#if defined TEST_CUDA
+    setenv("CUDAEMU_ARCH", "90", 0); /* where it runs without a GPU: one that has FP8 */
+#endif
+    return kernel_tests_run("kernels_fp8", each, COUNT(each), NULL, 0);
+}
