@@ -1,6 +1,7 @@
 #include "data/caption_set.h"
 #include "data/sources.h"
 #include "data/stream.h"
+#include "data/string_map.h"
 #include "data/table.h"
 
 #include <jansson.h>
@@ -14,49 +15,27 @@
 typedef struct Growing {
     CaptionSet *s;
     size_t image_room, text_room, most;
-    uint32_t *slots; /* [slot_count], a power of 2: images by path, index + 1 */
-    size_t slot_count;
+    StringMap paths;
     size_t *captions; /* [image_room]: how many each has */
 } Growing;
-
-static uint64_t fnv1a(const char *text) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *text; text++) h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-    return h;
-}
-
-static uint32_t *find_slot(const Growing *g, const char *path) {
-    size_t at = fnv1a(path) & (g->slot_count - 1);
-    while (g->slots[at] && strcmp(g->s->images[g->slots[at] - 1], path) != 0)
-        at = (at + 1) & (g->slot_count - 1);
-    return &g->slots[at];
-}
-
-static void grow_slots(Growing *g) {
-    free(g->slots);
-    g->slot_count = g->slot_count ? 2 * g->slot_count : 1024;
-    g->slots = xcalloc(g->slot_count, sizeof *g->slots);
-    for (size_t i = 0; i < g->s->image_count; i++) *find_slot(g, g->s->images[i]) = (uint32_t)i + 1;
-}
 
 /* The picture's index; takes `path` over. */
 static uint32_t add_image(Growing *g, char *path) {
     CaptionSet *s = g->s;
-    if (2 * s->image_count >= g->slot_count) grow_slots(g);
-    uint32_t *slot = find_slot(g, path);
-    if (*slot) {
+    bool added;
+    uint32_t image = string_map_put(&g->paths, path, &added);
+    if (!added) {
         free(path);
-        return *slot - 1;
+        return image;
     }
     if (s->image_count == g->image_room) {
         g->image_room = size_max(256, 2 * g->image_room);
         s->images = xrealloc(s->images, size_mul(g->image_room, sizeof *s->images));
         g->captions = xrealloc(g->captions, size_mul(g->image_room, sizeof *g->captions));
     }
-    s->images[s->image_count] = path;
-    g->captions[s->image_count] = 0;
-    *slot = (uint32_t)++s->image_count;
-    return *slot - 1;
+    s->images[s->image_count++] = path;
+    g->captions[image] = 0;
+    return image;
 }
 
 static void add_text(Growing *g, uint32_t image, const char *text) {
@@ -73,7 +52,7 @@ static void add_text(Growing *g, uint32_t image, const char *text) {
 }
 
 static void growing_free(Growing *g) {
-    free(g->slots);
+    string_map_free(&g->paths);
     free(g->captions);
 }
 

@@ -294,3 +294,17 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
 bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err) {
     return dataset_read_drawn(d, index, NULL, s, err);
 }
+
+char *dataset_key(Dataset *d, size_t index, Error *err) {
+    assert(index < d->count);
+    size_t number;
+    const Shard *shard = find_shard(d, index, &number);
+    if (shard->kind != SOURCE_SHARD) return table_path(&shard->table.rows[index - shard->start]);
+    TarShard *t = &d->shards[number].tar;
+    IndexPick p;
+    if (!shard_cache_acquire(d->cache, t, err)) return NULL;
+    index_pick(&t->index, &d->keys, t->usable[index - shard->start], &p);
+    char *key = xasprintf("%s:%s", t->path, p.key);
+    shard_cache_release(d->cache, t);
+    return key;
+}

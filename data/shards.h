@@ -38,6 +38,9 @@ size_t dataset_shard_start(const Dataset *d, size_t shard);
 bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err);
 /* The same with the caption that `draw` chooses among several (NULL: the first one). */
 bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err);
+/* What names sample `index` for good: "path/shard.tar:000123" or the image's path; malloc'd. The
+ * sample is not read. NULL: err names the shard whose index cannot be. Thread-safe. */
+char *dataset_key(Dataset *d, size_t index, Error *err);
 /* Class names of a folder of class folders, sorted; 0 when there are none. */
 size_t dataset_classes(const Dataset *d, const char *const **names);
 void dataset_close(Dataset *d);

@@ -2,11 +2,13 @@
 
 #include "data/augment.h"
 #include "data/bpe.h"
+#include "data/crc32c.h"
 #include "train/checkpoint.h"
 #include "train/clip.h"
 
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,6 +120,33 @@ double encoder_logit_scale(const Encoder *e) {
     double log_scale;
     e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
     return exp(log_scale);
+}
+
+enum { HASHED_FLOATS = 1 << 16 };
+
+void encoder_identity(const Encoder *e, char identity[17]) {
+    const ClipConfig *c = &e->config;
+    const Transform *t = &c->eval_transform;
+    uint32_t weights = 0;
+    float *host = xmalloc(HASHED_FLOATS * sizeof *host);
+    for (size_t i = 0; i < e->params->count; i++) {
+        const Param *p = &e->params->list[i];
+        if (!strncmp(p->name, "logit_", 6)) continue; /* no feature depends on them */
+        weights = crc32c(weights, p->name, strlen(p->name));
+        for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
+            size_t n = size_min(HASHED_FLOATS, p->size - at);
+            e->k->acc_get_f32(host, acc_at(e->k, param_acc(e->params, p), at), n);
+            weights = crc32c(weights, host, n * sizeof *host);
+        }
+    }
+    free(host);
+    char *form = xasprintf("%zu %zu %zu %zu %zu %d %d %d %d %d %d %d,%d,%d %a,%a,%a %a,%a,%a",
+                           c->embed_dim, c->image.heads, c->text.heads, c->image_size,
+                           c->patch_size, c->activation, c->pool, c->final_ln_after_pool, t->size,
+                           t->resize_mode, t->interpolation, t->fill[0], t->fill[1], t->fill[2],
+                           t->mean[0], t->mean[1], t->mean[2], t->std[0], t->std[1], t->std[2]);
+    snprintf(identity, 17, "%08x%08x", weights, crc32c(0, form, strlen(form)));
+    free(form);
 }
 
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {

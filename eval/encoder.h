@@ -28,6 +28,10 @@ size_t encoder_dim(const Encoder *e);         /* E */
 size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */
 
+/* Which model it is, in 16 hexadecimal digits: a checksum of the weights that features depend on,
+ * and one of architecture and preprocessing; the same for the same model in another format. */
+void encoder_identity(const Encoder *e, char identity[17]);
+
 /* out[n,E]. */
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
 

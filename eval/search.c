@@ -1,6 +1,10 @@
 #include "eval/search.h"
 
+#include <omp.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* ---- heaps of the best hits ---- */
 
 /* a is a worse hit than b. */
 static bool worse(Hit a, Hit b) {
@@ -21,42 +25,150 @@ static void sift_down(Hit *heap, size_t n, size_t i) {
     }
 }
 
+/* Keeps the k best of what is pushed. */
+static void push(Hit *heap, size_t *n, size_t k, Hit h) {
+    if (*n == k) {
+        if (!worse(heap[0], h)) return;
+        heap[0] = h;
+        sift_down(heap, k, 0);
+        return;
+    }
+    size_t i = (*n)++;
+    for (; i && worse(h, heap[(i - 1) / 2]); i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    heap[i] = h;
+}
+
 static int by_falling_score(const void *a, const void *b) {
     Hit x = *(const Hit *)a, y = *(const Hit *)b;
     return worse(x, y) - worse(y, x);
 }
 
 size_t search_top_scores(Hit *hits, size_t k, const float *scores, size_t N) {
-    size_t n = size_min(k, N);
-    for (size_t i = 0; i < n; i++) hits[i] = (Hit){i, scores[i]};
-    for (size_t i = n / 2; i-- > 0;) sift_down(hits, n, i);
-    for (size_t i = n; n && i < N; i++) {
-        Hit h = {i, scores[i]};
-        if (!worse(hits[0], h)) continue;
-        hits[0] = h;
-        sift_down(hits, n, 0);
-    }
+    size_t n = 0;
+    for (size_t i = 0; k && i < N; i++) push(hits, &n, k, (Hit){i, scores[i]});
     qsort(hits, n, sizeof *hits, by_falling_score);
     return n;
 }
 
-size_t search_top(Hit *hits, size_t k, const float *query, const float *collection, size_t N,
-                  size_t E) {
-    float *scores = xmalloc(size_mul(N, sizeof *scores));
-#pragma omp parallel for
-    for (size_t i = 0; i < N; i++) {
-        const float *row = collection + i * E;
-        float lanes[16] = {0},
-              sum =
-                  0; /* sixteen partial sums: vectorises without changing the order of additions */
-        size_t j = 0;
-        for (; j + 16 <= E; j += 16)
-            for (size_t l = 0; l < 16; l++) lanes[l] += row[j + l] * query[j + l];
-        for (; j < E; j++) sum += row[j] * query[j];
-        for (size_t l = 0; l < 16; l++) sum += lanes[l];
-        scores[i] = sum;
+/* ---- scores: rows × queries, in vectors; every score adds its lanes in the same order ---- */
+
+#if defined __AVX512F__
+enum { LANES = 16, TOGETHER = 4 };
+#else
+enum { LANES = 8, TOGETHER = 2 };
+#endif
+/* TOGETHER queries and AT_ONCE rows are multiplied in registers. */
+enum { AT_ONCE = 4, BLOCK = 64 };
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef float Half __attribute__((vector_size(LANES / 2 * sizeof(float)), aligned(sizeof(float))));
+
+static inline float add_lanes(const Vector *v) {
+    const Half *h = (const Half *)v;
+    Half s = h[0] + h[1];
+    for (int n = LANES / 4; n; n /= 2)
+        for (int l = 0; l < n; l++) s[l] += s[l + n];
+    return s[0];
+}
+
+/* out[AT_ONCE][TOGETHER] of rows and queries that lie `stride` apart, a multiple of LANES. */
+static void multiply(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
+                     size_t stride) {
+    Vector sum[AT_ONCE][TOGETHER] = {{{0}}};
+    for (size_t j = 0; j < stride; j += LANES) {
+        Vector q[TOGETHER];
+        for (size_t b = 0; b < TOGETHER; b++) q[b] = *(const Vector *)(queries + b * stride + j);
+        for (size_t a = 0; a < AT_ONCE; a++) {
+            Vector r = *(const Vector *)(rows + a * stride + j);
+            for (size_t b = 0; b < TOGETHER; b++) sum[a][b] += r * q[b];
+        }
     }
-    size_t n = search_top_scores(hits, k, scores, N);
-    free(scores);
+    for (size_t a = 0; a < AT_ONCE; a++)
+        for (size_t b = 0; b < TOGETHER; b++) out[a][b] = add_lanes(&sum[a][b]);
+}
+
+struct Search {
+    size_t k, Q, E, padded, stride; /* padded: Q rounded up to TOGETHER */
+    float *queries;                 /* [padded,stride] */
+    size_t threads;
+    Hit *heaps;    /* [threads,Q,k] */
+    size_t *held;  /* [threads,Q] */
+    float *blocks; /* [threads,BLOCK,stride] */
+    float *scores; /* [threads,padded,BLOCK] */
+};
+
+Search *search_new(size_t k, const float *queries, size_t Q, size_t E) {
+    assert(k && Q && E);
+    Search *s = xcalloc(1, sizeof *s);
+    s->k = k;
+    s->Q = Q;
+    s->E = E;
+    s->padded = round_up(Q, TOGETHER);
+    s->stride = round_up(E, LANES);
+    s->queries = xcalloc(size_mul(s->padded, s->stride), sizeof *s->queries);
+    for (size_t q = 0; q < Q; q++)
+        memcpy(s->queries + q * s->stride, queries + q * E, E * sizeof *queries);
+    s->threads = (size_t)omp_get_max_threads();
+    s->heaps = xmalloc(size_mul(s->threads * Q, size_mul(k, sizeof *s->heaps)));
+    s->held = xcalloc(s->threads * Q, sizeof *s->held);
+    s->blocks = xcalloc(size_mul(s->threads * BLOCK, s->stride), sizeof *s->blocks);
+    s->scores = xmalloc(size_mul(s->threads * BLOCK, s->padded * sizeof *s->scores));
+    return s;
+}
+
+/* The block's rows `stride` apart, a multiple of AT_ONCE of them readable. */
+static const float *block_rows(const Search *s, const Rows *r, size_t at, size_t n, float *block) {
+    if (r->f32 && !r->scale && r->dim == s->stride && n % AT_ONCE == 0) return r->f32 + at * r->dim;
+    rows_load(r, at, n, block, s->stride);
+    return block;
+}
+
+static void add_block(Search *s, const Rows *r, size_t at, size_t n, size_t first,
+                      const uint64_t *skip, size_t thread) {
+    float *scores = s->scores + thread * BLOCK * s->padded, out[AT_ONCE][TOGETHER];
+    const float *rows = block_rows(s, r, at, n, s->blocks + thread * BLOCK * s->stride);
+    for (size_t q = 0; q < s->padded; q += TOGETHER) {
+        for (size_t i = 0; i < n; i += AT_ONCE) {
+            multiply(out, rows + i * s->stride, s->queries + q * s->stride, s->stride);
+            for (size_t a = 0; a < AT_ONCE; a++)
+                for (size_t b = 0; b < TOGETHER; b++) scores[(q + b) * BLOCK + i + a] = out[a][b];
+        }
+    }
+    for (size_t q = 0; q < s->Q; q++) {
+        Hit *heap = s->heaps + (thread * s->Q + q) * s->k;
+        size_t *held = &s->held[thread * s->Q + q];
+        for (size_t i = 0; i < n; i++) {
+            float score = scores[q * BLOCK + i];
+            if (*held == s->k && score < heap[0].score) continue;
+            if (skip && bit_of(skip, at + i)) continue;
+            push(heap, held, s->k, (Hit){first + at + i, score});
+        }
+    }
+}
+
+void search_add(Search *s, const Rows *r, size_t first, const uint64_t *skip) {
+    assert(r->dim == s->E);
+#pragma omp parallel for schedule(static) num_threads((int)s->threads)
+    for (size_t block = 0; block < div_up(r->count, BLOCK); block++)
+        add_block(s, r, block * BLOCK, size_min(BLOCK, r->count - block * BLOCK), first, skip,
+                  (size_t)omp_get_thread_num());
+}
+
+size_t search_finish(Search *s, Hit *hits) {
+    size_t n = 0;
+    for (size_t q = 0; q < s->Q; q++) {
+        Hit *best = s->heaps + q * s->k;
+        n = s->held[q];
+        for (size_t t = 1; t < s->threads; t++)
+            for (size_t h = 0; h < s->held[t * s->Q + q]; h++)
+                push(best, &n, s->k, s->heaps[(t * s->Q + q) * s->k + h]);
+        qsort(best, n, sizeof *best, by_falling_score);
+        memcpy(hits + q * s->k, best, n * sizeof *best);
+    }
+    free(s->queries);
+    free(s->heaps);
+    free(s->held);
+    free(s->blocks);
+    free(s->scores);
+    free(s);
     return n;
 }

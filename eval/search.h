@@ -1,17 +1,28 @@
-/* search: the k rows of a collection that score highest for a query. Exact. */
+/* search: the k rows of a collection that score highest for a query, exactly. One walk over the
+ * rows serves many queries. */
 #ifndef EVAL_SEARCH_H
 #define EVAL_SEARCH_H
-#include "kernels/kernels.h"
+#include "eval/rows.h"
 
 typedef struct Hit {
     size_t row;
     float score;
 } Hit;
 
-/* hits[k] by falling score, ties by lower row; returns how many (min(k, N)). query[E],
- * collection[N,E] in host memory. */
-size_t search_top(Hit *hits, size_t k, const float *query, const float *collection, size_t N,
-                  size_t E);
-/* The same over scores that are already there. */
+/* A search over rows that come in parts. Scores are dot products in f32, of the same bits however
+ * many queries, parts and threads there are. Memory: queries and threads × Q × k hits. */
+typedef struct Search Search;
+/* queries[Q,E] are copied. */
+Search *search_new(size_t k, const float *queries, size_t Q, size_t E);
+/* Row i of the part is row first + i of the collection. skip: a bit a row, set where it is to be
+ * left out; NULL: none is. */
+void search_add(Search *s, const Rows *rows, size_t first, const uint64_t *skip);
+/* hits[Q,k], each query's by falling score, ties by lower row; returns how many each has (k, or all
+ * that were added). Frees s. */
+size_t search_finish(Search *s, Hit *hits);
+
+/* The best of scores that are already there: hits[k], min(k, N) of them. */
 size_t search_top_scores(Hit *hits, size_t k, const float *scores, size_t N);
+
+static inline bool bit_of(const uint64_t *bits, size_t i) { return bits[i / 64] >> i % 64 & 1; }
 #endif

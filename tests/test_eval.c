@@ -58,7 +58,10 @@ static void test_search(void **state) {
     enum { N = 500, E = 19, K = 40 };
     float *rows = random_rows(N, E, 3), *q = random_rows(1, E, 4);
     Hit hits[K];
-    assert_int_equal(search_top(hits, K, q, rows, N, E), K);
+    Rows all = rows_of_floats(rows, N, E), few = rows_of_floats(rows, 3, E);
+    Search *s = search_new(K, q, 1, E);
+    search_add(s, &all, 0, NULL);
+    assert_int_equal(search_finish(s, hits), K);
     bool *taken = xcalloc(N, sizeof *taken);
     for (size_t h = 0; h < K; h++) {
         size_t best = N;
@@ -69,7 +72,9 @@ static void test_search(void **state) {
         assert_int_equal(hits[h].row, best);
         assert_near(hits[h].score, dot(q, rows + best * E, E), 0);
     }
-    assert_int_equal(search_top(hits, K, q, rows, 3, E), 3);
+    s = search_new(K, q, 1, E);
+    search_add(s, &few, 0, NULL);
+    assert_int_equal(search_finish(s, hits), 3);
     free(taken);
     free(rows);
     free(q);

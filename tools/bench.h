@@ -14,5 +14,6 @@ int bench_step(int argc, char **argv);
 int bench_loss(int argc, char **argv);
 int bench_loader(int argc, char **argv);
 int bench_tok(int argc, char **argv);
+int bench_search(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
 #endif

@@ -22,8 +22,12 @@ static const Entry entries[] = {
     {"eval", "retrieval", cmd_eval_retrieval,
      "recall@k of images for captions and captions for images"},
     {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes"},
-    {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy)"},
+    {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy, or an index)"},
     {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image"},
+    {"index", "list", cmd_index_list, "the pictures of an index"},
+    {"index", "remove", cmd_index_remove, "take pictures out of an index"},
+    {"index", "compact", cmd_index_compact, "one segment, without what was removed"},
+    {"index", "check", cmd_index_check, "compare an index's checksums"},
     {NULL, "score", cmd_score, "one image against several captions: probabilities"},
     {"data", "pack", cmd_data_pack, "image-text pairs -> shards"},
     {"data", "index", cmd_data_index, "write the index that makes a shard random-access"},
@@ -32,7 +36,7 @@ static const Entry entries[] = {
     {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)"},
     {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary"},
     {"ckpt", "info", cmd_ckpt_info, "what a checkpoint of any format holds"},
-    {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, tokenizer"},
+    {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, search, tokenizer"},
 };
 
 /* The commands of one group, or all of them (NULL). */

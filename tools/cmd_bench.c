@@ -15,6 +15,7 @@ static const struct {
     {"kernels", bench_kernels, "single kernels against this machine's matrix and copy ceilings"},
     {"loss", bench_loss, "contrastive loss, forward and backward"},
     {"loader", bench_loader, "shards -> batches: images/s"},
+    {"search", bench_search, "exact top-k over features: seconds, GB/s"},
     {"tok", bench_tok, "captions -> ids: captions/s"},
 };
 

@@ -1,8 +1,9 @@
-/* clipc embed: images or captions → L2-normalised rows of a .npy file. */
+/* clipc embed: images or captions → L2-normalised rows of a .npy file, or an index folder. */
 #include "data/npy.h"
 #include "eval/features.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/embed_index.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,9 @@
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;
 static StringList image_files;
-static const char *images, *text, *out;
+static const char *images, *text, *out, *index_folder;
+static int dtype;
+static int64_t thumbnails = 128;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
@@ -19,24 +22,35 @@ static Option options[] = {
      "a folder, shards or CSV/TSV: the readable ones, in order", 0},
     {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line; - is stdin", 0},
     {"out", OPT_STRING, &out, "FILE.npy", 0, 0,
-     "float32 [N,E]; with --images also FILE.keys, a key a row", 0},
+     "rows [N,E]; with --images also FILE.keys, a key a row", 0},
+    {"index", OPT_STRING, &index_folder, "DIR", 0, 0,
+     "instead of --out: an index for clipc search, made or added to", 0},
+    {"dtype", OPT_CHOICE, &dtype, NPY_TYPE_CHOICES, 0, 0, "of the features", 0},
+    {"thumbnails", OPT_INT, &thumbnails, "PIXELS", 0, 1024, "in a new index; 0: none", 0},
     DATASET_OPTIONS(dataset),
 };
 
 static const Command command = {
     "embed",
     "Images or captions to L2-normalised features.",
-    "clipc embed --checkpoint PATH (--image FILE... | --images SPEC | --text FILE) --out X.npy",
+    "clipc embed --checkpoint PATH (--image FILE... | --images SPEC | --text FILE) --out X.npy\n"
+    "       clipc embed --checkpoint PATH --images SPEC --index DIR",
     "  clipc embed --checkpoint logs/run/checkpoints/latest --images photos/ --out photos.npy\n"
     "  clipc embed --checkpoint logs/run/checkpoints/latest --text captions.txt --out "
-    "captions.npy\n",
+    "captions.npy\n"
+    "  clipc embed --checkpoint CKPT --images photos/ --index photos.index   # again: what is "
+    "new\n",
     options,
     COUNT(options),
 };
 
 static void write_rows(const float *rows, size_t n, size_t E) {
     Error err;
-    if (!npy_write_f32(out, rows, (size_t[]){n, E}, 2, &err)) die("%s", err.text);
+    NpyWriter *w = npy_writer_open(out, (NpyType)dtype, n, E, &err);
+    if (!w) die("%s", err.text);
+    bool written = npy_writer_append(w, rows, n, &err); /* the first error is the one to show */
+    Error closing;
+    if (!npy_writer_close(w, &closing) || !written) die("%s", written ? closing.text : err.text);
     log_info("%s: %zu rows of %zu", out, n, E);
 }
 
@@ -55,11 +69,24 @@ int cmd_embed(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
     if ((image_files.count > 0) + (images != NULL) + (text != NULL) != 1)
         die_usage("clipc embed: give one of --image, --images and --text");
-    if (!out) die_usage("clipc embed: --out is missing");
+    if ((out != NULL) == (index_folder != NULL))
+        die_usage("clipc embed: give --out, or --index for an index folder");
+    if (!index_folder && option_find(&command, "thumbnails")->given)
+        die_usage("clipc embed: --thumbnails goes with --index");
+    if (index_folder && !images) die_usage("clipc embed: --index takes --images");
     Encoder *e = encoder_open(&encoder);
     size_t E = encoder_dim(e);
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);
+        if (index_folder) {
+            EmbedIndex o = {index_folder,       encoder.checkpoint,
+                            (NpyType)dtype,     option_find(&command, "dtype")->given,
+                            (size_t)thumbnails, option_find(&command, "thumbnails")->given};
+            embed_into_index(e, d, &o);
+            dataset_close(d);
+            encoder_close(e);
+            return EXIT_OK;
+        }
         Features f;
         features_of_dataset(&f, e, comm_self(encoder_kernels(e)), d, true, false);
         if (!f.count) die("--images %s: no readable image", images);

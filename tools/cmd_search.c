@@ -1,89 +1,310 @@
-/* clipc search: the nearest rows of an embedded collection to a text or an image. */
-#include "data/npy.h"
+/* clipc search: the nearest pictures of an index folder or a .npy to a text, an image or both; and
+ * which pictures of it are alike. */
+#include "eval/collection.h"
+#include "eval/duplicates.h"
 #include "eval/search.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/search_html.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static StringList texts, image_files;
-static const char *collection, *text_file;
+static const char *collection, *text_file, *html;
 static int64_t top = 5;
+static double weight = 0.5, duplicates;
 static bool json;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
     {"collection", OPT_STRING, &collection, "FILE.npy", 0, 0,
-     "what `clipc embed --images` wrote (with FILE.npy.keys)", 0},
+     "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)", 0},
     {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "queries in words", 0},
     {"text", OPT_STRING, &text_file, "FILE", 0, 0, "queries in words, one a line; - is stdin", 0},
-    {"image", OPT_LIST, &image_files, "FILE...", 0, 0, "queries as pictures", 0},
+    {"image", OPT_LIST, &image_files, "FILE...", 0, 0,
+     "queries as pictures; with words too, one of them goes with all or each with each", 0},
+    {"weight", OPT_FLOAT, &weight, NULL, 0, 1, "of the words where both are given", 0},
     {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
+    {"duplicates", OPT_FLOAT, &duplicates, "COSINE", -1, 1,
+     "instead of queries: groups of pictures at least so alike", 0},
+    {"html", OPT_STRING, &html, "FILE", 0, 0, "a page with the hits' thumbnails as well", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
 
 static const Command command = {
     "search",
-    "Find the pictures of an embedded collection that fit a text or a picture best.",
-    "clipc search --checkpoint PATH --collection X.npy (--texts TEXT... | --text FILE | --image "
-    "FILE...)",
-    "  clipc search --checkpoint CKPT --collection photos.npy --texts 'a dog on a beach'\n"
-    "  clipc search --checkpoint CKPT --collection photos.npy --image query.jpg --top 10 --json\n",
+    "Find the pictures of an index that fit a text, a picture or both best, or are alike.",
+    "clipc search DIR (--texts TEXT... | --text FILE | --image FILE...) [--checkpoint PATH]\n"
+    "       clipc search DIR --duplicates COSINE\n"
+    "       clipc search --collection X.npy --checkpoint PATH ...",
+    "  clipc search photos.index --texts 'a dog on a beach' --top 10\n"
+    "  clipc search photos.index --image query.jpg --texts 'at night' --weight 0.3 --html "
+    "hits.html\n"
+    "  clipc search photos.index --duplicates 0.95\n"
+    "  clipc search --checkpoint CKPT --collection photos.npy --image query.jpg --json\n",
     options,
     COUNT(options),
 };
 
-int cmd_search(int argc, char **argv) {
-    options_parse(&command, argc, argv, NULL);
-    if (!collection)
-        die_usage("clipc search: --collection is missing (a .npy that clipc embed wrote)");
-    if ((texts.count > 0) + (text_file != NULL) + (image_files.count > 0) != 1)
-        die_usage("clipc search: give one of --texts, --text and --image");
-    if (text_file) texts.items = read_lines(text_file, &texts.count);
-    if (text_file && !texts.count) die("%s holds no query", text_file);
-    Error err;
-    float *rows;
-    size_t N, E, names = 0;
-    if (!npy_read_f32(collection, &rows, &N, &E, &err)) die("%s", err.text);
-    char *keys_path = xasprintf("%s.keys", collection), **keys = NULL;
-    if (!access(keys_path, R_OK)) keys = read_lines(keys_path, &names);
-    if (keys && names != N)
-        die("%s has %zu keys, the collection %zu rows: embed it again", keys_path, names, N);
+/* ---- what is searched ---- */
 
-    Encoder *e = encoder_open(&encoder);
-    if (encoder_dim(e) != E)
+typedef struct Shelf {
+    const char *name;
+    Collection *index; /* NULL: a .npy */
+    Collection store;
+    Rows npy;
+    char **keys; /* of a .npy; NULL: none */
+    RowsPart *parts;
+    size_t count, rows, dim, usable;
+} Shelf;
+
+static void shelf_open_npy(Shelf *s, const char *path) {
+    s->npy = rows_open(path);
+    s->npy.drop = false;
+    s->rows = s->usable = s->npy.count;
+    s->dim = s->npy.dim;
+    char *keys = xasprintf("%s.keys", path);
+    size_t n = 0;
+    if (!access(keys, R_OK)) s->keys = read_lines(keys, &n);
+    if (s->keys && n != s->rows)
+        die("%s has %zu keys, the collection %zu rows: embed it again", keys, n, s->rows);
+    free(keys);
+    s->parts = xcalloc(s->count = 1, sizeof *s->parts);
+    s->parts[0] = (RowsPart){&s->npy, 0, NULL};
+}
+
+static void shelf_open(Shelf *s, const char *folder, const char *npy) {
+    *s = (Shelf){.name = folder ? folder : npy};
+    if (!folder) {
+        shelf_open_npy(s, npy);
+        return;
+    }
+    collection_open(&s->store, folder);
+    s->index = &s->store;
+    s->rows = s->store.rows;
+    s->usable = s->rows - s->store.removed;
+    s->dim = s->store.dim;
+    if (!s->usable) die("%s holds no picture", folder);
+    s->parts = xcalloc(s->count = s->store.count, sizeof *s->parts);
+    for (size_t i = 0; i < s->count; i++) {
+        const Segment *g = &s->store.segments[i];
+        s->parts[i] = (RowsPart){&g->features, g->first, g->removed};
+    }
+}
+
+static const char *shelf_key(const Shelf *s, size_t row) {
+    if (s->index) return collection_key(s->index, row);
+    return s->keys ? s->keys[row] : "";
+}
+
+static void shelf_close(Shelf *s) {
+    if (s->index) collection_close(s->index);
+    if (s->keys) free_lines(s->keys, s->rows);
+    rows_close(&s->npy);
+    free(s->parts);
+}
+
+/* ---- queries ---- */
+
+typedef struct Queries {
+    size_t count, dim;
+    float *features; /* [count,dim] */
+    char **names;
+} Queries;
+
+static void open_model(const Shelf *s, Encoder **e) {
+    if (!encoder.checkpoint && s->index) {
+        encoder.checkpoint = s->index->checkpoint;
+        if (access(encoder.checkpoint, F_OK))
+            die("%s was made with %s, which is not there: say with --checkpoint where it is",
+                s->name, encoder.checkpoint);
+    }
+    *e = encoder_open(&encoder);
+    if (encoder_dim(*e) != s->dim)
         die("%s holds rows of %zu, the model's features have %zu: embed it with this model",
-            collection, E, encoder_dim(e));
-    const StringList *queries = texts.count ? &texts : &image_files;
-    float *features = texts.count ? embed_texts(e, texts.items, texts.count)
-                                  : embed_image_files(e, image_files.items, image_files.count);
-    Hit *hits = xcalloc(size_min((size_t)top, N) + 1, sizeof *hits);
+            s->name, s->dim, encoder_dim(*e));
+    char identity[17];
+    encoder_identity(*e, identity);
+    if (s->index && strcmp(identity, s->index->identity) != 0)
+        die("%s was embedded by another model (%s of %s; %s is %s): embed it again, or name its "
+            "own",
+            s->name, s->index->identity, s->index->checkpoint, encoder.checkpoint, identity);
+}
+
+static void normalise(float *v, size_t E) {
+    double sum = 0;
+    for (size_t j = 0; j < E; j++) sum += (double)v[j] * v[j];
+    for (size_t j = 0; sum > 0 && j < E; j++) v[j] = (float)(v[j] / sqrt(sum));
+}
+
+/* weight·text + (1-weight)·image, normalised: of each text with each image, or of one with all. */
+static void join_queries(Queries *q, const float *words, const float *pictures) {
+    size_t T = texts.count, I = image_files.count, E = q->dim;
+    if (T != I && T != 1 && I != 1)
+        die_usage("clipc search: %zu texts and %zu images: as many of both, or one of either", T,
+                  I);
+    q->count = size_max(T, I);
+    q->features = xcalloc(q->count * E, sizeof *q->features);
+    q->names = xcalloc(q->count, sizeof *q->names);
+    for (size_t i = 0; i < q->count; i++) {
+        size_t t = T == 1 ? 0 : i, p = I == 1 ? 0 : i;
+        float *to = q->features + i * E;
+        for (size_t j = 0; j < E; j++)
+            to[j] = (float)(weight * words[t * E + j] + (1 - weight) * pictures[p * E + j]);
+        normalise(to, E);
+        q->names[i] = xasprintf("%s + %s", texts.items[t], image_files.items[p]);
+    }
+}
+
+static Queries make_queries(const Shelf *s) {
+    Encoder *e;
+    open_model(s, &e);
+    Queries q = {.dim = s->dim};
+    float *words = texts.count ? embed_texts(e, texts.items, texts.count) : NULL,
+          *pictures =
+              image_files.count ? embed_image_files(e, image_files.items, image_files.count) : NULL;
+    if (words && pictures) {
+        join_queries(&q, words, pictures);
+        free(words);
+        free(pictures);
+    } else {
+        const StringList *l = words ? &texts : &image_files;
+        q.count = l->count;
+        q.features = words ? words : pictures;
+        q.names = xcalloc(q.count, sizeof *q.names);
+        for (size_t i = 0; i < q.count; i++) q.names[i] = xstrdup(l->items[i]);
+    }
+    for (size_t i = 0; i < q.count * q.dim; i++)
+        if (!isfinite(q.features[i])) die("a query's features are not finite (NaN)");
+    encoder_close(e);
+    return q;
+}
+
+/* ---- output ---- */
+
+static json_t *hit_json(const Shelf *s, size_t row, double score) {
+    return json_pack("{s:I, s:o, s:f}", "row", (json_int_t)row, "key", json_text(shelf_key(s, row)),
+                     "score", score);
+}
+
+/* As many queries at once as their hits fit. */
+enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
+
+static void search(const Shelf *s, const Queries *q, FILE *page) {
+    size_t k = size_min((size_t)top, s->usable);
+    size_t at_once = size_max(1, size_min(QUERIES_AT_ONCE, HITS_AT_ONCE / k));
+    Hit *hits = xcalloc(size_mul(at_once, k), sizeof *hits);
     json_t *results = json_array();
-    for (size_t q = 0; q < queries->count; q++) {
-        size_t n = search_top(hits, (size_t)top, features + q * E, rows, N, E);
-        json_t *list = json_array();
-        if (!json) printf("%s\n", queries->items[q]);
-        for (size_t h = 0; h < n; h++) {
-            const char *key = keys ? keys[hits[h].row] : "";
-            if (!json)
-                printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hits[h].score, hits[h].row, key);
-            json_array_append_new(list,
-                                  json_pack("{s:I, s:o, s:f}", "row", (json_int_t)hits[h].row,
-                                            "key", json_text(key), "score", (double)hits[h].score));
+    for (size_t first = 0; first < q->count; first += at_once) {
+        size_t n = size_min(at_once, q->count - first);
+        Search *walk = search_new(k, q->features + first * q->dim, n, q->dim);
+        for (size_t p = 0; p < s->count; p++)
+            search_add(walk, s->parts[p].rows, s->parts[p].first, s->parts[p].skip);
+        size_t found = search_finish(walk, hits);
+        for (size_t i = 0; i < n; i++) {
+            json_t *list = json_array();
+            if (!json) printf("%s\n", q->names[first + i]);
+            if (page) search_html_heading(page, q->names[first + i]);
+            for (size_t h = 0; h < found; h++) {
+                Hit hit = hits[i * k + h];
+                const char *key = shelf_key(s, hit.row);
+                if (json)
+                    json_array_append_new(list, hit_json(s, hit.row, hit.score));
+                else
+                    printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hit.score, hit.row, key);
+                if (page) search_html_hit(page, s->index, hit.row, hit.score, key);
+            }
+            json_array_append_new(results, json_pack("{s:o, s:o}", "query",
+                                                     json_text(q->names[first + i]), "hits", list));
         }
-        json_array_append_new(
-            results, json_pack("{s:o, s:o}", "query", json_text(queries->items[q]), "hits", list));
     }
     if (json) print_json(json_pack("{s:O}", "results", results));
     json_decref(results);
-    if (keys) free_lines(keys, names);
-    free(keys_path);
     free(hits);
-    free(features);
-    free(rows);
-    encoder_close(e);
+}
+
+/* Groups in the order of their first rows; members in rising order. */
+static void report_duplicates(const Shelf *s, FILE *page) {
+    uint32_t *group = xmalloc(size_mul(s->rows, sizeof *group)),
+             *next = xmalloc(size_mul(s->rows, sizeof *next)),
+             *last = xmalloc(size_mul(s->rows, sizeof *last));
+    float *alike = xmalloc(size_mul(s->rows, sizeof *alike));
+    const Kernels *k = kernels_open_choice(encoder.device, encoder.precision);
+    size_t pairs = duplicates_find(k, s->parts, s->count, duplicates, group, alike), groups = 0,
+           members = 0;
+    for (size_t i = 0; i < s->rows; i++) { /* chains from each group's first row */
+        next[i] = UINT32_MAX;
+        last[i] = (uint32_t)i;
+        if (group[i] != i) next[last[group[i]]] = (uint32_t)i;
+        last[group[i]] = (uint32_t)i;
+    }
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->rows; i++) {
+        if (group[i] != i || next[i] == UINT32_MAX) continue;
+        json_t *rows = json_array();
+        char title[64];
+        snprintf(title, sizeof title, "group %zu", ++groups);
+        if (!json) printf("%s\n", title);
+        if (page) search_html_heading(page, title);
+        for (uint32_t r = (uint32_t)i; r != UINT32_MAX; r = next[r]) {
+            members++;
+            if (json)
+                json_array_append_new(rows, hit_json(s, r, alike[r]));
+            else
+                printf("  %7.4f  row %u  %s\n", alike[r], r, shelf_key(s, r));
+            if (page) search_html_hit(page, s->index, r, alike[r], shelf_key(s, r));
+        }
+        json_array_append_new(list, rows);
+    }
+    if (json)
+        print_json(json_pack("{s:f, s:I, s:I, s:O}", "threshold", duplicates, "pictures",
+                             (json_int_t)s->usable, "pairs", (json_int_t)pairs, "groups", list));
+    else
+        printf("%zu pairs of %zu pictures are at least %.6g alike: %zu pictures in %zu groups\n",
+               pairs, s->usable, duplicates, members, groups);
+    json_decref(list);
+    free(group);
+    free(next);
+    free(last);
+    free(alike);
+}
+
+int cmd_search(int argc, char **argv) {
+    StringList operands = {0};
+    options_parse(&command, argc, argv, &operands);
+    bool alike = option_find(&command, "duplicates")->given;
+    if (operands.count + (collection != NULL) != 1)
+        die_usage("clipc search: name one index folder, or --collection (a .npy that clipc embed "
+                  "wrote)");
+    if (texts.count && text_file) die_usage("clipc search: give one of --texts and --text");
+    if (alike == (texts.count > 0 || text_file || image_files.count > 0))
+        die_usage("clipc search: give one of --texts, --text, --image and --duplicates");
+    if (option_find(&command, "weight")->given &&
+        !((texts.count || text_file) && image_files.count))
+        die_usage("clipc search: --weight is for words and pictures together");
+    if (text_file) texts.items = read_lines(text_file, &texts.count);
+    if (text_file && !texts.count) die("%s holds no query", text_file);
+    Shelf s;
+    shelf_open(&s, operands.count ? operands.items[0] : NULL, collection);
+    FILE *page = NULL;
+    if (alike) {
+        if (html) page = search_html_open(html);
+        report_duplicates(&s, page);
+    } else {
+        Queries q = make_queries(&s);
+        if (html) page = search_html_open(html);
+        search(&s, &q, page);
+        for (size_t i = 0; i < q.count; i++) free(q.names[i]);
+        free(q.names);
+        free(q.features);
+    }
+    if (page) search_html_close(page, html);
+    shelf_close(&s);
+    string_list_free(&operands);
     return EXIT_OK;
 }

@@ -1,0 +1,449 @@
+#include "eval/collection.h"
+
+#include "data/crc32c.h"
+#include "data/sources.h"
+#include "data/stream.h"
+#include "data/writer.h"
+#include "eval/search.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MANIFEST "index.json"
+#define MANIFEST_MAX ((size_t)1 << 30)
+#define KEYS_MAX ((size_t)1 << 36)
+enum { CHUNK_ROWS = 1024 };
+static const char *const suffixes[3] = {"npy", "keys", "thumbs"};
+
+static char *file_of(const Collection *c, const char *segment, size_t suffix) {
+    return xasprintf("%s/%s.%s", c->folder, segment, suffixes[suffix]);
+}
+
+static bool has_file(const Collection *c, size_t suffix) { return suffix < 2 || c->thumb_side; }
+
+/* ---- opening ---- */
+
+static void segment_close(Segment *s) {
+    rows_close(&s->features);
+    if (s->thumbs) munmap((void *)s->thumbs, s->thumb_bytes);
+    free(s->key_bytes);
+    free(s->keys);
+    free(s->removed);
+    *s = (Segment){.rows = 0};
+}
+
+void collection_close(Collection *c) {
+    for (size_t i = 0; i < c->count; i++) segment_close(&c->segments[i]);
+    if (c->lock >= 0) close(c->lock);
+    free(c->segments);
+    free(c->folder);
+    free(c->checkpoint);
+    *c = (Collection){.lock = -1};
+}
+
+static bool open_keys(const Collection *c, Segment *s, Error *err) {
+    char *path = file_of(c, s->name, 1);
+    uint8_t *bytes;
+    size_t size, n = 0;
+    bool ok = file_read_all(path, &bytes, &size, KEYS_MAX, err);
+    s->key_bytes = (char *)bytes;
+    if (ok && crc32c(0, bytes, size) != s->crc[1])
+        ok = error_set(err, "%s is damaged (checksum)", path);
+    if (ok) s->keys = xcalloc(s->rows, sizeof *s->keys);
+    for (char *at = s->key_bytes, *end = at + size; ok && at < end; n++) {
+        char *stop = memchr(at, '\n', (size_t)(end - at));
+        if (!stop || n == s->rows) break;
+        *stop = 0;
+        s->keys[n] = at;
+        at = stop + 1;
+    }
+    if (ok && (n != s->rows || memchr(bytes, '\n', size)))
+        ok = error_set(err, "%s does not have %zu lines", path, s->rows);
+    free(path);
+    return ok;
+}
+
+static bool open_features(const Collection *c, Segment *s, Error *err) {
+    char *path = file_of(c, s->name, 0);
+    NpyMap m;
+    bool ok = npy_map(&m, path, err);
+    if (ok) {
+        s->features = (Rows){m.rows, m.cols, m.f32, m.f16, NULL, false, m};
+        if (m.rows != s->rows || m.cols != c->dim || (m.f16 != NULL) != (c->type == NPY_F16))
+            ok = error_set(err, "%s is not %zu rows of %zu as index.json says", path, s->rows,
+                           c->dim);
+    }
+    free(path);
+    return ok;
+}
+
+static bool open_thumbs(const Collection *c, Segment *s, Error *err) {
+    if (!c->thumb_side) return true;
+    char *path = file_of(c, s->name, 2);
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && !fstat(fd, &st) && st.st_size > 0;
+    void *at = ok ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (at == MAP_FAILED) {
+        ok = error_set(err, "%s: %s", path, ok || fd < 0 ? strerror(errno) : "empty");
+    } else {
+        s->thumbs = at;
+        s->thumb_bytes = (size_t)st.st_size;
+    }
+    if (fd >= 0) close(fd);
+    free(path);
+    return ok;
+}
+
+static bool open_all(Collection *c, const char *folder, int lock, Error *err) {
+    char *path = xasprintf("%s/" MANIFEST, folder);
+    uint8_t *bytes;
+    size_t size;
+    Error why;
+    bool ok = file_read_all(path, &bytes, &size, MANIFEST_MAX, err);
+    if (ok) {
+        ok = collection_parse(c, (const char *)bytes, size, &why) ||
+             error_set(err, "%.200s: %.300s", path, why.text);
+        free(bytes);
+    }
+    free(path);
+    if (!ok) return false;
+    c->folder = xstrdup(folder);
+    c->lock = lock;
+    for (size_t i = 0; ok && i < c->count; i++) {
+        Segment *s = &c->segments[i];
+        ok = open_features(c, s, err) && open_keys(c, s, err) && open_thumbs(c, s, err);
+    }
+    if (ok) return true;
+    c->lock = -1; /* it stays the caller's */
+    collection_close(c);
+    return false;
+}
+
+bool collection_exists(const char *folder) {
+    char *path = xasprintf("%s/" MANIFEST, folder);
+    bool there = access(path, F_OK) == 0;
+    free(path);
+    return there;
+}
+
+/* A writer that compacts may delete files between our reading of index.json and their opening: then
+ * there is a newer index.json. */
+void collection_open(Collection *c, const char *folder) {
+    Error err;
+    if (!collection_exists(folder))
+        die("%s is no index folder (no " MANIFEST "): clipc embed --images ... --index makes one",
+            folder);
+    for (int attempt = 0; attempt < 3; attempt++)
+        if (open_all(c, folder, -1, &err)) return;
+    die("%s", err.text);
+}
+
+static int take_lock(const char *folder) {
+    char *path = xasprintf("%s/lock", folder);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) die("%s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB))
+        die("%s: another clipc is writing to it: try again when it has ended", folder);
+    free(path);
+    return fd;
+}
+
+static bool is_known(const Collection *c, const char *name) {
+    for (size_t i = 0; i < c->count; i++)
+        if (strncmp(c->segments[i].name, name, 8) == 0) return true;
+    return false;
+}
+
+/* Files of segments that index.json does not name, and half-written ones. */
+static void clear_leftovers(const Collection *c) {
+    char **names;
+    size_t count;
+    Error err;
+    if (!list_folder(c->folder, &names, &count, &err)) die("%s", err.text);
+    for (size_t i = 0; i < count; i++) {
+        bool segment = strspn(names[i], "0123456789") == 8 && names[i][8] == '.';
+        bool half = strstr(names[i], ".tmp") && (segment || !strncmp(names[i], MANIFEST, 10));
+        if (!half && !(segment && !is_known(c, names[i]))) continue;
+        char *path = xasprintf("%s/%s", c->folder, names[i]);
+        unlink(path);
+        free(path);
+    }
+    names_free(names, count);
+}
+
+void collection_open_locked(Collection *c, const char *folder) {
+    Error err;
+    if (!collection_exists(folder)) die("%s is no index folder (no " MANIFEST ")", folder);
+    int lock = take_lock(folder);
+    if (!open_all(c, folder, lock, &err)) die("%s", err.text);
+    clear_leftovers(c);
+}
+
+void collection_create(Collection *c, const char *folder, const char *identity,
+                       const char *checkpoint, size_t dim, NpyType type, size_t thumb_side) {
+    Error err;
+    if (!make_folders(folder, &err)) die("%s", err.text);
+    *c = (Collection){.dim = dim, .type = type, .thumb_side = thumb_side, .next = 1};
+    c->lock = take_lock(folder);
+    if (collection_exists(folder)) die("%s has an index already", folder);
+    c->folder = xstrdup(folder);
+    c->checkpoint = xstrdup(checkpoint);
+    memcpy(c->identity, identity, sizeof c->identity);
+    clear_leftovers(c);
+    collection_commit(c);
+}
+
+/* ---- rows ---- */
+
+static Segment *segment_of(const Collection *c, size_t row) {
+    assert(row < c->rows);
+    size_t lo = 0, hi = c->count;
+    while (hi - lo > 1) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (c->segments[mid].first <= row)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return &c->segments[lo];
+}
+
+bool collection_removed(const Collection *c, size_t row) {
+    const Segment *s = segment_of(c, row);
+    return s->removed && bit_of(s->removed, row - s->first);
+}
+
+const char *collection_key(const Collection *c, size_t row) {
+    const Segment *s = segment_of(c, row);
+    return s->keys[row - s->first];
+}
+
+bool collection_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
+                           const uint8_t **jpeg, size_t *size) {
+    uint64_t from, to;
+    if (row >= rows || bytes / 8 < rows + 1) return false;
+    memcpy(&from, file + 8 * row, 8);
+    memcpy(&to, file + 8 * (row + 1), 8);
+    if (from < 8 * ((uint64_t)rows + 1) || from > to || to > bytes) return false;
+    *jpeg = file + from;
+    *size = (size_t)(to - from);
+    return true;
+}
+
+void collection_thumb(const Collection *c, size_t row, const uint8_t **bytes, size_t *size) {
+    const Segment *s = segment_of(c, row);
+    *size = 0;
+    if (s->thumbs)
+        collection_find_thumb(s->thumbs, s->thumb_bytes, s->rows, row - s->first, bytes, size);
+}
+
+/* ---- writing ---- */
+
+void collection_commit(Collection *c) {
+    Error err;
+    char *json = collection_to_json(c), *path = xasprintf("%s/" MANIFEST, c->folder);
+    assert(c->lock >= 0);
+    if (!file_write_atomic(path, json, strlen(json), &err)) die("%s", err.text);
+    free(path);
+    free(json);
+}
+
+void collection_remove(Collection *c, size_t row) {
+    Segment *s = segment_of(c, row);
+    size_t i = row - s->first;
+    if (!s->removed) s->removed = xcalloc(div_up(s->rows, 64), sizeof *s->removed);
+    if (bit_of(s->removed, i)) return;
+    s->removed[i / 64] |= 1ull << i % 64;
+    s->removed_count++;
+    c->removed++;
+}
+
+/* The checksum of a file as it is on disk. */
+static bool file_crc(const char *path, uint32_t *crc, Error *err) {
+    enum { CHUNK = 1 << 20 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return error_set(err, "%s: %s", path, strerror(errno));
+    uint8_t *buffer = xmalloc(CHUNK);
+    ssize_t n;
+    *crc = 0;
+    while ((n = read(fd, buffer, CHUNK)) > 0) *crc = crc32c(*crc, buffer, (size_t)n);
+    bool ok = n == 0 || error_set(err, "%s: %s", path, strerror(errno));
+    free(buffer);
+    close(fd);
+    return ok;
+}
+
+/* The files of a segment in the making. */
+typedef struct SegmentWriter {
+    Collection *c;
+    char name[9], *paths[3];
+    size_t rows;
+    NpyWriter *features;
+    Writer *keys, *thumbs;
+    uint64_t *offsets; /* [rows + 1] of thumbnails */
+} SegmentWriter;
+
+static void must(bool ok, const Error *err) {
+    if (!ok) die("%s", err->text);
+}
+
+/* The table of offsets comes first, so sizes of all thumbnails are asked for at the start. */
+static void writer_start(SegmentWriter *w, Collection *c, size_t rows,
+                         size_t (*thumb_size)(void *context, size_t i), void *context) {
+    Error err = {""};
+    *w = (SegmentWriter){.c = c, .rows = rows};
+    if (c->next > 99999999) die("%s: no numbers for segments are left", c->folder);
+    snprintf(w->name, sizeof w->name, "%08u", (unsigned)c->next);
+    for (size_t f = 0; f < 3; f++) w->paths[f] = file_of(c, w->name, f);
+    w->features = npy_writer_open(w->paths[0], c->type, rows, c->dim, &err);
+    must(w->features != NULL, &err);
+    w->keys = writer_open(w->paths[1], 0, &err);
+    must(w->keys != NULL, &err);
+    if (!c->thumb_side) return;
+    w->thumbs = writer_open(w->paths[2], 0, &err);
+    must(w->thumbs != NULL, &err);
+    uint64_t *offsets = xcalloc(rows + 1, sizeof *offsets);
+    offsets[0] = 8 * ((uint64_t)rows + 1);
+    for (size_t i = 0; i < rows; i++) offsets[i + 1] = offsets[i] + thumb_size(context, i);
+    must(writer_put(w->thumbs, offsets, 8 * (rows + 1), &err), &err);
+    free(offsets);
+}
+
+static void writer_rows(SegmentWriter *w, const float *rows, size_t n) {
+    Error err;
+    for (size_t i = 0; i < n * w->c->dim; i++)
+        if (!isfinite(rows[i]))
+            die("a feature is not finite (NaN): nothing was added; is the checkpoint sound?");
+    must(npy_writer_append(w->features, rows, n, &err), &err);
+}
+
+static void writer_key(SegmentWriter *w, const char *key, const uint8_t *thumb, size_t size) {
+    Error err;
+    must(writer_put(w->keys, key, strlen(key), &err) && writer_put(w->keys, "\n", 1, &err), &err);
+    if (w->thumbs && size) must(writer_put(w->thumbs, thumb, size, &err), &err);
+}
+
+/* Puts the files in place and opens them as the collection's last segment, in memory only. */
+static void writer_finish(SegmentWriter *w) {
+    Error err;
+    Collection *c = w->c;
+    must(npy_writer_close(w->features, &err), &err);
+    must(writer_commit(w->keys, NULL, NULL, &err), &err);
+    if (w->thumbs) must(writer_commit(w->thumbs, NULL, NULL, &err), &err);
+    c->segments = xrealloc(c->segments, (c->count + 1) * sizeof *c->segments);
+    Segment *s = &c->segments[c->count];
+    *s = (Segment){.rows = w->rows, .first = c->rows};
+    memcpy(s->name, w->name, sizeof s->name);
+    for (size_t f = 0; f < 3; f++) {
+        if (has_file(c, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
+        free(w->paths[f]);
+    }
+    must(open_features(c, s, &err) && open_keys(c, s, &err) && open_thumbs(c, s, &err), &err);
+    c->count++;
+    c->rows += s->rows;
+    c->next++;
+}
+
+static size_t size_of_thumb(void *context, size_t i) { return ((const Thumb *)context)[i].size; }
+
+void collection_add(Collection *c, const float *rows, char *const *keys, const Thumb *thumbs,
+                    size_t n) {
+    SegmentWriter w;
+    if (!n) return;
+    writer_start(&w, c, n, size_of_thumb, (void *)thumbs);
+    writer_rows(&w, rows, n);
+    for (size_t i = 0; i < n; i++)
+        writer_key(&w, keys[i], thumbs ? thumbs[i].bytes : NULL, thumbs ? thumbs[i].size : 0);
+    writer_finish(&w);
+    collection_commit(c);
+}
+
+typedef struct Living {
+    const Collection *c;
+    size_t *rows; /* numbers of the rows that stay */
+} Living;
+
+static size_t size_of_living(void *context, size_t i) {
+    const Living *l = context;
+    const uint8_t *jpeg;
+    size_t size;
+    collection_thumb(l->c, l->rows[i], &jpeg, &size);
+    return size;
+}
+
+/* Deletes the first n segments and their files. */
+static void drop_segments(Collection *c, size_t n) {
+    char **paths = xcalloc(3 * n, sizeof *paths);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t f = 0; f < 3; f++) paths[3 * i + f] = file_of(c, c->segments[i].name, f);
+        c->rows -= c->segments[i].rows;
+        c->removed -= c->segments[i].removed_count;
+        segment_close(&c->segments[i]);
+    }
+    memmove(c->segments, c->segments + n, (c->count - n) * sizeof *c->segments);
+    c->count -= n;
+    for (size_t i = 0, first = 0; i < c->count; first += c->segments[i++].rows)
+        c->segments[i].first = first;
+    collection_commit(c);
+    for (size_t i = 0; i < 3 * n; i++) {
+        unlink(paths[i]);
+        free(paths[i]);
+    }
+    free(paths);
+}
+
+void collection_compact(Collection *c) {
+    size_t old = c->count, n = 0;
+    Living l = {c, xcalloc(c->rows + 1, sizeof *l.rows)};
+    for (size_t i = 0; i < c->rows; i++)
+        if (!collection_removed(c, i)) l.rows[n++] = i;
+    if (n) {
+        SegmentWriter w;
+        float *block = xmalloc(size_mul(CHUNK_ROWS, c->dim * sizeof *block));
+        writer_start(&w, c, n, size_of_living, &l);
+        for (size_t at = 0; at < n;) {
+            size_t m = size_min(CHUNK_ROWS, n - at);
+            for (size_t i = 0; i < m; i++) {
+                const Segment *s = segment_of(c, l.rows[at + i]);
+                rows_load(&s->features, l.rows[at + i] - s->first, 1, block + i * c->dim, c->dim);
+            }
+            writer_rows(&w, block, m);
+            at += m;
+        }
+        for (size_t i = 0; i < n; i++) {
+            const uint8_t *jpeg = NULL;
+            size_t size;
+            collection_thumb(c, l.rows[i], &jpeg, &size);
+            writer_key(&w, collection_key(c, l.rows[i]), jpeg, size);
+        }
+        writer_finish(&w);
+        free(block);
+    }
+    free(l.rows);
+    drop_segments(c, old);
+}
+
+bool collection_check(const Collection *c, Error *err) {
+    for (size_t i = 0; i < c->count; i++) {
+        const Segment *s = &c->segments[i];
+        for (size_t f = 0; f < 3; f++) {
+            if (!has_file(c, f)) continue;
+            char *path = file_of(c, s->name, f);
+            uint32_t crc;
+            bool ok = file_crc(path, &crc, err);
+            if (ok && crc != s->crc[f]) ok = error_set(err, "%s is damaged (checksum)", path);
+            free(path);
+            if (!ok) return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,163 @@
+/* collection: its index.json. */
+#include "eval/collection.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FORMAT "clipc index"
+enum { VERSION = 1, DIM_MAX = 1 << 20, SIDE_MAX = 1024, SEGMENTS_MAX = 1 << 20 };
+#define ROWS_MAX ((size_t)UINT32_MAX - 1)
+
+/* ---- reading ---- */
+
+static bool take_size(const json_t *o, const char *name, size_t least, size_t most, size_t *out,
+                      Error *err) {
+    const json_t *v = json_object_get(o, name);
+    json_int_t x = json_integer_value(v);
+    if (!json_is_integer(v) || x < 0 || (uint64_t)x < least || (uint64_t)x > most)
+        return error_set(err, "\"%s\" is no whole number from %zu to %zu", name, least, most);
+    *out = (size_t)x;
+    return true;
+}
+
+/* Hexadecimal digits, exactly n of them. */
+static bool take_hex(const json_t *v, size_t n, char *out) {
+    const char *s = json_string_value(v);
+    if (!s || strlen(s) != n || strspn(s, "0123456789abcdef") != n) return false;
+    memcpy(out, s, n + 1);
+    return true;
+}
+
+static bool take_crcs(Segment *s, const json_t *list, Error *err) {
+    char digits[9];
+    for (size_t i = 0; i < 3; i++) {
+        if (json_array_size(list) != 3 || !take_hex(json_array_get(list, i), 8, digits))
+            return error_set(err, "segment %s has no three checksums \"crc32c\"", s->name);
+        s->crc[i] = (uint32_t)strtoul(digits, NULL, 16);
+    }
+    return true;
+}
+
+/* [first, count] in rising order, not touching the rows' end. */
+static bool take_removed(Segment *s, const json_t *list, Error *err) {
+    const json_t *range;
+    size_t i, at = 0;
+    if (!list) return true;
+    if (!json_is_array(list)) return error_set(err, "\"removed\" of segment %s", s->name);
+    if (json_array_size(list)) s->removed = xcalloc(div_up(s->rows, 64), sizeof *s->removed);
+    json_array_foreach(list, i, range) {
+        json_int_t first = json_integer_value(json_array_get(range, 0)),
+                   n = json_integer_value(json_array_get(range, 1));
+        if (json_array_size(range) != 2 || first < (json_int_t)at || n < 1 ||
+            first > (json_int_t)s->rows || n > (json_int_t)s->rows - first)
+            return error_set(err, "\"removed\"[%zu] of segment %s is no range of its %zu rows", i,
+                             s->name, s->rows);
+        at = (size_t)(first + n);
+        s->removed_count += (size_t)n;
+        for (size_t r = (size_t)first; r < at; r++) s->removed[r / 64] |= 1ull << r % 64;
+    }
+    return true;
+}
+
+static bool take_segment(Collection *c, Segment *s, const json_t *o, Error *err) {
+    const char *name = json_string_value(json_object_get(o, "name"));
+    if (!name || strlen(name) != 8 || strspn(name, "0123456789") != 8)
+        return error_set(err, "a segment's \"name\" is not 8 digits");
+    memcpy(s->name, name, 9);
+    if (!take_size(o, "rows", 1, ROWS_MAX, &s->rows, err)) return false;
+    if (s->rows > ROWS_MAX - c->rows) return error_set(err, "more than %zu rows", ROWS_MAX);
+    s->first = c->rows;
+    if (!take_crcs(s, json_object_get(o, "crc32c"), err)) return false;
+    if (!take_removed(s, json_object_get(o, "removed"), err)) return false;
+    if (strtoull(name, NULL, 10) >= c->next)
+        return error_set(err, "segment %s is not below \"next\"", name);
+    if (s != c->segments && strcmp(s[-1].name, s->name) >= 0)
+        return error_set(err, "segment %s is out of order", name);
+    c->rows += s->rows;
+    c->removed += s->removed_count;
+    return true;
+}
+
+static bool take_fields(Collection *c, const json_t *root, Error *err) {
+    const char *format = json_string_value(json_object_get(root, "format"));
+    const char *dtype = json_string_value(json_object_get(root, "dtype"));
+    const char *checkpoint = json_string_value(json_object_get(root, "checkpoint"));
+    const json_t *segments = json_object_get(root, "segments"), *o;
+    size_t version = 0, next = 0, i;
+    if (!format || strcmp(format, FORMAT)) return error_set(err, "not a " FORMAT);
+    if (!take_size(root, "version", 1, 1 << 30, &version, err)) return false;
+    if (version != VERSION)
+        return error_set(err, "version %zu; this program knows %d", version, VERSION);
+    if (!dtype || (strcmp(dtype, "f32") && strcmp(dtype, "f16")))
+        return error_set(err, "\"dtype\" is neither f32 nor f16");
+    c->type = strcmp(dtype, "f16") ? NPY_F32 : NPY_F16;
+    if (!take_size(root, "dim", 1, DIM_MAX, &c->dim, err) ||
+        !take_size(root, "thumbnails", 0, SIDE_MAX, &c->thumb_side, err) ||
+        !take_size(root, "next", 1, 99999999, &next, err))
+        return false;
+    c->next = next;
+    if (!take_hex(json_object_get(root, "identity"), 16, c->identity))
+        return error_set(err, "\"identity\" is not 16 hexadecimal digits");
+    if (!checkpoint) return error_set(err, "no \"checkpoint\"");
+    c->checkpoint = xstrdup(checkpoint);
+    if (!json_is_array(segments) || json_array_size(segments) > SEGMENTS_MAX)
+        return error_set(err, "no list \"segments\"");
+    c->segments = xcalloc(json_array_size(segments) + 1, sizeof *c->segments);
+    json_array_foreach(segments, i, o) {
+        c->count++;
+        if (!take_segment(c, &c->segments[i], o, err)) return false;
+    }
+    return true;
+}
+
+bool collection_parse(Collection *c, const char *json, size_t bytes, Error *err) {
+    *c = (Collection){.lock = -1};
+    json_error_t why;
+    json_t *root = json_loadb(json, bytes, 0, &why);
+    if (!root) return error_set(err, "line %d: %.160s", why.line, why.text);
+    bool ok = take_fields(c, root, err);
+    json_decref(root);
+    if (!ok) collection_close(c);
+    return ok;
+}
+
+/* ---- writing ---- */
+
+static json_t *removed_ranges(const Segment *s) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->rows;) {
+        size_t first = i;
+        while (i < s->rows && (s->removed[i / 64] >> i % 64 & 1)) i++;
+        if (i > first)
+            json_array_append_new(list,
+                                  json_pack("[I, I]", (json_int_t)first, (json_int_t)(i - first)));
+        else
+            i++;
+    }
+    return list;
+}
+
+char *collection_to_json(const Collection *c) {
+    json_t *segments = json_array();
+    for (size_t i = 0; i < c->count; i++) {
+        const Segment *s = &c->segments[i];
+        char crc[3][9];
+        for (size_t f = 0; f < 3; f++) snprintf(crc[f], sizeof crc[f], "%08x", s->crc[f]);
+        json_t *o = json_pack("{s:s, s:I, s:[s, s, s]}", "name", s->name, "rows",
+                              (json_int_t)s->rows, "crc32c", crc[0], crc[1], crc[2]);
+        if (s->removed_count) json_object_set_new(o, "removed", removed_ranges(s));
+        json_array_append_new(segments, o);
+    }
+    json_t *checkpoint = json_string(c->checkpoint);
+    json_t *root = json_pack(
+        "{s:s, s:i, s:s, s:o, s:I, s:s, s:I, s:I, s:o}", "format", FORMAT, "version", VERSION,
+        "identity", c->identity, "checkpoint", checkpoint ? checkpoint : json_string(""), "dim",
+        (json_int_t)c->dim, "dtype", c->type == NPY_F16 ? "f16" : "f32", "thumbnails",
+        (json_int_t)c->thumb_side, "next", (json_int_t)c->next, "segments", segments);
+    char *text = json_dumps(root, JSON_COMPACT);
+    if (!text) die("index.json cannot be made");
+    json_decref(root);
+    return text;
+}

@@ -1,0 +1,396 @@
+/* Index folders (manifest, adding, removing, damage, leftovers), search over parts, duplicates. */
+#include "tests/support.h"
+#include "data/string_map.h"
+#include "eval/collection.h"
+#include "eval/duplicates.h"
+#include "eval/search.h"
+#include "eval/tiles.h"
+#include "kernels/rng.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static float *random_rows(size_t n, size_t E, uint64_t stream) {
+    float *x = xmalloc(n * E * sizeof *x);
+    for (size_t i = 0; i < n * E; i++) x[i] = (float)rng_uniform(test_seed(), stream, i) - 0.5f;
+    return x;
+}
+
+/* ---- search ---- */
+
+/* One query alone, many at once, whole or in parts, f32 or f16 of the same numbers, any number of
+ * threads: the same bits. */
+static void test_search_is_one(void **state) {
+    (void)state;
+    enum { N = 1000, E = 37, Q = 9, K = 20, CUT = 333 };
+    float *x = random_rows(N, E, 1), *q = random_rows(Q, E, 2);
+    uint64_t skip[N / 64 + 1] = {0};
+    for (size_t i = 0; i < N; i += 3) skip[i / 64] |= 1ull << i % 64;
+    Hit all[Q * K], got[Q * K];
+    Rows rows = rows_of_floats(x, N, E);
+    Search *s = search_new(K, q, Q, E);
+    search_add(s, &rows, 0, skip);
+    assert_int_equal(search_finish(s, all), K);
+    for (size_t h = 0; h < Q * K; h++) { /* against plain sums */
+        double sum = 0;
+        for (size_t j = 0; j < E; j++) sum += (double)q[h / K * E + j] * x[all[h].row * E + j];
+        assert_near(all[h].score, sum, 1e-5);
+        assert_true(all[h].row % 3 && (h % K == 0 || all[h].score <= all[h - 1].score));
+    }
+    for (size_t i = 0; i < Q; i++) { /* none that is left out scores higher */
+        size_t above = 0;
+        for (size_t r = 0; r < N; r++) {
+            double sum = 0;
+            for (size_t j = 0; j < E; j++) sum += (double)q[i * E + j] * x[r * E + j];
+            above += r % 3 && sum > all[i * K + K - 1].score + 1e-5;
+        }
+        assert_in_range(above, K - 2, K - 1);
+    }
+    int was = omp_get_max_threads();
+    for (int threads = 1; threads <= 3; threads++) {
+        omp_set_num_threads(threads);
+        for (size_t i = 0; i < Q; i++) {
+            uint64_t right[N / 64 + 1] = {0};
+            for (size_t r = CUT; r < N; r++)
+                if (bit_of(skip, r)) right[(r - CUT) / 64] |= 1ull << (r - CUT) % 64;
+            Rows a = rows_of_floats(x, CUT, E), b = rows_of_floats(x + CUT * E, N - CUT, E);
+            s = search_new(K, q + i * E, 1, E);
+            search_add(s, &b, CUT, right);
+            search_add(s, &a, 0, skip);
+            assert_int_equal(search_finish(s, got), K);
+            for (size_t h = 0; h < K; h++)
+                assert_true(got[h].row == all[i * K + h].row &&
+                            got[h].score == all[i * K + h].score);
+        }
+    }
+    omp_set_num_threads(was);
+    free(x);
+    free(q);
+}
+
+/* ---- duplicates ---- */
+
+static void test_duplicates(void **state) {
+    (void)state;
+    enum { N = 300, E = 24, CUT = 130 };
+    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    float *x = random_rows(N, E, 3);
+    for (size_t i = 0; i < N; i++) { /* every tenth row is close to the one 7 before, in chains */
+        double norm = 0;
+        for (size_t j = 0; j < E; j++) {
+            if (i % 10 < 3 && i >= 7) x[i * E + j] = x[(i - 7) * E + j] + 0.05f * x[i * E + j];
+            norm += (double)x[i * E + j] * x[i * E + j];
+        }
+        for (size_t j = 0; j < E; j++) x[i * E + j] /= (float)sqrt(norm);
+    }
+    uint64_t skip[N / 64 + 1] = {0};
+    skip[0] = 1ull << 17; /* a row that is gone links nothing */
+    Rows a = rows_of_floats(x, CUT, E), b = rows_of_floats(x + CUT * E, N - CUT, E);
+    RowsPart parts[] = {{&a, 0, skip}, {&b, CUT, NULL}};
+    uint32_t got[N], want[N];
+    float alike[N];
+    size_t pairs = 0, found = duplicates_find(k, parts, 2, 0.9, got, alike), linked = 0;
+    for (size_t i = 0; i < N; i++) want[i] = (uint32_t)i;
+    for (size_t i = 0; i < N; i++) {
+        float most = -INFINITY;
+        for (size_t j = 0; j < N; j++) {
+            double s = 0;
+            for (size_t e = 0; e < E; e++) s += (double)x[i * E + e] * x[j * E + e];
+            if (i == j || s < 0.9 || i == 17 || j == 17) continue;
+            pairs += i < j;
+            most = fmaxf(most, (float)s);
+            uint32_t from = want[i] > want[j] ? want[i] : want[j],
+                     to = want[i] < want[j] ? want[i] : want[j];
+            for (size_t r = 0; r < N; r++)
+                if (want[r] == from) want[r] = to;
+        }
+        if (isinf(most))
+            assert_true(isinf(alike[i]));
+        else
+            assert_near(alike[i], most, 1e-5);
+    }
+    assert_true(pairs > 50);
+    assert_int_equal(found, pairs);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(got[i], want[i]);
+        linked += got[i] != i;
+    }
+    assert_true(linked > 50 && got[17] == 17);
+    free(x);
+}
+
+/* ---- the folder ---- */
+
+enum { DIM = 6 };
+static const char identity[] = "0123456789abcdef";
+
+static void add_some(Collection *c, size_t n, size_t number, const float *rows) {
+    char **keys = xcalloc(n, sizeof *keys);
+    Thumb *thumbs = xcalloc(n, sizeof *thumbs);
+    for (size_t i = 0; i < n; i++) {
+        keys[i] = xasprintf("p/%zu.jpg", number + i);
+        thumbs[i].size = i % 3; /* some have none */
+        thumbs[i].bytes = (uint8_t *)keys[i];
+    }
+    collection_add(c, rows, keys, thumbs, n);
+    for (size_t i = 0; i < n; i++) free(keys[i]);
+    free(keys);
+    free(thumbs);
+}
+
+static void check_rows(const Collection *c, const size_t *numbers, size_t n, const float *rows,
+                       float tolerance) {
+    assert_int_equal(c->rows, n);
+    for (size_t i = 0; i < n; i++) {
+        char key[32];
+        float row[DIM];
+        snprintf(key, sizeof key, "p/%zu.jpg", numbers[i]);
+        assert_string_equal(collection_key(c, i), key);
+        const Segment *s = c->segments;
+        while (i >= s->first + s->rows) s++;
+        rows_load(&s->features, i - s->first, 1, row, DIM);
+        for (size_t j = 0; j < DIM; j++) assert_near(row[j], rows[numbers[i] * DIM + j], tolerance);
+        const uint8_t *thumb;
+        size_t size;
+        collection_thumb(c, i, &thumb, &size);
+        assert_int_equal(size, numbers[i] % 5 % 3);
+        assert_memory_equal(thumb, "p/", size);
+    }
+}
+
+/* Three segments of five rows; 3 and 4 and 12 removed; compacted. */
+static void make_and_change(const char *folder, NpyType type, const float *rows) {
+    const float tolerance = type == NPY_F16 ? 3e-4f : 0;
+    size_t all[15], left[12], n = 0;
+    Error err;
+    Collection c, reader;
+    collection_create(&c, folder, identity, "ckpt", DIM, type, 64);
+    for (size_t s = 0; s < 3; s++) add_some(&c, 5, 5 * s, rows + 5 * s * DIM);
+    for (size_t i = 0; i < 15; i++) {
+        all[i] = i;
+        if (i != 3 && i != 4 && i != 12) left[n++] = i;
+    }
+    check_rows(&c, all, 15, rows, tolerance);
+    collection_close(&c);
+    collection_open(&reader, folder);
+    check_rows(&reader, all, 15, rows, tolerance);
+    collection_open_locked(&c, folder);
+    collection_remove(&c, 4);
+    collection_remove(&c, 3);
+    collection_remove(&c, 12);
+    collection_remove(&c, 12);
+    assert_int_equal(c.removed, 3);
+    collection_commit(&c);
+    collection_close(&c);
+    collection_open_locked(&c, folder);
+    assert_true(c.removed == 3 && collection_removed(&c, 4) && !collection_removed(&c, 5));
+    collection_compact(&c);
+    check_rows(&c, left, n, rows, tolerance);
+    assert_true(c.count == 1 && c.removed == 0);
+    assert_true(collection_check(&c, &err));
+    collection_close(&c);
+    check_rows(&reader, all, 15, rows, tolerance); /* what was opened stays */
+    collection_close(&reader);
+    collection_open(&c, folder);
+    check_rows(&c, left, n, rows, tolerance);
+    collection_close(&c);
+}
+
+static void test_folder(void **state) {
+    (void)state;
+    float *rows = random_rows(15, DIM, 5);
+    make_and_change(test_path("f32"), NPY_F32, rows);
+    make_and_change(test_path("f16"), NPY_F16, rows);
+    /* everything removed, then compacted: an empty index that can be added to */
+    Collection c;
+    collection_create(&c, test_path("empty"), identity, "ckpt", DIM, NPY_F32, 64);
+    add_some(&c, 2, 0, rows);
+    collection_remove(&c, 0);
+    collection_remove(&c, 1);
+    collection_compact(&c);
+    assert_true(c.rows == 0 && c.count == 0);
+    add_some(&c, 2, 0, rows);
+    assert_int_equal(c.rows, 2);
+    collection_close(&c);
+    free(rows);
+}
+
+/* What a killed writer leaves is cleared by the next one, and nothing else. */
+static void test_leftovers(void **state) {
+    (void)state;
+    float *rows = random_rows(5, DIM, 5);
+    const char *folder = test_path("killed");
+    Collection c;
+    collection_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
+    add_some(&c, 5, 0, rows);
+    collection_close(&c);
+    const char *left[] = {"00000002.npy", "00000002.keys.tmp.3.4", "00000001.npy.tmp-12",
+                          "index.json.tmp.5.6"};
+    char path[4][512], own[512], other[512];
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", folder, left[i]);
+        test_write_file(path[i], "x", 1);
+    }
+    snprintf(own, sizeof own, "%s/00000001.npy", folder);
+    snprintf(other, sizeof other, "%s/notes.txt", folder);
+    test_write_file(other, "x", 1);
+    collection_open(&c, folder); /* a reader clears nothing */
+    assert_int_equal(access(path[0], F_OK), 0);
+    collection_close(&c);
+    collection_open_locked(&c, folder);
+    for (size_t i = 0; i < 4; i++) assert_int_equal(access(path[i], F_OK), -1);
+    assert_int_equal(access(own, F_OK) + access(other, F_OK), 0);
+    add_some(&c, 5, 5, rows);
+    collection_close(&c);
+    free(rows);
+}
+
+/* ---- damage ---- */
+
+static void open_it(void *folder) {
+    Collection c;
+    collection_open(&c, folder);
+}
+static void open_locked(void *folder) {
+    Collection c;
+    collection_open_locked(&c, folder);
+}
+static void check_it(void *folder) {
+    Collection c;
+    Error err;
+    collection_open(&c, folder);
+    if (!collection_check(&c, &err)) die("%s", err.text);
+}
+static void add_nan(void *folder) {
+    Collection c;
+    float row[DIM] = {1, NAN};
+    collection_open_locked(&c, folder);
+    add_some(&c, 1, 0, row);
+}
+
+/* Flips a byte at `at` (from the end if negative), or cuts there, runs f, and repairs the file. */
+static void damaged(const char *folder, const char *name, long at, bool cut, void (*f)(void *),
+                    const char *needle) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    size_t n;
+    char *bytes = test_read_file(path, &n);
+    size_t where = at < 0 ? n - (size_t)-at : (size_t)at;
+    bytes[where] ^= 1;
+    test_write_file(path, bytes, cut ? where : n);
+    test_dies(f, (void *)folder, EXIT_ERROR, needle);
+    bytes[where] ^= 1;
+    test_write_file(path, bytes, n);
+    free(bytes);
+}
+
+static void test_damage(void **state) {
+    (void)state;
+    float *rows = random_rows(5, DIM, 5);
+    const char *folder = test_path("damaged");
+    Collection c;
+    collection_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
+    add_some(&c, 5, 0, rows);
+    test_dies(open_locked, (void *)folder, EXIT_ERROR, "another clipc is writing");
+    collection_close(&c);
+    damaged(folder, "00000001.keys", 3, false, open_it, "00000001.keys is damaged (checksum)");
+    damaged(folder, "00000001.npy", -1, false, check_it, "00000001.npy is damaged (checksum)");
+    damaged(folder, "00000001.thumbs", -1, false, check_it, "00000001.thumbs is damaged");
+    damaged(folder, "00000001.npy", -4, true, open_it, "floats");
+    damaged(folder, "00000001.keys", -1, true, open_it, "00000001.keys");
+    damaged(folder, "00000001.thumbs", 0, true, open_it, "00000001.thumbs: empty");
+    damaged(folder, "index.json", 20, true, open_it, "index.json: line 1");
+    test_dies(add_nan, (void *)folder, EXIT_ERROR, "not finite (NaN)");
+    test_dies(open_it, (void *)test_path("nowhere"), EXIT_ERROR, "is no index folder");
+    collection_open_locked(&c, folder); /* none of that did harm */
+    assert_int_equal(c.rows, 5);
+    collection_close(&c);
+    free(rows);
+}
+
+/* ---- index.json ---- */
+
+#define HEAD                                                                                       \
+    "{\"format\":\"clipc index\",\"version\":1,\"identity\":\"0123456789abcdef\",\"checkpoint\":"  \
+    "\"c\",\"dim\":6,\"dtype\":\"f16\",\"thumbnails\":0,\"next\":9,\"segments\":["
+#define SEGMENT(name, rows, rest)                                                                  \
+    "{\"name\":\"" name "\",\"rows\":" rows                                                        \
+    ",\"crc32c\":[\"00000001\",\"0000000a\",\"00000000\"]" rest "}"
+
+static void test_manifest(void **state) {
+    (void)state;
+    static const char good[] = HEAD SEGMENT(
+        "00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT("00000007", "3", "") "]}";
+    Collection c;
+    Error err;
+    if (!collection_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
+    assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
+    assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
+    assert_true(collection_removed(&c, 1) && !collection_removed(&c, 2) &&
+                collection_removed(&c, 4));
+    char *again = collection_to_json(&c);
+    assert_string_equal(again, good);
+    free(again);
+    collection_close(&c);
+    for (size_t cut = 0; cut < strlen(good); cut++)
+        assert_false(collection_parse(&c, good, cut, &err));
+    static const struct {
+        const char *json, *needle;
+    } bad[] = {
+        {"{}", "not a clipc index"},
+        {HEAD SEGMENT("../../etc", "5", "") "]}", "8 digits"},
+        {HEAD SEGMENT("00000009", "5", "") "]}", "below \"next\""},
+        {HEAD SEGMENT("00000002", "0", "") "]}", "\"rows\""},
+        {HEAD SEGMENT("00000002", "4294967295", "") "]}", "\"rows\""},
+        {HEAD SEGMENT("00000001", "4294967000", "") "," SEGMENT("00000002", "1000", "") "]}",
+         "rows"},
+        {HEAD SEGMENT("00000002", "5", "") "," SEGMENT("00000002", "5", "") "]}", "order"},
+        {HEAD SEGMENT("00000002", "5", ",\"removed\":[[4,2]]") "]}", "range"},
+        {HEAD SEGMENT("00000002", "5", ",\"removed\":[[2,2],[3,1]]") "]}", "range"},
+        {HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,0]]") "]}", "range"},
+        {HEAD SEGMENT("00000002", "5", ",\"removed\":7") "]}", "removed"},
+        {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
+    };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        assert_false(collection_parse(&c, bad[i].json, strlen(bad[i].json), &err));
+        if (!strstr(err.text, bad[i].needle)) fail_msg("%zu: %s", i, err.text);
+    }
+}
+
+static void test_string_map(void **state) {
+    (void)state;
+    enum { N = 5000 };
+    StringMap m = {0};
+    char(*s)[16] = xcalloc(N, sizeof *s);
+    bool added;
+    assert_int_equal(string_map_find(&m, "0"), UINT32_MAX);
+    for (size_t i = 0; i < N; i++) {
+        snprintf(s[i], sizeof s[i], "%zu", i);
+        assert_int_equal(string_map_put(&m, s[i], &added), i);
+        assert_true(added);
+    }
+    for (size_t i = 0; i < N; i++) {
+        char copy[16];
+        snprintf(copy, sizeof copy, "%zu", i);
+        assert_int_equal(string_map_put(&m, copy, &added), i);
+        assert_true(!added && string_map_find(&m, copy) == i);
+    }
+    assert_int_equal(string_map_find(&m, "x"), UINT32_MAX);
+    string_map_free(&m);
+    free(s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        /* first: a child of a process that has OpenMP threads cannot use them */
+        cmocka_unit_test(test_damage),        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_leftovers),     cmocka_unit_test(test_manifest),
+        cmocka_unit_test(test_search_is_one), cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_string_map),
+    };
+    return cmocka_run_group_tests_name("collection", tests, NULL, NULL);
+}

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# Index folders as a user drives them: embed --index, search DIR, index …. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/search.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+failed=0
+vocab=(--vocab $golden/vocab.txt)
+
+check() { # name, command…: passes when the command succeeds
+    local name=$1
+    shift
+    echo "[ RUN      ] $name"
+    if "$@"; then echo "[       OK ] $name"; else
+        echo "[  FAILED  ] $name"
+        failed=1
+    fi
+}
+# The command must exit with $1 and say $2 on stdout or stderr.
+says() {
+    local code=$1 words=$2 got=0
+    shift 2
+    "$@" >"$dir/out" 2>&1 || got=$?
+    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
+        echo "exit $got (wanted $code), wanted '$words', got:"
+        cat "$dir/out"
+        return 1
+    fi
+}
+# 20 hits in $dir/a and $dir/b each, scores within $1
+same_scores() {
+    paste "$dir/a" "$dir/b" | tail -n +2 | awk -v t="$1" '{d = $2 - $7; if (d > t || d < -t) exit 1} END {exit NR != 20}'
+}
+embed() { "$clipc" embed --checkpoint $golden "$@"; }
+
+add() { # what is there is not embedded again; what is found is what a .npy finds
+    mkdir -p "$dir/p" && cp $golden/0*.jpg "$dir/p/"
+    says 0 "10 added, 0 were there, 10 in all" embed --images "$dir/p" --index "$dir/i" &&
+        cp "$dir/i/index.json" "$dir/before" &&
+        says 0 "0 added, 10 were there, 10 in all" embed --images "$dir/p" --index "$dir/i" &&
+        cmp "$dir/i/index.json" "$dir/before" && cp $golden/1*.jpg "$dir/p/" &&
+        says 0 "10 added, 10 were there, 20 in all" embed --images "$dir/p" --index "$dir/i" &&
+        says 0 "20 pictures, 2 segments: sound" "$clipc" index check "$dir/i" || return 1
+    embed --images "$dir/p" --out "$dir/p.npy" 2>/dev/null
+    "$clipc" search "$dir/i" "${vocab[@]}" --texts 'a red circle' --top 20 >"$dir/a" &&
+        "$clipc" search --checkpoint $golden --collection "$dir/p.npy" "${vocab[@]}" --texts 'a red circle' --top 20 >"$dir/b" &&
+        same_scores 2e-4 && says 0 '"pictures": 20' "$clipc" index list "$dir/i" --json &&
+        says 0 "07.jpg" "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 1
+}
+half() { # f16: the same hits, scores to 1e-3
+    says 0 "20 in all" embed --images "$dir/p" --index "$dir/h" --dtype f16 --thumbnails 0 && [ ! -e "$dir/h/00000001.thumbs" ] &&
+        [ "$(stat -c %s "$dir/h/00000001.npy")" = $((128 + 20 * 40 * 2)) ] &&
+        "$clipc" search "$dir/h" --image "$dir/p/07.jpg" --top 20 >"$dir/a" && "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 20 >"$dir/b" &&
+        same_scores 1e-3 &&
+        says 1 "holds f16: --dtype is for a new index" embed --images "$dir/p" --index "$dir/h" --dtype f32 &&
+        says 1 "--thumbnails is for a new index" embed --images "$dir/p" --index "$dir/h" --thumbnails 64 || return 1
+    embed --images "$dir/p" --out "$dir/h.npy" --dtype f16 2>/dev/null &&
+        says 0 "07.jpg" "$clipc" search --checkpoint $golden --collection "$dir/h.npy" --image "$dir/p/07.jpg" --top 1
+}
+both() { # all weight on one side is that side's search
+    "$clipc" search "$dir/i" --image "$dir/p/03.jpg" | tail -n +2 >"$dir/a"
+    "$clipc" search "$dir/i" --image "$dir/p/03.jpg" --texts 'a red circle' "${vocab[@]}" --weight 0 | tail -n +2 >"$dir/b"
+    cmp "$dir/a" "$dir/b" || return 1
+    "$clipc" search "$dir/i" --texts 'a red circle' "${vocab[@]}" | tail -n +2 >"$dir/a"
+    "$clipc" search "$dir/i" --image "$dir/p/03.jpg" --texts 'a red circle' "${vocab[@]}" --weight 1 | tail -n +2 >"$dir/b"
+    cmp "$dir/a" "$dir/b" || return 1
+    says 0 "a red circle + $dir/p/03.jpg" "$clipc" search "$dir/i" --image "$dir/p/03.jpg" --texts 'a red circle' "${vocab[@]}" --html "$dir/x.html" &&
+        [ "$(grep -c 'img src="data:image/jpeg;base64,/9j/' "$dir/x.html")" = 5 ] &&
+        says 2 "2 texts and 3 images" "$clipc" search "$dir/i" --image $golden/0{1,2,3}.jpg --texts a b "${vocab[@]}" &&
+        says 2 "--weight is for words and pictures together" "$clipc" search "$dir/i" --texts a --weight 0.3
+}
+remove() { # removed pictures are not found, and come back when they are embedded again
+    says 1 "has no 'nothing'" "$clipc" index remove "$dir/i" "$dir/p/03.jpg" nothing &&
+        says 0 "20 left" "$clipc" index remove "$dir/i" --match '*/1*.jpg' --dry-run &&
+        says 0 "1 removed, 19 left" "$clipc" index remove "$dir/i" "$dir/p/03.jpg" &&
+        [ "$("$clipc" search "$dir/i" --image "$dir/p/03.jpg" --top 100 | grep -c 03.jpg)" = 1 ] && rm "$dir/p/04.jpg" &&
+        says 0 "$dir/p/04.jpg" "$clipc" index remove "$dir/i" --missing &&
+        "$clipc" index list "$dir/i" >"$dir/list" && [ "$(wc -l <"$dir/list")" = 18 ] && ! grep -q '0[34].jpg' "$dir/list" &&
+        says 0 "18 pictures in 1 segment" "$clipc" index compact "$dir/i" && "$clipc" index list "$dir/i" | cmp - "$dir/list" &&
+        says 0 "1 added, 18 were there, 19 in all" embed --images "$dir/p" --index "$dir/i" &&
+        says 0 "03.jpg" "$clipc" search "$dir/i" --image $golden/03.jpg --top 1 &&
+        says 0 "19 pictures, 2 segments: sound" "$clipc" index check "$dir/i" &&
+        says 2 "nothing to remove" "$clipc" index remove "$dir/i"
+}
+duplicates() { # two copies under other names
+    mkdir -p "$dir/d" && cp $golden/0[0-4].jpg "$dir/d/" && cp $golden/01.jpg "$dir/d/x.jpg" && cp $golden/01.jpg "$dir/d/y.jpg"
+    embed --images "$dir/d" --index "$dir/dup" 2>/dev/null
+    says 0 "3 pairs of 7 pictures are at least 0.9999 alike: 3 pictures in 1 groups" "$clipc" search "$dir/dup" --duplicates 0.9999 &&
+        grep -q "1.0000  row 5  $dir/d/x.jpg" "$dir/out" &&
+        says 0 '"pairs": 21' "$clipc" search "$dir/dup" --duplicates 0.2 --json &&
+        says 0 "0 pictures in 0 groups" "$clipc" search "$dir/h" --duplicates 1 &&
+        says 2 "give one of" "$clipc" search "$dir/dup" --duplicates 0.9 --texts a
+}
+another_model() { # the same architecture with other weights is refused, also for adding
+    cp -r $golden "$dir/other" && printf '\101' | dd of="$dir/other/open_clip_model.safetensors" bs=1 seek=500001 conv=notrunc 2>/dev/null
+    says 1 "was embedded by another model" "$clipc" search "$dir/i" --checkpoint "$dir/other" --image "$dir/p/07.jpg" &&
+        says 1 "was embedded by another model" "$clipc" embed --checkpoint "$dir/other" --images "$dir/p" --index "$dir/i" &&
+        cp -r "$dir/other" "$dir/moved" && "$clipc" embed --checkpoint "$dir/moved" --images "$dir/p" --index "$dir/m" 2>/dev/null &&
+        mv "$dir/moved" "$dir/away" && says 1 "say with --checkpoint where it is" "$clipc" search "$dir/m" --image "$dir/p/07.jpg" &&
+        says 0 "07.jpg" "$clipc" search "$dir/m" --checkpoint "$dir/away" --image "$dir/p/07.jpg" --top 1
+}
+crash() { # a full disk, or a kill at any time, leaves the index as it was
+    cp -r "$dir/i" "$dir/c" && mkdir -p "$dir/more" && cp $golden/2*.jpg "$dir/more/"
+    (ulimit -f 1 && trap '' XFSZ && says 1 "too large" embed --images "$dir/more" --index "$dir/c") &&
+        says 0 "sound" "$clipc" index check "$dir/c" && cmp "$dir/c/index.json" "$dir/i/index.json" || return 1
+    local t
+    for t in 0.01 0.03 0.05 0.08; do
+        { timeout -s KILL $t "$clipc" embed --checkpoint $golden --images "$dir/more" --index "$dir/c" & wait $!; } >/dev/null 2>&1
+        says 0 "sound" "$clipc" index check "$dir/c" || return 1
+    done
+    says 0 "23 in all" embed --images "$dir/more" --index "$dir/c" && says 0 "23 pictures" "$clipc" index check "$dir/c" &&
+        ! ls "$dir/c" | grep -q tmp
+}
+bad_input() {
+    says 1 "is no index folder" "$clipc" search "$dir/p" --texts a &&
+        says 2 "give --out, or --index" embed --images "$dir/p" &&
+        says 2 "--index takes --images" embed --image "$dir/p/00.jpg" --index "$dir/n" &&
+        says 2 "--thumbnails goes with --index" embed --images "$dir/p" --out "$dir/n.npy" --thumbnails 3 &&
+        says 1 "No such file" "$clipc" search "$dir/i" --image "$dir/none.jpg" &&
+        says 2 "name one index folder" "$clipc" search --texts a || return 1
+    mkdir -p "$dir/text" && echo no picture >"$dir/text/a.jpg"
+    says 1 "holds no picture" embed --images "$dir/text" --index "$dir/n" &&
+        says 1 "holds no picture" "$clipc" search "$dir/n" --texts a
+}
+
+check add add
+check half half
+check both both
+check remove remove
+check duplicates duplicates
+check another_model another_model
+check crash crash
+check bad_input bad_input
+exit $failed

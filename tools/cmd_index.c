@@ -1,0 +1,191 @@
+/* clipc index list|remove|compact|check: what is in an index folder, and keeping it. */
+#include "data/string_map.h"
+#include "eval/collection.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool json, missing, dry_run;
+static StringList patterns;
+static const char *from_file;
+
+static const char *one_folder(const Command *c, const StringList *operands) {
+    if (operands->count != 1) die_usage("clipc %s: name one index folder", c->name);
+    return operands->items[0];
+}
+
+/* ---- list ---- */
+
+static Option list_options[] = {
+    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout: also model and sizes", 0},
+};
+
+static const Command list_command = {
+    "index list",
+    "The pictures of an index, a key a line.",
+    "clipc index list DIR [--json]",
+    "  clipc index list photos.index\n"
+    "  clipc index list photos.index --json | head -c 300\n",
+    list_options,
+    COUNT(list_options),
+};
+
+int cmd_index_list(int argc, char **argv) {
+    StringList operands = {0};
+    Collection c;
+    options_parse(&list_command, argc, argv, &operands);
+    collection_open(&c, one_folder(&list_command, &operands));
+    json_t *keys = json_array();
+    for (size_t i = 0; i < c.rows; i++) {
+        if (collection_removed(&c, i)) continue;
+        if (json)
+            json_array_append_new(keys, json_text(collection_key(&c, i)));
+        else
+            puts(collection_key(&c, i));
+    }
+    if (json)
+        print_json(json_pack("{s:s, s:o, s:I, s:s, s:I, s:I, s:I, s:I, s:O}", "identity",
+                             c.identity, "checkpoint", json_text(c.checkpoint), "dim",
+                             (json_int_t)c.dim, "dtype", c.type == NPY_F16 ? "f16" : "f32",
+                             "thumbnails", (json_int_t)c.thumb_side, "segments",
+                             (json_int_t)c.count, "pictures", (json_int_t)(c.rows - c.removed),
+                             "removed", (json_int_t)c.removed, "keys", keys));
+    json_decref(keys);
+    collection_close(&c);
+    string_list_free(&operands);
+    return EXIT_OK;
+}
+
+/* ---- remove ---- */
+
+static Option remove_options[] = {
+    {"match", OPT_LIST, &patterns, "PATTERN...", 0, 0, "keys that fit, as in the shell: 'a/*.png'",
+     0},
+    {"from", OPT_STRING, &from_file, "FILE", 0, 0, "keys, one a line; - is stdin", 0},
+    {"missing", OPT_FLAG, &missing, NULL, 0, 0, "pictures whose file is not there any more", 0},
+    {"dry-run", OPT_FLAG, &dry_run, NULL, 0, 0, "only print the keys", 0},
+};
+
+static const Command remove_command = {
+    "index remove",
+    "Remove pictures from an index; the keys that went are printed. Files are not touched.",
+    "clipc index remove DIR [KEY...] [--match PATTERN...] [--from FILE] [--missing] [--dry-run]",
+    "  clipc index remove photos.index photos/a.jpg photos/b.jpg\n"
+    "  clipc index remove photos.index --match 'photos/2019/*' --dry-run\n"
+    "  clipc index remove photos.index --missing\n",
+    remove_options,
+    COUNT(remove_options),
+};
+
+/* A key of a shard is "SHARD:KEY": its file is the shard. */
+static bool file_is_there(const char *key) {
+    if (!access(key, F_OK)) return true;
+    const char *tar = strstr(key, ".tar");
+    size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
+    if (!n || key[n] != ':') return false;
+    char *shard = xasprintf("%.*s", (int)n, key);
+    bool there = !access(shard, F_OK);
+    free(shard);
+    return there;
+}
+
+static bool fits_pattern(const char *key) {
+    for (size_t p = 0; p < patterns.count; p++)
+        if (!fnmatch(patterns.items[p], key, 0)) return true;
+    return false;
+}
+
+int cmd_index_remove(int argc, char **argv) {
+    StringList operands = {0}, listed = {0};
+    StringMap keys = {0};
+    Collection c;
+    options_parse(&remove_command, argc, argv, &operands);
+    if (!operands.count) die_usage("clipc index remove: name the index folder");
+    if (operands.count == 1 && !patterns.count && !from_file && !missing)
+        die_usage("clipc index remove: nothing to remove: keys, --match, --from or --missing");
+    if (from_file) listed.items = read_lines(from_file, &listed.count);
+    for (size_t i = 1; i < operands.count; i++) string_map_put(&keys, operands.items[i], NULL);
+    for (size_t i = 0; i < listed.count; i++) string_map_put(&keys, listed.items[i], NULL);
+    collection_open_locked(&c, operands.items[0]);
+    bool *found = xcalloc(keys.count + 1, sizeof *found);
+    size_t n = 0, gone = 0;
+    size_t *rows = xcalloc(c.rows + 1, sizeof *rows);
+    for (size_t i = 0; i < c.rows; i++) {
+        if (collection_removed(&c, i)) continue;
+        const char *key = collection_key(&c, i);
+        uint32_t named = string_map_find(&keys, key);
+        if (named != UINT32_MAX) found[named] = true;
+        if (named != UINT32_MAX || fits_pattern(key) || (missing && !file_is_there(key)))
+            rows[n++] = i;
+    }
+    for (size_t i = 0; i < keys.count; i++)
+        if (!found[i])
+            die("%s has no '%s' (clipc index list shows what it has): nothing was removed",
+                c.folder, keys.strings[i]);
+    for (size_t i = 0; i < n; i++) {
+        puts(collection_key(&c, rows[i]));
+        if (!dry_run) collection_remove(&c, rows[i]), gone++;
+    }
+    if (gone) collection_commit(&c);
+    log_info("%s: %zu %s, %zu left%s", c.folder, n, dry_run ? "would be removed" : "removed",
+             c.rows - c.removed,
+             2 * c.removed > c.rows ? "; clipc index compact gives the room back" : "");
+    free(rows);
+    free(found);
+    string_map_free(&keys);
+    if (listed.items) free_lines(listed.items, listed.count);
+    collection_close(&c);
+    string_list_free(&operands);
+    return EXIT_OK;
+}
+
+/* ---- compact, check ---- */
+
+static const Command compact_command = {
+    "index compact",
+    "Write an index's pictures into one segment and give back the room of removed ones.",
+    "clipc index compact DIR",
+    "  clipc index compact photos.index\n",
+    NULL,
+    0,
+};
+
+int cmd_index_compact(int argc, char **argv) {
+    StringList operands = {0};
+    Collection c;
+    options_parse(&compact_command, argc, argv, &operands);
+    collection_open_locked(&c, one_folder(&compact_command, &operands));
+    if (c.count > 1 || c.removed) collection_compact(&c);
+    log_info("%s: %zu pictures in %zu segment%s", c.folder, c.rows, c.count,
+             c.count == 1 ? "" : "s");
+    collection_close(&c);
+    string_list_free(&operands);
+    return EXIT_OK;
+}
+
+static const Command check_command = {
+    "index check",
+    "Read every byte of an index and compare checksums; exit 1 where one is wrong.",
+    "clipc index check DIR",
+    "  clipc index check photos.index\n",
+    NULL,
+    0,
+};
+
+int cmd_index_check(int argc, char **argv) {
+    StringList operands = {0};
+    Collection c;
+    Error err;
+    options_parse(&check_command, argc, argv, &operands);
+    collection_open(&c, one_folder(&check_command, &operands));
+    if (!collection_check(&c, &err)) die("%s", err.text);
+    printf("%s: %zu pictures, %zu segments: sound\n", c.folder, c.rows - c.removed, c.count);
+    collection_close(&c);
+    string_list_free(&operands);
+    return EXIT_OK;
+}

@@ -1,0 +1,18 @@
+/* embed_index: what `clipc embed --index` does. Called by tools/cmd_embed.c. */
+#ifndef TOOLS_EMBED_INDEX_H
+#define TOOLS_EMBED_INDEX_H
+#include "data/npy.h"
+#include "eval/encoder.h"
+
+typedef struct EmbedIndex {
+    const char *folder, *checkpoint;
+    NpyType type;
+    bool type_given;
+    size_t thumb_side; /* of a new index */
+    bool side_given;
+} EmbedIndex;
+
+/* Adds the data set's pictures that the index does not hold yet (by key); makes the index where
+ * there is none. Dies where it is of another model. */
+void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o);
+#endif
