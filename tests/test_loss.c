@@ -32,6 +32,17 @@ static double *to_host(const acc *p, size_t n) {
     return x;
 }
 
+/* Soft targets of the runs of this thread; NULL: none. teacher rows: [n,dim], dim 0: none. */
+enum { SOFT = 2 }; /* bytes for logits with which check_ranks has soft targets */
+
+typedef struct SoftCase {
+    const uint64_t *group;
+    const double *images, *texts;
+    size_t dim;
+    double log_scale;
+} SoftCase;
+static __thread const SoftCase *soft;
+
 /* dlog_scale and dbias start at 3: gradients of weights are added to. */
 static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacity, const double *I,
                   const double *T, size_t n, size_t E, double log_scale, const double *bias,
@@ -45,6 +56,16 @@ static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacit
     for (size_t i = 0; i < n * E; i++) garbage[i] = NAN;
     acc *dI = to_device(garbage, n * E), *dT = to_device(garbage, n * E);
     free(garbage);
+    acc *teacher[3] = {NULL};
+    if (soft) {
+        loss_allow_soft(l, soft->dim);
+        if (soft->dim) {
+            teacher[0] = to_device(soft->images, n * soft->dim);
+            teacher[1] = to_device(soft->texts, n * soft->dim);
+            teacher[2] = to_device(&soft->log_scale, 1);
+        }
+        loss_soften(l, &(SoftTargets){soft->group, teacher[0], teacher[1], teacher[2]});
+    }
     if (gradients)
         loss_run(l, loss, dI, dT, ds, bias ? db : NULL, images, texts, scale, b, n);
     else
@@ -60,6 +81,8 @@ static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacit
     acc *all[] = {images, texts, scale, loss, ds, db, dI, dT};
     for (size_t i = 0; i < COUNT(all); i++) k->release(all[i]);
     if (b) k->release(b);
+    for (size_t i = 0; i < COUNT(teacher); i++)
+        if (teacher[i]) k->release(teacher[i]);
     loss_free(l);
     return r;
 }
@@ -123,6 +146,59 @@ static void test_golden(void **state) {
     check_near(r.dbias, -0.630857570916900, 1e-13);
     check_near(r.dlog_scale, -5.959832617088461, 1e-13);
     result_free(&r);
+}
+
+/* Groups of one and no teacher are the plain loss. With both, golden values of open_clip's
+ * DistillClipLoss (teacher's scale 5) and of PyTorch's cross-entropy with soft targets (pairs 0 and
+ * 2 have the same caption). */
+static void test_golden_soft(void **state) {
+    (void)state;
+    double I[] = {1, 2, 3, -1, 0, 1, 2, -1, .5, .1, .2, -.3};
+    double T[] = {1, 1, 1, -1, .5, 2, 3, -1, 0, 0, 1, -1};
+    double teacher_I[] = {1, -1, 2, 1, 0, 1, -1, .5}, teacher_T[] = {1, 0, 1, 1, -.5, 1, -1, -1};
+    normalise(I, 4, 3);
+    normalise(T, 4, 3);
+    normalise(teacher_I, 4, 2);
+    normalise(teacher_T, 4, 2);
+    static const uint64_t each[] = {7, 3, 9, 5}, pair[] = {7, 3, 7, 5};
+    const struct {
+        SoftCase soft;
+        double loss, dlog_scale, dI[3], dT[3];
+    } cases[] = {
+        {{each, NULL, NULL, 0, 0},
+         0.009797976577643,
+         -0.031429646527159,
+         {-.0991300348, -.0100186779, .0791178447},
+         {-.0174203665, -.0372603298, -.0549235532}},
+        {{pair, NULL, NULL, 0, 0},
+         2.562355091523658,
+         2.521127468418857,
+         {-0.7622247292, 1.5856563850, 1.1101004682},
+         {-1.0988673648, 1.6965937136, 0.9871582959}},
+        {{each, teacher_I, teacher_T, 2, log(5)},
+         5.528041153272882,
+         5.445585907063279,
+         {0.6279481334, 0.5180498739, 1.1538712911},
+         {1.7532046684, 0.6786203284, -0.4478787989}},
+    };
+    for (size_t c = 0; c < COUNT(cases); c++)
+        for (size_t memory = 1; memory <= 1 << 20; memory *= 1 << 10) {
+            soft = &cases[c].soft;
+            Result r =
+                run(comm_self(k), LOSS_CLIP, memory, 5, I, T, 4, 3, log(1 / 0.07), NULL, true);
+            Result alone =
+                run(comm_self(k), LOSS_CLIP, memory, 4, I, T, 4, 3, log(1 / 0.07), NULL, false);
+            soft = NULL;
+            check_near(r.loss, cases[c].loss, 1e-13);
+            check_near(alone.loss, cases[c].loss, 1e-13);
+            check_near(r.dlog_scale, cases[c].dlog_scale, 1e-13);
+            for (int i = 0; i < 3; i++) {
+                check_near(r.dI[i], cases[c].dI[i], 1e-10);
+                check_near(r.dT[i], cases[c].dT[i], 1e-10);
+            }
+            result_free(&r);
+            result_free(&alone);
+        }
 }
 
 /* ---- tiles ---- */
@@ -242,7 +318,20 @@ static void fake_max(acc *x, size_t n) {
     retire();
 }
 
+static void fake_gather_bytes(void *all, const void *part, size_t n) {
+    static char *bytes;
+    if (my_rank == 0) bytes = malloc((size_t)ranks * n);
+    meet();
+    memcpy(bytes + (size_t)my_rank * n, part, n);
+    meet();
+    memcpy(all, bytes, (size_t)ranks * n);
+    meet();
+    if (my_rank == 0) free(bytes);
+    meet();
+}
+
 typedef struct Rank {
+    const SoftCase *soft;
     int rank;
     LossKind kind;
     size_t memory, n, E;
@@ -254,29 +343,42 @@ typedef struct Rank {
 static void *rank_main(void *argument) {
     Rank *r = argument;
     my_rank = r->rank;
+    soft = r->soft;
     Comm comm = {.name = "fake",
                  .rank = r->rank,
                  .size = ranks,
                  .all_gather = fake_all_gather,
                  .reduce_scatter = fake_reduce_scatter,
                  .all_reduce_sum = fake_sum,
-                 .all_reduce_max = fake_max};
+                 .all_reduce_max = fake_max,
+                 .gather_bytes = fake_gather_bytes};
     r->result = run(&comm, r->kind, r->memory, r->n, r->I, r->T, r->n, r->E, 2, r->bias, true);
     return NULL;
 }
 
-static void check_ranks(LossKind kind, int size, size_t n, size_t memory) {
+static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t teacher_dim) {
     enum { E = 5, MOST = 4 };
     size_t N = n * (size_t)size;
     double *I = random_rows(N, E, 3), *T = random_rows(N, E, 4), bias = -1;
+    uint64_t *group = malloc(N * sizeof *group);
+    for (size_t i = 0; i < N; i++) group[i] = i * i % 7; /* groups across ranks */
+    double *teacher_I = teacher_dim ? random_rows(N, teacher_dim, 7) : NULL;
+    double *teacher_T = teacher_dim ? random_rows(N, teacher_dim, 8) : NULL;
+    SoftCase whole = {group, teacher_I, teacher_T, teacher_dim, 1}, part[MOST];
+    soft = kind == LOSS_CLIP && memory == SOFT ? &whole : NULL;
     Result one = run(comm_self(k), kind, 1 << 24, N, I, T, N, E, 2, &bias, true);
     ranks = size;
     pthread_barrier_init(&meeting, NULL, (unsigned)size);
     pthread_t thread[MOST];
     Rank r[MOST];
     for (int i = 0; i < size; i++) {
+        part[i] = whole;
+        part[i].group += (size_t)i * n;
+        if (teacher_dim) part[i].images += (size_t)i * n * teacher_dim;
+        if (teacher_dim) part[i].texts += (size_t)i * n * teacher_dim;
         const double *mine = I + (size_t)i * n * E, *my_texts = T + (size_t)i * n * E;
-        r[i] = (Rank){.rank = i,
+        r[i] = (Rank){.soft = soft ? &part[i] : NULL,
+                      .rank = i,
                       .kind = kind,
                       .memory = memory,
                       .n = n,
@@ -301,6 +403,10 @@ static void check_ranks(LossKind kind, int size, size_t n, size_t memory) {
         check_same(got, &want, n * E, 1e-12);
         result_free(got);
     }
+    soft = NULL;
+    free(group);
+    free(teacher_I);
+    free(teacher_T);
     pthread_barrier_destroy(&meeting);
     result_free(&one);
     free(I);
@@ -309,11 +415,13 @@ static void check_ranks(LossKind kind, int size, size_t n, size_t memory) {
 
 static void test_ranks(void **state) {
     (void)state;
-    check_ranks(LOSS_CLIP, 2, 1, 1);
-    check_ranks(LOSS_CLIP, 4, 9, 1 << 20);
-    check_ranks(LOSS_CLIP, 3, 30, 1);
-    check_ranks(LOSS_SIGLIP, 4, 9, 1 << 20);
-    check_ranks(LOSS_SIGLIP, 3, 30, 1);
+    check_ranks(LOSS_CLIP, 2, 1, 1, 0);
+    check_ranks(LOSS_CLIP, 4, 9, 1 << 20, 0);
+    check_ranks(LOSS_CLIP, 3, 30, 1, 0);
+    check_ranks(LOSS_SIGLIP, 4, 9, 1 << 20, 0);
+    check_ranks(LOSS_SIGLIP, 3, 30, 1, 0);
+    check_ranks(LOSS_CLIP, 4, 9, SOFT, 0);
+    check_ranks(LOSS_CLIP, 3, 30, SOFT, 4);
 }
 
 /* ---- finite differences ---- */
@@ -355,6 +463,13 @@ static void test_finite_differences(void **state) {
     (void)state;
     check_differences(LOSS_CLIP);
     check_differences(LOSS_SIGLIP);
+    double *teacher_I = random_rows(6, 3, 9), *teacher_T = random_rows(6, 3, 10);
+    static const uint64_t group[] = {1, 2, 1, 3, 1, 2};
+    soft = &(SoftCase){group, teacher_I, teacher_T, 3, 0.5};
+    check_differences(LOSS_CLIP);
+    soft = NULL;
+    free(teacher_I);
+    free(teacher_T);
 }
 
 static int setup(void **state) {
@@ -365,9 +480,13 @@ static int setup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),          cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_against_formula), cmocka_unit_test(test_memory_is_bounded),
-        cmocka_unit_test(test_ranks),           cmocka_unit_test(test_finite_differences),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_golden_soft),
+        cmocka_unit_test(test_against_formula),
+        cmocka_unit_test(test_memory_is_bounded),
+        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_finite_differences),
     };
     return cmocka_run_group_tests_name("loss", tests, setup, NULL);
 }

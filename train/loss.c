@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Speed hardly depends on the tile (2 % between 256 and 4096 a side on a CPU of 2 MiB of
  * second-level cache): this one is 4 MiB of f32. */
@@ -24,13 +25,32 @@ struct Loss {
     acc *col_max, *col_sum;         /* [N]: this rank's part */
     acc *all_col_max, *all_col_sum; /* [N], with several ranks: joined; max becomes the lse */
     acc *scratch;                   /* where the gradient of the scale goes when nobody asked */
+    struct Soft *soft;              /* NULL: every row has its own column */
+    bool softened;                  /* soft->targets are those of the next run */
 };
+
+/* Memory of soft targets. */
+typedef struct Soft {
+    void *memory;
+    SoftTargets targets;
+    size_t dim;                                         /* the teacher's embedding; 0: none */
+    acc *target, *cos;                                  /* one tile each */
+    acc *share;                                         /* [n] */
+    acc *zero;                                          /* [n] */
+    acc *texts, *row_max, *row_sum, *col_max, *col_sum; /* the teacher's, as the student's */
+    acc *all_col_max, *all_col_sum;                     /* [N] */
+    int32_t *groups;                                    /* device [N] */
+    uint64_t *host_ids, *host_sorted;                   /* [N] */
+    int32_t *host_groups;                               /* [N] */
+    double *host_share;                                 /* [n] */
+} Soft;
 
 /* What loss_run was given, and what follows from it. */
 typedef struct Walk {
     const acc *images, *texts, *log_scale, *bias;
     acc *loss, *dimages, *dtexts, *dlog_scale, *dbias;
     const acc *row_lse, *col_lse;
+    const acc *teacher_row_lse, *teacher_col_lse;
     size_t n, N, first; /* first: the column of row 0's positive */
     double weight;
 } Walk;
@@ -96,8 +116,61 @@ Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size
     return l;
 }
 
+static void lay_out_soft(const Loss *l, Soft *s, Arena *a) {
+    size_t size = l->k->acc_size, n = l->n, N = size_mul(n, (size_t)l->comm->size);
+    size_t tile = l->tile_rows * l->tile_cols;
+    s->target = arena_take(a, tile, size);
+    s->share = arena_take(a, n, size);
+    s->zero = arena_take(a, n, size);
+    s->groups = arena_take(a, N, sizeof *s->groups);
+    if (!s->dim) return;
+    s->cos = arena_take(a, tile, size);
+    s->texts = arena_take(a, size_mul(N, s->dim), size);
+    s->row_max = arena_take(a, n, size);
+    s->row_sum = arena_take(a, n, size);
+    s->col_max = arena_take(a, N, size);
+    s->col_sum = arena_take(a, N, size);
+    s->all_col_max = arena_take(a, N, size);
+    s->all_col_sum = arena_take(a, N, size);
+}
+
+void loss_allow_soft(Loss *l, size_t teacher_dim) {
+    assert(l->kind == LOSS_CLIP && !l->soft);
+    Soft *s = l->soft = xcalloc(1, sizeof *s);
+    size_t N = size_mul(l->n, (size_t)l->comm->size);
+    s->dim = teacher_dim;
+    Arena arena = {0};
+    lay_out_soft(l, s, &arena);
+    s->memory = l->k->alloc(arena.used);
+    arena = (Arena){.base = s->memory, .size = arena.used};
+    lay_out_soft(l, s, &arena);
+    l->k->zero(s->zero, l->n * l->k->acc_size);
+    s->host_ids = xcalloc(N, sizeof *s->host_ids);
+    s->host_sorted = xcalloc(N, sizeof *s->host_sorted);
+    s->host_groups = xcalloc(N, sizeof *s->host_groups);
+    s->host_share = xcalloc(l->n, sizeof *s->host_share);
+}
+
+static void soft_free(Loss *l) {
+    Soft *s = l->soft;
+    if (!s) return;
+    l->k->release(s->memory);
+    free(s->host_ids);
+    free(s->host_sorted);
+    free(s->host_groups);
+    free(s->host_share);
+    free(s);
+}
+
+void loss_soften(Loss *l, const SoftTargets *t) {
+    assert(l->soft && !t->teacher_images == !l->soft->dim);
+    l->soft->targets = *t;
+    l->softened = true;
+}
+
 void loss_free(Loss *l) {
     if (!l) return;
+    soft_free(l);
     l->k->release(l->memory);
     free(l);
 }
@@ -153,6 +226,97 @@ static void walk_stats(const Loss *l, const Walk *w) {
     }
 }
 
+/* Every rank saw n rows of each column: maxima are joined first, then each rank's sums on that
+ * common scale, in all_max and all_sum. Returns the columns' log-sum-exp. */
+static const acc *join_columns(const Loss *l, size_t N, acc *max, acc *sum, acc *all_max,
+                               acc *all_sum) {
+    const Kernels *k = l->k;
+    if (l->comm->size == 1) {
+        k->stats_lse(max, max, sum, N);
+        return max;
+    }
+    k->stats_init(all_max, all_sum, N);
+    k->copy(all_max, max, N * k->acc_size);
+    l->comm->all_reduce_max(all_max, N);
+    k->stats_join(all_max, all_sum, max, sum, N);
+    l->comm->all_reduce_sum(all_sum, N);
+    k->stats_lse(all_max, all_max, all_sum, N);
+    return all_max;
+}
+
+/* ---- soft targets ---- */
+
+static int compare_ids(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Every rank's groups become small numbers (the place of the first equal one in order) and shares:
+ * one over the group's size. */
+static void soft_groups(const Loss *l, const Walk *w) {
+    Soft *s = l->soft;
+    l->comm->gather_bytes(s->host_ids, s->targets.group, w->n * sizeof *s->host_ids);
+    memcpy(s->host_sorted, s->host_ids, w->N * sizeof *s->host_ids);
+    qsort(s->host_sorted, w->N, sizeof *s->host_sorted, compare_ids);
+    for (size_t i = 0; i < w->N; i++) {
+        const uint64_t *id = &s->host_ids[i], *end = s->host_sorted + w->N;
+        const uint64_t *at = bsearch(id, s->host_sorted, w->N, sizeof *id, compare_ids);
+        while (at > s->host_sorted && at[-1] == *id) at--;
+        s->host_groups[i] = (int32_t)(at - s->host_sorted);
+        size_t members = 0;
+        while (at + members < end && at[members] == *id) members++;
+        if (i >= w->first && i < w->first + w->n) s->host_share[i - w->first] = 1 / (double)members;
+    }
+    l->k->upload(s->groups, s->host_groups, w->N * sizeof *s->groups);
+    l->k->acc_set(s->share, s->host_share, w->n);
+}
+
+static void teacher_cosines(const Loss *l, const Tile *t) {
+    const Kernels *k = l->k;
+    const Soft *s = l->soft;
+    k->gemm(s->cos, t->m, acc_at(k, s->targets.teacher_images, t->i0 * s->dim), s->dim, false,
+            acc_at(k, s->texts, t->j0 * s->dim), s->dim, true, t->n, t->m, s->dim, false);
+}
+
+static void walk_teacher(const Loss *l, Walk *w) {
+    const Kernels *k = l->k;
+    const Soft *s = l->soft;
+    l->comm->all_gather(s->texts, s->targets.teacher_texts, w->n * s->dim);
+    k->stats_init(s->row_max, s->row_sum, w->n);
+    k->stats_init(s->col_max, s->col_sum, w->N);
+    Tile t;
+    for (size_t i = 0; tile_at(l, w, i, &t); i++) {
+        teacher_cosines(l, &t);
+        k->logits_stats(acc_at(k, s->row_max, t.i0), acc_at(k, s->row_sum, t.i0),
+                        acc_at(k, s->col_max, t.j0), acc_at(k, s->col_sum, t.j0),
+                        acc_at(k, l->positive, t.i0), s->cos, s->targets.teacher_log_scale, NULL,
+                        t.n, t.m, t.diag);
+    }
+    k->stats_lse(s->row_max, s->row_max, s->row_sum, w->n);
+    w->teacher_row_lse = s->row_max;
+    w->teacher_col_lse =
+        join_columns(l, w->N, s->col_max, s->col_sum, s->all_col_max, s->all_col_sum);
+}
+
+/* How much a row's targets add up to: its positives, and the teacher's probabilities. */
+static double soft_mass(const Loss *l) { return l->soft->dim ? 2 : 1; }
+
+static void soft_tile(const Loss *l, const Walk *w, const Tile *t) {
+    const Kernels *k = l->k;
+    const Soft *s = l->soft;
+    k->group_targets(s->target, s->groups + w->first + t->i0, s->groups + t->j0,
+                     acc_at(k, s->share, t->i0), t->n, t->m);
+    if (s->dim) {
+        teacher_cosines(l, t);
+        k->teacher_targets(s->target, s->cos, acc_at(k, w->teacher_row_lse, t->i0),
+                           acc_at(k, w->teacher_col_lse, t->j0), s->targets.teacher_log_scale, t->n,
+                           t->m);
+    }
+    k->soft_logits_grad(t->z, w->loss, w->dlog_scale, w->dbias, s->target,
+                        acc_at(k, w->row_lse, t->i0), acc_at(k, w->col_lse, t->j0), w->log_scale,
+                        w->bias, t->n, t->m, soft_mass(l), w->weight);
+}
+
 static void walk_gradients(const Loss *l, const Walk *w) {
     const Kernels *k = l->k;
     Tile t;
@@ -161,29 +325,14 @@ static void walk_gradients(const Loss *l, const Walk *w) {
         if (l->kind == LOSS_SIGLIP)
             k->siglip_tile(t.z, w->loss, w->dlog_scale, w->dbias, w->log_scale, w->bias, t.n, t.m,
                            t.diag, w->weight);
+        else if (l->softened)
+            soft_tile(l, w, &t);
         else
             k->clip_logits_grad(t.z, w->dlog_scale, w->dbias, acc_at(k, w->row_lse, t.i0),
                                 acc_at(k, w->col_lse, t.j0), w->log_scale, w->bias, t.n, t.m,
                                 t.diag, w->weight);
         if (w->dimages) tile_gradients(l, w, &t);
     }
-}
-
-/* Every rank saw n rows of each column: maxima are joined first, then each rank's sums on that
- * common scale. Returns the columns' log-sum-exp. */
-static const acc *join_columns(const Loss *l, size_t N) {
-    const Kernels *k = l->k;
-    if (l->comm->size == 1) {
-        k->stats_lse(l->col_max, l->col_max, l->col_sum, N);
-        return l->col_max;
-    }
-    k->stats_init(l->all_col_max, l->all_col_sum, N);
-    k->copy(l->all_col_max, l->col_max, N * k->acc_size);
-    l->comm->all_reduce_max(l->all_col_max, N);
-    k->stats_join(l->all_col_max, l->all_col_sum, l->col_max, l->col_sum, N);
-    l->comm->all_reduce_sum(l->all_col_sum, N);
-    k->stats_lse(l->all_col_max, l->all_col_max, l->all_col_sum, N);
-    return l->all_col_max;
 }
 
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
@@ -210,14 +359,19 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
     k->zero(loss, k->acc_size);
     k->zero(l->scratch, k->acc_size);
     if (!alone) comm->all_gather(l->texts, texts, n * l->E);
+    if (l->softened) soft_groups(l, &w);
+    if (l->softened && l->soft->dim) walk_teacher(l, &w);
     if (l->kind == LOSS_CLIP) {
         walk_stats(l, &w);
         k->stats_lse(l->row_max, l->row_max, l->row_sum, n);
         w.row_lse = l->row_max;
-        w.col_lse = join_columns(l, N);
-        k->clip_loss(loss, w.row_lse, acc_at(k, w.col_lse, first), l->positive, n, w.weight);
+        w.col_lse = join_columns(l, N, l->col_max, l->col_sum, l->all_col_max, l->all_col_sum);
+        k->clip_loss(loss, w.row_lse, acc_at(k, w.col_lse, first),
+                     l->softened ? l->soft->zero : l->positive, n,
+                     l->softened ? w.weight * soft_mass(l) : w.weight);
     }
-    if (l->kind == LOSS_SIGLIP || dimages) walk_gradients(l, &w);
+    if (l->kind == LOSS_SIGLIP || dimages || l->softened) walk_gradients(l, &w);
+    l->softened = false;
     comm->all_reduce_sum(loss, 1);
     if (!alone && dtexts) comm->reduce_scatter(dtexts, l->dtexts, n * l->E);
 }

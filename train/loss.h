@@ -8,12 +8,26 @@
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 
 typedef struct Loss Loss;
+
+/* What stands in place of "row i belongs to column i alone" (CLIP's loss only).
+ * group [n], host: pairs of equal groups (over all ranks) are each other's positives, with equal
+ * shares. teacher_…: a teacher's features [n,teacher_dim] and log scale on the device, NULL
+ * without: adds the mean cross-entropy of the teacher's softmax, both directions (open_clip's
+ * distillation loss; Hinton et al. 2015). */
+typedef struct SoftTargets {
+    const uint64_t *group;
+    const acc *teacher_images, *teacher_texts, *teacher_log_scale;
+} SoftTargets;
 /* n: rows (pairs) a rank, E: embedding, logit_memory: bytes for logits (at least one tile is always
  * taken). All memory is taken here. When the whole n×N block fits, it is kept and not computed
  * twice. */
 Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
                size_t logit_memory);
 void loss_free(Loss *l);
+/* Takes the memory for soft targets; teacher_dim 0: without a teacher. Once, before loss_soften. */
+void loss_allow_soft(Loss *l, size_t teacher_dim);
+/* The next loss_run has these targets. */
+void loss_soften(Loss *l, const SoftTargets *t);
 /* What loss_new takes (SigLIP never keeps logits: at most that). */
 size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
