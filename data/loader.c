@@ -102,10 +102,15 @@ static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err)
     uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
     uint64_t draw = rng_u64(seed, RNG_CAPTION, 0);
     if (!dataset_read_drawn(w->l->data, index, &draw, &w->sample, err)) return false;
-    if (!image_decode(&w->image, w->sample.image, w->sample.image_size, o->max_pixels, &why))
-        return error_set(err, "%s: %s", w->sample.key, why.text);
-    size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
-    transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed, &w->scratch);
+    if (!o->picture_ok) {
+        if (!image_decode(&w->image, w->sample.image, w->sample.image_size, o->max_pixels, &why))
+            return error_set(err, "%s: %s", w->sample.key, why.text);
+        size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
+        transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,
+                        &w->scratch);
+    } else if (!o->picture_ok[index]) {
+        return error_set(err, "%s: no picture", w->sample.key);
+    }
     int32_t *ids = s->row_ids + row * o->context;
     size_t n = bpe_encode(o->bpe, w->cache, w->sample.text, w->sample.text_size, o->context, ids);
     s->row_count[row] = (int32_t)bpe_pooled_length(ids, n);

@@ -34,6 +34,9 @@ typedef struct LoaderOptions {
     size_t max_pixels;
     void *(*alloc)(size_t bytes); /* of the pixels' memory; NULL: malloc's */
     void (*release)(void *p);
+    /* [count] pictures that nobody looks at and which are known to be good; NULL: all are decoded.
+     * Pixels are then left as they are. */
+    const bool *picture_ok;
 } LoaderOptions;
 
 typedef struct LoaderStats {

@@ -31,15 +31,18 @@ typedef enum {
 
 /* AdamW's numbers of one step (Loshchilov & Hutter 2019, decoupled decay), in device memory, so
  * that a recorded step reads them anew. correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ; max_norm: the
- * gradient is clipped to this norm, 0: it is not; t: the step, from 1. */
+ * gradient is clipped to this norm, 0: it is not; t: the step, from 1; max_loss: a step of a larger
+ * loss is left out. */
 typedef struct AdamW {
     double lr, beta1, beta2, eps, correction1, correction2, max_norm;
     uint64_t t;
+    double max_loss;
 } AdamW;
 /* Settings that parts of the flat parameter block share. */
 typedef struct OptimGroup {
     double weight_decay, lo, hi; /* weights are clamped to lo … hi */
     uint64_t trains;             /* 0: frozen, only its gradient is cleared */
+    double lr_scale;             /* times the step's rate */
 } OptimGroup;
 /* A piece of the flat block with one setting: where it starts in the blocks of masters, compute
  * weights and gradients, and in those of the moments, in elements. */
@@ -239,11 +242,17 @@ typedef struct Kernels {
     void (*soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
                              const acc *row_lse, const acc *col_lse, const acc *log_scale,
                              const acc *bias, size_t n, size_t m, double mass, double weight);
+    /* siglip_tile whose positives are where t[n,m] > 0. */
+    void (*siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                                const acc *log_scale, const acc *bias, size_t n, size_t m,
+                                double weight);
 
     /* ---- optim ---- (chunk[count], group, o: device memory; the chunks do not overlap) */
     /* *out += Σ g² over the chunks that train. */
     void (*sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
                         const OptimGroup *group);
+    /* *squares = infinity where *loss > o->max_loss: adamw then leaves the step out. */
+    void (*skip_spike)(acc *squares, const acc *loss, const AdamW *o);
     /* One AdamW step over all chunks. *squares: the sum of the squared gradients; where it is not
      * finite, the step is left out and p, w, m, v stay as they are. Else g is scaled by min(1,
      * max_norm / (√*squares + 1e-6)); w (may be NULL) receives the new weights, rounded. g is set
@@ -298,8 +307,8 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
-    X(group_targets) X(teacher_targets) X(soft_logits_grad) \
-    X(sum_squares) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
+    X(group_targets) X(teacher_targets) X(soft_logits_grad) X(siglip_targets_tile) \
+    X(sum_squares) X(skip_spike) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
     X(fp8_weight) X(fp8_update)
 /* clang-format on */
 

@@ -105,6 +105,144 @@ over_ranks() {
         [ "$(grep -c '"val/loss"' "$dir/ranks/metrics.jsonl")" = 4 ]
 }
 
+# ---- moving average ----
+ema=(--precision fp32 --ema 0.9 --save-frequency-steps 4)
+ema_saved() { # a checkpoint of its own, other weights than the last step's
+    train ema "${ema[@]}" "${val[@]}" && [ "$(grep -c '"ema/val/loss"' "$dir/ema/metrics.jsonl")" = 4 ] &&
+        "$clipc" eval retrieval --checkpoint "$dir/ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1 &&
+        ! cmp -s "$dir/ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/ema/checkpoints/epoch_3/open_clip_model.safetensors" || return 1
+    local want got
+    want=$(tr -d '\n' <"$dir/eval.json" | sed 's/.*"image_to_text": *{\([^}]*\)}.*/\1/; s/.*"mean_rank": *//; s/[,} ].*//')
+    got=$(metric ema 18 ema/val/image_to_text_mean_rank)
+    awk "BEGIN {d = $got - $want; exit !(d < 1e-6 && d > -1e-6)}" || { echo "average: $got, eval: $want"; return 1; }
+}
+ema_changes_nothing() { cmp "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" "$dir/ema/checkpoints/epoch_3/open_clip_model.safetensors"; }
+ema_resumed() { killed ema_killed 9 "${ema[@]}" "${val[@]}" && same_metrics ema ema_killed &&
+    same_state "$dir/ema/checkpoints/epoch_3" "$dir/ema_killed/checkpoints/epoch_3" &&
+    cmp "$dir/ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/ema_killed/checkpoints/epoch_3/ema/open_clip_model.safetensors"; }
+
+# ---- what learns ----
+changed() { # run A, checkpoint B: the tensors that differ
+    "$clipc" ckpt info "$1" --json >"$dir/a.json" && "$clipc" ckpt info "$2" --json >"$dir/b.json" || return 1
+    diff <(tensors "$dir/a.json") <(tensors "$dir/b.json") | sed -n 's/^> \([^ ]*\) .*/\1/p'
+}
+tensors() { tr -d ' \n' <"$1" | grep -o '"name":"[^"]*"[^}]*' | sed 's/"name":"\([^"]*\)".*"norm":\(.*\)/\1 \2/'; }
+# every group of options: killed and resumed gives the same bits; and two micro-batches work
+resumes() { # name, options…
+    local name=$1
+    shift
+    train "$name" --save-frequency-steps 4 "$@" && killed "${name}_killed" 9 --save-frequency-steps 4 "$@" &&
+        same_metrics "$name" "${name}_killed" && same_state "$dir/$name/checkpoints/epoch_3" "$dir/${name}_killed/checkpoints/epoch_3" &&
+        train "${name}_accum" "$@" --batch-size 2 --accum-freq 2 || { cat "$dir/stderr"; return 1; }
+}
+# 4 at once, 2 x 2 accumulated and 2 ranks x 2: the same first losses
+same_losses() { # name, options…
+    local name=$1
+    shift
+    local o=(--max-steps 3 --precision fp32 --no-shuffle --train-transform eval "$@")
+    train "${name}_one" "${o[@]}" && train "${name}_parts" "${o[@]}" --batch-size 2 --accum-freq 2 || { cat "$dir/stderr"; return 1; }
+    agree "${name}_one" "${name}_parts" || return 1
+    command -v mpirun >/dev/null || { echo "SKIP: $name over ranks: no mpirun"; return 0; }
+    OMP_NUM_THREADS=1 mpirun --allow-run-as-root --oversubscribe -n 2 "$clipc" train --pretrained $golden \
+        --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --epochs 3 --warmup 3 --lr 1e-3 --workers 1 \
+        --logs "$dir" --name "${name}_ranks" "${o[@]}" --batch-size 2 2>"$dir/stderr" || { cat "$dir/stderr"; return 1; }
+    agree "${name}_one" "${name}_ranks"
+}
+losses() { grep -o '"loss":[^,]*' "$dir/$1/metrics.jsonl" | cut -d: -f2; }
+agree() { # two runs' losses to 1e-4
+    paste <(losses "$1") <(losses "$2") | awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-4) bad = 1} END {exit bad || NR != 3}' ||
+        { echo "$1 and $2:"; losses "$1"; losses "$2"; return 1; }
+}
+base() { train base --lr 0 --max-steps 1 && mv "$dir/base/checkpoints/step_1" "$dir/base/start"; }
+locked() { # options; what must have learned, as a pattern that each changed tensor matches and whose parts are all there
+    local pattern=$1
+    shift
+    train locked "$@" || return 1
+    changed "$dir/base/start" "$dir/locked/checkpoints/epoch_3" >"$dir/changed"
+    rm -r "$dir/locked"
+    ! grep -vE "$pattern" "$dir/changed" && [ -s "$dir/changed" ]
+}
+locked_groups() { # the small model has 2 layers a tower
+    locked '^visual\.proj$|^logit_scale$' --lock-image --lock-image-unlocked-groups 1 --lock-text && grep -q visual.proj "$dir/changed" &&
+        locked '^visual\.(proj|ln_post|transformer.resblocks.1)|^logit' --lock-image --lock-image-unlocked-groups 2 --lock-text &&
+        grep -q 'resblocks.1.*in_proj_weight' "$dir/changed" && grep -q ln_post "$dir/changed" &&
+        locked '^(text_projection|ln_final|transformer.resblocks.1)|^logit' --lock-image --lock-text --lock-text-unlocked-layers 2 &&
+        grep -q '^ln_final' "$dir/changed" &&
+        locked '(^|\.)ln_|^logit' --lock-image --lock-text --no-lock-text-freeze-layer-norm && grep -q '^transformer.*ln_1' "$dir/changed" &&
+        ! grep -q visual "$dir/changed"
+}
+lit=(--lock-image --train-transform eval --precision fp32)
+cached() { # the frozen tower's features are computed once: the same run as without
+    train cached "${lit[@]}" && grep -q "features of 24 samples computed once" "$dir/stderr" &&
+        train uncached "${lit[@]}" --feature-cache 0 && ! grep -q "computed once" "$dir/stderr" || { cat "$dir/stderr"; return 1; }
+    paste <(losses cached) <(losses uncached) | awk '{d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad = 1} END {exit bad || NR != 18}'
+}
+cached_text() { train cached_text --lock-text --precision fp32 && grep -q "text tower is frozen: features of 24" "$dir/stderr" && resumes cached_text2 --lock-text; }
+cached_bad_picture() { # a picture that cannot be read is left out as it is without a cache
+    mkdir -p "$dir/bad" && cp $golden/*.jpg $golden/pairs.tsv "$dir/bad" && head -c 300 $golden/05.jpg >"$dir/bad/05.jpg" || return 1
+    for cache in 0 100; do
+        "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data "$dir/bad/pairs.tsv" --batch-size 4 --epochs 3 \
+            --warmup 3 --workers 2 --logs "$dir" --name "bad$cache" "${lit[@]}" --feature-cache $cache 2>"$dir/stderr" || { cat "$dir/stderr"; return 1; }
+    done
+    paste <(losses bad0) <(losses bad100) | awk '{d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad = 1} END {exit bad || NR != 18}'
+}
+no_cache_where_pictures_change() { train augmented --lock-image && ! grep -q "computed once" "$dir/stderr"; }
+layer_decay() { # r = 1 is no decay; with 0.5 the weights differ
+    train decay1 --precision fp32 --lr-layer-decay 1 && cmp "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" \
+        "$dir/decay1/checkpoints/epoch_3/open_clip_model.safetensors" && resumes decay --lr-layer-decay 0.5 &&
+        ! cmp -s "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" "$dir/decay/checkpoints/epoch_3/open_clip_model.safetensors"
+}
+lora=(--lora-rank 2 --lora-alpha 4)
+lora_learns() { # only the blocks' matrices and the scale change; the loss falls; a checkpoint is a plain one
+    train lora "${lora[@]}" --lr 1e-2 --precision fp32 || return 1
+    changed "$dir/base/start" "$dir/lora/checkpoints/epoch_3" >"$dir/changed"
+    ! grep -vE 'resblocks.*(in_proj_weight|out_proj.weight|c_fc.weight|c_proj.weight)$|^logit_scale$' "$dir/changed" &&
+        [ "$(grep -c weight "$dir/changed")" = 16 ] &&
+        ! "$clipc" ckpt info "$dir/lora/checkpoints/epoch_3" | grep -q lora_ &&
+        awk "BEGIN {exit !($(losses lora | tail -1) < 0.7 * $(losses lora | head -1))}"
+}
+lora_starts_as_the_model() { # B = 0: the first loss is the model's own
+    train start --max-steps 1 --precision fp32 && train lora_start --max-steps 1 --precision fp32 "${lora[@]}" &&
+        [ "$(losses start)" = "$(losses lora_start)" ]
+}
+# Captions that come twice have one text feature, which CLIP's loss cannot tell apart: nothing changes. SigLIP's takes them for
+# negatives without the option; and class labels join different captions.
+multi_positive() {
+    local o=(--max-steps 3 --precision fp32 --no-shuffle --train-transform eval)
+    awk -F'\t' -v OFS='\t' 'NR > 1 {$2 = NR % 2 ? "a circle" : "a square"} {print}' $golden/pairs.tsv >"$dir/classes.tsv"
+    sed -i "2,\$s|^|$PWD/$golden/|" "$dir/classes.tsv"
+    train plain3 "${o[@]}" && train multi "${o[@]}" --multi-positive && agree plain3 multi &&
+        train classes0 "${o[@]}" --train-data "$dir/classes.tsv" &&
+        train classes "${o[@]}" --train-data "$dir/classes.tsv" --multi-positive && agree classes0 classes &&
+        train sig0 "${o[@]}" --train-data "$dir/classes.tsv" --siglip &&
+        train sig "${o[@]}" --train-data "$dir/classes.tsv" --siglip --multi-positive && ! agree sig0 sig >/dev/null &&
+        same_losses sig2 --train-data "$dir/classes.tsv" --siglip --multi-positive || return 1
+    mkdir "$dir/shard"
+    for i in $(seq -w 0 23); do # a class number and a caption of its own
+        cp $golden/$i.jpg "$dir/shard/$i.jpg" && echo $((10#$i % 3)) >"$dir/shard/$i.cls" &&
+            sed -n "$((10#$i + 2))p" $golden/pairs.tsv | cut -f2 >"$dir/shard/$i.txt"
+    done
+    tar -C "$dir/shard" --sort=name -cf "$dir/labels.tar" . && train labels0 "${o[@]}" --train-data "$dir/labels.tar" &&
+        train labels "${o[@]}" --train-data "$dir/labels.tar" --multi-positive && agree plain3 labels0 && ! agree labels0 labels >/dev/null &&
+        same_losses labels2 --train-data "$dir/labels.tar" --multi-positive
+}
+distilled() { # a teacher equal to the student: its cross-entropy is its entropy; the gradient is the plain one's at first
+    same_losses distilled --distill-pretrained $golden && resumes distill --distill-pretrained $golden &&
+        awk "BEGIN {exit !($(losses distilled_one | head -1) > $(losses plain3 | head -1) + 0.01)}"
+}
+spike() { # past the median's double the step is left out: here every one from the 17th on
+    ! train spike --spike-factor 0.5 --skip-limit 2 --precision fp32 && grep -q "step 17: the loss .* more than --spike-factor 0.5" "$dir/stderr" &&
+        grep -q "for 2 steps in a row" "$dir/stderr" && [ "$(grep -c '"skipped": true' "$dir/spike/metrics.jsonl")" -ge 1 ]
+}
+spike_resumed() { resumes spikes --spike-factor 0.97 && grep -q '"skipped": true' "$dir/spikes/metrics.jsonl"; }
+scale_is_kept() { # the resumed run goes on with the temperature that was reached
+    train scale --max-steps 6 --lr 1e-2 && train scale --max-steps 8 --lr 1e-2 --resume latest || return 1
+    local last next
+    last=$(sed -n '6s/.*"logit_scale": \([^,]*\).*/\1/p' "$dir/scale/metrics.jsonl")
+    next=$(sed -n '7s/.*"logit_scale": \([^,]*\).*/\1/p' "$dir/scale/metrics.jsonl")
+    awk "BEGIN {d = ($next - $last) / $last; exit !(d < 0.02 && d > -0.02 && $next != 14.2857142)}"
+}
+
 check validates_every_k_steps validates
 check validation_recalls_are_those_of_eval recalls_are_those_of_eval
 check validation_changes_no_weight does_not_disturb
@@ -115,4 +253,28 @@ check validation_over_ranks over_ranks
 check unknown_metric refused 1 "no such metric" train metric "${val[@]}" --best-metric val/recall
 check nothing_to_judge_by refused 2 "--val-data" train nothing --early-stopping-patience 3
 check missing_val_data refused 1 "--val-data nowhere.tsv" train missing --val-data nowhere.tsv
+check ema_saved ema_saved
+check ema_changes_no_weight ema_changes_nothing
+check ema_killed_and_resumed ema_resumed
+check base base
+check locked_groups locked_groups
+check frozen_features_are_cached cached
+check frozen_text_is_cached cached_text
+check cached_bad_picture cached_bad_picture
+check no_cache_where_pictures_change no_cache_where_pictures_change
+check lit_resumes resumes lit "${lit[@]}"
+check lit_over_ranks same_losses lit_same --lock-image
+check layer_decay layer_decay
+check lora_learns lora_learns
+check lora_starts_as_the_model lora_starts_as_the_model
+check lora_resumes resumes lora_r "${lora[@]}"
+check lora_over_ranks same_losses lora_same "${lora[@]}"
+check multi_positive multi_positive
+check distilled distilled
+check spike_is_left_out spike
+check spikes_resume spike_resumed
+check scale_is_kept scale_is_kept
+check lora_without_ema refused 2 "goes without --ema" train no1 "${lora[@]}" --ema 0.9
+check siglip_without_teacher refused 2 "softmax" train no2 --siglip --distill-pretrained $golden
+check teacher_of_other_pictures refused 1 "both get the same" train no3 --distill-model ViT-B-32 --distill-pretrained $golden
 exit $failed

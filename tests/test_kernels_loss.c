@@ -229,6 +229,27 @@ static void soft_logits_grad(void **state) {
     }
 }
 
+static void siglip_targets_tile(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(tiles) * 2 * COUNT(scales); i++) {
+        Tile t = tiles[i % COUNT(tiles)];
+        double scale = scales[i / COUNT(tiles) / 2], weight = 1 / (double)size_max(t.n, 1);
+        bool with_bias = i / COUNT(tiles) % 2;
+        Buf *cos = acc_inout(t.n * t.m, 1), *loss = acc_inout(1, 1), *dlog_scale = acc_inout(1, 1);
+        Buf *dbias = with_bias ? acc_inout(1, 1) : NULL, *target = acc_in(t.n * t.m, 1);
+        Buf *log_scale = acc_scalar(log(scale)), *bias = with_bias ? acc_scalar(-10) : NULL;
+        for (size_t j = 0; j < t.n * t.m; j += 2) target->host[j] = 0;
+        RUN(siglip_targets_tile, F(cos), F(loss), F(dlog_scale), F(dbias), F(target), F(log_scale),
+            F(bias), t.n, t.m, weight);
+        cos->size = 1e-30;
+        check(cos, 4, scale * scale);
+        check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
+        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
+        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
+        bufs_free();
+    }
+}
+
 /* ---- whole losses, walked in tiles, on any backend ---- */
 
 enum { N = 4, E = 3 };
@@ -448,6 +469,23 @@ static void soft_targets_of_ref(void **state) {
     assert_gradient(matrix_loss, &x, &x.bias, &dbias, 1);
 }
 
+/* On the diagonal alone it is siglip_tile. */
+static void siglip_targets_of_ref(void **state) {
+    (void)state;
+    double log_scale = 0.7, bias = -0.4, cos[2][N * N], eye[N * N], loss[2] = {0}, ds[2] = {0},
+           db[2] = {0};
+    for (int i = 0; i < N * N; i++) {
+        cos[0][i] = cos[1][i] = test_random();
+        eye[i] = i / N == i % N;
+    }
+    ref->siglip_tile((acc *)cos[0], (acc *)&loss[0], (acc *)&ds[0], (acc *)&db[0],
+                     (acc *)&log_scale, (acc *)&bias, N, N, 0, 0.25);
+    ref->siglip_targets_tile((acc *)cos[1], (acc *)&loss[1], (acc *)&ds[1], (acc *)&db[1],
+                             (acc *)eye, (acc *)&log_scale, (acc *)&bias, N, N, 0.25);
+    assert_memory_equal(cos[0], cos[1], sizeof cos[0]);
+    assert_true(loss[0] == loss[1] && ds[0] == ds[1] && db[0] == db[1]);
+}
+
 int main(void) {
     const struct CMUnitTest each[] = {
         cmocka_unit_test(logits_stats),     cmocka_unit_test(stats_init),
@@ -455,10 +493,10 @@ int main(void) {
         cmocka_unit_test(clip_loss),        cmocka_unit_test(clip_logits_grad),
         cmocka_unit_test(siglip_tile),      cmocka_unit_test(golden_losses),
         cmocka_unit_test(group_targets),    cmocka_unit_test(teacher_targets),
-        cmocka_unit_test(soft_logits_grad),
+        cmocka_unit_test(soft_logits_grad), cmocka_unit_test(siglip_targets_tile),
     };
-    const struct CMUnitTest once[] = {cmocka_unit_test(golden_losses_of_ref),
-                                      cmocka_unit_test(gradients_of_ref),
-                                      cmocka_unit_test(soft_targets_of_ref)};
+    const struct CMUnitTest once[] = {
+        cmocka_unit_test(golden_losses_of_ref), cmocka_unit_test(gradients_of_ref),
+        cmocka_unit_test(soft_targets_of_ref), cmocka_unit_test(siglip_targets_of_ref)};
     return kernel_tests_run("kernels_loss", each, COUNT(each), once, COUNT(once));
 }

@@ -365,7 +365,7 @@ static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t
     double *teacher_I = teacher_dim ? random_rows(N, teacher_dim, 7) : NULL;
     double *teacher_T = teacher_dim ? random_rows(N, teacher_dim, 8) : NULL;
     SoftCase whole = {group, teacher_I, teacher_T, teacher_dim, 1}, part[MOST];
-    soft = kind == LOSS_CLIP && memory == SOFT ? &whole : NULL;
+    soft = memory == SOFT ? &whole : NULL;
     Result one = run(comm_self(k), kind, 1 << 24, N, I, T, N, E, 2, &bias, true);
     ranks = size;
     pthread_barrier_init(&meeting, NULL, (unsigned)size);
@@ -421,6 +421,7 @@ static void test_ranks(void **state) {
     check_ranks(LOSS_SIGLIP, 4, 9, 1 << 20, 0);
     check_ranks(LOSS_SIGLIP, 3, 30, 1, 0);
     check_ranks(LOSS_CLIP, 4, 9, SOFT, 0);
+    check_ranks(LOSS_SIGLIP, 4, 9, SOFT, 0);
     check_ranks(LOSS_CLIP, 3, 30, SOFT, 4);
 }
 
@@ -467,6 +468,8 @@ static void test_finite_differences(void **state) {
     static const uint64_t group[] = {1, 2, 1, 3, 1, 2};
     soft = &(SoftCase){group, teacher_I, teacher_T, 3, 0.5};
     check_differences(LOSS_CLIP);
+    soft = &(SoftCase){group, NULL, NULL, 0, 0};
+    check_differences(LOSS_SIGLIP);
     soft = NULL;
     free(teacher_I);
     free(teacher_T);

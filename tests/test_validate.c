@@ -89,7 +89,8 @@ static void asked_when_due(void **state) {
                            b = {want1, open1, due_epoch, ran, closed};
     const Validator *const list[] = {&a, &b};
     const Kernels *k = kernels_open("ref", PRECISION_FP32);
-    TrainView view = {.k = k, .comm = comm_self(k), .batch = 7};
+    Params none = {.ema = NULL};
+    TrainView view = {.k = k, .comm = comm_self(k), .params = &none, .batch = 7};
     assert_null(validation_open(list, 2, &view));
     assert_false(validation_run(NULL, &(TrainState){.step = 3}, true, &(Metrics){0}));
     asked[0].wanted = asked[1].wanted = true;

@@ -20,6 +20,7 @@ static const char config_file[] = "open_clip_config.json";
 static const char state_file[] = "train_state.safetensors";
 static const char vocab_file[] = "vocab.bpe";
 static const char choices_file[] = "gpu_products.txt";
+static const char ema_folder[] = "ema";
 static const char state_format[] = "clipc-train-state-1";
 
 /* What a run that was killed while saving left behind. */
@@ -53,27 +54,56 @@ static void narrow(float *x, size_t n) {
     }
 }
 
-static void append_param(SafetensorsWriter *w, const Params *p, const acc *block, const Param *q,
-                         Dtype dtype, float *chunk) {
-    for (size_t first = 0; first < q->size; first += CHUNK) {
-        size_t n = size_min(CHUNK, q->size - first);
-        p->k->acc_get_f32(chunk, acc_at(p->k, block, q->offset + first), n);
+static void append_values(SafetensorsWriter *w, const Params *p, const acc *x, size_t count,
+                          Dtype dtype, float *chunk) {
+    for (size_t first = 0; first < count; first += CHUNK) {
+        size_t n = size_min(CHUNK, count - first);
+        p->k->acc_get_f32(chunk, acc_at(p->k, x, first), n);
         if (dtype == DTYPE_BF16) narrow(chunk, n);
         safetensors_append(w, chunk, n * dtype_size(dtype));
     }
 }
 
-static bool write_model(const char *path, const Params *p, Error *err) {
+static void append_param(SafetensorsWriter *w, const Params *p, const acc *block, const Param *q,
+                         Dtype dtype, float *chunk) {
+    append_values(w, p, acc_at(p->k, block, q->offset), q->size, dtype, chunk);
+}
+
+/* block: the masters, or their moving average. */
+static bool write_model(const char *path, const Params *p, const acc *block, Error *err) {
     static const char *const meta[] = {"format", "pt"};
-    Tensor *tensors = xcalloc(p->count, sizeof *tensors);
-    for (size_t i = 0; i < p->count; i++) shape_of(&tensors[i], &p->list[i], p->list[i].name);
-    SafetensorsWriter *w = safetensors_create(path, tensors, p->count, meta, 1);
+    Tensor *tensors = xcalloc(p->tensors, sizeof *tensors);
+    for (size_t i = 0; i < p->tensors; i++) shape_of(&tensors[i], &p->list[i], p->list[i].name);
+    SafetensorsWriter *w = safetensors_create(path, tensors, p->tensors, meta, 1);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (size_t i = 0; i < p->count; i++)
-        append_param(w, p, p->master, &p->list[i], DTYPE_F32, chunk);
+    for (size_t i = 0; i < p->tensors; i++) {
+        const Param *q = &p->list[i];
+        if (q->adapted)
+            append_values(w, p, lora_merged(p, q), q->size, DTYPE_F32, chunk);
+        else
+            append_param(w, p, block, q, DTYPE_F32, chunk);
+    }
     free(chunk);
     free(tensors);
     return safetensors_finish(w, err);
+}
+
+/* What LoRA learns, and what it adds to: the model's file holds the sum alone. */
+static bool is_kept_apart(const Param *q) { return q->factor || q->adapted; }
+
+/* What a train state consists of, in order. */
+static const char *const state_parts[] = {"adam_m", "adam_v", "param"};
+
+static const acc *state_block(const Params *p, size_t part) {
+    return part == 2 ? p->master : shard_whole(p, part ? p->v : p->m);
+}
+
+static char *recent_text(const RecentLosses *r) {
+    size_t n = size_min((size_t)r->seen, RECENT_LOSSES), room = 32 * (n + 2);
+    char *text = xmalloc(room);
+    int at = snprintf(text, room, "%llu", (unsigned long long)r->seen);
+    for (size_t i = 0; i < n; i++) at += snprintf(text + at, room - (size_t)at, " %a", r->loss[i]);
+    return text;
 }
 
 static bool write_state(const char *path, const Params *p, const TrainState *s, Error *err) {
@@ -81,34 +111,42 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
     const uint64_t value[4] = {s->step, s->epoch, s->position, s->seed};
     for (int i = 0; i < 4; i++)
         snprintf(number[i], sizeof number[i], "%llu", (unsigned long long)value[i]);
-    char best[METRIC_NAME + 80];
+    char best[METRIC_NAME + 80], *recent = recent_text(&s->recent);
     snprintf(best, sizeof best, "%a %llu %llu %s", s->best.value, (unsigned long long)s->best.step,
              (unsigned long long)s->best.stale, s->best.metric);
-    const char *const meta[] = {"format",   state_format, "step", number[0], "epoch", number[1],
-                                "position", number[2],    "seed", number[3], "best",  best};
-    Dtype dtype = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    char(*names)[128] = xcalloc(2 * p->count, sizeof *names);
-    Tensor *tensors = xcalloc(2 * p->count + 1, sizeof *tensors);
-    for (size_t i = 0; i < 2 * p->count; i++) {
-        const Param *q = &p->list[i % p->count];
-        snprintf(names[i], sizeof names[i], "%s.%s", i < p->count ? "adam_m" : "adam_v", q->name);
-        shape_of(&tensors[i], q, names[i]);
-        tensors[i].dtype = dtype;
-    }
+    const char *const meta[] = {"format",        state_format, "step",    number[0], "epoch",
+                                number[1],       "position",   number[2], "seed",    number[3],
+                                "recent_losses", recent,       "best",    best};
+    Dtype moments = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    char(*names)[128] = xcalloc(COUNT(state_parts) * p->count, sizeof *names);
+    Tensor *tensors = xcalloc(COUNT(state_parts) * p->count + 1, sizeof *tensors);
+    size_t count = 0;
+    for (size_t part = 0; part < COUNT(state_parts); part++)
+        for (size_t i = 0; i < p->count; i++) {
+            const Param *q = &p->list[i];
+            if (part == 2 && !is_kept_apart(q)) continue;
+            snprintf(names[count], sizeof *names, "%s.%s", state_parts[part], q->name);
+            shape_of(&tensors[count], q, names[count]);
+            if (part < 2) tensors[count].dtype = moments;
+            count++;
+        }
     const Param scaling = fp8_param(p);
-    shape_of(&tensors[2 * p->count], &scaling, scaling.name);
-    SafetensorsWriter *w = safetensors_create(path, tensors, 2 * p->count + (p->fp8 != NULL), meta,
-                                              *s->best.metric ? 6 : 5);
+    shape_of(&tensors[count], &scaling, scaling.name);
+    SafetensorsWriter *w =
+        safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 7 : 6);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (int moment = 0; moment < 2; moment++) {
-        const acc *whole = shard_whole(p, moment ? p->v : p->m);
-        for (size_t i = 0; i < p->count; i++) append_param(w, p, whole, &p->list[i], dtype, chunk);
+    for (size_t part = 0; part < COUNT(state_parts); part++) {
+        const acc *whole = state_block(p, part);
+        for (size_t i = 0; i < p->count; i++)
+            if (part < 2 || is_kept_apart(&p->list[i]))
+                append_param(w, p, whole, &p->list[i], part < 2 ? moments : DTYPE_F32, chunk);
     }
     if (p->fp8) append_param(w, p, p->fp8, &scaling, DTYPE_F32, chunk);
     shard_done(p);
     free(chunk);
     free(tensors);
     free(names);
+    free(recent);
     return safetensors_finish(w, err);
 }
 
@@ -126,18 +164,25 @@ static bool system_error(const char *path, Error *err) {
     return error_set(err, "%.200s: %s", path, strerror(errno));
 }
 
-static bool write_folder(const char *dir, const char *folder, const Params *p, const ClipConfig *c,
-                         const TrainState *s, const char *vocab_path, Error *err) {
+/* s NULL: weights alone. */
+static bool write_folder(const char *dir, const char *folder, const Params *p, const acc *block,
+                         const ClipConfig *c, const TrainState *s, const char *vocab_path,
+                         Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
     char *path[] = {folder_path(folder, model_file), folder_path(folder, config_file),
                     folder_path(folder, state_file), folder_path(folder, vocab_file),
                     folder_path(folder, choices_file)};
     char *json = clip_config_to_json(c);
-    bool ok = write_model(path[0], p, err);
+    bool ok = write_model(path[0], p, block, err);
     if (ok && !file_write(path[1], json, strlen(json))) ok = system_error(path[1], err);
-    if (ok && p->m) ok = write_state(path[2], p, s, err);
+    if (ok && s && p->m) ok = write_state(path[2], p, s, err);
     if (ok && vocab_path && !copy_vocab(dir, vocab_path, path[3])) ok = system_error(path[3], err);
-    ok = ok && kernels_write_choices(path[4], err);
+    ok = ok && (!s || kernels_write_choices(path[4], err));
+    if (ok && s && p->ema) {
+        char *inner = folder_path(folder, ema_folder);
+        ok = write_folder(dir, inner, p, p->ema, c, NULL, vocab_path, err);
+        free(inner);
+    }
     if (ok && !folder_sync(folder)) ok = system_error(folder, err);
     free(json);
     for (size_t i = 0; i < COUNT(path); i++) free(path[i]);
@@ -160,7 +205,7 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
     char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = folder_path(dir, name);
     remove_unfinished(dir);
     Error err;
-    bool ok = write_folder(dir, beside, p, c, s, vocab_path, &err);
+    bool ok = write_folder(dir, beside, p, p->master, c, s, vocab_path, &err);
     if (ok && !(folder_replace(beside, folder) && folder_sync(dir)))
         ok = system_error(folder, &err);
     if (!ok) {
@@ -240,12 +285,16 @@ static void warn_of_activation(const char *path, const Weights *w, const ClipCon
                                                   : "give the --model without -quickgelu");
 }
 
+static void load_block(const Weights *w, const Params *p, acc *block) {
+    for (size_t i = 0; i < p->tensors; i++) weight_load(&w->list[i], p, block, &p->list[i]);
+}
+
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c) {
     Weights w;
     Error err;
-    if (!weights_open(&w, path, &err) || !weights_fit(&w, p->list, p->count, c->name, &err))
+    if (!weights_open(&w, path, &err) || !weights_fit(&w, p->list, p->tensors, c->name, &err))
         die("weights: %s", err.text);
-    for (size_t i = 0; i < p->count; i++) weight_load(&w.list[i], p, p->master, &p->list[i]);
+    load_block(&w, p, p->master);
     warn_of_activation(path, &w, c);
     weights_close(&w);
     params_round(p);
@@ -276,6 +325,17 @@ static void read_best(const Safetensors *st, Best *b) {
     b->stale = stale;
 }
 
+static void read_recent(const Safetensors *st, RecentLosses *r) {
+    const char *text = safetensors_meta(st, "recent_losses");
+    char *end;
+    *r = (RecentLosses){.seen = text ? strtoull(text, &end, 10) : 0};
+    for (size_t i = 0; i < size_min((size_t)r->seen, RECENT_LOSSES); i++) {
+        char *from = end;
+        r->loss[i] = strtod(from, &end);
+        if (end == from) r->seen = i; /* a file cut by hand: what there is counts */
+    }
+}
+
 static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *err) {
     if (!safetensors_open(st, file, err)) return false;
     const char *format = safetensors_meta(st, "format");
@@ -283,17 +343,19 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
         read_counter(st, "epoch", &s->epoch) && read_counter(st, "position", &s->position) &&
         read_counter(st, "seed", &s->seed)) {
         read_best(st, &s->best);
+        read_recent(st, &s->recent);
         return true;
     }
     safetensors_close(st);
     return error_set(err, "%.200s: not a train state of this program", file);
 }
 
-/* One moment, as a whole block. */
-static void load_moment(const char *file, const Safetensors *st, Params *p, const char *prefix,
-                        acc *whole) {
+/* One part of the state, as a whole block; apart: only of what the model's file does not hold. */
+static void load_part(const char *file, const Safetensors *st, Params *p, const char *prefix,
+                      acc *whole, bool apart) {
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
+        if (apart && !is_kept_apart(q)) continue;
         char name[128];
         snprintf(name, sizeof name, "%s.%s", prefix, q->name);
         const Tensor *t = safetensors_find(st, name);
@@ -325,7 +387,7 @@ static void load_moments(const char *file, const Safetensors *st, Params *p) {
     for (int moment = 0; moment < 2; moment++) {
         void *own = moment ? p->v : p->m;
         acc *whole = shard_fill(p, own);
-        if (st) load_moment(file, st, p, moment ? "adam_v" : "adam_m", whole);
+        if (st) load_part(file, st, p, state_parts[moment], whole, false);
         if (p->comm) p->comm->broadcast(whole, p->size, 0);
         shard_split(p, own);
     }
@@ -333,9 +395,31 @@ static void load_moments(const char *file, const Safetensors *st, Params *p) {
     load_scaling(file, st, p);
 }
 
+/* The moving average, and LoRA's part of the masters; path: the checkpoint. */
+static void load_rest(const char *path, const char *file, const Safetensors *st, Params *p) {
+    if (st && p->lora) load_part(file, st, p, state_parts[2], p->master, true);
+    if (p->comm && p->lora) p->comm->broadcast(p->master, p->size, 0);
+    if (p->lora) params_round(p);
+    if (!p->ema) return;
+    char *inner = folder_path(path, ema_folder);
+    Weights w;
+    Error err;
+    if (st && !folder_is(inner)) {
+        log_warn("%s has no moving average: it starts from the weights", path);
+    } else if (st) {
+        if (!weights_open(&w, inner, &err) || !weights_fit(&w, p->list, p->tensors, path, &err))
+            die("moving average: %s", err.text);
+        load_block(&w, p, p->ema);
+        weights_close(&w);
+    }
+    free(inner);
+    if (p->comm) p->comm->broadcast(p->ema, p->size, 0);
+}
+
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
     if (p && p->comm && p->comm->rank > 0) {
         load_moments(path, NULL, p);
+        load_rest(path, path, NULL, p);
         return true;
     }
     char *file = folder_path(path, state_file);
@@ -346,6 +430,7 @@ bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
         if (!open_state(file, &st, s, &err)) die("train state: %s", err.text);
         if (p && !safetensors_verify(&st, &err)) die("train state: %s: %s", file, err.text);
         if (p) load_moments(file, &st, p);
+        if (p) load_rest(path, file, &st, p);
         safetensors_close(&st);
     }
     free(file);
@@ -366,9 +451,13 @@ static int newest_first(const void *a, const void *b) {
 
 /* Whole: both files are there with all their bytes, and the bytes are those that were written. */
 static bool check_whole(const char *path, Error *err) {
-    static const char *const files[] = {state_file, model_file};
+    const char *const files[] = {state_file, model_file, "ema/open_clip_model.safetensors"};
     for (size_t i = 0; i < COUNT(files); i++) {
         char *file = folder_path(path, files[i]);
+        if (i == 2 && access(file, F_OK)) {
+            free(file);
+            break;
+        }
         Safetensors st;
         bool ok = safetensors_open(&st, file, err);
         if (ok) {

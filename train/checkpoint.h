@@ -15,15 +15,25 @@ typedef struct Best {
     uint64_t stale; /* validations since then */
 } Best;
 
+enum { RECENT_LOSSES = 64, RECENT_LEAST = 16 };
+
+/* The losses of the last steps that were made (train/guards.h): the n-th at n % RECENT_LOSSES. */
+typedef struct RecentLosses {
+    double loss[RECENT_LOSSES];
+    uint64_t seen;
+} RecentLosses;
+
 typedef struct TrainState {
     uint64_t step;            /* optimiser steps done */
     uint64_t epoch, position; /* next global batch: epoch, samples consumed in it */
     uint64_t seed;
     Best best;
+    RecentLosses recent;
 } TrainState;
 
 /* Writes `<dir>/<name>` and points `<dir>/latest` at it. p->m and p->v go into the train state; the
- * vocabulary file is copied in, so that a checkpoint is all that evaluation needs. Dies (naming the
+ * vocabulary file is copied in, so that a checkpoint is all that evaluation needs; p->ema becomes
+ * a checkpoint of weights alone, `<dir>/<name>/ema`; what LoRA adapted is merged. Dies (naming the
  * path) when the disk is full or the folder read-only; what stood there before stands. Over ranks,
  * rank 0 calls it and the others checkpoint_help_save at the same time: they give their share of
  * the moments. */
@@ -42,8 +52,9 @@ void checkpoint_config(ClipConfig *c, const char *path, const char *model);
 /* Weights of any checkpoint (train/weights.h) into p. Positional embeddings of another size are
  * resized (spec 11); warns where they were trained with another activation than c's. */
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
-/* Everything needed to go on (p NULL: the TrainState alone). False: no train state there. Dies on a
- * damaged file. With p over ranks all of them call it; rank 0 reads the file, the others leave s.
+/* Everything needed to go on: moments, moving average, LoRA's factors (p NULL: the TrainState
+ * alone). False: no train state there. Dies on a damaged file. With p over ranks all of them call
+ * it; rank 0 reads the file, the others leave s.
  */
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s);
 /* The newest whole checkpoint in `dir`; malloc'd path, NULL without one. Damaged ones are named and

@@ -26,7 +26,11 @@ void folder_remove(const char *path) {
     DIR *d = opendir(path);
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) unlinkat(dirfd(d), e->d_name, 0);
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(dirfd(d), e->d_name, 0)) {
+            char *inner = folder_path(path, e->d_name);
+            folder_remove(inner);
+            free(inner);
+        }
     closedir(d);
     rmdir(path);
 }

@@ -62,6 +62,8 @@ static void write_metrics(TrainLog *l, const StepMetrics *m) {
     put_number(f, "logit_scale", m->logit_scale);
     put_number(f, "grad_norm", m->grad_norm);
     put_number(f, "lr", m->lr);
+    put_number(f, "image_cosine", m->image_cosine);
+    put_number(f, "text_cosine", m->text_cosine);
     put_number(f, "samples_per_s", m->samples_per_s);
     put_number(f, "data_wait", m->data_wait);
     fprintf(f, ", \"samples\": %llu, \"bad\": %llu, \"skipped\": %s}\n",
@@ -144,6 +146,8 @@ static void write_scalars(TrainLog *l, const StepMetrics *m) {
     put_scalar(&summary, "train/logit_scale", m->logit_scale);
     put_scalar(&summary, "train/grad_norm", m->grad_norm);
     put_scalar(&summary, "train/lr", m->lr);
+    put_scalar(&summary, "train/image_cosine", m->image_cosine);
+    put_scalar(&summary, "train/text_cosine", m->text_cosine);
     put_scalar(&summary, "train/samples_per_s", m->samples_per_s);
     put_scalar(&summary, "train/data_wait", m->data_wait);
     put_scalar(&summary, "train/epoch", (double)m->epoch);

@@ -8,7 +8,8 @@ typedef struct StepMetrics {
     uint64_t step;  /* optimiser steps done, this one included: from 1 */
     uint64_t epoch; /* from 0 */
     double loss, logit_scale, grad_norm,
-        lr; /* logit_scale exponentiated; grad_norm before clipping */
+        lr;                           /* logit_scale exponentiated; grad_norm before clipping */
+    double image_cosine, text_cosine; /* mean between different samples of the batch */
     double samples_per_s,
         data_wait;         /* data_wait: share of the time spent waiting for batches, 0…1 */
     uint64_t samples, bad; /* samples seen in the whole run; bad ones replaced */

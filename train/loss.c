@@ -135,7 +135,7 @@ static void lay_out_soft(const Loss *l, Soft *s, Arena *a) {
 }
 
 void loss_allow_soft(Loss *l, size_t teacher_dim) {
-    assert(l->kind == LOSS_CLIP && !l->soft);
+    assert((l->kind == LOSS_CLIP || !teacher_dim) && !l->soft);
     Soft *s = l->soft = xcalloc(1, sizeof *s);
     size_t N = size_mul(l->n, (size_t)l->comm->size);
     s->dim = teacher_dim;
@@ -312,6 +312,11 @@ static void soft_tile(const Loss *l, const Walk *w, const Tile *t) {
                            acc_at(k, w->teacher_col_lse, t->j0), s->targets.teacher_log_scale, t->n,
                            t->m);
     }
+    if (l->kind == LOSS_SIGLIP) {
+        k->siglip_targets_tile(t->z, w->loss, w->dlog_scale, w->dbias, s->target, w->log_scale,
+                               w->bias, t->n, t->m, w->weight);
+        return;
+    }
     k->soft_logits_grad(t->z, w->loss, w->dlog_scale, w->dbias, s->target,
                         acc_at(k, w->row_lse, t->i0), acc_at(k, w->col_lse, t->j0), w->log_scale,
                         w->bias, t->n, t->m, soft_mass(l), w->weight);
@@ -322,11 +327,11 @@ static void walk_gradients(const Loss *l, const Walk *w) {
     Tile t;
     for (size_t i = 0; tile_at(l, w, i, &t); i++) {
         if (!l->kept) tile_cosines(l, w, &t);
-        if (l->kind == LOSS_SIGLIP)
+        if (l->softened)
+            soft_tile(l, w, &t);
+        else if (l->kind == LOSS_SIGLIP)
             k->siglip_tile(t.z, w->loss, w->dlog_scale, w->dbias, w->log_scale, w->bias, t.n, t.m,
                            t.diag, w->weight);
-        else if (l->softened)
-            soft_tile(l, w, &t);
         else
             k->clip_logits_grad(t.z, w->dlog_scale, w->dbias, acc_at(k, w->row_lse, t.i0),
                                 acc_at(k, w->col_lse, t.j0), w->log_scale, w->bias, t.n, t.m,

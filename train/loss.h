@@ -9,11 +9,11 @@ typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 
 typedef struct Loss Loss;
 
-/* What stands in place of "row i belongs to column i alone" (CLIP's loss only).
- * group [n], host: pairs of equal groups (over all ranks) are each other's positives, with equal
- * shares. teacher_…: a teacher's features [n,teacher_dim] and log scale on the device, NULL
- * without: adds the mean cross-entropy of the teacher's softmax, both directions (open_clip's
- * distillation loss; Hinton et al. 2015). */
+/* What stands in place of "row i belongs to column i alone".
+ * group [n], host: pairs of equal groups (over all ranks) are each other's positives, in CLIP's
+ * loss with equal shares. teacher_…: a teacher's features [n,teacher_dim] and log scale on the
+ * device, NULL without (CLIP's loss only): adds the mean cross-entropy of the teacher's softmax,
+ * both directions (open_clip's distillation loss; Hinton et al. 2015). */
 typedef struct SoftTargets {
     const uint64_t *group;
     const acc *teacher_images, *teacher_texts, *teacher_log_scale;

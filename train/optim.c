@@ -6,8 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Settings that the flat block's tensors come in. */
-enum { GROUP_FROZEN, GROUP_PLAIN, GROUP_DECAYS, GROUP_LOGIT_SCALE, GROUPS };
+/* Groups of the flat block's tensors; what depends on their setting alone comes once. */
+typedef struct Groups {
+    OptimGroup *list;
+    size_t count;
+} Groups;
 
 /* Neighbours in the flat block of one group. The padding between them is all zeros and stays so. */
 typedef struct Range {
@@ -18,7 +21,10 @@ typedef struct Range {
 struct Optim {
     Params *p;
     OptimOptions options;
-    size_t count; /* of chunks */
+    Groups settings;
+    size_t count;    /* of chunks */
+    const acc *loss; /* what max_loss is about; NULL: nothing */
+    double max_loss;
     /* device memory, one allocation */
     void *memory;
     acc *squares;
@@ -44,14 +50,32 @@ static int by_offset(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static uint32_t group_of(const Param *q, WdGroups g) {
-    if (!q->trainable) return GROUP_FROZEN;
-    if (!strcmp(q->name, "logit_scale")) return GROUP_LOGIT_SCALE;
-    return optim_decays(q, g) ? GROUP_DECAYS : GROUP_PLAIN;
+static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
+    OptimGroup g = {.lo = -INFINITY, .hi = INFINITY, .trains = q->trainable && !q->adapted};
+    if (!g.trains) return g;
+    g.lr_scale = q->lr_scale;
+    if (optim_decays(q, o->wd_groups)) g.weight_decay = o->weight_decay;
+    if (strcmp(q->name, "logit_scale")) return g;
+    /* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above */
+    g.lo = 0;
+    g.hi = log(100);
+    return g;
+}
+
+/* The number of the tensor's setting, new or not. */
+static uint32_t group_of(Groups *all, const Param *q, const OptimOptions *o) {
+    OptimGroup g = setting_of(q, o);
+    size_t i = 0;
+    while (i < all->count && memcmp(&all->list[i], &g, sizeof g)) i++;
+    if (i == all->count) {
+        all->list = xrealloc(all->list, (i + 1) * sizeof g);
+        all->list[all->count++] = g;
+    }
+    return (uint32_t)i;
 }
 
 /* Sorted by offset; malloc'd. */
-static Range *find_ranges(const Optim *o, size_t *count) {
+static Range *find_ranges(Optim *o, size_t *count) {
     const Params *p = o->p;
     const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
     for (size_t i = 0; i < p->count; i++) sorted[i] = &p->list[i];
@@ -61,7 +85,7 @@ static Range *find_ranges(const Optim *o, size_t *count) {
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = sorted[i];
         Range *last = *count ? &ranges[*count - 1] : NULL;
-        uint32_t group = group_of(q, o->options.wd_groups);
+        uint32_t group = group_of(&o->settings, q, &o->options);
         if (!last || last->group != group) {
             last = &ranges[(*count)++];
             *last = (Range){q->offset, 0, group};
@@ -81,7 +105,7 @@ static void add_chunks(OptimChunk *list, size_t *count, size_t weights, size_t m
                                         (uint32_t)size_min(OPTIM_CHUNK, size - at), group};
 }
 
-static size_t find_chunks(const Optim *o, OptimChunk *list) {
+static size_t find_chunks(Optim *o, OptimChunk *list) {
     size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 0, count = 0;
     Range *range = find_ranges(o, &ranges);
     for (const Range *r = range; r < range + ranges; r++) {
@@ -100,7 +124,7 @@ static size_t find_chunks(const Optim *o, OptimChunk *list) {
 
 static void lay_out(Optim *o, Arena *a) {
     o->squares = arena_take(a, 1, o->p->k->acc_size);
-    o->groups = arena_take(a, GROUPS, sizeof *o->groups);
+    o->groups = arena_take(a, o->settings.count, sizeof *o->groups);
     o->numbers = arena_take(a, 1, sizeof *o->numbers);
     o->chunks = arena_take(a, o->count, sizeof *o->chunks);
 }
@@ -111,6 +135,7 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
     Optim *o = xcalloc(1, sizeof *o);
     o->p = p;
     o->options = *options;
+    o->max_loss = INFINITY;
     o->count = find_chunks(o, NULL);
     Arena a = {0};
     lay_out(o, &a);
@@ -119,16 +144,9 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
     lay_out(o, &a);
     o->host = k->host_alloc(2 * sizeof *o->host);
 
-    OptimGroup groups[GROUPS];
-    for (size_t i = 0; i < GROUPS; i++)
-        groups[i] = (OptimGroup){0, -INFINITY, INFINITY, i != GROUP_FROZEN};
-    groups[GROUP_DECAYS].weight_decay = options->weight_decay;
-    /* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above */
-    groups[GROUP_LOGIT_SCALE].lo = 0;
-    groups[GROUP_LOGIT_SCALE].hi = log(100);
     OptimChunk *chunks = xmalloc(size_mul(o->count, sizeof *chunks));
     find_chunks(o, chunks);
-    k->upload(o->groups, groups, sizeof groups);
+    k->upload(o->groups, o->settings.list, o->settings.count * sizeof *o->groups);
     k->upload(o->chunks, chunks, o->count * sizeof *chunks);
     free(chunks);
     return o;
@@ -139,10 +157,16 @@ void optim_free(Optim *o) {
     o->p->k->sync();
     o->p->k->release(o->memory);
     o->p->k->host_release(o->host);
+    free(o->settings.list);
     free(o);
 }
 
 const acc *optim_squares(const Optim *o) { return o->squares; }
+
+void optim_limit(Optim *o, const acc *loss, double most) {
+    o->loss = loss;
+    o->max_loss = most;
+}
 
 void optim_set(Optim *o, double lr, uint64_t t) {
     assert(t >= 1);
@@ -155,7 +179,8 @@ void optim_set(Optim *o, double lr, uint64_t t) {
                     .correction1 = 1 - pow(s->beta1, (double)t),
                     .correction2 = 1 - pow(s->beta2, (double)t),
                     .max_norm = s->grad_clip_norm,
-                    .t = t};
+                    .t = t,
+                    .max_loss = o->max_loss};
     o->p->k->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
 }
 
@@ -166,12 +191,15 @@ void optim_update(Optim *o) {
     k->zero(o->squares, k->acc_size);
     k->sum_squares(o->squares, p->grad, o->chunks, o->count, o->groups);
     if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
+    if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
     k->adamw(p->master, separate ? p->compute : NULL, p->grad, p->m, p->v, p->moments, o->chunks,
              o->count, o->groups, o->numbers, o->squares);
     if (is_sharded(p)) {
         shard_share_weights(p);
         k->zero(p->grad, p->size * k->acc_size);
     }
+    if (p->lora) lora_merge(p);
+    if (p->ema) k->ema(p->ema, p->master, p->ema_decay, p->size);
 }
 
 double optim_step(Optim *o, double lr, uint64_t t) {

@@ -15,11 +15,13 @@ typedef struct OptimOptions {
 typedef struct Optim Optim;
 Optim *optim_new(Params *p, const OptimOptions *o);
 void optim_free(Optim *o);
+/* Steps whose numbers are set from now on are left out where *loss (device) is above `most`. */
+void optim_limit(Optim *o, const acc *loss, double most);
 /* The numbers of step t (from 1) on their way to the device. At most two steps may be under way. */
 void optim_set(Optim *o, double lr, uint64_t t);
 /* One step with those numbers: norm of all gradients, clip, AdamW, compute weights, gradients
- * zeroed, logit_scale clamped to [0, ln 100]. A norm that is not finite leaves all but the
- * gradients as it is. Nothing is waited for: the device decides. */
+ * zeroed, logit_scale clamped to [0, ln 100], moving average. A norm that is not finite leaves all
+ * but the gradients as it is (the average moves on). Nothing is waited for: the device decides. */
 void optim_update(Optim *o);
 /* Device: the sum of the squared gradients of the last update, before clipping. */
 const acc *optim_squares(const Optim *o);

@@ -23,6 +23,7 @@ static void add(Params *p, const char *prefix, const char *name, int ndim, size_
     q->ndim = ndim;
     q->size = 1;
     q->trainable = true;
+    q->lr_scale = 1;
     size_t shape[4] = {d0, d1, d2, d3};
     for (int i = 0; i < ndim; i++) {
         q->shape[i] = shape[i];
@@ -80,6 +81,14 @@ static void add_all(Params *p, const ClipConfig *c) {
     add1(p, "", "ln_final.bias", w);
 }
 
+size_t params_register(Params *p, const char *name, size_t rows, size_t cols) {
+    p->list = xrealloc(p->list, (p->count + 1) * sizeof *p->list);
+    memset(&p->list[p->count], 0, sizeof *p->list);
+    add2(p, "", name, rows, cols);
+    p->list[p->count - 1].factor = true;
+    return p->count - 1;
+}
+
 /* ---- the flat block: matrices, then the 2-D positional embeddings (whose decay depends on the
  * grouping), then what never decays; so a run of equal settings is one range ---- */
 
@@ -106,19 +115,23 @@ static void *take(const Kernels *k, size_t count, size_t elem_size) {
 }
 
 static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                          Moments moments, bool training) {
+                          Moments moments, const LoraOptions *lora, bool training) {
     Params *p = xcalloc(1, sizeof *p);
     p->k = k;
     p->comm = comm && comm->size > 1 ? comm : NULL;
     p->shards = p->comm && shard ? (size_t)comm->size : 1;
     p->moments = moments;
     add_all(p, c);
+    p->tensors = p->count;
+    if (lora && lora->rank) p->lora = lora_new(p, lora);
     place_all(p);
     p->size = round_up(p->size, size_mul(ALIGN, p->shards));
     p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->size / BUCKETS));
     p->bucket = round_up(p->bucket, size_mul(ALIGN, p->shards));
     p->master = take(k, p->size, k->acc_size);
-    p->compute = k->act_size == k->acc_size ? (act *)p->master : take(k, p->size, k->act_size);
+    bool one = k->act_size == k->acc_size && !p->lora;
+    p->compute = one ? (act *)p->master : take(k, p->size, k->act_size);
+    if (p->lora) lora_bind(p->lora, p);
     if (training) {
         p->grad = take(k, p->size, k->acc_size);
         p->m = take(k, p->size / p->shards, moment_size(k, moments));
@@ -129,12 +142,12 @@ static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *com
 }
 
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
-    return new_params(k, c, NULL, false, MOMENTS_FP32, training);
+    return new_params(k, c, NULL, false, MOMENTS_FP32, NULL, training);
 }
 
 Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                         Moments moments) {
-    return new_params(k, c, comm, shard, moments, true);
+                         Moments moments, const LoraOptions *lora) {
+    return new_params(k, c, comm, shard, moments, lora, true);
 }
 
 void params_free(Params *p) {
@@ -147,6 +160,8 @@ void params_free(Params *p) {
         p->k->release(p->m);
         p->k->release(p->v);
     }
+    if (p->ema) p->k->release(p->ema);
+    lora_free(p->lora, p);
     free(p->list);
     free(p);
 }
@@ -160,6 +175,7 @@ Param *params_find(const Params *p, const char *name) {
 size_t params_layout(const ClipConfig *c, size_t *learned) {
     Params p = {0};
     add_all(&p, c);
+    p.tensors = p.count;
     place_all(&p);
     *learned = params_learned(&p);
     free(p.list);
@@ -168,12 +184,19 @@ size_t params_layout(const ClipConfig *c, size_t *learned) {
 
 size_t params_learned(const Params *p) {
     size_t n = 0;
-    for (size_t i = 0; i < p->count; i++) n += p->list[i].size;
+    for (size_t i = 0; i < p->tensors; i++) n += p->list[i].size;
     return n;
 }
 
 void params_round(Params *p) {
     if ((void *)p->compute != (void *)p->master) p->k->act_from_acc(p->compute, p->master, p->size);
+    if (p->lora) lora_merge(p);
+}
+
+void params_track(Params *p, double decay) {
+    p->ema_decay = decay;
+    if (!p->ema) p->ema = p->k->alloc(size_mul(p->size, p->k->acc_size));
+    p->k->copy(p->ema, p->master, p->size * p->k->acc_size);
 }
 
 /* ---- initial values ---- */
@@ -205,6 +228,8 @@ static Init init_of(const Param *q, const ClipConfig *c) {
     const char *name = q->name, *block;
     double d = (double)c->image.width, w = (double)c->text.width;
     bool image = !strncmp(name, "visual.", 7);
+    if (q->factor) /* as PyTorch's linear layer, and so that B·A starts at 0 */
+        return strncmp(name, "lora_a.", 7) ? constant(0) : uniform(1 / (double)q->shape[1]);
     if (image) name += 7;
     if ((block = strstr(name, "resblocks.")))
         return init_block(strchr(block + 10, '.') + 1, image ? &c->image : &c->text, image);

@@ -6,24 +6,31 @@
 #include "kernels/kernels.h"
 #include "train/comm.h"
 #include "train/config.h"
+#include "train/lora.h"
 
 typedef struct Param {
     char name[96];
     int ndim;
     size_t shape[4], size, offset;
     bool trainable;
+    double lr_scale; /* times the run's learning rate; 1 */
+    bool adapted;    /* its gradient is wanted, but LoRA's factors learn in its place */
+    bool factor;     /* one of LoRA's: no tensor of the model */
 } Param;
 
 typedef struct Params {
     const Kernels *k;
     Param *list;
-    size_t count;
-    size_t size;  /* elements of the flat block, padding included */
-    acc *master;  /* [size] */
-    act *compute; /* [size] the same, rounded to act; == master where both types are one */
-    acc *grad;    /* [size], NULL without training */
-    void *m, *v;  /* [size / shards], likewise: acc or bf16 */
+    size_t count, tensors; /* of which the model's own come first; behind them LoRA's factors */
+    size_t size;           /* elements of the flat block, padding included */
+    acc *master;           /* [size] */
+    act *compute;          /* [size] the same, rounded to act; == master where both types are one */
+    acc *grad;             /* [size], NULL without training */
+    void *m, *v;           /* [size / shards], likewise: acc or bf16 */
     Moments moments;
+    acc *ema; /* [size] moving average of the masters, or NULL: params_track */
+    double ema_decay;
+    Lora *lora; /* NULL: none */
     /* over ranks (train/shard.h) */
     const Comm *comm; /* NULL: one rank */
     size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
@@ -42,22 +49,27 @@ typedef struct GradientsReady {
 
 /* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
-/* The same for training over ranks; shard: a rank keeps its share of the moments only. */
+/* The same for training over ranks; shard: a rank keeps its share of the moments only. lora may be
+ * NULL. */
 Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                         Moments moments);
+                         Moments moments, const LoraOptions *lora);
 /* Bytes of one element of a moment. */
 static inline size_t moment_size(const Kernels *k, Moments moments) {
     return moments == MOMENTS_BF16 ? 2 : k->acc_size;
 }
+/* Adds a matrix that is no tensor of the model; returns its number in the list. For lora.c. */
+size_t params_register(Params *p, const char *name, size_t rows, size_t cols);
+/* Starts the moving average of the masters as they are. */
+void params_track(Params *p, double decay);
 void params_free(Params *p);
 /* Elements of the flat block, padding included, and of parameters, without allocating anything. */
 size_t params_layout(const ClipConfig *c, size_t *learned);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
 /* Initial values of spec 1.6, a function of the seed alone. */
 void params_init(Params *p, const ClipConfig *c, uint64_t seed);
-/* Refreshes the compute weights from the masters. */
+/* Refreshes the compute weights from the masters (and LoRA's factors). */
 void params_round(Params *p);
-size_t params_learned(const Params *p); /* number of parameters, padding left out */
+size_t params_learned(const Params *p); /* number of the model's parameters, padding left out */
 
 static inline acc *param_acc(const Params *p, const Param *q) {
     return acc_at(p->k, p->master, q->offset);

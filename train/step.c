@@ -1,5 +1,6 @@
 #include "train/step.h"
 
+#include "train/agree.h"
 #include "train/fp8.h"
 #include "train/shard.h"
 
@@ -7,7 +8,15 @@
 #include <stdlib.h>
 
 /* What a step reports: one transfer of so many acc. */
-enum { REPORT_LOSS, REPORT_SQUARES, REPORT_SCALE, REPORTS, UNDER_WAY = 2 };
+enum {
+    REPORT_LOSS,
+    REPORT_SQUARES,
+    REPORT_SCALE,
+    REPORT_IMAGES, /* ‖Σ features‖² */
+    REPORT_TEXTS,
+    REPORTS,
+    UNDER_WAY = 2
+};
 
 struct Step {
     const Kernels *k;
@@ -27,6 +36,10 @@ struct Step {
     /* gradients over ranks; ready: elements of each bucket that are complete, SENT: on their way */
     size_t *ready;
     bool last_backward;
+    StepExtras x;
+    uint64_t *group; /* [n] soft targets: equal where the captions are */
+    acc *ones, *sum; /* [n], [E] */
+    size_t rows;     /* samples of the last step */
 };
 static const size_t SENT = SIZE_MAX;
 
@@ -80,6 +93,12 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
                 .accum = accum,
                 .E = embed_dim};
     assert(s->logit_scale);
+    s->ones = k->alloc(n * k->acc_size);
+    s->sum = k->alloc(embed_dim * k->acc_size);
+    double *ones = xmalloc(n * sizeof *ones);
+    for (size_t i = 0; i < n; i++) ones[i] = 1;
+    k->acc_set(s->ones, ones, n);
+    free(ones);
     if (comm->size > 1) {
         assert(p->comm == comm);
         s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
@@ -104,22 +123,82 @@ void step_free(Step *s) {
     for (size_t i = 0; i < UNDER_WAY; i++) s->k->mark_free(s->done[i]);
     s->k->host_release(s->host);
     s->k->release(s->block);
+    s->k->release(s->ones);
+    s->k->release(s->sum);
+    free(s->group);
     free(s->ready);
     free(s);
 }
 
+void step_extend(Step *s, const StepExtras *x) {
+    s->x = *x;
+    if (!x->teacher && !x->multi_positive) return;
+    loss_allow_soft(s->loss, x->teacher ? teacher_dim(x->teacher) : 0);
+    s->group = xcalloc(s->batch_size * s->accum, sizeof *s->group);
+}
+
+void step_limit_loss(Step *s, double most) {
+    optim_limit(s->optim, acc_at(s->k, s->report, REPORT_LOSS), most);
+}
+
+/* Pairs belong together whose class label is the same or, without labels, whose tokens are. */
+static uint64_t group_of(const Batch *b, size_t i) {
+    if (b->label && b->label[i] >= 0) return (uint64_t)b->label[i];
+    return hash_bytes(0, b->ids + b->start[i],
+                      (size_t)(b->start[i + 1] - b->start[i]) * sizeof *b->ids);
+}
+
+/* Which pairs belong together, and the teacher's features. */
+static void soften(Step *s, const Batch *b, size_t row) {
+    size_t first = (size_t)s->comm->rank * s->batch_size * s->accum + row;
+    for (size_t i = 0; s->group && i < b->size; i++)
+        s->group[row + i] = s->x.multi_positive ? group_of(b, i) : first + i;
+    if (s->x.teacher) teacher_forward(s->x.teacher, b, row);
+}
+
+static SoftTargets soft_targets(const Step *s) {
+    SoftTargets t = {.group = s->group};
+    if (!s->x.teacher) return t;
+    t.teacher_images = teacher_images(s->x.teacher);
+    t.teacher_texts = teacher_texts(s->x.teacher);
+    t.teacher_log_scale = teacher_log_scale(s->x.teacher);
+    return t;
+}
+
 static void forward_image(Step *s, const Batch *b, size_t row, bool keep) {
+    if (s->x.images) {
+        feature_cache_take(s->x.images, s->k, acc_at(s->k, s->images, row * s->E), b->sample,
+                           b->size);
+        return;
+    }
     ClipImages images = {.u8 = b->pixels, .sample = b->sample, .draw = b->epoch};
     clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), &images, b->size, keep);
 }
 
 static void forward_text(Step *s, const Batch *b, size_t row, bool keep) {
+    if (s->x.texts) {
+        feature_cache_take(s->x.texts, s->k, acc_at(s->k, s->texts, row * s->E), b->sample,
+                           b->size);
+        return;
+    }
     clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), b->ids, b->start, b->size, keep);
 }
 
 static void backward(Step *s, const Batch *b, size_t row) {
     clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
     clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
+}
+
+/* *square (device) = ‖Σ of n rows‖². */
+static void square_of_sum(const Step *s, acc *square, const acc *rows, size_t n) {
+    s->k->gemm(s->sum, s->E, s->ones, n, false, rows, s->E, false, 1, s->E, n, false);
+    s->k->gemm(square, 1, s->sum, s->E, false, s->sum, s->E, true, 1, 1, s->E, false);
+}
+
+/* Mean cosine between different ones of n unit vectors, from ‖Σ‖². */
+static double mean_cosine(const Step *s, double square) {
+    double n = (double)s->rows;
+    return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
 static void gradients(Step *s, Batch *const *batches) {
@@ -131,9 +210,15 @@ static void gradients(Step *s, Batch *const *batches) {
         assert(batches[j]->size <= s->batch_size);
         forward_image(s, batches[j], n, j + 1 == s->accum);
         forward_text(s, batches[j], n, j + 1 == s->accum);
+        soften(s, batches[j], n);
         last_row = n;
         n += batches[j]->size;
     }
+    s->rows = n;
+    square_of_sum(s, acc_at(s->k, s->report, REPORT_IMAGES), s->images, n);
+    square_of_sum(s, acc_at(s->k, s->report, REPORT_TEXTS), s->texts, n);
+    SoftTargets targets = soft_targets(s);
+    if (s->group) loss_soften(s->loss, &targets);
     acc *dscale = param_grad(p, s->logit_scale);
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
     loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
@@ -152,6 +237,7 @@ static void gradients(Step *s, Batch *const *batches) {
         row += batches[j]->size;
     }
     if (s->comm->size > 1) reduce_rest(s);
+    if (p->lora) lora_gradients(p);
 }
 
 double step_gradients(Step *s, Batch *const *batches) {
@@ -187,7 +273,9 @@ StepResult step_result(Step *s) {
     const char *report = s->host + place * REPORTS * k->acc_size;
     StepResult r = {.loss = acc_value(k, report, REPORT_LOSS),
                     .grad_norm = sqrt(acc_value(k, report, REPORT_SQUARES)),
-                    .logit_scale = exp(acc_value(k, report, REPORT_SCALE))};
+                    .logit_scale = exp(acc_value(k, report, REPORT_SCALE)),
+                    .image_cosine = mean_cosine(s, acc_value(k, report, REPORT_IMAGES)),
+                    .text_cosine = mean_cosine(s, acc_value(k, report, REPORT_TEXTS))};
     r.skipped = !isfinite(r.grad_norm);
     return r;
 }

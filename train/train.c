@@ -2,10 +2,11 @@
 
 #include "train/agree.h"
 #include "train/checkpoint.h"
+#include "train/guards.h"
+#include "train/learner.h"
 #include "train/log.h"
 #include "train/plan.h"
 #include "train/sched.h"
-#include "train/step.h"
 #include "train/train_options.h"
 #include "train/validate.h"
 #include "train/watchdog.h"
@@ -42,10 +43,8 @@ typedef struct Run {
     LoaderOptions loader_options;
     const Kernels *k;
     const Comm *comm;
-    Params *params;
-    Clip *clip;
-    Optim *optim;
-    Step *step;
+    Learner learner;
+    Watch watch;
     Sched sched;
     TrainLog *log; /* rank 0's; NULL elsewhere */
     acc *signals;  /* device [SIGNALS] */
@@ -178,6 +177,7 @@ static void open_data(Run *r) {
     d.csv_separator = opt->csv_separator;
     d.csv_image_key = opt->csv_img_key;
     d.csv_caption_key = opt->csv_caption_key;
+    d.caption_template = opt->caption_template;
     r->data = dataset_open(opt->train_data, &d, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
     r->dataset_options = d;
@@ -224,77 +224,13 @@ static void open_data(Run *r) {
     if (opt->max_steps) r->total_steps = (uint64_t)opt->max_steps;
 }
 
-static ClipOptions clip_options(const Run *r) {
-    return (ClipOptions){
-        .max_batch = (size_t)opt->batch_size,
-        .training = true,
-        .grad_checkpointing = opt->grad_checkpointing,
-        .patch_dropout = r->config.patch_dropout,
-        .seed = r->state.seed,
-        .frozen_image = opt->lock_image,
-        .frozen_text = opt->lock_text,
-    };
-}
-
-static void freeze(Params *p) {
-    for (size_t i = 0; i < p->count; i++) {
-        Param *q = &p->list[i];
-        bool image = !strncmp(q->name, "visual.", 7), scalar = !strncmp(q->name, "logit_", 6);
-        if ((opt->lock_image && image) || (opt->lock_text && !image && !scalar))
-            q->trainable = false;
-    }
-}
-
-/* open_clip's defaults of beta2 and eps go by the model's name; the run's record holds what was
- * taken. */
-static void resolve_defaults(const ClipConfig *c) {
-    /* a resumed run's configuration has the checkpoint's path as its name */
-    const char *name = opt->model ? opt->model : opt->pretrained ? opt->pretrained : c->name;
-    if (strcasestr(name, "vit")) return;
-    if (!option_find(&train_command, "beta2")->given) train_options.beta2 = 0.999;
-    if (!option_find(&train_command, "eps")->given) train_options.eps = 1e-8;
-}
-
-static OptimOptions optim_options(void) {
-    return (OptimOptions){.beta1 = opt->beta1,
-                          .beta2 = opt->beta2,
-                          .eps = opt->eps,
-                          .weight_decay = opt->wd,
-                          .wd_groups = (WdGroups)opt->wd_groups,
-                          .grad_clip_norm = opt->grad_clip_norm};
-}
-
-/* Rank 0 has the weights and moments, then all have. */
-static void load_model(Run *r) {
-    Params *p = r->params;
-    comm_rank0_begin(r->comm);
-    if (writes(r) && r->resume) {
-        checkpoint_load_weights(r->resume, p, &r->config);
-    } else if (writes(r)) {
-        params_init(p, &r->config, r->state.seed);
-        if (opt->pretrained) checkpoint_load_weights(opt->pretrained, p, &r->config);
-    }
-    comm_rank0_end(r->comm);
-    r->comm->broadcast(p->master, p->size, 0);
-    params_round(p);
-    if (r->resume) checkpoint_load_state(r->resume, p, &r->state);
-    if (r->resume) checkpoint_load_choices(r->resume);
-}
-
 static void build_model(Run *r) {
-    r->params =
-        params_new_ranks(r->k, &r->config, r->comm, opt->shard_optimizer, (Moments)opt->moments);
     r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
-    freeze(r->params);
-    load_model(r);
-    ClipOptions o = clip_options(r);
-    r->clip = clip_new(r->k, &r->config, r->params, &o);
-    OptimOptions oo = optim_options();
-    r->optim = optim_new(r->params, &oo);
-    r->step =
-        step_new(r->k, r->comm, r->clip, r->params, r->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                 (size_t)opt->batch_size, (size_t)opt->accum_freq, r->config.embed_dim,
-                 size_mul((size_t)opt->logit_memory, 1 << 20));
+    learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
+    learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
+                  (r->total_steps - r->state.step) * r->global_batch);
+    if (r->learner.images && !r->learner.teacher)
+        r->loader_options.picture_ok = r->learner.images->ok;
     r->sched = (Sched){
         .kind = (SchedKind)opt->lr_scheduler,
         .base = opt->lr,
@@ -333,10 +269,11 @@ static void write_record(const Run *r) {
 
 static void save(Run *r, const char *name) {
     if (writes(r)) {
-        checkpoint_save(r->checkpoints, name, r->params, &r->config, &r->state, r->vocab_path);
+        checkpoint_save(r->checkpoints, name, r->learner.params, &r->config, &r->state,
+                        r->vocab_path);
         checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
     } else {
-        checkpoint_help_save(r->params);
+        checkpoint_help_save(r->learner.params);
     }
     r->last_save = clock_now();
 }
@@ -374,17 +311,27 @@ static void validate(Run *r) {
     r->stopped_early = is_stale(r);
 }
 
-static void check_finite(Run *r, const StepResult *res, uint64_t step) {
+/* A loss that is not finite or leaps: the step was left out; too many in a row end the run. */
+static void check_step(Run *r, const StepResult *res, uint64_t step, double limit) {
     r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
-    if (res->skipped && writes(r))
+    bool spike = res->loss > limit;
+    if (!res->skipped)
+        guard_remember(&r->state.recent, res->loss);
+    else if (writes(r) && spike)
+        log_warn("step %llu: the loss %g is more than --spike-factor %g times the usual: the step "
+                 "is left out",
+                 (unsigned long long)step, res->loss, opt->spike_factor);
+    else if (writes(r))
         log_warn("step %llu: the loss or its gradient is not finite (loss %g, gradient norm %g): "
                  "the step is left out",
                  (unsigned long long)step, res->loss, res->grad_norm);
     if (r->skipped_in_a_row >= (uint64_t)opt->skip_limit)
         comm_die(r->comm,
-                 "the loss was not finite for %llu steps in a row: lower --lr or set "
+                 "the loss was not finite%s for %llu steps in a row: lower --lr or set "
                  "--grad-clip-norm, then --resume latest",
-                 (unsigned long long)r->skipped_in_a_row);
+                 opt->spike_factor > 0 ? " or leapt" : "", (unsigned long long)r->skipped_in_a_row);
+    if (writes(r) && step > (uint64_t)opt->warmup)
+        watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 
 /* A signal to one rank, rank 0's clock, bad samples anywhere: what all ranks have to know travels
@@ -403,20 +350,23 @@ typedef struct Pending {
     bool open;
     Batch **batches;
     StepMetrics metrics;
+    double limit; /* of its loss */
 } Pending;
 
 /* Waits for its result, judges and logs it. */
 static void finish_step(Run *r, Pending *p) {
     if (!p->open) return;
     StepMetrics *m = &p->metrics;
-    StepResult res = step_result(r->step);
+    StepResult res = step_result(r->learner.step);
     p->open = false;
     for (int64_t j = 0; j < opt->accum_freq; j++) loader_release(r->loader, p->batches[j]);
     m->loss = res.loss;
     m->logit_scale = res.logit_scale;
     m->grad_norm = res.grad_norm;
     m->skipped = res.skipped;
-    check_finite(r, &res, m->step);
+    m->image_cosine = res.image_cosine;
+    m->text_cosine = res.text_cosine;
+    check_step(r, &res, m->step, p->limit);
     if (writes(r)) train_log_step(r->log, m);
 }
 
@@ -425,7 +375,9 @@ static void start_step(Run *r, Pending *p) {
     p->open = true;
     p->metrics =
         (StepMetrics){.epoch = p->batches[0]->epoch, .lr = sched_lr(&r->sched, r->state.step)};
-    step_start(r->step, p->batches, p->metrics.lr, ++r->state.step);
+    p->limit = guard_limit(&r->state.recent, opt->spike_factor);
+    step_limit_loss(r->learner.step, p->limit);
+    step_start(r->learner.step, p->batches, p->metrics.lr, ++r->state.step);
     p->metrics.step = r->state.step;
     p->metrics.samples = r->state.step * r->global_batch;
     r->state.position += r->global_batch;
@@ -475,7 +427,8 @@ static bool run_steps(Run *r) {
 
 static void describe(const Run *r) {
     size_t used = r->steps_per_epoch * r->global_batch, samples = epoch_samples(r);
-    log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->params), r->k->name);
+    log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->learner.params),
+             r->k->name);
     if (r->comm->size > 1)
         log_info("%d ranks over %s, %d threads each; global batch %zu = %lld x %lld accumulated x "
                  "%d ranks",
@@ -503,14 +456,14 @@ static void start_run(Run *r) {
     comm_rank0_begin(r->comm);
     load_config(r);
     comm_rank0_end(r->comm);
-    resolve_defaults(&r->config);
+    learner_check_options(&r->config);
     char *json = clip_config_to_json(&r->config);
     agree_on(r->comm, "model configuration", hash_bytes(0, json, strlen(json)));
     free(json);
 }
 
 static void dry_run(Run *r) {
-    ClipOptions o = clip_options(r);
+    ClipOptions o = learner_clip_options(&r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     if (writes(r))
         plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, ranks,
@@ -564,8 +517,8 @@ static void open_validation(Run *r, const Validator *const *validators, size_t c
     TrainView view = {.k = r->k,
                       .comm = r->comm,
                       .config = &r->config,
-                      .params = r->params,
-                      .clip = r->clip,
+                      .params = r->learner.params,
+                      .clip = r->learner.clip,
                       .bpe = r->bpe,
                       .batch = (size_t)opt->batch_size,
                       .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
@@ -601,10 +554,7 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     say_end(r, stopped);
     loader_stop(r->loader);
     sampler_free(r->sampler);
-    step_free(r->step);
-    optim_free(r->optim);
-    clip_free(r->clip);
-    params_free(r->params);
+    learner_close(&r->learner);
     r->k->release(r->signals);
 }
 

@@ -26,6 +26,11 @@ typedef struct TrainOptions {
     const char *model, *pretrained;
     double force_patch_dropout;
     bool lock_image, lock_text, grad_checkpointing, siglip, shard_optimizer;
+    /* fine-tuning */
+    int64_t lock_image_unlocked_groups, lock_text_unlocked_layers, lora_rank, feature_cache;
+    bool lock_text_freeze_layer_norm, multi_positive;
+    double lr_layer_decay, lora_alpha, ema, spike_factor;
+    const char *distill_model, *distill_pretrained, *caption_template;
     /* optimisation */
     int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;

@@ -54,6 +54,33 @@ bool validation_due(const Validation *v, const TrainState *s, bool last) {
     return false;
 }
 
+/* The masters change places with their moving average; the (zero) gradients' block is the third
+ * place, so that whoever holds the masters' address sees the change. */
+static void swap_average(const TrainView *v, bool back) {
+    Params *p = v->params;
+    size_t bytes = p->size * v->k->acc_size;
+    v->k->copy(back ? p->master : p->grad, back ? p->grad : p->master, bytes);
+    if (back)
+        v->k->zero(p->grad, bytes);
+    else
+        v->k->copy(p->master, p->ema, bytes);
+    params_round(p);
+}
+
+/* Runs one validator with the average's weights; its metrics are called ema/…. */
+static void run_average(const Opened *o, const TrainView *v, Metrics *m) {
+    size_t first = m->count;
+    swap_average(v, false);
+    o->what->run(o->self, v, m);
+    swap_average(v, true);
+    for (size_t i = first; i < m->count; i++) {
+        char name[METRIC_NAME + 4];
+        snprintf(name, sizeof name, "ema/%s", m->list[i].name);
+        assert(strlen(name) < METRIC_NAME);
+        memcpy(m->list[i].name, name, METRIC_NAME);
+    }
+}
+
 bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m) {
     bool any = false;
     memset(m, 0, sizeof *m);
@@ -62,6 +89,7 @@ bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m) {
         const Opened *o = &v->list[i];
         if (last || o->what->due(s)) {
             o->what->run(o->self, &v->view, m);
+            if (v->view.params->ema) run_average(o, &v->view, m);
             any = true;
         } else {
             m->complete = false;

@@ -59,7 +59,8 @@ typedef struct Validation Validation;
 Validation *validation_open(const Validator *const *list, size_t count, const TrainView *v);
 void validation_close(Validation *v);
 bool validation_due(const Validation *v, const TrainState *s, bool last);
-/* Runs what is due (last: all); false: nothing was. m holds the same on all ranks. */
+/* Runs what is due (last: all), and a second time with the weights' moving average where there is
+ * one (metrics ema/…); false: nothing was. m holds the same on all ranks. */
 bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m);
 
 /* Updates `best` by the metric of that name (NULL: the first of m); a metric that was not measured

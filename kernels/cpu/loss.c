@@ -304,3 +304,44 @@ void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
     if (dbias) dbias->v = (float)(dbias->v + sum[1]);
     dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
 }
+
+void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                             const acc *log_scale, const acc *bias, size_t n, size_t m,
+                             double weight) {
+    KERNEL_TIMER(siglip_targets_tile, 42 * n * m, 12 * n * m);
+    if (!n || !m) return;
+    Logits l = logits_of(log_scale, bias);
+    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    vf w = vset((float)weight), one = vset(1);
+#pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i++) {
+        acc *c = cos + i * m;
+        vf sl = vzero(), sg = vzero(), sgc = vzero();
+        for (size_t j = 0; j < m; j += VW) {
+            size_t left = m - j;
+            vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), e = vexp(-vabs(z));
+            /* σ(z) and σ(-z) without overflow */
+            vm negative = vge(vzero(), acc_load(t + i * m + j, left));
+            vf r = vrcp(one + e), g = vselect(vge(z, vzero()), r, e * r);
+            vf h = vselect(vge(z, vzero()), e * r, r);
+            g = vselect(negative, g, -h) * w;
+            vf cost = vselect(negative, vmax(z, vzero()), vmax(-z, vzero())) + vlog1p_unit(e);
+            if (left < VW) {
+                g = vselect(vfirst(left), g, vzero());
+                cost = vselect(vfirst(left), cost, vzero());
+            }
+            sl += cost;
+            sg += g;
+            sgc = vfma(g, x, sgc);
+            acc_store(c + j, g * l.scale, left);
+        }
+        parts[3 * i] = vsum(sl);
+        parts[3 * i + 1] = vsum(sg);
+        parts[3 * i + 2] = vsum(sgc);
+    }
+    double sum[3] = {0};
+    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
+    loss->v = (float)(loss->v + weight * sum[0]);
+    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
+    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+}

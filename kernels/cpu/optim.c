@@ -33,6 +33,11 @@ void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t cou
     out->v = (float)(out->v + sum);
 }
 
+void FN(skip_spike)(acc *squares, const acc *loss, const AdamW *o) {
+    KERNEL_TIMER(skip_spike, 0, 16);
+    if (loss->v > o->max_loss) squares->v = INFINITY;
+}
+
 /* What one call uses of AdamW's numbers. */
 typedef struct Constants {
     vf scale, keep1, add1, keep2, add2, eps, step, root;
@@ -59,7 +64,8 @@ static inline __attribute__((always_inline)) void update(acc *p, act *w, acc *g,
                                                          bool bf16, const OptimChunk *c,
                                                          const OptimGroup *s, const Constants *o,
                                                          double lr, uint64_t t) {
-    vf decay = vset((float)(1 - lr * s->weight_decay)), zero = vzero();
+    vf decay = vset((float)(1 - lr * s->lr_scale * s->weight_decay)), zero = vzero();
+    vf step = o->step * vset((float)s->lr_scale);
     vf lo = vset((float)s->lo), hi = vset((float)s->hi);
     p += c->weights;
     w = w ? w + c->weights : NULL;
@@ -73,7 +79,7 @@ static inline __attribute__((always_inline)) void update(acc *p, act *w, acc *g,
         vf d = acc_load(g + i, k) * o->scale;
         vf m1 = vfma(o->keep1, moment_load(m, bf16, at, k), o->add1 * d);
         vf v1 = vfma(o->keep2, moment_load(v, bf16, at, k), o->add2 * d * d);
-        vf p1 = acc_load(p + i, k) * decay - o->step * m1 / vfma(vsqrt(v1), o->root, o->eps);
+        vf p1 = acc_load(p + i, k) * decay - step * m1 / vfma(vsqrt(v1), o->root, o->eps);
         p1 = vmin(hi, vmax(lo, p1));
         if (bf16) {
             vu noise = noise_at(t, c->weights + i);

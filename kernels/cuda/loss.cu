@@ -312,3 +312,36 @@ void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
     LAUNCH(tile_sums, 1, BLOCK, 0, loss, dlog_scale, dbias, parts, blocks, log_scale,
            (float)weight);
 }
+
+__global__ static void __launch_bounds__(BLOCK)
+    siglip_targets(acc *cos, float *parts, const acc *t, const acc *log_scale, const acc *bias,
+                   size_t n, size_t m, float weight) {
+    __shared__ float shared[SUMS * BLOCK / WARP];
+    Logit l = logit(log_scale, bias);
+    float sums[SUMS] = {0};
+    for (size_t i = blockIdx.x; i < n; i += gridDim.x)
+        for (size_t j = threadIdx.x; j < m; j += BLOCK) {
+            float c = cos[i * m + j].v, y = t[i * m + j].v > 0 ? 1 : -1;
+            float z = l.scale * c + l.bias, e = expf(-fabsf(z)), yz = y * z;
+            sums[SUM_LOSS] += fmaxf(-yz, 0) + log1pf(e);
+            float g = -y * weight * (yz > 0 ? e : 1) / (1 + e);
+            sums[SUM_SCALE] += g * c;
+            sums[SUM_BIAS] += g;
+            cos[i * m + j].v = l.scale * g;
+        }
+    block_sums<SUMS>(sums, shared);
+    if (threadIdx.x == 0)
+        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+}
+
+void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                             const acc *log_scale, const acc *bias, size_t n, size_t m,
+                             double weight) {
+    GPU_TIMER(siglip_targets_tile, 16 * n * m, 3 * n * m * sizeof(acc));
+    if (!n || !m) return;
+    size_t blocks = size_min(div_up(n, 4), (size_t)device_multiprocessors() * 8);
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, blocks * SUMS * sizeof *parts);
+    LAUNCH(siglip_targets, blocks, BLOCK, 0, cos, parts, t, log_scale, bias, n, m, (float)weight);
+    LAUNCH(tile_sums, 1, BLOCK, 0, loss, dlog_scale, dbias, parts, blocks, log_scale,
+           (float)weight);
+}

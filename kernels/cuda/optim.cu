@@ -43,6 +43,15 @@ void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t cou
     LAUNCH(sum_squares, count, BLOCK, 0, out, parts, device_counter(), g, chunk, group);
 }
 
+__global__ static void skip_spike(acc *squares, const acc *loss, const AdamW *o) {
+    if (loss->v > o->max_loss) squares->v = INFINITY;
+}
+
+void FN(skip_spike)(acc *squares, const acc *loss, const AdamW *o) {
+    GPU_TIMER(skip_spike, 0, 16);
+    LAUNCH(skip_spike, 1, 1, 0, squares, loss, o);
+}
+
 /* AdamW's numbers as the threads of a block use them. */
 typedef struct Constants {
     float scale, keep1, add1, keep2, add2, decay, step, root, eps, lo, hi;
@@ -60,8 +69,8 @@ __device__ static inline void constants_set(Constants *k, const AdamW *o, const 
     k->add1 = (float)(1 - o->beta1);
     k->keep2 = (float)o->beta2;
     k->add2 = (float)(1 - o->beta2);
-    k->decay = (float)(1 - o->lr * s->weight_decay);
-    k->step = (float)(o->lr / o->correction1);
+    k->decay = (float)(1 - o->lr * s->lr_scale * s->weight_decay);
+    k->step = (float)(o->lr * s->lr_scale / o->correction1);
     k->root = (float)(1 / sqrt(o->correction2));
     k->eps = (float)o->eps;
     k->lo = (float)s->lo;

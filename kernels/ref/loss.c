@@ -124,3 +124,17 @@ void ref_soft_logits_grad(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
             if (dbias) dbias->v += g;
         }
 }
+
+void ref_siglip_targets_tile(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
+                             const acc *log_scale, const acc *bias, size_t n, size_t m,
+                             double weight) {
+    Logit l = logit(log_scale, bias);
+    for (size_t i = 0; i < n * m; i++) {
+        double c = cos[i].v, y = t[i].v > 0 ? 1 : -1, yz = y * (l.scale * c + l.bias);
+        loss->v += weight * (fmax(-yz, 0) + log1p(exp(-fabs(yz))));
+        double g = -y * weight / (1 + exp(yz));
+        cos[i].v = l.scale * g;
+        dlog_scale->v += l.scale * g * c;
+        if (dbias) dbias->v += g;
+    }
+}

@@ -12,6 +12,10 @@ void ref_sum_squares(acc *out, const acc *g, const OptimChunk *chunk, size_t cou
     out->v += sum;
 }
 
+void ref_skip_spike(acc *squares, const acc *loss, const AdamW *o) {
+    if (loss->v > o->max_loss) squares->v = INFINITY;
+}
+
 static double from_bf16(uint16_t h) {
     uint32_t u = (uint32_t)h << 16;
     float f;
@@ -58,8 +62,9 @@ void ref_adamw(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
             if (!s->trains || !isfinite(norm)) continue;
             double first = o->beta1 * moment_get(m, moments, at) + (1 - o->beta1) * grad;
             double second = o->beta2 * moment_get(v, moments, at) + (1 - o->beta2) * grad * grad;
-            q->v *= 1 - o->lr * s->weight_decay;
-            q->v -= o->lr / o->correction1 * first / (sqrt(second / o->correction2) + o->eps);
+            double lr = o->lr * s->lr_scale;
+            q->v *= 1 - lr * s->weight_decay;
+            q->v -= lr / o->correction1 * first / (sqrt(second / o->correction2) + o->eps);
             q->v = fmin(fmax(q->v, s->lo), s->hi);
             if (w) w[c->weights + i].v = q->v;
             uint32_t noise = noise_at(o->t, c->weights + i);

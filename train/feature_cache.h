@@ -1,0 +1,29 @@
+/* feature_cache: the features of a frozen tower whose input is the same in every epoch: computed
+ * once, before the first step, and looked up from then on. Called by learner.c and step.c. */
+#ifndef TRAIN_FEATURE_CACHE_H
+#define TRAIN_FEATURE_CACHE_H
+#include "data/augment.h"
+#include "data/bpe.h"
+#include "data/shards.h"
+#include "train/clip.h"
+#include "train/comm.h"
+
+typedef struct FeatureCache {
+    size_t count, dim, missing; /* samples; those that could not be read */
+    float *rows;                /* [count,dim] host */
+    bool *ok;                   /* [count] */
+    float *staged;              /* [batch,dim] */
+    double seconds;
+} FeatureCache;
+
+/* All samples, shared out over ranks, in batches of stored order (so the bits depend on the data,
+ * the weights and the ranks alone). max_pixels: as the loader's. */
+FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
+                                   Dataset *d, const Transform *t, size_t max_pixels, size_t batch);
+FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
+                                  Dataset *d, const Bpe *bpe, size_t context, size_t batch);
+void feature_cache_free(FeatureCache *c);
+/* out[n,dim] (device) = the rows of these samples, which are all ok; n at most the batch. */
+void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
+                        size_t n);
+#endif

@@ -1,0 +1,22 @@
+/* layers: how deep in its tower a tensor lies, and what follows from it: which tensors are locked
+ * (LiT: Zhai et al. 2022) and layer-wise learning rates (Clark et al. 2020; BEiT). Groups are
+ * open_clip's. Called by learner.c. */
+#ifndef TRAIN_LAYERS_H
+#define TRAIN_LAYERS_H
+#include "train/params.h"
+
+/* Groups from the top of the tower: 1 the projection, 2 the last block with the final LayerNorm,
+ * 3 … the blocks below it, layers+2 the embeddings (image: conv1, class, positions, ln_pre; text:
+ * tokens, positions). 0: in no tower (logit_scale, logit_bias). */
+size_t layer_group(const Param *q, const ClipConfig *c);
+bool layer_is_image(const Param *q);
+
+typedef struct LayerPlan {
+    bool lock_image, lock_text;
+    size_t image_unlocked, text_unlocked; /* of a locked tower, so many groups stay trainable */
+    bool text_norms_locked;               /* LayerNorms of locked text groups too */
+    double lr_decay;                      /* r: group g learns at lr·r^(g-1); 1: all alike */
+} LayerPlan;
+/* Sets trainable and lr_scale of every tensor. */
+void layers_plan(Params *p, const ClipConfig *c, const LayerPlan *plan);
+#endif

@@ -1,0 +1,169 @@
+#include "train/learner.h"
+
+#include "data/captions.h"
+#include "train/layers.h"
+#include "train/train_options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const TrainOptions *const opt = &train_options;
+
+static bool locks_wholly(bool lock, int64_t unlocked) { return lock && !unlocked; }
+static bool image_is_frozen(void) {
+    return locks_wholly(opt->lock_image, opt->lock_image_unlocked_groups);
+}
+static bool text_is_frozen(void) {
+    return locks_wholly(opt->lock_text, opt->lock_text_unlocked_layers) &&
+           opt->lock_text_freeze_layer_norm;
+}
+
+void learner_check_options(const ClipConfig *c) {
+    /* open_clip's defaults of beta2 and eps go by the model's name; the run's record holds what was
+     * taken. A resumed run's configuration has the checkpoint's path as its name. */
+    const char *name = opt->model ? opt->model : opt->pretrained ? opt->pretrained : c->name;
+    if (!strcasestr(name, "vit")) {
+        if (!option_find(&train_command, "beta2")->given) train_options.beta2 = 0.999;
+        if (!option_find(&train_command, "eps")->given) train_options.eps = 1e-8;
+    }
+    if (opt->siglip && opt->distill_pretrained)
+        die_usage("clipc train: --distill-pretrained matches a softmax: leave --siglip out");
+    if (opt->distill_model && !opt->distill_pretrained)
+        die_usage("clipc train: --distill-model needs the teacher's weights: "
+                  "--distill-pretrained");
+    if (!opt->lora_rank) return;
+    if (opt->ema > 0 || opt->shard_optimizer)
+        die_usage("clipc train: --lora-rank goes without --ema (the average of products is no "
+                  "product of averages) and --shard-optimizer (its moments are small)");
+    if (opt->lock_image_unlocked_groups || opt->lock_text_unlocked_layers)
+        die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
+}
+
+ClipOptions learner_clip_options(const ClipConfig *c, uint64_t seed) {
+    return (ClipOptions){
+        .max_batch = (size_t)opt->batch_size,
+        .training = true,
+        .grad_checkpointing = opt->grad_checkpointing,
+        .patch_dropout = c->patch_dropout,
+        .seed = seed,
+        .frozen_image = image_is_frozen(),
+        .frozen_text = text_is_frozen(),
+    };
+}
+
+static OptimOptions optim_options(void) {
+    return (OptimOptions){.beta1 = opt->beta1,
+                          .beta2 = opt->beta2,
+                          .eps = opt->eps,
+                          .weight_decay = opt->wd,
+                          .wd_groups = (WdGroups)opt->wd_groups,
+                          .grad_clip_norm = opt->grad_clip_norm};
+}
+
+/* ---- weights ---- */
+
+static void choose_trainable(Params *p, const ClipConfig *c) {
+    layers_plan(p, c,
+                &(LayerPlan){.lock_image = opt->lock_image,
+                             .lock_text = opt->lock_text,
+                             .image_unlocked = (size_t)opt->lock_image_unlocked_groups,
+                             .text_unlocked = (size_t)opt->lock_text_unlocked_layers,
+                             .text_norms_locked = opt->lock_text_freeze_layer_norm,
+                             .lr_decay = opt->lr_layer_decay});
+    for (size_t i = 0; p->lora && i < p->count; i++) {
+        Param *q = &p->list[i];
+        if (!q->factor && !q->adapted && strncmp(q->name, "logit_", 6)) q->trainable = false;
+    }
+}
+
+/* Rank 0 has the weights and moments, then all have. */
+static void load_weights(Learner *l, const char *resume, TrainState *state) {
+    Params *p = l->params;
+    comm_rank0_begin(l->comm);
+    if (l->comm->rank == 0) {
+        params_init(p, l->config, state->seed);
+        if (resume)
+            checkpoint_load_weights(resume, p, l->config);
+        else if (opt->pretrained)
+            checkpoint_load_weights(opt->pretrained, p, l->config);
+    }
+    comm_rank0_end(l->comm);
+    l->comm->broadcast(p->master, p->size, 0);
+    if (opt->ema > 0) params_track(p, opt->ema);
+    if (resume) checkpoint_load_state(resume, p, state);
+    if (resume) checkpoint_load_choices(resume);
+    params_round(p);
+}
+
+static size_t learning(const Params *p) {
+    size_t n = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->list[i].trainable && !p->list[i].adapted) n += p->list[i].size;
+    return n;
+}
+
+void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
+                  const char *resume, TrainState *state) {
+    *l = (Learner){.k = k, .comm = comm, .config = c};
+    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
+    LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
+    l->params = params_new_ranks(k, c, comm, opt->shard_optimizer, (Moments)opt->moments, &lora);
+    choose_trainable(l->params, c);
+    load_weights(l, resume, state);
+    size_t learned = learning(l->params);
+    if (learned != params_learned(l->params))
+        log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
+    ClipOptions o = learner_clip_options(c, state->seed);
+    l->clip = clip_new(k, c, l->params, &o);
+    OptimOptions oo = optim_options();
+    l->optim = optim_new(l->params, &oo);
+    l->step = step_new(k, comm, l->clip, l->params, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                       batch, accum, c->embed_dim, size_mul((size_t)opt->logit_memory, 1 << 20));
+    if (!opt->distill_pretrained) return;
+    comm_rank0_begin(comm);
+    l->teacher = teacher_open(k, opt->distill_model, opt->distill_pretrained, c, batch,
+                              size_mul(batch, accum));
+    comm_rank0_end(comm);
+}
+
+/* ---- frozen towers ---- */
+
+static bool captions_stay(void) {
+    return opt->captions != CAPTIONS_RANDOM && !strpbrk(opt->text_key, ",:");
+}
+
+static void say_cache(const char *what, const FeatureCache *c) {
+    log_info("the %s tower is frozen: features of %zu samples computed once, in %.1f s (%.1f MiB)",
+             what, c->count - c->missing, c->seconds,
+             (double)(c->count * c->dim) * sizeof(float) / (1 << 20));
+}
+
+void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples) {
+    size_t count = dataset_count(d), E = l->config->embed_dim, batch = (size_t)opt->batch_size;
+    bool fits = (double)count * (double)E * sizeof(float) <= (double)opt->feature_cache * (1 << 20);
+    bool worth = fits && samples > count;
+    if (worth && image_is_frozen() && !t->train && l->config->patch_dropout == 0) {
+        l->images = feature_cache_images(l->k, l->comm, l->clip, E, d, t,
+                                         (size_t)opt->max_image_pixels, batch);
+        say_cache("image", l->images);
+    }
+    if (worth && text_is_frozen() && captions_stay()) {
+        l->texts = feature_cache_texts(l->k, l->comm, l->clip, E, d, bpe, l->config->context_length,
+                                       batch);
+        say_cache("text", l->texts);
+    }
+    step_extend(l->step, &(StepExtras){.teacher = l->teacher,
+                                       .multi_positive = opt->multi_positive,
+                                       .images = l->images,
+                                       .texts = l->texts});
+}
+
+void learner_close(Learner *l) {
+    step_free(l->step);
+    teacher_free(l->teacher);
+    feature_cache_free(l->images);
+    feature_cache_free(l->texts);
+    optim_free(l->optim);
+    clip_free(l->clip);
+    params_free(l->params);
+}

@@ -1,0 +1,29 @@
+/* learner: all that learns in a run, built as the options say: parameters (locked, adapted by LoRA,
+ * averaged), model, optimiser, step, and what fine-tuning adds to a step. Called by train.c. */
+#ifndef TRAIN_LEARNER_H
+#define TRAIN_LEARNER_H
+#include "train/checkpoint.h"
+#include "train/step.h"
+
+typedef struct Learner {
+    const Kernels *k;
+    const Comm *comm;
+    const ClipConfig *config;
+    Params *params;
+    Clip *clip;
+    Optim *optim;
+    Step *step;
+    Teacher *teacher;             /* NULL: none */
+    FeatureCache *images, *texts; /* NULL: none */
+} Learner;
+
+/* Refuses what cannot go together; sets defaults that depend on the model. */
+void learner_check_options(const ClipConfig *c);
+ClipOptions learner_clip_options(const ClipConfig *c, uint64_t seed);
+/* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
+void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
+                  const char *resume, TrainState *state);
+/* Features of frozen towers, where they are the same in every epoch and needed more than once. */
+void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples);
+void learner_close(Learner *l);
+#endif

@@ -1,0 +1,67 @@
+#include "train/teacher.h"
+
+#include "train/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct Teacher {
+    const Kernels *k;
+    ClipConfig config;
+    Params *params;
+    Clip *clip;
+    acc *images, *texts; /* [rows,E] */
+};
+
+static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *path) {
+    const Transform *a = &t->eval_transform, *b = &s->eval_transform;
+    if (t->image_size != s->image_size || memcmp(a->mean, b->mean, sizeof a->mean) ||
+        memcmp(a->std, b->std, sizeof a->std))
+        die("--distill-pretrained %s: the teacher sees pictures of %zu pixels or another "
+            "normalisation, the student %zu: both get the same ones",
+            path, t->image_size, s->image_size);
+    if (t->context_length != s->context_length || t->vocab_size != s->vocab_size)
+        die("--distill-pretrained %s: the teacher reads %zu tokens of a vocabulary of %zu, the "
+            "student %zu of %zu: both get the same ones",
+            path, t->context_length, t->vocab_size, s->context_length, s->vocab_size);
+}
+
+Teacher *teacher_open(const Kernels *k, const char *model, const char *pretrained,
+                      const ClipConfig *student, size_t batch, size_t rows) {
+    Teacher *t = xcalloc(1, sizeof *t);
+    t->k = k;
+    checkpoint_config(&t->config, pretrained, model);
+    check_inputs(&t->config, student, pretrained);
+    t->params = params_new(k, &t->config, false);
+    checkpoint_load_weights(pretrained, t->params, &t->config);
+    t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
+    size_t bytes = size_mul(size_mul(rows, t->config.embed_dim), k->acc_size);
+    t->images = k->alloc(bytes);
+    t->texts = k->alloc(bytes);
+    log_info("teacher %s: %zu parameters", pretrained, params_learned(t->params));
+    return t;
+}
+
+void teacher_free(Teacher *t) {
+    if (!t) return;
+    t->k->release(t->images);
+    t->k->release(t->texts);
+    clip_free(t->clip);
+    params_free(t->params);
+    clip_config_free(&t->config);
+    free(t);
+}
+
+size_t teacher_dim(const Teacher *t) { return t->config.embed_dim; }
+const acc *teacher_images(const Teacher *t) { return t->images; }
+const acc *teacher_texts(const Teacher *t) { return t->texts; }
+const acc *teacher_log_scale(const Teacher *t) {
+    return param_acc(t->params, params_find(t->params, "logit_scale"));
+}
+
+void teacher_forward(Teacher *t, const Batch *b, size_t row) {
+    size_t at = row * t->config.embed_dim;
+    clip_image_fwd(t->clip, acc_at(t->k, t->images, at), &(ClipImages){.u8 = b->pixels}, b->size,
+                   false);
+    clip_text_fwd(t->clip, acc_at(t->k, t->texts, at), b->ids, b->start, b->size, false);
+}

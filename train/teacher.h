@@ -1,0 +1,22 @@
+/* teacher: a second model that is not trained: its features of the same batches are what a
+ * student's are compared with (distillation: Hinton et al. 2015; open_clip's --distill-model).
+ * Called by learner.c and step.c. */
+#ifndef TRAIN_TEACHER_H
+#define TRAIN_TEACHER_H
+#include "data/loader.h"
+#include "train/clip.h"
+
+typedef struct Teacher Teacher;
+/* pretrained: a folder (which brings the architecture) or, with model, a file. Its pictures and
+ * tokens have to be the student's. batch: samples of a forward; rows: of all micro-batches. Dies on
+ * what does not fit. */
+Teacher *teacher_open(const Kernels *k, const char *model, const char *pretrained,
+                      const ClipConfig *student, size_t batch, size_t rows);
+void teacher_free(Teacher *t);
+size_t teacher_dim(const Teacher *t);
+/* Features of a micro-batch into rows row … of teacher_images and teacher_texts. */
+void teacher_forward(Teacher *t, const Batch *b, size_t row);
+const acc *teacher_images(const Teacher *t); /* [rows,dim], device */
+const acc *teacher_texts(const Teacher *t);
+const acc *teacher_log_scale(const Teacher *t);
+#endif
