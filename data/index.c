@@ -138,24 +138,28 @@ static uint32_t add_extension(Index *ix, const char *s, size_t n) {
     return at;
 }
 
-bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
-               Error *err) {
+bool member_split(const char *name, size_t *key_size) {
     const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
     const char *dot = strchr(base, '.');
-    size_t base_size = strlen(base);
-    if (!dot || dot == base) return true; /* no extension, or a hidden file: of no sample */
-    if (base_size >= 4 && memcmp(base, "__", 2) == 0 && strcmp(base + base_size - 2, "__") == 0)
-        return true;
+    size_t n = strlen(base);
+    if (!dot || dot == base) return false; /* no extension, or a hidden file */
+    *key_size = (size_t)(dot - name);
+    return !(n >= 4 && memcmp(base, "__", 2) == 0 && strcmp(base + n - 2, "__") == 0);
+}
+
+bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
+               Error *err) {
+    size_t key_size, n = ix->h.samples;
+    if (!member_split(name, &key_size)) return true;
     if (ix->h.members >= MEMBERS_MAX || ix->h.strings > STRINGS_MAX - 2 * strlen(name) - 2)
         return error_set(err, "more members than a shard may have: split it");
 
-    size_t key_size = (size_t)(dot - name), n = ix->h.samples;
     bool same = false;
     if (n > 0) {
         const char *key = ix->strings + ix->samples[n - 1].key;
         same = strlen(key) == key_size && memcmp(key, name, key_size) == 0;
     }
-    uint32_t extension = add_extension(ix, dot + 1, strlen(dot + 1));
+    uint32_t extension = add_extension(ix, name + key_size + 1, strlen(name + key_size + 1));
     for (size_t m = same ? ix->samples[n - 1].first : 0; same && m < ix->h.members; m++)
         if (strcmp(ix->strings + ix->members[m].extension, ix->strings + extension) == 0)
             same = false;

@@ -75,6 +75,9 @@ bool index_build(Index *ix, const char *shard, const IndexKeys *k, Error *err);
 /* The same of an open stream; no size and time. */
 bool index_scan(Index *ix, Stream *s, Error *err);
 
+/* Splits a member's name as WebDataset does: its key is the first *key_size bytes, its extension
+ * stands behind the dot that follows. False: of no sample. */
+bool member_split(const char *name, size_t *key_size);
 /* Building by hand: samples are grouped as WebDataset does. False: too many or too long. */
 bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
                Error *err);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     SHOWN_AT_ONCE = 10, /* bad samples logged one by one */
@@ -32,6 +33,9 @@ struct Loader {
     size_t claim_row;
     uint64_t next_number; /* the next batch to give away */
     bool stop;
+    uint64_t broken_number; /* the batch that a feed could not fill, and why */
+    bool broken;
+    Error broken_by;
     LoaderStats stats;
     uint64_t shown, hidden; /* bad samples logged, and not logged since the last line */
     double shown_at;
@@ -95,27 +99,74 @@ static void count_sample(Loader *l, const Error *bad) {
     pthread_mutex_unlock(&l->lock);
 }
 
-/* Fills one row with sample number `index`; false where the sample is bad. */
-static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err) {
+/* Fills one row with a sample; false where it is bad. seed: of its augmentation. */
+static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uint64_t index,
+                       uint64_t seed, Error *err) {
     const LoaderOptions *o = &w->l->o;
     Error why;
-    uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
-    uint64_t draw = rng_u64(seed, RNG_CAPTION, 0);
-    if (!dataset_read_drawn(w->l->data, index, &draw, &w->sample, err)) return false;
     if (!o->picture_ok) {
-        if (!image_decode(&w->image, w->sample.image, w->sample.image_size, o->max_pixels, &why))
-            return error_set(err, "%s: %s", w->sample.key, why.text);
+        if (!image_decode(&w->image, sample->image, sample->image_size, o->max_pixels, &why))
+            return error_set(err, "%s: %s", sample->key, why.text);
         size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
         transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,
                         &w->scratch);
     } else if (!o->picture_ok[index]) {
-        return error_set(err, "%s: no picture", w->sample.key);
+        return error_set(err, "%s: no picture", sample->key);
     }
     int32_t *ids = s->row_ids + row * o->context;
-    size_t n = bpe_encode(o->bpe, w->cache, w->sample.text, w->sample.text_size, o->context, ids);
+    size_t n = bpe_encode(o->bpe, w->cache, sample->text, sample->text_size, o->context, ids);
     s->row_count[row] = (int32_t)bpe_pooled_length(ids, n);
     s->batch.sample[row] = index;
-    s->batch.label[row] = w->sample.label;
+    s->batch.label[row] = sample->label;
+    return true;
+}
+
+static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err) {
+    const LoaderOptions *o = &w->l->o;
+    uint64_t seed = rng_mix(rng_mix(o->seed, s->batch.epoch), index);
+    uint64_t draw = rng_u64(seed, RNG_CAPTION, 0);
+    if (!dataset_read_drawn(w->l->data, index, &draw, &w->sample, err)) return false;
+    return use_sample(w, s, row, &w->sample, index, seed, err);
+}
+
+/* The run ends when it comes to this batch, not before: a feed is read ahead of it. */
+static void break_at(Loader *l, uint64_t number, const Error *why) {
+    pthread_mutex_lock(&l->lock);
+    if (!l->broken || number < l->broken_number) {
+        l->broken = true;
+        l->broken_number = number;
+        l->broken_by = *why;
+    }
+    pthread_cond_broadcast(&l->filled);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* The same from a feed, whose row brings its own spares. False: it has no more. */
+static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
+    Loader *l = w->l;
+    Feed *feed = dataset_feed(l->data);
+    size_t in_step = s->batch.micro * l->o.batch_size + row;
+    FeedRow choices;
+    Error err;
+    if (!feed_take(feed, s->batch.epoch, s->batch.step * l->o.accum * l->o.batch_size + in_step,
+                   &choices, &err)) {
+        break_at(l, s->number, &err);
+        return false;
+    }
+    bool ok = false;
+    for (size_t i = 0; i < choices.count && !ok; i++) {
+        const StreamSample *one = choices.choices[i];
+        uint64_t seed = rng_mix(rng_mix(l->o.seed, s->batch.epoch), one->number);
+        if (one->bad)
+            err = one->why;
+        else
+            ok = use_sample(w, s, row, &one->s, one->number, seed, &err);
+        count_sample(l, ok ? NULL : &err);
+    }
+    if (!ok)
+        die("%zu samples in a row are bad (see clipc data check); the last one: %s", choices.count,
+            err.text);
+    feed_release(&choices);
     return true;
 }
 
@@ -191,7 +242,10 @@ static void *worker_main(void *arg) {
     size_t row;
     w.cache = bpe_cache_new(l->o.bpe);
     while (claim(l, &s, &row)) {
-        fill_row(&w, s, row);
+        if (!dataset_feed(l->data))
+            fill_row(&w, s, row);
+        else if (!fill_from_feed(&w, s, row))
+            break;
         pthread_mutex_lock(&l->lock);
         bool last = --s->rows_left == 0;
         pthread_mutex_unlock(&l->lock);
@@ -238,6 +292,9 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     l->slots = xcalloc(l->ring, sizeof *l->slots);
     for (size_t i = 0; i < l->ring; i++) slot_init(&l->slots[i], o);
     l->claim_number = l->next_number = (epoch * l->steps + step) * o->accum;
+    size_t rows = o->accum * o->batch_size; /* of a step */
+    if (dataset_feed(d))
+        feed_start(dataset_feed(d), epoch, step * rows, l->steps * rows, o->max_bad);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->freed, NULL);
     pthread_cond_init(&l->filled, NULL);
@@ -249,15 +306,28 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     return l;
 }
 
+/* Waits until the next batch is ready; the lock is held. False: o.interrupted. */
+static bool wait_for(Loader *l, const Slot *s) {
+    while (!(s->ready && s->number == l->next_number)) {
+        struct timespec until;
+        if (l->broken && l->broken_number <= l->next_number) die("%s", l->broken_by.text);
+        if (l->o.interrupted && *l->o.interrupted) return false;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++; /* a signal does not wake us */
+        pthread_cond_timedwait(&l->filled, &l->lock, &until);
+    }
+    return true;
+}
+
 Batch *loader_next(Loader *l) {
     double from = clock_now();
     pthread_mutex_lock(&l->lock);
     Slot *s = &l->slots[l->next_number % l->ring];
-    while (!(s->ready && s->number == l->next_number)) pthread_cond_wait(&l->filled, &l->lock);
-    l->next_number++;
+    bool ok = wait_for(l, s);
+    l->next_number += ok;
     l->stats.wait_seconds += clock_now() - from;
     pthread_mutex_unlock(&l->lock);
-    return &s->batch;
+    return ok ? &s->batch : NULL;
 }
 
 void loader_release(Loader *l, Batch *b) {
@@ -274,6 +344,7 @@ LoaderStats loader_stats(Loader *l) {
     pthread_mutex_lock(&l->lock);
     LoaderStats stats = l->stats;
     pthread_mutex_unlock(&l->lock);
+    if (dataset_feed(l->data)) stats.bad += feed_failures(dataset_feed(l->data));
     return stats;
 }
 
@@ -283,6 +354,7 @@ void loader_stop(Loader *l) {
     l->stop = true;
     pthread_cond_broadcast(&l->freed);
     pthread_mutex_unlock(&l->lock);
+    if (dataset_feed(l->data)) feed_stop(dataset_feed(l->data));
     for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];

@@ -8,6 +8,8 @@
 #include "data/bpe.h"
 #include "data/sampler.h"
 
+#include <signal.h>
+
 typedef struct Batch {
     size_t size;     /* B */
     uint8_t *pixels; /* [B,S,S,3] */
@@ -37,10 +39,13 @@ typedef struct LoaderOptions {
     /* [count] pictures that nobody looks at and which are known to be good; NULL: all are decoded.
      * Pixels are then left as they are. */
     const bool *picture_ok;
+    const volatile sig_atomic_t
+        *interrupted; /* once not 0, loader_next waits no longer; NULL: none */
 } LoaderOptions;
 
 typedef struct LoaderStats {
-    uint64_t read, bad;  /* samples; bad ones were logged with shard and key and replaced */
+    uint64_t read, bad;  /* samples; bad ones were logged with shard and key and replaced. A stream
+                            that failed counts as one */
     double wait_seconds; /* how long loader_next blocked */
 } LoaderStats;
 
@@ -52,7 +57,8 @@ size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
  * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: another
  * global batch's, the same for every number of ranks; where these are bad too (or steps = 1), by
- * the next good one after p. */
+ * the next good one after p. A feed's rows bring spares of their own; dies
+ * where it gave out before this batch. NULL: interrupted. */
 Batch *loader_next(Loader *l);
 void loader_release(Loader *l, Batch *b);
 LoaderStats loader_stats(Loader *l);

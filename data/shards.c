@@ -25,13 +25,16 @@ struct Dataset {
     Shard *shards;
     size_t shard_count, count, dropped;
     ShardCache *cache;
+    size_t feed_sources;
+    Feed *feed; /* then there are no shards, and count is an epoch's */
 };
 
 DatasetOptions dataset_options_default(void) {
     return (DatasetOptions){.image_keys = "jpg;png;jpeg;webp",
                             .text_keys = "txt;caption",
                             .csv_image_key = "filepath",
-                            .csv_caption_key = "title"};
+                            .csv_caption_key = "title",
+                            .pipe_seconds = 300};
 }
 
 static char *default_cache_dir(void) {
@@ -92,6 +95,12 @@ static void open_one(void *context, size_t i, size_t thread) {
     case SOURCE_FOLDER:
         ok = table_open_folder(&s->table, path, &d->options, &err);
         break;
+    case SOURCE_PIPE:
+    case SOURCE_STDIN:
+        ok = tarshard_spool(&s->tar, &job->sources->items[i], d->cache_dir, &d->keys,
+                            d->options.pipe_seconds, &err);
+        s->kind = SOURCE_SHARD;
+        break;
     }
     if (!ok) job->errors[i] = err;
 }
@@ -121,12 +130,32 @@ static bool open_all(Dataset *d, const Sources *sources, Error *err) {
     return ok;
 }
 
+static bool open_feed(Dataset *d, Sources *sources, Error *err) {
+    TarStreamOptions how = {.image_keys = d->options.image_keys,
+                            .captions = &d->captions,
+                            .pick = (CaptionPick)d->options.captions};
+    d->feed = feed_new(sources, &how, d->options.feed, err);
+    if (d->feed) d->count = d->options.feed->samples;
+    d->options.feed = NULL; /* the caller's */
+    return d->feed != NULL;
+}
+
+static bool any_stream(const Sources *s) {
+    for (size_t i = 0; i < s->count; i++)
+        if (source_is_stream(&s->items[i])) return true;
+    return false;
+}
+
 Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *err) {
     Dataset *d = xcalloc(1, sizeof *d);
     Sources sources = {.items = NULL};
     copy_options(d, options);
     bool ok = parse_keys(d, err) && sources_expand(&sources, spec, err);
-    if (ok) {
+    bool feed = ok && d->options.feed && any_stream(&sources);
+    if (feed) {
+        d->feed_sources = sources.count;
+        ok = open_feed(d, &sources, err);
+    } else if (ok) {
         d->shard_count = sources.count;
         d->shards = xcalloc(sources.count, sizeof *d->shards);
         for (size_t i = 0; i < sources.count; i++) d->shards[i].tar.fd = -1;
@@ -149,6 +178,7 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
 
 void dataset_close(Dataset *d) {
     if (!d) return;
+    feed_free(d->feed);
     shard_cache_free(d->cache);
     for (size_t i = 0; i < d->shard_count; i++) {
         tarshard_free(&d->shards[i].tar);
@@ -164,10 +194,12 @@ void dataset_close(Dataset *d) {
 
 size_t dataset_count(const Dataset *d) { return d->count; }
 size_t dataset_dropped(const Dataset *d) { return d->dropped; }
-size_t dataset_shards(const Dataset *d) { return d->shard_count; }
+size_t dataset_shards(const Dataset *d) { return d->feed ? d->feed_sources : d->shard_count; }
+Feed *dataset_feed(const Dataset *d) { return d->feed; }
 
 size_t dataset_shard_start(const Dataset *d, size_t shard) {
-    assert(shard <= d->shard_count);
+    assert(shard <= dataset_shards(d));
+    if (d->feed) return d->count * shard / d->feed_sources;
     return shard < d->shard_count ? d->shards[shard].start : d->count;
 }
 
@@ -226,7 +258,7 @@ static bool read_tar(Dataset *d, TarShard *t, size_t i, const uint64_t *draw, Sa
     TarMembers from = {.d = d, .t = t, .sample = t->usable[i]};
     index_pick(&t->index, &d->keys, from.sample, &p);
     const char *slash = strrchr(t->path, '/');
-    s->key = xasprintf("%s:%s", slash ? slash + 1 : t->path, p.key);
+    s->key = xasprintf("%s:%s", t->name ? t->name : slash ? slash + 1 : t->path, p.key);
     size_t image = (size_t)p.image->size;
     bool ok = image <= SAMPLE_IMAGE_MAX || error_set(err, "an image of %zu bytes", image);
     ok = ok && read_member(&from, p.image, SAMPLE_IMAGE_MAX, sample_reserve_image(s, image), err);
@@ -275,7 +307,7 @@ static const Shard *find_shard(const Dataset *d, size_t index, size_t *number) {
 }
 
 bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err) {
-    assert(index < d->count);
+    assert(index < d->count && !d->feed);
     size_t number;
     const Shard *shard = find_shard(d, index, &number);
     Error why;

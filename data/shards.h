@@ -1,10 +1,11 @@
 /* shards: a data set as random access to samples, whatever it is stored in: WebDataset shards
  * (.tar, .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a folder of images with
  * a .txt beside each, a folder of class folders, a folder of shards. Sample numbers run 0 … count-1
- * in stored order, shard after shard. Nothing is ever written into the data's own folder. */
+ * in stored order, shard after shard. Streams (`pipe:command`, `-`) are copied or fed. Nothing is
+ * ever written into the data's own folder. */
 #ifndef DATA_SHARDS_H
 #define DATA_SHARDS_H
-#include "data/captions.h"
+#include "data/feed.h"
 
 typedef struct DatasetOptions {
     const char *cache_dir;     /* where missing indexes are built; NULL: $XDG_CACHE_HOME/clipc or
@@ -16,6 +17,9 @@ typedef struct DatasetOptions {
     int captions;              /* CaptionPick: which of several captions */
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
+    double pipe_seconds;                         /* how long a stream may send nothing */
+    const FeedOptions *feed; /* streams feed a loader (dataset_feed); NULL: they are copied into
+                                cache_dir, and are shards while the data set is open */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */
 } DatasetOptions;
 DatasetOptions dataset_options_default(void);
@@ -43,5 +47,7 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
 char *dataset_key(Dataset *d, size_t index, Error *err);
 /* Class names of a folder of class folders, sorted; 0 when there are none. */
 size_t dataset_classes(const Dataset *d, const char *const **names);
+/* Where the samples come from one after the other, and cannot be read by number; else NULL. */
+Feed *dataset_feed(const Dataset *d);
 void dataset_close(Dataset *d);
 #endif

@@ -50,7 +50,7 @@ static bool add(Sources *s, SourceKind kind, const char *path, Error *err) {
         s->capacity = size_max(64, s->capacity * 2);
         s->items = xrealloc(s->items, size_mul(s->capacity, sizeof *s->items));
     }
-    s->items[s->count++] = (Source){kind, xstrdup(path)};
+    s->items[s->count++] = (Source){kind, xstrdup(path), s->parts};
     return true;
 }
 
@@ -73,12 +73,28 @@ static bool add_folder(Sources *s, const char *path, Error *err) {
     return ok;
 }
 
+static bool is_command(const char *path) { return strncmp(path, "pipe:", 5) == 0; }
+bool source_is_stream(const Source *s) { return s->kind == SOURCE_PIPE || s->kind == SOURCE_STDIN; }
+const char *source_command(const Source *s) { return s->path + strlen("pipe:"); }
+
+char *source_short_name(const char *path) {
+    const char *slash = strrchr(path, '/'), *tar = NULL, *at = path;
+    if (!is_command(path)) return xstrdup(slash ? slash + 1 : path);
+    while ((at = strstr(at, ".tar"))) tar = at++;
+    if (!tar) return xstrdup(path);
+    const char *from = tar, *end = tar + strcspn(tar, " ;|<>&'\"");
+    while (from > path && !strchr(" /;|<>&'\"", from[-1])) from--;
+    return xasprintf("%.*s", (int)(end - from), from);
+}
+
 static bool add_list(Sources *s, const char *path, Error *err);
 
 static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
-    if (strstr(path, "://") || strncmp(path, "pipe:", 5) == 0 || strcmp(path, "-") == 0)
-        return error_set(
-            err, "%s: a stream; samples are read at random, so copy the shards to a disk", path);
+    if (is_command(path)) return add(s, SOURCE_PIPE, path, err);
+    if (strcmp(path, "-") == 0) return add(s, SOURCE_STDIN, path, err);
+    if (strstr(path, "://"))
+        return error_set(err, "%s: no address is fetched here: use \"pipe:curl -sf %s\"", path,
+                         path);
     if (is_shard(path)) return add(s, SOURCE_SHARD, path, err);
     if (ends_with(path, ".csv") || ends_with(path, ".tsv")) return add(s, SOURCE_TABLE, path, err);
     if (ends_with(path, ".txt")) {
@@ -114,10 +130,31 @@ static bool expand_one(Sources *s, const char *path, size_t before, const char *
     return ok;
 }
 
+/* Braces of a shell's command that are not ours. */
+static bool is_foreign(const char *path, const char *open, const char *close) {
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,";
+    size_t n = (size_t)(close - open - 1);
+    unsigned long long lo, hi;
+    int width;
+    if (open > path && open[-1] == '$') return true;
+    if (parse_range(open + 1, n, &lo, &hi, &width)) return false;
+    return strspn(open + 1, plain) < n || !memchr(open, ',', n + 1);
+}
+
+static const char *next_braces(const char *path, const char **close) {
+    for (const char *open = path; (open = strchr(open, '{')); open++) {
+        *close = strchr(open, '}');
+        if (!*close) return NULL;
+        if (!is_command(path) || !is_foreign(path, open, *close)) return open;
+    }
+    return NULL;
+}
+
 /* Expands the first braces of path, then those of every result. */
 static bool expand(Sources *s, const char *path, bool in_list, int depth, Error *err) {
-    const char *open = strchr(path, '{'), *close = open ? strchr(open, '}') : NULL;
-    if (!close) return add_path(s, path, in_list, err);
+    const char *close = NULL, *open = next_braces(path, &close);
+    if (!open) return add_path(s, path, in_list, err);
     if (depth == BRACES_MAX) return error_set(err, "%s: more than %d braces", path, BRACES_MAX);
     size_t before = (size_t)(open - path), n = (size_t)(close - open - 1);
     unsigned long long lo, hi;
@@ -157,7 +194,8 @@ static bool add_list(Sources *s, const char *path, Error *err) {
         size_t n = strlen(line);
         while (n && (line[n - 1] == ' ' || line[n - 1] == '\t')) line[--n] = 0;
         if (n == 0 || *line == '#') continue;
-        bool relative = slash && *line != '/' && !strstr(line, "://");
+        bool relative = slash && *line != '/' && !strstr(line, "://") && !is_command(line) &&
+                        strcmp(line, "-") != 0;
         char *full =
             relative ? xasprintf("%.*s/%s", (int)(slash - path), path, line) : xstrdup(line);
         ok = expand(s, full, true, 0, err);
@@ -177,6 +215,7 @@ bool sources_expand(Sources *s, const char *spec, Error *err) {
         bool ok = *part == '@' ? add_list(s, part + 1, err) : expand(s, part, false, 0, err);
         free(part);
         if (!ok) return false;
+        s->parts++;
         if (!end) break;
         at = end + 2;
     }

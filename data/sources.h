@@ -4,23 +4,37 @@
 #define DATA_SOURCES_H
 #include "kernels/base.h"
 
-typedef enum { SOURCE_SHARD, SOURCE_TABLE, SOURCE_FOLDER } SourceKind;
+typedef enum {
+    SOURCE_SHARD,
+    SOURCE_TABLE,
+    SOURCE_FOLDER,
+    SOURCE_PIPE,  /* "pipe:COMMAND": a tar on the command's output */
+    SOURCE_STDIN, /* "-" */
+} SourceKind;
 
 typedef struct Source {
     SourceKind kind;
     char *path;
+    size_t part; /* of the specification: a is 0, b is 1 in "a::b" */
 } Source;
 
 typedef struct Sources {
     Source *items;
-    size_t count, capacity;
+    size_t count, capacity, parts;
 } Sources;
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the
  * list's folder. A folder that holds .tar files stands for these, sorted. Names are not checked for
- * existence, but for folders. Free with sources_free, also on failure. */
+ * existence, but for folders. In a command braces are expanded where they hold a range or plain
+ * words; others are the shell's. Free with sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Error *err);
 void sources_free(Sources *s);
+/* Whether a source can only be read from its beginning to its end. */
+bool source_is_stream(const Source *s);
+const char *source_command(const Source *s); /* of a SOURCE_PIPE */
+/* For messages: a file's name without its folder, in a command that of the .tar it names; malloc'd.
+ */
+char *source_short_name(const char *path);
 /* Names in a folder that are not hidden, sorted bytewise; malloc'd list of malloc'd names. */
 bool list_folder(const char *path, char ***names, size_t *count, Error *err);
 void names_free(char **names, size_t count);

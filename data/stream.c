@@ -13,8 +13,10 @@ enum { BUFFER = 32 * 1024 };
 struct Stream {
     int fd;                /* -1: memory */
     const uint8_t *memory; /* the whole, or NULL */
-    uint64_t size;         /* of the file or memory */
-    uint64_t file_at;      /* file offset of the end of `buffer` */
+    StreamSource source;   /* or what is read on */
+    void *context;
+    uint64_t size;    /* of the file or memory; of a source UINT64_MAX until it has ended */
+    uint64_t file_at; /* file offset of the end of `buffer` */
     uint64_t tell;
     uint8_t *buffer;
     size_t begin, end; /* bytes of buffer not used yet */
@@ -32,8 +34,21 @@ static bool is_zstd(const uint8_t *b, size_t n) {
            (magic & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START;
 }
 
+static bool refill_source(Stream *s, Error *err) {
+    s->begin = s->end = 0;
+    while (s->end < BUFFER && s->file_at < s->size) {
+        size_t got;
+        if (!s->source(s->context, s->buffer + s->end, BUFFER - s->end, &got, err)) return false;
+        s->end += got;
+        s->file_at += got;
+        if (got == 0) s->size = s->file_at;
+    }
+    return true;
+}
+
 /* Refills an empty buffer; end == begin afterwards means the end of the file. */
 static bool refill(Stream *s, Error *err) {
+    if (s->source) return refill_source(s, err);
     size_t n = (size_t)(s->size - s->file_at < BUFFER ? s->size - s->file_at : BUFFER);
     if (s->memory)
         memcpy(s->buffer, s->memory + s->file_at, n);
@@ -45,11 +60,9 @@ static bool refill(Stream *s, Error *err) {
     return true;
 }
 
-static Stream *stream_new(int fd, const uint8_t *memory, uint64_t size, Error *err) {
+static Stream *stream_new(Stream from, Error *err) {
     Stream *s = xcalloc(1, sizeof *s);
-    s->fd = fd;
-    s->memory = memory;
-    s->size = size;
+    *s = from;
     s->buffer = xmalloc(BUFFER);
     if (!refill(s, err)) {
         stream_close(s);
@@ -74,13 +87,18 @@ Stream *stream_open(const char *path, Error *err) {
         close(fd);
         return NULL;
     }
-    return stream_new(fd, NULL, (uint64_t)st.st_size, err);
+    return stream_new((Stream){.fd = fd, .size = (uint64_t)st.st_size}, err);
+}
+
+Stream *stream_open_source(StreamSource read, void *context, Error *err) {
+    return stream_new((Stream){.fd = -1, .source = read, .context = context, .size = UINT64_MAX},
+                      err);
 }
 
 Stream *stream_open_memory(const uint8_t *bytes, size_t size) {
     static const uint8_t nothing[1];
     Error err;
-    return stream_new(-1, bytes ? bytes : nothing, size, &err);
+    return stream_new((Stream){.fd = -1, .memory = bytes ? bytes : nothing, .size = size}, &err);
 }
 
 static void add_frame(Stream *s) {
@@ -148,7 +166,7 @@ bool stream_read(Stream *s, void *out, size_t n, size_t *got, Error *err) {
 }
 
 bool stream_skip(Stream *s, uint64_t n, Error *err) {
-    if (!s->zstd) {
+    if (!s->zstd && !s->source) {
         if (n > s->size - s->tell)
             return error_set(err, "cut at byte %llu", (unsigned long long)s->size);
         s->tell += n;
@@ -166,8 +184,8 @@ bool stream_skip(Stream *s, uint64_t n, Error *err) {
         size_t got, want = n < sizeof scratch ? (size_t)n : sizeof scratch;
         if (!stream_read(s, scratch, want, &got, err)) return false;
         if (got < want)
-            return error_set(err, "cut at byte %llu of the decompressed data",
-                             (unsigned long long)s->tell);
+            return error_set(err, "cut at byte %llu%s", (unsigned long long)s->tell,
+                             s->zstd ? " of the decompressed data" : "");
         n -= got;
     }
     return true;

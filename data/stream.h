@@ -13,6 +13,10 @@ typedef struct StreamFrame {
 
 /* NULL: err says why. */
 Stream *stream_open(const char *path, Error *err);
+/* Bytes of something that can only be read on: up to n, at least one but at the end. */
+typedef bool (*StreamSource)(void *context, void *out, size_t n, size_t *got, Error *err);
+/* NULL: err says why. */
+Stream *stream_open_source(StreamSource read, void *context, Error *err);
 /* The bytes must outlive the stream. */
 Stream *stream_open_memory(const uint8_t *bytes, size_t size);
 /* Reads up to n bytes; *got < n only at the end. False: unreadable, or a zstd frame that is cut or

@@ -1,4 +1,5 @@
 #include "data/tarshard.h"
+#include "data/pipe.h"
 #include "data/writer.h"
 
 #include <errno.h>
@@ -178,8 +179,72 @@ bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const I
     return true;
 }
 
+/* ---- streams ---- */
+
+/* Opens a file that is written already and takes its name away; its path is then the descriptor's.
+ */
+static char *hide_file(const char *path, int *fd, Error *err) {
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) error_set(err, "%s: %s", path, strerror(errno));
+    unlink(path);
+    return *fd < 0 ? NULL : xasprintf("/proc/self/fd/%d", *fd);
+}
+
+static bool copy_stream(Stream *s, const char *to, Error *err) {
+    Writer *w = writer_open(to, 0, err);
+    if (!w) return false;
+    uint8_t *bytes = xmalloc(1 << 16);
+    size_t got = 1;
+    bool ok = true;
+    while (ok && got > 0)
+        ok = stream_read(s, bytes, 1 << 16, &got, err) && writer_put(w, bytes, got, err);
+    free(bytes);
+    if (ok) return writer_commit(w, NULL, NULL, err);
+    writer_abort(w);
+    return false;
+}
+
+static bool spool(TarShard *s, const Source *source, const char *at, double seconds, Error *err) {
+    Stream *stream;
+    Pipe *pipe;
+    Error why;
+    if (!source_stream(source, seconds, NULL, &stream, &pipe, err)) return false;
+    bool ok = copy_stream(stream, at, &why) && pipe_finish(pipe, &why);
+    stream_close(stream);
+    pipe_close(pipe);
+    if (!ok) {
+        unlink(at);
+        return error_set(err, "%s: %s", source->path, why.text);
+    }
+    return (s->path = hide_file(at, &s->spooled[0], err)) != NULL;
+}
+
+bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, const IndexKeys *keys,
+                    double seconds, Error *err) {
+    static atomic_uint number;
+    *s = (TarShard){.fd = -1, .name = source_short_name(source->path)};
+    if (!make_folders(cache_dir, err)) return false;
+    log_info("%s: copying the stream to %s while it is used", source->path, cache_dir);
+    char *at = xasprintf("%s/stream-%d-%u", cache_dir, (int)getpid(), atomic_fetch_add(&number, 1));
+    char *index = xasprintf("%s.idx", at);
+    Index ix = {.samples = NULL};
+    bool ok = spool(s, source, at, seconds, err) && index_build(&ix, s->path, keys, err);
+    if (ok && ix.h.flags & INDEX_DAMAGED) log_warn("%s: %s", source->path, err->text);
+    ok = ok && index_write(&ix, index, err) &&
+         (s->index_path = hide_file(index, &s->spooled[1], err)) != NULL;
+    s->h = ix.h;
+    if (ok) set_data_path(s, cache_dir);
+    index_free(&ix);
+    free(at);
+    free(index);
+    return ok;
+}
+
 void tarshard_free(TarShard *s) {
     if (s->fd >= 0) close(s->fd);
+    for (size_t i = 0; i < COUNT(s->spooled); i++)
+        if (s->spooled[i] > 0) close(s->spooled[i]);
+    free(s->name);
     index_free(&s->index);
     free(s->usable);
     free(s->path);

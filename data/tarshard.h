@@ -3,11 +3,14 @@
 #ifndef DATA_TARSHARD_H
 #define DATA_TARSHARD_H
 #include "data/index.h"
+#include "data/sources.h"
 
 typedef struct TarShard {
     char *path, *index_path;
+    char *name;      /* of a spooled one: its source; else NULL */
     char *data_path; /* path, or the copy with smaller frames */
     IndexHeader h;
+    int spooled[2]; /* of a spooled one: its file and its index; else 0 */
     /* while it is open; guarded by the cache's lock */
     int fd;
     unsigned refs;
@@ -23,6 +26,10 @@ typedef struct ShardCache ShardCache;
  * different shards. */
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err);
+/* A stream as a shard: reads it all into a file without a name in cache_dir. False: err names it,
+ * also where its command failed. */
+bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, const IndexKeys *keys,
+                    double seconds, Error *err);
 void tarshard_free(TarShard *s);
 
 ShardCache *shard_cache_new(const IndexKeys *keys, const char *cache_dir);

@@ -141,7 +141,7 @@ static void say_cache(const char *what, const FeatureCache *c) {
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples) {
     size_t count = dataset_count(d), E = l->config->embed_dim, batch = (size_t)opt->batch_size;
     bool fits = (double)count * (double)E * sizeof(float) <= (double)opt->feature_cache * (1 << 20);
-    bool worth = fits && samples > count;
+    bool worth = fits && samples > count && !dataset_feed(d);
     if (worth && image_is_frozen() && !t->train && l->config->patch_dropout == 0) {
         l->images = feature_cache_images(l->k, l->comm, l->clip, E, d, t,
                                          (size_t)opt->max_image_pixels, batch);

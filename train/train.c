@@ -174,12 +174,21 @@ static void open_data(Run *r) {
     d.text_keys = opt->text_key;
     d.json_text_key = opt->json_text_key;
     d.captions = opt->captions;
+    FeedOptions feed = {.samples = (size_t)opt->train_num_samples,
+                        .rank = r->comm->rank,
+                        .ranks = r->comm->size,
+                        .seed = r->state.seed,
+                        .shuffle = opt->shuffle,
+                        .buffer = (size_t)opt->shuffle_buffer,
+                        .seconds = opt->pipe_timeout};
+    d.feed = &feed;
     d.csv_separator = opt->csv_separator;
     d.csv_image_key = opt->csv_img_key;
     d.csv_caption_key = opt->csv_caption_key;
     d.caption_template = opt->caption_template;
     r->data = dataset_open(opt->train_data, &d, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
+    d.feed = NULL; /* of the training data alone */
     r->dataset_options = d;
     comm_rank0_end(r->comm);
     agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
@@ -206,6 +215,8 @@ static void open_data(Run *r) {
         .max_pixels = (size_t)opt->max_image_pixels,
         .alloc = r->k->host_alloc,
         .release = r->k->host_release,
+        /* other ranks would wait for one that leaves in the middle of a step */
+        .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
     };
     /* two steps may be under way */
     if (r->k->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
@@ -370,8 +381,9 @@ static void finish_step(Run *r, Pending *p) {
     if (writes(r)) train_log_step(r->log, m);
 }
 
-static void start_step(Run *r, Pending *p) {
-    for (int64_t j = 0; j < opt->accum_freq; j++) p->batches[j] = loader_next(r->loader);
+static bool start_step(Run *r, Pending *p) {
+    for (int64_t j = 0; j < opt->accum_freq; j++)
+        if (!(p->batches[j] = loader_next(r->loader))) return false;
     p->open = true;
     p->metrics =
         (StepMetrics){.epoch = p->batches[0]->epoch, .lr = sched_lr(&r->sched, r->state.step)};
@@ -383,6 +395,7 @@ static void start_step(Run *r, Pending *p) {
     r->state.position += r->global_batch;
     if (r->state.position >= r->steps_per_epoch * r->global_batch)
         r->state.position = 0, r->state.epoch++;
+    return true;
 }
 
 /* Where the device works on its own, the result of a step is taken while the next one runs; before
@@ -399,7 +412,13 @@ static bool run_steps(Run *r) {
         double t0 = clock_now();
         watchdog_step(r->state.step + 1);
         Pending *now = &pending[r->state.step % 2], *before = &pending[(r->state.step + 1) % 2];
-        start_step(r, now);
+        char name[48];
+        if (!start_step(r, now)) { /* a signal came while the data did not */
+            finish_step(r, before);
+            stop = save_name(r, true, name);
+            save(r, name);
+            break;
+        }
         finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
         bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
@@ -412,7 +431,6 @@ static bool run_steps(Run *r) {
         now->metrics.data_wait = (ls.wait_seconds - waited) / dt;
         now->metrics.bad = (uint64_t)signal[SIGNAL_BAD];
         waited = ls.wait_seconds;
-        char name[48];
         bool wanted = signal[SIGNAL_SAVE] > 0, last = r->state.step == r->total_steps;
         if (!r->k->asynchronous || save_name(r, stop || wanted, name) ||
             validation_due(r->validation, &r->state, last))

@@ -10,6 +10,8 @@ TrainOptions train_options = {
     .workers = 2,
     .max_image_pixels = 25000000,
     .shuffle_window = 64,
+    .shuffle_buffer = 5000,
+    .pipe_timeout = 300,
     .shuffle = true,
     .max_bad = 0.1,
     .val_frequency = 500,
@@ -49,9 +51,11 @@ static Option options[] = {
     {"config", OPT_STRING, &O.config, "FILE", 0, 0,
      "recipe of `name = value` lines; what follows it on the command line wins", 0},
     {"train-data", OPT_STRING, &O.train_data, "SPEC", 0, 0,
-     "shards (.tar, .tar.zst, {000..999}, a::b), a CSV/TSV of files, or a folder", 0},
+     "shards (.tar, .tar.zst, {000..999}, a::b), a CSV/TSV of files, a folder, or streams: "
+     "\"pipe:COMMAND\", - (standard input)",
+     0},
     {"train-num-samples", OPT_INT, &O.train_num_samples, NULL, 0, 1e18,
-     "samples of an epoch; 0: all there are", 0},
+     "samples of an epoch; 0: all there are (streams must be told)", 0},
     {"image-key", OPT_STRING, &O.image_key, "KEYS", 0, 0,
      "extensions of the image in a shard, first one present", 0},
     {"text-key", OPT_STRING, &O.text_key, "KEYS", 0, 0,
@@ -95,6 +99,10 @@ static Option options[] = {
      0},
     {"shuffle-window", OPT_INT, &O.shuffle_window, NULL, 1, 1e9,
      "shards whose samples are shuffled together", 0},
+    {"shuffle-buffer", OPT_INT, &O.shuffle_buffer, NULL, 1, 1e8,
+     "streams: samples that are held in memory and drawn from", 0},
+    {"pipe-timeout", OPT_FLOAT, &O.pipe_timeout, "SECONDS", 0.1, 1e6,
+     "streams: one that sends nothing for so long has failed", 0},
     {"train-transform", OPT_CHOICE, &O.train_transform, "train|eval", 0, 0,
      "random crop, or the evaluation's transform", 0},
     {"aug-scale", OPT_STRING, &O.aug_scale, "LO,HI", 0, 0, "random crop: share of the area", 0},
@@ -212,6 +220,8 @@ const Command train_command = {
     "  clipc train --train-data 'shards/{000..127}.tar' --model ViT-B-32 --batch-size 64 --epochs "
     "32\n"
     "  clipc train --config configs/demo.conf --seed 2\n"
+    "  clipc train --train-data 'pipe:curl -sf https://HOST/{000..127}.tar' --train-num-samples "
+    "1000000 ...\n"
     "  clipc train --train-data pairs.tsv --pretrained logs/run/checkpoints/latest --lr 1e-5 "
     "--warmup 100\n"
     "  clipc train --config logs/run/params.conf --resume latest\n",

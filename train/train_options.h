@@ -9,10 +9,10 @@ typedef struct TrainOptions {
     /* data */
     const char *train_data, *image_key, *text_key, *json_text_key;
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
-    int64_t train_num_samples, workers, max_image_pixels, shuffle_window;
+    int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
     int captions; /* CaptionPick */
     bool shuffle;
-    double max_bad;
+    double max_bad, pipe_timeout;
     /* what is measured in between */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;
     int64_t zeroshot_frequency, zeroshot_frequency_steps;

@@ -1,0 +1,43 @@
+/* feed: samples of streams for training: commands, standard input, shards read from end to end.
+ * Called by data/shards.c and data/loader.c.
+ *
+ * An epoch begins anew at the first byte (standard input goes on instead). Its sources are permuted
+ * and split over ranks, read one after the other, and mixed in a buffer from which samples are
+ * drawn; when all are read they are permuted again, as often as the epoch asks for samples. So the
+ * order is a pure function of (seed, epoch, rank, ranks) and what the sources hold. */
+#ifndef DATA_FEED_H
+#define DATA_FEED_H
+#include "data/tarstream.h"
+
+typedef struct FeedOptions {
+    size_t samples; /* of an epoch, all ranks together: > 0 */
+    int rank, ranks;
+    uint64_t seed;
+    bool shuffle;
+    size_t buffer;  /* samples to mix: ≥ 1 */
+    double seconds; /* how long one read may wait */
+} FeedOptions;
+
+/* What a row may be filled with: its sample, then others in case that one is bad. */
+enum { FEED_SPARES = 16, FEED_CHOICES = 1 + 2 * FEED_SPARES };
+typedef struct FeedRow {
+    StreamSample *choices[FEED_CHOICES];
+    size_t count;
+} FeedRow;
+
+typedef struct Feed Feed;
+/* Takes the sources over. NULL: these sources cannot be a feed; err says why. */
+Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions *o, Error *err);
+void feed_free(Feed *f);
+/* From row `row` of this rank's `rows` of `epoch` on; what stands before is read and passed over.
+ * max_bad: the fraction of failed sources past which feed_take fails. */
+void feed_start(Feed *f, uint64_t epoch, uint64_t row, uint64_t rows, double max_bad);
+/* Fills the row, once all before it are; each row of each epoch must be asked for once.
+ * Thread-safe. False: the streams gave out, or feed_stop. */
+bool feed_take(Feed *f, uint64_t epoch, uint64_t row, FeedRow *out, Error *err);
+void feed_release(FeedRow *row);
+/* Wakes all who wait in feed_take, now and later, until feed_start. */
+void feed_stop(Feed *f);
+/* Sources that failed since feed_start. */
+uint64_t feed_failures(Feed *f);
+#endif

@@ -1,0 +1,40 @@
+/* tarstream: the samples of a tar that is read from its beginning to its end: a command's output, a
+ * file, standard input. Called by data/feed.c. */
+#ifndef DATA_TARSTREAM_H
+#define DATA_TARSTREAM_H
+#include "data/captions.h"
+#include "data/sources.h"
+
+#include <stdatomic.h>
+
+typedef struct TarStreamOptions {
+    const char *image_keys; /* "jpg;png": first one present */
+    const CaptionKeys *captions;
+    CaptionPick pick;
+    double seconds;          /* how long one read may wait */
+    const atomic_bool *stop; /* once true, reads end; may be NULL */
+} TarStreamOptions;
+
+/* A sample that several may hold; the last one to release it frees it. */
+typedef struct StreamSample {
+    Sample s;        /* its text is one caption already */
+    uint64_t number; /* where it stands: its source's number << 32 | its number there */
+    bool bad;        /* it has no usable caption or label; why says what is wrong */
+    Error why;
+    atomic_uint refs;
+} StreamSample;
+void stream_sample_release(StreamSample *s);
+
+typedef struct TarStream TarStream;
+typedef enum { TARSTREAM_SAMPLE, TARSTREAM_END, TARSTREAM_FAILED } TarStreamStatus;
+
+/* source: a shard, a command or standard input; number: its place among all. NULL: err names it. */
+TarStream *tarstream_open(const Source *source, size_t number, const TarStreamOptions *o,
+                          Error *err);
+/* The next sample, refs 1. A caption is drawn by rng_mix(seed, number); seed NULL: the first one.
+ * Samples without image or caption are passed over. FAILED: the command failed, or the tar is cut
+ * or damaged; err names the source. Nothing more can be read after END and FAILED. */
+TarStreamStatus tarstream_next(TarStream *t, const uint64_t *seed, StreamSample **out, Error *err);
+size_t tarstream_dropped(const TarStream *t); /* samples passed over */
+void tarstream_close(TarStream *t);
+#endif

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Streams as a user drives them: training from commands and standard input, resumed, with other numbers of workers, over ranks;
+# commands that fail; evaluation and packing. Prints cmocka's lines.
+. tests/support.sh streams
+export OMP_NUM_THREADS=1 XDG_CACHE_HOME=$dir/cache
+
+"$clipc" data pack $golden/pairs.tsv --out "$dir/s/t" --shard-samples 6 2>/dev/null || exit 1
+shards="pipe:cat $dir/s/t-{000000..000003}.tar"
+
+train() { # name, source, options…: 24 pairs, batch 4: 6 steps an epoch
+    local name=$1 source=$2
+    shift 2
+    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data "$source" --train-num-samples 24 --batch-size 4 \
+        --epochs 2 --warmup 3 --lr 1e-3 --precision fp32 --shuffle-buffer 10 --save-frequency-steps 3 --logs "$dir" \
+        --name "$name" "$@" 2>"$dir/stderr" || { cat "$dir/stderr"; return 1; }
+}
+last() { echo "$dir/$1/checkpoints/epoch_2"; }
+
+workers() { # the same bits with one worker and with four
+    train one "$shards" --workers 1 && train four "$shards" --workers 4 && same_state "$(last one)" "$(last four)" &&
+        [ "$(wc -l <"$dir/one/metrics.jsonl")" = 12 ]
+}
+resumed() { # in the middle of an epoch
+    local step
+    for step in 3 9; do
+        cp -r "$dir/one" "$dir/again$step"
+        rm -r "$dir/again$step"/checkpoints/{epoch_2,latest}
+        [ $step = 9 ] || rm -r "$dir/again$step"/checkpoints/{epoch_1,step_9}
+        train "again$step" "$shards" --resume latest && grep -q "reading over the first 12 samples" "$dir/stderr" &&
+            same_state "$(last one)" "$(last "again$step")" || return 1
+    done
+}
+compressed() { # .tar.zst out of a command, and a shard read from end to end beside it: the same samples
+    "$clipc" data pack $golden/pairs.tsv --out "$dir/z/t" --shard-samples 6 --zstd 2>/dev/null &&
+        train zstd "pipe:cat $dir/z/t-{000000..000003}.tar.zst" && same_state "$(last one)" "$(last zstd)" &&
+        train mixed "$dir/s/t-000000.tar::pipe:cat $dir/s/t-{000001..000003}.tar" && same_state "$(last one)" "$(last mixed)"
+}
+stdin() { # once through, an epoch after the other; then it gives out
+    local words="standard input ended after 24 samples"
+    train stdin - --epochs 1 <"$dir/all.tar" && [ "$(wc -l <"$dir/stdin/metrics.jsonl")" = 6 ] || return 1
+    ! train longer - --epochs 2 <"$dir/all.tar" >"$dir/out" && grep -q "$words" "$dir/out"
+}
+ranks() { # each reads its share; refused where there are fewer streams
+    command -v mpirun >/dev/null || return 0
+    local run=(mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2 "$clipc" train --pretrained $golden --vocab
+        $golden/vocab.txt --train-num-samples 24 --batch-size 4 --epochs 1 --logs "$dir" --precision fp32 --comm-timeout 60)
+    says 0 "done" "${run[@]}" --train-data "$shards" --name ranks && [ "$(wc -l <"$dir/ranks/metrics.jsonl")" = 3 ] &&
+        says 1 "1 streams for 2 ranks" "${run[@]}" --train-data "pipe:cat $dir/all.tar" --name few
+}
+failing() { # one of four commands fails: counted, or too much
+    local one="pipe:f=$dir/s/t-{000000..000003}.tar; cat \$f; [ \${f##*/} != t-000002.tar ]"
+    train tolerated "$one" --max-bad 0.5 && grep -q "stream .*exit status 1, after 6 samples" "$dir/stderr" &&
+        grep -q '"bad": *[1-9]' "$dir/tolerated/metrics.jsonl" &&
+        ! train strict "$one" --max-bad 0.1 >/dev/null && grep -q "streams failed, more than --max-bad 0.1 allows" "$dir/stderr" &&
+        ! train hanging "pipe:sleep 1000" --pipe-timeout 0.3 >/dev/null && grep -q "nothing came for 0.3 s" "$dir/stderr" &&
+        ! train nothing "pipe:exit 1" --max-bad 1 >/dev/null && grep -q "no stream has a usable sample" "$dir/stderr"
+}
+untold() {
+    refused 1 "give --train-num-samples" "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data "$shards" --logs "$dir" --name untold &&
+        refused 1 "pipe:curl -sf" "$clipc" data peek http://example.org/a.tar
+}
+killed() { # nothing is left running
+    train killed "pipe:echo \$\$ >$dir/pid; cat $dir/all.tar; sleep 1000" --epochs 1000 --pipe-timeout 1000 &
+    local job=$! pid
+    for _ in $(seq 1000); do [ -s "$dir/pid" ] && break; sleep 0.01; done
+    pid=$(cat "$dir/pid")
+    kill -0 "$pid" && pkill -9 -P $job 
+    wait $job 2>/dev/null
+    for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || return 0; sleep 0.01; done
+    return 1
+}
+interrupted() { # SIGTERM saves and ends at once, whatever the command does
+    train stopped "pipe:cat $dir/all.tar; sleep 1000" --epochs 1000 --pipe-timeout 1000 --train-num-samples 1000 --shuffle-buffer 4 &
+    local job=$!
+    for _ in $(seq 1000); do [ "$(cat "$dir/stopped/metrics.jsonl" 2>/dev/null | wc -l)" -ge 2 ] && break; sleep 0.01; done
+    pkill -TERM -P $job
+    wait $job && grep -q -- "--resume latest" "$dir/stderr"
+}
+evaluated() { # as a data set of its own, from a command and from standard input
+    says 0 "24 samples" "$clipc" data peek "pipe:cat $dir/all.tar" && grep -q "^all.tar:./000000000  " "$dir/out" &&
+        says 0 "24 samples" "$clipc" data check - <"$dir/all.tar" &&
+        says 0 '"pairs": 24' "$clipc" eval retrieval --checkpoint $golden --vocab $golden/vocab.txt --data "$shards" --json &&
+        says 0 "24 samples in" "$clipc" data pack "$shards" --out "$dir/packed/t" --shard-samples 6 &&
+        cmp "$dir/packed/t-000002.tar" "$dir/s/t-000002.tar" && [ -z "$(ls "$dir/cache/clipc")" ] &&
+        says 1 "exit status 5" "$clipc" data peek "pipe:cat $dir/all.tar; exit 5"
+}
+
+mkdir "$dir/x"
+for f in "$dir"/s/*.tar; do tar xf "$f" -C "$dir/x"; done
+tar cf "$dir/all.tar" --sort=name -C "$dir/x" .
+check the_same_with_any_workers workers
+check resumed_within_an_epoch resumed
+check compressed_and_mixed_with_shards compressed
+check standard_input stdin
+check ranks ranks
+check failing_commands failing
+check refused_lines untold
+check killed_leaves_no_process killed
+check interrupted_at_a_silent_stream interrupted
+check evaluated_and_packed evaluated
+exit $failed
