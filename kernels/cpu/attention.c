@@ -172,11 +172,17 @@ static void widen_rows(float *to, const act *from, size_t ld, size_t T, size_t D
 
 /* to[D, Tp] = from[T, Dp] transposed; the padding is 0. */
 static void transpose(float *to, const float *from, size_t T, size_t D, size_t Dp, size_t Tp) {
-    for (size_t d = 0; d < D; d++)
-        for (size_t t = T; t < Tp; t++) to[d * Tp + t] = 0;
-    for (size_t t0 = 0; t0 < T; t0 += VW)
-        for (size_t d = 0; d < D; d++)
-            for (size_t t = t0; t < size_min(T, t0 + VW); t++) to[d * Tp + t] = from[t * Dp + d];
+    for (size_t t = 0; t < Tp; t += VW)
+        for (size_t d = 0; d < D; d += VW) {
+            vf r[VW];
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++)
+                r[i] = t + i < T ? vload(from + (t + i) * Dp + d) : vzero();
+            vtranspose(r);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++)
+                if (d + i < D) vstore(to + (d + i) * Tp + t, r[i]);
+        }
 }
 
 static void narrow_rows(act *to, size_t ld, const float *from, size_t Dp, size_t T, size_t D,

@@ -43,7 +43,9 @@ enum ScratchUse {
     SCRATCH_DNNL,
     SCRATCH_LINEAR,
     SCRATCH_EMULATE,
+    SCRATCH_PACKED,
     SCRATCH_LEFT,
+    SCRATCH_PADDED,
     SCRATCH_PARTIAL,
     SCRATCH_THREADS,
     SCRATCH_COUNT
@@ -82,6 +84,12 @@ static inline void acc_store(acc *p, vf v, size_t k) { f32_store(&p->v, v, k); }
 #if defined ACT_BF16 && VW == 16
 #define GELU_ROUGH
 #endif
+
+/* What loops over long arrays fetch by hand, so far ahead: the hardware's prefetcher stops at the
+ * end of a page. */
+#define AHEAD_BYTES 2048
+static inline void ahead(const act *p) { __builtin_prefetch(p + AHEAD_BYTES / sizeof *p); }
+static inline void ahead_to_write(act *p) { __builtin_prefetch(p + AHEAD_BYTES / sizeof *p, 1); }
 
 /* Rows a chunk holds when `rows` rows are cut into at most `chunks` chunks of at least `least`. */
 static inline size_t chunk_rows(size_t rows, size_t chunks, size_t least) {

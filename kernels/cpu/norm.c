@@ -14,13 +14,17 @@ static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, 
     vf s = vzero(), q = vzero();
     if (r) {
         for (size_t c = 0; c < C; c += VW) {
+            ahead(x + c), ahead(r + c), ahead_to_write(sum + c);
             vf v = act_round(act_load(x + c, C - c) + act_load(r + c, C - c));
             act_store(sum + c, v, C - c);
             s += v;
         }
         x = sum;
     } else {
-        for (size_t c = 0; c < C; c += VW) s += act_load(x + c, C - c);
+        for (size_t c = 0; c < C; c += VW) {
+            ahead(x + c);
+            s += act_load(x + c, C - c);
+        }
     }
     float m = vsum(s) / (float)C;
     vf vm_ = vset(m);
@@ -32,6 +36,7 @@ static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, 
     float rs = 1.0f / sqrtf(vsum(q) / (float)C + LN_EPS);
     vf vrs = vset(rs);
     for (size_t c = 0; c < C; c += VW) {
+        ahead_to_write(y + c);
         vf v = (act_load(x + c, C - c) - vm_) * vrs;
         act_store(y + c, vfma(v, acc_load(w + c, C - c), acc_load(b + c, C - c)), C - c);
     }
@@ -55,6 +60,7 @@ static void layernorm_bwd_row(act *dx, float *dw, float *db, act *y, const act *
     vf m = vset(mean), rs = vset(rstd), sum_g = vzero(), sum_gx = vzero();
     for (size_t c = 0; c < C; c += VW) {
         size_t k = C - c;
+        ahead(x + c), ahead(dy + c);
         vf d = act_load(dy + c, k), xn = (act_load(x + c, k) - m) * rs;
         vf g = d * acc_load(w + c, k);
         f32_store(dw + c, vfma(d, xn, f32_load(dw + c, k)), k);
@@ -67,7 +73,9 @@ static void layernorm_bwd_row(act *dx, float *dw, float *db, act *y, const act *
         size_t k = C - c;
         vf xn = (act_load(x + c, k) - m) * rs, wv = acc_load(w + c, k);
         vf g = rs * (vfma(act_load(dy + c, k), wv, -mg) - xn * mgx);
+        ahead_to_write(dx + c);
         if (dres) g += act_load(dres + c, k);
+        if (y) ahead_to_write(y + c);
         if (y) act_store(y + c, vfma(xn, wv, acc_load(b + c, k)), k);
         act_store(dx + c, g, k);
     }

@@ -10,6 +10,7 @@ static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
 #pragma omp for schedule(static)
         for (size_t i = 0; i < n; i += VW) {
             size_t k = n - i;
+            ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
             vf v = act_load(x + i, k), d = act_load(dy + i, k);
             act_store(y + i, gelu_rough(&below, v), k);
             act_store(dx + i, d * gelu_slope_rough(&slope, v), k);
@@ -21,6 +22,7 @@ static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) {
         size_t k = n - i;
+        ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
         vf v = act_load(x + i, k), d = act_load(dy + i, k), bell;
         vf below = vnormal(v, &bell);
         act_store(y + i, v * below, k);
@@ -33,6 +35,7 @@ static void quick_gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t 
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) {
         size_t k = n - i;
+        ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
         vf v = act_load(x + i, k), d = act_load(dy + i, k);
         vf s = vsigmoid(v * vset(1.702f));
         act_store(y + i, v * s, k);

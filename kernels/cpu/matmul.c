@@ -1,0 +1,422 @@
+/* cpu/matmul: the only user of oneDNN. Its matmul is fastest where the right operand is packed as
+ * it asks, the left one lies in plain rows and the contraction is short enough for L2, so that is
+ * what it gets. Primitives are cached by shape and type. Where the CPU has no bf16 products, bf16
+ * operands are widened to f32 first. */
+#include "kernels/cpu/matmul.h"
+
+#include <dnnl.h>
+#include <omp.h>
+
+/* ---- primitives ---- */
+
+typedef struct Key {
+    size_t M, N, K, lda, ldb, ldc;
+    dnnl_data_type_t in, out;
+    bool tb, add, bias;
+} Key;
+
+typedef struct Primitive {
+    Key key;
+    dnnl_primitive_t primitive, pack; /* pack NULL: b is taken as it is stored */
+    dnnl_memory_t a, b, c, bias, pad, stored_b;
+    dnnl_memory_desc_t b_desc;
+    size_t pad_bytes;
+    size_t block_cols; /* not 0: packed b is [N/block_cols][K/16][16][block_cols], in f32 */
+    uint64_t used;
+} Primitive;
+
+/* Packed text changes the number of rows with every step, so shapes come and go: sets of a few
+ * places, the longest unused one is given up. */
+#define CACHE_SETS 64
+#define CACHE_WAYS 8
+static Primitive cache[CACHE_SETS][CACHE_WAYS];
+static uint64_t cache_clock;
+
+static dnnl_engine_t engine;
+static dnnl_stream_t stream;
+
+static void check(dnnl_status_t status, const char *what) {
+    if (status != dnnl_success) die("oneDNN: %s failed (status %d)", what, (int)status);
+}
+
+static dnnl_memory_desc_t matrix(size_t rows, size_t cols, size_t ld, bool transposed,
+                                 dnnl_data_type_t type) {
+    dnnl_memory_desc_t d;
+    dnnl_dims_t dims = {(dnnl_dim_t)rows, (dnnl_dim_t)cols};
+    dnnl_dims_t strides = {transposed ? 1 : (dnnl_dim_t)ld, transposed ? (dnnl_dim_t)ld : 1};
+    check(dnnl_memory_desc_init_by_strides(&d, 2, dims, type, strides), "a memory descriptor");
+    return d;
+}
+
+static dnnl_memory_desc_t stored_b(const Key *k) {
+    return matrix(k->K, k->N, k->ldb, k->tb, k->in);
+}
+
+static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Key *k) {
+    dnnl_memory_desc_t a = matrix(k->M, k->K, k->lda, false, k->in);
+    dnnl_memory_desc_t b, c = matrix(k->M, k->N, k->ldc, false, k->out);
+    dnnl_memory_desc_t bias = matrix(1, k->N, k->N, false, dnnl_f32);
+    dnnl_dims_t dims = {(dnnl_dim_t)k->K, (dnnl_dim_t)k->N};
+    check(dnnl_memory_desc_init_by_tag(&b, 2, dims, k->in, dnnl_format_tag_any), "a descriptor");
+    dnnl_matmul_desc_t d;
+    check(dnnl_matmul_desc_init(&d, &a, &b, k->bias ? &bias : NULL, &c), "a matmul descriptor");
+    dnnl_primitive_attr_t attr;
+    check(dnnl_primitive_attr_create(&attr), "attributes");
+    check(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), "attributes");
+    if (k->add) {
+        dnnl_post_ops_t ops;
+        check(dnnl_post_ops_create(&ops), "post-ops");
+        check(dnnl_post_ops_append_sum(ops, 1.0f), "post-ops");
+        check(dnnl_primitive_attr_set_post_ops(attr, ops), "post-ops");
+        dnnl_post_ops_destroy(ops);
+    }
+    dnnl_status_t status = dnnl_primitive_desc_create(pd, &d, attr, engine, NULL);
+    dnnl_primitive_attr_destroy(attr);
+    return status;
+}
+
+static dnnl_memory_t memory_of(const dnnl_memory_desc_t *d) {
+    dnnl_memory_t m;
+    check(dnnl_memory_create(&m, d, engine, DNNL_MEMORY_NONE), "a memory object");
+    return m;
+}
+
+static void primitive_free(Primitive *e) {
+    if (!e->primitive) return;
+    dnnl_memory_t all[] = {e->a, e->b, e->c, e->pad, e->bias, e->stored_b};
+    for (size_t i = 0; i < COUNT(all); i++)
+        if (all[i]) dnnl_memory_destroy(all[i]);
+    dnnl_primitive_destroy(e->primitive);
+    if (e->pack) dnnl_primitive_destroy(e->pack);
+}
+
+static size_t block_cols(const dnnl_memory_desc_t *d) {
+    const dnnl_blocking_desc_t *b = &d->format_desc.blocking;
+    dnnl_dim_t cols = b->inner_blks[1];
+    bool same = d->data_type == dnnl_f32 && b->inner_nblks == 2 && b->inner_idxs[0] == 0 &&
+                b->inner_idxs[1] == 1 && b->inner_blks[0] == 16 && cols % 16 == 0 &&
+                b->strides[0] == 16 * cols && b->strides[1] == d->padded_dims[0] * cols;
+    return same ? (size_t)cols : 0;
+}
+
+static void pack_new(Primitive *e) {
+    const dnnl_memory_desc_t *packed = &e->b_desc;
+    dnnl_memory_desc_t stored = stored_b(&e->key);
+    if (dnnl_memory_desc_equal(packed, &stored)) return;
+    dnnl_primitive_desc_t pd;
+    check(dnnl_reorder_primitive_desc_create(&pd, &stored, engine, packed, engine, NULL),
+          "a reorder's descriptor");
+    check(dnnl_primitive_create(&e->pack, pd), "a reorder");
+    dnnl_primitive_desc_destroy(pd);
+    e->stored_b = memory_of(&stored);
+}
+
+static void primitive_new(Primitive *e, const Key *key) {
+    dnnl_primitive_desc_t pd;
+    check(primitive_desc(&pd, key), "a matmul primitive descriptor");
+    memset(e, 0, sizeof *e);
+    e->key = *key;
+    check(dnnl_primitive_create(&e->primitive, pd), "a matmul primitive");
+    e->b_desc = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    e->a = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0));
+    e->b = memory_of(&e->b_desc);
+    e->c = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0));
+    e->pad = memory_of(pad);
+    e->pad_bytes = dnnl_memory_desc_get_size(pad);
+    e->block_cols = block_cols(&e->b_desc);
+    if (key->bias) e->bias = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1));
+    pack_new(e);
+    dnnl_primitive_desc_destroy(pd);
+}
+
+static void engine_open(void) {
+    if (engine) return;
+    check(dnnl_engine_create(&engine, dnnl_cpu, 0), "the CPU engine");
+    check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "a stream");
+}
+
+static dnnl_data_type_t type_of(Element e) {
+#if defined ACT_BF16
+    if (e == ELEMENT_ACT) return dnnl_bf16;
+#endif
+    (void)e;
+    return dnnl_f32;
+}
+
+static Primitive *primitive_get(const Product *p) {
+    engine_open();
+    Key key;
+    memset(&key, 0, sizeof key); /* padding too: keys are compared as bytes */
+    key.M = p->M, key.N = p->N, key.K = p->K;
+    key.lda = p->lda, key.ldb = p->ldb, key.ldc = p->ldc;
+    key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL;
+    key.in = type_of(p->in), key.out = type_of(p->out);
+    const size_t parts[] = {key.M,
+                            key.N,
+                            key.K,
+                            key.lda,
+                            key.ldb,
+                            key.ldc,
+                            (size_t)(key.tb | key.add << 1 | (key.out == dnnl_f32) << 2)};
+    uint64_t hash = 0;
+    for (size_t i = 0; i < COUNT(parts); i++) hash = (hash ^ parts[i]) * 0x9E3779B97F4A7C15u;
+    Primitive *set = cache[hash >> 58], *oldest = set;
+    _Static_assert(CACHE_SETS == 64, "a set is chosen by the hash's top bits");
+    for (size_t i = 0; i < CACHE_WAYS; i++) {
+        if (set[i].primitive && !memcmp(&set[i].key, &key, sizeof key)) {
+            set[i].used = ++cache_clock;
+            return &set[i];
+        }
+        if (set[i].used < oldest->used) oldest = &set[i];
+    }
+    primitive_free(oldest);
+    primitive_new(oldest, &key);
+    oldest->used = ++cache_clock;
+    return oldest;
+}
+
+static void set_handle(dnnl_memory_t m, const void *p) {
+    check(dnnl_memory_set_data_handle(m, (void *)(uintptr_t)p), "a memory handle");
+}
+
+/* b as the primitive wants it. */
+static const void *packed_b(Primitive *e, const void *b) {
+    if (!e->pack) return b;
+    void *to = FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc));
+    set_handle(e->stored_b, b);
+    set_handle(e->b, to);
+    dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, e->stored_b}, {DNNL_ARG_TO, e->b}};
+    check(dnnl_primitive_execute(e->pack, stream, COUNT(args), args), "a reorder");
+    return to;
+}
+
+static void execute(Primitive *e, const Product *p, const void *packed) {
+    set_handle(e->b, packed);
+    set_handle(e->a, p->a);
+    set_handle(e->c, p->c);
+    set_handle(e->pad, FN(scratch)(SCRATCH_DNNL, e->pad_bytes));
+    if (p->bias) set_handle(e->bias, p->bias);
+    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a},
+                              {DNNL_ARG_WEIGHTS, e->b},
+                              {DNNL_ARG_DST, e->c},
+                              {DNNL_ARG_SCRATCHPAD, e->pad},
+                              {DNNL_ARG_BIAS, e->bias}};
+    check(dnnl_primitive_execute(e->primitive, stream, p->bias ? 5 : 4, args), "a matmul");
+    check(dnnl_stream_wait(stream), "a matmul");
+}
+
+static void whole(const Product *p) {
+    Primitive *e = primitive_get(p);
+    execute(e, p, packed_b(e, p->b));
+}
+
+/* Row counts of packed text differ from step to step: all but a multiple of this many rows go
+ * through a padded copy, so that few shapes occur. */
+#define ROWS_STEP 32
+#define ROWS_SPLIT 256
+
+static size_t element_size(Element e) { return e == ELEMENT_ACT ? sizeof(act) : sizeof(float); }
+
+static void by_rows(const Product *p) {
+    size_t tail = p->M % ROWS_STEP, in = element_size(p->in), out = element_size(p->out);
+    if (p->M < ROWS_SPLIT || !tail) {
+        whole(p);
+        return;
+    }
+    Product q = *p;
+    q.M = p->M - tail;
+    Primitive *e = primitive_get(&q);
+    dnnl_memory_desc_t first = e->b_desc;
+    const void *b = packed_b(e, p->b);
+    execute(e, &q, b);
+    q.M = ROWS_STEP, q.lda = p->K, q.ldc = p->N;
+    size_t a_bytes = round_up(ROWS_STEP * p->K * in, 64), c_bytes = ROWS_STEP * p->N * out;
+    char *a = FN(scratch)(SCRATCH_LEFT, a_bytes + c_bytes), *c = a + a_bytes;
+    const char *from = (const char *)p->a + (p->M - tail) * p->lda * in;
+    char *to = (char *)p->c + (p->M - tail) * p->ldc * out;
+    memset(a + tail * p->K * in, 0, (ROWS_STEP - tail) * p->K * in);
+    for (size_t i = 0; i < tail; i++) memcpy(a + i * p->K * in, from + i * p->lda * in, p->K * in);
+    for (size_t i = 0; i < tail && p->add; i++)
+        memcpy(c + i * p->N * out, to + i * p->ldc * out, p->N * out);
+    q.a = a, q.c = c;
+    e = primitive_get(&q);
+    execute(e, &q, dnnl_memory_desc_equal(&first, &e->b_desc) ? b : packed_b(e, p->b));
+    for (size_t i = 0; i < tail; i++) memcpy(to + i * p->ldc * out, c + i * p->N * out, p->N * out);
+}
+
+/* ---- products whose left operand is stored across: weight gradients ---- */
+
+/* Contraction of one part, at most: what is transposed and packed stays in L2; but if the sums do
+ * not, few parts. */
+#define PART 512
+#define PART_WIDE 1024
+#define WIDE_BYTES ((size_t)2 << 20)
+#define PART_STEP 64
+/* Columns that a thread transposes at once. */
+#define COLS 64
+
+static inline vf element_load(const void *p, size_t i, size_t k, Element e) {
+    return e == ELEMENT_ACT ? act_load((const act *)p + i, k) : f32_load((const float *)p + i, k);
+}
+static inline void element_store(void *p, size_t i, vf v, size_t k, Element e) {
+    if (e == ELEMENT_ACT)
+        act_store((act *)p + i, v, k);
+    else
+        f32_store((float *)p + i, v, k);
+}
+
+/* to[cols, ldt] = from[rows, ld] transposed, 0 up to `padded` rows; sums[cols] += the sums over the
+ * rows. cols <= COLS. */
+static inline __attribute__((always_inline)) void transpose_block(void *to, size_t ldt, float *sums,
+                                                                  const void *from, size_t ld,
+                                                                  size_t rows, size_t cols,
+                                                                  size_t padded, Element e) {
+    for (size_t r = 0; r < padded; r += VW)
+        for (size_t c = 0; c < cols; c += VW) {
+            vf v[VW], sum = vload(sums + c);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++) {
+                __builtin_prefetch((const char *)from + ((r + VW + i) * ld + c) * element_size(e));
+                v[i] = r + i < rows ? element_load(from, (r + i) * ld + c, cols - c, e) : vzero();
+                sum += v[i];
+            }
+            vstore(sums + c, sum);
+            vtranspose(v);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++)
+                if (c + i < cols) element_store(to, (c + i) * ldt + r, v[i], VW, e);
+        }
+}
+
+/* Columns [c, c + COLS) of the left operand. */
+static void transpose_cols(void *to, float *sums, const void *from, size_t ld, size_t rows,
+                           size_t c, size_t cols, size_t padded, Element e) {
+    size_t n = size_min(COLS, cols - c), size = element_size(e);
+    float sum[COLS] = {0};
+    void *t = (char *)to + c * padded * size;
+    const void *f = (const char *)from + c * size;
+    if (e == ELEMENT_ACT)
+        transpose_block(t, padded, sum, f, ld, rows, n, padded, ELEMENT_ACT);
+    else
+        transpose_block(t, padded, sum, f, ld, rows, n, padded, ELEMENT_F32);
+    for (size_t i = 0; sums && i < n; i++) sums[c + i] += sum[i];
+}
+
+/* 16 rows of b from row k on as [N/cols][16][cols], blocks `stride` apart; 0 where b ends. */
+static void pack_rows(float *to, size_t stride, size_t cols, const float *b, size_t ld, size_t k,
+                      size_t rows, size_t N) {
+    for (size_t i = k; i < k + 16; i++, to += cols) {
+        float *row = to;
+        for (size_t n = 0; n < N; n += cols, row += stride)
+            for (size_t j = 0; j < cols; j += VW) {
+                size_t left = N > n + j ? N - n - j : 0;
+                const float *from = b + i * ld + n + j;
+                __builtin_prefetch(from + 4 * ld);
+                vstore(row + j, i < rows && left ? f32_load(from, left) : vzero());
+            }
+    }
+}
+
+/* Rows [k, k + rows) of b; where `padded` is more, a copy that ends in rows of 0. */
+static const void *part_of_b(const Product *p, size_t k, size_t rows, size_t padded) {
+    size_t size = element_size(p->in);
+    const char *from = (const char *)p->b + (p->tb ? k : k * p->ldb) * size;
+    if (rows == padded || p->tb) return from;
+    char *to = FN(scratch)(SCRATCH_PADDED, padded * p->ldb * size);
+    memcpy(to, from, ((rows - 1) * p->ldb + p->N) * size);
+    memset(to + rows * p->ldb * size, 0, (padded - rows) * p->ldb * size);
+    return to;
+}
+
+static void across(const Product *p) {
+    size_t size = element_size(p->in);
+    size_t most = p->M * p->N * sizeof(float) > WIDE_BYTES ? PART_WIDE : PART;
+    size_t part = round_up(div_up(p->K, div_up(p->K, most)), PART_STEP);
+    char *left = FN(scratch)(SCRATCH_LEFT, p->M * part * size);
+    for (size_t k = 0; k < p->K; k += part) {
+        size_t rows = size_min(part, p->K - k), padded = round_up(rows, p->tb ? 32 : PART_STEP);
+        Product q = *p;
+        q.a = left, q.lda = padded, q.ta = false;
+        q.K = p->tb ? rows : padded;
+        q.add = p->add || k > 0;
+        Primitive *e = primitive_get(&q);
+        size_t cols = p->tb ? 0 : e->block_cols;
+        float *b = cols ? FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc)) : NULL;
+        const char *a = (const char *)p->a + k * p->lda * size;
+#pragma omp parallel if (rows * (p->M + p->N) > SERIAL_BELOW)
+        {
+#pragma omp for schedule(static) nowait
+            for (size_t c = 0; c < p->M; c += COLS)
+                transpose_cols(left, p->left_sums, a, p->lda, rows, c, p->M, padded, p->in);
+#pragma omp for schedule(static)
+            for (size_t i = 0; i < (cols ? padded : 0); i += 16)
+                pack_rows(b + i * cols, padded * cols, cols, (const float *)p->b + k * p->ldb,
+                          p->ldb, i, rows, p->N);
+        }
+        execute(e, &q, cols ? b : packed_b(e, part_of_b(p, k, rows, padded)));
+    }
+}
+
+/* ---- bf16 without instructions for it ---- */
+
+#if defined ACT_BF16
+static bool bf16_works(void) {
+    static int works = -1;
+    if (works < 0) {
+        engine_open();
+        Key key = {.M = 32,
+                   .N = 32,
+                   .K = 32,
+                   .lda = 32,
+                   .ldb = 32,
+                   .ldc = 32,
+                   .tb = true,
+                   .in = dnnl_bf16,
+                   .out = dnnl_bf16};
+        dnnl_primitive_desc_t pd;
+        works = primitive_desc(&pd, &key) == dnnl_success;
+        if (works)
+            dnnl_primitive_desc_destroy(pd);
+        else
+            log_warn("this CPU has no bf16 instructions: amp_bf16 is emulated in f32 (slower than "
+                     "--precision fp32)");
+    }
+    return works;
+}
+
+/* Rows of ld elements, all of them: [rows, ld]. */
+static void widen(float *to, const act *from, size_t n) {
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) f32_store(to + i, act_load(from + i, n - i), n - i);
+}
+
+static void emulate(const Product *p) {
+    size_t na = p->M * p->K, nb = p->K * p->N, nc = p->out == ELEMENT_F32 ? 0 : p->M * p->N;
+    float *a = FN(scratch)(SCRATCH_EMULATE, (na + nb + nc + 64) * sizeof *a);
+    float *b = a + round_up(na, 16), *c = b + round_up(nb, 16);
+    widen(a, p->a, na);
+    widen(b, p->b, nb);
+    Product q = *p;
+    q.a = a, q.b = b, q.in = q.out = ELEMENT_F32;
+    if (nc) q.c = c;
+    FN(matmul)(&q);
+    act *to = p->c;
+#pragma omp parallel for schedule(static) if (nc > SERIAL_BELOW)
+    for (size_t i = 0; i < nc; i += VW) act_store(to + i, f32_load(c + i, nc - i), nc - i);
+}
+#endif
+
+void FN(matmul)(const Product *p) {
+    if (!p->M || !p->N || !p->K) return;
+#if defined ACT_BF16
+    if (p->in == ELEMENT_ACT && !bf16_works()) {
+        emulate(p);
+        return;
+    }
+#endif
+    if (p->ta)
+        across(p);
+    else
+        by_rows(p);
+}
