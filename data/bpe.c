@@ -266,6 +266,42 @@ size_t bpe_vocab_size(const Bpe *b) { return 512 + b->merges + 2; }
 int32_t bpe_start_id(const Bpe *b) { return (int32_t)(512 + b->merges); }
 int32_t bpe_end_id(const Bpe *b) { return (int32_t)(512 + b->merges + 1); }
 
+/* ---- back to a file ---- */
+
+/* Appends the symbol in the file's alphabet: two bytes at most for each of its own. */
+static char *put_symbol(char *to, const Bpe *b, uint32_t id) {
+    for (uint32_t i = b->starts[id]; i < b->starts[id + 1]; i++)
+        to += utf8_encode(bpe_byte_symbol((unsigned char)b->strings[i]), to);
+    return to;
+}
+
+char *bpe_symbol_text(const Bpe *b, int32_t id) {
+    char *text = xmalloc(2 * (b->starts[id + 1] - b->starts[id]) + 1);
+    *put_symbol(text, b, (uint32_t)id) = 0;
+    return text;
+}
+
+char *bpe_file_text(const Bpe *b, const char *header) {
+    uint32_t *made_of = xmalloc((b->merges + 1) * sizeof *made_of); /* left << 16 | right */
+    memset(made_of, 0xFF, (b->merges + 1) * sizeof *made_of);
+    for (size_t i = 0; i < PAIR_SLOTS; i++)
+        if (b->pairs[i].key != UINT32_MAX) made_of[b->pairs[i].id - 512] = b->pairs[i].key;
+    size_t room = strlen(header) + 2 * b->starts[512 + b->merges] + 2 * b->merges + 1;
+    char *text = xmalloc(room), *p = text + sprintf(text, "%s", header);
+    for (size_t i = 0; i < b->merges; i++) {
+        *p++ = '\n';
+        if (made_of[i] == UINT32_MAX) continue; /* an empty line */
+        p = put_symbol(p, b, made_of[i] >> 16);
+        *p++ = ' ';
+        p = put_symbol(p, b, made_of[i] & 0xFFFF);
+    }
+    *p = 0;
+    free(made_of);
+    return text;
+}
+
+/* ---- where the default one is ---- */
+
 /* The path when there is such a file, else NULL; frees what it does not return. */
 static char *if_file(char *path) {
     if (access(path, R_OK) == 0) return path;

@@ -37,6 +37,11 @@ char *bpe_decode(const Bpe *bpe, const int32_t *ids, size_t n);
 /* How many of n ids the text tower has to see: up to and including the first position of the
  * largest id. */
 size_t bpe_pooled_length(const int32_t *ids, size_t n);
+/* A symbol as the vocabulary's file writes it, UTF-8 in its alphabet; malloc'd. */
+char *bpe_symbol_text(const Bpe *bpe, int32_t id);
+/* The file that gives this vocabulary: `header`, then a merge a line, without a line feed at the
+ * end; malloc'd. */
+char *bpe_file_text(const Bpe *bpe, const char *header);
 /* Learns a vocabulary of at most `merges` merges from captions (one a line) and writes it in the
  * same format, gzipped where the name ends in .gz. The most frequent pair is merged first, of
  * equally frequent ones the one whose left, then right part has the lower id; pairs seen once are

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,6 +182,36 @@ static float f32_of_f16(uint16_t h) {
     return sign ? -x : x;
 }
 
+static uint16_t bf16_of_f32(uint32_t bits) {
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64); /* NaN stays one */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static uint16_t f16_of_f32(uint32_t bits) {
+    uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more */
+    if (size < 0x38800000) /* subnormal: multiples of 2^-24, which rounding to whole gives */
+        return (uint16_t)(sign | (uint32_t)lrintf(f32_of_bits(size) * 0x1p24f));
+    uint32_t rounded = size + 0xfff + (size >> 13 & 1);
+    return (uint16_t)(sign | ((rounded >> 13) - (112 << 10)));
+}
+
+bool dtype_from_f32(Dtype d, const float *x, size_t n, void *out) {
+    assert(d == DTYPE_F32 || d == DTYPE_F16 || d == DTYPE_BF16);
+    bool fits = true;
+    if (d == DTYPE_F32) memcpy(out, x, n * sizeof *x);
+    for (size_t i = 0; i < n && d != DTYPE_F32; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], 4);
+        uint16_t h = d == DTYPE_F16 ? f16_of_f32(bits) : bf16_of_f32(bits);
+        uint16_t infinite = d == DTYPE_F16 ? 0x7c00 : 0x7f80;
+        if ((h & 0x7fff) == infinite && isfinite(x[i])) fits = false;
+        memcpy((unsigned char *)out + 2 * i, &h, 2);
+    }
+    return fits;
+}
+
 bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out) {
     assert(first <= t->count && n <= t->count - first);
     /* the file's offsets need not be aligned */
@@ -304,6 +335,12 @@ bool safetensors_finish(SafetensorsWriter *w, Error *err) {
     free(w->path);
     free(w);
     return ok;
+}
+
+void safetensors_abandon(SafetensorsWriter *w) {
+    Error ignored;
+    writer_fail(w, "abandoned");
+    safetensors_finish(w, &ignored);
 }
 
 bool safetensors_write(const char *path, const Tensor *tensors, size_t count,

@@ -42,6 +42,9 @@ void safetensors_close(Safetensors *st);
 /* Elements first … first+n-1 of a floating tensor as f32 (F64, F32, F16, BF16). False for other
  * types. */
 bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out);
+/* The other way, to nearest even: n floats as F32, F16 or BF16. False: a finite one is beyond the
+ * type's range. */
+bool dtype_from_f32(Dtype d, const float *x, size_t n, void *out);
 
 size_t dtype_size(Dtype d);      /* bytes of one element; 0 for DTYPE_OTHER */
 const char *dtype_name(Dtype d); /* "F32" */
@@ -58,6 +61,8 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
 void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n);
 /* Frees the writer. False: the file is not whole and was removed. */
 bool safetensors_finish(SafetensorsWriter *w, Error *err);
+/* Frees the writer and removes the file. */
+void safetensors_abandon(SafetensorsWriter *w);
 /* All at once, from the tensors' data. */
 bool safetensors_write(const char *path, const Tensor *tensors, size_t count,
                        const char *const *meta, size_t meta_count, Error *err);

@@ -78,6 +78,28 @@ char *test_read_file(const char *path, size_t *n) {
     return bytes;
 }
 
+char *test_clipc(int want, const char *fmt, ...) {
+    char args[4096], line[4400];
+    va_list list;
+    va_start(list, fmt);
+    vsnprintf(args, sizeof args, fmt, list);
+    va_end(list);
+    const char *clipc = getenv("CLIPC");
+    snprintf(line, sizeof line, "%s %s 2>&1", clipc ? clipc : "build/clipc", args);
+    FILE *f = popen(line, "r");
+    if (!f) fail_msg("%s: %s", line, strerror(errno));
+    char *text = xcalloc(1, 1 << 16);
+    size_t n = fread(text, 1, (1 << 16) - 1, f);
+    text[n] = 0;
+    int status = pclose(f);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != want) fail_msg("%s: %s", line, text);
+    return text;
+}
+
+void test_says(const char *text, const char *needle) {
+    if (!strstr(text, needle)) fail_msg("no '%s' in: %s", needle, text);
+}
+
 void test_near(double got, double want, double tolerance, const char *what, const char *file,
                int line) {
     if (fabs(got - want) <= tolerance) return;

@@ -29,30 +29,6 @@ static const struct {
     {GOLDEN "script.pt", MODEL},
 };
 
-/* Both streams of the program; it must end with `want`. */
-static char *run(int want, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static char *run(int want, const char *fmt, ...) {
-    char args[2048], line[2400];
-    va_list list;
-    va_start(list, fmt);
-    vsnprintf(args, sizeof args, fmt, list);
-    va_end(list);
-    const char *clipc = getenv("CLIPC");
-    snprintf(line, sizeof line, "%s %s 2>&1", clipc ? clipc : "build/clipc", args);
-    FILE *f = popen(line, "r");
-    assert_non_null(f);
-    char *text = calloc(1, 1 << 16);
-    size_t n = fread(text, 1, (1 << 16) - 1, f);
-    text[n] = 0;
-    int status = pclose(f);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != want) fail_msg("%s: %s", line, text);
-    return text;
-}
-
-static void says(const char *text, const char *needle) {
-    if (!strstr(text, needle)) fail_msg("no '%s' in: %s", needle, text);
-}
-
 static float *features(const char *path, size_t *count) {
     Error err;
     float *x;
@@ -79,11 +55,11 @@ static void embed(const char *checkpoint, const char *model, const char *name) {
     for (size_t i = 0; i < COUNT(what); i++) {
         char out[64];
         snprintf(out, sizeof out, "%s-%s.npy", name, what[i]);
-        free(run(0,
-                 "embed --checkpoint %s%s%s --vocab " GOLDEN "vocab.txt --precision fp32 %s "
-                 "--out %s",
-                 checkpoint, model ? " --model " : "", model ? model : "", inputs[i],
-                 test_path(out)));
+        free(test_clipc(0,
+                        "embed --checkpoint %s%s%s --vocab " GOLDEN "vocab.txt --precision fp32 %s "
+                        "--out %s",
+                        checkpoint, model ? " --model " : "", model ? model : "", inputs[i],
+                        test_path(out)));
     }
 }
 
@@ -103,14 +79,14 @@ static void test_every_format_gives_the_same(void **state) {
 
 static void test_info(void **state) {
     (void)state;
-    char *text = run(0, "ckpt info " GOLDEN "hf");
-    says(text, "width 8, 1 layers, 2 heads, MLP 32, 8x8 in patches of 4");
-    says(text, "QuickGELU");
-    says(text, "vision_model.pre_layrnorm.weight");
+    char *text = test_clipc(0, "ckpt info " GOLDEN "hf");
+    test_says(text, "width 8, 1 layers, 2 heads, MLP 32, 8x8 in patches of 4");
+    test_says(text, "QuickGELU");
+    test_says(text, "vision_model.pre_layrnorm.weight");
     free(text);
-    text = run(0, "ckpt info " GOLDEN "hf_parts");
-    says(text, "BF16");
-    says(text, "in 46 tensors");
+    text = test_clipc(0, "ckpt info " GOLDEN "hf_parts");
+    test_says(text, "BF16");
+    test_says(text, "in 46 tensors");
     free(text);
 }
 
@@ -118,16 +94,17 @@ static void test_info(void **state) {
 static void test_architecture(void **state) {
     (void)state;
     char *text =
-        run(1, "embed --checkpoint " GOLDEN "prefixed_f16.safetensors --text - --out x.npy");
-    says(text, "has no architecture with it");
-    says(text, "--model");
+        test_clipc(1, "embed --checkpoint " GOLDEN "prefixed_f16.safetensors --text - --out x.npy");
+    test_says(text, "has no architecture with it");
+    test_says(text, "--model");
     free(text);
-    text = run(1, "embed --checkpoint " GOLDEN "prefixed_f16.safetensors --model ViT-S-32 --text - "
-                  "--out x.npy");
-    says(text, "the model needs");
+    text = test_clipc(1, "embed --checkpoint " GOLDEN
+                         "prefixed_f16.safetensors --model ViT-S-32 --text - "
+                         "--out x.npy");
+    test_says(text, "the model needs");
     free(text);
-    text = run(1, "embed --checkpoint tests/golden --text - --out x.npy");
-    says(text, "has no architecture");
+    text = test_clipc(1, "embed --checkpoint tests/golden --text - --out x.npy");
+    test_says(text, "has no architecture");
     free(text);
 }
 
@@ -141,8 +118,9 @@ static void test_activation_is_watched(void **state) {
     const char *model = test_path("gelu.json"), *out = test_path("x.npy");
     static const char vocab[] = "--vocab " GOLDEN "vocab.txt --text " GOLDEN "captions.txt --out";
     test_write_file(model, gelu, strlen(gelu));
-    char *text = run(0, "embed --checkpoint " GOLDEN "hf --model %s %s %s", model, vocab, out);
-    says(text, "was trained with QuickGELU");
+    char *text =
+        test_clipc(0, "embed --checkpoint " GOLDEN "hf --model %s %s %s", model, vocab, out);
+    test_says(text, "was trained with QuickGELU");
     free(text);
     /* no config beside it: the name of the file tells */
     size_t n;
@@ -151,13 +129,13 @@ static void test_activation_is_watched(void **state) {
     test_write_file(openai, bytes, n);
     test_write_file(other, bytes, n);
     free(bytes);
-    text = run(0, "embed --checkpoint %s --model %s %s %s", openai, model, vocab, out);
-    says(text, "was trained with QuickGELU");
+    text = test_clipc(0, "embed --checkpoint %s --model %s %s %s", openai, model, vocab, out);
+    test_says(text, "was trained with QuickGELU");
     free(text);
-    text = run(0, "embed --checkpoint %s --model %s %s %s", other, model, vocab, out);
+    text = test_clipc(0, "embed --checkpoint %s --model %s %s %s", other, model, vocab, out);
     assert_null(strstr(text, "QuickGELU"));
     free(text);
-    text = run(0, "embed --checkpoint %s --model " MODEL " %s %s", openai, vocab, out);
+    text = test_clipc(0, "embed --checkpoint %s --model " MODEL " %s %s", openai, vocab, out);
     assert_null(strstr(text, "QuickGELU"));
     free(text);
 }
@@ -235,7 +213,7 @@ static void test_hf_config_refused(void **state) {
         ClipConfig c;
         Error err = {""};
         assert_false(clip_config_parse(&c, "bad", bad[i].json, strlen(bad[i].json), &err));
-        says(err.text, bad[i].says);
+        test_says(err.text, bad[i].says);
     }
 }
 
@@ -272,7 +250,7 @@ static void index_refused(const char *json, const char *needle) {
     TensorIndex x;
     Error err = {""};
     assert_false(tensorindex_parse(&x, json, strlen(json), &err));
-    says(err.text, needle);
+    test_says(err.text, needle);
 }
 
 static void test_index(void **state) {
@@ -289,7 +267,7 @@ static void test_index(void **state) {
     Weights w;
     Error err;
     assert_false(weights_open(&w, test_path("parts"), &err));
-    says(err.text, "-of-00003.safetensors: No such file");
+    test_says(err.text, "-of-00003.safetensors: No such file");
     for (int i = 1; i <= 3; i++) {
         char from[128], to[64];
         snprintf(from, sizeof from, GOLDEN "hf_parts/model-0000%d-of-00003.safetensors",
@@ -298,7 +276,7 @@ static void test_index(void **state) {
         copy(from, test_path(to));
     }
     assert_false(weights_open(&w, test_path("parts"), &err));
-    says(err.text, "as it says");
+    test_says(err.text, "as it says");
 }
 
 /* ---- damage ---- */
@@ -352,7 +330,7 @@ static void test_changed_bytes(void **state) {
     Weights w;
     Error err;
     assert_false(weights_open(&w, path, &err));
-    says(err.text, "damaged: plain/data/");
+    test_says(err.text, "damaged: plain/data/");
 }
 
 int main(void) {

@@ -36,6 +36,10 @@ static const Entry entries[] = {
     {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)"},
     {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary"},
     {"ckpt", "info", cmd_ckpt_info, "what a checkpoint of any format holds"},
+    {"ckpt", "convert", cmd_ckpt_convert, "write a checkpoint in another program's format"},
+    {"ckpt", "mix", cmd_ckpt_mix, "interpolate two checkpoints (WiSE-FT)"},
+    {"ckpt", "average", cmd_ckpt_average, "the mean of several checkpoints (a soup)"},
+    {"ckpt", "diff", cmd_ckpt_diff, "compare two checkpoints tensor by tensor"},
     {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, search, tokenizer"},
 };
 

@@ -20,5 +20,9 @@ int cmd_data_peek(int argc, char **argv);
 int cmd_data_image(int argc, char **argv);
 int cmd_tok(int argc, char **argv);
 int cmd_ckpt_info(int argc, char **argv);
+int cmd_ckpt_convert(int argc, char **argv);
+int cmd_ckpt_mix(int argc, char **argv);
+int cmd_ckpt_average(int argc, char **argv);
+int cmd_ckpt_diff(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 #endif

@@ -4,7 +4,6 @@
 #include "data/safetensors.h"
 #include "train/folder.h"
 #include "train/shard.h"
-#include "train/weights.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -289,13 +288,18 @@ static void load_block(const Weights *w, const Params *p, acc *block) {
     for (size_t i = 0; i < p->tensors; i++) weight_load(&w->list[i], p, block, &p->list[i]);
 }
 
+void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, const Param *list,
+                             size_t count) {
+    Error err;
+    if (!weights_open(w, path, &err) || !weights_fit(w, list, count, c->name, &err))
+        die("weights: %s", err.text);
+    warn_of_activation(path, w, c);
+}
+
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c) {
     Weights w;
-    Error err;
-    if (!weights_open(&w, path, &err) || !weights_fit(&w, p->list, p->tensors, c->name, &err))
-        die("weights: %s", err.text);
+    checkpoint_open_weights(&w, path, c, p->list, p->tensors);
     load_block(&w, p, p->master);
-    warn_of_activation(path, &w, c);
     weights_close(&w);
     params_round(p);
 }

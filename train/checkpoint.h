@@ -4,6 +4,7 @@
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
 #include "train/params.h"
+#include "train/weights.h"
 
 enum { METRIC_NAME = 64 };
 
@@ -49,8 +50,12 @@ void checkpoint_load_choices(const char *path);
 /* The architecture of --model, or without one (NULL) the checkpoint's own; mean, std and resizing
  * are the checkpoint's wherever it says them. Not both NULL. Dies where there is none. */
 void checkpoint_config(ClipConfig *c, const char *path, const char *model);
-/* Weights of any checkpoint (train/weights.h) into p. Positional embeddings of another size are
- * resized (spec 11); warns where they were trained with another activation than c's. */
+/* Opens any checkpoint's weights as the model's parameters, in their order; dies where they do not
+ * fit. Positional embeddings of another size are resized (spec 11); warns where they were trained
+ * with another activation than c's. */
+void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, const Param *list,
+                             size_t count);
+/* The same into p. */
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
 /* Everything needed to go on: moments, moving average, LoRA's factors (p NULL: the TrainState
  * alone). False: no train state there. Dies on a damaged file. With p over ranks all of them call

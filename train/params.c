@@ -172,6 +172,13 @@ Param *params_find(const Params *p, const char *name) {
     return NULL;
 }
 
+Param *params_describe(const ClipConfig *c, size_t *count) {
+    Params p = {0};
+    add_all(&p, c);
+    *count = p.count;
+    return p.list;
+}
+
 size_t params_layout(const ClipConfig *c, size_t *learned) {
     Params p = {0};
     add_all(&p, c);

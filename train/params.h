@@ -64,6 +64,8 @@ void params_track(Params *p, double decay);
 void params_free(Params *p);
 /* Elements of the flat block, padding included, and of parameters, without allocating anything. */
 size_t params_layout(const ClipConfig *c, size_t *learned);
+/* Names and shapes alone, in order; free with free(). */
+Param *params_describe(const ClipConfig *c, size_t *count);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
 /* Initial values of spec 1.6, a function of the seed alone. */
 void params_init(Params *p, const ClipConfig *c, uint64_t seed);

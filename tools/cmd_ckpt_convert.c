@@ -1,0 +1,162 @@
+/* clipc ckpt convert, mix, average: one new checkpoint out of one, two or several. */
+#include "data/bpe.h"
+#include "tools/commands.h"
+#include "train/checkpoint.h"
+#include "train/export.h"
+#include "train/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *out, *model, *vocab;
+static int format, dtype;
+static double alpha = 0.5;
+
+#define EXPORT_OPTIONS                                                                             \
+    {"out", OPT_STRING, &out, "PATH", 0, 0, "what to write; must not exist", 0},                   \
+        {"to",                                                                                     \
+         OPT_CHOICE,                                                                               \
+         &format,                                                                                  \
+         EXPORT_FORMATS,                                                                           \
+         0,                                                                                        \
+         0,                                                                                        \
+         "open_clip's folder, Hugging Face's CLIPModel folder, a file",                            \
+         0},                                                                                       \
+        {"dtype", OPT_CHOICE, &dtype, "fp32|fp16|bf16", 0, 0, "type of the stored numbers", 0},    \
+        {"model",                                                                                  \
+         OPT_STRING,                                                                               \
+         &model,                                                                                   \
+         "NAME|FILE",                                                                              \
+         0,                                                                                        \
+         0,                                                                                        \
+         "architecture, where the checkpoint has none, or another size of it",                     \
+         0},                                                                                       \
+    {                                                                                              \
+        "vocab", OPT_STRING, &vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0       \
+    }
+
+static Option convert_options[] = {EXPORT_OPTIONS};
+static const Command convert_command = {
+    "ckpt convert",
+    "Writes a checkpoint of any format that is read as one of the formats of --to.",
+    "clipc ckpt convert PATH --to " EXPORT_FORMATS " --out NEW",
+    "  clipc ckpt convert logs/run/checkpoints/latest --to hf --out hf-model\n"
+    "  clipc ckpt convert ViT-B-32.pt --model ViT-B-32-quickgelu --to open_clip --out b32\n"
+    "  clipc ckpt convert b16/ --model ViT-B-16-plus-240 --dtype bf16 --out larger\n",
+    convert_options,
+    COUNT(convert_options),
+};
+
+static Option mix_options[] = {
+    {"alpha", OPT_FLOAT, &alpha, NULL, 0, 1, "weight of B: 0 gives A, 1 gives B", 0},
+    EXPORT_OPTIONS,
+};
+static const Command mix_command = {
+    "ckpt mix",
+    "(1 - alpha) A + alpha B, parameter by parameter: WiSE-FT, with A before and B after "
+    "fine-tuning.",
+    "clipc ckpt mix A B --alpha 0.5 --out NEW",
+    "  clipc ckpt mix b32/ logs/tuned/checkpoints/latest --alpha 0.5 --out wise\n",
+    mix_options,
+    COUNT(mix_options),
+};
+
+static Option average_options[] = {EXPORT_OPTIONS};
+static const Command average_command = {
+    "ckpt average",
+    "The mean of several checkpoints of one architecture: a model soup.",
+    "clipc ckpt average A B... --out NEW",
+    "  clipc ckpt average logs/{a,b,c}/checkpoints/latest --out soup\n",
+    average_options,
+    COUNT(average_options),
+};
+
+typedef struct Sources {
+    Weights *weights;
+    double *share; /* of each; they sum to 1 */
+    size_t count;
+} Sources;
+
+/* Σ share · weights, in this order; a share of 1 keeps the bits, one of 0 is not read. */
+static void read_sum(void *context, size_t i, size_t first, size_t n, float *out_values) {
+    const Sources *s = context;
+    double *sum = xcalloc(n, sizeof *sum);
+    for (size_t k = 0; k < s->count; k++) {
+        if (!(s->share[k] > 0)) continue;
+        weight_read(&s->weights[k].list[i], first, n, out_values);
+        for (size_t j = 0; j < n; j++) sum[j] += s->share[k] * (double)out_values[j];
+    }
+    for (size_t j = 0; j < n; j++) out_values[j] = (float)sum[j];
+    free(sum);
+}
+
+/* malloc'd; NULL: none. open_clip's own folders have none, transformers' need one. */
+static char *find_vocab(const char *from, const ClipConfig *c) {
+    if (vocab) return xstrdup(vocab);
+    char *own = checkpoint_vocab(from);
+    if (own || format != EXPORT_HF) return own;
+    if (c->vocab_size == 512 + BPE_MAX_MERGES + 2) return bpe_default_path();
+    log_warn("no vocabulary of %zu entries: %s gets no tokenizer (give --vocab)", c->vocab_size,
+             out);
+    return NULL;
+}
+
+static void write_sum(const Command *command, const StringList *paths, const double *share) {
+    ClipConfig config;
+    Error err;
+    if (!out) die_usage("clipc %s: --out is missing (what to write)", command->name);
+    checkpoint_config(&config, paths->items[0], model);
+    size_t count;
+    Param *list = params_describe(&config, &count);
+    Sources s = {.count = paths->count};
+    char *vocab_path = find_vocab(paths->items[0], &config);
+    static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    Export e = {.out = out,
+                .format = (ExportFormat)format,
+                .dtype = dtypes[dtype],
+                .config = &config,
+                .list = list,
+                .count = count,
+                .vocab = vocab_path,
+                .read = read_sum,
+                .context = &s};
+    if (!export_check(&e, &err)) die("%s", err.text);
+    s.weights = xcalloc(s.count, sizeof *s.weights);
+    s.share = xcalloc(s.count, sizeof *s.share);
+    for (size_t k = 0; k < s.count; k++) {
+        s.share[k] = share ? share[k] : 1.0 / (double)s.count;
+        checkpoint_open_weights(&s.weights[k], paths->items[k], &config, list, count);
+    }
+    if (!export_write(&e, &err)) die("%s", err.text);
+    log_info("%s: written", out);
+    for (size_t k = 0; k < s.count; k++) weights_close(&s.weights[k]);
+    free(s.weights);
+    free(s.share);
+    free(vocab_path);
+    free(list);
+    clip_config_free(&config);
+}
+
+int cmd_ckpt_convert(int argc, char **argv) {
+    static StringList paths;
+    options_parse(&convert_command, argc, argv, &paths);
+    if (paths.count != 1) die_usage("clipc ckpt convert: give one PATH");
+    write_sum(&convert_command, &paths, (double[]){1});
+    return EXIT_OK;
+}
+
+int cmd_ckpt_mix(int argc, char **argv) {
+    static StringList paths;
+    options_parse(&mix_command, argc, argv, &paths);
+    if (paths.count != 2) die_usage("clipc ckpt mix: give two PATHs, A and B");
+    write_sum(&mix_command, &paths, (double[]){1 - alpha, alpha});
+    return EXIT_OK;
+}
+
+int cmd_ckpt_average(int argc, char **argv) {
+    static StringList paths;
+    options_parse(&average_command, argc, argv, &paths);
+    if (paths.count < 2) die_usage("clipc ckpt average: give two PATHs or more");
+    write_sum(&average_command, &paths, NULL);
+    return EXIT_OK;
+}
