@@ -57,8 +57,8 @@ for cycle in $(seq "$cycles"); do
     code=$?
     interrupted=$((interrupted + 1))
     [ $what = 2 ] || [ $code != 0 ] || [ "$(done_steps broken)" = $steps ] || fail "cycle $cycle: a lost rank and exit 0"
-    # before the first step SIGTERM ends a process as any other program
-    [ $what != 2 ] || [ $code = 0 ] || ! grep -q '^step' "$dir/err" || fail "cycle $cycle: SIGTERM and exit $code"
+    # before a rank listens to signals, SIGTERM ends it as any other program
+    [ $what != 2 ] || [ $code = 0 ] || ! grep -q 'ranks over' "$dir/err" || fail "cycle $cycle: SIGTERM and exit $code"
     for _ in $(seq 40); do pgrep -r D,R,S,T -f "logs $dir .*--name broken" >/dev/null || break; sleep 0.05; done
     ! pgrep -r D,R,S,T -f "logs $dir .*--name broken" >/dev/null || fail "cycle $cycle: processes are left"
 done

@@ -28,7 +28,11 @@ static volatile sig_atomic_t stop_signal;
 /* What each rank says in every step; all of them then know the sums. */
 enum { SIGNAL_STOP, SIGNAL_SAVE, SIGNAL_BAD, SIGNALS };
 
-static void on_signal(int sig) { stop_signal = sig; }
+/* A second Ctrl-C does not wait for the step. */
+static void on_signal(int sig) {
+    stop_signal = sig;
+    if (sig == SIGINT) signal(SIGINT, SIG_DFL);
+}
 
 typedef struct Run {
     char *dir, *checkpoints; /* run folder and its checkpoints/ */
@@ -356,6 +360,17 @@ static void exchange(Run *r, double signal[SIGNALS]) {
     r->comm->check();
 }
 
+/* A signal before the first step: what there is, is saved all the same. */
+static bool stop_at_start(Run *r) {
+    double signal[SIGNALS] = {stop_signal != 0};
+    exchange(r, signal);
+    if (!(signal[SIGNAL_STOP] > 0)) return false;
+    char name[48];
+    snprintf(name, sizeof name, "step_%llu", (unsigned long long)r->state.step);
+    save(r, name);
+    return true;
+}
+
 /* A step that was asked for: what is known of it before its result is. */
 typedef struct Pending {
     bool open;
@@ -558,14 +573,12 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     open_validation(r, validators, count);
     make_run_folder(r);
     describe(r);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     r->sampler = sampler_new(r->data, opt->shuffle, (size_t)opt->shuffle_window, r->state.seed);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};
     uint64_t first = r->state.step;
-    bool stopped = run_steps(r);
+    bool stopped = stop_at_start(r) || run_steps(r);
     say_communication(r, r->state.step - first);
     validation_close(r->validation);
     train_log_close(r->log);
@@ -581,6 +594,8 @@ int train_main(const Validator *const *validators, size_t count) {
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
     start_run(r);
     if (opt->dry_run) {
         dry_run(r);

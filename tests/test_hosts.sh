@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Two "hosts": network namespaces with names of their own, a veth cable between them. Ranks on both train like ranks on one; when the
+# cable is cut in mid-run, all end in time with a line that says where they were. Prints cmocka's lines.
+set -u
+clipc=${CLIPC:-build/clipc}
+golden=tests/golden/openclip
+dir=$(mktemp -d "${TMPDIR:-/tmp}/hosts.XXXXXX")
+id=$$
+host=("clipc-a-$id" "clipc-b-$id")
+nic=("ca$id" "cb$id")
+timeout=4
+failed=0
+tests=(ranks_on_two_hosts cut_cable nccl_on_two_hosts)
+export OMP_NUM_THREADS=1 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=2
+
+clean_up() {
+    for h in "${host[@]}"; do
+        ip netns pids "$h" 2>/dev/null | xargs -r kill -9
+        ip netns del "$h" 2>/dev/null
+    done
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+lay_cable() {
+    command -v ip >/dev/null && command -v unshare >/dev/null || { echo "no ip (iproute2) or unshare here"; return 1; }
+    for h in "${host[@]}"; do ip netns add "$h" 2>/dev/null || { echo "network namespaces are not permitted here"; return 1; }; done
+    ip link add "${nic[0]}" netns "${host[0]}" type veth peer name "${nic[1]}" netns "${host[1]}" 2>/dev/null ||
+        { echo "veth interfaces are not permitted here"; return 1; }
+    for i in 0 1; do
+        ip -n "${host[i]}" addr add 10.77.0.$((i + 1))/24 dev "${nic[i]}" && ip -n "${host[i]}" link set lo up &&
+            ip -n "${host[i]}" link set "${nic[i]}" up || { echo "interfaces cannot be set up here"; return 1; }
+    done
+    on 0 true 2>/dev/null || { echo "unshare --uts is not permitted here"; return 1; }
+}
+on() { # host, command…
+    local h=$1
+    shift
+    # shellcheck disable=SC2016
+    ip netns exec "${host[h]}" unshare --uts bash -c 'hostname "$0" && exec "$@"' "clipc-$h" "$@"
+}
+options() { # run's name
+    echo "train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --epochs 100000 --warmup 3 --lr 1e-3
+        --workers 1 --precision fp32 --logs $dir --save-frequency 100000 --save-frequency-steps 5 --comm-timeout $timeout --name $1"
+}
+# mpirun's daemon on the other host is started by this in place of ssh; it notices a cut cable by its keep-alives.
+mpi_run() { # ranks on the first host, on the second, program and options…
+    local first=$1 second=$2
+    shift 2
+    on 0 mpirun --allow-run-as-root --oversubscribe --bind-to none --mca plm_rsh_agent "$dir/agent" \
+        --mca oob_tcp_if_include "${nic[0]},${nic[1]}" --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_keepalive_time 1 \
+        --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 2 --host "10.77.0.1:$first,10.77.0.2:$second" \
+        -np $((first + second)) "$@"
+}
+metric() { sed -n "s/.*\"$2\": *\([0-9.e+-]*\).*/\1/p" "$dir/$1/metrics.jsonl"; }
+same_losses() { # two runs of 6 steps, to 1e-6
+    paste <(metric "$1" loss) <(metric "$2" loss) | awk '
+        { d = $1 - $2; if (d < 0) d = -d; if (NF != 2 || d > 1e-6 * $1) { print "step " NR ": " $0; bad = 1 } }
+        END { exit bad || NR != 6 }'
+}
+
+ranks_on_two_hosts() {
+    # shellcheck disable=SC2046
+    mpi_run 2 1 "$clipc" $(options two) --batch-size 2 --max-steps 6 2>"$dir/err" && "$clipc" $(options one) --batch-size 6 --max-steps 6 \
+        2>"$dir/one.err" && same_losses two one
+}
+cut_cable() {
+    # shellcheck disable=SC2046
+    mpi_run 2 1 "$clipc" $(options cut) --batch-size 2 2>"$dir/err" &
+    local launcher=$! from left
+    for _ in $(seq 1200); do
+        [ "$(metric cut loss 2>/dev/null | wc -l)" -ge 7 ] && break
+        kill -0 $launcher 2>/dev/null || return 1
+        sleep 0.05
+    done
+    ip -n "${host[0]}" link set "${nic[0]}" down
+    from=$SECONDS
+    while kill -0 $launcher 2>/dev/null && [ $((SECONDS - from)) -lt $((timeout + 20)) ]; do sleep 0.1; done
+    kill -0 $launcher 2>/dev/null && { echo "still running"; kill -9 $launcher; return 1; }
+    wait $launcher
+    [ $? != 0 ] || return 1
+    # the ranks beyond the cable end by themselves
+    for _ in $(seq 200); do left=$(ip netns pids "${host[1]}"); [ -z "$left" ] && break; sleep 0.1; done
+    [ -z "$left" ] || { echo "left on the second host: $left"; return 1; }
+    grep -qE "clipc: rank [01]: step [0-9]+: [a-z_]+ has waited .*look at the other nodes' lines and at the network" "$dir/err" ||
+        grep -q "lost communication with a remote daemon" "$dir/err" || return 1
+    ip -n "${host[0]}" link set "${nic[0]}" up
+    # shellcheck disable=SC2046
+    "$clipc" $(options cut) --batch-size 6 --resume latest --max-steps 12 2>"$dir/again" && ! grep -q damaged "$dir/again"
+}
+nccl_on_two_hosts() { # NCCL's id by TCP over the cable
+    local r p=()
+    for r in 0 1; do
+        # shellcheck disable=SC2046
+        RANK=$r WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=10.77.0.1 MASTER_PORT=29500 on $r "$clipc-cudaemu" $(options nccl) --device cuda \
+            --batch-size 3 --max-steps 6 2>"$dir/err$r" &
+        p[r]=$!
+    done
+    wait "${p[0]}" && wait "${p[1]}" && grep -q "2 ranks over nccl" "$dir/err0" && same_losses nccl one
+}
+
+reason=$(lay_cable)
+if [ -n "$reason" ]; then
+    for t in "${tests[@]}"; do echo "SKIP: $t: $reason" && echo "[  SKIPPED ] $t"; done
+    exit 0
+fi
+cat >"$dir/agent" <<END
+#!/bin/bash
+shift
+exec ip netns exec ${host[1]} unshare --uts bash -c 'hostname clipc-1 && exec bash -c "\$0"' "\$*"
+END
+chmod +x "$dir/agent"
+for t in "${tests[@]}"; do
+    if [ $t != nccl_on_two_hosts ] && { ! command -v mpirun >/dev/null || "$clipc" train --comm mpi --dry-run --model small 2>&1 | grep -q 'no MPI'; }; then
+        echo "SKIP: $t: no mpirun here (or a build without MPI)" && echo "[  SKIPPED ] $t"
+        continue
+    fi
+    if [ $t = nccl_on_two_hosts ] && { [ ! -x "$clipc-cudaemu" ] || [ ! -d "$dir/one" ]; }; then
+        echo "SKIP: $t: built by a plain make where nvcc and nccl.h are" && echo "[  SKIPPED ] $t"
+        continue
+    fi
+    echo "[ RUN      ] $t"
+    if $t; then echo "[       OK ] $t"; else
+        echo "[  FAILED  ] $t"
+        tail -n 20 "$dir"/*err*
+        failed=1
+    fi
+done
+exit $failed
