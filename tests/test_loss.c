@@ -1,12 +1,11 @@
 /* The losses: golden values, tiles of any size, kept and walked twice, simulated ranks, finite
  * differences. */
+#include "tests/support.h"
 #include "train/loss.h"
 
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 #include <math.h>
 #include <pthread.h>
 
@@ -43,11 +42,14 @@ typedef struct SoftCase {
 } SoftCase;
 static __thread const SoftCase *soft;
 
+static bool narrow; /* texts are gathered as bf16 */
+
 /* dlog_scale and dbias start at 3: gradients of weights are added to. */
 static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacity, const double *I,
                   const double *T, size_t n, size_t E, double log_scale, const double *bias,
                   bool gradients) {
     Loss *l = loss_new(k, comm, kind, capacity, E, memory);
+    if (narrow) loss_gather_bf16(l);
     acc *images = to_device(I, n * E), *texts = to_device(T, n * E);
     acc *scale = to_device(&log_scale, 1), *b = bias ? to_device(bias, 1) : NULL;
     double three = 3, nan_value = NAN;
@@ -330,12 +332,26 @@ static void fake_gather_bytes(void *all, const void *part, size_t n) {
     meet();
 }
 
+/* Of bytes; for pieces that stand in place. */
+static void fake_pieces(const CommPiece *pieces, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        size_t n = pieces[i].bytes;
+        if (my_rank == 0) shared = malloc((size_t)ranks * n);
+        meet();
+        k->download((char *)shared + (size_t)my_rank * n, pieces[i].part, n);
+        meet();
+        k->upload(pieces[i].all, shared, (size_t)ranks * n);
+        retire();
+    }
+}
+
 typedef struct Rank {
     const SoftCase *soft;
     int rank;
     LossKind kind;
     size_t memory, n, E;
     const double *I, *T;
+    double log_scale;
     const double *bias;
     Result result;
 } Rank;
@@ -348,35 +364,36 @@ static void *rank_main(void *argument) {
                  .rank = r->rank,
                  .size = ranks,
                  .all_gather = fake_all_gather,
+                 .gather_pieces = fake_pieces,
                  .reduce_scatter = fake_reduce_scatter,
                  .all_reduce_sum = fake_sum,
                  .all_reduce_max = fake_max,
                  .gather_bytes = fake_gather_bytes};
-    r->result = run(&comm, r->kind, r->memory, r->n, r->I, r->T, r->n, r->E, 2, r->bias, true);
+    r->result =
+        run(&comm, r->kind, r->memory, r->n, r->I, r->T, r->n, r->E, r->log_scale, r->bias, true);
     return NULL;
 }
 
-static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t teacher_dim) {
-    enum { E = 5, MOST = 4 };
-    size_t N = n * (size_t)size;
-    double *I = random_rows(N, E, 3), *T = random_rows(N, E, 4), bias = -1;
-    uint64_t *group = malloc(N * sizeof *group);
-    for (size_t i = 0; i < N; i++) group[i] = i * i % 7; /* groups across ranks */
-    double *teacher_I = teacher_dim ? random_rows(N, teacher_dim, 7) : NULL;
-    double *teacher_T = teacher_dim ? random_rows(N, teacher_dim, 8) : NULL;
-    SoftCase whole = {group, teacher_I, teacher_T, teacher_dim, 1}, part[MOST];
-    soft = memory == SOFT ? &whole : NULL;
-    Result one = run(comm_self(k), kind, 1 << 24, N, I, T, N, E, 2, &bias, true);
+enum { RANKS_MOST = 4 };
+
+/* `size` ranks of n pairs each, with their parts of the soft targets; *dlog_scale and *dbias become
+ * their sums. */
+static void run_ranks(Rank r[RANKS_MOST], int size, size_t n, LossKind kind, size_t memory,
+                      const double *I, const double *T, size_t E, double log_scale,
+                      const double *bias, double *dlog_scale, double *dbias) {
+    SoftCase part[RANKS_MOST];
     ranks = size;
     pthread_barrier_init(&meeting, NULL, (unsigned)size);
-    pthread_t thread[MOST];
-    Rank r[MOST];
+    pthread_t thread[RANKS_MOST];
     for (int i = 0; i < size; i++) {
-        part[i] = whole;
-        part[i].group += (size_t)i * n;
-        if (teacher_dim) part[i].images += (size_t)i * n * teacher_dim;
-        if (teacher_dim) part[i].texts += (size_t)i * n * teacher_dim;
-        const double *mine = I + (size_t)i * n * E, *my_texts = T + (size_t)i * n * E;
+        size_t first = (size_t)i * n;
+        if (soft) {
+            part[i] = *soft;
+            part[i].group += first;
+            if (soft->dim) part[i].images += first * soft->dim;
+            if (soft->dim) part[i].texts += first * soft->dim;
+        }
+        const double *mine = I + first * E, *my_texts = T + first * E;
         r[i] = (Rank){.soft = soft ? &part[i] : NULL,
                       .rank = i,
                       .kind = kind,
@@ -385,15 +402,32 @@ static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t
                       .E = E,
                       .I = mine,
                       .T = my_texts,
-                      .bias = &bias};
+                      .log_scale = log_scale,
+                      .bias = bias};
         assert_int_equal(pthread_create(&thread[i], NULL, rank_main, &r[i]), 0);
     }
-    double dlog_scale = 0, dbias = 0;
+    *dlog_scale = *dbias = 0;
     for (int i = 0; i < size; i++) {
         pthread_join(thread[i], NULL);
-        dlog_scale += r[i].result.dlog_scale;
-        dbias += r[i].result.dbias;
+        *dlog_scale += r[i].result.dlog_scale;
+        *dbias += r[i].result.dbias;
     }
+    pthread_barrier_destroy(&meeting);
+}
+
+static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t teacher_dim) {
+    enum { E = 5 };
+    size_t N = n * (size_t)size;
+    double *I = random_rows(N, E, 3), *T = random_rows(N, E, 4), bias = -1, dlog_scale, dbias;
+    uint64_t *group = malloc(N * sizeof *group);
+    for (size_t i = 0; i < N; i++) group[i] = i * i % 7; /* groups across ranks */
+    double *teacher_I = teacher_dim ? random_rows(N, teacher_dim, 7) : NULL;
+    double *teacher_T = teacher_dim ? random_rows(N, teacher_dim, 8) : NULL;
+    SoftCase whole = {group, teacher_I, teacher_T, teacher_dim, 1};
+    soft = memory == SOFT ? &whole : NULL;
+    Result one = run(comm_self(k), kind, 1 << 24, N, I, T, N, E, 2, &bias, true);
+    Rank r[RANKS_MOST];
+    run_ranks(r, size, n, kind, memory, I, T, E, 2, &bias, &dlog_scale, &dbias);
     for (int i = 0; i < size; i++) {
         Result want = one, *got = &r[i].result;
         want.dI += (size_t)i * n * E;
@@ -407,7 +441,6 @@ static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t
     free(group);
     free(teacher_I);
     free(teacher_T);
-    pthread_barrier_destroy(&meeting);
     result_free(&one);
     free(I);
     free(T);
@@ -423,6 +456,40 @@ static void test_ranks(void **state) {
     check_ranks(LOSS_CLIP, 4, 9, SOFT, 0);
     check_ranks(LOSS_SIGLIP, 4, 9, SOFT, 0);
     check_ranks(LOSS_CLIP, 3, 30, SOFT, 4);
+}
+
+/* Pairs that are hard to tell, cosine 0.1, at CLIP's largest scale. Everything but the rounding of
+ * the texts is float64 here. */
+static void test_gather_bf16(void **state) {
+    (void)state;
+    enum { E = 512, SIZE = 4, n = 64, N = SIZE * n };
+    double *I = random_rows(N, E, 3), *T = random_rows(N, E, 4), dlog_scale, dbias;
+    for (size_t i = 0; i < N * E; i++) T[i] = 0.1 * I[i] + sqrt(1 - 0.1 * 0.1) * T[i];
+    normalise(T, N, E);
+    Result one = run(comm_self(k), LOSS_CLIP, 1 << 24, N, I, T, N, E, log(100), NULL, true);
+    Rank r[RANKS_MOST];
+    narrow = true;
+    run_ranks(r, SIZE, n, LOSS_CLIP, 1 << 24, I, T, E, log(100), NULL, &dlog_scale, &dbias);
+    narrow = false;
+    double worst[2] = {0};
+    for (int i = 0; i < SIZE; i++) {
+        Result *got = &r[i].result;
+        size_t first = (size_t)i * n * E;
+        worst[0] = fmax(worst[0], test_error_l2(got->dI, one.dI + first, n * E));
+        worst[1] = fmax(worst[1], test_error_l2(got->dT, one.dT + first, n * E));
+        assert_near(got->loss, one.loss, 2e-3 * one.loss);
+        assert_true(got->loss == r[0].result.loss);
+        if (i == SIZE - 1)
+            print_message("loss %.6f, bf16 texts: error %.1e, of gradients %.1e (images) and "
+                          "%.1e (texts), of the scale's %.1e\n",
+                          one.loss, fabs(got->loss / one.loss - 1), worst[0], worst[1],
+                          fabs(dlog_scale / one.dlog_scale - 1));
+        result_free(got);
+    }
+    for (int i = 0; i < 2; i++) assert_true(worst[i] > 1e-4 && worst[i] < 2e-2);
+    result_free(&one);
+    free(I);
+    free(T);
 }
 
 /* ---- finite differences ---- */
@@ -489,6 +556,7 @@ int main(void) {
         cmocka_unit_test(test_against_formula),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_gather_bf16),
         cmocka_unit_test(test_finite_differences),
     };
     return cmocka_run_group_tests_name("loss", tests, setup, NULL);

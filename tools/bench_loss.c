@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 static int64_t n = 4096, global_batch, ranks_simulated = 1, dim = 512, logit_memory = 64, reps = 3;
-static int device, precision;
+static int device, precision, gather_dtype;
 static bool siglip, json;
 
 static Option options[] = {
@@ -20,6 +20,7 @@ static Option options[] = {
      "do the work of one of so many ranks", 0},
     {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
     {"logit-memory", OPT_INT, &logit_memory, "MIB", 1, 1e6, "for logits", 0},
+    {"gather-dtype", OPT_CHOICE, &gather_dtype, GATHER_CHOICES, 0, 0, "features on the wire", 0},
     {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 100, "timed runs; the median is reported", 0},
     {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
@@ -61,22 +62,29 @@ static acc *random_features(const Kernels *k, size_t rows, size_t E, uint64_t se
 
 enum { MADE_UP = 8192 };
 static const Kernels *kernels;
-static bool gathered;
 static double sent; /* bytes */
 
+static acc *made_up; /* [MADE_UP,E] */
+
+/* row_bytes: of a row as it travels. */
+static void gather_rows(char *all, const void *part, size_t bytes, const void *others,
+                        size_t row_bytes) {
+    size_t total = bytes * (size_t)ranks_simulated, made = MADE_UP * row_bytes;
+    for (size_t at = bytes; at < total; at += made)
+        kernels->copy(all + at, others, size_min(made, total - at));
+    if (part != all) kernels->copy(all, part, bytes);
+    sent += (double)(ranks_simulated - 1) * (double)bytes;
+}
 static void fake_gather(acc *all, const acc *part, size_t count) {
-    size_t E = (size_t)dim, rows = count / E, N = rows * (size_t)ranks_simulated;
-    if (!gathered) {
-        size_t made = size_min(MADE_UP, N - rows);
-        acc *others = random_features(kernels, made, E, 3);
-        for (size_t i = rows; i < N; i += made)
-            kernels->copy(acc_at(kernels, all, i * E), others,
-                          size_min(made, N - i) * E * kernels->acc_size);
-        kernels->release(others);
-        gathered = true;
-    }
-    kernels->copy(all, part, count * kernels->acc_size);
-    sent += (double)(ranks_simulated - 1) * (double)(count * kernels->acc_size);
+    size_t size = kernels->acc_size;
+    gather_rows((char *)all, part, count * size, made_up, (size_t)dim * size);
+}
+static void fake_pieces(const CommPiece *pieces, size_t count) {
+    void *narrow = kernels->alloc(2 * MADE_UP * (size_t)dim);
+    kernels->bf16_from_acc(narrow, made_up, MADE_UP * (size_t)dim);
+    for (size_t i = 0; i < count; i++)
+        gather_rows(pieces[i].all, pieces[i].part, pieces[i].bytes, narrow, 2 * (size_t)dim);
+    kernels->release(narrow);
 }
 static void fake_scatter(acc *part, const acc *all, size_t count) {
     kernels->copy(part, all, count * kernels->acc_size);
@@ -91,21 +99,22 @@ static void fake_reduce(acc *x, size_t count) {
 static const Comm *simulated(const Kernels *k) {
     static Comm fake = {.name = "simulated",
                         .all_gather = fake_gather,
+                        .gather_pieces = fake_pieces,
                         .reduce_scatter = fake_scatter,
                         .all_reduce_sum = fake_reduce,
                         .all_reduce_max = fake_reduce};
     kernels = k;
     fake.size = (int)ranks_simulated;
+    if (ranks_simulated > 1) made_up = random_features(k, MADE_UP, (size_t)dim, 3);
     return ranks_simulated > 1 ? &fake : comm_self(k);
 }
 
 /* What the two-matrix form (each direction's logits a rank of their own, both features gathered and
  * both gradients scattered) sends and multiplies, beside ours. */
 static void report(size_t rows, size_t N, size_t E, double t, double memory, double loss,
-                   size_t elem) {
-    bool kept = !siglip && rows * N <= ((size_t)logit_memory << 20) / elem;
+                   double flops, size_t elem) {
     double product = 2e-9 * (double)rows * (double)N * (double)E;
-    int products = kept || siglip ? 3 : 4;
+    int products = (int)lround(1e-9 * flops / product);
     double wire = sent / (double)(reps + 1) / (1 << 20);
     double two_matrix = 4 * (double)(N - rows) * (double)(E * elem) / (1 << 20);
     if (json) {
@@ -142,8 +151,10 @@ int bench_loss(int argc, char **argv) {
     size_t before = peak_rss();
     Loss *l = loss_new(k, simulated(k), siglip ? LOSS_SIGLIP : LOSS_CLIP, N, E,
                        size_mul((size_t)logit_memory, 1 << 20));
+    if (gather_dtype == GATHER_BF16) loss_gather_bf16(l);
     double *seconds = xcalloc((size_t)reps, sizeof *seconds), out;
-    for (int64_t i = -1; i < reps; i++) { /* one run to warm up */
+    for (int64_t i = -1; i < reps; i++) { /* one run to warm up, whose products are counted */
+        kernel_stats_on = i < 0;
         k->zero(scalars, 5 * k->acc_size);
         k->acc_set(scalars, (double[]){siglip ? log(10) : log(1 / 0.07), siglip ? -10 : 0}, 2);
         double t0 = clock_now();
@@ -155,7 +166,8 @@ int bench_loss(int argc, char **argv) {
     }
     k->acc_get(&out, acc_at(k, scalars, 2), 1);
     double t = bench_median(seconds, (size_t)reps), mib = (double)(peak_rss() - before) / (1 << 20);
-    report(N, size_mul(N, (size_t)ranks_simulated), E, t, mib, out, k->acc_size);
+    report(N, size_mul(N, (size_t)ranks_simulated), E, t, mib, out, kernel_stats[SLOT_gemm].flops,
+           k->acc_size);
     loss_free(l);
     return EXIT_OK;
 }

@@ -119,6 +119,7 @@ void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
     l->optim = optim_new(l->params, &oo);
     l->step = step_new(k, comm, l->clip, l->params, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                        batch, accum, c->embed_dim, size_mul((size_t)opt->logit_memory, 1 << 20));
+    if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
     if (!opt->distill_pretrained) return;
     comm_rank0_begin(comm);
     l->teacher = teacher_open(k, opt->distill_model, opt->distill_pretrained, c, batch,

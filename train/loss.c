@@ -16,6 +16,7 @@ struct Loss {
     const Comm *comm;
     LossKind kind;
     size_t n, E, tile_rows, tile_cols;
+    bool bf16; /* on the wire */
     bool kept; /* all tiles have a place of their own: the second walk need not multiply again */
     void *memory;
     acc *logits;                    /* one tile, or all of them one behind another */
@@ -173,6 +174,23 @@ void loss_free(Loss *l) {
     soft_free(l);
     l->k->release(l->memory);
     free(l);
+}
+
+void loss_gather_bf16(Loss *l) { l->bf16 = true; }
+
+/* The gradients' place is free until the walk: what comes over the wire lies there. */
+static void gather_texts(const Loss *l, const acc *texts, size_t n) {
+    const Kernels *k = l->k;
+    const Comm *comm = l->comm;
+    size_t count = n * l->E, bytes = 2 * count;
+    if (!l->bf16) {
+        comm->all_gather(l->texts, texts, count);
+        return;
+    }
+    char *own = (char *)l->dtexts + (size_t)comm->rank * bytes;
+    k->bf16_from_acc(own, texts, count);
+    comm->gather_pieces(&(CommPiece){l->dtexts, own, bytes}, 1);
+    k->acc_from_bf16(l->texts, l->dtexts, count * (size_t)comm->size);
 }
 
 /* ---- the walks ---- */
@@ -363,7 +381,7 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
               .weight = l->kind == LOSS_SIGLIP ? 1.0 / (double)N : 0.5 / (double)N};
     k->zero(loss, k->acc_size);
     k->zero(l->scratch, k->acc_size);
-    if (!alone) comm->all_gather(l->texts, texts, n * l->E);
+    if (!alone) gather_texts(l, texts, n);
     if (l->softened) soft_groups(l, &w);
     if (l->softened && l->soft->dim) walk_teacher(l, &w);
     if (l->kind == LOSS_CLIP) {

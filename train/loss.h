@@ -7,6 +7,10 @@
 
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 
+/* What travels to other ranks as features: indices into these. */
+#define GATHER_CHOICES "fp32|bf16"
+enum { GATHER_FP32, GATHER_BF16 };
+
 typedef struct Loss Loss;
 
 /* What stands in place of "row i belongs to column i alone".
@@ -28,6 +32,9 @@ void loss_free(Loss *l);
 void loss_allow_soft(Loss *l, size_t teacher_dim);
 /* The next loss_run has these targets. */
 void loss_soften(Loss *l, const SoftTargets *t);
+/* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits. Every
+ * rank sees the same rounded texts, its own too; their gradients stay f32. */
+void loss_gather_bf16(Loss *l);
 /* What loss_new takes (SigLIP never keeps logits: at most that). */
 size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).

@@ -116,6 +116,8 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
     return s;
 }
 
+void step_gather_bf16(Step *s) { loss_gather_bf16(s->loss); }
+
 void step_free(Step *s) {
     if (!s) return;
     s->k->sync();

@@ -30,6 +30,8 @@ typedef struct StepExtras {
 void step_extend(Step *s, const StepExtras *x);
 /* A later step whose loss is above this is left out; INFINITY at first. */
 void step_limit_loss(Step *s, double most);
+/* loss_gather_bf16. */
+void step_gather_bf16(Step *s);
 /* Asks for one step: batches[accum], lr and t (from 1) of this step. Nothing is waited for, so the
  * batches have to stay until its result is taken, and at most two steps may be under way. */
 void step_start(Step *s, Batch *const *batches, double lr, uint64_t t);

@@ -1,6 +1,7 @@
 #include "train/train_options.h"
 
 #include "train/comm.h"
+#include "train/loss.h"
 
 TrainOptions train_options = {
     .image_key = "jpg;png;jpeg;webp",
@@ -188,6 +189,8 @@ static Option options[] = {
      "end all ranks when one does not come; longer than a checkpoint takes", 0},
     {"comm-port", OPT_INT, &O.comm_port, NULL, 0, 65535,
      "where rank 0 (MASTER_ADDR) gives out NCCL's id; 0: MASTER_PORT + 1", 0},
+    {"gather-dtype", OPT_CHOICE, &O.gather_dtype, GATHER_CHOICES, 0, 0,
+     "features on their way to other ranks; bf16: half of those bytes", 0},
     {"logs", OPT_STRING, &O.logs, "DIR", 0, 0, "folder of run folders", 0},
     {"name", OPT_STRING, &O.name, "NAME", 0, 0, "run folder's name; default: time and model", 0},
     {"resume", OPT_STRING, &O.resume, "latest|PATH", 0, 0,

@@ -36,7 +36,7 @@ typedef struct TrainOptions {
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
     int lr_scheduler, wd_groups, moments;
     /* machine */
-    int device, precision, comm;
+    int device, precision, comm, gather_dtype;
     double comm_timeout;
     int64_t comm_port;
     int64_t world_size; /* of --dry-run; 0: the ranks there are */
