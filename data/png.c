@@ -134,31 +134,62 @@ bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels
     return ok;
 }
 
-static void write_rows(png_structp png, png_infop info, FILE *f, const uint8_t *rgb, int width,
-                       int height) {
-    png_init_io(png, f);
-    png_set_IHDR(png, info, (uint32_t)width, (uint32_t)height, 8, PNG_COLOR_TYPE_RGB,
-                 PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+typedef struct Growing {
+    uint8_t *bytes;
+    size_t size, capacity;
+} Growing;
+
+static void append(png_structp png, png_bytep bytes, size_t n) {
+    Growing *g = png_get_io_ptr(png);
+    if (n > g->capacity - g->size) {
+        g->capacity = size_add(g->size, size_max(n, g->capacity)) + 256;
+        g->bytes = xrealloc(g->bytes, g->capacity);
+    }
+    memcpy(g->bytes + g->size, bytes, n);
+    g->size += n;
+}
+
+static void flush_nothing(png_structp png) { (void)png; }
+
+static void write_rows(png_structp png, png_infop info, const uint8_t *pixels, int width,
+                       int height, int channels) {
+    png_set_IHDR(png, info, (uint32_t)width, (uint32_t)height, 8,
+                 channels == 1 ? PNG_COLOR_TYPE_GRAY : PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
+                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     png_write_info(png, info);
-    for (int y = 0; y < height; y++) png_write_row(png, rgb + (size_t)y * (size_t)width * 3);
+    for (int y = 0; y < height; y++)
+        png_write_row(png, pixels + (size_t)y * (size_t)width * (size_t)channels);
     png_write_end(png, NULL);
 }
 
-bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err) {
-    FILE *f = fopen(path, "wb");
-    if (!f) return error_set(err, "%s: cannot be written", path);
+bool image_encode_png(uint8_t **bytes, size_t *size, const uint8_t *pixels, int width, int height,
+                      int channels, Error *err) {
+    Growing growing = {0}, *g = &growing; /* through memory, as in png_decode */
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, err, fail, be_silent);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     volatile bool ok = false;
     if (!info)
-        error_set(err, "%s: no memory for the encoder", path);
+        error_set(err, "PNG: no memory for the encoder");
     else if (setjmp(png_jmpbuf(png)) == 0) {
-        write_rows(png, info, f, rgb, width, height);
+        png_set_write_fn(png, g, append, flush_nothing);
+        write_rows(png, info, pixels, width, height, channels);
         ok = true;
     }
     png_destroy_write_struct(&png, &info);
-    bool closed = fclose(f) == 0;
-    if (ok && !closed) error_set(err, "%s: cannot be written", path);
-    if (!ok || !closed) remove(path);
-    return ok && closed;
+    if (!ok) free(g->bytes);
+    *bytes = g->bytes;
+    *size = g->size;
+    return ok;
+}
+
+bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err) {
+    uint8_t *bytes;
+    size_t size;
+    if (!image_encode_png(&bytes, &size, rgb, width, height, 3, err)) return false;
+    FILE *f = fopen(path, "wb");
+    bool ok = f && fwrite(bytes, 1, size, f) == size, closed = f && fclose(f) == 0;
+    free(bytes);
+    if (ok && closed) return true;
+    if (f) remove(path);
+    return error_set(err, "%s: cannot be written", path);
 }

@@ -1,10 +1,12 @@
 #include "data/shards.h"
+#include "data/idx.h"
 #include "data/parallel.h"
 #include "data/sources.h"
 #include "data/table.h"
 #include "data/tarshard.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +17,7 @@ typedef struct Shard {
     size_t start; /* its first sample */
     TarShard tar;
     Table table;
+    IdxSet idx;
 } Shard;
 
 struct Dataset {
@@ -101,11 +104,15 @@ static void open_one(void *context, size_t i, size_t thread) {
                             d->options.pipe_seconds, &err);
         s->kind = SOURCE_SHARD;
         break;
+    case SOURCE_IDX:
+        ok = idx_set_open(&s->idx, path, &err);
+        break;
     }
     if (!ok) job->errors[i] = err;
 }
 
 static size_t shard_samples(const Shard *s) {
+    if (s->kind == SOURCE_IDX) return s->idx.images.shape[0];
     return s->kind == SOURCE_SHARD ? s->tar.h.usable : s->table.count;
 }
 
@@ -183,6 +190,7 @@ void dataset_close(Dataset *d) {
     for (size_t i = 0; i < d->shard_count; i++) {
         tarshard_free(&d->shards[i].tar);
         table_free(&d->shards[i].table);
+        idx_set_free(&d->shards[i].idx);
     }
     for (size_t i = 0; i < COUNT(d->strings); i++) free(d->strings[i]);
     caption_keys_free(&d->captions);
@@ -293,6 +301,23 @@ static bool read_table(const Table *t, size_t i, CaptionPick pick, const uint64_
     return ok;
 }
 
+static char *idx_key(const IdxSet *x, size_t i) { return xasprintf("%s:%zu", x->name, i); }
+
+/* Its caption, where one is needed, is the label's number. */
+static bool read_idx(const IdxSet *x, size_t i, bool need_text, Sample *s, Error *err) {
+    s->key = idx_key(x, i);
+    free(s->image);
+    s->image = NULL;
+    s->image_capacity = 0;
+    if (!idx_picture(x, i, &s->image, &s->image_size, err)) return false;
+    s->image_capacity = s->image_size;
+    if (x->labels.size) s->label = x->labels.bytes[i];
+    char digits[8];
+    int n = snprintf(digits, sizeof digits, "%d", s->label);
+    if (need_text && s->label >= 0) sample_set_text(s, digits, (size_t)n);
+    return true;
+}
+
 static const Shard *find_shard(const Dataset *d, size_t index, size_t *number) {
     size_t lo = 0, hi = d->shard_count;
     while (hi - lo > 1) {
@@ -312,10 +337,14 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
     const Shard *shard = find_shard(d, index, &number);
     Error why;
     sample_reset(s);
-    bool ok = shard->kind == SOURCE_SHARD
-                  ? read_tar(d, &d->shards[number].tar, index - shard->start, draw, s, &why)
-                  : read_table(&shard->table, index - shard->start,
-                               (CaptionPick)d->options.captions, draw, s, &why);
+    bool ok;
+    if (shard->kind == SOURCE_SHARD)
+        ok = read_tar(d, &d->shards[number].tar, index - shard->start, draw, s, &why);
+    else if (shard->kind == SOURCE_IDX)
+        ok = read_idx(&shard->idx, index - shard->start, d->captions.choices > 0, s, &why);
+    else
+        ok = read_table(&shard->table, index - shard->start, (CaptionPick)d->options.captions, draw,
+                        s, &why);
     if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
         return error_set(err, "%s", why.text); /* a file's error names it already */
     if (ok && d->captions.choices && text_is_blank(s->text, s->text_size))
@@ -331,6 +360,7 @@ char *dataset_key(Dataset *d, size_t index, Error *err) {
     assert(index < d->count);
     size_t number;
     const Shard *shard = find_shard(d, index, &number);
+    if (shard->kind == SOURCE_IDX) return idx_key(&shard->idx, index - shard->start);
     if (shard->kind != SOURCE_SHARD) return table_path(&shard->table.rows[index - shard->start]);
     TarShard *t = &d->shards[number].tar;
     IndexPick p;

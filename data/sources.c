@@ -95,6 +95,7 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
     if (strstr(path, "://"))
         return error_set(err, "%s: no address is fetched here: use \"pipe:curl -sf %s\"", path,
                          path);
+    if (strncmp(path, "idx:", 4) == 0) return add(s, SOURCE_IDX, path + 4, err);
     if (is_shard(path)) return add(s, SOURCE_SHARD, path, err);
     if (ends_with(path, ".csv") || ends_with(path, ".tsv")) return add(s, SOURCE_TABLE, path, err);
     if (ends_with(path, ".txt")) {

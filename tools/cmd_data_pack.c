@@ -9,10 +9,17 @@
 static PackOptions pack;
 static DatasetOptions dataset;
 static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, quality, workers;
+static const char *images, *labels;
+static int format;
 static bool json;
 
 static Option options[] = {
     {"out", OPT_STRING, &pack.out, "DIR/NAME", 0, 0, "writes DIR/NAME-000000.tar, ...", 0},
+    {"format", OPT_CHOICE, &format, "auto|idx", 0, 0,
+     "auto: SPEC tells; idx: arrays of MNIST's form, --images and --labels", 0},
+    {"images", OPT_STRING, &images, "FILE", 0, 0, "--format idx: [N,H,W] or [N,H,W,3], also .gz",
+     0},
+    {"labels", OPT_STRING, &labels, "FILE", 0, 0, "and [N]; default: the one beside, if any", 0},
     {"zstd", OPT_FLAG, &pack.zstd, NULL, 0, 0, "compressed shards (.tar.zst)", 0},
     {"force", OPT_FLAG, &pack.force, NULL, 0, 0, "replace shards of that name", 0},
     {"shard-samples", OPT_INT, &shard_samples, NULL, 1, 1e7, "samples a shard holds at most", 0},
@@ -33,11 +40,13 @@ static Option options[] = {
 static const Command command = {
     "data pack",
     "Packs images and captions into WebDataset shards with indexes.",
-    "clipc data pack SPEC... --out DIR/NAME",
+    "clipc data pack SPEC... --out DIR/NAME\n"
+    "       clipc data pack --format idx --images FILE [--labels FILE] --out DIR/NAME",
     "  clipc data pack captions.tsv --out shards/train --csv-img-key path\n"
+    "  clipc data pack --format idx --images t10k-images-idx3-ubyte.gz --out shards/fashion\n"
     "  clipc data pack photos/ --out shards/photos --zstd --max-size 256\n"
     "A SPEC is a .csv or .tsv, a folder of images with .txt files beside, a folder of class\n"
-    "folders, or shards. Images keep their bytes but for --max-size.\n",
+    "folders, idx:IMAGES[,LABELS], or shards. Images keep their bytes but for --max-size.\n",
     options,
     COUNT(options),
 };
@@ -53,6 +62,19 @@ static void print_report(const PackReport *r) {
                          (json_int_t)r->shrunk, "unreadable", (json_int_t)r->unreadable,
                          "no_caption", (json_int_t)r->no_caption, "too_large",
                          (json_int_t)r->too_large));
+}
+
+/* --format idx: the arrays are the only operand; they have labels instead of captions. */
+static void name_arrays(StringList *operands) {
+    if (!format && (images || labels))
+        die_usage("clipc data pack: --images and --labels belong to --format idx");
+    if (!format) return;
+    if (!images || operands->count)
+        die_usage("clipc data pack: --format idx takes --images FILE, and no SPEC");
+    char *spec = xasprintf("idx:%s%s%s", images, labels ? "," : "", labels ? labels : "");
+    string_list_add(operands, spec);
+    free(spec);
+    dataset.text_keys = NULL;
 }
 
 int cmd_data_pack(int argc, char **argv) {
@@ -74,6 +96,7 @@ int cmd_data_pack(int argc, char **argv) {
     pack.max_size = (int)max_size;
     pack.quality = (int)quality;
     pack.threads = (size_t)workers;
+    name_arrays(&operands);
     Dataset *d = open_operands(&command, &operands, &dataset);
     PackReport report;
     Error err;

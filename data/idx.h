@@ -1,0 +1,33 @@
+/* idx: the arrays of MNIST and its kin: IDX files of bytes, plain or gzip (Y. LeCun, C. Cortes, C.
+ * Burges, The MNIST database: 0, 0, type 8, dimensions, each size as big-endian u32, then the
+ * bytes). Called by data/shards.c. */
+#ifndef DATA_IDX_H
+#define DATA_IDX_H
+#include "kernels/base.h"
+
+enum { IDX_DIMS_MAX = 4 };
+#define IDX_BYTES_MAX ((size_t)2 << 30) /* decompressed */
+
+typedef struct IdxArray {
+    size_t ndim, shape[IDX_DIMS_MAX], size; /* size: bytes, the product of shape */
+    uint8_t *bytes;                         /* malloc'd */
+} IdxArray;
+
+/* A whole file's bytes. Memory grows with what is there, not with what a header promises. */
+bool idx_parse(IdxArray *a, const uint8_t *file, size_t n, Error *err);
+void idx_free(IdxArray *a);
+
+typedef struct IdxSet {
+    IdxArray images; /* [N,H,W] grey or [N,H,W,3] */
+    IdxArray labels; /* [N], or no bytes: without labels */
+    char *name;      /* of the images' file, without its folder */
+} IdxSet;
+
+/* "IMAGES,LABELS"; with IMAGES alone the labels are those beside that are named alike
+ * ("x-images-idx3-ubyte.gz" and "x-labels-idx1-ubyte.gz"), if there are any. After either,
+ * idx_set_free. */
+bool idx_set_open(IdxSet *s, const char *files, Error *err);
+/* Picture i as PNG, malloc'd. */
+bool idx_picture(const IdxSet *s, size_t i, uint8_t **png, size_t *n, Error *err);
+void idx_set_free(IdxSet *s);
+#endif
