@@ -15,7 +15,8 @@ enum RngStream {
     RNG_AUGMENT,
     RNG_PATCH_DROPOUT,
     RNG_CAPTION,
-    RNG_TEST
+    RNG_TEST,
+    RNG_PROBE
 };
 
 /* Four 32-bit words of the block number `index` (Salmon et al., "Parallel random numbers: as easy

@@ -21,6 +21,7 @@ static const Entry entries[] = {
     {NULL, "train", cmd_train, "train a CLIP from image-text shards"},
     {"eval", "retrieval", cmd_eval_retrieval,
      "recall@k of images for captions and captions for images"},
+    {"eval", "probe", cmd_eval_probe, "a linear classifier and neighbours on frozen features"},
     {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes"},
     {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy, or an index)"},
     {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image"},

@@ -1,0 +1,14 @@
+/* knn: classes by the nearest features of a training set. Called by `eval probe`. */
+#ifndef EVAL_KNN_H
+#define EVAL_KNN_H
+#include "eval/probe.h"
+
+typedef enum { KNN_WEIGHTED, KNN_MAJORITY } KnnVote; /* "weighted|majority" */
+#define KNN_VOTE_CHOICES "weighted|majority"
+
+/* predicted[test->count]: the class with the most votes among the k rows of `train` with the
+ * highest cosine, which count exp(cosine / 0.07) each (Wu et al. 2018) or 1 each; of equal sums the
+ * class of the nearest such row. Rows have length 1. */
+void knn_predict(int *predicted, const ProbeSet *train, const ProbeSet *test, size_t classes,
+                 size_t k, KnnVote vote);
+#endif

@@ -1,0 +1,15 @@
+/* probe_split: parts of a labelled set, drawn class by class. Called by `eval probe`. */
+#ifndef EVAL_PROBE_SPLIT_H
+#define EVAL_PROBE_SPLIT_H
+#include "eval/probe.h"
+
+/* Of every class `shots` rows (or all it has) into train and up to `more` others into val; which
+ * ones is a function of seed alone. */
+void probe_draw_shots(const ProbeSet *all, size_t classes, size_t shots, size_t more, uint64_t seed,
+                      ProbeSet *train, ProbeSet *val);
+/* A fifth of every class (at least one row of two) into val, the rest into train. */
+void probe_hold_out(const ProbeSet *all, size_t classes, uint64_t seed, ProbeSet *train,
+                    ProbeSet *val);
+ProbeSet probe_set_join(const ProbeSet *a, const ProbeSet *b);
+void probe_set_free(ProbeSet *s);
+#endif
