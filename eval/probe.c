@@ -4,7 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_ROWS = 4096, HISTORY = 10, TRIALS = 20 };
+enum { CHUNK_ROWS = 4096, HISTORY = 10, TRIALS = 20, STALE_STEPS = 20 };
+#define DECREASE 1e-4 /* Wolfe's conditions */
+#define CURVATURE 0.9
+#define F32_NOISE 1e-6 /* of the mean loss, relatively */
+#define PROGRESS 1e-7  /* a step that gains less, relatively, is stale */
 
 /* ---- loss and gradient ---- */
 
@@ -169,19 +173,22 @@ static void remember(Lbfgs *l, const double *w, const double *w0, const double *
     if (l->held < HISTORY) l->held++;
 }
 
-/* A step along d that meets Wolfe's conditions, by bisection (Lewis & Overton 2013). w, g, *f move
- * there; false: none is found, which is where f32 products end. */
-static bool line_search(const Problem *p, double *w, double *g, double *f, const double *d,
-                        double first, double *w_new, double *g_new) {
+/* A step along d that meets Wolfe's conditions, by bisection (Lewis & Overton 2013); where values
+ * differ by no more than f32 products show, slopes decide (Hager & Zhang 2005). *f becomes its
+ * value; w_new, g_new are there. False: none is found. */
+static bool line_search(const Problem *p, const double *w, const double *g, double *f,
+                        const double *d, double first, double *w_new, double *g_new) {
     const double slope = dot(g, d, p->size);
     double lo = 0, hi = INFINITY, t = first;
     if (!(slope < 0)) return false;
     for (int trial = 0; trial < TRIALS; trial++) {
         for (size_t i = 0; i < p->size; i++) w_new[i] = w[i] + t * d[i];
-        double value = evaluate(p, w_new, g_new);
-        if (!(value <= *f + 1e-4 * t * slope)) {
+        double value = evaluate(p, w_new, g_new), there = dot(g_new, d, p->size);
+        bool lower = value <= *f + DECREASE * t * slope ||
+                     (value <= *f + F32_NOISE * *f && there <= (2 * DECREASE - 1) * slope);
+        if (!lower) {
             hi = t;
-        } else if (dot(g_new, d, p->size) < 0.9 * slope) {
+        } else if (there < CURVATURE * slope) {
             lo = t;
         } else {
             *f = value;
@@ -206,11 +213,11 @@ void probe_fit(Probe *out, const Kernels *k, const ProbeSet *s, size_t classes, 
            *w_new = xcalloc(n, sizeof *w), *g_new = xcalloc(n, sizeof *g);
     if (start && start->w) memcpy(w, start->w, n * sizeof *w);
     double f = evaluate(&p, w, g);
-    size_t steps = 0;
+    size_t steps = 0, stale = 0;
     bool done = largest(g, n) <= o->tolerance;
     while (!done && steps < o->max_iterations) {
         direction(&l, d, g);
-        double first = l.held ? 1 : fmin(1, 1 / sqrt(dot(g, g, n)));
+        double first = l.held ? 1 : fmin(1, 1 / sqrt(dot(g, g, n))), before = f;
         if (!line_search(&p, w, g, &f, d, first, w_new, g_new)) {
             done = !l.held; /* once more along the gradient */
             l.held = 0;
@@ -224,7 +231,8 @@ void probe_fit(Probe *out, const Kernels *k, const ProbeSet *s, size_t classes, 
         g = g_new;
         g_new = t;
         steps++;
-        done = largest(g, n) <= o->tolerance;
+        stale = f < before - PROGRESS * before ? 0 : stale + 1;
+        done = largest(g, n) <= o->tolerance || stale == STALE_STEPS;
     }
     *out = (Probe){classes, s->dim, w, f * C * (double)s->count, steps, done};
     for (size_t h = 0; h < HISTORY; h++) {
