@@ -28,7 +28,10 @@ struct Feed {
     uint64_t caption_seed;
     /* the sources of this pass, and the one being read */
     uint64_t pass, in_pass;
-    size_t *order, order_count, order_at, current;
+    size_t *order, order_count, order_at;
+    double *factor; /* resampled: of each part */
+    uint64_t drawn; /* resampled: sources of this epoch */
+    size_t barren;  /* sources in a row that had no sample */
     TarStream *open;
     bool drained; /* the pass is read: the buffer empties */
     /* a ring of samples to draw from; the first ones of the epoch, for its end */
@@ -54,7 +57,11 @@ Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions 
             return NULL;
         }
     }
-    if (sources->count < (size_t)o->ranks) {
+    if (standard_input && o->resampled) {
+        error_set(err, "-: standard input cannot be drawn again and again");
+        return NULL;
+    }
+    if (sources->count < (size_t)o->ranks && !o->resampled) {
         error_set(err, "%zu streams for %d ranks: each rank needs one of its own", sources->count,
                   o->ranks);
         return NULL;
@@ -64,7 +71,13 @@ Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions 
                        "the samples of an epoch");
         return NULL;
     }
+    double *factor = xcalloc(sources->parts, sizeof *factor);
+    if (!parse_factors(factor, sources->parts, o->factors, err)) {
+        free(factor);
+        return NULL;
+    }
     Feed *f = xcalloc(1, sizeof *f);
+    f->factor = factor;
     f->sources = *sources;
     *sources = (Sources){.items = NULL};
     f->how = *how;
@@ -94,6 +107,7 @@ void feed_free(Feed *f) {
     empty(f);
     sources_free(&f->sources);
     free(f->order);
+    free(f->factor);
     free(f->buffer);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->turn);
@@ -123,7 +137,8 @@ static void begin_epoch(Feed *f, uint64_t epoch) {
     f->begun = true;
     f->caption_seed = rng_mix(f->o.seed, epoch);
     f->seed = rng_mix(f->caption_seed, (uint64_t)f->o.rank);
-    f->taken = 0;
+    f->taken = f->drawn = 0;
+    f->barren = 0;
     begin_pass(f, epoch, 0);
 }
 
@@ -133,32 +148,56 @@ static bool count_failure(Feed *f, const Error *why, Error *err) {
     f->last_failure = *why;
     log_warn("stream %s", why->text);
     if (f->standard_input) return error_set(err, "%s", why->text);
-    if (f->opened < size_min(JUDGED_AFTER, f->order_count) ||
-        (double)f->failed <= f->max_bad * (double)f->opened)
-        return true;
+    size_t judged = f->o.resampled ? JUDGED_AFTER : size_min(JUDGED_AFTER, f->order_count);
+    if (f->opened < judged || (double)f->failed <= f->max_bad * (double)f->opened) return true;
     return error_set(
         err, "%llu of %llu streams failed, more than --max-bad %g allows; the last one: %s",
         (unsigned long long)f->failed, (unsigned long long)f->opened, f->max_bad, why->text);
+}
+
+/* Draws a source by its part's factor. */
+static size_t draw_source(Feed *f) {
+    double sum = 0;
+    for (size_t i = 0; i < f->sources.count; i++) sum += f->factor[f->sources.items[i].part];
+    double at = rng_uniform(f->seed, RNG_SHUFFLE_SHARDS, f->drawn++) * sum;
+    size_t last = 0;
+    for (size_t i = 0; i < f->sources.count; i++) {
+        double factor = f->factor[f->sources.items[i].part];
+        if (factor <= 0) continue;
+        last = i;
+        if (at < factor) break;
+        at -= factor;
+    }
+    return last;
+}
+
+/* Opens the next source. False: it failed; *end: the pass has no more. */
+static bool open_next(Feed *f, bool *end, Error *why) {
+    size_t i;
+    *end = f->o.resampled ? f->barren > 2 * f->sources.count : f->order_at == f->order_count;
+    if (*end) return true;
+    i = f->o.resampled ? draw_source(f) : f->order[f->order_at++];
+    f->opened++;
+    f->barren++;
+    f->open = tarstream_open(&f->sources.items[i], i, &f->how, why);
+    return f->open != NULL;
 }
 
 /* The next sample of this pass; *out NULL at its end. */
 static bool read_on(Feed *f, StreamSample **out, Error *err) {
     Error why;
     for (*out = NULL; !atomic_load(&f->stop);) {
-        if (!f->open) {
-            if (f->order_at == f->order_count) return true;
-            size_t i = f->order[f->order_at++];
-            f->opened++;
-            f->open = tarstream_open(&f->sources.items[i], i, &f->how, &why);
-            if (!f->open) {
-                if (atomic_load(&f->stop)) break;
-                if (!count_failure(f, &why, err)) return false;
-                continue;
-            }
+        bool end = false;
+        if (!f->open && !open_next(f, &end, &why)) {
+            if (atomic_load(&f->stop)) break;
+            if (!count_failure(f, &why, err)) return false;
+            continue;
         }
+        if (end) return true;
         TarStreamStatus status = tarstream_next(f->open, &f->caption_seed, out, &why);
         if (status == TARSTREAM_SAMPLE) {
             f->in_pass++;
+            f->barren = 0;
             return true;
         }
         tarstream_close(f->open);
@@ -200,7 +239,7 @@ static bool provide(Feed *f, uint64_t epoch, Error *err) {
                              "standard input ended after %llu samples, before the run did: "
                              "--epochs times --train-num-samples must not be more",
                              (unsigned long long)f->taken);
-        if (f->in_pass == 0)
+        if (f->in_pass == 0 || f->o.resampled)
             return error_set(err, "no stream has a usable sample (%llu failed%s%s)",
                              (unsigned long long)f->failed, f->failed ? "; the last one: " : "",
                              f->failed ? f->last_failure.text : "");

@@ -14,8 +14,10 @@ typedef struct FeedOptions {
     int rank, ranks;
     uint64_t seed;
     bool shuffle;
-    size_t buffer;  /* samples to mix: ≥ 1 */
-    double seconds; /* how long one read may wait */
+    size_t buffer;       /* samples to mix: ≥ 1 */
+    double seconds;      /* how long one read may wait */
+    bool resampled;      /* sources are drawn with replacement, by every rank of its own */
+    const char *factors; /* then: how often those of each part, "2::1"; NULL: all alike */
 } FeedOptions;
 
 /* What a row may be filled with: its sample, then others in case that one is bad. */

@@ -59,7 +59,8 @@ static size_t global_batch(const LoaderOptions *o) {
 
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o) {
     size_t n = dataset_count(d);
-    if (o->samples_per_epoch) n = size_min(n, o->samples_per_epoch);
+    if (o->samples_per_epoch)
+        n = o->resampled ? o->samples_per_epoch : size_min(n, o->samples_per_epoch);
     return n / global_batch(o);
 }
 

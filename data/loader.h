@@ -28,6 +28,7 @@ typedef struct LoaderOptions {
     size_t context;
     size_t batch_size, accum;
     size_t samples_per_epoch; /* the first so many positions of an epoch; 0: all */
+    bool resampled;           /* these may be more than there are samples */
     int rank, ranks;
     size_t workers; /* threads ≥ 1 */
     size_t ring;    /* batches in flight; 0: a default */

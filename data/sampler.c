@@ -1,16 +1,28 @@
 #include "data/sampler.h"
+#include "data/sources.h"
 #include "kernels/rng.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { EPOCHS = 2, WINDOWS = 4 }; /* kept: readers stand in one or two, replacements stray */
+enum {
+    EPOCHS = 2, /* kept: readers stand in one or two, replacements stray */
+    WINDOWS = 4,
+    PIECE = 1024, /* rows of a table that are drawn together */
+};
 
-/* The order of the shards in one epoch, and where each window of them starts. */
+/* What is put in order: a shard, or some rows of a table. */
+typedef struct Piece {
+    size_t first, count;
+    double below; /* resampled: sum of the weights of the pieces before it */
+} Piece;
+
+/* The order of the pieces in one epoch, and where each window of them starts. */
 typedef struct Epoch {
     uint64_t number, used;
-    uint64_t *shards;     /* permuted shard numbers; NULL: empty */
+    uint64_t *order; /* numbers of pieces; NULL: empty */
+    size_t count, capacity, windows;
     size_t *window_start; /* positions; [windows + 1] */
 } Epoch;
 
@@ -22,67 +34,140 @@ typedef struct Window {
 } Window;
 
 struct Sampler {
-    const Dataset *data;
-    bool shuffle;
-    size_t width, windows;
+    bool shuffle, resampled;
+    size_t width, samples; /* positions of an epoch */
     uint64_t seed, clock;
+    Piece *pieces;
+    size_t piece_count;
+    double weight; /* of all pieces */
     pthread_mutex_t lock;
     Epoch epochs[EPOCHS];
     Window cache[WINDOWS];
 };
 
-Sampler *sampler_new(const Dataset *d, bool shuffle, size_t window, uint64_t seed) {
-    assert(window >= 1);
+static Sampler *new_sampler(Sampler from) {
+    assert(from.width >= 1);
     Sampler *s = xcalloc(1, sizeof *s);
-    s->data = d;
-    s->shuffle = shuffle;
-    s->width = window;
-    s->windows = div_up(dataset_shards(d), window);
-    s->seed = seed;
+    *s = from;
     pthread_mutex_init(&s->lock, NULL);
     return s;
+}
+
+Sampler *sampler_new(const Dataset *d, bool shuffle, size_t window, uint64_t seed) {
+    size_t shards = dataset_shards(d);
+    Piece *pieces = xcalloc(shards, sizeof *pieces);
+    for (size_t i = 0; i < shards; i++) {
+        size_t first = dataset_shard_start(d, i);
+        pieces[i] = (Piece){first, dataset_shard_start(d, i + 1) - first, 0};
+    }
+    return new_sampler((Sampler){.shuffle = shuffle,
+                                 .width = window,
+                                 .samples = dataset_count(d),
+                                 .seed = seed,
+                                 .pieces = pieces,
+                                 .piece_count = shards});
+}
+
+Sampler *sampler_new_resampled(const Dataset *d, size_t window, uint64_t seed, size_t samples,
+                               const char *factors, Error *err) {
+    size_t parts = dataset_parts(d), shards = dataset_shards(d), count = 0;
+    double *factor = xcalloc(parts, sizeof *factor), weight = 0;
+    if (!parse_factors(factor, parts, factors, err)) {
+        free(factor);
+        return NULL;
+    }
+    Piece *pieces = xcalloc(div_up(dataset_count(d), PIECE) + shards, sizeof *pieces);
+    for (size_t i = 0; i < shards; i++) {
+        size_t end = dataset_shard_start(d, i + 1), most = dataset_is_files(d, i) ? PIECE : end;
+        for (size_t at = dataset_shard_start(d, i), n; at < end; at += n) {
+            n = size_min(most, end - at);
+            pieces[count++] = (Piece){at, n, weight};
+            weight += factor[dataset_shard_part(d, i)]; /* all its samples come with it */
+        }
+    }
+    free(factor);
+    if (weight > 0)
+        return new_sampler((Sampler){.shuffle = true,
+                                     .resampled = true,
+                                     .width = window,
+                                     .samples = samples,
+                                     .seed = seed,
+                                     .pieces = pieces,
+                                     .piece_count = count,
+                                     .weight = weight});
+    free(pieces);
+    error_set(err, "the sources with a factor above 0 hold no samples");
+    return NULL;
 }
 
 void sampler_free(Sampler *s) {
     if (!s) return;
     for (size_t i = 0; i < EPOCHS; i++) {
-        free(s->epochs[i].shards);
+        free(s->epochs[i].order);
         free(s->epochs[i].window_start);
     }
     for (size_t i = 0; i < WINDOWS; i++) free(s->cache[i].samples);
     pthread_mutex_destroy(&s->lock);
+    free(s->pieces);
     free(s);
 }
 
-static size_t shard_size(const Dataset *d, size_t shard) {
-    return dataset_shard_start(d, shard + 1) - dataset_shard_start(d, shard);
+/* The piece at `at` (0 … weight) of the weights end to end. */
+static size_t find_piece(const Sampler *s, double at) {
+    size_t lo = 0, hi = s->piece_count;
+    while (hi - lo > 1) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (s->pieces[mid].below <= at)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* Draws pieces until they hold an epoch's samples. */
+static void draw_pieces(const Sampler *s, Epoch *e, uint64_t seed) {
+    size_t samples = 0;
+    for (e->count = 0; samples < s->samples; e->count++) {
+        if (e->count == e->capacity) {
+            e->capacity = size_max(64, e->capacity * 2);
+            e->order = xrealloc(e->order, size_mul(e->capacity, sizeof *e->order));
+        }
+        double at = rng_uniform(seed, RNG_SHUFFLE_SHARDS, e->count) * s->weight;
+        e->order[e->count] = find_piece(s, at);
+        samples += s->pieces[e->order[e->count]].count;
+    }
 }
 
 static Epoch *find_epoch(Sampler *s, uint64_t number) {
     Epoch *e = &s->epochs[0];
     for (size_t i = 0; i < EPOCHS; i++) {
-        if (s->epochs[i].shards && s->epochs[i].number == number) return &s->epochs[i];
+        if (s->epochs[i].order && s->epochs[i].number == number) return &s->epochs[i];
         if (s->epochs[i].used < e->used) e = &s->epochs[i];
     }
-    size_t shards = dataset_shards(s->data);
+    uint64_t seed = rng_mix(s->seed, number);
     e->number = number;
-    if (!e->shards) {
-        e->shards = xmalloc(size_mul(shards, sizeof *e->shards));
-        e->window_start = xmalloc(size_mul(s->windows + 1, sizeof *e->window_start));
+    if (s->resampled) {
+        draw_pieces(s, e, seed);
+    } else {
+        if (!e->order) e->order = xmalloc(size_mul(s->piece_count, sizeof *e->order));
+        e->count = s->piece_count;
+        rng_permutation(seed, RNG_SHUFFLE_SHARDS, e->order, e->count);
     }
-    rng_permutation(rng_mix(s->seed, number), RNG_SHUFFLE_SHARDS, e->shards, shards);
+    e->windows = div_up(e->count, s->width);
+    e->window_start = xrealloc(e->window_start, size_mul(e->windows + 1, sizeof *e->window_start));
     size_t position = 0;
-    for (size_t i = 0; i < shards; i++) {
+    for (size_t i = 0; i < e->count; i++) {
         if (i % s->width == 0) e->window_start[i / s->width] = position;
-        position += shard_size(s->data, (size_t)e->shards[i]);
+        position += s->pieces[e->order[i]].count;
     }
-    e->window_start[s->windows] = position;
+    e->window_start[e->windows] = position;
     return e;
 }
 
 /* The window whose range of positions holds `position`; empty ones never do. */
-static size_t find_window(const Epoch *e, size_t windows, size_t position) {
-    size_t lo = 0, hi = windows;
+static size_t find_window(const Epoch *e, size_t position) {
+    size_t lo = 0, hi = e->windows;
     while (hi - lo > 1) {
         size_t mid = lo + (hi - lo) / 2;
         if (e->window_start[mid] <= position)
@@ -107,22 +192,21 @@ static Window *fill_window(Sampler *s, const Epoch *e, size_t number) {
     w->epoch = e->number;
     w->number = number;
     rng_permutation(rng_mix(rng_mix(s->seed, e->number), number), RNG_SHUFFLE_SAMPLES, order, n);
-    size_t end = size_min((number + 1) * s->width, dataset_shards(s->data));
+    size_t end = size_min((number + 1) * s->width, e->count);
     for (size_t i = number * s->width; i < end; i++) {
-        size_t first = dataset_shard_start(s->data, (size_t)e->shards[i]);
-        size_t count = shard_size(s->data, (size_t)e->shards[i]);
-        for (size_t k = 0; k < count; k++) w->samples[order[at++]] = first + k;
+        const Piece *p = &s->pieces[e->order[i]];
+        for (size_t k = 0; k < p->count; k++) w->samples[order[at++]] = p->first + k;
     }
     free(order);
     return w;
 }
 
 size_t sampler_at(Sampler *s, uint64_t epoch, size_t position) {
-    assert(position < dataset_count(s->data));
+    assert(position < s->samples);
     if (!s->shuffle) return position;
     pthread_mutex_lock(&s->lock);
     Epoch *e = find_epoch(s, epoch);
-    size_t number = find_window(e, s->windows, position);
+    size_t number = find_window(e, position);
     Window *w = fill_window(s, e, number);
     e->used = w->used = ++s->clock;
     size_t sample = (size_t)w->samples[position - e->window_start[number]];

@@ -14,7 +14,7 @@ enum { OPEN_THREADS = 8 }; /* opening waits for disks and networks more than for
 
 typedef struct Shard {
     SourceKind kind;
-    size_t start; /* its first sample */
+    size_t start, part; /* its first sample; its part of the specification */
     TarShard tar;
     Table table;
     IdxSet idx;
@@ -26,7 +26,7 @@ struct Dataset {
     IndexKeys keys;
     char *cache_dir, *strings[7]; /* options' own copies */
     Shard *shards;
-    size_t shard_count, count, dropped;
+    size_t shard_count, parts, count, dropped;
     ShardCache *cache;
     size_t feed_sources;
     Feed *feed; /* then there are no shards, and count is an epoch's */
@@ -88,6 +88,7 @@ static void open_one(void *context, size_t i, size_t thread) {
     Error err;
     bool ok = false;
     s->kind = job->sources->items[i].kind;
+    s->part = job->sources->items[i].part;
     switch (s->kind) {
     case SOURCE_SHARD:
         ok = tarshard_find(&s->tar, path, d->cache_dir, &d->keys, &err);
@@ -158,6 +159,7 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
     Sources sources = {.items = NULL};
     copy_options(d, options);
     bool ok = parse_keys(d, err) && sources_expand(&sources, spec, err);
+    d->parts = sources.parts;
     bool feed = ok && d->options.feed && any_stream(&sources);
     if (feed) {
         d->feed_sources = sources.count;
@@ -204,6 +206,11 @@ size_t dataset_count(const Dataset *d) { return d->count; }
 size_t dataset_dropped(const Dataset *d) { return d->dropped; }
 size_t dataset_shards(const Dataset *d) { return d->feed ? d->feed_sources : d->shard_count; }
 Feed *dataset_feed(const Dataset *d) { return d->feed; }
+size_t dataset_parts(const Dataset *d) { return d->parts; }
+size_t dataset_shard_part(const Dataset *d, size_t shard) { return d->shards[shard].part; }
+bool dataset_is_files(const Dataset *d, size_t shard) {
+    return d->shards[shard].kind != SOURCE_SHARD;
+}
 
 size_t dataset_shard_start(const Dataset *d, size_t shard) {
     assert(shard <= dataset_shards(d));

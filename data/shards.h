@@ -37,6 +37,11 @@ size_t dataset_dropped(const Dataset *d);
 size_t dataset_shards(const Dataset *d);
 /* First sample of shard s (s = shards: the count). */
 size_t dataset_shard_start(const Dataset *d, size_t shard);
+/* Parts of the specification ("a::b" has two), and which one a shard came from. */
+size_t dataset_parts(const Dataset *d);
+size_t dataset_shard_part(const Dataset *d, size_t shard);
+/* Whether a shard's samples are files of their own, which may as well be read in any order. */
+bool dataset_is_files(const Dataset *d, size_t shard);
 /* Thread-safe (pread; a cache of open files). False: err names shard and key; the sample is to be
  * skipped; s->key is set, and image_size is 0 if the image could not be read. */
 bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err);

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,4 +229,24 @@ void sources_free(Sources *s) {
     for (size_t i = 0; i < s->count; i++) free(s->items[i].path);
     free(s->items);
     *s = (Sources){.items = NULL};
+}
+
+bool parse_factors(double *factor, size_t parts, const char *text, Error *err) {
+    double sum = 0;
+    for (size_t i = 0; i < parts; i++) factor[i] = 1;
+    if (!text) return true;
+    const char *at = text;
+    for (size_t i = 0; i < parts; i++) {
+        char *end;
+        factor[i] = strtod(at, &end);
+        bool last = i + 1 == parts;
+        if (end == at || !(factor[i] >= 0 && factor[i] < HUGE_VAL) ||
+            strncmp(end, last ? "" : "::", last ? 1 : 2) != 0)
+            return error_set(err,
+                             "factors \"%s\": one number for each of the %zu sources, as in 2::1",
+                             text, parts);
+        sum += factor[i];
+        at = end + 2;
+    }
+    return sum > 0 || error_set(err, "factors \"%s\": all are 0", text);
 }

@@ -30,6 +30,9 @@ typedef struct Sources {
  * words; others are the shell's. Free with sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Error *err);
 void sources_free(Sources *s);
+/* "2::1" → factor[parts], one for each part; text NULL: all 1. False: not so many numbers from 0
+ * on, or none above 0. */
+bool parse_factors(double *factor, size_t parts, const char *text, Error *err);
 /* Whether a source can only be read from its beginning to its end. */
 bool source_is_stream(const Source *s);
 const char *source_command(const Source *s); /* of a SOURCE_PIPE */

@@ -35,6 +35,16 @@ compressed() { # .tar.zst out of a command, and a shard read from end to end bes
         train zstd "pipe:cat $dir/z/t-{000000..000003}.tar.zst" && same_state "$(last one)" "$(last zstd)" &&
         train mixed "$dir/s/t-000000.tar::pipe:cat $dir/s/t-{000001..000003}.tar" && same_state "$(last one)" "$(last mixed)"
 }
+resampled() { # sources by weight, drawn with replacement, more than there are; resumed in the middle of an epoch; over ranks
+    local sources="$dir/s/t-{000000..000002}.tar::$dir/s/t-000003.tar" options=(--dataset-resampled --train-num-samples 48
+        --train-data-upsampling-factors 1::6)
+    train drawn "$sources" "${options[@]}" && [ "$(wc -l <"$dir/drawn/metrics.jsonl")" = 24 ] || return 1
+    cp -r "$dir/drawn" "$dir/drawn2" && rm -r "$dir"/drawn2/checkpoints/{epoch_2,latest,step_21} &&
+        train drawn2 "$sources" "${options[@]}" --resume latest && same_state "$(last drawn)" "$(last drawn2)" &&
+        ! train odd "$sources" --train-data-upsampling-factors 1::6 >/dev/null && grep -q "needs --dataset-resampled" "$dir/stderr" &&
+        ! train odd "$sources" "${options[@]}" --train-data-upsampling-factors 2 >/dev/null &&
+        grep -q "each of the 2 sources" "$dir/stderr"
+}
 stdin() { # once through, an epoch after the other; then it gives out
     local words="standard input ended after 24 samples"
     train stdin - --epochs 1 <"$dir/all.tar" && [ "$(wc -l <"$dir/stdin/metrics.jsonl")" = 6 ] || return 1
@@ -91,6 +101,7 @@ tar cf "$dir/all.tar" --sort=name -C "$dir/x" .
 check the_same_with_any_workers workers
 check resumed_within_an_epoch resumed
 check compressed_and_mixed_with_shards compressed
+check sources_by_weight resampled
 check standard_input stdin
 check ranks ranks
 check failing_commands failing

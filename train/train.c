@@ -7,6 +7,7 @@
 #include "train/log.h"
 #include "train/plan.h"
 #include "train/sched.h"
+#include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/validate.h"
 #include "train/watchdog.h"
@@ -153,6 +154,7 @@ static Transform train_transform(const ClipConfig *c) {
 
 static size_t epoch_samples(const Run *r) {
     size_t all = dataset_count(r->data), wanted = (size_t)opt->train_num_samples;
+    if (wanted && opt->dataset_resampled) return wanted;
     return wanted ? size_min(wanted, all) : all;
 }
 
@@ -171,29 +173,9 @@ static void open_data(Run *r) {
         die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
             r->vocab_path, bpe_vocab_size(r->bpe), r->config.name, r->config.vocab_size);
 
-    DatasetOptions d = dataset_options_default();
     char *cache = xasprintf("%s/index", r->dir);
-    d.cache_dir = cache;
-    d.image_keys = opt->image_key;
-    d.text_keys = opt->text_key;
-    d.json_text_key = opt->json_text_key;
-    d.captions = opt->captions;
-    FeedOptions feed = {.samples = (size_t)opt->train_num_samples,
-                        .rank = r->comm->rank,
-                        .ranks = r->comm->size,
-                        .seed = r->state.seed,
-                        .shuffle = opt->shuffle,
-                        .buffer = (size_t)opt->shuffle_buffer,
-                        .seconds = opt->pipe_timeout};
-    d.feed = &feed;
-    d.csv_separator = opt->csv_separator;
-    d.csv_image_key = opt->csv_img_key;
-    d.csv_caption_key = opt->csv_caption_key;
-    d.caption_template = opt->caption_template;
-    r->data = dataset_open(opt->train_data, &d, &err);
+    r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
-    d.feed = NULL; /* of the training data alone */
-    r->dataset_options = d;
     comm_rank0_end(r->comm);
     agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
     uint64_t shards = 0;
@@ -214,6 +196,7 @@ static void open_data(Run *r) {
         .workers = (size_t)opt->workers,
         .ring = (size_t)opt->accum_freq + 3,
         .samples_per_epoch = (size_t)opt->train_num_samples,
+        .resampled = opt->dataset_resampled,
         .seed = r->state.seed,
         .max_bad = opt->max_bad,
         .max_pixels = (size_t)opt->max_image_pixels,
@@ -232,7 +215,7 @@ static void open_data(Run *r) {
                  "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
                  "--batch-size or --accum-freq",
                  opt->train_data, epoch_samples(r), r->global_batch);
-    if ((size_t)opt->train_num_samples > dataset_count(r->data) && writes(r))
+    if ((size_t)opt->train_num_samples > epoch_samples(r) && writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
     r->total_steps = r->steps_per_epoch * (uint64_t)opt->epochs;
@@ -573,7 +556,9 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     open_validation(r, validators, count);
     make_run_folder(r);
     describe(r);
-    r->sampler = sampler_new(r->data, opt->shuffle, (size_t)opt->shuffle_window, r->state.seed);
+    Error err;
+    r->sampler = train_data_order(r->data, r->state.seed, epoch_samples(r), &err);
+    if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};

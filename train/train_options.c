@@ -100,6 +100,10 @@ static Option options[] = {
      0},
     {"shuffle-window", OPT_INT, &O.shuffle_window, NULL, 1, 1e9,
      "shards whose samples are shuffled together", 0},
+    {"dataset-resampled", OPT_FLAG, &O.dataset_resampled, NULL, 0, 0,
+     "draw shards with replacement; --train-num-samples may be more than there are", 0},
+    {"train-data-upsampling-factors", OPT_STRING, &O.upsampling_factors, "A::B", 0, 0,
+     "resampled: how often samples of each source of a::b are drawn, as in 2::1", 0},
     {"shuffle-buffer", OPT_INT, &O.shuffle_buffer, NULL, 1, 1e8,
      "streams: samples that are held in memory and drawn from", 0},
     {"pipe-timeout", OPT_FLOAT, &O.pipe_timeout, "SECONDS", 0.1, 1e6,
@@ -223,6 +227,8 @@ const Command train_command = {
     "  clipc train --train-data 'shards/{000..127}.tar' --model ViT-B-32 --batch-size 64 --epochs "
     "32\n"
     "  clipc train --config configs/demo.conf --seed 2\n"
+    "  clipc train --train-data 'a/{00..63}.tar::b/{00..07}.tar' --dataset-resampled \\\n"
+    "      --train-data-upsampling-factors 1::4 --train-num-samples 1000000 ...\n"
     "  clipc train --train-data 'pipe:curl -sf https://HOST/{000..127}.tar' --train-num-samples "
     "1000000 ...\n"
     "  clipc train --train-data pairs.tsv --pretrained logs/run/checkpoints/latest --lr 1e-5 "

@@ -11,7 +11,8 @@ typedef struct TrainOptions {
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
     int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
     int captions; /* CaptionPick */
-    bool shuffle;
+    bool shuffle, dataset_resampled;
+    const char *upsampling_factors;
     double max_bad, pipe_timeout;
     /* what is measured in between */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;

@@ -1,0 +1,44 @@
+#include "train/train_data.h"
+
+#include "train/train_options.h"
+
+static const TrainOptions *const opt = &train_options;
+
+Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
+                         DatasetOptions *used, Error *err) {
+    if (opt->upsampling_factors && !opt->dataset_resampled)
+        die_usage("clipc train: --train-data-upsampling-factors needs --dataset-resampled");
+    if (opt->dataset_resampled && !opt->shuffle)
+        die_usage("clipc train: --dataset-resampled has no stored order: leave --no-shuffle out");
+    DatasetOptions d = dataset_options_default();
+    d.cache_dir = cache_dir;
+    d.image_keys = opt->image_key;
+    d.text_keys = opt->text_key;
+    d.json_text_key = opt->json_text_key;
+    d.captions = opt->captions;
+    FeedOptions feed = {.samples = (size_t)opt->train_num_samples,
+                        .rank = comm->rank,
+                        .ranks = comm->size,
+                        .seed = seed,
+                        .shuffle = opt->shuffle,
+                        .buffer = (size_t)opt->shuffle_buffer,
+                        .seconds = opt->pipe_timeout,
+                        .resampled = opt->dataset_resampled,
+                        .factors = opt->upsampling_factors};
+    d.feed = &feed;
+    d.csv_separator = opt->csv_separator;
+    d.csv_image_key = opt->csv_img_key;
+    d.csv_caption_key = opt->csv_caption_key;
+    d.caption_template = opt->caption_template;
+    Dataset *data = dataset_open(opt->train_data, &d, err);
+    d.feed = NULL; /* of the training data alone */
+    *used = d;
+    return data;
+}
+
+Sampler *train_data_order(const Dataset *d, uint64_t seed, size_t samples, Error *err) {
+    size_t window = (size_t)opt->shuffle_window;
+    if (opt->dataset_resampled && !dataset_feed(d))
+        return sampler_new_resampled(d, window, seed, samples, opt->upsampling_factors, err);
+    return sampler_new(d, opt->shuffle, window, seed);
+}
