@@ -73,7 +73,7 @@ CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
 # Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
-CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step ranks
+CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step uploads ranks
 CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
 # ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----

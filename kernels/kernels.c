@@ -55,6 +55,7 @@ const char *const kernel_names[SLOT_COUNT] = {
 
 KernelStat kernel_stats[SLOT_COUNT];
 bool kernel_stats_on;
+bool kernel_graphs_on = true;
 KernelTuning kernel_tuning;
 
 /* A slot that is in the struct but not in the list changes the struct's size: it does not compile.

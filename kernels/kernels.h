@@ -56,7 +56,8 @@ typedef enum { MOMENTS_FP32, MOMENTS_BF16 } Moments;
 #define MOMENTS_CHOICES "fp32|bf16"
 
 typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
-typedef struct Mark Mark; /* never defined: a place in a queue */
+typedef struct Mark Mark;   /* never defined: a place in a queue */
+typedef struct Graph Graph; /* a backend's own: recorded work */
 
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
@@ -102,6 +103,14 @@ typedef struct Kernels {
     void (*queue_wait)(Queue q, Mark *m);
     /* The host waits until the work before the mark is done. */
     void (*mark_wait)(Mark *m);
+    /* Calls that are repeated with the same arguments, *g NULL before the first time:
+     *     if (k->graph_begin(&g)) { calls; k->graph_end(&g); }
+     * A backend that records has them made twice (the first time takes what memory they need), and
+     * then does all of them at once; others have them made every time. They are slots that work in
+     * QUEUE_COMPUTE and involve no host memory. */
+    bool (*graph_begin)(Graph **g);
+    void (*graph_end)(Graph **g);
+    void (*graph_free)(Graph *g);
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
@@ -298,6 +307,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
     X(host_alloc) X(host_release) X(upload_start) X(download_start) \
     X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \
+    X(graph_begin) X(graph_end) X(graph_free) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
@@ -368,6 +378,8 @@ typedef struct KernelStat {
 } KernelStat;
 extern KernelStat kernel_stats[SLOT_COUNT];
 extern bool kernel_stats_on;
+/* Whether graphs are recorded, where a backend can (true at the start). */
+extern bool kernel_graphs_on;
 void kernel_stats_reset(void);
 
 /* A CPU backend's slot opens with KERNEL_TIMER(linear_fwd, flops, bytes); the time until the

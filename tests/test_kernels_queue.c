@@ -1,5 +1,5 @@
-/* queue: copies under way, and the marks that order two queues. On a backend whose queues really
- * run apart a missing wait shows where streams run late (CUDAEMU_ASYNC). */
+/* queue: copies under way, the marks that order two queues, recorded work. On a backend whose
+ * queues really run apart a missing wait shows where streams run late (CUDAEMU_ASYNC). */
 #include "tests/support_kernels.h"
 
 #include <stdlib.h>
@@ -70,8 +70,51 @@ static void slots_compute(void **state) {
     backend->host_release(sent);
 }
 
+/* Recorded calls do the same every time, in their order among others, also when they have been
+ * recorded; what changes comes from device memory. */
+static void graphs_repeat_their_calls(void **state) {
+    (void)state;
+    enum { N = 3000, TIMES = 5 };
+    double *x = test_randoms(N), *got = test_randoms(N), *want = xcalloc(N, sizeof *want);
+    acc *a = backend->alloc(N * backend->acc_size), *sum = backend->alloc(N * backend->acc_size);
+    Graph *g = NULL;
+    int asked = 0;
+    backend->zero(sum, N * backend->acc_size);
+    for (int t = 0; t < TIMES; t++) {
+        for (size_t i = 0; i < N; i++) x[i] = (double)(float)test_random();
+        backend->acc_set(a, x, N);
+        if (backend->graph_begin(&g)) {
+            asked++;
+            backend->axpy(sum, 2, a, N);
+            backend->zero(a, N * backend->acc_size / 2);
+            backend->axpy(sum, 1, a, N);
+            backend->graph_end(&g);
+        }
+        for (size_t i = 0; i < N; i++) want[i] += i < N / 2 ? 2 * x[i] : 3 * x[i];
+        backend->acc_get(got, sum, N);
+        for (size_t i = 0; i < N; i++) assert_near(got[i], want[i], 1e-5);
+    }
+    assert_int_equal(asked, backend->asynchronous ? 2 : TIMES);
+    /* where they are switched off the calls are made as they stand */
+    kernel_graphs_on = false;
+    assert_true(backend->graph_begin(&g));
+    backend->zero(sum, N * backend->acc_size);
+    backend->graph_end(&g);
+    kernel_graphs_on = true;
+    backend->acc_get(got, sum, N);
+    for (size_t i = 0; i < N; i++) assert_true(got[i] == 0);
+    backend->graph_free(g);
+    backend->graph_free(NULL);
+    backend->release(a);
+    backend->release(sum);
+    free(x);
+    free(got);
+    free(want);
+}
+
 int main(void) {
     const struct CMUnitTest each[] = {cmocka_unit_test(copies_are_ordered_by_marks),
-                                      cmocka_unit_test(slots_compute)};
+                                      cmocka_unit_test(slots_compute),
+                                      cmocka_unit_test(graphs_repeat_their_calls)};
     return kernel_tests_run("kernels_queue", each, COUNT(each), NULL, 0);
 }

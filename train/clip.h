@@ -11,7 +11,9 @@ typedef struct ClipOptions {
     bool training;           /* keep what backward needs */
     bool grad_checkpointing; /* keep a block's input only, recompute the rest: the same bits */
     bool full_compute;       /* no pruning of the last block: for tests and comparisons */
-    double patch_dropout;    /* training only */
+    size_t text_bucket;   /* batches on the device are padded to a multiple of so many packed text
+                             rows, so that few shapes occur; 0: not */
+    double patch_dropout; /* training only */
     bool frozen_image, frozen_text; /* no tensor of this tower is trainable: keep nothing of it */
     uint64_t seed;
 } ClipOptions;
@@ -32,6 +34,15 @@ typedef struct ClipImages {
     uint64_t draw; /* epoch: the same draw in both passes of an accumulated step */
 } ClipImages;
 
+/* A batch in device memory, as uploads.h brings it. */
+typedef struct ClipBatch {
+    size_t B;
+    const uint8_t *pixels;             /* [B,S,S,3] */
+    const int32_t *keep;               /* [B,patches kept]; NULL: no patch dropout */
+    const int32_t *ids, *start, *pool; /* [rows], [sequences+1], [sequences] */
+    size_t rows, sequences, max_T; /* with padding: sequences of their own behind the B captions */
+} ClipBatch;
+
 /* features[B,E] (device), L2-normalised. `keep`: backward will follow for this forward, before any
  * other forward of the same tower. With patch dropout a kept forward has to name its samples. */
 void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep);
@@ -47,6 +58,22 @@ void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *st
 void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
                       const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+/* The same of a batch on the device. Calls with the same sizes are recorded as a graph (kernels.h)
+ * and so are their backwards, where nobody asked for clip_on_gradients. */
+void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
+void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
+/* What such a batch has to look like. */
+typedef struct ClipShape {
+    size_t max_batch, pixels; /* bytes of a picture */
+    size_t kept;              /* patches of a picture that dropout leaves; 0: no dropout */
+    size_t context, vocab, padding, max_rows; /* padding: sequences behind the captions */
+} ClipShape;
+ClipShape clip_shape(const Clip *m);
+/* Rows with padding of a batch that has so many without. */
+size_t clip_text_rows(const Clip *m, size_t rows);
+/* keep[B,kept]: the patches that dropout leaves, as the host calls draw them. */
+void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
+                       size_t B);
 /* Whom to tell in every backward from now on that gradients are complete: the matrices of each
  * block and the token embedding; the rest is when the backward returns. */
 void clip_on_gradients(Clip *m, const GradientsReady *ready);

@@ -39,9 +39,16 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
 
-ClipOptions learner_clip_options(const ClipConfig *c, uint64_t seed) {
+/* Rows that batches on a GPU are padded to a multiple of: half of it is a hundredth of captions of
+ * 16 tokens, and a run meets few multiples. */
+static size_t text_bucket(const ClipConfig *c) {
+    return round_up(div_up((size_t)opt->batch_size * c->context_length, 256), 64);
+}
+
+ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed) {
     return (ClipOptions){
         .max_batch = (size_t)opt->batch_size,
+        .text_bucket = k->asynchronous ? text_bucket(c) : 0,
         .training = true,
         .grad_checkpointing = opt->grad_checkpointing,
         .patch_dropout = c->patch_dropout,
@@ -113,7 +120,7 @@ void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
     size_t learned = learning(l->params);
     if (learned != params_learned(l->params))
         log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
-    ClipOptions o = learner_clip_options(c, state->seed);
+    ClipOptions o = learner_clip_options(k, c, state->seed);
     l->clip = clip_new(k, c, l->params, &o);
     OptimOptions oo = optim_options();
     l->optim = optim_new(l->params, &oo);

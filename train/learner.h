@@ -19,7 +19,7 @@ typedef struct Learner {
 
 /* Refuses what cannot go together; sets defaults that depend on the model. */
 void learner_check_options(const ClipConfig *c);
-ClipOptions learner_clip_options(const ClipConfig *c, uint64_t seed);
+ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed);
 /* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state);

@@ -3,6 +3,7 @@
 #include "train/agree.h"
 #include "train/fp8.h"
 #include "train/shard.h"
+#include "train/uploads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,6 +26,10 @@ struct Step {
     Params *p;
     Optim *optim;
     Loss *loss;
+    Uploads *uploads;
+    Graph *loss_graph, *update_graph;
+    size_t loss_rows; /* of loss_graph */
+    bool limited;     /* step_limit_loss was called */
     const Param *logit_scale, *logit_bias;
     size_t batch_size, accum, E;
     acc *block; /* one allocation, divided below */
@@ -104,6 +109,7 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
         s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
         clip_on_gradients(m, &(GradientsReady){on_ready, s});
     }
+    s->uploads = uploads_new(k, m, accum);
     s->host = k->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
     for (size_t i = 0; i < UNDER_WAY; i++) s->done[i] = k->mark_new();
     /* 16 elements keep what follows the report 64-byte aligned. */
@@ -122,6 +128,9 @@ void step_free(Step *s) {
     if (!s) return;
     s->k->sync();
     loss_free(s->loss);
+    uploads_free(s->uploads);
+    s->k->graph_free(s->loss_graph);
+    s->k->graph_free(s->update_graph);
     for (size_t i = 0; i < UNDER_WAY; i++) s->k->mark_free(s->done[i]);
     s->k->host_release(s->host);
     s->k->release(s->block);
@@ -139,7 +148,14 @@ void step_extend(Step *s, const StepExtras *x) {
     s->group = xcalloc(s->batch_size * s->accum, sizeof *s->group);
 }
 
+static void forget(Step *s, Graph **g) {
+    s->k->graph_free(*g);
+    *g = NULL;
+}
+
 void step_limit_loss(Step *s, double most) {
+    if (!s->limited) forget(s, &s->update_graph); /* it does not look at the loss */
+    s->limited = true;
     optim_limit(s->optim, acc_at(s->k, s->report, REPORT_LOSS), most);
 }
 
@@ -167,23 +183,22 @@ static SoftTargets soft_targets(const Step *s) {
     return t;
 }
 
-static void forward_image(Step *s, const Batch *b, size_t row, bool keep) {
-    if (s->x.images) {
-        feature_cache_take(s->x.images, s->k, acc_at(s->k, s->images, row * s->E), b->sample,
-                           b->size);
-        return;
-    }
-    ClipImages images = {.u8 = b->pixels, .sample = b->sample, .draw = b->epoch};
-    clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), &images, b->size, keep);
+static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batch *b, size_t row) {
+    feature_cache_take(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
 }
 
-static void forward_text(Step *s, const Batch *b, size_t row, bool keep) {
-    if (s->x.texts) {
-        feature_cache_take(s->x.texts, s->k, acc_at(s->k, s->texts, row * s->E), b->sample,
-                           b->size);
-        return;
-    }
-    clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), b->ids, b->start, b->size, keep);
+/* Features of micro-batch j into the rows from `row` on. */
+static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, bool text,
+                    bool keep) {
+    if (image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
+    if (text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
+    image = image && !s->x.images;
+    text = text && !s->x.texts;
+    if (!image && !text) return;
+    const ClipBatch *sent = uploads_send(s->uploads, s->started, j, image, text);
+    if (image) clip_image_sent(s->clip, acc_at(s->k, s->images, row * s->E), sent, keep);
+    if (text) clip_text_sent(s->clip, acc_at(s->k, s->texts, row * s->E), sent, keep);
+    uploads_done(s->uploads);
 }
 
 static void backward(Step *s, const Batch *b, size_t row) {
@@ -203,43 +218,63 @@ static double mean_cosine(const Step *s, double square) {
     return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
-static void gradients(Step *s, Batch *const *batches) {
+/* Over n pairs; recorded where neither another rank nor the host takes part. */
+static void run_loss(Step *s, size_t n) {
+    const Kernels *k = s->k;
     const Params *p = s->p;
-    size_t n = 0, last_row = 0;
-    /* The last micro-batch's activations still stand when the loss is known: it alone is not
-     * computed again. */
-    for (size_t j = 0; j < s->accum; j++) {
-        assert(batches[j]->size <= s->batch_size);
-        forward_image(s, batches[j], n, j + 1 == s->accum);
-        forward_text(s, batches[j], n, j + 1 == s->accum);
-        soften(s, batches[j], n);
-        last_row = n;
-        n += batches[j]->size;
-    }
-    s->rows = n;
-    square_of_sum(s, acc_at(s->k, s->report, REPORT_IMAGES), s->images, n);
-    square_of_sum(s, acc_at(s->k, s->report, REPORT_TEXTS), s->texts, n);
+    bool recorded = s->comm->size == 1 && !s->group;
+    if (n != s->loss_rows) forget(s, &s->loss_graph);
+    s->loss_rows = n;
+    if (recorded && !k->graph_begin(&s->loss_graph)) return;
+    square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->images, n);
+    square_of_sum(s, acc_at(k, s->report, REPORT_TEXTS), s->texts, n);
     SoftTargets targets = soft_targets(s);
     if (s->group) loss_soften(s->loss, &targets);
     acc *dscale = param_grad(p, s->logit_scale);
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
     loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
-             param_acc(p, s->logit_scale), s->logit_bias ? param_acc(p, s->logit_bias) : NULL, n);
-    if (!s->logit_scale->trainable) s->k->zero(dscale, s->k->acc_size);
-    if (dbias && !s->logit_bias->trainable) s->k->zero(dbias, s->k->acc_size);
+             param_acc(p, s->logit_scale), dbias ? param_acc(p, s->logit_bias) : NULL, n);
+    if (!s->logit_scale->trainable) k->zero(dscale, k->acc_size);
+    if (dbias && !s->logit_bias->trainable) k->zero(dbias, k->acc_size);
+    if (recorded) k->graph_end(&s->loss_graph);
+}
 
-    s->last_backward = s->accum == 1;
-    backward(s, batches[s->accum - 1], last_row);
+static void gradients(Step *s, Batch *const *batches) {
+    size_t n = 0, last_row = 0, last = s->accum - 1;
+    for (size_t j = 0; j < s->accum; j++) uploads_stage(s->uploads, s->started, j, batches[j]);
+    /* The last micro-batch's activations still stand when the loss is known: it alone is not
+     * computed again. */
+    for (size_t j = 0; j < s->accum; j++) {
+        assert(batches[j]->size <= s->batch_size);
+        forward(s, j, batches[j], n, true, true, j == last);
+        soften(s, batches[j], n);
+        last_row = n;
+        n += batches[j]->size;
+    }
+    s->rows = n;
+    run_loss(s, n);
+    s->last_backward = last == 0;
+    backward(s, batches[last], last_row);
     size_t row = 0;
-    for (size_t j = 0; j + 1 < s->accum; j++) {
-        if (clip_image_trains(s->clip)) forward_image(s, batches[j], row, true);
-        if (clip_text_trains(s->clip)) forward_text(s, batches[j], row, true);
-        s->last_backward = j + 2 == s->accum;
+    for (size_t j = 0; j < last; j++) {
+        forward(s, j, batches[j], row, clip_image_trains(s->clip), clip_text_trains(s->clip), true);
+        s->last_backward = j + 1 == last;
         backward(s, batches[j], row);
         row += batches[j]->size;
     }
     if (s->comm->size > 1) reduce_rest(s);
-    if (p->lora) lora_gradients(p);
+    if (s->p->lora) lora_gradients(s->p);
+}
+
+/* Recorded where no other rank takes part. */
+static void update(Step *s) {
+    const Kernels *k = s->k;
+    bool recorded = !is_sharded(s->p);
+    if (recorded && !k->graph_begin(&s->update_graph)) return;
+    k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
+    optim_update(s->optim);
+    k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
+    if (recorded) k->graph_end(&s->update_graph);
 }
 
 double step_gradients(Step *s, Batch *const *batches) {
@@ -255,11 +290,9 @@ void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
     size_t place = s->started % UNDER_WAY;
     assert(s->started - s->taken < UNDER_WAY);
     optim_set(s->optim, lr, t);
-    k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
     gradients(s, batches);
-    optim_update(s->optim);
+    update(s);
     fp8_step(s->p);
-    k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
     k->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
                       REPORTS * k->acc_size);
     k->mark_set(s->done[place], QUEUE_COMPUTE);

@@ -8,8 +8,9 @@
 typedef struct TextTower {
     Tower tower;
     size_t context, vocab;
-    Layer embed;                 /* token_embedding, positional_embedding */
-    int32_t *ids, *start, *pool; /* device: [rows], [B+1], [B] */
+    size_t max_batch, bucket, padding; /* captions; rows' multiple; padding sequences of a batch */
+    Layer embed;                       /* token_embedding, positional_embedding */
+    int32_t *ids, *start, *pool;       /* device: [rows], [B+1], [B] */
     int32_t *host_pool;
     Sequences seq; /* of the last forward */
 } TextTower;
@@ -19,9 +20,16 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
 void text_tower_free(TextTower *t);
 void text_tower_layout_kept(TextTower *t, Arena *a);
 void text_tower_layout_scratch(TextTower *t, Arena *a);
-/* pool: clip_text_fwd_at. */
-void text_tower_fwd(TextTower *t, acc *features, const int32_t *ids, const int32_t *start,
-                    const int32_t *pool, size_t B, bool keep);
-void text_tower_bwd(TextTower *t, const acc *dfeatures);
+/* Captions of the next forward: from host memory (pool: clip_text_fwd_at), or from a batch on the
+ * device. */
+void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, const int32_t *pool,
+                     size_t B);
+void text_tower_load_sent(TextTower *t, const ClipBatch *sent);
+/* To the features, in `unit` of the pass; those of padding come last. */
+void text_tower_fwd(TextTower *t, bool keep);
+/* From the features' gradients in tower.kept.raw. */
+void text_tower_bwd(TextTower *t);
+/* Rows of a batch on the device that has so many without padding. */
+size_t text_tower_rows(const TextTower *t, size_t rows);
 bool text_tower_trains(const TextTower *t);
 #endif

@@ -160,7 +160,7 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
 }
 
-void tower_fwd(Tower *t, acc *features, const Sequences *seq, bool keep) {
+void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
     const Kernels *k = t->k;
     const TowerPass *s = keep ? &t->kept : &t->transient;
     const act *x_in = NULL;
@@ -173,7 +173,6 @@ void tower_fwd(Tower *t, acc *features, const Sequences *seq, bool keep) {
     pool_fwd(t, s, seq);
     k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
     k->l2norm_fwd(s->unit, s->norm, s->raw, seq->B, t->E);
-    k->copy(features, s->unit, seq->B * t->E * k->acc_size);
 }
 
 bool tower_trains(const Tower *t) {
@@ -187,14 +186,14 @@ void tower_ready(const Tower *t, const Param *first, const Param *last) {
         t->ready.call(t->ready.context, first->offset, last->offset + last->size - first->offset);
 }
 
-void tower_bwd(Tower *t, const acc *dfeatures, const Sequences *seq, bool embed_trains) {
+void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
     const Kernels *k = t->k;
     const TowerPass *s = &t->kept;
     if (!embed_trains && !tower_trains(t)) return;
     size_t lowest = 0;
     while (!embed_trains && lowest < t->layers && !block_trains(&t->blocks[lowest])) lowest++;
 
-    k->l2norm_bwd(s->raw, dfeatures, s->unit, s->norm, seq->B, t->E);
+    k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, seq->B, t->E);
     k->project_bwd(s->scratch.gathered, param_grad(t->p, t->proj.w), s->raw, s->pooled,
                    param_act(t->p, t->proj.w), seq->B, t->C, t->E);
     layer_drop_frozen(t->p, t->proj);

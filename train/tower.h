@@ -46,11 +46,12 @@ void tower_layout_kept(Tower *t, Arena *a);
 /* The rest; towers may share it, and nothing of it outlives a call. */
 void tower_layout_scratch(Tower *t, Arena *a);
 
-/* From layer[0].x of the pass to features[B,E]. */
-void tower_fwd(Tower *t, acc *features, const Sequences *seq, bool keep);
-/* Adds the gradients of the blocks, final LayerNorm and projection. embed_trains: something below
- * the blocks wants its gradient; then kept.scratch.d holds that of layer[0].x afterwards. */
-void tower_bwd(Tower *t, const acc *dfeatures, const Sequences *seq, bool embed_trains);
+/* From layer[0].x of the pass to the features, which it leaves in its `unit`. */
+void tower_fwd(Tower *t, const Sequences *seq, bool keep);
+/* From the gradients of the features in kept.raw: adds those of the blocks, final LayerNorm and
+ * projection. embed_trains: something below the blocks wants its gradient; then kept.scratch.d
+ * holds that of layer[0].x afterwards. */
+void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
 /* Tells t->ready of all from `first` to `last`. */
 void tower_ready(const Tower *t, const Param *first, const Param *last);
 /* Whether a block, the final LayerNorm or the projection is trainable. */

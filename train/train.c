@@ -224,6 +224,7 @@ static void open_data(Run *r) {
 
 static void build_model(Run *r) {
     r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
+    kernel_graphs_on = opt->graphs;
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
                   (r->total_steps - r->state.step) * r->global_batch);
@@ -479,7 +480,7 @@ static void start_run(Run *r) {
 }
 
 static void dry_run(Run *r) {
-    ClipOptions o = learner_clip_options(&r->config, r->state.seed);
+    ClipOptions o = learner_clip_options(r->k, &r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     if (writes(r))
         plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, ranks,

@@ -38,6 +38,7 @@ typedef struct TrainOptions {
     int lr_scheduler, wd_groups, moments;
     /* machine */
     int device, precision, comm, gather_dtype;
+    bool graphs;
     double comm_timeout;
     int64_t comm_port;
     int64_t world_size; /* of --dry-run; 0: the ranks there are */

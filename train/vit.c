@@ -40,23 +40,21 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                         tower_param(p, "visual.", "ln_pre.bias")};
     v->class_embedding = tower_param(p, "visual.", "class_embedding");
     v->positional_embedding = tower_param(p, "visual.", "positional_embedding");
-    v->host_start = xcalloc(B + 1, sizeof *v->host_start);
-    v->host_pool = xcalloc(B, sizeof *v->host_pool);
     v->host_keep = xcalloc(size_mul(B, v->kept_grid), sizeof *v->host_keep);
 }
 
 void vit_free(Vit *v) {
     tower_free(&v->tower);
-    free(v->host_start);
-    free(v->host_pool);
     free(v->host_keep);
 }
 
 void vit_layout_kept(Vit *v, Arena *a) {
     Tower *t = &v->tower;
     size_t B = t->max_B, patch = 3 * v->patch_size * v->patch_size;
-    v->start = arena_take(a, B + 1, sizeof *v->start);
-    v->pool = arena_take(a, B, sizeof *v->pool);
+    for (int i = 0; i < 2; i++) {
+        v->start[i] = arena_take(a, B + 1, sizeof *v->start[i]);
+        v->pool[i] = arena_take(a, B, sizeof *v->pool[i]);
+    }
     v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
     if (t->training) {
         v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
@@ -87,59 +85,72 @@ void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uin
         if (rng_below(s, RNG_PATCH_DROPOUT, g, grid - g) < n - taken) keep[taken++] = (int32_t)g;
 }
 
-/* Positions kept, row offsets and pooled rows of this batch, on the device. */
-static void set_sequences(Vit *v, const ClipImages *images, size_t B, bool dropped) {
+void vit_start(Vit *v) {
     const Kernels *k = v->tower.k;
-    size_t n = dropped ? v->kept_grid : v->grid, T = n + 1;
-    for (size_t i = 0; i < B; i++) {
-        v->host_start[i] = v->host_pool[i] = (int32_t)(i * T);
-        if (dropped)
+    size_t B = v->tower.max_B;
+    int32_t *first = xmalloc((B + 1) * sizeof *first);
+    for (int dropped = 0; dropped < 2; dropped++) {
+        size_t T = (dropped ? v->kept_grid : v->grid) + 1;
+        for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
+        k->upload(v->start[dropped], first, (B + 1) * sizeof *first);
+        k->upload(v->pool[dropped], first, B * sizeof *first);
+    }
+    free(first);
+}
+
+/* Positions that stay, on the device; NULL: all. */
+static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B) {
+    const Kernels *k = v->tower.k;
+    size_t n = v->kept_grid;
+    bool dropped = n < v->grid && (sent ? sent->keep != NULL : images->sample != NULL);
+    if (dropped && sent) k->copy(v->keep, sent->keep, B * n * sizeof *v->keep);
+    if (dropped && images) {
+        for (size_t i = 0; i < B; i++)
             patch_dropout_draw(v->host_keep + i * n, n, v->grid, v->seed, images->sample[i],
                                images->draw);
+        k->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
     }
-    v->host_start[B] = (int32_t)(B * T);
-    k->upload(v->start, v->host_start, (B + 1) * sizeof *v->start);
-    k->upload(v->pool, v->host_pool, B * sizeof *v->pool);
-    if (dropped) k->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
-    v->n = n;
-    v->seq = (Sequences){v->start, v->pool, B, B * T, T};
+    v->n = dropped ? n : v->grid;
+    v->seq = (Sequences){v->start[dropped], v->pool[dropped], B, B * (v->n + 1), v->n + 1};
+    return dropped ? v->keep : NULL;
 }
 
-static void make_patches(Vit *v, act *patches, const int32_t *keep, const ClipImages *images,
-                         size_t B, unsigned char *front) {
-    const Kernels *k = v->tower.k;
-    size_t S = v->image_size, values = B * 3 * S * S;
-    if (images->u8) {
-        k->upload(front, images->u8, values);
-        k->patches_u8(patches, front, keep, v->mean, v->std, B, S, v->patch_size, v->n);
-    } else {
-        k->upload(front, images->f32, values * sizeof(float));
-        k->patches_f32(patches, (const void *)front, keep, B, S, v->patch_size, v->n);
-    }
-}
-
-void vit_fwd(Vit *v, acc *features, const ClipImages *images, size_t B, bool keep) {
+void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep) {
     Tower *t = &v->tower;
     const Kernels *k = t->k;
+    size_t S = v->image_size, P = v->patch_size, values = B * 3 * S * S;
+    act *patches = keep ? v->kept.patches : v->transient.patches;
+    unsigned char *front = (keep ? &t->kept : &t->transient)->front;
+    assert(B <= t->max_B && !images == !!sent);
+    const int32_t *kept = load_keep(v, images, sent, B);
+    assert(!keep || (t->training && v->n == v->kept_grid));
+    if (sent) {
+        k->patches_u8(patches, sent->pixels, kept, v->mean, v->std, B, S, P, v->n);
+    } else if (images->u8) {
+        assert(!images->f32);
+        k->upload(front, images->u8, values);
+        k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
+    } else {
+        k->upload(front, images->f32, values * sizeof(float));
+        k->patches_f32(patches, (const void *)front, kept, B, S, P, v->n);
+    }
+}
+
+void vit_fwd(Vit *v, bool keep) {
+    Tower *t = &v->tower;
     const Params *p = t->p;
-    bool dropped = images->sample && v->kept_grid < v->grid;
-    assert(B <= t->max_B && (!images->u8) != (!images->f32));
-    assert(!keep || (t->training && (dropped || v->kept_grid == v->grid)));
     const VitPass *s = keep ? &v->kept : &v->transient;
     const TowerPass *pass = keep ? &t->kept : &t->transient;
-    if (!B) return;
-    set_sequences(v, images, B, dropped);
-
-    const int32_t *kept = dropped ? v->keep : NULL;
+    size_t B = v->seq.B;
     act *tok = pass->scratch.branch;
-    make_patches(v, s->patches, kept, images, B, pass->front);
-    k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
-                  3 * v->patch_size * v->patch_size);
-    k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
-                       param_acc(p, v->positional_embedding), kept, B, v->n, t->C);
+    t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
+                     3 * v->patch_size * v->patch_size);
+    t->k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
+                          param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B,
+                          v->n, t->C);
     norm_fwd(p, v->ln_pre, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
              t->C);
-    tower_fwd(t, features, &v->seq, keep);
+    tower_fwd(t, &v->seq, keep);
 }
 
 static bool embed_trains(const Vit *v) {
@@ -149,12 +160,12 @@ static bool embed_trains(const Vit *v) {
 
 bool vit_trains(const Vit *v) { return embed_trains(v) || tower_trains(&v->tower); }
 
-void vit_bwd(Vit *v, const acc *dfeatures) {
+void vit_bwd(Vit *v) {
     Tower *t = &v->tower;
     const Params *p = t->p;
     const BlockScratch *w = &t->kept.scratch;
     size_t B = v->seq.B;
-    tower_bwd(t, dfeatures, &v->seq, embed_trains(v));
+    tower_bwd(t, &v->seq, embed_trains(v));
     if (!embed_trains(v)) return;
     norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
              v->seq.rows, t->C);

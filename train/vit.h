@@ -21,8 +21,10 @@ typedef struct Vit {
     Layer conv1, ln_pre;
     const Param *class_embedding, *positional_embedding;
     VitPass kept, transient;
-    int32_t *start, *pool, *keep;                /* device: [B+1], [B], [B,kept_grid] */
-    int32_t *host_start, *host_pool, *host_keep; /* the same on the host */
+    /* device: row offsets [B+1] and pooled rows [B] of whole pictures and of dropped ones; kept
+     * positions [B,kept_grid] */
+    int32_t *start[2], *pool[2], *keep;
+    int32_t *host_keep;
     /* of the last forward */
     Sequences seq;
     size_t n; /* patches a picture */
@@ -32,8 +34,14 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p, co
 void vit_free(Vit *v);
 void vit_layout_kept(Vit *v, Arena *a);
 void vit_layout_scratch(Vit *v, Arena *a);
-void vit_fwd(Vit *v, acc *features, const ClipImages *images, size_t B, bool keep);
-void vit_bwd(Vit *v, const acc *dfeatures);
+/* Constants in device memory; after the layout. */
+void vit_start(Vit *v);
+/* Patches of the next forward, from host memory or (images NULL) from a batch on the device. */
+void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep);
+/* From the patches to the features, in `unit` of the pass. */
+void vit_fwd(Vit *v, bool keep);
+/* From the features' gradients in tower.kept.raw. */
+void vit_bwd(Vit *v);
 bool vit_trains(const Vit *v);
 /* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */
 void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,

@@ -23,6 +23,7 @@ static struct Device {
     size_t scratch_size[SCRATCH_COUNT];
     unsigned *counter;
     cudaEvent_t timer_start, timer_stop;
+    bool capturing, recorded; /* a graph just now; one ever */
 } device;
 
 void device_check(cudaError_t status, const char *call, const char *file, int line) {
@@ -130,6 +131,7 @@ unsigned *device_counter(void) {
 void *device_alloc(size_t bytes) {
     void *p = NULL;
     device_open();
+    assert(!device.capturing);
     cudaError_t status = cudaMalloc(&p, size_max(bytes, 1));
     if (status == cudaSuccess) return p;
     cudaGetLastError();
@@ -147,7 +149,7 @@ void device_release(void *p) {
 void *device_scratch(enum ScratchUse use, size_t bytes) {
     if (bytes > device.scratch_size[use] || !device.scratch[use]) {
         device_sync();
-        device_release(device.scratch[use]);
+        if (!device.recorded) device_release(device.scratch[use]);
         device.scratch_size[use] = bytes + bytes / 4;
         device.scratch[use] = device_alloc(device.scratch_size[use]);
     }
@@ -192,6 +194,45 @@ void device_download(void *host, const void *src, size_t bytes) {
 }
 
 void device_sync(void) { CUDA(cudaStreamSynchronize(device_stream())); }
+
+/* ---- graphs ---- */
+
+struct Graph {
+    bool seen; /* made once: cuBLASLt has its plans, the scratch blocks are large enough */
+    cudaGraphExec_t exec;
+};
+
+bool device_graph_begin(Graph **g) {
+    device_open();
+    if (kernel_stats_on || !kernel_graphs_on) return true;
+    if (!*g) *g = (Graph *)xcalloc(1, sizeof **g);
+    if ((*g)->exec) {
+        CUDA(cudaGraphLaunch((*g)->exec, device.queue[QUEUE_COMPUTE]));
+        return false;
+    }
+    if ((*g)->seen) {
+        CUDA(cudaStreamBeginCapture(device.queue[QUEUE_COMPUTE], cudaStreamCaptureModeThreadLocal));
+        device.capturing = device.recorded = true;
+    }
+    (*g)->seen = true;
+    return true;
+}
+
+void device_graph_end(Graph **g) {
+    cudaGraph_t graph;
+    if (!device.capturing) return;
+    device.capturing = false;
+    CUDA(cudaStreamEndCapture(device.queue[QUEUE_COMPUTE], &graph));
+    CUDA(cudaGraphInstantiate(&(*g)->exec, graph, 0));
+    CUDA(cudaGraphDestroy(graph));
+    CUDA(cudaGraphLaunch((*g)->exec, device.queue[QUEUE_COMPUTE]));
+}
+
+void device_graph_free(Graph *g) {
+    if (!g) return;
+    if (g->exec) CUDA(cudaGraphExecDestroy(g->exec));
+    free(g);
+}
 
 /* ---- what ran ---- */
 

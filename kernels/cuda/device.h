@@ -39,7 +39,8 @@ void device_download(void *host, const void *src, size_t bytes);
 void device_sync(void);
 
 /* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
- * it is lost), kept for ever. One per use, so that no two uses meet. */
+ * it is lost), kept for ever. One per use, so that no two uses meet. Where graphs were recorded, an
+ * outgrown block stays too: they may work in it. */
 enum ScratchUse {
     SCRATCH_BLAS,
     SCRATCH_BIAS,
@@ -52,6 +53,10 @@ enum ScratchUse {
     SCRATCH_COUNT
 };
 void *device_scratch(enum ScratchUse use, size_t bytes);
+/* The slots of that name. While kernel_stats_on, nothing is recorded: each slot is timed. */
+bool device_graph_begin(Graph **g);
+void device_graph_end(Graph **g);
+void device_graph_free(Graph *g);
 /* A counter in device memory that is 0 whenever no kernel runs. */
 unsigned *device_counter(void);
 

@@ -1,4 +1,5 @@
-/* cuda/queue: a stream a queue, pinned host memory, events as marks. */
+/* cuda/queue: a stream a queue, pinned host memory, events as marks,
+ * captured streams as graphs. */
 #include "kernels/cuda/cuda.cuh"
 
 void *FN(host_alloc)(size_t bytes) {
@@ -38,3 +39,9 @@ void FN(queue_wait)(Queue q, Mark *m) {
 }
 
 void FN(mark_wait)(Mark *m) { CUDA(cudaEventSynchronize((cudaEvent_t)m)); }
+
+bool FN(graph_begin)(Graph **g) { return device_graph_begin(g); }
+
+void FN(graph_end)(Graph **g) { device_graph_end(g); }
+
+void FN(graph_free)(Graph *g) { device_graph_free(g); }

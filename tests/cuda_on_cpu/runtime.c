@@ -5,6 +5,7 @@
 #include <string.h>
 #include <stdlib.h>
 
+static unsigned long counts[COUNTS];
 static cudaError_t last_error;
 static int current_device;
 
@@ -14,6 +15,8 @@ cudaError_t emu_error(cudaError_t e) {
 }
 static _Atomic(pthread_t) host_thread;
 bool emu_bystander(void) { return host_thread && !pthread_equal(host_thread, pthread_self()); }
+unsigned long cudaemuCount(EmuCount what) { return counts[what]; }
+void emu_count(EmuCount what) { counts[what]++; }
 void emu_enter(void) {
     if (emu_bystander()) return;
     if (!host_thread && !emu_options()->quiet)
@@ -173,6 +176,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) {
+    emu_count(COUNT_WAITS);
     emu_enter();
     if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
     stream_sync_all();
@@ -247,6 +251,7 @@ const char *cudaGetErrorString(cudaError_t e) {
 
 /* ---- memory ---- */
 cudaError_t cudaMalloc(void **p, size_t bytes) {
+    emu_count(COUNT_MEMORY);
     emu_enter();
     if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
     *p = NULL;
@@ -257,6 +262,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
+    emu_count(COUNT_MEMORY);
     emu_enter();
     if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
     stream_sync_all();
@@ -277,6 +283,7 @@ cudaError_t cudaFreeAsync(void *p, cudaStream_t stream) {
     return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
+    emu_count(COUNT_MEMORY);
     (void)flags;
     emu_enter();
     *p = mem_pin(bytes);
@@ -284,6 +291,7 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
 }
 cudaError_t cudaMallocHost(void **p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
 cudaError_t cudaFreeHost(void *p) {
+    emu_count(COUNT_MEMORY);
     emu_enter();
     stream_sync_all();
     return !p || mem_unpin(p) ? cudaSuccess : emu_error(cudaErrorInvalidValue);
@@ -370,7 +378,7 @@ static cudaError_t copy(CopyWork c, enum cudaMemcpyKind kind, Stream *s, bool wa
         wait = true;
     }
     if (!stream_add(s, run_copy, &c, sizeof c)) return emu_error(cudaErrorStreamCaptureImplicit);
-    if (wait) stream_sync(s);
+    if (wait) emu_count(COUNT_WAITS), stream_sync(s);
     return cudaSuccess;
 }
 static CopyWork flat(void *to, const void *from, size_t bytes) {

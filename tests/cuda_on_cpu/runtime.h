@@ -5,6 +5,11 @@
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 
+/* How often the host took or gave back memory, and how often it waited for a stream or an event;
+ * for tests, which know it as a weak symbol: on a GPU it is not there. */
+typedef enum { COUNT_MEMORY, COUNT_WAITS, COUNTS } EmuCount;
+unsigned long cudaemuCount(EmuCount what);
+void emu_count(EmuCount what);
 /* Keeps e for cudaGetLastError and returns it. */
 cudaError_t emu_error(cudaError_t e);
 /* Says at the first call that this is the CPU; every call of the API passes here. */

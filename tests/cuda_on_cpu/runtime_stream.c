@@ -20,6 +20,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    emu_count(COUNT_WAITS);
     emu_enter();
     Stream *s = stream_of(stream);
     if (stream_capturing(s)) return emu_error(cudaErrorStreamCaptureUnsupported);
@@ -79,6 +80,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned fla
     return cudaEventRecord(e, s);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    emu_count(COUNT_WAITS);
     emu_enter();
     Event *e = event_of(event);
     if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);

@@ -207,9 +207,48 @@ static void refusals(void) {
     expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "FP8 before compute capability 8.9");
 }
 
+/* c += a b, recorded once and launched three times. */
+static void product_in_graph(void) {
+    enum { S = 16 };
+    float a[S * S], b[S * S], got[S * S], one = 1;
+    float *da = noise_matrix(1, a, S * S), *db = noise_matrix(2, b, S * S);
+    float *dc = device_new<float>(S * S);
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t l;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaMemset(dc, 0, sizeof got));
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    BLAS(cublasLtCreate(&handle));
+    BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    BLAS(cublasLtMatrixLayoutCreate(&l, CUDA_R_32F, S, S, S));
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    BLAS(cublasLtMatmul(handle, desc, &one, da, l, db, l, &one, dc, l, dc, l, NULL, NULL, 0, stream));
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    CUDA(cudaGraphDestroy(graph));
+    for (int i = 0; i < 3; i++) CUDA(cudaGraphLaunch(exec, stream));
+    CUDA(cudaStreamSynchronize(stream));
+    host_copy(got, dc, S * S);
+    for (int i = 0; i < S * S; i++) {
+        double v = 0;
+        for (int k = 0; k < S; k++) v += (double)a[k * S + i % S] * b[i / S * S + k];
+        expect(got[i], 3 * v, 1e-5, "three products");
+    }
+    CUDA(cudaGraphExecDestroy(exec));
+    CUDA(cudaStreamDestroy(stream));
+    BLAS(cublasLtMatmulDescDestroy(desc));
+    BLAS(cublasLtMatrixLayoutDestroy(l));
+    BLAS(cublasLtDestroy(handle));
+    void *all[] = {da, db, dc};
+    for (void *q : all) CUDA(cudaFree(q));
+}
+
 int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
     static const Case cases[] = {CASE(products_f32), CASE(products_bf16), CASE(products_mixed), CASE(products_fp8),
-                                 CASE(epilogues), CASE(refusals)};
+                                 CASE(epilogues), CASE(refusals), CASE(product_in_graph)};
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

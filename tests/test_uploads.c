@@ -1,0 +1,224 @@
+/* Batches on the device: the same features and gradients as from host memory; padding of the packed
+ * captions adds nothing; steps that are recorded give the bits of steps that are not. */
+#include "tests/support.h"
+#include "tests/support_kernels.h"
+#include "tests/support_model.h"
+#include "train/uploads.h"
+#include "train/step.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { B = 6, BUCKET = 16 };
+
+static ClipOptions options(size_t bucket) {
+    return (ClipOptions){
+        .max_batch = B, .training = true, .text_bucket = bucket, .patch_dropout = 0.5, .seed = 5};
+}
+
+static Batch loaded(const TestBatch *b, size_t n) {
+    return (Batch){.size = n,
+                   .pixels = b->u8,
+                   .ids = b->ids,
+                   .start = b->start,
+                   .sample = b->sample,
+                   .epoch = 3};
+}
+
+/* Gradients of the batch by way of the copy queue; loss. */
+static double sent_gradients(TestModel *m, const Batch *b,
+                             const ClipBatch *(*change)(const ClipBatch *), double *features) {
+    const Kernels *k = m->k;
+    double loss;
+    Uploads *f = uploads_new(k, m->clip, 1);
+    k->zero(m->p->grad, m->p->size * k->acc_size);
+    uploads_stage(f, 0, 0, b);
+    const ClipBatch *sent = uploads_send(f, 0, 0, true, true);
+    if (change) sent = change(sent);
+    clip_image_sent(m->clip, m->images, sent, true);
+    clip_text_sent(m->clip, m->texts, sent, true);
+    uploads_done(f);
+    const Param *scale = params_find(m->p, "logit_scale");
+    loss_run(m->loss, m->value, m->dimages, m->dtexts, param_grad(m->p, scale), NULL, m->images,
+             m->texts, param_acc(m->p, scale), NULL, b->size);
+    clip_text_bwd(m->clip, m->dtexts, b->size);
+    clip_image_bwd(m->clip, m->dimages, b->size);
+    k->sync();
+    k->acc_get(&loss, m->value, 1);
+    if (features) k->acc_get(features, m->texts, b->size * m->config.embed_dim);
+    uploads_free(f);
+    return loss;
+}
+
+static void check_like_host(const Kernels *k) {
+    ClipConfig c = odd_config();
+    TestBatch b = random_batch(&c, B, test_seed());
+    ClipOptions o = options(0);
+    TestModel host = model_new(k, &c, &o, LOSS_CLIP), sent = model_new(k, &c, &o, LOSS_CLIP);
+    Batch batch = loaded(&b, B);
+    const char *where = "";
+    double want = model_gradients(&host, &b, (RunHow){.u8 = true, .dropout = true, .draw = 3});
+    assert_true(sent_gradients(&sent, &batch, NULL, NULL) == want);
+    if (worst_gradient(&sent, &host, &where) != 0) fail_msg("%s: %s differs", k->name, where);
+    model_free(&host);
+    model_free(&sent);
+    batch_free(&b);
+}
+
+/* The same batch with other ids in its padding. */
+static const TestModel *model_now;
+static const ClipBatch *other_padding(const ClipBatch *sent) {
+    static ClipBatch changed;
+    const Kernels *k = model_now->k;
+    int32_t *ids = xmalloc(sent->rows * sizeof *ids), *start = xmalloc((sent->sequences + 1) * 4);
+    changed = *sent;
+    k->sync();
+    k->download(ids, sent->ids, sent->rows * sizeof *ids);
+    k->download(start, sent->start, (sent->sequences + 1) * sizeof *start);
+    assert_true(sent->sequences > sent->B && sent->rows % BUCKET == 0);
+    assert_int_equal(start[sent->sequences], sent->rows);
+    for (size_t i = sent->B; i < sent->sequences; i++) {
+        assert_true(start[i + 1] > start[i]);
+        assert_true((size_t)(start[i + 1] - start[i]) <= model_now->config.context_length);
+    }
+    for (size_t i = (size_t)start[sent->B]; i < sent->rows; i++)
+        ids[i] = (int32_t)(1 + (i * 7) % (model_now->config.vocab_size - 1));
+    k->upload((int32_t *)(uintptr_t)sent->ids, ids, sent->rows * sizeof *ids);
+    free(ids);
+    free(start);
+    return &changed;
+}
+
+/* Batches of n captions, so that the padding differs in length. */
+static void check_padding(const Kernels *k, double tolerance) {
+    ClipConfig c = odd_config();
+    TestBatch b = random_batch(&c, B, test_seed());
+    ClipOptions padded = options(BUCKET), not_padded = options(0);
+    for (size_t n = 1; n <= B; n += 1 + n / 2 * 2) {
+        Batch batch = loaded(&b, n);
+        TestModel m[3];
+        for (int i = 0; i < 3; i++)
+            m[i] = model_new(k, &c, i < 2 ? &padded : &not_padded, LOSS_CLIP);
+        size_t E = n * c.embed_dim;
+        double *features[3], loss[3];
+        const char *where = "";
+        for (int i = 0; i < 3; i++) {
+            features[i] = xcalloc(E, sizeof(double));
+            model_now = &m[i];
+            loss[i] = sent_gradients(&m[i], &batch, i == 1 ? other_padding : NULL, features[i]);
+        }
+        /* what stands in the padding changes no bit */
+        assert_true(loss[0] == loss[1]);
+        assert_memory_equal(features[0], features[1], E * sizeof(double));
+        if (worst_gradient(&m[0], &m[1], &where) != 0)
+            fail_msg("%s, %zu captions: padding shows in %s", k->name, n, where);
+        /* without it, sums over rows may be cut elsewhere */
+        assert_near(loss[0], loss[2], tolerance * fmax(1, loss[2]));
+        assert_true(test_error_max(features[0], features[2], E) <= tolerance);
+        double worst = worst_gradient(&m[0], &m[2], &where);
+        if (!(worst <= tolerance))
+            fail_msg("%s, %zu captions: without padding %s differs by %.3g", k->name, n, where,
+                     worst);
+        for (int i = 0; i < 3; i++) {
+            free(features[i]);
+            model_free(&m[i]);
+        }
+    }
+    batch_free(&b);
+}
+
+static void test_like_host(void **state) {
+    (void)state;
+    check_like_host(kernels_open(TEST_DEVICE, PRECISION_FP32));
+    check_like_host(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16));
+}
+
+static void test_padding(void **state) {
+    (void)state;
+    check_padding(kernels_open("ref", PRECISION_FP32), 1e-12);
+    check_padding(kernels_open(TEST_DEVICE, PRECISION_FP32), 2e-6);
+    check_padding(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 1e-5);
+}
+
+/* The layer that runs CUDA without a GPU counts: 0, calls that take or give back memory; 1, those
+ * that wait for the device. */
+unsigned long cudaemuCount(int what) __attribute__((weak));
+static unsigned long memory_calls, waits;
+
+static void count_from(void) {
+    memory_calls = cudaemuCount ? cudaemuCount(0) : 0;
+    waits = cudaemuCount ? cudaemuCount(1) : 0;
+}
+static void count_to(unsigned long memory_most, unsigned long waits_most) {
+    if (!cudaemuCount) return;
+    assert_in_range(cudaemuCount(0) - memory_calls, 0, memory_most);
+    assert_in_range(cudaemuCount(1) - waits, 0, waits_most);
+}
+
+/* n steps of two micro-batches whose captions change in number of rows. Once every batch has come
+ * by, asking for a step takes no memory and waits for nothing; its result is one wait. */
+static void run_steps(const Kernels *k, bool graphs, double *master, StepResult *results,
+                      size_t n) {
+    ClipConfig c = odd_config();
+    ClipOptions o = options(BUCKET);
+    TestModel m = model_new(k, &c, &o, LOSS_CLIP);
+    OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
+    Optim *optim = optim_new(m.p, &oo);
+    Step *s = step_new(k, comm_self(k), m.clip, m.p, optim, LOSS_CLIP, B, 2, c.embed_dim, 1 << 20);
+    TestBatch b[3];
+    for (uint32_t i = 0; i < 3; i++) b[i] = random_batch(&c, B, test_seed() + i);
+    Batch batch[2][2], *list[2][2];
+    kernel_graphs_on = graphs;
+    for (size_t t = 0; t < n; t++) {
+        for (size_t j = 0; j < 2; j++) {
+            batch[t % 2][j] = loaded(&b[(t + j) % 3], B);
+            list[t % 2][j] = &batch[t % 2][j];
+        }
+        count_from();
+        step_start(s, list[t % 2], 1e-2, t + 1);
+        if (t > 2) count_to(0, 0);
+        if (t > 0) results[t - 1] = step_result(s);
+        if (t > 2) count_to(0, 1);
+    }
+    results[n - 1] = step_result(s);
+    kernel_graphs_on = true;
+    double *got = host_copy(k, m.p->master, m.p->size);
+    memcpy(master, got, m.p->size * sizeof *got);
+    free(got);
+    for (uint32_t i = 0; i < 3; i++) batch_free(&b[i]);
+    step_free(s);
+    optim_free(optim);
+    model_free(&m);
+}
+
+static void test_recorded_steps(void **state) {
+    (void)state;
+    enum { STEPS = 6 };
+    const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_AMP_BF16);
+    ClipConfig c = odd_config();
+    size_t learned, size = params_layout(&c, &learned);
+    double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
+    StepResult results[2][STEPS];
+    for (int graphs = 0; graphs < 2; graphs++)
+        run_steps(k, graphs, master[graphs], results[graphs], STEPS);
+    for (size_t t = 0; t < STEPS; t++) {
+        assert_true(results[0][t].loss == results[1][t].loss);
+        assert_true(results[0][t].grad_norm == results[1][t].grad_norm);
+        assert_true(results[0][t].logit_scale == results[1][t].logit_scale);
+        assert_false(results[0][t].skipped);
+    }
+    assert_true(results[0][STEPS - 1].loss < results[0][0].loss);
+    assert_memory_equal(master[0], master[1], size * sizeof(double));
+    free(master[0]);
+    free(master[1]);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_like_host),
+    cmocka_unit_test(test_padding),
+    cmocka_unit_test(test_recorded_steps),
+};
+
+int main(void) { return cmocka_run_group_tests_name("uploads", tests, NULL, NULL); }

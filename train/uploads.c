@@ -1,0 +1,167 @@
+#include "train/uploads.h"
+
+#include <stdlib.h>
+
+enum { PLACES = 2, UNDER_WAY = 2 };
+
+/* Of a batch, on the host and likewise on the device, one after another: kept patches [B,kept], row
+ * offsets [sequences+1], pooled rows [sequences], ids [rows]. */
+typedef struct Numbers {
+    int32_t *keep, *start, *pool, *ids;
+} Numbers;
+
+typedef struct Staged {
+    const Batch *batch;
+    Numbers at;
+    size_t rows, sequences;
+} Staged;
+
+typedef struct Place {
+    uint8_t *pixels;
+    Numbers at;
+    Mark *filled, *used;
+} Place;
+
+struct Uploads {
+    const Kernels *k;
+    const Clip *clip;
+    ClipShape shape;
+    size_t accum, places;
+    void *device;
+    int32_t *host;
+    Place place[PLACES];
+    Staged *staged; /* [UNDER_WAY, accum] */
+    size_t next;    /* place */
+    ClipBatch sent;
+};
+
+static size_t numbers_most(const ClipShape *c) {
+    size_t sequences = c->max_batch + c->padding;
+    return c->max_batch * c->kept + 2 * sequences + 1 + c->max_rows;
+}
+
+static Numbers numbers_at(int32_t *p, const ClipShape *c, size_t B) {
+    Numbers n;
+    n.keep = p;
+    n.start = n.keep + B * c->kept;
+    n.pool = n.start + B + c->padding + 1;
+    n.ids = n.pool + B + c->padding;
+    return n;
+}
+
+/* A device that does nothing beside its host needs no second place. */
+static size_t places_of(const Kernels *k) { return k->asynchronous ? PLACES : 1; }
+
+static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
+    for (size_t i = 0; i < places; i++) {
+        place[i].pixels = arena_take(a, c->max_batch, c->pixels);
+        place[i].at.keep = arena_take(a, numbers_most(c), sizeof(int32_t));
+    }
+}
+
+size_t uploads_bytes(const Kernels *k, const ClipShape *shape) {
+    Arena a = {0};
+    Place place[PLACES];
+    lay_out(place, places_of(k), shape, &a);
+    return a.used;
+}
+
+Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum) {
+    Uploads *f = xcalloc(1, sizeof *f);
+    *f = (Uploads){
+        .k = k, .clip = m, .shape = clip_shape(m), .accum = accum, .places = places_of(k)};
+    Arena a = {.size = uploads_bytes(k, &f->shape)};
+    a.base = f->device = k->alloc(a.size);
+    lay_out(f->place, f->places, &f->shape, &a);
+    for (size_t i = 0; i < f->places; i++) {
+        f->place[i].filled = k->mark_new();
+        f->place[i].used = k->mark_new();
+    }
+    size_t batches = size_mul(UNDER_WAY, accum), most = numbers_most(&f->shape);
+    f->staged = xcalloc(batches, sizeof *f->staged);
+    f->host = k->host_alloc(size_mul(size_mul(batches, most), sizeof(int32_t)));
+    for (size_t i = 0; i < batches; i++) f->staged[i].at.keep = f->host + i * most;
+    return f;
+}
+
+void uploads_free(Uploads *f) {
+    if (!f) return;
+    for (size_t i = 0; i < f->places; i++) {
+        f->k->mark_free(f->place[i].filled);
+        f->k->mark_free(f->place[i].used);
+    }
+    f->k->release(f->device);
+    f->k->host_release(f->host);
+    free(f->staged);
+    free(f);
+}
+
+/* Captions, and behind them the padding: as many sequences in every batch, of about the same
+ * length.
+ */
+static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
+    const ClipShape *c = &f->shape;
+    size_t B = b->size, rows = (size_t)b->start[B];
+    s->sequences = B + c->padding;
+    s->rows = clip_text_rows(f->clip, rows);
+    assert(B <= c->max_batch && s->rows <= c->max_rows && b->start[0] == 0);
+    for (size_t i = 0; i < B; i++) {
+        assert(b->start[i + 1] > b->start[i] &&
+               (size_t)(b->start[i + 1] - b->start[i]) <= c->context);
+        s->at.start[i] = b->start[i];
+        s->at.pool[i] = b->start[i + 1] - 1;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        assert(b->ids[i] >= 0 && (size_t)b->ids[i] < c->vocab);
+        s->at.ids[i] = b->ids[i];
+    }
+    for (size_t i = rows; i < s->rows; i++) s->at.ids[i] = 0;
+    s->at.start[B] = (int32_t)rows;
+    for (size_t i = 0; i < c->padding; i++) {
+        size_t end = rows + (s->rows - rows) * (i + 1) / c->padding;
+        s->at.start[B + i + 1] = (int32_t)end;
+        s->at.pool[B + i] = (int32_t)end - 1;
+    }
+}
+
+void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
+    assert(j < f->accum);
+    Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
+    s->batch = b;
+    s->at = numbers_at(s->at.keep, &f->shape, b->size);
+    if (f->shape.kept) clip_draw_patches(f->clip, s->at.keep, b->sample, b->epoch, b->size);
+    stage_captions(f, s, b);
+}
+
+const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text) {
+    const Kernels *k = f->k;
+    const Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
+    const Batch *b = s->batch;
+    Place *p = &f->place[f->next];
+    Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b->size);
+    size_t numbers = (size_t)(to.ids - to.keep) + s->rows;
+    k->queue_wait(QUEUE_COPY, p->used);
+    if (image) k->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
+    k->upload_start(QUEUE_COPY, to.keep, s->at.keep, numbers * sizeof(int32_t));
+    k->mark_set(p->filled, QUEUE_COPY);
+    k->queue_wait(QUEUE_COMPUTE, p->filled);
+    f->sent = (ClipBatch){.B = b->size};
+    if (image) {
+        f->sent.pixels = p->pixels;
+        f->sent.keep = f->shape.kept ? to.keep : NULL;
+    }
+    if (text) {
+        f->sent.ids = to.ids;
+        f->sent.start = to.start;
+        f->sent.pool = to.pool;
+        f->sent.rows = s->rows;
+        f->sent.sequences = s->sequences;
+        f->sent.max_T = f->shape.context;
+    }
+    return &f->sent;
+}
+
+void uploads_done(Uploads *f) {
+    f->k->mark_set(f->place[f->next].used, QUEUE_COMPUTE);
+    f->next = (f->next + 1) % f->places;
+}
