@@ -4,6 +4,7 @@
 #include "data/bpe.h"
 #include "data/npy.h"
 #include "train/checkpoint.h"
+#include "train/folder.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -161,6 +162,26 @@ static void test_nothing_is_written_over(void **state) {
     free(said);
     assert_int_not_equal(access(test_path("safe/large"), F_OK), 0);
     assert_int_equal(entries(test_path("safe"), true), 0);
+}
+
+/* The check comes long before the end: what appears meanwhile stands too. */
+static void test_place(void **state) {
+    (void)state;
+    mkdir(test_path("ready"), 0777);
+    mkdir(test_path("taken"), 0777);
+    test_write_file(test_path("taken-file"), "mine", 4);
+    test_write_file(test_path("ready-file"), "new", 3);
+    Error err;
+    assert_false(folder_place(test_path("ready"), test_path("taken"), &err));
+    test_says(err.text, "exists already");
+    assert_false(folder_place(test_path("ready-file"), test_path("taken-file"), &err));
+    assert_int_equal(access(test_path("ready"), F_OK), 0);
+    char *mine = test_read_file(test_path("taken-file"), NULL);
+    assert_string_equal(mine, "mine");
+    free(mine);
+    assert_true(folder_place(test_path("ready"), test_path("free"), &err));
+    assert_false(folder_place(test_path("ready"), test_path("nowhere/free"), &err));
+    test_says(err.text, "No such file");
 }
 
 /* ---- models that differ ---- */
@@ -373,6 +394,7 @@ int main(void) {
         cmocka_unit_test(test_tokenizer_files),
         cmocka_unit_test(test_vocabulary_round_trip),
         cmocka_unit_test(test_nothing_is_written_over),
+        cmocka_unit_test(test_place),
         cmocka_unit_test(test_mix_and_average),
         cmocka_unit_test(test_what_hf_has_no_place_for),
         cmocka_unit_test(test_resized_on_the_way),

@@ -238,6 +238,13 @@ static void test_preprocessor(void **state) {
     assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BILINEAR);
     assert_int_equal(c.eval_transform.resize_mode, RESIZE_SQUASH);
     clip_config_free(&c);
+    checkpoint_config(&c, test_path("hf"), MODEL); /* --model does not change it */
+    assert_near((double)c.eval_transform.mean[1], 0.25, 0);
+    assert_int_equal(c.eval_transform.size, 8);
+    clip_config_free(&c);
+    checkpoint_config(&c, GOLDEN "plain.pt", MODEL); /* none beside it */
+    assert_near((double)c.eval_transform.mean[0], 0.48145466, 1e-7);
+    clip_config_free(&c);
     clip_config_load(&c, GOLDEN "hf"); /* has none: CLIP's */
     assert_near((double)c.eval_transform.mean[0], 0.48145466, 1e-7);
     assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BICUBIC);
@@ -277,6 +284,59 @@ static void test_index(void **state) {
     }
     assert_false(weights_open(&w, test_path("parts"), &err));
     test_says(err.text, "as it says");
+}
+
+/* ---- wrong tensors ---- */
+
+static void open_refused(const Tensor *t, size_t n, const char *needle) {
+    Weights w;
+    Error err = {""};
+    const char *path = test_path("wrong.safetensors");
+    if (!safetensors_write(path, t, n, NULL, 0, &err)) fail_msg("%s", err.text);
+    assert_false(weights_open(&w, path, &err));
+    test_says(err.text, needle);
+}
+
+static void test_wrong_tensors(void **state) {
+    (void)state;
+    static const float x[16];
+#define ATTENTION "text_model.encoder.layers.0.self_attn."
+#define T(n, v)                                                                                    \
+    { .name = n, .dtype = DTYPE_F32, .ndim = 2, .shape = {4, v}, .data = x }
+    const Tensor q = T(ATTENTION "q_proj.weight", 4), k = T(ATTENTION "k_proj.weight", 4),
+                 v = T(ATTENTION "v_proj.weight", 4), v3 = T(ATTENTION "v_proj.weight", 3),
+                 whole = T("transformer.resblocks.0.attn.in_proj_weight", 4),
+                 again = T("module." ATTENTION "k_proj.weight", 4);
+    open_refused((Tensor[]){q, v}, 2, "the key projection is missing");
+    open_refused((Tensor[]){k, v}, 2, "the query projection is missing");
+    open_refused((Tensor[]){q, k, v3}, 3, "differ in shape");
+    open_refused((Tensor[]){q, k, v, whole}, 4, "attn.in_proj_weight is there twice");
+    open_refused((Tensor[]){q, k, v, again}, 4, "attn.in_proj_weight is there twice");
+    Weights w;
+    Error err;
+    assert_false(weights_open(&w, "tests/golden/tok", &err));
+    test_says(err.text, "no weights in this folder");
+    char *text =
+        test_clipc(1,
+                   "embed --checkpoint " GOLDEN "hf --vocab "
+                   "tests/golden/openclip/vocab.txt --text " GOLDEN "captions.txt --out %s",
+                   test_path("x.npy"));
+    test_says(text, "has 569 entries, the model 515");
+    free(text);
+}
+
+/* Training starts from any of them, and what it writes is read again. */
+static void test_training_starts_from_it(void **state) {
+    (void)state;
+    free(test_clipc(0,
+                    "train --pretrained " GOLDEN "script.pt --model " MODEL " --vocab " GOLDEN
+                    "vocab.txt --train-data tests/golden/openclip/pairs.tsv --batch-size 8 "
+                    "--max-steps 1 --lr 0 --warmup 0 --wd 0 --precision fp32 --logs %s --name run",
+                    test_path("logs")));
+    char *text =
+        test_clipc(0, "ckpt diff " GOLDEN "script.pt %s", test_path("logs/run/checkpoints/latest"));
+    test_says(text, "0 of 38 tensors differ");
+    free(text);
 }
 
 /* ---- damage ---- */
@@ -343,6 +403,8 @@ int main(void) {
         cmocka_unit_test(test_hf_config_refused),
         cmocka_unit_test(test_preprocessor),
         cmocka_unit_test(test_index),
+        cmocka_unit_test(test_wrong_tensors),
+        cmocka_unit_test(test_training_starts_from_it),
         cmocka_unit_test(test_truncated_anywhere),
         cmocka_unit_test(test_changed_bytes),
     };
