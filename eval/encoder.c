@@ -121,6 +121,12 @@ double encoder_logit_scale(const Encoder *e) {
     e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
     return exp(log_scale);
 }
+double encoder_logit_bias(const Encoder *e) {
+    double bias = 0;
+    const Param *p = params_find(e->params, "logit_bias");
+    if (p) e->k->acc_get(&bias, param_acc(e->params, p), 1);
+    return bias;
+}
 
 enum { HASHED_FLOATS = 1 << 16 };
 

@@ -27,6 +27,7 @@ const ClipConfig *encoder_config(const Encoder *e);
 size_t encoder_dim(const Encoder *e);         /* E */
 size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */
+double encoder_logit_bias(const Encoder *e);  /* of a model trained with SigLIP's loss, else 0 */
 
 /* Which model it is, in 16 hexadecimal digits: a checksum of the weights that features depend on,
  * and one of architecture and preprocessing; the same for the same model in another format. */

@@ -54,11 +54,20 @@ search() { # a picture finds itself; captions of a file and of the command line 
         says 1 "$dir/none.txt" model search --collection "$dir/all.npy" --text "$dir/none.txt" &&
         says 1 "cannot open vocabulary" model search --collection "$dir/all.npy" --texts a --vocab "$dir/no"
 }
-score() { # probabilities of one picture sum to 1; from stdin as well
+score() { # probabilities of one picture sum to 1; from stdin as well; the best first; each by itself
     model score "${vocab[@]}" --image $golden/00.jpg --text - --json <"$dir/queries.txt" >"$dir/out" &&
         grep -o '"probability": [^,]*' "$dir/out" | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
         printf 'w\xffrds\n' | says 0 '"text": "w?rds"' model score "${vocab[@]}" --image $golden/00.jpg --text - --json &&
-        says 2 "give the captions" model score --image $golden/00.jpg
+        says 2 "give the captions" model score --image $golden/00.jpg &&
+        says 1 "No such file" model score "${vocab[@]}" --image "$dir/none.jpg" --texts a || return 1
+    local words=(--texts 'a red circle' 'a blue square' 'a green stripe' 'two dogs')
+    model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" >"$dir/all" &&
+        model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" --top 3 >"$dir/three" &&
+        sort -rn -k 4 "$dir/all" | head -n 3 | cmp - "$dir/three" && grep -q '#' "$dir/three" &&
+        model score "${vocab[@]}" --image $golden/00.jpg $golden/05.jpg "${words[@]}" --json >"$dir/two" &&
+        [ "$(grep -o '"image": ' "$dir/two" | wc -l)" = 2 ] && [ "$(grep -o '"text": ' "$dir/two" | wc -l)" = 8 ] &&
+        model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" --sigmoid --json >"$dir/out" && grep -o '"probability": [^}]*' "$dir/out" |
+        tr -d ',}' | awk -v scale=14.2857 '{want = 1 / (1 + exp(-scale * $4)); d = $2 - want; if (d > 1e-3 || d < -1e-3) exit 1} END {exit NR != 4}'
 }
 retrieval() { # of a shard without an index: it is built where --cache-dir says
     local files=($golden/0?.jpg)

@@ -8,30 +8,87 @@
 #include <string.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
-static StringList texts;
-static const char *image, *text_file;
-static bool json;
+static StringList texts, images;
+static const char *text_file;
+static bool json, sort, sigmoid;
+static int64_t top;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"image", OPT_STRING, &image, "FILE", 0, 0, "the picture", 0},
+    {"image", OPT_LIST, &images, "FILE...", 0, 0, "the picture, or several", 0},
     {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "the captions", 0},
     {"text", OPT_STRING, &text_file, "FILE", 0, 0, "the captions, one a line; - is stdin", 0},
+    {"sort", OPT_FLAG, &sort, NULL, 0, 0, "the best first", 0},
+    {"top", OPT_INT, &top, NULL, 0, 1e6, "only so many, the best first; 0: all", 0},
+    {"sigmoid", OPT_FLAG, &sigmoid, NULL, 0, 0,
+     "each caption by itself, as SigLIP's loss has it; the default where the model has a bias", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
 
 static const Command command = {
     "score",
-    "One image against several captions: softmax of the scaled cosines.",
-    "clipc score --checkpoint PATH --image FILE (--texts TEXT... | --text FILE)",
-    "  clipc score --checkpoint CKPT --image cat.jpg --texts 'a cat' 'a dog' 'a red car'\n",
+    "Images against several captions: softmax (or sigmoid) of the scaled cosines.",
+    "clipc score --checkpoint PATH --image FILE... (--texts TEXT... | --text FILE)",
+    "  clipc score --checkpoint CKPT --image cat.jpg --texts 'a cat' 'a dog' 'a red car'\n"
+    "  clipc score --checkpoint CKPT --image *.jpg --text labels.txt --top 3 --json\n",
     options,
     COUNT(options),
 };
 
+typedef struct Score {
+    const char *text;
+    double cosine, probability;
+} Score;
+
+/* By falling cosine; equal ones stay in their order, since they stand in memory. */
+static int by_falling_cosine(const void *a, const void *b) {
+    const Score *x = *(const Score *const *)a, *y = *(const Score *const *)b;
+    if (x->cosine != y->cosine) return x->cosine < y->cosine ? 1 : -1;
+    return (x > y) - (x < y);
+}
+
+static void score_image(Score *s, size_t n, const float *image, const float *features, size_t E,
+                        double scale, double bias) {
+    double best = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        s[i].cosine = 0;
+        for (size_t j = 0; j < E; j++) s[i].cosine += (double)image[j] * features[i * E + j];
+        if (!isfinite(s[i].cosine)) die("features are not finite (NaN): is the checkpoint sound?");
+        best = fmax(best, s[i].cosine);
+    }
+    for (size_t i = 0; i < n; i++) {
+        s[i].probability = sigmoid ? 1 / (1 + exp(-(scale * s[i].cosine + bias)))
+                                   : exp(scale * (s[i].cosine - best));
+        sum += s[i].probability;
+    }
+    for (size_t i = 0; !sigmoid && i < n; i++) s[i].probability /= sum;
+}
+
+enum { BAR = 24 };
+
+/* Prints, or returns the list. */
+static json_t *show(const Score *s, size_t n) {
+    const Score **order = xcalloc(n, sizeof *order);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) order[i] = &s[i];
+    if (sort || top) qsort(order, n, sizeof *order, by_falling_cosine);
+    for (size_t i = 0; i < (top ? size_min((size_t)top, n) : n); i++) {
+        char bar[BAR + 1] = "";
+        memset(bar, '#', (size_t)lround(order[i]->probability * BAR));
+        if (!json)
+            printf("%6.2f %%  cos %7.4f  %-24s  %s\n", 100 * order[i]->probability,
+                   order[i]->cosine, bar, order[i]->text);
+        json_array_append_new(list, json_pack("{s:o, s:f, s:f}", "text", json_text(order[i]->text),
+                                              "probability", order[i]->probability, "cosine",
+                                              order[i]->cosine));
+    }
+    free(order);
+    return list;
+}
+
 int cmd_score(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
-    if (!image) die_usage("clipc score: --image is missing");
+    if (!images.count) die_usage("clipc score: --image is missing");
     if ((texts.count > 0) == (text_file != NULL))
         die_usage("clipc score: give the captions with --texts or --text");
     size_t n = texts.count;
@@ -39,29 +96,28 @@ int cmd_score(int argc, char **argv) {
     if (!n) die("%s holds no caption", text_file);
     Encoder *e = encoder_open(&encoder);
     size_t E = encoder_dim(e);
-    float *picture = embed_image_files(e, (char *const *)&image, 1),
+    if (!option_find(&command, "sigmoid")->given) sigmoid = encoder_config(e)->has_logit_bias;
+    float *pictures = embed_image_files(e, images.items, images.count),
           *features = embed_texts(e, captions, n);
-    double *cosine = xcalloc(n, sizeof *cosine), *p = xcalloc(n, sizeof *p), best = -2, sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < E; j++) cosine[i] += (double)picture[j] * features[i * E + j];
-        best = fmax(best, cosine[i]);
+    Score *scores = xcalloc(n, sizeof *scores);
+    json_t *results = json_array();
+    for (size_t i = 0; i < n; i++) scores[i].text = captions[i];
+    for (size_t p = 0; p < images.count; p++) {
+        score_image(scores, n, pictures + p * E, features, E, encoder_logit_scale(e),
+                    encoder_logit_bias(e));
+        if (!json && images.count > 1) printf("%s%s\n", p ? "\n" : "", images.items[p]);
+        json_t *list = show(scores, n);
+        json_array_append_new(
+            results, json_pack("{s:o, s:o}", "image", json_text(images.items[p]), "scores", list));
     }
-    for (size_t i = 0; i < n; i++) sum += p[i] = exp(encoder_logit_scale(e) * (cosine[i] - best));
-    json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        p[i] /= sum;
-        char bar[25] = "";
-        memset(bar, '#', (size_t)lround(p[i] * 24));
-        if (!json)
-            printf("%6.2f %%  cos %7.4f  %-24s  %s\n", 100 * p[i], cosine[i], bar, captions[i]);
-        json_array_append_new(list, json_pack("{s:o, s:f, s:f}", "text", json_text(captions[i]),
-                                              "probability", p[i], "cosine", cosine[i]));
-    }
-    if (json) print_json(json_pack("{s:o, s:O}", "image", json_text(image), "scores", list));
-    json_decref(list);
-    free(cosine);
-    free(p);
-    free(picture);
+    /* one picture: its object; several: a list of them */
+    if (json && images.count == 1)
+        print_json(json_incref(json_array_get(results, 0)));
+    else if (json)
+        print_json(json_pack("{s:O}", "results", results));
+    json_decref(results);
+    free(scores);
+    free(pictures);
     free(features);
     if (text_file) free_lines(captions, n);
     encoder_close(e);
