@@ -39,7 +39,7 @@ static char *line(const char *fmt, ...) {
 
 static void test_there_and_back(void **state) {
     (void)state;
-    static const char *const formats[] = {"open_clip", "hf", "safetensors"};
+    static const char *const formats[] = {"open_clip", "hf", "safetensors", "pt"};
     static const char *const types[] = {"fp32", "fp16", "bf16"};
     for (size_t i = 0; i < COUNT(formats); i++)
         for (size_t j = 0; j < COUNT(types); j++) {
@@ -131,7 +131,7 @@ static void test_nothing_is_written_over(void **state) {
     mkdir(test_path("safe"), 0777);
     mkdir(test_path("safe/folder"), 0777);
     test_write_file(test_path("safe/file"), "mine", 4);
-    static const char *const formats[] = {"open_clip", "hf", "safetensors"};
+    static const char *const formats[] = {"open_clip", "hf", "safetensors", "pt"};
     for (size_t i = 0; i < COUNT(formats); i++) {
         clipc(1, "exists already",
               line("ckpt convert " GOLDEN "hf --to %s --out %s", formats[i],

@@ -156,7 +156,7 @@ typedef struct Buffer {
 } Buffer;
 
 static void put(Buffer *b, uint64_t x, size_t n) {
-    for (size_t i = 0; i < n; i++) b->bytes[b->n++] = (unsigned char)(x >> 8 * i);
+    for (size_t i = 0; i < n; i++) b->bytes[b->n++] = (unsigned char)(i < 8 ? x >> 8 * i : 0);
 }
 
 static void put_bytes(Buffer *b, const void *data, size_t n) {

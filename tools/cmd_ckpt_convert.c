@@ -20,7 +20,7 @@ static double alpha = 0.5;
          EXPORT_FORMATS,                                                                           \
          0,                                                                                        \
          0,                                                                                        \
-         "open_clip's folder, Hugging Face's CLIPModel folder, a file",                            \
+         "open_clip's folder, Hugging Face's CLIPModel folder, one file",                          \
          0},                                                                                       \
         {"dtype", OPT_CHOICE, &dtype, "fp32|fp16|bf16", 0, 0, "type of the stored numbers", 0},    \
         {"model",                                                                                  \

@@ -1,6 +1,7 @@
 #include "train/export.h"
 
 #include "data/bpe.h"
+#include "data/torchwriter.h"
 #include "train/folder.h"
 #include "train/hf_config.h"
 #include "train/weight_names.h"
@@ -57,55 +58,81 @@ static Tensor describe(const Export *e, const Piece *p) {
     return t;
 }
 
-static bool append(SafetensorsWriter *w, const Export *e, const Piece *p, const float *x, size_t n,
-                   void *bytes, Error *err) {
-    if (!dtype_from_f32(e->dtype, x, n, bytes))
+/* The file that is being written, of one kind or the other. */
+typedef struct Sink {
+    const Export *e;
+    SafetensorsWriter *safetensors;
+    TorchWriter *torch;
+} Sink;
+
+static Sink sink_open(const Export *e, const char *path, const Tensor *tensors, size_t n) {
+    static const char *const meta[] = {"format", "pt"}; /* transformers asks for it */
+    if (e->format == EXPORT_PT)
+        return (Sink){.e = e, .torch = torchwriter_create(path, tensors, n)};
+    return (Sink){.e = e, .safetensors = safetensors_create(path, tensors, n, meta, 1)};
+}
+
+/* whole: false where something went wrong, so that the file goes away; err stays then. */
+static bool sink_close(Sink *s, bool whole, Error *err) {
+    if (whole && s->torch) return torchwriter_finish(s->torch, err);
+    if (whole) return safetensors_finish(s->safetensors, err);
+    if (s->torch)
+        torchwriter_abandon(s->torch);
+    else
+        safetensors_abandon(s->safetensors);
+    return false;
+}
+
+static bool append(Sink *s, const Piece *p, const float *x, size_t n, void *bytes, Error *err) {
+    Dtype d = s->e->dtype;
+    if (!dtype_from_f32(d, x, n, bytes))
         return error_set(err, "%s has values beyond the range of %s: take another --dtype", p->name,
-                         dtype_name(e->dtype));
-    safetensors_append(w, bytes, n * dtype_size(e->dtype));
+                         dtype_name(d));
+    if (s->torch)
+        torchwriter_append(s->torch, bytes, n * dtype_size(d));
+    else
+        safetensors_append(s->safetensors, bytes, n * dtype_size(d));
     return true;
 }
 
-static bool append_transposed(SafetensorsWriter *w, const Export *e, const Piece *p, Error *err) {
+static bool append_transposed(Sink *s, const Piece *p, Error *err) {
+    const Export *e = s->e;
     const Param *q = &e->list[p->param];
     size_t rows = q->shape[0], cols = q->shape[1];
     float *x = xmalloc(size_mul(2 * q->size, sizeof *x)), *turned = x + q->size;
     e->read(e->context, p->param, 0, q->size, x);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) turned[c * rows + r] = x[r * cols + c];
-    bool ok = append(w, e, p, turned, q->size, x, err);
+    bool ok = append(s, p, turned, q->size, x, err);
     free(x);
     return ok;
 }
 
-static bool append_piece(SafetensorsWriter *w, const Export *e, const Piece *p, float *chunk,
-                         void *bytes, Error *err) {
-    if (p->transposed) return append_transposed(w, e, p, err);
+static bool append_piece(Sink *s, const Piece *p, float *chunk, void *bytes, Error *err) {
+    const Export *e = s->e;
+    if (p->transposed) return append_transposed(s, p, err);
     for (size_t done = 0; done < p->count; done += CHUNK) {
         size_t n = size_min(CHUNK, p->count - done);
         e->read(e->context, p->param, p->first + done, n, chunk);
-        if (!append(w, e, p, chunk, n, bytes, err)) return false;
+        if (!append(s, p, chunk, n, bytes, err)) return false;
     }
     return true;
 }
 
 static bool write_weights(const Export *e, const char *path, Error *err) {
-    static const char *const meta[] = {"format", "pt"}; /* transformers asks for it */
     Piece *pieces = xcalloc(3 * e->count, sizeof *pieces);
     Tensor *tensors = xcalloc(3 * e->count, sizeof *tensors);
     size_t n = list_pieces(e, pieces);
     for (size_t i = 0; i < n; i++) tensors[i] = describe(e, &pieces[i]);
-    SafetensorsWriter *w = safetensors_create(path, tensors, n, meta, 1);
+    Sink s = sink_open(e, path, tensors, n);
     float *chunk = xmalloc(2 * CHUNK * sizeof *chunk);
     bool ok = true;
     for (size_t i = 0; i < n && ok; i++)
-        ok = append_piece(w, e, &pieces[i], chunk, chunk + CHUNK, err);
+        ok = append_piece(&s, &pieces[i], chunk, chunk + CHUNK, err);
     free(chunk);
     free(tensors);
     free(pieces);
-    if (ok) return safetensors_finish(w, err);
-    safetensors_abandon(w);
-    return false;
+    return sink_close(&s, ok, err);
 }
 
 /* ---- the files beside ---- */
@@ -215,7 +242,8 @@ bool export_check(const Export *e, Error *err) {
 
 /* In `beside`; then it gets its name. */
 static bool write_beside(const Export *e, const char *beside, Error *err) {
-    if (e->format == EXPORT_SAFETENSORS) return write_weights(e, beside, err);
+    if (e->format == EXPORT_SAFETENSORS || e->format == EXPORT_PT)
+        return write_weights(e, beside, err);
     if (mkdir(beside, 0777)) return error_set(err, "%.200s: %s", beside, strerror(errno));
     bool ok = e->format == EXPORT_HF ? write_hf(e, beside, err) : write_open_clip(e, beside, err);
     return ok && (folder_sync(beside) || error_set(err, "%.200s: %s", beside, strerror(errno)));

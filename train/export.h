@@ -5,14 +5,14 @@
 #include "data/safetensors.h"
 #include "train/params.h"
 
-typedef enum { EXPORT_OPEN_CLIP, EXPORT_HF, EXPORT_SAFETENSORS } ExportFormat;
-#define EXPORT_FORMATS "open_clip|hf|safetensors"
+typedef enum { EXPORT_OPEN_CLIP, EXPORT_HF, EXPORT_SAFETENSORS, EXPORT_PT } ExportFormat;
+#define EXPORT_FORMATS "open_clip|hf|safetensors|pt"
 
 /* Values first … first+n-1 of parameter i. */
 typedef void ExportRead(void *context, size_t i, size_t first, size_t n, float *out);
 
 typedef struct Export {
-    const char *out; /* a folder, or for EXPORT_SAFETENSORS a file; must not exist */
+    const char *out; /* a folder, or for EXPORT_SAFETENSORS and _PT a file; must not exist */
     ExportFormat format;
     Dtype dtype; /* F32, F16 or BF16 */
     const ClipConfig *config;
