@@ -88,13 +88,14 @@ EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=comput
 # What makes a clean clone build quickly when nobody gave -j.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: all build help setup zeroshot-sets demo test test-gpu asan tsan fuzz chaos bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu asan tsan fuzz chaos bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
 help:
 	@echo 'make          build/clipc                make test     all tests (no GPU, no download but packages)'
 	@echo 'make demo     train a CLIP in minutes     make asan     the tests under ASan and UBSan'
+	@echo 'make demo-finetune   and fine-tune it: before, after, and in between'
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
@@ -114,6 +115,8 @@ demo:
 	@tools/setup.sh build demo
 	@$(MAKE) $(JOBS) --no-print-directory $B/clipc
 	@tools/demo/run.sh
+demo-finetune: demo
+	@tools/demo/finetune.sh
 
 $B/deps.ok: tools/check_deps.sh
 	@mkdir -p $(@D)
