@@ -40,6 +40,7 @@ mkdir -p $out/alpha
 for alpha in 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0; do
     at=$out/alpha/$alpha
     [ -e $at.stamps.json ] && continue
+    rm -rf $at.ckpt
     $clipc ckpt mix $base $run/checkpoints/best --alpha $alpha --out $at.ckpt 2>/dev/null
     $clipc eval retrieval --checkpoint $at.ckpt --data $demo/data/emojione.tsv --json >$at.base.json 2>/dev/null
     $clipc eval retrieval --checkpoint $at.ckpt --data $data/test.tsv --json >$at.json.part 2>/dev/null
