@@ -1,23 +1,28 @@
 #include "data/pack.h"
 #include "data/image.h"
 #include "data/index.h"
+#include "data/pack_folder.h"
 #include "data/parallel.h"
 #include "data/resize.h"
-#include "data/sources.h"
 #include "data/tar.h"
 #include "data/writer.h"
 
-#include <errno.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { CHUNK = 256, LOGGED = 20, KEY_DIGITS = 9 };
+enum { CHUNK = 256, LOGGED = 20, KEY_DIGITS = 9, TOKENS_MAX = 1024 };
 
-typedef enum { GOOD, UNREADABLE, NO_CAPTION, TOO_LARGE } Verdict;
+typedef enum {
+    GOOD,
+    UNREADABLE,
+    NO_CAPTION,
+    SHORT_CAPTION,
+    TOO_LARGE,
+    NOT_DOWNLOADED,
+    DUPLICATE,
+} Verdict;
 
 /* A sample between reading (parallel) and writing (in order). */
 typedef struct Item {
@@ -26,9 +31,10 @@ typedef struct Item {
     const char *extension;
     uint8_t *image;
     size_t image_size;
-    char *text;
-    size_t text_size;
+    char *text, *json;
+    size_t text_size, json_size, characters;
     int label;
+    ContentHash hash; /* of the image as it came */
     Error why;
 } Item;
 
@@ -36,29 +42,31 @@ typedef struct Scratch {
     Sample sample;
     Image image;
     ResizeScratch *resize;
+    BpeCache *cache;
 } Scratch;
 
 typedef struct Packer {
     Dataset *data;
     const PackOptions *o;
-    PackReport *report;
-    size_t first; /* sample number of items[0] */
+    PackState state; /* of all samples so far, not of whole shards alone */
+    size_t first;    /* sample number of items[0] */
     Item items[CHUNK];
     Scratch *scratch; /* one a thread */
-    char *folder, *name;
-    size_t logged;
+    PackFolder folder;
+    ContentSet seen;
+    size_t saved_hashes, hash_capacity, logged;
     /* the shard being written */
     Writer *writer;
     char *path;
     Index index;
     size_t in_shard;
-    json_t *sizes;
 } Packer;
 
 PackOptions pack_options_default(void) {
     return (PackOptions){.shard_samples = 10000,
                          .shard_bytes = (uint64_t)1 << 30,
                          .frame_bytes = 256 << 10, /* a shuffled read decompresses a whole frame */
+                         .zstd_level = 3,
                          .max_pixels = IMAGE_MAX_PIXELS,
                          .quality = 95,
                          .threads = cpu_count()};
@@ -72,15 +80,23 @@ static const char *extension_of(const uint8_t *b, size_t n) {
     return "jpg";
 }
 
-static bool shrink(Scratch *s, Item *item, const PackOptions *o, int width, int height) {
+/* How much smaller an image must become; 1: not at all. */
+static double shrink_scale(const PackOptions *o, int width, int height) {
+    int shorter = width < height ? width : height, longer = width < height ? height : width;
+    double scale = 1;
+    if (o->max_size > 0 && shorter > o->max_size) scale = (double)o->max_size / shorter;
+    if (o->max_side > 0 && longer > o->max_side) scale = fmin(scale, (double)o->max_side / longer);
+    return scale;
+}
+
+static bool shrink(Scratch *s, Item *item, const PackOptions *o, double scale) {
     Image *in = &s->image;
     if (!image_decode(in, s->sample.image, s->sample.image_size, o->max_pixels, &item->why))
         return false;
-    double scale = (double)o->max_size / (width < height ? width : height);
-    int w = (int)fmax(1, round(width * scale)), h = (int)fmax(1, round(height * scale));
+    int w = (int)fmax(1, round(in->width * scale)), h = (int)fmax(1, round(in->height * scale));
     uint8_t *small = xmalloc(size_mul(size_mul((size_t)w, (size_t)h), 3));
     ResizeTarget target = {.full_width = w, .full_height = h, .width = w, .height = h};
-    RgbView view = {in->rgb, (size_t)width * 3, width, height};
+    RgbView view = {in->rgb, (size_t)in->width * 3, in->width, in->height};
     resize_rgb(small, (size_t)w * 3, &target, &view, INTERPOLATION_BICUBIC, &s->resize);
     bool ok =
         image_encode_jpeg(&item->image, &item->image_size, small, w, h, o->quality, &item->why);
@@ -90,6 +106,48 @@ static bool shrink(Scratch *s, Item *item, const PackOptions *o, int width, int 
     return ok;
 }
 
+/* Characters of UTF-8 text without the white space around. */
+static size_t count_characters(const char *text, size_t n) {
+    size_t count = 0;
+    while (n && text_is_blank(text, 1)) text++, n--;
+    while (n && text_is_blank(text + n - 1, 1)) n--;
+    for (size_t i = 0; i < n; i++) count += (text[i] & 0xC0) != 0x80;
+    return count;
+}
+
+/* img2dataset's record of a picture that it did not get. */
+static bool was_downloaded(const Sample *s) {
+    json_t *meta = s->json ? json_loadb(s->json, s->json_size, 0, NULL) : NULL;
+    const char *status = json_string_value(json_object_get(meta, "status"));
+    bool ok = !status || strcmp(status, "success") == 0;
+    json_decref(meta);
+    return ok;
+}
+
+static bool too_short(const Packer *p, Scratch *s, Item *item) {
+    const Sample *sample = &s->sample;
+    int32_t ids[TOKENS_MAX];
+    item->characters = count_characters(sample->text, sample->text_size);
+    if (item->characters < p->o->min_chars)
+        return !error_set(&item->why, "%s: a caption of %zu characters", sample->key,
+                          item->characters);
+    if (!p->o->min_tokens) return false;
+    if (!s->cache) s->cache = bpe_cache_new(p->o->bpe);
+    size_t n = bpe_encode(p->o->bpe, s->cache, sample->text, sample->text_size, TOKENS_MAX, ids);
+    return n - 2 < p->o->min_tokens &&
+           !error_set(&item->why, "%s: a caption of %zu tokens", sample->key, n - 2);
+}
+
+static void keep_sample(Item *item, const Sample *s) {
+    item->text_size = s->text_size;
+    item->text = xstrdup(s->text);
+    item->label = s->label;
+    item->json_size = s->json_size;
+    if (!s->json) return;
+    item->json = xmalloc(s->json_size);
+    memcpy(item->json, s->json, s->json_size);
+}
+
 static Verdict judge(Scratch *s, Item *item, Packer *p, size_t index) {
     const PackOptions *o = p->o;
     Sample *sample = &s->sample;
@@ -97,13 +155,19 @@ static Verdict judge(Scratch *s, Item *item, Packer *p, size_t index) {
     Error why;
     if (!dataset_read(p->data, index, sample, &item->why))
         return sample->image_size ? NO_CAPTION : UNREADABLE;
+    if (!was_downloaded(sample)) {
+        error_set(&item->why, "%s: its record says that it was not downloaded", sample->key);
+        return NOT_DOWNLOADED;
+    }
     bool ok = image_size(&width, &height, sample->image, sample->image_size, &why);
     if (ok && (size_t)width * (size_t)height > o->max_pixels) {
         error_set(&item->why, "%s: %d x %d pixels", sample->key, width, height);
         return TOO_LARGE;
     }
-    if (ok && o->max_size > 0 && width > o->max_size && height > o->max_size) {
-        ok = shrink(s, item, o, width, height);
+    if (too_short(p, s, item)) return SHORT_CAPTION;
+    double scale = ok ? shrink_scale(o, width, height) : 1;
+    if (ok && scale < 1) {
+        ok = shrink(s, item, o, scale);
         why = item->why;
     } else if (ok) {
         item->extension = extension_of(sample->image, sample->image_size);
@@ -115,9 +179,11 @@ static Verdict judge(Scratch *s, Item *item, Packer *p, size_t index) {
         error_set(&item->why, "%s: %s", sample->key, why.text);
         return UNREADABLE;
     }
-    item->text_size = sample->text_size;
-    item->text = xstrdup(sample->text);
-    item->label = sample->label;
+    if (o->dedup) {
+        item->hash = content_hash(sample->image, sample->image_size);
+        error_set(&item->why, "%s: the same picture as an earlier one", sample->key);
+    }
+    keep_sample(item, sample);
     return GOOD;
 }
 
@@ -141,15 +207,17 @@ static bool put_member(Packer *p, const char *name, const void *bytes, size_t n,
 }
 
 static bool begin_shard(Packer *p, Error *err) {
-    p->path = xasprintf("%s/%s-%06zu.tar%s", p->folder, p->name, p->report->shards,
-                        p->o->zstd ? ".zst" : "");
+    p->path = xasprintf("%s/%s-%06zu.tar%s", p->folder.folder, p->folder.name,
+                        (size_t)p->state.report.shards, p->o->zstd ? ".zst" : "");
     p->writer = writer_open(p->path, p->o->zstd ? p->o->frame_bytes : 0, err);
+    if (p->writer) writer_level(p->writer, p->o->zstd_level);
     memset(&p->index, 0, sizeof p->index);
     p->in_shard = 0;
     return p->writer != NULL;
 }
 
-static bool end_shard(Packer *p, Error *err) {
+/* next: the first sample that the shard does not speak for. */
+static bool end_shard(Packer *p, size_t next, Error *err) {
     static const uint8_t zeros[2 * TAR_BLOCK];
     StreamFrame *frames = NULL;
     size_t count = 0;
@@ -167,18 +235,21 @@ static bool end_shard(Packer *p, Error *err) {
     char *index_path = xasprintf("%s.idx", p->path);
     bool ok = index_stamp(&p->index.h, p->path, err) && index_write(&p->index, index_path, err);
     free(index_path);
-    p->report->shards++;
-    p->report->bytes += p->index.h.shard_size;
-    json_object_set_new(p->sizes, strrchr(p->path, '/') + 1, json_integer((long)p->in_shard));
+    p->state.report.shards++;
+    p->state.report.bytes += p->index.h.shard_size;
+    json_object_set_new(p->state.sizes, strrchr(p->path, '/') + 1, json_integer((long)p->in_shard));
     index_free(&p->index);
     free(p->path);
     p->path = NULL;
+    p->state.next = next;
+    ok = ok && pack_folder_save(&p->folder, &p->state, p->saved_hashes, err);
+    p->saved_hashes = p->state.added_count;
     return ok;
 }
 
-static bool write_item(Packer *p, const Item *item, Error *err) {
+static bool write_item(Packer *p, const Item *item, size_t sample, Error *err) {
     char name[KEY_DIGITS + 24], label[16];
-    size_t number = p->report->samples;
+    size_t number = (size_t)p->state.report.samples;
     if (!p->writer && !begin_shard(p, err)) return false;
     snprintf(name, sizeof name, "%0*zu.%s", KEY_DIGITS, number, item->extension);
     bool ok = put_member(p, name, item->image, item->image_size, err);
@@ -187,145 +258,137 @@ static bool write_item(Packer *p, const Item *item, Error *err) {
     snprintf(name, sizeof name, "%0*zu.cls", KEY_DIGITS, number);
     int digits = snprintf(label, sizeof label, "%d", item->label);
     if (item->label >= 0) ok = ok && put_member(p, name, label, (size_t)digits, err);
+    snprintf(name, sizeof name, "%0*zu.json", KEY_DIGITS, number);
+    if (item->json) ok = ok && put_member(p, name, item->json, item->json_size, err);
     if (!ok || !writer_border(p->writer, err)) return false;
-    p->report->samples++;
-    p->report->shrunk += item->shrunk;
+    p->state.report.samples++;
+    p->state.report.shrunk += item->shrunk;
+    p->state.report.image_bytes += item->image_size;
+    pack_report_caption(&p->state.report, item->characters);
     p->in_shard++;
     if (p->in_shard < p->o->shard_samples && writer_tell(p->writer) < p->o->shard_bytes)
         return true;
-    return end_shard(p, err);
+    return end_shard(p, sample + 1, err);
 }
 
 static void count_reject(Packer *p, const Item *item) {
-    PackReport *r = p->report;
+    PackReport *r = &p->state.report;
     r->unreadable += item->verdict == UNREADABLE;
     r->no_caption += item->verdict == NO_CAPTION;
+    r->short_caption += item->verdict == SHORT_CAPTION;
     r->too_large += item->verdict == TOO_LARGE;
+    r->not_downloaded += item->verdict == NOT_DOWNLOADED;
+    r->duplicate += item->verdict == DUPLICATE;
     if (p->logged++ < LOGGED) log_warn("rejected %s", item->why.text);
     if (p->logged == LOGGED) log_warn("further rejected samples are only counted");
+}
+
+/* Whether the picture is the first of its bytes, which is noted. */
+static bool is_new(Packer *p, const Item *item) {
+    uint64_t earlier;
+    PackState *s = &p->state;
+    if (!p->o->dedup) return true;
+    if (!content_set_add(&p->seen, item->hash, 0, &earlier)) return false;
+    if (s->added_count == p->hash_capacity) {
+        p->hash_capacity = size_max(1024, p->hash_capacity * 2);
+        s->added = xrealloc(s->added, size_mul(p->hash_capacity, sizeof *s->added));
+    }
+    s->added[s->added_count++] = item->hash;
+    return true;
+}
+
+static bool put_item(Packer *p, Item *item, size_t sample, Error *err) {
+    if (item->verdict == GOOD && !is_new(p, item)) item->verdict = DUPLICATE;
+    if (item->verdict == GOOD) return write_item(p, item, sample, err);
+    count_reject(p, item);
+    return true;
 }
 
 static bool pack_all(Packer *p, Error *err) {
     size_t n = dataset_count(p->data);
     bool ok = true;
-    for (p->first = 0; ok && p->first < n; p->first += CHUNK) {
+    for (p->first = p->state.next; ok && p->first < n; p->first += CHUNK) {
         size_t count = size_min(CHUNK, n - p->first);
         parallel_for(count, p->o->threads, read_item, p);
         for (size_t i = 0; i < count; i++) {
             Item *item = &p->items[i];
-            if (item->verdict != GOOD)
-                count_reject(p, item);
-            else
-                ok = ok && write_item(p, item, err);
+            ok = ok && put_item(p, item, p->first + i, err);
             free(item->image);
             free(item->text);
+            free(item->json);
         }
+        if (p->o->progress) p->o->progress(p->o->context, p->first + count, n, &p->state.report);
     }
-    if (ok && p->writer) ok = end_shard(p, err);
-    if (ok && p->report->samples == 0)
+    if (ok && p->writer) ok = end_shard(p, n, err);
+    if (ok && p->state.report.samples == 0)
         ok = error_set(err, "no sample was good enough to be packed");
     return ok;
 }
 
-/* ---- the folder ---- */
+/* ---- all of it ---- */
 
-/* Whether file is NAME-NNNNNN.tar, .tar.zst, or the index of one; number: NNNNNN. */
-static bool is_ours(const char *file, const char *name, size_t *number) {
-    size_t n = strlen(name);
-    char *end;
-    if (strncmp(file, name, n) != 0 || file[n] != '-' || strspn(file + n + 1, "0123456789") < 6)
+/* Of the data and everything that the bytes depend on. */
+static uint64_t identity(const Dataset *d, const PackOptions *o) {
+    const uint64_t numbers[] = {o->source,
+                                dataset_count(d),
+                                o->zstd,
+                                (uint64_t)o->zstd_level,
+                                o->shard_samples,
+                                o->shard_bytes,
+                                o->frame_bytes,
+                                o->max_pixels,
+                                (uint64_t)o->max_size,
+                                (uint64_t)o->max_side,
+                                (uint64_t)o->quality,
+                                o->dedup,
+                                o->min_chars,
+                                o->min_tokens};
+    uint64_t h = fnv_hash(FNV_START, numbers, sizeof numbers);
+    for (size_t i = 0; i <= dataset_shards(d); i++) {
+        uint64_t start = dataset_shard_start(d, i);
+        h = fnv_hash(h, &start, sizeof start);
+    }
+    return h;
+}
+
+static bool open_folder(Packer *p, Error *err) {
+    bool going_on;
+    uint64_t earlier;
+    PackState *s = &p->state;
+    if (!pack_folder_open(&p->folder, p->o->out, identity(p->data, p->o), p->o->force, &going_on, s,
+                          err))
         return false;
-    *number = strtoull(file + n + 1, &end, 10);
-    const char *endings[] = {".tar", ".tar.zst", ".tar.idx", ".tar.zst.idx"};
-    for (size_t i = 0; i < COUNT(endings); i++)
-        if (strcmp(end, endings[i]) == 0) return true;
-    return false;
-}
-
-/* Removes the shards of this name that the run did not write: more of them, or of the other kind.
- */
-static bool remove_old(const Packer *p, Error *err) {
-    char **files;
-    size_t count, number;
-    if (!list_folder(p->folder, &files, &count, err)) return false;
-    bool ok = true;
-    for (size_t i = 0; i < count; i++) {
-        if (!is_ours(files[i], p->name, &number)) continue;
-        bool zstd = strstr(files[i], ".tar.zst") != NULL;
-        if (number < p->report->shards && zstd == p->o->zstd) continue;
-        char *path = xasprintf("%s/%s", p->folder, files[i]);
-        if (unlink(path) != 0) ok = error_set(err, "cannot remove %s: %s", path, strerror(errno));
-        free(path);
-    }
-    names_free(files, count);
-    return ok;
-}
-
-/* sizes.json tells other programs the shards' sizes; other names' entries stay. */
-static bool write_sizes(Packer *p, Error *err) {
-    char *path = xasprintf("%s/sizes.json", p->folder);
-    json_t *all = json_load_file(path, 0, NULL);
-    if (!json_is_object(all)) {
-        json_decref(all);
-        all = json_object();
-    }
-    const char *key;
-    json_t *value;
-    void *next;
-    size_t number;
-    json_object_foreach_safe(all, next, key, value) {
-        if (is_ours(key, p->name, &number)) json_object_del(all, key);
-    }
-    json_object_update(all, p->sizes);
-    char *text = json_dumps(all, JSON_INDENT(1) | JSON_SORT_KEYS);
-    if (!text) die("out of memory: no room for %s", path);
-    bool ok = file_write_atomic(path, text, strlen(text), err);
-    free(text);
-    json_decref(all);
-    free(path);
-    return ok;
-}
-
-static bool check_out(Packer *p, Error *err) {
-    char **files;
-    size_t count, number;
-    if (!*p->name)
-        return error_set(err, "%s: give a folder and a name, as in %s%s", p->o->out, p->o->out,
-                         "train");
-    if (!make_folders(p->folder, err) || !list_folder(p->folder, &files, &count, err)) return false;
-    bool ok = true;
-    for (size_t i = 0; ok && i < count && !p->o->force; i++)
-        if (is_ours(files[i], p->name, &number))
-            ok = error_set(err, "%s/%s is there already: --force replaces it", p->folder, files[i]);
-    names_free(files, count);
-    return ok;
+    p->saved_hashes = p->hash_capacity = s->added_count;
+    for (size_t i = 0; i < s->added_count; i++) content_set_add(&p->seen, s->added[i], 0, &earlier);
+    if (going_on)
+        log_info("going on behind %zu shards, at sample %zu of %zu", (size_t)s->report.shards,
+                 s->next, dataset_count(p->data));
+    else
+        s->report.no_caption = dataset_dropped(p->data);
+    return true;
 }
 
 bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err) {
     Packer *p = xcalloc(1, sizeof *p);
-    const char *slash = strrchr(o->out, '/');
-    *report = (PackReport){.no_caption = dataset_dropped(d)};
     p->data = d;
     p->o = o;
-    p->report = report;
-    p->folder = slash ? xasprintf("%.*s", (int)size_max(1, (size_t)(slash - o->out)), o->out)
-                      : xstrdup(".");
-    p->name = xstrdup(slash ? slash + 1 : o->out);
     p->scratch = xcalloc(o->threads, sizeof *p->scratch);
-    p->sizes = json_object();
-    bool ok = check_out(p, err) && pack_all(p, err) && remove_old(p, err) && write_sizes(p, err);
+    bool ok = open_folder(p, err) && pack_all(p, err) &&
+              pack_folder_finish(&p->folder, &p->state, o->zstd, err);
+    *report = p->state.report;
     if (p->writer) writer_abort(p->writer);
     index_free(&p->index);
     for (size_t i = 0; i < o->threads; i++) {
         sample_free(&p->scratch[i].sample);
         image_free(&p->scratch[i].image);
         resize_scratch_free(&p->scratch[i].resize);
+        if (p->scratch[i].cache) bpe_cache_free(p->scratch[i].cache);
     }
-    json_decref(p->sizes);
+    pack_folder_close(&p->folder);
+    pack_state_free(&p->state);
+    content_set_free(&p->seen);
     free(p->scratch);
     free(p->path);
-    free(p->folder);
-    free(p->name);
     free(p);
     return ok;
 }

@@ -1,33 +1,39 @@
 /* pack: any data set → WebDataset shards with their indexes, for `clipc data pack`. */
 #ifndef DATA_PACK_H
 #define DATA_PACK_H
+#include "data/bpe.h"
+#include "data/pack_report.h"
 #include "data/shards.h"
 
 typedef struct PackOptions {
     const char *out; /* DIR/NAME: DIR/NAME-000000.tar, … */
     bool zstd;       /* .tar.zst of frames that can be read one by one */
-    bool force;      /* replace shards of that name */
+    int zstd_level;
+    bool force; /* replace shards of that name */
     size_t shard_samples;
     uint64_t shard_bytes; /* a shard ends with the first sample past this */
     size_t frame_bytes;   /* zstd: a frame ends with the first sample past this */
     size_t max_pixels;    /* larger images are rejected */
     int max_size;         /* > 0: a shorter side above this is shrunk to it (JPEG again) */
+    int max_side;         /* > 0: so is a longer side above this */
     int quality;          /* of that JPEG */
+    bool dedup;           /* reject images that are the same byte for byte as an earlier one */
+    size_t min_chars;  /* shorter captions are rejected: characters, without white space around */
+    size_t min_tokens; /* likewise tokens, without start and end; > 0 needs bpe */
+    const Bpe *bpe;
     size_t threads;
+    uint64_t source; /* hash of what is packed and how, as far as the options do not say it */
+    void (*progress)(void *context, size_t done, size_t all, const PackReport *r); /* or NULL */
+    void *context;
 } PackOptions;
 PackOptions pack_options_default(void);
 
-typedef struct PackReport {
-    size_t samples, shards;
-    uint64_t bytes;                           /* of the shards */
-    size_t unreadable, no_caption, too_large; /* rejected, by reason */
-    size_t shrunk;
-} PackReport;
-
 /* Keys are 9-digit numbers in stored order; members are KEY.jpg|png|webp with the original bytes,
- * KEY.txt, and KEY.cls where there is a label. Writes NAME.tar.idx beside every shard and the
- * shards' sizes into DIR/sizes.json. Every file is written beside and renamed; the same input gives
- * the same bytes, whatever the threads. The first rejected samples are logged. False: err says why
- * (what was finished before stays). */
+ * KEY.txt, KEY.cls where there is a label, and KEY.json where the data set was opened with
+ * want_json and has one. Writes NAME.tar.idx beside every shard and the shards' sizes into
+ * DIR/sizes.json. Every file is written beside and renamed; the same input gives the same bytes,
+ * whatever the threads. Killed and called again with the same options and data, it goes on behind
+ * the last whole shard. The first rejected samples are logged. False: err says why (what was
+ * finished before stays). */
 bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err);
 #endif

@@ -12,7 +12,10 @@ static void *reserve(void *p, size_t *capacity, size_t need) {
 
 void sample_reset(Sample *s) {
     free(s->key);
+    free(s->json);
     s->key = NULL;
+    s->json = NULL;
+    s->json_size = 0;
     s->label = -1;
     s->image_size = 0;
     sample_set_text(s, "", 0);
@@ -49,5 +52,6 @@ void sample_free(Sample *s) {
     free(s->key);
     free(s->image);
     free(s->text);
+    free(s->json);
     *s = (Sample){.label = -1};
 }

@@ -1,5 +1,6 @@
 #include "data/shards.h"
 #include "data/idx.h"
+#include "data/jsonl.h"
 #include "data/parallel.h"
 #include "data/sources.h"
 #include "data/table.h"
@@ -95,6 +96,9 @@ static void open_one(void *context, size_t i, size_t thread) {
         break;
     case SOURCE_TABLE:
         ok = table_open_csv(&s->table, path, &d->options, &err);
+        break;
+    case SOURCE_JSONL:
+        ok = table_open_jsonl(&s->table, path, &d->options, &err);
         break;
     case SOURCE_FOLDER:
         ok = table_open_folder(&s->table, path, &d->options, &err);
@@ -282,9 +286,29 @@ static bool read_tar(Dataset *d, TarShard *t, size_t i, const uint64_t *draw, Sa
         ok = captions_take(s, &d->captions, (CaptionPick)d->options.captions, draw, read_text,
                            &from, err);
     if (ok && p.label) ok = read_label(&from, p.label, s, err);
+    const char *json;
+    if (ok && d->options.want_json && read_text(&from, "json", &json, &s->json_size, err) == 1) {
+        s->json = from.text;
+        s->json[s->json_size] = 0;
+        from.text = NULL;
+    }
     free(from.text);
     shard_cache_release(d->cache, t);
     return ok;
+}
+
+/* A row's line, or the .json beside its picture; none is no error. */
+static void read_table_json(const TableRow *r, Sample *s) {
+    Error none;
+    if (r->json) {
+        s->json = xstrdup(r->json);
+        s->json_size = strlen(r->json);
+        return;
+    }
+    char *path = table_beside(r, ".json");
+    uint8_t *bytes;
+    if (file_read_all(path, &bytes, &s->json_size, SAMPLE_TEXT_MAX, &none)) s->json = (char *)bytes;
+    free(path);
 }
 
 static bool read_table(const Table *t, size_t i, CaptionPick pick, const uint64_t *draw, Sample *s,
@@ -297,7 +321,7 @@ static bool read_table(const Table *t, size_t i, CaptionPick pick, const uint64_
     s->image_capacity = s->image_size;
     if (ok && r->text) table_caption(t, r, pick, draw, s);
     if (ok && !r->text && t->need_text) {
-        char *path = table_text_path(r);
+        char *path = table_beside(r, ".txt");
         uint8_t *bytes;
         size_t n;
         ok = file_read_all(path, &bytes, &n, SAMPLE_TEXT_MAX, err);
@@ -352,6 +376,9 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
     else
         ok = read_table(&shard->table, index - shard->start, (CaptionPick)d->options.captions, draw,
                         s, &why);
+    bool files = shard->kind != SOURCE_SHARD && shard->kind != SOURCE_IDX;
+    if (ok && files && d->options.want_json)
+        read_table_json(&shard->table.rows[index - shard->start], s);
     if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
         return error_set(err, "%s", why.text); /* a file's error names it already */
     if (ok && d->captions.choices && text_is_blank(s->text, s->text_size))

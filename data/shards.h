@@ -17,7 +17,8 @@ typedef struct DatasetOptions {
     int captions;              /* CaptionPick: which of several captions */
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
-    double pipe_seconds;                         /* how long a stream may send nothing */
+    bool want_json;          /* read the .json members, or files beside: Sample.json */
+    double pipe_seconds;     /* how long a stream may send nothing */
     const FeedOptions *feed; /* streams feed a loader (dataset_feed); NULL: they are copied into
                                 cache_dir, and are shards while the data set is open */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: folder's name */

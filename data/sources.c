@@ -99,6 +99,7 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
     if (strncmp(path, "idx:", 4) == 0) return add(s, SOURCE_IDX, path + 4, err);
     if (is_shard(path)) return add(s, SOURCE_SHARD, path, err);
     if (ends_with(path, ".csv") || ends_with(path, ".tsv")) return add(s, SOURCE_TABLE, path, err);
+    if (ends_with(path, ".jsonl")) return add(s, SOURCE_JSONL, path, err);
     if (ends_with(path, ".txt")) {
         if (in_list) return error_set(err, "%s: a list inside a list", path);
         return add_list(s, path, err);
@@ -106,7 +107,8 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
     struct stat st;
     if (stat(path, &st) != 0) return error_set(err, "%s: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) return add_folder(s, path, err);
-    return error_set(err, "%s: not a .tar, .tar.zst, .csv, .tsv, .txt list or folder", path);
+    return error_set(err, "%s: not a .tar, .tar.zst, .csv, .tsv, .jsonl, .txt list or folder",
+                     path);
 }
 
 /* "{007..010}": both ends into lo and hi, the width of zero-padded numbers into width. */

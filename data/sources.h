@@ -8,6 +8,7 @@ typedef enum {
     SOURCE_SHARD,
     SOURCE_TABLE,
     SOURCE_FOLDER,
+    SOURCE_JSONL,
     SOURCE_IDX,   /* path: IMAGES or IMAGES,LABELS of "idx:…" */
     SOURCE_PIPE,  /* "pipe:COMMAND": a tar on the command's output */
     SOURCE_STDIN, /* "-" */

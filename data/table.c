@@ -11,7 +11,7 @@
 
 enum { COLUMNS_MAX = 1024 };
 
-static void add_row(Table *t, TableRow r) {
+void table_add(Table *t, TableRow r) {
     if (t->count == t->capacity) {
         t->capacity = size_max(256, t->capacity * 2);
         t->rows = xrealloc(t->rows, size_mul(t->capacity, sizeof *t->rows));
@@ -22,7 +22,7 @@ static void add_row(Table *t, TableRow r) {
 static bool need_text(const DatasetOptions *o) { return o->text_keys && *o->text_keys; }
 
 /* Takes a malloc'd string over. */
-static char *keep(Table *t, char *s) {
+char *table_keep(Table *t, char *s) {
     if (t->string_count == t->string_capacity) {
         t->string_capacity = size_max(256, t->string_capacity * 2);
         t->strings = xrealloc(t->strings, size_mul(t->string_capacity, sizeof *t->strings));
@@ -76,6 +76,11 @@ static void join_rows(Table *t) {
     free(last);
 }
 
+void table_join(Table *t, const DatasetOptions *o) {
+    bool apart = o->captions == CAPTIONS_WHOLE || o->captions == CAPTIONS_LABEL;
+    if (t->need_text && t->count && !apart) join_rows(t);
+}
+
 void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const uint64_t *draw,
                    Sample *s) {
     size_t n = 1;
@@ -112,13 +117,13 @@ static bool find_column(const char *path, const CsvField *f, size_t n, const cha
                      path, name, all);
 }
 
-static const char *csv_folder(Table *t, const char *csv, const char *first) {
+const char *table_folder(Table *t, const char *csv, const char *first) {
     const char *slash = strrchr(csv, '/');
     if (!slash || *first == '/') return "";
     char *beside = xasprintf("%.*s/%s", (int)(slash - csv), csv, first);
     bool there = access(beside, R_OK) == 0;
     free(beside);
-    return there ? keep(t, xasprintf("%.*s", (int)(slash - csv), csv)) : "";
+    return there ? table_keep(t, xasprintf("%.*s", (int)(slash - csv), csv)) : "";
 }
 
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err) {
@@ -143,12 +148,11 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
             t->dropped++;
             continue;
         }
-        if (!folder) folder = csv_folder(t, path, f[image].text);
-        add_row(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
-                              t->need_text ? f[caption].text : NULL, -1, 0});
+        if (!folder) folder = table_folder(t, path, f[image].text);
+        table_add(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
+                                t->need_text ? f[caption].text : NULL, -1, NULL, 0});
     }
-    bool apart = o->captions == CAPTIONS_WHOLE || o->captions == CAPTIONS_LABEL;
-    if (t->need_text && !apart) join_rows(t);
+    table_join(t, o);
     return why.text[0] == 0 || error_set(err, "%s: %s", path, why.text);
 }
 
@@ -171,9 +175,9 @@ static int compare_names(const void *a, const void *b) {
 }
 
 /* "dir/a.b.jpg" → "dir/a.b.txt". */
-static char *text_name(const char *image) {
+static char *name_beside(const char *image, const char *extension) {
     const char *slash = strrchr(image, '/'), *dot = strrchr(slash ? slash : image, '.');
-    return xasprintf("%.*s.txt", dot ? (int)(dot - image) : (int)strlen(image), image);
+    return xasprintf("%.*s%s", dot ? (int)(dot - image) : (int)strlen(image), image, extension);
 }
 
 /* Adds the images among a folder's sorted names. text: their caption where no .txt is beside. */
@@ -181,7 +185,7 @@ static void add_images(Table *t, const char *folder, char **names, size_t count,
                        const char *image_keys, const char *text, int label) {
     for (size_t i = 0; i < count; i++) {
         if (!is_image(names[i], image_keys)) continue;
-        char *beside = text_name(names[i]);
+        char *beside = name_beside(names[i], ".txt");
         bool has = bsearch(&beside, names, count, sizeof *names, compare_names) != NULL;
         if (has) { /* an empty one is as good as none */
             char *full = xasprintf("%s/%s", folder, beside);
@@ -193,7 +197,8 @@ static void add_images(Table *t, const char *folder, char **names, size_t count,
         if (t->need_text && !has && !text)
             t->dropped++;
         else
-            add_row(t, (TableRow){folder, keep(t, xstrdup(names[i])), has ? NULL : text, label, 0});
+            table_add(t, (TableRow){folder, table_keep(t, xstrdup(names[i])), has ? NULL : text,
+                                    label, NULL, 0});
     }
 }
 
@@ -204,8 +209,8 @@ static char *class_caption(const char *pattern, const char *name) {
     return xasprintf("%.*s%s%s", (int)(gap - pattern), pattern, name, gap + 2);
 }
 
-static bool add_class(Table *t, const char *path, const char *name, const DatasetOptions *o,
-                      Error *err) {
+static bool add_class(Table *t, const char *path, const char *name, bool classes,
+                      const DatasetOptions *o, Error *err) {
     char *folder = xasprintf("%s/%s", path, name), **names;
     struct stat st;
     size_t count;
@@ -213,13 +218,15 @@ static bool add_class(Table *t, const char *path, const char *name, const Datase
         free(folder);
         return true;
     }
-    keep(t, folder);
+    table_keep(t, folder);
     bool ok = list_folder(folder, &names, &count, err), any = false;
     for (size_t i = 0; i < count && !any; i++) any = is_image(names[i], o->image_keys);
-    if (any) {
+    if (any && !classes)
+        add_images(t, folder, names, count, o->image_keys, NULL, -1);
+    else if (any) {
         t->classes = xrealloc(t->classes, (t->class_count + 1) * sizeof *t->classes);
-        t->classes[t->class_count] = keep(t, xstrdup(name));
-        char *text = keep(t, class_caption(o->caption_template, name));
+        t->classes[t->class_count] = table_keep(t, xstrdup(name));
+        char *text = table_keep(t, class_caption(o->caption_template, name));
         add_images(t, folder, names, count, o->image_keys, text, (int)t->class_count++);
     }
     names_free(names, count);
@@ -231,9 +238,11 @@ bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Erro
     char **names;
     size_t count;
     bool ok = list_folder(path, &names, &count, err);
-    add_images(t, keep(t, xstrdup(path)), names, count, o->image_keys, NULL, -1);
-    bool flat = t->count + t->dropped > 0;
-    for (size_t i = 0; ok && !flat && i < count; i++) ok = add_class(t, path, names[i], o, err);
+    add_images(t, table_keep(t, xstrdup(path)), names, count, o->image_keys, NULL, -1);
+    bool flat = t->count + t->dropped > 0, classes = true;
+    for (size_t i = 0; i < count; i++) classes = classes && !ends_with(names[i], "_stats.json");
+    for (size_t i = 0; ok && !flat && i < count; i++)
+        ok = add_class(t, path, names[i], classes, o, err);
     names_free(names, count);
     return ok;
 }
@@ -242,10 +251,10 @@ char *table_path(const TableRow *r) {
     return *r->folder ? xasprintf("%s/%s", r->folder, r->name) : xstrdup(r->name);
 }
 
-char *table_text_path(const TableRow *r) {
-    char *path = table_path(r), *text = text_name(path);
+char *table_beside(const TableRow *r, const char *extension) {
+    char *path = table_path(r), *beside = name_beside(path, extension);
     free(path);
-    return text;
+    return beside;
 }
 
 void table_free(Table *t) {

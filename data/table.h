@@ -8,6 +8,7 @@ typedef struct TableRow {
     const char *folder, *name; /* the image is folder/name; folder "": name is the path */
     const char *text;          /* NULL: the .txt beside the image, or none is needed */
     int label;                 /* -1: none */
+    const char *json;          /* its line of a JSONL; NULL: the .json beside, if there is one */
     size_t more;               /* its next caption is Table.more[more - 1]; 0: none */
 } TableRow;
 
@@ -25,7 +26,7 @@ typedef struct Table {
     TableCaption *more;
     size_t more_count, more_capacity;
     bool need_text;
-    char *bytes;    /* a CSV's text */
+    char *bytes;    /* a CSV's or JSONL's text */
     char **strings; /* what else rows point to */
     size_t string_count, string_capacity;
 } Table;
@@ -35,12 +36,20 @@ typedef struct Table {
  * whole, rows of one path are one sample with several captions. */
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err);
 /* Images directly in the folder: a .txt stands beside each. Otherwise every folder in it is a
- * class; its images' caption is the .txt beside, or else made of the class name. */
+ * class; its images' caption is the .txt beside, or else made of the class name. Where the folder
+ * holds img2dataset's reports (*_stats.json), those in it are no classes. */
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err);
+/* For data/jsonl.c: a row more; a malloc'd string that is freed with the table; the folder that
+ * relative paths of a table are taken from, given its first one; rows of one picture become one. */
+void table_add(Table *t, TableRow r);
+char *table_keep(Table *t, char *s);
+const char *table_folder(Table *t, const char *table, const char *first);
+void table_join(Table *t, const DatasetOptions *o);
 /* The caption of a row that has a text. */
 void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const uint64_t *draw,
                    Sample *s);
-char *table_path(const TableRow *r);      /* malloc'd */
-char *table_text_path(const TableRow *r); /* the .txt beside, malloc'd */
+char *table_path(const TableRow *r); /* malloc'd */
+/* The file beside of another extension (".txt"), malloc'd. */
+char *table_beside(const TableRow *r, const char *extension);
 void table_free(Table *t);
 #endif

@@ -14,7 +14,7 @@ enum { LEVEL = 3 }; /* images do not compress; captions do at any level */
 
 struct Writer {
     char *path, *beside;
-    int fd;
+    int fd, level;
     uint64_t tell, written;
     size_t frame_bytes;
     uint8_t *buffer, *packed; /* the current frame; its compressed form */
@@ -37,11 +37,14 @@ Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
     }
     Writer *w = xcalloc(1, sizeof *w);
     w->fd = fd;
+    w->level = LEVEL;
     w->path = xstrdup(path);
     w->beside = beside;
     w->frame_bytes = frame_bytes;
     return w;
 }
+
+void writer_level(Writer *w, int level) { w->level = level; }
 
 static void writer_free(Writer *w) {
     if (w->fd >= 0) close(w->fd);
@@ -80,7 +83,7 @@ static bool end_frame(Writer *w, Error *err) {
         w->packed = xmalloc(bound);
         w->packed_capacity = bound;
     }
-    size_t n = ZSTD_compress(w->packed, w->packed_capacity, w->buffer, w->held, LEVEL);
+    size_t n = ZSTD_compress(w->packed, w->packed_capacity, w->buffer, w->held, w->level);
     if (ZSTD_isError(n)) die("zstd cannot compress: %s", ZSTD_getErrorName(n));
     w->held = 0;
     return write_all(w, w->packed, n, err);

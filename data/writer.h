@@ -9,6 +9,8 @@ typedef struct Writer Writer;
 /* frame_bytes 0: plain. Otherwise a new zstd frame may begin at a border once the current one holds
  * frame_bytes. NULL: err says why. */
 Writer *writer_open(const char *path, size_t frame_bytes, Error *err);
+/* zstd's compression level of what follows; 3 unless it is set. */
+void writer_level(Writer *w, int level);
 bool writer_put(Writer *w, const void *bytes, size_t n, Error *err);
 /* Here a frame may end. */
 bool writer_border(Writer *w, Error *err);

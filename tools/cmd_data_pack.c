@@ -3,15 +3,19 @@
 #include "data/pack.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/progress.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static PackOptions pack;
 static DatasetOptions dataset;
-static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, quality, workers;
-static const char *images, *labels;
+static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, max_side, quality, workers;
+static int64_t zstd_level, min_chars, min_tokens;
+static const char *images, *labels, *vocab;
 static int format;
-static bool json;
+static bool json, metadata = true;
 
 static Option options[] = {
     {"out", OPT_STRING, &pack.out, "DIR/NAME", 0, 0, "writes DIR/NAME-000000.tar, ...", 0},
@@ -21,6 +25,7 @@ static Option options[] = {
      0},
     {"labels", OPT_STRING, &labels, "FILE", 0, 0, "and [N]; default: the one beside, if any", 0},
     {"zstd", OPT_FLAG, &pack.zstd, NULL, 0, 0, "compressed shards (.tar.zst)", 0},
+    {"zstd-level", OPT_INT, &zstd_level, NULL, 1, 19, "--zstd: slower and smaller from 1 to 19", 0},
     {"force", OPT_FLAG, &pack.force, NULL, 0, 0, "replace shards of that name", 0},
     {"shard-samples", OPT_INT, &shard_samples, NULL, 1, 1e7, "samples a shard holds at most", 0},
     {"shard-mb", OPT_INT, &shard_mb, NULL, 1, 1e6, "a shard ends past so many MiB", 0},
@@ -29,7 +34,17 @@ static Option options[] = {
     {"max-image-pixels", OPT_INT, &max_pixels, NULL, 1, 1e10, "larger images are rejected", 0},
     {"max-size", OPT_INT, &max_size, NULL, 0, 65535,
      "shrink images whose shorter side is larger than this (0: keep all as they are)", 0},
+    {"max-side", OPT_INT, &max_side, NULL, 0, 65535,
+     "shrink images whose longer side is larger than this (0: keep)", 0},
     {"quality", OPT_INT, &quality, NULL, 1, 100, "JPEG quality of what was shrunk", 0},
+    {"dedup", OPT_FLAG, &pack.dedup, NULL, 0, 0,
+     "reject pictures that are the same byte for byte as an earlier one", 0},
+    {"min-caption-chars", OPT_INT, &min_chars, NULL, 0, 1e6, "reject shorter captions", 0},
+    {"min-caption-tokens", OPT_INT, &min_tokens, NULL, 0, 1000,
+     "reject captions of fewer tokens, start and end apart", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "of --min-caption-tokens; default: CLIP's", 0},
+    {"metadata", OPT_FLAG, &metadata, NULL, 0, 0,
+     "carry .json members, files and lines over; --no-metadata: leave them out", 0},
     {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "the report as JSON on stdout", 0},
     DATASET_OPTIONS(dataset),
@@ -45,23 +60,74 @@ static const Command command = {
     "  clipc data pack captions.tsv --out shards/train --csv-img-key path\n"
     "  clipc data pack --format idx --images t10k-images-idx3-ubyte.gz --out shards/fashion\n"
     "  clipc data pack photos/ --out shards/photos --zstd --max-size 256\n"
-    "A SPEC is a .csv or .tsv, a folder of images with .txt files beside, a folder of class\n"
-    "folders, idx:IMAGES[,LABELS], or shards. Images keep their bytes but for --max-size.\n",
+    "  clipc data pack laion/ --out shards/laion --dedup --min-caption-chars 5 --max-side 512\n"
+    "A SPEC is a .csv, .tsv or .jsonl, a folder of images with .txt files beside, a folder of\n"
+    "class folders, what img2dataset wrote (files or shards), idx:IMAGES[,LABELS], shards or\n"
+    "streams. Images keep their bytes but for --max-size and --max-side. Killed, the same command\n"
+    "goes on behind the last whole shard.\n",
     options,
     COUNT(options),
 };
 
+static void print_histogram(const PackReport *r) {
+    uint64_t most = 1;
+    for (size_t i = 0; i < PACK_BINS; i++) most = r->histogram[i] > most ? r->histogram[i] : most;
+    fprintf(stderr, "characters of a caption:\n");
+    for (size_t i = 0; i < PACK_BINS; i++) {
+        if (!r->histogram[i]) continue;
+        int bar = (int)(r->histogram[i] * 40 / most);
+        fprintf(stderr, "  %4u and more %10llu  %.*s\n", pack_bins[i],
+                (unsigned long long)r->histogram[i], bar,
+                "########################################");
+    }
+}
+
 static void print_report(const PackReport *r) {
-    log_info("%zu samples in %zu shards (%.1f MiB)%s; rejected: %zu unreadable, %zu without "
-             "caption, %zu too large",
-             r->samples, r->shards, (double)r->bytes / (1 << 20), r->shrunk ? ", some shrunk" : "",
-             r->unreadable, r->no_caption, r->too_large);
-    if (!json) return;
-    print_json(json_pack("{sI sI sI sI sI sI sI}", "samples", (json_int_t)r->samples, "shards",
-                         (json_int_t)r->shards, "bytes", (json_int_t)r->bytes, "shrunk",
-                         (json_int_t)r->shrunk, "unreadable", (json_int_t)r->unreadable,
-                         "no_caption", (json_int_t)r->no_caption, "too_large",
-                         (json_int_t)r->too_large));
+    char rejected[256] = "";
+    const struct {
+        uint64_t count;
+        const char *reason;
+        bool always;
+    } reasons[] = {
+        {r->unreadable, "unreadable", true}, {r->no_caption, "without caption", true},
+        {r->too_large, "too large", true},   {r->short_caption, "with too short a caption", false},
+        {r->duplicate, "duplicate", false},  {r->not_downloaded, "not downloaded", false}};
+    for (size_t i = 0; i < COUNT(reasons); i++) {
+        if (!reasons[i].count && !reasons[i].always) continue;
+        size_t n = strlen(rejected);
+        snprintf(rejected + n, sizeof rejected - n, "%s%llu %s", n ? ", " : "",
+                 (unsigned long long)reasons[i].count, reasons[i].reason);
+    }
+    log_info("%llu samples in %llu shards (%.1f MiB)%s; rejected: %s",
+             (unsigned long long)r->samples, (unsigned long long)r->shards,
+             (double)r->bytes / (1 << 20), r->shrunk ? ", some shrunk" : "", rejected);
+    if (json)
+        print_json(pack_report_to_json(r));
+    else
+        print_histogram(r);
+}
+
+static void show(void *context, size_t done, size_t all, const PackReport *r) {
+    char words[96];
+    snprintf(words, sizeof words, "%llu packed, %llu rejected", (unsigned long long)r->samples,
+             (unsigned long long)pack_report_rejected(r));
+    progress_show(context, done, all, words);
+}
+
+/* Of what is packed and how it is read: a pack that was killed goes on with the same alone. */
+static uint64_t source_hash(const StringList *operands) {
+    static const char *const apart[] = {"out", "force", "json", "workers", "cache-dir"};
+    uint64_t h = 0;
+    for (size_t i = 0; i < COUNT(options); i++) {
+        bool counts = true;
+        for (size_t j = 0; j < COUNT(apart); j++)
+            counts = counts && strcmp(options[i].name, apart[j]) != 0;
+        if (counts) h = h * 31 + option_hash(&options[i]);
+    }
+    for (size_t i = 0; i < operands->count; i++)
+        h = h * 31 +
+            option_hash(&(Option){"spec", OPT_STRING, &operands->items[i], NULL, 0, 0, "", 0});
+    return h;
 }
 
 /* --format idx: the arrays are the only operand; they have labels instead of captions. */
@@ -86,6 +152,7 @@ int cmd_data_pack(int argc, char **argv) {
     frame_kb = (int64_t)(pack.frame_bytes >> 10);
     max_pixels = (int64_t)pack.max_pixels;
     quality = pack.quality;
+    zstd_level = pack.zstd_level;
     workers = (int64_t)pack.threads;
     options_parse(&command, argc, argv, &operands);
     if (!pack.out) die_usage("clipc data pack: --out is missing");
@@ -94,13 +161,29 @@ int cmd_data_pack(int argc, char **argv) {
     pack.frame_bytes = (size_t)frame_kb << 10;
     pack.max_pixels = (size_t)max_pixels;
     pack.max_size = (int)max_size;
+    pack.max_side = (int)max_side;
+    pack.zstd_level = (int)zstd_level;
+    pack.min_chars = (size_t)min_chars;
+    pack.min_tokens = (size_t)min_tokens;
     pack.quality = (int)quality;
     pack.threads = (size_t)workers;
+    if (option_find(&command, "zstd-level")->given && !pack.zstd)
+        die_usage("clipc data pack: --zstd-level needs --zstd");
     name_arrays(&operands);
+    dataset.want_json = metadata;
+    pack.source = source_hash(&operands);
     Dataset *d = open_operands(&command, &operands, &dataset);
     PackReport report;
     Error err;
-    if (!pack_run(d, &pack, &report, &err)) die("%s", err.text);
+    Progress progress = {.what = "packing"};
+    Bpe *bpe = min_tokens ? open_vocab(vocab) : NULL;
+    pack.bpe = bpe;
+    pack.progress = show;
+    pack.context = &progress;
+    bool ok = pack_run(d, &pack, &report, &err);
+    progress_end(&progress);
+    if (!ok) die("%s", err.text);
+    bpe_free(bpe);
     print_report(&report);
     dataset_close(d);
     return EXIT_OK;

@@ -1,4 +1,5 @@
 #include "tools/common.h"
+#include "data/bpe.h"
 
 #include "eval/lists.h"
 #include "train/agree.h"
@@ -54,6 +55,15 @@ Dataset *open_operands(const Command *c, const StringList *operands, const Datas
     if (!set) die("%s", err.text);
     free(spec);
     return set;
+}
+
+Bpe *open_vocab(const char *path) {
+    Error err;
+    char *found = path ? xstrdup(path) : bpe_default_path();
+    Bpe *bpe = bpe_load(found, &err);
+    if (!bpe) die("%s", err.text);
+    free(found);
+    return bpe;
 }
 
 char **read_lines(const char *path, size_t *count) {

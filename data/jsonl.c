@@ -1,0 +1,86 @@
+#include "data/jsonl.h"
+#include "data/stream.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const image_fields[] = {"filepath", "file_name", "image", "path"};
+static const char *const text_fields[] = {"title", "caption", "text"};
+
+static const json_t *find(const json_t *row, const char *given, const char *const *others,
+                          size_t n) {
+    const json_t *value = json_object_get(row, given);
+    for (size_t i = 0; !value && i < n; i++) value = json_object_get(row, others[i]);
+    return value;
+}
+
+/* The i-th caption of a string or an array; NULL: no more. */
+static const char *caption(const json_t *value, size_t i) {
+    if (!json_is_array(value)) return i == 0 ? json_string_value(value) : NULL;
+    return json_string_value(json_array_get(value, i));
+}
+
+static bool is_blank(const char *s) { return !s || text_is_blank(s, strlen(s)); }
+
+static void add_line(Table *t, const char *line, const json_t *row, const char *path,
+                     const char **folder, const DatasetOptions *o) {
+    const json_t *texts = find(row, o->csv_caption_key, text_fields, COUNT(text_fields));
+    const char *name =
+        json_string_value(find(row, o->csv_image_key, image_fields, COUNT(image_fields)));
+    size_t added = 0;
+    if (is_blank(name)) {
+        t->dropped++;
+        return;
+    }
+    char *image = table_keep(t, xstrdup(name));
+    if (!*folder) *folder = table_folder(t, path, image);
+    TableRow r = {*image == '/' ? "" : *folder, image, NULL, -1, line, 0};
+    size_t most = t->need_text && o->captions != CAPTIONS_WHOLE ? SIZE_MAX : 1;
+    const char *text = t->need_text ? caption(texts, 0) : NULL;
+    for (size_t i = 0; text && added < most; text = caption(texts, ++i)) {
+        if (is_blank(text)) continue;
+        r.text = table_keep(t, xstrdup(text));
+        table_add(t, r);
+        added++;
+    }
+    if (!t->need_text)
+        table_add(t, r);
+    else if (!added)
+        t->dropped++;
+}
+
+bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,
+                       const DatasetOptions *o, Error *err) {
+    *t = (Table){.need_text = o->text_keys && *o->text_keys, .bytes = bytes};
+    const char *folder = NULL;
+    size_t number = 0;
+    for (char *at = bytes, *end = bytes + size, *next; at < end; at = next) {
+        char *stop = memchr(at, '\n', (size_t)(end - at));
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        *stop = 0;
+        number++;
+        size_t n = (size_t)(stop - at);
+        if (text_is_blank(at, n)) continue;
+        if (n > SAMPLE_TEXT_MAX) return error_set(err, "%s: line %zu: %zu bytes", path, number, n);
+        json_error_t why;
+        json_t *row = json_loadb(at, n, 0, &why);
+        bool ok = json_is_object(row);
+        if (ok) add_line(t, at, row, path, &folder, o);
+        json_decref(row);
+        if (!ok)
+            return error_set(err, "%s: line %zu: %s", path, number,
+                             row ? "no JSON object" : why.text);
+    }
+    table_join(t, o);
+    return true;
+}
+
+bool table_open_jsonl(Table *t, const char *path, const DatasetOptions *o, Error *err) {
+    uint8_t *bytes;
+    size_t size;
+    *t = (Table){.bytes = NULL};
+    if (!file_read_all(path, &bytes, &size, SIZE_MAX / 2, err)) return false;
+    return table_parse_jsonl(t, (char *)bytes, size, path, o, err);
+}

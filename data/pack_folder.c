@@ -1,0 +1,226 @@
+#include "data/pack_folder.h"
+#include "data/sources.h"
+#include "data/stream.h"
+#include "data/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { PROGRESS_MAX = 1 << 30 };
+
+/* Whether file is NAME-NNNNNN.tar, .tar.zst, or the index of one, or (part) a beginning of such a
+ * file that was not finished; number: NNNNNN. */
+static bool is_ours(const char *file, const char *name, bool part, size_t *number) {
+    static const char progress[] = ".progress.json.tmp.";
+    size_t n = strlen(name);
+    char *end;
+    if (part && strncmp(file, name, n) == 0 &&
+        strncmp(file + n, progress, sizeof progress - 1) == 0)
+        return true;
+    if (strncmp(file, name, n) != 0 || file[n] != '-' || strspn(file + n + 1, "0123456789") < 6)
+        return false;
+    *number = strtoull(file + n + 1, &end, 10);
+    const char *endings[] = {".tar", ".tar.zst", ".tar.idx", ".tar.zst.idx"};
+    for (size_t i = 0; i < COUNT(endings); i++) {
+        size_t length = strlen(endings[i]);
+        if (strcmp(end, endings[i]) == 0) return !part;
+        if (part && strncmp(end, endings[i], length) == 0 && strncmp(end + length, ".tmp.", 5) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Removes files of ours: unfinished ones, or shards that are not among the first `keep`. */
+static bool remove_files(const PackFolder *f, bool part, size_t keep, bool zstd, Error *err) {
+    char **files;
+    size_t count, number;
+    if (!list_folder(f->folder, &files, &count, err)) return false;
+    bool ok = true;
+    for (size_t i = 0; i < count; i++) {
+        if (!is_ours(files[i], f->name, part, &number)) continue;
+        if (!part && number < keep && (strstr(files[i], ".tar.zst") != NULL) == zstd) continue;
+        char *path = xasprintf("%s/%s", f->folder, files[i]);
+        if (unlink(path) != 0) ok = error_set(err, "cannot remove %s: %s", path, strerror(errno));
+        free(path);
+    }
+    names_free(files, count);
+    return ok;
+}
+
+static bool refuse_shards(const PackFolder *f, Error *err) {
+    char **files;
+    size_t count, number;
+    if (!list_folder(f->folder, &files, &count, err)) return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++)
+        if (is_ours(files[i], f->name, false, &number))
+            ok = error_set(err, "%s/%s is there already: --force replaces it", f->folder, files[i]);
+    names_free(files, count);
+    return ok;
+}
+
+static bool take_lock(PackFolder *f, Error *err) {
+    f->lock_fd = open(f->lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (f->lock_fd < 0) return error_set(err, "cannot write %s: %s", f->lock, strerror(errno));
+    return flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0 ||
+           error_set(err, "%s/%s: another clipc data pack writes it", f->folder, f->name);
+}
+
+/* ---- the state ---- */
+
+static char *identity_text(const PackFolder *f) {
+    return xasprintf("%016llx", (unsigned long long)f->identity);
+}
+
+static bool read_hashes(const PackFolder *f, PackState *s, Error *err) {
+    uint8_t *bytes;
+    size_t size, want = size_mul(s->added_count, sizeof *s->added);
+    if (!want) return true;
+    if (!file_read_all(f->hashes, &bytes, &size, SIZE_MAX / 2, err)) return false;
+    s->added = (ContentHash *)(void *)bytes;
+    if (size < want) return error_set(err, "%s: cut: --force begins again", f->hashes);
+    if (truncate(f->hashes, (off_t)want) != 0)
+        return error_set(err, "%s: %s", f->hashes, strerror(errno));
+    return true;
+}
+
+static bool parse_state(const PackFolder *f, const json_t *all, PackState *s, Error *err) {
+    const char *identity = json_string_value(json_object_get(all, "identity"));
+    json_t *sizes = json_object_get(all, "sizes");
+    char *own = identity_text(f);
+    bool same = identity && strcmp(identity, own) == 0;
+    free(own);
+    if (identity && !same)
+        return error_set(err,
+                         "%s/%s: a pack of other data or options was not finished: --force begins "
+                         "again",
+                         f->folder, f->name);
+    if (!identity || !json_is_object(sizes) ||
+        !pack_report_from_json(&s->report, json_object_get(all, "report")))
+        return error_set(err, "%s: damaged: --force begins again", f->progress);
+    s->next = (size_t)json_integer_value(json_object_get(all, "next"));
+    s->added_count = (size_t)json_integer_value(json_object_get(all, "hashes"));
+    json_decref(s->sizes);
+    s->sizes = json_incref(sizes);
+    return read_hashes(f, s, err);
+}
+
+static bool read_state(const PackFolder *f, PackState *s, Error *err) {
+    uint8_t *bytes;
+    size_t size;
+    if (!file_read_all(f->progress, &bytes, &size, PROGRESS_MAX, err)) return false;
+    json_t *all = json_loadb((char *)bytes, size, 0, NULL);
+    free(bytes);
+    bool ok = parse_state(f, all, s, err);
+    json_decref(all);
+    return ok;
+}
+
+bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool force, bool *going_on,
+                      PackState *state, Error *err) {
+    const char *slash = strrchr(out, '/');
+    *going_on = false;
+    *state = (PackState){.sizes = json_object()};
+    *f = (PackFolder){.lock_fd = -1, .identity = identity};
+    f->folder =
+        slash ? xasprintf("%.*s", (int)size_max(1, (size_t)(slash - out)), out) : xstrdup(".");
+    f->name = xstrdup(slash ? slash + 1 : out);
+    f->progress = xasprintf("%s/%s.progress.json", f->folder, f->name);
+    f->hashes = xasprintf("%s/.%s.hashes", f->folder, f->name);
+    f->lock = xasprintf("%s/.%s.lock", f->folder, f->name);
+    if (!*f->name) return error_set(err, "%s: give a folder and a name, as in %strain", out, out);
+    if (!make_folders(f->folder, err) || !take_lock(f, err)) return false;
+    if (force) {
+        unlink(f->progress);
+        unlink(f->hashes);
+    } else if (access(f->progress, F_OK) == 0) {
+        *going_on = true;
+        if (!read_state(f, state, err)) return false;
+    } else if (!refuse_shards(f, err)) {
+        return false;
+    }
+    return remove_files(f, true, 0, false, err);
+}
+
+static bool append_hashes(const PackFolder *f, const PackState *s, size_t old, Error *err) {
+    size_t n = (s->added_count - old) * sizeof *s->added;
+    if (!n) return true;
+    int fd = open(f->hashes, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    bool ok = fd >= 0 && write(fd, s->added + old, n) == (ssize_t)n && fsync(fd) == 0;
+    if (!ok) error_set(err, "cannot write %s: %s", f->hashes, strerror(errno));
+    if (fd >= 0) close(fd);
+    return ok;
+}
+
+bool pack_folder_save(PackFolder *f, const PackState *s, size_t old_added, Error *err) {
+    if (!append_hashes(f, s, old_added, err)) return false;
+    char *identity = identity_text(f);
+    json_t *all = json_pack("{ss sI sI so sO}", "identity", identity, "next", (json_int_t)s->next,
+                            "hashes", (json_int_t)s->added_count, "report",
+                            pack_report_to_json(&s->report), "sizes", s->sizes);
+    char *text = json_dumps(all, JSON_COMPACT);
+    if (!text) die("out of memory: no room for %s", f->progress);
+    bool ok = file_write_atomic(f->progress, text, strlen(text), err);
+    free(text);
+    free(identity);
+    json_decref(all);
+    return ok;
+}
+
+/* ---- the end ---- */
+
+/* sizes.json tells other programs the shards' sizes; other names' entries stay. */
+static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
+    char *path = xasprintf("%s/sizes.json", f->folder);
+    json_t *all = json_load_file(path, 0, NULL);
+    if (!json_is_object(all)) {
+        json_decref(all);
+        all = json_object();
+    }
+    const char *key;
+    json_t *value;
+    void *next;
+    size_t number;
+    json_object_foreach_safe(all, next, key, value) {
+        if (is_ours(key, f->name, false, &number)) json_object_del(all, key);
+    }
+    json_object_update(all, sizes);
+    char *text = json_dumps(all, JSON_INDENT(1) | JSON_SORT_KEYS);
+    if (!text) die("out of memory: no room for %s", path);
+    bool ok = file_write_atomic(path, text, strlen(text), err);
+    free(text);
+    json_decref(all);
+    free(path);
+    return ok;
+}
+
+bool pack_folder_finish(PackFolder *f, const PackState *s, bool zstd, Error *err) {
+    if (!remove_files(f, false, (size_t)s->report.shards, zstd, err) ||
+        !write_sizes(f, s->sizes, err))
+        return false;
+    unlink(f->progress);
+    unlink(f->hashes);
+    return true;
+}
+
+void pack_folder_close(PackFolder *f) {
+    if (f->lock_fd >= 0) {
+        if (flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0) unlink(f->lock);
+        close(f->lock_fd);
+    }
+    free(f->folder);
+    free(f->name);
+    free(f->progress);
+    free(f->hashes);
+    free(f->lock);
+}
+
+void pack_state_free(PackState *s) {
+    json_decref(s->sizes);
+    free(s->added);
+}

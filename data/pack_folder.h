@@ -1,0 +1,37 @@
+/* pack_folder: the folder that shards are packed into: whose files are ours, and how far a pack has
+ * come, so that one that was killed goes on. Called by data/pack.c. */
+#ifndef DATA_PACK_FOLDER_H
+#define DATA_PACK_FOLDER_H
+#include "data/content.h"
+#include "data/pack_report.h"
+
+#include <jansson.h>
+
+typedef struct PackFolder {
+    char *folder, *name; /* of DIR/NAME */
+    char *progress, *hashes, *lock;
+    int lock_fd;
+    uint64_t identity; /* of data and options */
+} PackFolder;
+
+/* How far a pack has come: whole shards alone. */
+typedef struct PackState {
+    size_t next; /* the first sample that was not looked at */
+    PackReport report;
+    json_t *sizes;      /* of the shards, by name */
+    ContentHash *added; /* of images, all in order; dedup only */
+    size_t added_count;
+} PackState;
+
+/* Makes the folder, and sees that nobody else packs NAME into it. A pack of the same identity that
+ * was not finished: its state (going_on). Otherwise shards of that name are refused, or (force)
+ * replaced one by one. */
+bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool force, bool *going_on,
+                      PackState *state, Error *err);
+/* After each shard. */
+bool pack_folder_save(PackFolder *f, const PackState *state, size_t old_added, Error *err);
+/* At the end: removes shards that this pack did not write, writes sizes.json, forgets the state. */
+bool pack_folder_finish(PackFolder *f, const PackState *state, bool zstd, Error *err);
+void pack_folder_close(PackFolder *f);
+void pack_state_free(PackState *s);
+#endif
