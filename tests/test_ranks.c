@@ -279,6 +279,31 @@ static void test_siglip(void **state) {
     compare("siglip_four", "siglip");
 }
 
+/* Where compute weights are a block of their own, the masters of matrices are sharded as well: two
+ * ranks give the same bits as unsharded, saved, gone on with and all. */
+static void test_sharded_masters(void **state) {
+    (void)state;
+    need_ranks("sharded_masters", 2);
+    char line[1000];
+    train(2, 1, "bf16", "--precision amp_bf16");
+    train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer");
+    char *dir = in_run("sharded_bf16", "checkpoints");
+    snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
+    assert_true(shell(line));
+    free(dir);
+    train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer --resume latest");
+    for (int state_file = 0; state_file < 2; state_file++) {
+        const char *file = state_file ? "train_state" : "open_clip_model";
+        snprintf(line, sizeof line,
+                 "cd '%s' && cmp bf16/checkpoints/latest/%s.safetensors "
+                 "sharded_bf16/checkpoints/latest/%s.safetensors",
+                 test_path("logs"), file, file);
+        assert_true(shell(line));
+    }
+    train(3, 2, "sharded_three", "--precision amp_bf16 --shard-optimizer");
+    compare_within("sharded_three", "bf16", 5e-2);
+}
+
 /* Texts travel rounded to 8 bits: they are others, a little, and really are. */
 static void test_gather_bf16(void **state) {
     (void)state;
@@ -438,6 +463,7 @@ int main(void) {
         cmocka_unit_test(test_three),
         cmocka_unit_test(test_four),
         cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_sharded_masters),
         cmocka_unit_test(test_siglip),
         cmocka_unit_test(test_gather_bf16),
         cmocka_unit_test(test_resume),

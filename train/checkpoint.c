@@ -204,7 +204,7 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
     char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = folder_path(dir, name);
     remove_unfinished(dir);
     Error err;
-    bool ok = write_folder(dir, beside, p, p->master, c, s, vocab_path, &err);
+    bool ok = write_folder(dir, beside, p, shard_whole_masters(p), c, s, vocab_path, &err);
     if (ok && !(folder_replace(beside, folder) && folder_sync(dir)))
         ok = system_error(folder, &err);
     if (!ok) {
@@ -221,6 +221,7 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
 
 void checkpoint_help_save(const Params *p) {
     if (!is_sharded(p)) return;
+    shard_whole_masters(p);
     shard_whole(p, p->m);
     shard_whole(p, p->v);
     shard_done(p);

@@ -154,3 +154,13 @@ void *comm_join(const Comm *c, const void *own, size_t bytes) {
     free(all_bytes);
     return xrealloc(all, total);
 }
+
+void comm_report(const Comm *c, uint64_t steps) {
+    const CommStats *s = &comm_stats;
+    if (c->size == 1 || !steps) return;
+    c->barrier(); /* what the last step sent is counted */
+    double n = (double)steps, hidden = s->seconds > 0 ? 1 - s->waited / s->seconds : 0;
+    log_info("communication: a rank sent %.2f MiB a step and took %.2f ms for it, %.0f %% of that "
+             "beside the computation",
+             s->bytes / n / (1 << 20), 1e3 * s->seconds / n, hidden > 0 ? 100 * hidden : 0);
+}

@@ -73,6 +73,8 @@ typedef struct CommStats {
     double bytes, seconds, waited;
 } CommStats;
 extern CommStats comm_stats;
+/* One line about them, by step. All ranks call it. */
+void comm_report(const Comm *c, uint64_t steps);
 
 /* ---- transports ---- */
 const Comm *comm_self(const Kernels *k);

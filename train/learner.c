@@ -1,5 +1,7 @@
 #include "train/learner.h"
 
+#include "train/shard.h"
+
 #include "data/captions.h"
 #include "train/layers.h"
 #include "train/train_options.h"
@@ -100,6 +102,8 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     if (resume) checkpoint_load_state(resume, p, state);
     if (resume) checkpoint_load_choices(resume);
     params_round(p);
+    bool apart = (void *)p->compute != (void *)p->master;
+    if (is_sharded(p) && apart && !p->ema) shard_masters(p);
 }
 
 static size_t learning(const Params *p) {

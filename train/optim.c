@@ -18,11 +18,19 @@ typedef struct Range {
     uint32_t group;
 } Range;
 
+/* Chunks up to number `end` whose masters stand equally far behind their place in the flat block.
+ */
+typedef struct Call {
+    size_t end, shift;
+} Call;
+
 struct Optim {
     Params *p;
     OptimOptions options;
     Groups settings;
-    size_t count;    /* of chunks */
+    size_t count; /* of chunks */
+    Call *calls;
+    size_t call_count;
     const acc *loss; /* what max_loss is about; NULL: nothing */
     double max_loss;
     /* device memory, one allocation */
@@ -106,18 +114,20 @@ static void add_chunks(OptimChunk *list, size_t *count, size_t weights, size_t m
 }
 
 static size_t find_chunks(Optim *o, OptimChunk *list) {
-    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 0, count = 0;
+    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 1, count = 0;
     Range *range = find_ranges(o, &ranges);
-    for (const Range *r = range; r < range + ranges; r++) {
-        if (!buckets) add_chunks(list, &count, r->offset, r->offset, r->size, r->group);
-        for (size_t j = 0; j < buckets; j++) {
-            Bucket b = shard_bucket(o->p, j);
+    for (size_t j = 0; j < buckets; j++) {
+        Bucket b = is_sharded(o->p) ? shard_bucket(o->p, j) : (Bucket){.length = o->p->size};
+        for (const Range *r = range; r < range + ranges; r++) {
             size_t from = size_max(r->offset, b.slice);
             size_t to = size_min(r->offset + r->size, b.slice + b.length);
             if (from < to)
                 add_chunks(list, &count, from, b.moment + from - b.slice, to - from, r->group);
         }
+        o->calls[j] = (Call){count, shard_shift(o->p, &b)};
     }
+    o->call_count = buckets;
+    if (!o->p->split) o->calls[0] = (Call){count, 0}, o->call_count = 1;
     free(range);
     return count;
 }
@@ -136,6 +146,7 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
     o->p = p;
     o->options = *options;
     o->max_loss = INFINITY;
+    o->calls = xcalloc(shard_buckets(p), sizeof *o->calls);
     o->count = find_chunks(o, NULL);
     Arena a = {0};
     lay_out(o, &a);
@@ -158,6 +169,7 @@ void optim_free(Optim *o) {
     o->p->k->release(o->memory);
     o->p->k->host_release(o->host);
     free(o->settings.list);
+    free(o->calls);
     free(o);
 }
 
@@ -192,8 +204,10 @@ void optim_update(Optim *o) {
     k->sum_squares(o->squares, p->grad, o->chunks, o->count, o->groups);
     if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
     if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
-    k->adamw(p->master, separate ? p->compute : NULL, p->grad, p->m, p->v, p->moments, o->chunks,
-             o->count, o->groups, o->numbers, o->squares);
+    for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
+        k->adamw(acc_at(k, p->master, o->calls[i].shift), separate ? p->compute : NULL, p->grad,
+                 p->m, p->v, p->moments, o->chunks + first, o->calls[i].end - first, o->groups,
+                 o->numbers, o->squares);
     if (is_sharded(p)) {
         shard_share_weights(p);
         k->zero(p->grad, p->size * k->acc_size);

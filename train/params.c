@@ -89,22 +89,26 @@ size_t params_register(Params *p, const char *name, size_t rows, size_t cols) {
     return p->count - 1;
 }
 
-/* ---- the flat block: matrices, then the 2-D positional embeddings (whose decay depends on the
- * grouping), then what never decays; so a run of equal settings is one range ---- */
+/* ---- the flat block: matrices of products, the token embedding, which is read as it is, then the
+ * 2-D positional embeddings (whose decay depends on the grouping), then what never decays; so a run
+ * of equal settings is one range ---- */
 
-static int decay_class(const Param *q) {
-    if (q->ndim < 2) return 2;
-    return strstr(q->name, "positional_embedding") ? 1 : 0;
+static int place_class(const Param *q) {
+    if (q->ndim < 2) return 3;
+    if (strstr(q->name, "positional_embedding")) return 2;
+    return strcmp(q->name, "token_embedding.weight") ? 0 : 1;
 }
 
 static void place_all(Params *p) {
-    for (int group = 0; group < 3; group++)
+    for (int group = 0; group < 4; group++) {
         for (size_t i = 0; i < p->count; i++) {
             Param *q = &p->list[i];
-            if (decay_class(q) != group) continue;
+            if (place_class(q) != group) continue;
             q->offset = p->size;
             p->size = size_add(p->size, round_up(q->size, ALIGN));
         }
+        if (group == 0) p->matrices = p->size;
+    }
 }
 
 static void *take(const Kernels *k, size_t count, size_t elem_size) {
@@ -179,12 +183,13 @@ Param *params_describe(const ClipConfig *c, size_t *count) {
     return p.list;
 }
 
-size_t params_layout(const ClipConfig *c, size_t *learned) {
+size_t params_layout(const ClipConfig *c, size_t *learned, size_t *matrices) {
     Params p = {0};
     add_all(&p, c);
     p.tensors = p.count;
     place_all(&p);
     *learned = params_learned(&p);
+    *matrices = p.matrices;
     free(p.list);
     return p.size;
 }
@@ -196,6 +201,7 @@ size_t params_learned(const Params *p) {
 }
 
 void params_round(Params *p) {
+    assert(!p->split);
     if ((void *)p->compute != (void *)p->master) p->k->act_from_acc(p->compute, p->master, p->size);
     if (p->lora) lora_merge(p);
 }

@@ -23,7 +23,8 @@ typedef struct Params {
     Param *list;
     size_t count, tensors; /* of which the model's own come first; behind them LoRA's factors */
     size_t size;           /* elements of the flat block, padding included */
-    acc *master;           /* [size] */
+    size_t matrices;       /* the first so many elements are only used as compute weights */
+    acc *master;           /* [size], or less: train/shard.h */
     act *compute;          /* [size] the same, rounded to act; == master where both types are one */
     acc *grad;             /* [size], NULL without training */
     void *m, *v;           /* [size / shards], likewise: acc or bf16 */
@@ -33,6 +34,8 @@ typedef struct Params {
     Lora *lora; /* NULL: none */
     /* over ranks (train/shard.h) */
     const Comm *comm; /* NULL: one rank */
+    size_t split;     /* the masters of the first so many elements are sharded, too; 0: none */
+    size_t gap;       /* elements that `master` is shorter by therefore */
     size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
     /* under amp_fp8 (train/fp8.h) */
     acc *fp8; /* scaling of fp8_factors factors, or NULL */
@@ -62,8 +65,9 @@ size_t params_register(Params *p, const char *name, size_t rows, size_t cols);
 /* Starts the moving average of the masters as they are. */
 void params_track(Params *p, double decay);
 void params_free(Params *p);
-/* Elements of the flat block, padding included, and of parameters, without allocating anything. */
-size_t params_layout(const ClipConfig *c, size_t *learned);
+/* Elements of the flat block, padding included, of parameters, and Params.matrices, without
+ * allocating anything. */
+size_t params_layout(const ClipConfig *c, size_t *learned, size_t *matrices);
 /* Names and shapes alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
@@ -74,7 +78,8 @@ void params_round(Params *p);
 size_t params_learned(const Params *p); /* number of the model's parameters, padding left out */
 
 static inline acc *param_acc(const Params *p, const Param *q) {
-    return acc_at(p->k, p->master, q->offset);
+    assert(q->offset >= p->split);
+    return acc_at(p->k, p->master, q->offset - p->gap);
 }
 static inline act *param_act(const Params *p, const Param *q) {
     return act_at(p->k, p->compute, q->offset);

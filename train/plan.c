@@ -13,27 +13,50 @@ static void line(const char *what, size_t bytes) {
 static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, far_rate = 20e9;
 enum { NODE = 8 };
 
+/* The flat parameter block of one rank, in bytes. */
+typedef struct Weights {
+    size_t masters, compute, gradients, moments, average, shared; /* shared: weights that travel */
+} Weights;
+
+static Weights plan_weights(const Kernels *k, size_t block, size_t matrices, const PlanOptions *p) {
+    size_t shards = p->shard_optimizer ? (size_t)p->ranks : 1;
+    bool apart = k->act_size != k->acc_size;
+    /* train/shard.h: the owner alone keeps the masters of matrices */
+    size_t split = p->shard_optimizer && apart && !p->ema ? matrices : 0;
+    return (Weights){.masters = (block - split + split / shards) * k->acc_size,
+                     .compute = apart ? block * k->act_size : 0,
+                     .gradients = block * k->acc_size,
+                     .moments = 2 * (block / shards) * moment_size(k, p->moments),
+                     .average = p->ema ? block * k->acc_size : 0,
+                     .shared = split * k->act_size + (block - split) * k->acc_size};
+}
+
 /* What one rank computes and sends in a step, and how long that would take. */
-static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
-                       int ranks, size_t logit_memory, size_t block) {
-    double R = ranks, n = (double)(o->max_batch * accum), N = n * R, E = (double)c->embed_dim;
+static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
+                       const PlanOptions *p, const Weights *w) {
+    double R = p->ranks, n = (double)(o->max_batch * p->accum), N = n * R, E = (double)c->embed_dim;
     double forward = clip_flops(c, size_min(16, c->context_length), false);
-    double again = (double)(accum - 1) / (double)accum + (o->grad_checkpointing ? 1 : 0);
+    double again = (double)(p->accum - 1) / (double)p->accum + (o->grad_checkpointing ? 1 : 0);
     double towers = n * forward * (3 + again);
-    int products = n * N * (double)k->acc_size <= (double)logit_memory ? 3 : 4;
+    int products = n * N * (double)k->acc_size <= (double)p->logit_memory ? 3 : 4;
     double loss = products * 2 * n * N * E, size = (double)k->acc_size;
-    double features = 2 * (R - 1) * n * E * size, statistics = 4 * (R - 1) / R * N * size;
-    double gradients = 2 * (R - 1) / R * (double)block * size;
-    double link = ranks > NODE ? far_rate : near_rate;
-    /* gradients travel beside the backward of the last micro-batch */
+    double features = (R - 1) * n * E * (size + (p->gather_bf16 ? 2 : size));
+    double statistics = 4 * (R - 1) / R * N * size;
+    double reduced = (R - 1) / R * (double)w->gradients * (p->shard_optimizer ? 1 : 2);
+    double shared = p->shard_optimizer ? (R - 1) / R * (double)w->shared : 0;
+    double gradients = reduced + shared;
+    double link = p->ranks > NODE ? far_rate : near_rate;
+    /* gradients travel beside the backward of the last micro-batch, weights after the update */
     double backward = 2 * (double)o->max_batch * forward / tower_rate;
-    double exposed = gradients / link > backward ? gradients / link - backward : 0;
+    double exposed = shared / link;
+    if (reduced / link > backward) exposed += reduced / link - backward;
     double seconds = towers / tower_rate + loss / loss_rate + (features + statistics) / link;
     printf("a step, each rank: towers %.1f GFLOP, loss %.1f GFLOP (%d products)\n", 1e-9 * towers,
            1e-9 * loss, products);
     printf("  sends: features and their gradients %.1f MiB, column statistics %.1f MiB, weights' "
-           "gradients %.1f MiB\n",
-           features / (1 << 20), statistics / (1 << 20), gradients / (1 << 20));
+           "gradients%s %.1f MiB\n",
+           features / (1 << 20), statistics / (1 << 20),
+           p->shard_optimizer ? " and the weights" : "", gradients / (1 << 20));
     printf(
         "  on GPUs of %.0f TFLOP/s (towers) and %.0f (loss), links of %.0f GB/s a rank: %.1f ms = "
         "%.1f towers + %.1f loss + %.1f features + %.1f of the gradients' %.1f not hidden; "
@@ -43,21 +66,19 @@ static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions 
         1e3 * exposed, 1e3 * gradients / link, N / (seconds + exposed));
 }
 
-void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
-                int ranks, size_t logit_memory, bool shard_optimizer) {
-    size_t learned, block = params_layout(c, &learned), n = size_mul(o->max_batch, accum);
-    size_t masters = size_mul(block, k->acc_size);
-    size_t compute = k->act_size == k->acc_size ? 0 : size_mul(block, k->act_size);
+void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, const PlanOptions *p) {
+    size_t learned, matrices, block = params_layout(c, &learned, &matrices);
+    size_t n = size_mul(o->max_batch, p->accum);
+    Weights w = plan_weights(k, block, matrices, p);
     size_t activations = clip_activation_bytes(k, c, o);
-    size_t loss = loss_bytes(k, ranks, n, c->embed_dim, logit_memory) +
+    size_t loss = loss_bytes(k, p->ranks, n, c->embed_dim, p->logit_memory) +
                   4 * size_mul(n, c->embed_dim) * k->acc_size;
     size_t batch =
         size_mul(o->max_batch, 3 * c->image_size * c->image_size + 4 * c->context_length) *
-        (accum + 3);
-    size_t moments = div_up(2 * masters, shard_optimizer ? (size_t)ranks : 1);
-    size_t weights = size_add(2 * masters, moments);
-    size_t total =
-        size_add(size_add(weights, compute), size_add(activations, size_add(loss, batch)));
+        (p->accum + 3);
+    size_t weights = w.masters + w.gradients + w.moments;
+    size_t total = size_add(size_add(weights, w.compute + w.average),
+                            size_add(activations, size_add(loss, batch)));
     size_t tokens = size_min(16, c->context_length);
 
     printf("model %s: %zu parameters\n", c->name, learned);
@@ -66,22 +87,23 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, siz
            c->patch_size);
     printf("  text tower:  %zu layers, width %zu, %zu heads, context %zu, vocabulary %zu\n",
            c->text.layers, c->text.width, c->text.heads, c->context_length, c->vocab_size);
-    printf("global batch: %zu = %zu x %zu accumulated x %d ranks\n", n * (size_t)ranks,
-           o->max_batch, accum, ranks);
+    printf("global batch: %zu = %zu x %zu accumulated x %d ranks\n", n * (size_t)p->ranks,
+           o->max_batch, p->accum, p->ranks);
     printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
            "%.3f); a step is 3 times that\n",
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
            1e-9 * clip_flops(c, c->context_length, true));
     printf("memory a rank (%s):\n", k->name);
-    line(shard_optimizer ? "weights, gradients, a share of two moments"
-                         : "weights, gradients, two moments",
-         weights);
-    if (compute) line("compute weights", compute);
+    line("master weights", w.masters);
+    line("gradients", w.gradients);
+    line(p->shard_optimizer ? "a share of two moments" : "two moments", w.moments);
+    if (w.compute) line("compute weights", w.compute);
+    if (w.average) line("moving average", w.average);
     line(o->grad_checkpointing ? "activations, checkpointed (at most)"
                                : "activations (at most: captions all full)",
          activations);
     line("loss: features, gathered texts, logits", loss);
     line("batches in flight", batch);
     line("total", total);
-    if (ranks > 1) print_step(k, c, o, accum, ranks, logit_memory, block);
+    if (p->ranks > 1) print_step(k, c, o, p, &w);
 }

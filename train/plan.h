@@ -2,8 +2,15 @@
 #ifndef TRAIN_PLAN_H
 #define TRAIN_PLAN_H
 #include "train/clip.h"
+#include "train/params.h"
+
+typedef struct PlanOptions {
+    size_t accum, logit_memory;
+    int ranks;
+    bool shard_optimizer, ema, gather_bf16;
+    Moments moments;
+} PlanOptions;
 
 /* Prints the plan of `clipc train --dry-run` on stdout. */
-void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, size_t accum,
-                int ranks, size_t logit_memory, bool shard_optimizer);
+void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, const PlanOptions *p);
 #endif

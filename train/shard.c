@@ -58,15 +58,64 @@ void shard_done(const Params *p) {
     if (is_borrowed(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
 }
 
+void shard_masters(Params *p) {
+    const Kernels *k = p->k;
+    assert(is_sharded(p) && !p->split && (void *)p->compute != (void *)p->master && !p->ema &&
+           !p->lora);
+    p->split = p->matrices / p->bucket * p->bucket;
+    p->gap = p->split - p->split / p->shards;
+    /* the gradients, still zero, hold the whole block while there is neither the old nor the new */
+    k->copy(p->grad, p->master, p->size * k->acc_size);
+    k->sync();
+    k->release(p->master);
+    p->master = k->alloc((p->size - p->gap) * k->acc_size);
+    for (size_t i = 0; i * p->bucket < p->split; i++) {
+        Bucket b = shard_bucket(p, i);
+        k->copy(acc_at(k, p->master, b.moment), acc_at(k, p->grad, b.slice),
+                b.length * k->acc_size);
+    }
+    k->copy(acc_at(k, p->master, p->split - p->gap), acc_at(k, p->grad, p->split),
+            (p->size - p->split) * k->acc_size);
+    k->zero(p->grad, p->size * k->acc_size);
+}
+
+acc *shard_whole_masters(const Params *p) {
+    const Kernels *k = p->k;
+    if (!p->split) return p->master;
+    for (size_t i = 0; i * p->bucket < p->split; i++) {
+        Bucket b = shard_bucket(p, i);
+        acc *own = acc_at(k, p->grad, b.slice);
+        k->copy(own, acc_at(k, p->master, b.moment), b.length * k->acc_size);
+        p->comm->all_gather(acc_at(k, p->grad, b.offset), own, b.length);
+    }
+    k->copy(acc_at(k, p->grad, p->split), acc_at(k, p->master, p->split - p->gap),
+            (p->size - p->split) * k->acc_size);
+    return p->grad;
+}
+
+/* What of a bucket travels: compute weights where only they are needed, else masters. */
+static CommPiece share_piece(const Params *p, const Bucket *b) {
+    const Kernels *k = p->k;
+    if (b->offset >= p->split)
+        return (CommPiece){acc_at(k, p->master, b->offset - p->gap),
+                           acc_at(k, p->master, b->slice - p->gap), b->length * k->acc_size};
+    k->act_from_acc(act_at(k, p->compute, b->slice), acc_at(k, p->master, b->moment), b->length);
+    return (CommPiece){act_at(k, p->compute, b->offset), act_at(k, p->compute, b->slice),
+                       b->length * k->act_size};
+}
+
 void shard_share_weights(Params *p) {
     CommPiece pieces[PIECES];
     for (size_t i = 0, n = 0; i < shard_buckets(p); i++) {
         Bucket b = shard_bucket(p, i);
-        pieces[n++] = (CommPiece){acc_at(p->k, p->master, b.offset),
-                                  acc_at(p->k, p->master, b.slice), b.length * p->k->acc_size};
+        pieces[n++] = share_piece(p, &b);
         if (n < PIECES && i + 1 < shard_buckets(p)) continue;
         p->comm->gather_pieces(pieces, n);
         n = 0;
     }
-    params_round(p);
+    if (!p->split)
+        params_round(p);
+    else
+        p->k->act_from_acc(act_at(p->k, p->compute, p->split),
+                           acc_at(p->k, p->master, p->split - p->gap), p->size - p->split);
 }

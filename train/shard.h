@@ -1,7 +1,9 @@
 /* shard: the flat parameter block over ranks. It is cut into buckets, whose gradients are reduced
  * one by one while backward still runs; with a sharded optimiser (ZeRO-1: Rajbhandari et al. 2020)
  * each bucket is cut again into one equal slice a rank, whose owner alone keeps the moments,
- * updates the weights and gives them to the others. Called by step, optim, checkpoint. */
+ * updates the weights and gives them to the others. Where compute weights are a block of their own
+ * (bf16), the owner alone keeps the masters of matrices, too, and what travels are the compute
+ * weights. Called by learner, step, optim, checkpoint. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
 #include "train/params.h"
@@ -26,6 +28,16 @@ acc *shard_fill(const Params *p, void *moment);
 void shard_split(const Params *p, void *moment);
 /* After the last of these calls: the gradients are zero again. */
 void shard_done(const Params *p);
-/* Every rank's slices of the master weights for all; the compute weights follow. */
+/* From now on each rank keeps its slices of the matrices' masters only. Once all ranks have the
+ * weights; params_round may not be called afterwards. */
+void shard_masters(Params *p);
+/* How far an element of the bucket stands behind its place in the flat block in p->master. */
+static inline size_t shard_shift(const Params *p, const Bucket *b) {
+    return b->offset < p->split ? b->moment - b->slice : (size_t)0 - p->gap;
+}
+/* The masters as a whole block: themselves or, where they are sharded, put together in the
+ * gradients' block, like a moment. */
+acc *shard_whole_masters(const Params *p);
+/* Every rank's slices of the weights for all; the compute weights follow. */
 void shard_share_weights(Params *p);
 #endif

@@ -483,8 +483,14 @@ static void dry_run(Run *r) {
     ClipOptions o = learner_clip_options(r->k, &r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     if (writes(r))
-        plan_print(r->k, &r->config, &o, (size_t)opt->accum_freq, ranks,
-                   size_mul((size_t)opt->logit_memory, 1 << 20), opt->shard_optimizer);
+        plan_print(r->k, &r->config, &o,
+                   &(PlanOptions){.accum = (size_t)opt->accum_freq,
+                                  .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
+                                  .ranks = ranks,
+                                  .shard_optimizer = opt->shard_optimizer && ranks > 1,
+                                  .ema = opt->ema > 0,
+                                  .gather_bf16 = opt->gather_dtype == GATHER_BF16,
+                                  .moments = (Moments)opt->moments});
 }
 
 static void make_run_folder(Run *r) {
@@ -518,16 +524,6 @@ static void say_end(const Run *r, bool stopped) {
                  (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1);
     else
         log_info("done: %s", r->checkpoints);
-}
-
-static void say_communication(const Run *r, uint64_t steps) {
-    const CommStats *s = &comm_stats;
-    if (r->comm->size == 1 || !steps) return;
-    r->comm->barrier(); /* what the last step sent is counted */
-    double n = (double)steps, hidden = s->seconds > 0 ? 1 - s->waited / s->seconds : 0;
-    log_info("communication: a rank sent %.2f MiB a step and took %.2f ms for it, %.0f %% of that "
-             "beside the computation",
-             s->bytes / n / (1 << 20), 1e3 * s->seconds / n, hidden > 0 ? 100 * hidden : 0);
 }
 
 static void open_validation(Run *r, const Validator *const *validators, size_t count) {
@@ -565,7 +561,7 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     comm_stats = (CommStats){0};
     uint64_t first = r->state.step;
     bool stopped = stop_at_start(r) || run_steps(r);
-    say_communication(r, r->state.step - first);
+    comm_report(r->comm, r->state.step - first);
     validation_close(r->validation);
     train_log_close(r->log);
     say_end(r, stopped);

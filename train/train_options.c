@@ -149,7 +149,7 @@ static Option options[] = {
     {"grad-checkpointing", OPT_FLAG, &O.grad_checkpointing, NULL, 0, 0,
      "recompute activations in backward: less memory, same result", 0},
     {"shard-optimizer", OPT_FLAG, &O.shard_optimizer, NULL, 0, 0,
-     "each rank keeps its share of AdamW's moments only (ZeRO-1)", 0},
+     "each rank keeps its share of moments and master weights only (ZeRO-1)", 0},
     {"siglip", OPT_FLAG, &O.siglip, NULL, 0, 0, "sigmoid loss instead of softmax; adds logit_bias",
      0},
     {"batch-size", OPT_INT, &O.batch_size, NULL, 1, 1e7, "pairs a rank and micro-batch", 0},
