@@ -87,7 +87,7 @@ sigterm_to_one_rank() {
     start ended && kill -TERM "${ranks[2]}" && finish $slack && no_orphans ended && [ $code = 0 ] &&
         grep -q -- "--resume latest" "$dir/ended.err" && [ -d "$dir/ended/checkpoints/step_$(steps ended)" ] && goes_on ended
 }
-# The model's file is a pipe that rank 0 reads first: it waits there while the signal comes to rank 1.
+# The model's file is a pipe, where rank 0 waits while the signal comes to rank 1, which then reads a plain file.
 sigterm_before_the_first_step() {
     local pipe=$dir/model.json
     mkfifo "$pipe"
@@ -95,11 +95,11 @@ sigterm_before_the_first_step() {
     mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2 "$clipc" $(options early) --model "$pipe" >"$dir/out" 2>"$dir/early.err" &
     launcher=$!
     exec 9>"$pipe"
+    rm "$pipe" && cp $golden/open_clip_config.json "$pipe"
     mapfile -t ranks < <(pgrep -P $launcher | sort -n)
     kill -TERM "${ranks[1]}"
     cat $golden/open_clip_config.json >&9
     exec 9>&-
-    cat $golden/open_clip_config.json >"$pipe"
     finish $((timeout + slack)) && no_orphans early && [ $code = 0 ] && [ ! -s "$dir/early/metrics.jsonl" ] &&
         grep -q "stopped by a signal to another rank after step 0 and saved" "$dir/early.err" && [ -d "$dir/early/checkpoints/step_0" ] &&
         goes_on early

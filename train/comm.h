@@ -20,6 +20,7 @@ typedef struct CommPiece {
 typedef struct Comm {
     const char *name;
     int rank, size;
+    bool graphs; /* its operations may be recorded together with kernels (graph_begin) */
     /* all[size·n] = every rank's part[n], in rank order; part may be all + rank·n. */
     void (*all_gather)(acc *all, const acc *part, size_t n);
     /* The same of pieces, whose bytes are not looked at: all[size·bytes], part[bytes]. */

@@ -222,7 +222,7 @@ static double mean_cosine(const Step *s, double square) {
 static void run_loss(Step *s, size_t n) {
     const Kernels *k = s->k;
     const Params *p = s->p;
-    bool recorded = s->comm->size == 1 && !s->group;
+    bool recorded = s->comm->graphs && !s->group;
     if (n != s->loss_rows) forget(s, &s->loss_graph);
     s->loss_rows = n;
     if (recorded && !k->graph_begin(&s->loss_graph)) return;
