@@ -334,14 +334,14 @@ static void head_fwd(const Head *h, void *mem) {
     float *s = take_floats(&at, 32 * 32 * kt), *c = take_floats(&at, 32 * 32);
     float *top = take_floats(&at, 32), *sum = take_floats(&at, 32), *inv = take_floats(&at, 32);
     float scale = 1.0f / sqrtf((float)D);
-    tiles_pack(k, NULL, (Side){qkv + C, 3 * C, false, true}, 0, T, 0, D);
-    tiles_pack(v, NULL, (Side){qkv + 2 * C, 3 * C, true, true}, 0, D, 0, T);
+    tiles_pack(k, (Side){qkv + C, 3 * C, false, true}, 0, T, 0, D);
+    tiles_pack(v, (Side){qkv + 2 * C, 3 * C, true, true}, 0, D, 0, T);
     for (size_t i = 0; i < T; i += 32) {
         size_t n = size_min(32, T - i), steps = h->causal ? i / 32 + 1 : kt;
-        tiles_pack(q, NULL, (Side){qkv, 3 * C, false, false}, i, n, 0, D);
+        tiles_pack(q, (Side){qkv, 3 * C, false, false}, i, n, 0, D);
         for (size_t j = 0; j < steps; j++)
             tiles_block(s + 32 * j, 32 * kt, q, second(n, kd), k + 2 * j * kd,
-                        second(T - 32 * j, kd), kd, false, NULL, 0);
+                        second(T - 32 * j, kd), kd, false);
         for (size_t r = 0; r < n; r++)
             sum[r] = softmax_tiles(p + r / 16 * kt, r % 16, s + r * 32 * kt,
                                    h->causal ? i + r + 1 : T, steps, scale, top + r);
@@ -351,8 +351,7 @@ static void head_fwd(const Head *h, void *mem) {
             f32_store(inv + r, vset(1) / total, n - r);
         }
         for (size_t d = 0; d < D; d += 32) {
-            tiles_block(c, 32, p, second(n, kt), v + d / 16 * kt, second(D - d, kt), steps, false,
-                        NULL, 0);
+            tiles_block(c, 32, p, second(n, kt), v + d / 16 * kt, second(D - d, kt), steps, false);
             store_block(h->to + i * C + d, C, c, inv, 0, n, size_min(32, D - d));
         }
     }
@@ -419,24 +418,24 @@ static void head_bwd(const Head *h, void *mem) {
     float *c = take_floats(&at, 32 * 32);
     float *lse = take_floats(&at, 32 * most), *delta = take_floats(&at, 32 * most);
     float scale = 1.0f / sqrtf((float)D);
-    tiles_pack(k_rows, NULL, (Side){qkv + C, 3 * C, false, false}, 0, T, 0, D);
-    tiles_pack(v_rows, NULL, (Side){qkv + 2 * C, 3 * C, false, false}, 0, T, 0, D);
-    tiles_pack(k_pairs, NULL, (Side){qkv + C, 3 * C, true, true}, 0, D, 0, T);
+    tiles_pack(k_rows, (Side){qkv + C, 3 * C, false, false}, 0, T, 0, D);
+    tiles_pack(v_rows, (Side){qkv + 2 * C, 3 * C, false, false}, 0, T, 0, D);
+    tiles_pack(k_pairs, (Side){qkv + C, 3 * C, true, true}, 0, D, 0, T);
     for (size_t i = 0; i < T; i += QUERY_BLOCK) {
         size_t n = size_min(QUERY_BLOCK, T - i), nt = div_up(n, 32);
-        tiles_pack(q, NULL, (Side){qkv, 3 * C, false, true}, i, n, 0, D);
-        tiles_pack(g, NULL, (Side){dout, C, false, true}, i, n, 0, D);
-        tiles_pack(q_pairs, NULL, (Side){qkv, 3 * C, true, true}, 0, D, i, n);
-        tiles_pack(g_pairs, NULL, (Side){dout, C, true, true}, 0, D, i, n);
+        tiles_pack(q, (Side){qkv, 3 * C, false, true}, i, n, 0, D);
+        tiles_pack(g, (Side){dout, C, false, true}, i, n, 0, D);
+        tiles_pack(q_pairs, (Side){qkv, 3 * C, true, true}, 0, D, i, n);
+        tiles_pack(g_pairs, (Side){dout, C, true, true}, 0, D, i, n);
         query_sums(h, lse, delta, i, n);
         for (size_t a = 0; a < kt; a++) {
             Tile *pa = p + 2 * a * nt, *dsa = ds + 2 * a * nt;
             for (size_t j = 0; j < nt; j++)
                 tiles_block(s + 32 * j, 32 * most, k_rows + 2 * a * kd, second(T - 32 * a, kd),
-                            q + 2 * j * kd, second(n - 32 * j, kd), kd, false, NULL, 0);
+                            q + 2 * j * kd, second(n - 32 * j, kd), kd, false);
             for (size_t j = 0; j < nt; j++)
                 tiles_block(dp + 32 * j, 32 * most, v_rows + 2 * a * kd, second(T - 32 * a, kd),
-                            g + 2 * j * kd, second(n - 32 * j, kd), kd, false, NULL, 0);
+                            g + 2 * j * kd, second(n - 32 * j, kd), kd, false);
             for (size_t r = 0; r < 32; r++) {
                 size_t key = 32 * a + r; /* keys beyond the last are seen by no query */
                 size_t skip = key >= T ? SIZE_MAX : h->causal && key > i ? key - i : 0;
@@ -451,14 +450,14 @@ static void head_bwd(const Head *h, void *mem) {
                 size_t block = (a * kd + d) * 32 * 32;
                 size_t left = second(T - 32 * a, nt), right = second(D - 32 * d, nt);
                 tiles_block(dv + block, 32, p + 2 * a * nt, left, g_pairs + 2 * d * nt, right, nt,
-                            i > 0, NULL, 0);
+                            i > 0);
                 tiles_block(dk + block, 32, ds + 2 * a * nt, left, q_pairs + 2 * d * nt, right, nt,
-                            i > 0, NULL, 0);
+                            i > 0);
             }
         for (size_t j = 0; j < n; j += 32)
             for (size_t d = 0; d < D; d += 32) {
                 tiles_block(c, 32, ds_rows + j / 16 * kt, second(n - j, kt), k_pairs + d / 16 * kt,
-                            second(D - d, kt), kt, false, NULL, 0);
+                            second(D - d, kt), kt, false);
                 store_block(h->to + (i + j) * 3 * C + d, 3 * C, c, NULL, 1, size_min(32, n - j),
                             size_min(32, D - d));
             }

@@ -7,16 +7,6 @@ static double gemm_bytes(size_t M, size_t N, size_t K) {
 }
 #define GEMM_FLOPS(M, N, K) (2.0 * (double)(M) * (double)(N) * (double)(K))
 
-static void product(const Product *p) {
-#if defined TILES_BUILT
-    if (p->in == ELEMENT_ACT && p->M && p->N && p->K) {
-        tiled_matmul(p);
-        return;
-    }
-#endif
-    FN(matmul)(p);
-}
-
 static Product forward(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
                        size_t K) {
     return (Product){.a = x,
@@ -38,45 +28,46 @@ void FN(linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, 
                     size_t K) {
     KERNEL_TIMER(linear_fwd, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
     Product p = forward(y, x, w, b, M, N, K);
-    product(&p);
+    FN(matmul)(&p);
 }
 
 void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
     KERNEL_TIMER(linear_bwd_input, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
-    product(&(Product){.a = dy,
-                       .b = w,
-                       .c = dx,
-                       .M = M,
-                       .N = K,
-                       .K = N,
-                       .lda = N,
-                       .ldb = K,
-                       .ldc = K,
-                       .in = ELEMENT_ACT,
-                       .out = ELEMENT_ACT});
+    FN(matmul)
+    (&(Product){.a = dy,
+                .b = w,
+                .c = dx,
+                .M = M,
+                .N = K,
+                .K = N,
+                .lda = N,
+                .ldb = K,
+                .ldc = K,
+                .in = ELEMENT_ACT,
+                .out = ELEMENT_ACT});
 }
 
 void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
                            size_t K) {
     KERNEL_TIMER(linear_bwd_weight, GEMM_FLOPS(M, N, K),
                  (double)sizeof(act) * (double)M * (double)(N + K) + 8.0 * (double)N * (double)K);
-    product(&(Product){.a = dy,
-                       .b = x,
-                       .c = dw,
-                       .M = N,
-                       .N = K,
-                       .K = M,
-                       .lda = N,
-                       .ldb = K,
-                       .ldc = K,
-                       .ta = true,
-                       .add = true,
-                       .in = ELEMENT_ACT,
-                       .out = ELEMENT_F32,
-                       .left_sums = db ? &db->v : NULL});
+    FN(matmul)
+    (&(Product){.a = dy,
+                .b = x,
+                .c = dw,
+                .M = N,
+                .N = K,
+                .K = M,
+                .lda = N,
+                .ldb = K,
+                .ldc = K,
+                .ta = true,
+                .add = true,
+                .in = ELEMENT_ACT,
+                .out = ELEMENT_F32,
+                .left_sums = db ? &db->v : NULL});
 }
 
-#if !defined TILES_BUILT
 static void activation_row(act *y, const act *x, size_t n, Activation f) {
 #if defined GELU_ROUGH
     Cubic below = cubic_load(gelu_cubics()->below);
@@ -97,34 +88,31 @@ static void activation_row(act *y, const act *x, size_t n, Activation f) {
         act_store(y + i, r, n - i);
     }
 }
-#endif
 
 void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b, size_t M,
                                size_t N, size_t K, Activation f) {
     KERNEL_TIMER(linear_activation_fwd, GEMM_FLOPS(M, N, K) + 20.0 * (double)M * (double)N,
                  gemm_bytes(M, N, K) + (double)sizeof(act) * (double)M * (double)N);
     Product p = forward(pre, x, w, b, M, N, K);
-    p.activated = y, p.f = f;
-    product(&p);
-#if !defined TILES_BUILT
+    FN(matmul)(&p);
 #pragma omp parallel for schedule(static) if (M * N > SERIAL_BELOW)
     for (size_t i = 0; i < M; i++) activation_row(y + i * N, pre + i * N, N, f);
-#endif
 }
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {
     KERNEL_TIMER(project_fwd, GEMM_FLOPS(M, C, E), gemm_bytes(M, C, E));
-    product(&(Product){.a = x,
-                       .b = p,
-                       .c = y,
-                       .M = M,
-                       .N = E,
-                       .K = C,
-                       .lda = C,
-                       .ldb = E,
-                       .ldc = E,
-                       .in = ELEMENT_ACT,
-                       .out = ELEMENT_F32});
+    FN(matmul)
+    (&(Product){.a = x,
+                .b = p,
+                .c = y,
+                .M = M,
+                .N = E,
+                .K = C,
+                .lda = C,
+                .ldb = E,
+                .ldc = E,
+                .in = ELEMENT_ACT,
+                .out = ELEMENT_F32});
 }
 
 void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
@@ -132,48 +120,51 @@ void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p
     KERNEL_TIMER(project_bwd, 2 * GEMM_FLOPS(M, C, E), 2 * gemm_bytes(M, C, E));
     act *d = FN(scratch)(SCRATCH_LINEAR, M * E * sizeof *d);
     for (size_t i = 0; i < M * E; i += VW) act_store(d + i, acc_load(dy + i, M * E - i), M * E - i);
-    product(&(Product){.a = d,
-                       .b = p,
-                       .c = dx,
-                       .M = M,
-                       .N = C,
-                       .K = E,
-                       .lda = E,
-                       .ldb = E,
-                       .ldc = C,
-                       .tb = true,
-                       .in = ELEMENT_ACT,
-                       .out = ELEMENT_ACT});
-    product(&(Product){.a = x,
-                       .b = d,
-                       .c = dp,
-                       .M = C,
-                       .N = E,
-                       .K = M,
-                       .lda = C,
-                       .ldb = E,
-                       .ldc = E,
-                       .ta = true,
-                       .add = true,
-                       .in = ELEMENT_ACT,
-                       .out = ELEMENT_F32});
+    FN(matmul)
+    (&(Product){.a = d,
+                .b = p,
+                .c = dx,
+                .M = M,
+                .N = C,
+                .K = E,
+                .lda = E,
+                .ldb = E,
+                .ldc = C,
+                .tb = true,
+                .in = ELEMENT_ACT,
+                .out = ELEMENT_ACT});
+    FN(matmul)
+    (&(Product){.a = x,
+                .b = d,
+                .c = dp,
+                .M = C,
+                .N = E,
+                .K = M,
+                .lda = C,
+                .ldb = E,
+                .ldc = E,
+                .ta = true,
+                .add = true,
+                .in = ELEMENT_ACT,
+                .out = ELEMENT_F32});
 }
 
 void FN(gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,
               bool tb, size_t M, size_t N, size_t K, bool add) {
     KERNEL_TIMER(gemm, GEMM_FLOPS(M, N, K), 2 * gemm_bytes(M, N, K));
-    product(&(Product){.a = a,
-                       .b = b,
-                       .c = c,
-                       .M = M,
-                       .N = N,
-                       .K = K,
-                       .lda = lda,
-                       .ldb = ldb,
-                       .ldc = ldc,
-                       .ta = ta,
-                       .tb = tb,
-                       .add = add,
-                       .in = ELEMENT_F32,
-                       .out = ELEMENT_F32});
+    FN(matmul)
+    (&(Product){.a = a,
+                .b = b,
+                .c = c,
+                .M = M,
+                .N = N,
+                .K = K,
+                .lda = lda,
+                .ldb = ldb,
+                .ldc = ldc,
+                .ta = ta,
+                .tb = tb,
+                .add = add,
+                .in = ELEMENT_F32,
+                .out = ELEMENT_F32});
 }

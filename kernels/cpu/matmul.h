@@ -1,5 +1,4 @@
-/* matmul: matrix products of the CPU backend, for linear.c: by oneDNN (matmul.c), and in bf16 by
- * the backend's own tiles where the CPU has instructions for them (tiled.c). */
+/* matmul: matrix products of the CPU backend by oneDNN, for linear.c. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 #include "kernels/cpu/cpu.h"
@@ -17,17 +16,8 @@ typedef struct Product {
     bool ta, tb, add;
     Element in, out;
     float *left_sums; /* with ta, if given: Σ_k a is added */
-    act *activated;   /* for own tiles, if given: receives f(c) */
-    Activation f;
 } Product;
 
 void FN(matmul)(const Product *p);
 
-#if defined ACT_BF16
-#include "kernels/cpu/tiles.h"
-#endif
-#if defined TILES_BUILT
-/* p->in is bf16. */
-void tiled_matmul(const Product *p);
-#endif
 #endif

@@ -1,5 +1,5 @@
-/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16, for linear.c and
- * attention.c of the CPU backend. Operands are packed into tiles of 1 KB, the shape of AMX's
+/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16, for attention.c
+ * of the CPU backend. Operands are packed into tiles of 1 KB, the shape of AMX's
  * registers: a left tile holds 16 rows of 16 pairs along the contraction, a right tile 16 pairs of
  * 16 columns; what is missing at an edge is 0. One block is 32 x 32 results: two left tiles and two
  * right tiles for each 32 of the contraction.
@@ -123,23 +123,10 @@ typedef struct Side {
 
 static inline size_t tiles_up(size_t n) { return (n + 31) / 32 * 32; }
 
-/* sums[16] += the sums over rows of pairs. */
-static inline void add_pairs(float *sums, const __m512i r[16]) {
-    vf s[4] = {vload(sums), vzero(), vzero(), vzero()};
-    __m512i odd = _mm512_set1_epi32((int)0xffff0000u);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-        s[i % 2] += _mm512_castsi512_ps(_mm512_slli_epi32(r[i], 16));
-        s[i % 2 + 2] += _mm512_castsi512_ps(_mm512_and_si512(r[i], odd));
-    }
-    vstore(sums, (s[0] + s[1]) + (s[2] + s[3]));
-}
-
 /* Packs outer [o0, o0 + outer), padded with 0 to 16s, and contraction [k0, k0 + K), padded to 32s,
- * into to[outer/16][K/32]. If sums[outer, padded] is given (`across` only), the sums along the
- * contraction are added to it. */
-static __attribute__((noinline, unused)) void tiles_pack(Tile *to, float *sums, Side s, size_t o0,
-                                                         size_t outer, size_t k0, size_t K) {
+ * into to[outer/16][K/32]. */
+static __attribute__((noinline, unused)) void tiles_pack(Tile *to, Side s, size_t o0, size_t outer,
+                                                         size_t k0, size_t K) {
     size_t kt = tiles_up(K) / 32;
     __m512i r[16];
     if (s.across) {
@@ -150,7 +137,6 @@ static __attribute__((noinline, unused)) void tiles_pack(Tile *to, float *sums, 
                     load_pairs(r, from, s.ld, 32, 16, 16);
                 else
                     load_pairs(r, from, s.ld, K - k, outer - o, 16);
-                if (sums) add_pairs(sums + o, r);
                 if (!s.right) transpose16(r);
                 store_tile(to + o / 16 * kt + k / 32, r);
             }
@@ -185,11 +171,10 @@ static __attribute__((noinline, unused)) void tiles_transpose(Tile *to, size_t s
 
 /* c[32][32] (rows of ldc floats) (+)= the products of `kt` tiles: left rows from a, a + a_step,
  * right columns from b, b + b_step. A step of 0: there is no second tile, c has 16 rows or columns.
- * Meanwhile `lines` cache lines a step are fetched from `next` on. */
+ */
 static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, const Tile *a,
                                                           size_t a_step, const Tile *b,
-                                                          size_t b_step, size_t kt, bool add,
-                                                          const char *next, size_t lines) {
+                                                          size_t b_step, size_t kt, bool add) {
 #if defined __AMX_BF16__
     if (tiles_amx()) {
         float *c0 = c, *c1 = c + 16, *c2 = c + 16 * ldc, *c3 = c2 + 16;
@@ -205,7 +190,6 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
             _tile_zero(3);
         }
         for (size_t k = 0; k < kt; k++) {
-            for (size_t i = 0; i < lines; i++, next += 64) __builtin_prefetch(next, 0, 2);
             _tile_loadd(4, a + k, 64);
             _tile_stream_loadd(6, b + k, 64);
             if (b_step) _tile_stream_loadd(7, b + b_step + k, 64);
@@ -231,7 +215,6 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
             sum[j][1] = add ? vload(c + j * ldc + 16) : vzero();
         }
         for (size_t k = 0; k < kt; k++) {
-            for (size_t j = 0; i == 0 && j < lines; j++, next += 64) __builtin_prefetch(next, 0, 2);
             for (size_t p = 0; p < 16; p++) {
                 __m512bh b0 = (__m512bh)_mm512_load_si512(b[k].pair[p]);
                 __m512bh b1 = (__m512bh)_mm512_load_si512(b[b_step + k].pair[p]);
@@ -247,103 +230,6 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
         for (size_t j = 0; j < 8; j++) {
             vstore(c + j * ldc, sum[j][0]);
             vstore(c + j * ldc + 16, sum[j][1]);
-        }
-    }
-}
-
-/* ---- a whole product ---- */
-
-/* Receives c[32][32], of which rows x cols are results (i…, j…) of the product. */
-typedef void TilesOut(const void *context, const float *c, size_t i, size_t j, size_t rows,
-                      size_t cols);
-
-/* Σ_k a[m,k] b[k,n], handed to `out` block by block; for `chunked` products out is called for each
- * chunk of the contraction in order (it adds), otherwise once. */
-typedef struct TilesProduct {
-    Side a, b;
-    size_t M, N, K;
-    bool chunked;
-    float *left_sums; /* if given: Σ_k a[m,k] is added to left_sums[m]; a is stored across */
-    TilesOut *out;
-    const void *context;
-} TilesProduct;
-
-enum {
-    TILES_L2 = 1 << 20,   /* bytes of packed right columns that stay in a core's L2 */
-    TILES_CHUNK = 2048,   /* contraction of one chunk */
-    TILES_L1_STEPS = 16,  /* steps of 32 whose left panel of 32 rows stays in L1 */
-    TILES_PACK_ROWS = 128 /* left rows a thread packs at once */
-};
-
-typedef struct TilesPlan {
-    size_t chunk, cols, rows; /* contraction; columns and rows of a task */
-    size_t tasks_n, tasks_m;
-    size_t left_bytes, thread_bytes; /* scratch of all, of each thread */
-} TilesPlan;
-
-static inline TilesPlan tiles_plan(const TilesProduct *p, size_t threads) {
-    TilesPlan best = {0};
-    double least = 0;
-    size_t chunk = tiles_up(p->chunked && p->K > TILES_CHUNK ? TILES_CHUNK : p->K);
-    size_t widest = TILES_L2 / (2 * chunk) / 32 * 32;
-    if (widest < 64) widest = 64;
-    size_t fewest = (p->N + widest - 1) / widest;
-    for (size_t gm = 1; gm <= threads; gm++)
-        for (int even = 0; even < 2; even++) {
-            /* as few columns' groups as fit L2, or so many that all threads get as many tasks */
-            size_t gn = fewest, rows = tiles_up((p->M + gm - 1) / gm);
-            while (even && gn * gm % threads) gn++;
-            size_t cols = tiles_up((p->N + gn - 1) / gn);
-            size_t m = (p->M + rows - 1) / rows, n = (p->N + cols - 1) / cols;
-            size_t turns = (m * n + threads - 1) / threads;
-            /* packing an element costs about as much as 32 multiplications */
-            double cost = (double)turns * (double)cols * ((double)rows + 32);
-            if (least > 0 && cost >= least) continue;
-            least = cost;
-            best = (TilesPlan){.cols = cols, .rows = rows, .tasks_n = n, .tasks_m = m};
-        }
-    best.chunk = chunk;
-    best.left_bytes = tiles_up(p->M) * chunk * 2;
-    best.thread_bytes = best.cols * chunk * 2 + best.cols * 32 * sizeof(float);
-    return best;
-}
-
-/* Packs part `i` of the left side's chunk at k0. */
-static inline void tiles_pack_left(const TilesProduct *p, const TilesPlan *plan, size_t k0,
-                                   size_t i, Tile *left) {
-    size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, from = i * TILES_PACK_ROWS;
-    size_t rows = p->M - from < TILES_PACK_ROWS ? p->M - from : TILES_PACK_ROWS;
-    float sums[TILES_PACK_ROWS] = {0};
-    tiles_pack(left + from / 16 * (tiles_up(K) / 32), p->left_sums ? sums : NULL, p->a, from, rows,
-               k0, K);
-    for (size_t r = 0; p->left_sums && r < rows; r++) p->left_sums[from + r] += sums[r];
-}
-
-/* One task's part of the chunk at k0. */
-static inline void tiles_task(const TilesProduct *p, const TilesPlan *plan, size_t k0, size_t task,
-                              const Tile *left, void *mem) {
-    size_t n0 = task / plan->tasks_m * plan->cols, m0 = task % plan->tasks_m * plan->rows;
-    size_t cols = p->N - n0 < plan->cols ? p->N - n0 : plan->cols;
-    size_t m1 = m0 + plan->rows < p->M ? m0 + plan->rows : p->M;
-    size_t K = p->K - k0 < plan->chunk ? p->K - k0 : plan->chunk, kt = tiles_up(K) / 32;
-    Tile *b = mem;
-    float *c = (float *)(b + plan->cols / 16 * kt);
-    size_t parts = (kt + TILES_L1_STEPS - 1) / TILES_L1_STEPS, l1 = (kt + parts - 1) / parts;
-    size_t blocks = tiles_up(cols) / 32, lines = (32 + blocks - 1) / blocks;
-    tiles_pack(b, NULL, p->b, n0, cols, k0, K);
-    for (size_t i = m0; i < m1; i += 32) {
-        const Tile *a = left + i / 16 * kt;
-        const char *next = (const char *)(a + 2 * kt);
-        for (size_t k = 0; k < kt; k += l1) {
-            size_t steps = kt - k < l1 ? kt - k : l1;
-            for (size_t j = 0; j < cols; j += 32, next += 64 * lines * steps) {
-                float *block = l1 < kt ? c + j * 32 : c;
-                tiles_block(block, 32, a + k, kt, b + j / 16 * kt + k, kt, steps, k > 0, next,
-                            lines);
-                if (k + steps == kt)
-                    p->out(p->context, block, i, n0 + j, m1 - i < 32 ? m1 - i : 32,
-                           cols - j < 32 ? cols - j : 32);
-            }
         }
     }
 }
