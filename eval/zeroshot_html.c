@@ -135,7 +135,7 @@ static bool put_picture(Page *g, const Prediction *q) {
         !thumbnail_jpeg(&jpeg, &size, &g->image, SIDE, &g->scratch, &err))
         return false;
     char *base64 = base64_text(jpeg, size);
-    fputs("<img title=\"", g->out);
+    fputs("<img alt=\"\" title=\"", g->out);
     text(g->out, g->sample.key);
     fprintf(g->out, "\" src=\"data:image/jpeg;base64,%s\">\n", base64);
     free(base64);

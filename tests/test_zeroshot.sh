@@ -139,6 +139,12 @@ train() { # name, options…
 measured() { # run: its measurements, without speeds
     grep -h imagenet-zeroshot "$dir/$1/metrics.jsonl"
 }
+not_a_number() { # a weight that is no number: not an accuracy of 0
+    cp -r $golden "$dir/nan"
+    local file="$dir/nan/open_clip_model.safetensors"
+    printf '\000\000\300\177' | dd of="$file" bs=1 seek=$(($(stat -c %s "$file") - 4)) conv=notrunc status=none
+    refused 1 "features that are not finite: the checkpoint is damaged" zeroshot --checkpoint "$dir/nan" --data "$dir/table.tsv"
+}
 in_training() { # after steps 4, 8, … and epochs; the last is what the command says of the checkpoint
     train inside --zeroshot-frequency 1 --zeroshot-frequency-steps 4 || { cat "$dir/stderr"; return 1; }
     [ "$(measured inside | grep -o '"step": [0-9]*' | tr -dc '0-9\n' | tr '\n' ' ')" = "4 6 8 12 16 18 " ] || { measured inside; return 1; }
@@ -195,6 +201,7 @@ fi
 check unreadable unreadable
 check for_people for_people
 check wrong_classes wrong_classes
+check not_a_number not_a_number
 check in_training in_training
 if command -v python3 >/dev/null; then check classes_are_read_not_run classes_are_read_not_run; else skip classes_are_read_not_run "no python3"; fi
 if [ -e build/zeroshot/imagenet.json ] && [ -d build/zeroshot/imagenet-20 ]; then
