@@ -50,7 +50,7 @@ done
 $python tools/demo/finetune_summary.py $out
 
 gnuplot <<PLOT
-set terminal pngcairo size 720,480 font "DejaVu Sans,11"
+set terminal pngcairo noenhanced size 720,480 font "DejaVu Sans,11"
 set output "$out/wise.png"
 set xlabel "EmojiOne (the base task): recall@10, %"
 set ylabel "held-out stamps: recall@10, %"
