@@ -181,7 +181,7 @@ A = (lambda c: f"the {c}s.", lambda x: f"{x}",)')" = "['the {}s.', '{}']" ] || r
 }
 # 20 pictures in folders named by synset: each is counted under ImageNet's own number
 imagenet_folders() {
-    zeroshot --classes build/zeroshot/imagenet.json --data build/zeroshot/imagenet-20 --json >"$dir/raw" || return 1
+    zeroshot --classes build/zeroshot/imagenet.json --data build/zeroshot/imagenet-20 --batch-size 1024 --json >"$dir/raw" || return 1
     grep -q '"images": 20, "bad": 0, "unlabelled": 0, "classes": 1000, "occurring_classes": 19, "templates": 80' "$dir/raw" &&
         [ "$(grep -o '"index": [0-9]*, "images": [12]' "$dir/raw" | tr -dc '0-9 \n' | sort -n | awk '{printf "%s:%s ", $1, $2}')" = \
             "22:1 99:1 129:1 243:1 251:1 305:1 317:1 438:1 455:1 471:1 541:1 559:1 609:2 630:1 741:1 853:1 915:1 949:1 990:1 " ]
