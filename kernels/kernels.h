@@ -59,6 +59,11 @@ typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
 typedef struct Mark Mark;   /* never defined: a place in a queue */
 typedef struct Graph Graph; /* a backend's own: recorded work */
 
+/* Bytes of a device's memory: what this process took (now, and at most), what is left of it all. */
+typedef struct MemoryUse {
+    size_t taken, most, unused, total;
+} MemoryUse;
+
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
     size_t act_size, acc_size;
@@ -70,6 +75,15 @@ typedef struct Kernels {
     /* Device memory, 64-byte aligned; dies naming the size where there is none. */
     void *(*alloc)(size_t bytes);
     void (*release)(void *p);
+    /* Zeros where the backend's memory is the host's. */
+    MemoryUse (*memory)(void);
+    /* Planning: from plan_begin to plan_end nothing is done; alloc gives addresses without memory
+     * behind them, downloads leave the host's memory as it is, and what would be taken is counted:
+     * by alloc, and the most scratch memory that the slots called would work in. plan_end returns
+     * the sum; keep: the scratch memory is taken now, so that later calls of such sizes take none.
+     * plan_begin is false where there is nothing to plan: the backend takes scratch as it goes. */
+    bool (*plan_begin)(void);
+    size_t (*plan_end)(bool keep);
     /* Raw bytes host → device, device → host, device → device; zero fill. */
     void (*upload)(void *dst, const void *host, size_t bytes);
     void (*download)(void *host, const void *src, size_t bytes);
@@ -303,7 +317,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 /* Every slot, in the order above: names for messages, the backends' tables, test coverage. */
 /* clang-format off */
 #define KERNEL_LIST(X) \
-    X(alloc) X(release) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) \
+    X(alloc) X(release) X(memory) X(plan_begin) X(plan_end) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) \
     X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
     X(host_alloc) X(host_release) X(upload_start) X(download_start) \
     X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \

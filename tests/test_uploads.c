@@ -198,7 +198,7 @@ static void test_recorded_steps(void **state) {
     enum { STEPS = 6 };
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_AMP_BF16);
     ClipConfig c = odd_config();
-    size_t learned, size = params_layout(&c, &learned);
+    size_t learned, matrices, size = params_layout(&c, &learned, &matrices);
     double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
     StepResult results[2][STEPS];
     for (int graphs = 0; graphs < 2; graphs++)

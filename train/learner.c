@@ -6,6 +6,7 @@
 #include "train/layers.h"
 #include "train/train_options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,7 @@ void learner_check_options(const ClipConfig *c) {
 /* Rows that batches on a GPU are padded to a multiple of: half of it is a hundredth of captions of
  * 16 tokens, and a run meets few multiples. */
 static size_t text_bucket(const ClipConfig *c) {
-    return round_up(div_up((size_t)opt->batch_size * c->context_length, 256), 64);
+    return round_up(div_up((size_t)opt->batch_size * c->context_length, 256), 16);
 }
 
 ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed) {
@@ -113,29 +114,127 @@ static size_t learning(const Params *p) {
     return n;
 }
 
+static void build(Learner *l) {
+    ClipOptions o = learner_clip_options(l->k, l->config, l->seed);
+    OptimOptions oo = optim_options();
+    l->clip = clip_new(l->k, l->config, l->params, &o);
+    l->optim = optim_new(l->params, &oo);
+    l->step =
+        step_new(l->k, l->comm, l->clip, l->params, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                 (size_t)opt->batch_size, (size_t)opt->accum_freq, l->config->embed_dim,
+                 size_mul((size_t)opt->logit_memory, 1 << 20));
+    if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
+}
+
+static Params *make_params(const Learner *l) {
+    LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
+    Params *p = params_new_ranks(l->k, l->config, l->comm, opt->shard_optimizer,
+                                 (Moments)opt->moments, &lora);
+    choose_trainable(p, l->config);
+    return p;
+}
+
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state) {
-    *l = (Learner){.k = k, .comm = comm, .config = c};
+    *l = (Learner){.k = k, .comm = comm, .config = c, .seed = state->seed};
     size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
-    LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
-    l->params = params_new_ranks(k, c, comm, opt->shard_optimizer, (Moments)opt->moments, &lora);
-    choose_trainable(l->params, c);
+    l->params = make_params(l);
     load_weights(l, resume, state);
     size_t learned = learning(l->params);
     if (learned != params_learned(l->params))
         log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
-    ClipOptions o = learner_clip_options(k, c, state->seed);
-    l->clip = clip_new(k, c, l->params, &o);
-    OptimOptions oo = optim_options();
-    l->optim = optim_new(l->params, &oo);
-    l->step = step_new(k, comm, l->clip, l->params, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                       batch, accum, c->embed_dim, size_mul((size_t)opt->logit_memory, 1 << 20));
-    if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
+    l->seed = state->seed;
+    build(l);
+    if (k->plan_begin()) {
+        step_plan(l->step);
+        k->plan_end(true);
+    }
     if (!opt->distill_pretrained) return;
     comm_rank0_begin(comm);
     l->teacher = teacher_open(k, opt->distill_model, opt->distill_pretrained, c, batch,
                               size_mul(batch, accum));
     comm_rank0_end(comm);
+}
+
+/* ---- memory ---- */
+
+size_t learner_memory(const Kernels *k, const ClipConfig *c, int ranks) {
+    Comm comm = *comm_self(k);
+    comm.size = ranks;
+    Learner l = {.k = k, .comm = &comm, .config = c};
+    if (!k->plan_begin()) return 0;
+    l.params = make_params(&l);
+    if (opt->ema > 0) params_track(l.params, opt->ema);
+    build(&l);
+    step_plan(l.step);
+    learner_close(&l);
+    return k->plan_end(false);
+}
+
+/* Options that take less memory, for the same result or nearly so. */
+typedef struct Way {
+    bool moments, checkpointing, sharded;
+    int halved; /* how often the batch is, for as many more micro-batches */
+} Way;
+
+static size_t way_memory(const Kernels *k, const ClipConfig *c, int ranks, const Way *w) {
+    TrainOptions given = train_options;
+    train_options.batch_size >>= w->halved;
+    train_options.accum_freq <<= w->halved;
+    if (w->moments) train_options.moments = MOMENTS_BF16;
+    train_options.grad_checkpointing |= w->checkpointing;
+    train_options.shard_optimizer |= w->sharded;
+    size_t bytes = learner_memory(k, c, ranks);
+    train_options = given;
+    return bytes;
+}
+
+static bool is_new(const Way *w, int ranks) {
+    if (w->moments && opt->moments == MOMENTS_BF16) return false;
+    if (w->checkpointing && opt->grad_checkpointing) return false;
+    if (w->sharded && (opt->shard_optimizer || ranks == 1 || opt->lora_rank)) return false;
+    return opt->batch_size >> w->halved << w->halved == opt->batch_size;
+}
+
+static char *way_text(const Way *w, size_t bytes) {
+    char batch[80] = "";
+    if (w->halved)
+        snprintf(batch, sizeof batch, " --batch-size %lld --accum-freq %lld",
+                 (long long)opt->batch_size >> w->halved, (long long)opt->accum_freq << w->halved);
+    return xasprintf("%s%s%s%s (%.1f MiB)", w->moments ? " --moments bf16" : "",
+                     w->sharded ? " --shard-optimizer" : "",
+                     w->checkpointing ? " --grad-checkpointing" : "", batch,
+                     (double)bytes / (1 << 20));
+}
+
+void learner_check_memory(const Kernels *k, const Comm *comm, const ClipConfig *c) {
+    enum { SHOWN = 3, HALVED = 8 };
+    size_t needed = learner_memory(k, c, comm->size);
+    MemoryUse m = k->memory();
+    if (needed <= m.unused) return;
+    Way ways[4 + 2 * HALVED] = {{.sharded = true},
+                                {.moments = true},
+                                {.checkpointing = true},
+                                {.moments = true, .checkpointing = true}};
+    for (int i = 0; i < 2 * HALVED; i++)
+        ways[4 + i] = (Way){.halved = 1 + i / 2, .checkpointing = i % 2};
+    char *fitting = xstrdup("");
+    int shown = 0;
+    for (size_t i = 0; i < COUNT(ways) && shown < SHOWN; i++) {
+        size_t bytes = is_new(&ways[i], comm->size) ? way_memory(k, c, comm->size, &ways[i]) : 0;
+        if (!bytes || bytes > m.unused) continue;
+        char *way = way_text(&ways[i], bytes);
+        char *joined = xasprintf("%s%s%s", fitting, shown++ ? ";" : "", way);
+        free(fitting);
+        free(way);
+        fitting = joined;
+    }
+    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free; %s%s",
+        (double)needed / (1 << 20), (double)m.unused / (1 << 20), (double)m.total / (1 << 20),
+        shown ? "it would fit with"
+              : "no --batch-size, --grad-checkpointing or --moments bf16 "
+                "would do: choose a smaller --model or --device cpu",
+        fitting);
 }
 
 /* ---- frozen towers ---- */

@@ -9,6 +9,7 @@ typedef struct Learner {
     const Kernels *k;
     const Comm *comm;
     const ClipConfig *config;
+    uint64_t seed;
     Params *params;
     Clip *clip;
     Optim *optim;
@@ -23,6 +24,11 @@ ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t
 /* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state);
+/* Bytes that learner_open (but for a teacher) and the steps take of the device's memory, as one of
+ * so many ranks, without taking any; 0 where it is the host's. */
+size_t learner_memory(const Kernels *k, const ClipConfig *c, int ranks);
+/* Dies where that is more than the device has left, naming options with which it would fit. */
+void learner_check_memory(const Kernels *k, const Comm *comm, const ClipConfig *c);
 /* Features of frozen towers, where they are the same in every epoch and needed more than once. */
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples);
 void learner_close(Learner *l);

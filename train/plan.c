@@ -105,5 +105,6 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
     line("loss: features, gathered texts, logits", loss);
     line("batches in flight", batch);
     line("total", total);
+    if (p->device) line("of the GPU's memory, scratch memory included", p->device);
     if (p->ranks > 1) print_step(k, c, o, p, &w);
 }

@@ -9,6 +9,7 @@ typedef struct PlanOptions {
     int ranks;
     bool shard_optimizer, ema, gather_bf16;
     Moments moments;
+    size_t device; /* bytes that the run takes of a GPU's memory, or 0 */
 } PlanOptions;
 
 /* Prints the plan of `clipc train --dry-run` on stdout. */

@@ -225,6 +225,7 @@ static void open_data(Run *r) {
 static void build_model(Run *r) {
     r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
     kernel_graphs_on = opt->graphs;
+    learner_check_memory(r->k, r->comm, &r->config);
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
                   (r->total_steps - r->state.step) * r->global_batch);
@@ -490,7 +491,8 @@ static void dry_run(Run *r) {
                                   .shard_optimizer = opt->shard_optimizer && ranks > 1,
                                   .ema = opt->ema > 0,
                                   .gather_bf16 = opt->gather_dtype == GATHER_BF16,
-                                  .moments = (Moments)opt->moments});
+                                  .moments = (Moments)opt->moments,
+                                  .device = learner_memory(r->k, &r->config, ranks)});
 }
 
 static void make_run_folder(Run *r) {
@@ -565,6 +567,10 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     validation_close(r->validation);
     train_log_close(r->log);
     say_end(r, stopped);
+    MemoryUse m = r->k->memory();
+    if (m.total)
+        log_info("GPU memory: %.1f MiB were taken of %.1f", (double)m.most / (1 << 20),
+                 (double)m.total / (1 << 20));
     loader_stop(r->loader);
     sampler_free(r->sampler);
     learner_close(&r->learner);

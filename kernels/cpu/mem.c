@@ -45,6 +45,15 @@ void FN(release)(void *p) {
     free(p);
 }
 
+MemoryUse FN(memory)(void) { return (MemoryUse){0}; }
+
+bool FN(plan_begin)(void) { return false; }
+
+size_t FN(plan_end)(bool keep) {
+    (void)keep;
+    return 0;
+}
+
 static void copy_bytes(void *dst, const void *src, size_t bytes) {
     const size_t piece = (size_t)1 << 20;
 #pragma omp parallel for schedule(static) if (bytes > piece)

@@ -17,8 +17,9 @@ __global__ static void row_spans(int2 *span, const int32_t *start, size_t B) {
 Tiles FN(tiles_of)(const int32_t *start, size_t B, size_t rows, size_t H, size_t D, bool causal) {
     assert(D <= MAX_WIDTH && rows < (size_t)1 << 31);
     Tiles t = {start, NULL, 0, (int)rows, (int)H, (int)D, causal};
+    /* taken in any case: fewer rows of as many sequences need it */
+    int2 *span = (int2 *)device_scratch(SCRATCH_SORT, rows * sizeof *span);
     if (rows < SHARE_BELOW * B) {
-        int2 *span = (int2 *)device_scratch(SCRATCH_SORT, rows * sizeof *span);
         LAUNCH(row_spans, div_up(B, BLOCK / WARP), BLOCK, 0, span, start, B);
         t.span = span;
     }

@@ -336,8 +336,7 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     do {                                                                                           \
         CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,             \
                                   (int)(bytes)));                                                  \
-        kernel<<<grid, THREADS, bytes, device_stream()>>>(__VA_ARGS__);                            \
-        CUDA(cudaGetLastError());                                                                  \
+        LAUNCH_GRID(kernel, grid, THREADS, bytes, __VA_ARGS__);                                    \
     } while (0)
 
 template <int KD>

@@ -163,8 +163,7 @@ static void launch(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t m
     CUDA(cudaFuncSetAttribute(mma_fwd<KD, MB>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               (int)bytes));
     dim3 grid = FN(tiles_grid)(&t, B, max_T, TILE * MB);
-    mma_fwd<KD, MB><<<grid, THREADS, bytes, device_stream()>>>(o, lse, qkv, t);
-    CUDA(cudaGetLastError());
+    LAUNCH_GRID((mma_fwd<KD, MB>), grid, THREADS, bytes, o, lse, qkv, t);
 }
 
 void FN(attention_mma_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {

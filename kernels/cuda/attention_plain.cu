@@ -162,14 +162,12 @@ __global__ static void __launch_bounds__(THREADS, 2)
 /* kernel<W> for the least W that holds a row. */
 #define LAUNCH_WIDTH(kernel, grid, ...)                                                            \
     do {                                                                                           \
-        cudaStream_t stream_ = device_stream();                                                    \
         if (t.D <= 8 * TEAM)                                                                       \
-            kernel<8><<<grid, THREADS, 0, stream_>>>(__VA_ARGS__);                                 \
+            LAUNCH_GRID(kernel<8>, grid, THREADS, 0, __VA_ARGS__);                                 \
         else if (t.D <= 16 * TEAM)                                                                 \
-            kernel<16><<<grid, THREADS, 0, stream_>>>(__VA_ARGS__);                                \
+            LAUNCH_GRID(kernel<16>, grid, THREADS, 0, __VA_ARGS__);                                \
         else                                                                                       \
-            kernel<32><<<grid, THREADS, 0, stream_>>>(__VA_ARGS__);                                \
-        CUDA(cudaGetLastError());                                                                  \
+            LAUNCH_GRID(kernel<32>, grid, THREADS, 0, __VA_ARGS__);                                \
     } while (0)
 
 void FN(attention_plain_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {

@@ -259,7 +259,12 @@ void blas_product(const Product *p) {
     if (!p->K) {
         assert(p->add || p->ldc == p->N);
         size_t size = p->out == CUDA_R_32F ? 4 : 2;
-        if (!p->add) CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size, device_stream()));
+        if (!p->add && !device_planning())
+            CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size, device_stream()));
+        return;
+    }
+    if (device_planning()) {
+        device_scratch(SCRATCH_BLAS, WORKSPACE);
         return;
     }
     plan_run(plan_get(p), p, p->c);

@@ -57,12 +57,18 @@ void FN(activate)(act *y, const act *x, size_t n, Activation f);
 enum { VW = 8, WARP = 32, BLOCK = 256 };
 #define FULL_MASK 0xffffffffu
 
-/* kernel<<<grid, threads, shared>>>(…) on the compute stream; a grid of 0 is no launch. */
+/* kernel<<<grid, threads, shared>>>(…) on the compute stream; nothing while planning. */
+#define LAUNCH_GRID(kernel, grid, threads, shared, ...)                                            \
+    do {                                                                                           \
+        if (device_planning()) break;                                                              \
+        kernel<<<grid, threads, shared, device_stream()>>>(__VA_ARGS__);                           \
+        CUDA(cudaGetLastError());                                                                  \
+    } while (0)
+/* The same over a line of blocks; 0 are no launch. */
 #define LAUNCH(kernel, grid, threads, shared, ...)                                                 \
     do {                                                                                           \
         unsigned grid_ = launch_size(grid);                                                        \
-        if (grid_) kernel<<<grid_, threads, shared, device_stream()>>>(__VA_ARGS__);               \
-        CUDA(cudaGetLastError());                                                                  \
+        if (grid_) LAUNCH_GRID(kernel, grid_, threads, shared, __VA_ARGS__);                       \
     } while (0)
 static inline unsigned launch_size(size_t blocks) {
     assert(blocks < (size_t)1 << 31);

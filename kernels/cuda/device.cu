@@ -13,6 +13,11 @@ typedef struct Stage {
     cudaEvent_t done;
 } Stage;
 
+typedef struct Allocation {
+    void *p;
+    size_t bytes;
+} Allocation;
+
 static struct Device {
     bool open;
     int multiprocessors;
@@ -24,6 +29,10 @@ static struct Device {
     unsigned *counter;
     cudaEvent_t timer_start, timer_stop;
     bool capturing, recorded; /* a graph just now; one ever */
+    Allocation *allocations;
+    size_t allocation_count, taken, most;
+    bool planning;
+    size_t planned, planned_scratch[SCRATCH_COUNT];
 } device;
 
 void device_check(cudaError_t status, const char *call, const char *file, int line) {
@@ -128,32 +137,100 @@ unsigned *device_counter(void) {
 
 /* ---- memory ---- */
 
+static void remember(void *p, size_t bytes) {
+    size_t n = device.allocation_count++;
+    device.allocations = (Allocation *)xrealloc(
+        device.allocations, device.allocation_count * sizeof *device.allocations);
+    device.allocations[n] = {p, bytes};
+    device.taken += bytes;
+    device.most = size_max(device.most, device.taken);
+}
+
+static void forget(const void *p) {
+    for (size_t i = 0; i < device.allocation_count; i++) {
+        if (device.allocations[i].p != p) continue;
+        device.taken -= device.allocations[i].bytes;
+        device.allocations[i] = device.allocations[--device.allocation_count];
+        return;
+    }
+}
+
+/* Addresses of planned memory start here: none that a device has. */
+#define PLANNED_AT ((size_t)1 << 56)
+
 void *device_alloc(size_t bytes) {
     void *p = NULL;
     device_open();
     assert(!device.capturing);
-    cudaError_t status = cudaMalloc(&p, size_max(bytes, 1));
-    if (status == cudaSuccess) return p;
+    bytes = size_max(bytes, 1);
+    if (device.planning) {
+        p = (void *)(PLANNED_AT + round_up(device.planned, 256));
+        device.planned += bytes;
+        return p;
+    }
+    cudaError_t status = cudaMalloc(&p, bytes);
+    if (status == cudaSuccess) {
+        remember(p, bytes);
+        return p;
+    }
     cudaGetLastError();
-    size_t unused = 0, total = 0;
-    if (cudaMemGetInfo(&unused, &total) != cudaSuccess) cudaGetLastError();
-    die("GPU memory: %zu bytes were asked for, %zu of %zu are free (%s); try a smaller "
-        "--batch-size, --grad-checkpointing, --accum-freq, or --device cpu",
-        bytes, unused, total, cudaGetErrorString(status));
+    MemoryUse m = device_memory();
+    die("GPU memory: %zu bytes were asked for, %zu of %zu are free, this process has %zu (%s); try "
+        "a smaller --batch-size, --grad-checkpointing, --accum-freq, or --device cpu",
+        bytes, m.unused, m.total, m.taken, cudaGetErrorString(status));
 }
 
 void device_release(void *p) {
-    if (p) CUDA(cudaFree(p));
+    if (!p || device.planning) return;
+    forget(p);
+    CUDA(cudaFree(p));
+}
+
+MemoryUse device_memory(void) {
+    MemoryUse m = {device.taken, device.most, 0, 0};
+    device_open();
+    if (cudaMemGetInfo(&m.unused, &m.total) != cudaSuccess) cudaGetLastError();
+    return m;
+}
+
+static void scratch_take(enum ScratchUse use, size_t bytes) {
+    device_sync();
+    if (!device.recorded) device_release(device.scratch[use]);
+    device.scratch_size[use] = bytes;
+    device.scratch[use] = device_alloc(bytes);
 }
 
 void *device_scratch(enum ScratchUse use, size_t bytes) {
-    if (bytes > device.scratch_size[use] || !device.scratch[use]) {
-        device_sync();
-        if (!device.recorded) device_release(device.scratch[use]);
-        device.scratch_size[use] = bytes + bytes / 4;
-        device.scratch[use] = device_alloc(device.scratch_size[use]);
+    if (device.planning) {
+        device.planned_scratch[use] = size_max(device.planned_scratch[use], bytes);
+        return (void *)PLANNED_AT;
     }
+    if (bytes > device.scratch_size[use] || !device.scratch[use])
+        scratch_take(use, bytes + bytes / 4);
     return device.scratch[use];
+}
+
+/* ---- planning ---- */
+
+bool device_planning(void) { return device.planning; }
+
+bool device_plan_begin(void) {
+    device_open();
+    device.planning = true;
+    device.planned = 0;
+    memset(device.planned_scratch, 0, sizeof device.planned_scratch);
+    return true;
+}
+
+size_t device_plan_end(bool keep) {
+    size_t bytes = device.planned;
+    device.planning = false;
+    for (int use = 0; use < SCRATCH_COUNT; use++) {
+        size_t wanted = device.planned_scratch[use];
+        bytes += wanted;
+        if (keep && wanted > device.scratch_size[use]) scratch_take((enum ScratchUse)use, wanted);
+    }
+    return bytes;
 }
 
 /* ---- transfers ---- */
@@ -170,6 +247,7 @@ static Stage *stage_next(void) {
 
 void device_upload(void *dst, const void *host, size_t bytes) {
     device_open();
+    if (device.planning) return;
     for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
         size_t n = size_min(bytes - done, STAGE_BYTES);
         Stage *s = stage_next();
@@ -182,6 +260,7 @@ void device_upload(void *dst, const void *host, size_t bytes) {
 
 void device_download(void *host, const void *src, size_t bytes) {
     device_open();
+    if (device.planning) return;
     for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
         size_t n = size_min(bytes - done, STAGE_BYTES);
         Stage *s = stage_next();
@@ -204,7 +283,7 @@ struct Graph {
 
 bool device_graph_begin(Graph **g) {
     device_open();
-    if (kernel_stats_on || !kernel_graphs_on) return true;
+    if (device.planning || kernel_stats_on || !kernel_graphs_on) return true;
     if (!*g) *g = (Graph *)xcalloc(1, sizeof **g);
     if ((*g)->exec) {
         CUDA(cudaGraphLaunch((*g)->exec, device.queue[QUEUE_COMPUTE]));

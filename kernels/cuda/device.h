@@ -31,6 +31,11 @@ cudaStream_t device_stream(void); /* QUEUE_COMPUTE's */
 cudaStream_t device_queue(Queue q);
 int device_multiprocessors(void);
 
+/* The slots memory, plan_begin and plan_end; while device_planning nothing may be launched. */
+MemoryUse device_memory(void);
+bool device_planning(void);
+bool device_plan_begin(void);
+size_t device_plan_end(bool keep);
 void *device_alloc(size_t bytes);
 void device_release(void *p);
 /* The source may be overwritten as soon as this returns. */

@@ -105,9 +105,7 @@ void FN(logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, ac
     size_t rows_chunk = size_max(div_up(n, wanted), 32), chunks = div_up(n, rows_chunk);
     Stats *parts = (Stats *)device_scratch(SCRATCH_PARTIAL, chunks * m * sizeof *parts);
     dim3 grid(launch_size(across), (unsigned)chunks);
-    col_partials<<<grid, BLOCK, 0, device_stream()>>>(parts, cos, log_scale, bias, n, m,
-                                                      rows_chunk);
-    CUDA(cudaGetLastError());
+    LAUNCH_GRID(col_partials, grid, BLOCK, 0, parts, cos, log_scale, bias, n, m, rows_chunk);
     LAUNCH(col_join, across, BLOCK, 0, col_max, col_sum, parts, chunks, m);
 }
 

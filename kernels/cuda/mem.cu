@@ -14,6 +14,12 @@ void FN(release)(void *p) {
     device_release(p);
 }
 
+MemoryUse FN(memory)(void) { return device_memory(); }
+
+bool FN(plan_begin)(void) { return device_plan_begin(); }
+
+size_t FN(plan_end)(bool keep) { return device_plan_end(keep); }
+
 void FN(upload)(void *dst, const void *host, size_t bytes) {
     GPU_TIMER(upload, 0, bytes);
     device_upload(dst, host, bytes);
@@ -26,12 +32,13 @@ void FN(download)(void *host, const void *src, size_t bytes) {
 
 void FN(copy)(void *dst, const void *src, size_t bytes) {
     GPU_TIMER(copy, 0, 2 * bytes);
-    if (bytes) CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, device_stream()));
+    if (bytes && !device_planning())
+        CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, device_stream()));
 }
 
 void FN(zero)(void *dst, size_t bytes) {
     GPU_TIMER(zero, 0, bytes);
-    if (bytes) CUDA(cudaMemsetAsync(dst, 0, bytes, device_stream()));
+    if (bytes && !device_planning()) CUDA(cudaMemsetAsync(dst, 0, bytes, device_stream()));
 }
 
 void FN(sync)(void) { device_sync(); }
@@ -183,11 +190,12 @@ void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N) {
     size_t rows_chunk = round_up(size_max(div_up(M, size_max(wanted, 1)), 64), ROWS);
     size_t chunks = div_up(M, rows_chunk);
     assert(chunks < 65536);
-    float *parts = (float *)device_scratch(SCRATCH_COLUMNS, chunks * N * sizeof *parts);
+    /* as many as any smaller M has */
+    size_t most = size_max(chunks, size_min(wanted, div_up(M, (size_t)64)));
+    float *parts = (float *)device_scratch(SCRATCH_COLUMNS, most * N * sizeof *parts);
     dim3 grid(launch_size(across), (unsigned)chunks);
-    column_partials<<<grid, WARP * ROWS, 0, device_stream()>>>(parts, x, ld, M, N, rows_chunk,
-                                                               aligned16(x) && ld % VW == 0);
-    CUDA(cudaGetLastError());
+    LAUNCH_GRID(column_partials, grid, WARP * ROWS, 0, parts, x, ld, M, N, rows_chunk,
+                aligned16(x) && ld % VW == 0);
     FN(add_partials)(sum, parts, chunks, N);
 }
 

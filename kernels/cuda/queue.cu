@@ -14,11 +14,13 @@ void FN(host_release)(void *p) {
 }
 
 void FN(upload_start)(Queue q, void *dst, const void *host, size_t bytes) {
-    if (bytes) CUDA(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, device_queue(q)));
+    if (bytes && !device_planning())
+        CUDA(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, device_queue(q)));
 }
 
 void FN(download_start)(Queue q, void *host, const void *src, size_t bytes) {
-    if (bytes) CUDA(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, device_queue(q)));
+    if (bytes && !device_planning())
+        CUDA(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, device_queue(q)));
 }
 
 Mark *FN(mark_new)(void) {

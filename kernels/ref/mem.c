@@ -19,6 +19,15 @@ void *ref_alloc(size_t bytes) {
 
 void ref_release(void *p) { free(p); }
 
+MemoryUse ref_memory(void) { return (MemoryUse){0}; }
+
+bool ref_plan_begin(void) { return false; }
+
+size_t ref_plan_end(bool keep) {
+    (void)keep;
+    return 0;
+}
+
 void ref_upload(void *dst, const void *host, size_t bytes) {
     if (bytes) memcpy(dst, host, bytes);
 }
