@@ -309,8 +309,9 @@ static char *if_file(char *path) {
     return NULL;
 }
 
-char *bpe_default_path(void) {
-    static const char name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
+static const char default_name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
+
+char *bpe_find_path(void) {
     const char *named = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME");
     if (named != NULL && *named != 0) {
         if (access(named, R_OK) != 0)
@@ -318,7 +319,7 @@ char *bpe_default_path(void) {
         return xstrdup(named);
     }
     char *path = NULL, binary[4096];
-    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, name));
+    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, default_name));
     ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
     if (path == NULL && n > 0) {
         binary[n] = 0;
@@ -326,12 +327,17 @@ char *bpe_default_path(void) {
         if (slash != NULL) *slash = 0;
         static const char *const folders[] = {"", "/..", "/../share/clipc"};
         for (size_t i = 0; path == NULL && i < COUNT(folders); i++)
-            path = if_file(xasprintf("%s%s/%s", binary, folders[i], name));
+            path = if_file(xasprintf("%s%s/%s", binary, folders[i], default_name));
     }
+    return path;
+}
+
+char *bpe_default_path(void) {
+    char *path = bpe_find_path();
     if (path == NULL)
         die("no vocabulary found: run make setup, which fetches it to build/%s, or name one with "
             "--vocab or CLIPC_VOCAB",
-            name);
+            default_name);
     return path;
 }
 

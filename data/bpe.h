@@ -19,6 +19,8 @@ Bpe *bpe_load_bytes(const void *bytes, size_t n, Error *err);
 /* The vocabulary to use when none is named: --vocab, $CLIPC_VOCAB, $CLIPC_HOME/build/vocab/…,
  * beside the binary, the install prefix. Dies with what to do (make setup) when there is none. */
 char *bpe_default_path(void);
+/* The same, but NULL where there is none. */
+char *bpe_find_path(void);
 void bpe_free(Bpe *bpe);
 size_t bpe_vocab_size(const Bpe *bpe); /* 49408 for CLIP's own */
 int32_t bpe_start_id(const Bpe *bpe);  /* 49406 */

@@ -208,6 +208,12 @@ void dataset_close(Dataset *d) {
 
 size_t dataset_count(const Dataset *d) { return d->count; }
 size_t dataset_dropped(const Dataset *d) { return d->dropped; }
+size_t dataset_damaged(const Dataset *d) {
+    size_t n = 0;
+    for (size_t i = 0; i < d->shard_count; i++)
+        n += d->shards[i].kind == SOURCE_SHARD && d->shards[i].tar.h.flags & INDEX_DAMAGED;
+    return n;
+}
 size_t dataset_shards(const Dataset *d) { return d->feed ? d->feed_sources : d->shard_count; }
 Feed *dataset_feed(const Dataset *d) { return d->feed; }
 size_t dataset_parts(const Dataset *d) { return d->parts; }

@@ -34,6 +34,8 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
 size_t dataset_count(const Dataset *d);
 /* Samples that were left out at opening. */
 size_t dataset_dropped(const Dataset *d);
+/* Shards that are cut or damaged: what stands before that is used. */
+size_t dataset_damaged(const Dataset *d);
 /* Every file of a CSV and every folder of images counts as one shard. */
 size_t dataset_shards(const Dataset *d);
 /* First sample of shard s (s = shards: the count). */

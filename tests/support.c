@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <linux/capability.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { DEFAULT_SEED = 20210226 };
@@ -127,6 +129,15 @@ double test_error_l2(const double *got, const double *want, size_t n) {
     }
     if (isnan(error)) return INFINITY;
     return sqrt(norm > 0 ? error / norm : error);
+}
+
+void test_obey_modes(void) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[2];
+    if (geteuid() != 0) return;
+    if (syscall(SYS_capget, &header, caps) != 0) die("cannot read the capabilities");
+    caps[0].effective &= ~(1u << CAP_DAC_OVERRIDE);
+    if (syscall(SYS_capset, &header, caps) != 0) die("cannot drop a capability");
 }
 
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle) {

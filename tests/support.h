@@ -44,6 +44,8 @@ double test_error_max(const double *got, const double *want, size_t n);
 /* ‖got - want‖₂ / ‖want‖₂, likewise. */
 double test_error_l2(const double *got, const double *want, size_t n);
 
+/* Where this process is root: takes from it the right to write where the modes forbid it. */
+void test_obey_modes(void);
 /* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
 #endif

@@ -416,16 +416,17 @@ static void test_no_folder_can_be_made(void **state) {
               "a-file/checkpoints: Not a directory");
 }
 
+static void save_step_2_obeying(void *dir) {
+    test_obey_modes();
+    save_step_2(dir);
+}
+
 static void test_read_only_folder(void **state) {
     (void)state;
-    if (geteuid() == 0) {
-        puts("SKIP: test_read_only_folder: root may write everywhere");
-        skip();
-    }
     const char *dir = test_path("read-only");
     save_steps(dir, (unsigned[]){1}, 1);
     chmod(dir, 0555);
-    test_dies(save_step_2, (void *)dir, EXIT_ERROR, "Permission denied");
+    test_dies(save_step_2_obeying, (void *)dir, EXIT_ERROR, "Permission denied");
     chmod(dir, 0755);
     check_step_1_stands(dir);
 }

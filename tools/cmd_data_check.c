@@ -1,21 +1,31 @@
-/* clipc data check: reads and decodes every sample; lists the bad ones. */
+/* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists the bad
+ * ones and pictures that are there twice. */
+#include "data/bpe.h"
+#include "data/content.h"
 #include "data/image.h"
 #include "data/parallel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/progress.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
+enum { CHUNK = 512, CONTEXT_MAX = 4096, LISTED = 1000 };
+
 static DatasetOptions dataset;
-static int64_t max_pixels = IMAGE_MAX_PIXELS, workers;
-static bool json;
+static int64_t max_pixels = IMAGE_MAX_PIXELS, workers, context = 77;
+static const char *vocab;
+static bool json, unique;
 
 static Option options[] = {
     {"max-image-pixels", OPT_INT, &max_pixels, NULL, 1, 1e10, "larger images are bad", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "of the captions' tokens; default: CLIP's", 0},
+    {"context-length", OPT_INT, &context, NULL, 3, CONTEXT_MAX - 1,
+     "longer captions are cut in training: they are counted", 0},
+    {"unique", OPT_FLAG, &unique, NULL, 0, 0, "a picture that is there twice is a problem too", 0},
     {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "the result as JSON on stdout", 0},
     DATASET_OPTIONS(dataset),
@@ -23,11 +33,15 @@ static Option options[] = {
 
 static const Command command = {
     "data check",
-    "Decodes every image and checks every caption; exit code 1 if a sample is bad.",
+    "Decodes every image and tokenises every caption; exit code 1 if something is wrong.",
     "clipc data check SPEC...",
     "  clipc data check 'shards/train-{000000..000099}.tar'\n"
-    "Bad samples are listed on stdout, one a line: shard, key and reason. Samples that are left\n"
-    "out (no image, no caption) are only counted.\n",
+    "  clipc data check photos.tsv --unique --json\n"
+    "Bad samples are listed on stdout, one a line: shard, key and reason; so are pictures that "
+    "are\n"
+    "the same byte for byte as an earlier one (the first 1000). Damaged shards are a problem, "
+    "too;\n"
+    "samples that are left out (no image, no caption) and long captions are only counted.\n",
     options,
     COUNT(options),
 };
@@ -35,12 +49,27 @@ static const Command command = {
 typedef struct Thread {
     Sample sample;
     Image image;
+    BpeCache *cache;
+    size_t cut; /* captions longer than the context */
 } Thread;
+
+typedef struct Result {
+    char *reason; /* NULL: good */
+    bool read;    /* hash is set */
+    ContentHash hash;
+} Result;
 
 typedef struct Check {
     Dataset *d;
+    const Bpe *bpe; /* NULL: there is no vocabulary */
+    bool captions;  /* samples have some */
     Thread *threads;
-    char **reasons; /* of each sample; NULL: good */
+    size_t first;
+    Result results[CHUNK];
+    /* so far */
+    size_t bad, duplicates;
+    ContentSet seen;
+    json_t *reasons, *same;
 } Check;
 
 static bool valid_utf8(const char *text, size_t n) {
@@ -54,17 +83,105 @@ static bool valid_utf8(const char *text, size_t n) {
     return true;
 }
 
-static void check_one(void *context, size_t i, size_t thread) {
-    Check *c = context;
+/* What is wrong with a caption, or NULL. */
+static const char *judge_caption(const Check *c, Thread *t) {
+    int32_t ids[CONTEXT_MAX];
+    const Sample *s = &t->sample;
+    if (!valid_utf8(s->text, s->text_size)) return "its caption is not UTF-8";
+    if (!c->bpe || !c->captions) return NULL;
+    if (!t->cache) t->cache = bpe_cache_new(c->bpe);
+    size_t n = bpe_encode(c->bpe, t->cache, s->text, s->text_size, (size_t)context + 1, ids);
+    t->cut += n > (size_t)context;
+    return n <= 2 ? "its caption has no tokens" : NULL;
+}
+
+static void check_one(void *argument, size_t i, size_t thread) {
+    Check *c = argument;
     Thread *t = &c->threads[thread];
     Sample *s = &t->sample;
+    Result *r = &c->results[i];
     Error err;
-    if (!dataset_read(c->d, i, s, &err))
-        c->reasons[i] = xstrdup(err.text);
-    else if (!image_decode(&t->image, s->image, s->image_size, (size_t)max_pixels, &err))
-        c->reasons[i] = xasprintf("%s: %s", s->key, err.text);
-    else if (!valid_utf8(s->text, s->text_size))
-        c->reasons[i] = xasprintf("%s: its caption is not UTF-8", s->key);
+    *r = (Result){.reason = NULL};
+    if (!dataset_read(c->d, c->first + i, s, &err)) {
+        r->reason = xstrdup(err.text);
+        return;
+    }
+    r->read = true;
+    r->hash = content_hash(s->image, s->image_size);
+    const char *why = judge_caption(c, t);
+    if (!image_decode(&t->image, s->image, s->image_size, (size_t)max_pixels, &err)) why = err.text;
+    if (why) r->reason = xasprintf("%s: %s", s->key, why);
+}
+
+/* Keeps or prints a line of the result. */
+static void tell(json_t *list, const char *line) {
+    if (json)
+        json_array_append_new(list, json_text(line));
+    else
+        puts(line);
+}
+
+static void count_duplicate(Check *c, size_t sample, size_t earlier) {
+    Error err;
+    if (c->duplicates++ >= LISTED) return;
+    char *key = dataset_key(c->d, sample, &err), *first = dataset_key(c->d, earlier, &err);
+    char *line =
+        xasprintf("%s: the same picture as %s", key ? key : err.text, first ? first : err.text);
+    tell(c->same, line);
+    free(line);
+    free(key);
+    free(first);
+}
+
+static void check_all(Check *c) {
+    Progress progress = {.what = "checking"};
+    size_t n = dataset_count(c->d);
+    for (c->first = 0; c->first < n; c->first += CHUNK) {
+        size_t count = size_min(CHUNK, n - c->first);
+        parallel_for(count, (size_t)workers, check_one, c);
+        for (size_t i = 0; i < count; i++) {
+            Result *r = &c->results[i];
+            uint64_t earlier;
+            if (r->reason) {
+                c->bad++;
+                tell(c->reasons, r->reason);
+                free(r->reason);
+            }
+            if (r->read && !content_set_add(&c->seen, r->hash, c->first + i, &earlier))
+                count_duplicate(c, c->first + i, (size_t)earlier);
+        }
+        char words[64];
+        snprintf(words, sizeof words, "%zu bad, %zu twice", c->bad, c->duplicates);
+        progress_show(&progress, c->first + count, n, words);
+    }
+    progress_end(&progress);
+}
+
+/* The default vocabulary may be missing: a data set can be checked without. */
+static Bpe *find_vocab(void) {
+    char *path = vocab ? xstrdup(vocab) : bpe_find_path();
+    Bpe *bpe = path ? open_vocab(path) : NULL;
+    if (!path)
+        log_warn(
+            "no vocabulary here (make setup, --vocab): captions are looked at for UTF-8 alone");
+    free(path);
+    return bpe;
+}
+
+static void say_result(const Check *c, size_t cut) {
+    Dataset *d = c->d;
+    size_t damaged = dataset_damaged(d);
+    fflush(stdout);
+    log_info("%zu samples in %zu shards: %zu bad; %zu left out (no image or caption); %zu shards "
+             "damaged, %zu pictures there twice, %zu captions of more than %lld tokens",
+             dataset_count(d), dataset_shards(d), c->bad, dataset_dropped(d), damaged,
+             c->duplicates, cut, (long long)context);
+    if (!json) return;
+    print_json(json_pack("{sI sI sI sI sI sI sO sO}", "samples", (json_int_t)dataset_count(d),
+                         "bad", (json_int_t)c->bad, "left_out", (json_int_t)dataset_dropped(d),
+                         "damaged_shards", (json_int_t)damaged, "duplicates",
+                         (json_int_t)c->duplicates, "cut_captions", (json_int_t)cut, "reasons",
+                         c->reasons, "same", c->same));
 }
 
 int cmd_data_check(int argc, char **argv) {
@@ -72,34 +189,30 @@ int cmd_data_check(int argc, char **argv) {
     dataset = dataset_options_default();
     workers = (int64_t)cpu_count();
     options_parse(&command, argc, argv, &operands);
-    Dataset *d = open_operands(&command, &operands, &dataset);
-    size_t n = dataset_count(d), bad = 0;
-    Check c = {d, xcalloc((size_t)workers, sizeof(Thread)), xcalloc(n, sizeof(char *))};
-    parallel_for(n, (size_t)workers, check_one, &c);
-    json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        if (!c.reasons[i]) continue;
-        bad++;
-        if (json)
-            json_array_append_new(list, json_text(c.reasons[i]));
-        else
-            puts(c.reasons[i]);
-        free(c.reasons[i]);
-    }
-    if (json)
-        print_json(json_pack("{sI sI sI so}", "samples", (json_int_t)n, "bad", (json_int_t)bad,
-                             "left_out", (json_int_t)dataset_dropped(d), "reasons", list));
-    else
-        json_decref(list);
-    fflush(stdout);
-    log_info("%zu samples in %zu shards: %zu bad; %zu left out (no image or caption)", n,
-             dataset_shards(d), bad, dataset_dropped(d));
+    Bpe *bpe = find_vocab();
+    Check *c = xcalloc(1, sizeof *c);
+    c->d = open_operands(&command, &operands, &dataset);
+    c->bpe = bpe;
+    c->captions = dataset.json_text_key || (dataset.text_keys && *dataset.text_keys);
+    c->threads = xcalloc((size_t)workers, sizeof *c->threads);
+    c->reasons = json_array();
+    c->same = json_array();
+    check_all(c);
+    size_t cut = 0;
     for (int64_t i = 0; i < workers; i++) {
-        sample_free(&c.threads[i].sample);
-        image_free(&c.threads[i].image);
+        cut += c->threads[i].cut;
+        sample_free(&c->threads[i].sample);
+        image_free(&c->threads[i].image);
+        if (c->threads[i].cache) bpe_cache_free(c->threads[i].cache);
     }
-    free(c.threads);
-    free(c.reasons);
-    dataset_close(d);
-    return bad ? EXIT_ERROR : EXIT_OK;
+    say_result(c, cut);
+    bool clean = !c->bad && !dataset_damaged(c->d) && !(unique && c->duplicates);
+    json_decref(c->reasons);
+    json_decref(c->same);
+    content_set_free(&c->seen);
+    dataset_close(c->d);
+    if (bpe) bpe_free(bpe);
+    free(c->threads);
+    free(c);
+    return clean ? EXIT_OK : EXIT_ERROR;
 }
