@@ -79,28 +79,29 @@ static void test_duplicates(void **state) {
     enum { N = 300, E = 24, CUT = 130 };
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
     float *x = random_rows(N, E, 3);
-    for (size_t i = 0; i < N; i++) { /* every tenth row is close to the one 7 before, in chains */
+    for (size_t i = 0; i < N;
+         i++) { /* three of ten rows are close to the one before: chains of four */
         double norm = 0;
         for (size_t j = 0; j < E; j++) {
-            if (i % 10 < 3 && i >= 7) x[i * E + j] = x[(i - 7) * E + j] + 0.05f * x[i * E + j];
+            if (i % 10 < 3 && i) x[i * E + j] = x[(i - 1) * E + j] + 0.2f * x[i * E + j];
             norm += (double)x[i * E + j] * x[i * E + j];
         }
         for (size_t j = 0; j < E; j++) x[i * E + j] /= (float)sqrt(norm);
     }
     uint64_t skip[N / 64 + 1] = {0};
-    skip[0] = 1ull << 17; /* a row that is gone links nothing */
+    skip[0] = 1ull << 21; /* a row that is gone links nothing */
     Rows a = rows_of_floats(x, CUT, E), b = rows_of_floats(x + CUT * E, N - CUT, E);
     RowsPart parts[] = {{&a, 0, skip}, {&b, CUT, NULL}};
     uint32_t got[N], want[N];
     float alike[N];
-    size_t pairs = 0, found = duplicates_find(k, parts, 2, 0.9, got, alike), linked = 0;
+    size_t pairs = 0, found = duplicates_find(k, parts, 2, 0.94, got, alike), linked = 0;
     for (size_t i = 0; i < N; i++) want[i] = (uint32_t)i;
     for (size_t i = 0; i < N; i++) {
         float most = -INFINITY;
         for (size_t j = 0; j < N; j++) {
             double s = 0;
             for (size_t e = 0; e < E; e++) s += (double)x[i * E + e] * x[j * E + e];
-            if (i == j || s < 0.9 || i == 17 || j == 17) continue;
+            if (i == j || s < 0.94 || i == 21 || j == 21) continue;
             pairs += i < j;
             most = fmaxf(most, (float)s);
             uint32_t from = want[i] > want[j] ? want[i] : want[j],
@@ -119,8 +120,25 @@ static void test_duplicates(void **state) {
         assert_int_equal(got[i], want[i]);
         linked += got[i] != i;
     }
-    assert_true(linked > 50 && got[17] == 17);
+    assert_true(linked > 50 && got[21] == 21 && got[22] == 22 && got[32] == 29);
     free(x);
+}
+
+/* Points on an arc, 15 degrees apart, in an order that joins two groups late. */
+static void test_late_link(void **state) {
+    (void)state;
+    const double degrees[] = {0, 60, 30, 15, 45};
+    float x[10], alike[5];
+    uint32_t group[5];
+    for (size_t i = 0; i < 5; i++) {
+        x[2 * i] = (float)cos(degrees[i] * acos(-1) / 180);
+        x[2 * i + 1] = (float)sin(degrees[i] * acos(-1) / 180);
+    }
+    Rows rows = rows_of_floats(x, 5, 2);
+    RowsPart part = {&rows, 0, NULL};
+    assert_int_equal(
+        duplicates_find(kernels_open("cpu", PRECISION_FP32), &part, 1, 0.94, group, alike), 4);
+    for (size_t i = 0; i < 5; i++) assert_int_equal(group[i], 0);
 }
 
 /* ---- the folder ---- */
@@ -390,7 +408,7 @@ int main(void) {
         cmocka_unit_test(test_damage),        cmocka_unit_test(test_folder),
         cmocka_unit_test(test_leftovers),     cmocka_unit_test(test_manifest),
         cmocka_unit_test(test_search_is_one), cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_string_map),
+        cmocka_unit_test(test_string_map),    cmocka_unit_test(test_late_link),
     };
     return cmocka_run_group_tests_name("collection", tests, NULL, NULL);
 }
