@@ -12,10 +12,12 @@ and clipc, or the program that opens one that clipc wrote; exit code 1 when one 
   script     a traced TorchScript archive with matrices in half precision -> clipc --model
   hf         transformers' CLIPModel.save_pretrained, in parts -> clipc
   to hf      clipc ckpt convert --to hf of the open_clip folder -> CLIPModel.from_pretrained
-  to oc      clipc ckpt convert --to open_clip of the CLIPModel folder -> open_clip local-dir:"""
+  to oc      clipc ckpt convert --to open_clip of the CLIPModel folder -> open_clip local-dir:
+  resized    the open_clip folder's weights in the same model of a larger image, by open_clip and by clipc, for ViT-B-32 and ViT-L-14"""
 import argparse, copy, json, os, shutil, subprocess, sys, tempfile, time, warnings
 
 NAMES = ["ViT-S-32", "ViT-S-16", "ViT-M-16", "ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-32-256", "ViT-B-16", "ViT-B-16-plus-240", "ViT-L-14"]
+LARGER = {"ViT-B-32": "ViT-B-32-256", "ViT-L-14": "ViT-L-14-336"}
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("models", nargs="*", default=NAMES)
 ap.add_argument("--clipc", default="build/clipc")
@@ -76,7 +78,7 @@ def check(name, tmp):
     unsettle(model)
     images, tokens = torch.stack([transform(Image.open(f)) for f in files]), open_clip.get_tokenizer(name)(CAPTIONS)
 
-    def features(m):
+    def features(m, images=images):
         with torch.no_grad():
             if isinstance(m, CLIPModel):
                 whole = m(pixel_values=images, input_ids=tokens)
@@ -107,6 +109,11 @@ def check(name, tmp):
     compare("training", ours(at("epoch_1.pt"), "--model", name), want)
     drop(at("epoch_1.pt"))
     del state
+    if name in LARGER:
+        larger, _, its = open_clip.create_model_and_transforms(LARGER[name], pretrained=at("folder/open_clip_model.safetensors"))
+        other = features(larger.eval(), torch.stack([its(Image.open(f)) for f in files]))
+        compare("resized", ours(at("folder"), "--model", LARGER[name]), other)
+        del larger
     # out to transformers
     clipc("ckpt", "convert", at("folder"), "--to", "hf", "--out", at("converted"))
     drop(at("folder"))

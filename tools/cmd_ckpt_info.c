@@ -95,8 +95,11 @@ static void print_tensor(const Tensor *t) {
     for (int d = 0; d < t->ndim; d++)
         n += (size_t)snprintf(shape + n, sizeof shape - n, d ? ",%zu" : "%zu", t->shape[d]);
     snprintf(shape + n, sizeof shape - n, "]");
-    printf("%-56s %-5s %-18s %12zu  %.6g\n", t->name, dtype_name(t->dtype), shape, t->count,
-           norm(t));
+    printf("%-56s %-5s %-18s %12zu  ", t->name, dtype_name(t->dtype), shape, t->count);
+    if (t->dtype <= DTYPE_BF16)
+        printf("%.6g\n", norm(t));
+    else
+        printf("-\n");
 }
 
 static void print_table(const Checkpoint *c) {
