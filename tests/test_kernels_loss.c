@@ -383,7 +383,8 @@ static void check_golden(const Kernels *k, double tolerance) {
 
 static void golden_losses(void **state) {
     (void)state;
-    check_golden(backend, 1e-5);
+    /* a GPU's logits are products of TF32 (10 bits of mantissa) in amp_bf16 */
+    check_golden(backend, strstr(backend->name, "cuda-amp") ? 2e-3 : 1e-5);
 }
 
 static void golden_losses_of_ref(void **state) {
