@@ -29,6 +29,7 @@ struct Loader {
     pthread_mutex_t lock;
     pthread_cond_t freed, filled;
     Slot *slots;
+    uint8_t *pixels;       /* of all slots */
     uint64_t claim_number; /* the next row to hand out */
     size_t claim_row;
     uint64_t next_number; /* the next batch to give away */
@@ -264,11 +265,16 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-static void slot_init(Slot *s, const LoaderOptions *o) {
-    size_t n = o->batch_size, pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
+static size_t batch_pixels(const LoaderOptions *o) {
+    size_t side = (size_t)o->transform.size;
+    return round_up(size_mul(o->batch_size, side * side * 3), 64);
+}
+
+static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
+    size_t n = o->batch_size;
     s->batch = (Batch){
         .size = n,
-        .pixels = (o->alloc ? o->alloc : xmalloc)(size_mul(n, pixels)),
+        .pixels = pixels,
         .ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
         .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
         .sample = xmalloc(size_mul(n, sizeof(uint64_t))),
@@ -291,7 +297,10 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     /* all micro-batches of a step may be held at once while the next is prepared */
     l->ring = size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
     l->slots = xcalloc(l->ring, sizeof *l->slots);
-    for (size_t i = 0; i < l->ring; i++) slot_init(&l->slots[i], o);
+    /* one block: single ones may be rounded up to large pages */
+    l->pixels = (o->alloc ? o->alloc : xmalloc)(size_mul(l->ring, batch_pixels(o)));
+    for (size_t i = 0; i < l->ring; i++)
+        slot_init(&l->slots[i], o, l->pixels + i * batch_pixels(o));
     l->claim_number = l->next_number = (epoch * l->steps + step) * o->accum;
     size_t rows = o->accum * o->batch_size; /* of a step */
     if (dataset_feed(d))
@@ -359,7 +368,6 @@ void loader_stop(Loader *l) {
     for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
-        (l->o.release ? l->o.release : free)(s->batch.pixels);
         free(s->batch.ids);
         free(s->batch.start);
         free(s->batch.sample);
@@ -370,6 +378,7 @@ void loader_stop(Loader *l) {
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->freed);
     pthread_cond_destroy(&l->filled);
+    (l->o.release ? l->o.release : free)(l->pixels);
     free(l->slots);
     free(l->threads);
     free(l);

@@ -75,7 +75,7 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
                   4 * size_mul(n, c->embed_dim) * k->acc_size;
     size_t batch =
         size_mul(o->max_batch, 3 * c->image_size * c->image_size + 4 * c->context_length) *
-        (p->accum + 3);
+        (p->accum + 3 + (k->asynchronous ? p->accum : 0));
     size_t weights = w.masters + w.gradients + w.moments;
     size_t total = size_add(size_add(weights, w.compute + w.average),
                             size_add(activations, size_add(loss, batch)));
