@@ -223,8 +223,14 @@ test:
 	@$(MAKE) $(JOBS) --no-print-directory tests
 	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh $B
 # On a machine with a GPU: the same tests on it, then under compute-sanitizer where that is installed.
-test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/clipc-cuda
+# A selftest of the layer, on the GPU: it shows that the layer's fragments of mma are the hardware's.
+$B/tests/gpu_selftest: $B/obj/tests/cuda_on_cpu/selftest/correct.o
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $^ -o $@ $(CUDA_LDLIBS) -lm -lpthread
+test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/tests/gpu_selftest $B/clipc-cuda
 	@[ -n "$(HAVE_CUDA)" ] || { echo 'test-gpu: nvcc and cuBLASLt are needed (NVCC=…, CUDA_HOME=…)'; exit 1; }
+	@for name in $$($B/tests/gpu_selftest); do $B/tests/gpu_selftest $$name && echo "gpu_selftest $$name: ok" || exit 1; done
 	@tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
 	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
 asan:
@@ -233,8 +239,8 @@ asan:
 	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh build/asan
 tsan:
 	@tools/setup.sh build test
-	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader
-	@tests/run.sh build/tsan test_loader
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader build/tsan/tests/test_feed
+	@tests/run.sh build/tsan test_loader test_feed
 
 chaos:
 	@tools/setup.sh build test

@@ -1,5 +1,6 @@
 #include "data/safetensors.h"
 
+#include "data/half.h"
 #include "data/crc32c.h"
 #include "data/mapfile.h"
 #include <errno.h>
@@ -174,27 +175,9 @@ static float f32_of_bits(uint32_t bits) {
     return x;
 }
 
-static float f32_of_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
-    if (exponent == 31) return f32_of_bits(sign | 0x7f800000 | fraction << 13);
-    if (exponent) return f32_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
-    float x = (float)fraction * 0x1p-24f; /* subnormal */
-    return sign ? -x : x;
-}
-
 static uint16_t bf16_of_f32(uint32_t bits) {
     if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64); /* NaN stays one */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static uint16_t f16_of_f32(uint32_t bits) {
-    uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-    if (size > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more */
-    if (size < 0x38800000) /* subnormal: multiples of 2^-24, which rounding to whole gives */
-        return (uint16_t)(sign | (uint32_t)lrintf(f32_of_bits(size) * 0x1p24f));
-    uint32_t rounded = size + 0xfff + (size >> 13 & 1);
-    return (uint16_t)(sign | ((rounded >> 13) - (112 << 10)));
 }
 
 bool dtype_from_f32(Dtype d, const float *x, size_t n, void *out) {
@@ -204,7 +187,8 @@ bool dtype_from_f32(Dtype d, const float *x, size_t n, void *out) {
     for (size_t i = 0; i < n && d != DTYPE_F32; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], 4);
-        uint16_t h = d == DTYPE_F16 ? f16_of_f32(bits) : bf16_of_f32(bits);
+        uint16_t h = bf16_of_f32(bits);
+        if (d == DTYPE_F16) half_from_floats(&h, &x[i], 1);
         uint16_t infinite = d == DTYPE_F16 ? 0x7c00 : 0x7f80;
         if ((h & 0x7fff) == infinite && isfinite(x[i])) fits = false;
         memcpy((unsigned char *)out + 2 * i, &h, 2);
@@ -228,7 +212,8 @@ bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out) {
         for (size_t i = 0; i < n; i++) {
             uint16_t h;
             memcpy(&h, at + 2 * i, 2);
-            out[i] = t->dtype == DTYPE_F16 ? f32_of_f16(h) : f32_of_bits((uint32_t)h << 16);
+            out[i] = f32_of_bits((uint32_t)h << 16);
+            if (t->dtype == DTYPE_F16) half_to_floats(&out[i], &h, 1);
         }
     } else {
         return false;
