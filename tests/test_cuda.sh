@@ -1,28 +1,9 @@
 #!/usr/bin/env bash
 # Training with the backend cuda as a user drives it, on the layer that needs no GPU: against the CPU, in shuffled orders, resumed after
 # kill -9; and what the programs say where there is no CUDA. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
+. tests/support.sh cuda
 bin=$(dirname "$clipc")
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/cuda.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
-
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-skip() { # name, reason
-    echo "SKIP: $1: $2"
-    echo "[  SKIPPED ] $1"
-}
 
 # 24 pairs, batch 4: 6 steps an epoch
 train() { # program, name, options…

@@ -1,32 +1,7 @@
 #!/usr/bin/env bash
 # The `clipc data` commands as a user drives them: pack, index, check, peek. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/data.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh data
 export XDG_CACHE_HOME=$dir/cache
-
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-# The command must exit with $1 and say $2 on stdout or stderr.
-says() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/out" 2>&1 || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/out"
-        return 1
-    fi
-}
 
 table=$dir/pairs.csv
 for f in jpeg-420 jpeg-422 jpeg-444 jpeg-grey jpeg-progressive jpeg-cmyk jpeg-restart; do

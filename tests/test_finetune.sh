@@ -1,43 +1,15 @@
 #!/usr/bin/env bash
 # Fine-tuning as a user drives it: validation while training, averaged weights, locked towers. Prints cmocka's lines.
 # detect_leaks=0 under mpirun: the library itself leaves memory behind
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/finetune.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh finetune
 export OMP_NUM_THREADS=2
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
 # 24 pairs, batch 4: 6 steps an epoch, of which 18 steps
 train() { # name, options…
     local name=$1
     shift
     "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
         --epochs 3 --warmup 3 --lr 1e-3 --workers 2 --logs "$dir" --name "$name" "$@" 2>"$dir/stderr"
-}
-refused() { # exit code, words in at most 5 lines, command…
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/stdout" 2>"$dir/stderr" || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/stderr" || [ "$(wc -l <"$dir/stderr")" -gt 5 ]; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/stderr"
-        return 1
-    fi
-}
-same_state() { # two checkpoint folders, bit for bit
-    cmp "$1/open_clip_model.safetensors" "$2/open_clip_model.safetensors" &&
-        cmp "$1/train_state.safetensors" "$2/train_state.safetensors"
 }
 same_metrics() { # two runs, but for their speed
     diff <(sed 's/"samples_per_s.*//' "$dir/$1/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$2/metrics.jsonl")

@@ -1,33 +1,8 @@
 #!/usr/bin/env bash
 # eval probe as a user drives it: features of files, data with a cache, few-shot, bad input. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
+. tests/support.sh probe
 files=tests/golden/probe
-dir=$(mktemp -d "${TMPDIR:-/tmp}/probe.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-# The command must exit with $1 and say $2 on stdout or stderr.
-says() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/out" 2>&1 || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/out"
-        return 1
-    fi
-}
 from_files() { # kind of label, options
     local kind=$1
     shift

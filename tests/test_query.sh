@@ -1,33 +1,8 @@
 #!/usr/bin/env bash
 # embed, search, score and eval as a user drives them, on open_clip's small model. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/query.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh query
 vocab=(--vocab $golden/vocab.txt)
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-# The command must exit with $1 and say $2 on stdout or stderr.
-says() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/out" 2>&1 || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/out"
-        return 1
-    fi
-}
 model() { # command and options
     "$clipc" "$@" --checkpoint $golden
 }

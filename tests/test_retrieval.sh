@@ -1,33 +1,8 @@
 #!/usr/bin/env bash
 # eval retrieval as a user drives it: several captions a picture, features of files. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
+. tests/support.sh retrieval
 files=tests/golden/retrieval
-dir=$(mktemp -d "${TMPDIR:-/tmp}/retrieval.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-# The command must exit with $1 and say $2 on stdout or stderr.
-says() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/out" 2>&1 || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/out"
-        return 1
-    fi
-}
 retrieval() { # of the small model
     "$clipc" eval retrieval --checkpoint $golden --vocab $golden/vocab.txt "$@"
 }

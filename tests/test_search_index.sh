@@ -1,33 +1,8 @@
 #!/usr/bin/env bash
 # Index folders as a user drives them: embed --index, search DIR, index …. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/search.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh search
 vocab=(--vocab $golden/vocab.txt)
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-# The command must exit with $1 and say $2 on stdout or stderr.
-says() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/out" 2>&1 || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/out"; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/out"
-        return 1
-    fi
-}
 # 20 hits in $dir/a and $dir/b each, scores within $1
 same_scores() {
     paste "$dir/a" "$dir/b" | tail -n +2 | awk -v t="$1" '{d = $2 - $7; if (d > t || d < -t) exit 1} END {exit NR != 20}'

@@ -1,26 +1,7 @@
 #!/usr/bin/env bash
 # The training program as a user drives it: run folder, resume after kill -9, signals, refusals. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/train.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh train
 export OMP_NUM_THREADS=2
-
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-skip() { # name, reason
-    echo "SKIP: $1: $2"
-    echo "[  SKIPPED ] $1"
-}
 
 # 24 pairs, batch 4: 6 steps an epoch
 train() { # name, options…
@@ -29,21 +10,6 @@ train() { # name, options…
     "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
         --epochs 5 --warmup 3 --lr 1e-3 --workers 2 --save-frequency 2 --save-frequency-steps 4 --logs "$dir" \
         --name "$name" "$@" 2>"$dir/stderr"
-}
-# The command must exit with $1, say $2 within 5 lines.
-refused() {
-    local code=$1 words=$2 got=0
-    shift 2
-    "$@" >"$dir/stdout" 2>"$dir/stderr" || got=$?
-    if [ $got != "$code" ] || ! grep -qF -- "$words" "$dir/stderr" || [ "$(wc -l <"$dir/stderr")" -gt 5 ]; then
-        echo "exit $got (wanted $code), wanted '$words', got:"
-        cat "$dir/stderr"
-        return 1
-    fi
-}
-same_state() { # two checkpoint folders, bit for bit
-    cmp "$1/open_clip_model.safetensors" "$2/open_clip_model.safetensors" &&
-        cmp "$1/train_state.safetensors" "$2/train_state.safetensors"
 }
 
 undisturbed() {

@@ -2,27 +2,9 @@
 # `clipc eval zeroshot` as a user drives it: every way to store labelled pictures, on one and three ranks, and what is refused.
 # Prints cmocka's lines.
 # detect_leaks=0 under mpirun: the library itself leaves memory behind
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/zeroshot.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
-failed=0
+. tests/support.sh zeroshot
 export XDG_CACHE_HOME=$dir/cache
 
-check() { # name, command…: passes when the command succeeds
-    local name=$1
-    shift
-    echo "[ RUN      ] $name"
-    if "$@"; then echo "[       OK ] $name"; else
-        echo "[  FAILED  ] $name"
-        failed=1
-    fi
-}
-skip() { # name, reason
-    echo "SKIP: $1: $2"
-    echo "[  SKIPPED ] $1"
-}
 zeroshot() {
     "$clipc" eval zeroshot --checkpoint $golden --vocab $golden/vocab.txt --precision fp32 --classes "$dir/classes.json" "$@"
 }
