@@ -105,6 +105,10 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
     line("loss: features, gathered texts, logits", loss);
     line("batches in flight", batch);
     line("total", total);
+    /* measured at the two ends of the models: beside a ViT-B-32's and beside a tiny one's plan */
+    if (!k->asynchronous)
+        printf("  beside it: the program, its libraries, decoding%s: some %d MiB\n",
+               p->ranks > 1 ? ", MPI" : "", p->ranks > 1 ? 60 : 40);
     if (p->device) line("of the GPU's memory, scratch memory included", p->device);
     if (p->ranks > 1) print_step(k, c, o, p, &w);
 }
