@@ -1,5 +1,6 @@
 #include "tests/support.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <math.h>
@@ -165,4 +166,14 @@ void test_dies(void (*f)(void *), void *arg, int code, const char *needle) {
     if (!WIFEXITED(status) || WEXITSTATUS(status) != code || !strstr(text, needle))
         fail_msg("wanted exit code %d and \"%s\" on stderr, got status %#x and \"%s\"", code,
                  needle, (unsigned)status, text);
+}
+
+size_t test_entries(const char *folder, bool hidden) {
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    size_t n = 0;
+    for (struct dirent *e; (e = readdir(d));)
+        n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && (e->d_name[0] == '.') == hidden;
+    closedir(d);
+    return n;
 }

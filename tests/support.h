@@ -48,4 +48,6 @@ double test_error_l2(const double *got, const double *want, size_t n);
 void test_obey_modes(void);
 /* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
+/* Names in a folder that do not start with a dot, or (hidden) those that do. */
+size_t test_entries(const char *folder, bool hidden);
 #endif

@@ -4,7 +4,6 @@
 
 #include "data/safetensors.h"
 #include "tests/support.h"
-#include <dirent.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -62,17 +61,6 @@ static void fill_moments(Params *p) {
 
 static char *path_of(const char *dir, const char *name) { return xasprintf("%s/%s", dir, name); }
 
-/* Names in a folder that do not start with a dot, and (hidden) those that do. */
-static size_t entries(const char *dir, bool hidden) {
-    DIR *d = opendir(dir);
-    assert_non_null(d);
-    size_t n = 0;
-    for (struct dirent *e; (e = readdir(d));)
-        n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && (e->d_name[0] == '.') == hidden;
-    closedir(d);
-    return n;
-}
-
 static void test_round_trip(void **state) {
     (void)state;
     const char *dir = test_path("run/checkpoints"), *vocab = test_path("some-vocab.txt.gz");
@@ -106,7 +94,7 @@ static void test_round_trip(void **state) {
     assert_memory_equal(&s, &t, sizeof s);
     check_equal(p, p->m, q, q->m);
     check_equal(p, p->v, q, q->v);
-    assert_int_equal(entries(dir, true), 0);
+    assert_int_equal(test_entries(dir, true), 0);
     free(latest), free(folder), free(link);
     end(p, &c);
     end(q, &c2);
@@ -125,8 +113,8 @@ static void test_same_name_again(void **state) {
     s.seed = 9;
     params_init(p, &c, 2);
     checkpoint_save(dir, "step_5", p, &c, &s, vocab);
-    assert_int_equal(entries(dir, true), 0);
-    assert_int_equal(entries(dir, false), 2);
+    assert_int_equal(test_entries(dir, true), 0);
+    assert_int_equal(test_entries(dir, false), 2);
     char *folder = path_of(dir, "latest"), *found = checkpoint_vocab(folder);
     assert_non_null(found);
     assert_true(checkpoint_load_state(folder, NULL, &t));
@@ -397,8 +385,8 @@ static void check_step_1_stands(const char *dir) {
     assert_non_null(latest);
     assert_non_null(strstr(latest, "/step_1"));
     free(latest);
-    assert_int_equal(entries(dir, true), 0);
-    assert_int_equal(entries(dir, false), 2);
+    assert_int_equal(test_entries(dir, true), 0);
+    assert_int_equal(test_entries(dir, false), 2);
 }
 
 static void test_disk_full(void **state) {
@@ -468,7 +456,7 @@ static void test_killed_while_saving(void **state) {
         end(p, &c);
     }
     save_steps(dir, (unsigned[]){1}, 1);
-    assert_int_equal(entries(dir, true), 0); /* the unfinished one is swept up */
+    assert_int_equal(test_entries(dir, true), 0); /* the unfinished one is swept up */
 }
 
 static bool exists(const char *dir, const char *name) {

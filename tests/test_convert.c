@@ -6,7 +6,6 @@
 #include "train/checkpoint.h"
 #include "train/folder.h"
 
-#include <dirent.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -116,16 +115,6 @@ static void test_vocabulary_round_trip(void **state) {
     bpe_free(a);
 }
 
-static size_t entries(const char *folder, bool hidden) {
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    size_t n = 0;
-    for (struct dirent *e; (e = readdir(d));)
-        n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && (e->d_name[0] == '.') == hidden;
-    closedir(d);
-    return n;
-}
-
 static void test_nothing_is_written_over(void **state) {
     (void)state;
     mkdir(test_path("safe"), 0777);
@@ -140,7 +129,7 @@ static void test_nothing_is_written_over(void **state) {
             1, "exists already",
             line("ckpt convert " GOLDEN "hf --to %s --out %s", formats[i], test_path("safe/file")));
     }
-    assert_int_equal(entries(test_path("safe/folder"), false), 0);
+    assert_int_equal(test_entries(test_path("safe/folder"), false), 0);
     char *mine = test_read_file(test_path("safe/file"), NULL);
     assert_string_equal(mine, "mine");
     free(mine);
@@ -148,8 +137,8 @@ static void test_nothing_is_written_over(void **state) {
     mkdir(test_path("safe/.tmp-new"), 0777);
     test_write_file(test_path("safe/.tmp-new/half"), "half", 4);
     clipc(0, "written", line("ckpt convert " GOLDEN "hf --out %s", test_path("safe/new")));
-    assert_int_equal(entries(test_path("safe/new"), false), 2);
-    assert_int_equal(entries(test_path("safe"), true), 0);
+    assert_int_equal(test_entries(test_path("safe/new"), false), 2);
+    assert_int_equal(test_entries(test_path("safe"), true), 0);
     clipc(0, "written", line("ckpt convert " GOLDEN "hf --out %s", test_path("safe/a/b/new")));
     /* a file that cannot be written whole */
     const char *program = getenv("CLIPC");
@@ -161,7 +150,7 @@ static void test_nothing_is_written_over(void **state) {
     test_says(said, "File too large");
     free(said);
     assert_int_not_equal(access(test_path("safe/large"), F_OK), 0);
-    assert_int_equal(entries(test_path("safe"), true), 0);
+    assert_int_equal(test_entries(test_path("safe"), true), 0);
 }
 
 /* The check comes long before the end: what appears meanwhile stands too. */
