@@ -34,6 +34,41 @@ static inline bool positive_column(size_t *j, size_t i, ptrdiff_t diag, size_t m
     return at >= 0 && (size_t)at < m;
 }
 
+/* What a row of a tile adds to the loss, to Σ G and to Σ G·cos. */
+typedef struct RowSums {
+    double loss, g, g_cos;
+} RowSums;
+typedef struct LaneSums {
+    vf loss, g, g_cos;
+} LaneSums;
+
+/* G and the cost of up to VW elements: counted, and s·G written over their cosines x. */
+static inline void take(LaneSums *s, acc *cos, vf x, vf g, vf cost, const Logits *l, size_t left) {
+    if (left < VW) {
+        g = vselect(vfirst(left), g, vzero());
+        cost = vselect(vfirst(left), cost, vzero());
+    }
+    s->loss += cost;
+    s->g += g;
+    s->g_cos = vfma(g, x, s->g_cos);
+    acc_store(cos, g * l->scale, left);
+}
+static inline RowSums row_sums(const LaneSums *s) {
+    return (RowSums){vsum(s->loss), vsum(s->g), vsum(s->g_cos)};
+}
+/* The rows' sums to where they go; the loss is returned. */
+static double add_rows(acc *dlog_scale, acc *dbias, const RowSums *row, size_t n, const Logits *l) {
+    RowSums sum = {0};
+    for (size_t i = 0; i < n; i++) {
+        sum.loss += row[i].loss;
+        sum.g += row[i].g;
+        sum.g_cos += row[i].g_cos;
+    }
+    dlog_scale->v = (float)(dlog_scale->v + l->s * sum.g_cos);
+    if (dbias) dbias->v = (float)(dbias->v + sum.g);
+    return sum.loss;
+}
+
 /* max, sum ← joined with another max, sum. */
 static void join(acc *max, acc *sum, float m, float s) {
     float top = fmaxf(max->v, m);
@@ -156,17 +191,16 @@ void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
     range_of(&lo, &hi, col_lse, m);
     /* exp(z - lse) = exp(z - hi) exp(hi - lse), the second factor once a row and once a column */
     bool shared = hi - lo <= SHARED_RANGE;
-    float *factor =
-        FN(scratch)(SCRATCH_PARTIAL, (m + VW) * sizeof *factor + 2 * n * sizeof(double));
-    double *dot = (double *)(factor + round_up(m, 16)), *total = dot + n;
+    RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums + (m + VW) * sizeof(float));
+    float *factor = (float *)(sums + n);
     for (size_t j = 0; shared && j < m; j += VW)
         f32_store(factor + j, vexp(vset(hi) - acc_load(col_lse + j, m - j)), m - j);
     vf w = vset((float)weight);
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
         acc *c = cos + i * m;
-        vf ref = vset(hi), row = vset(row_lse[i].v), mine = vexp(ref - row), sg = vzero(),
-           sgc = vzero();
+        vf ref = vset(hi), row = vset(row_lse[i].v), mine = vexp(ref - row);
+        LaneSums lanes = {vzero(), vzero(), vzero()};
         size_t pos;
         bool has = positive_column(&pos, i, diag, m);
         float c_pos = has ? c[pos].v : 0;
@@ -177,24 +211,17 @@ void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
                 g = vexp(z - ref) * (mine + f32_load(factor + j, left)) * w;
             else
                 g = (vexp(z - row) + vexp(z - acc_load(col_lse + j, left))) * w;
-            if (left < VW) g = vselect(vfirst(left), g, vzero());
-            sg += g;
-            sgc = vfma(g, x, sgc);
-            acc_store(c + j, g * l.scale, left);
+            take(&lanes, c + j, x, g, vzero(), &l, left);
         }
-        total[i] = vsum(sg);
-        dot[i] = vsum(sgc);
+        sums[i] = row_sums(&lanes);
         if (has) {
             double two = 2 * weight;
             c[pos].v -= (float)(l.s * two);
-            total[i] -= two;
-            dot[i] -= two * c_pos;
+            sums[i].g -= two;
+            sums[i].g_cos -= two * c_pos;
         }
     }
-    double sum = 0, sum_cos = 0;
-    for (size_t i = 0; i < n; i++) sum += total[i], sum_cos += dot[i];
-    dlog_scale->v = (float)(dlog_scale->v + l.s * sum_cos);
-    if (dbias) dbias->v = (float)(dbias->v + sum);
+    add_rows(dlog_scale, dbias, sums, n, &l);
 }
 
 void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
@@ -202,12 +229,12 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
     KERNEL_TIMER(siglip_tile, 40 * n * m, 8 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
-    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);
     vf w = vset((float)weight), one = vset(1);
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
         acc *c = cos + i * m;
-        vf sl = vzero(), sg = vzero(), sgc = vzero();
+        LaneSums lanes = {vzero(), vzero(), vzero()};
         size_t pos;
         bool has = positive_column(&pos, i, diag, m);
         float c_pos = has ? c[pos].v : 0;
@@ -217,32 +244,19 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
             vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), e = vexp(-vabs(z));
             vf r = vrcp(one + e), g = vselect(vge(z, vzero()), r, e * r) * w;
             vf cost = vmax(z, vzero()) + vlog1p_unit(e);
-            if (left < VW) {
-                g = vselect(vfirst(left), g, vzero());
-                cost = vselect(vfirst(left), cost, vzero());
-            }
-            sl += cost;
-            sg += g;
-            sgc = vfma(g, x, sgc);
-            acc_store(c + j, g * l.scale, left);
+            take(&lanes, c + j, x, g, cost, &l, left);
         }
-        parts[3 * i] = vsum(sl);
-        parts[3 * i + 1] = vsum(sg);
-        parts[3 * i + 2] = vsum(sgc);
+        sums[i] = row_sums(&lanes);
         if (has) {
             /* the positive instead: its loss is smaller by z, its G by 1 */
             double z = (double)l.s * c_pos + l.c, g = -weight / (1 + exp(z));
-            parts[3 * i] -= z;
-            parts[3 * i + 1] -= weight;
-            parts[3 * i + 2] -= weight * c_pos;
+            sums[i].loss -= z;
+            sums[i].g -= weight;
+            sums[i].g_cos -= weight * c_pos;
             c[pos].v = (float)(l.s * g);
         }
     }
-    double sum[3] = {0};
-    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
-    loss->v = (float)(loss->v + weight * sum[0]);
-    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
-    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+    loss->v = (float)(loss->v + weight * add_rows(dlog_scale, dbias, sums, n, &l));
 }
 
 void FN(group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
@@ -276,33 +290,24 @@ void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
     KERNEL_TIMER(soft_logits_grad, 34 * n * m, 12 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
-    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);
     vf both = vset((float)(mass * weight)), two = vset((float)(2 * weight));
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
         acc *c = cos + i * m;
-        vf row = vset(row_lse[i].v), sl = vzero(), sg = vzero(), sgc = vzero();
+        vf row = vset(row_lse[i].v);
+        LaneSums lanes = {vzero(), vzero(), vzero()};
         for (size_t j = 0; j < m; j += VW) {
             size_t left = m - j;
             vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias);
             vf target = acc_load(t + i * m + j, left);
             vf p = vexp(z - row) + vexp(z - acc_load(col_lse + j, left));
             vf g = p * both - target * two;
-            if (left < VW) g = vselect(vfirst(left), g, vzero());
-            sl = vfma(target, z, sl);
-            sg += g;
-            sgc = vfma(g, x, sgc);
-            acc_store(c + j, g * l.scale, left);
+            take(&lanes, c + j, x, g, target * z, &l, left);
         }
-        parts[3 * i] = vsum(sl);
-        parts[3 * i + 1] = vsum(sg);
-        parts[3 * i + 2] = vsum(sgc);
+        sums[i] = row_sums(&lanes);
     }
-    double sum[3] = {0};
-    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
-    loss->v = (float)(loss->v - 2 * weight * sum[0]);
-    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
-    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+    loss->v = (float)(loss->v - 2 * weight * add_rows(dlog_scale, dbias, sums, n, &l));
 }
 
 void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
@@ -311,12 +316,12 @@ void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, c
     KERNEL_TIMER(siglip_targets_tile, 42 * n * m, 12 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
-    double *parts = FN(scratch)(SCRATCH_PARTIAL, 3 * n * sizeof *parts);
+    RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);
     vf w = vset((float)weight), one = vset(1);
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
         acc *c = cos + i * m;
-        vf sl = vzero(), sg = vzero(), sgc = vzero();
+        LaneSums lanes = {vzero(), vzero(), vzero()};
         for (size_t j = 0; j < m; j += VW) {
             size_t left = m - j;
             vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), e = vexp(-vabs(z));
@@ -326,22 +331,9 @@ void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, c
             vf h = vselect(vge(z, vzero()), e * r, r);
             g = vselect(negative, g, -h) * w;
             vf cost = vselect(negative, vmax(z, vzero()), vmax(-z, vzero())) + vlog1p_unit(e);
-            if (left < VW) {
-                g = vselect(vfirst(left), g, vzero());
-                cost = vselect(vfirst(left), cost, vzero());
-            }
-            sl += cost;
-            sg += g;
-            sgc = vfma(g, x, sgc);
-            acc_store(c + j, g * l.scale, left);
+            take(&lanes, c + j, x, g, cost, &l, left);
         }
-        parts[3 * i] = vsum(sl);
-        parts[3 * i + 1] = vsum(sg);
-        parts[3 * i + 2] = vsum(sgc);
+        sums[i] = row_sums(&lanes);
     }
-    double sum[3] = {0};
-    for (size_t i = 0; i < 3 * n; i++) sum[i % 3] += parts[i];
-    loss->v = (float)(loss->v + weight * sum[0]);
-    if (dbias) dbias->v = (float)(dbias->v + sum[1]);
-    dlog_scale->v = (float)(dlog_scale->v + l.s * sum[2]);
+    loss->v = (float)(loss->v + weight * add_rows(dlog_scale, dbias, sums, n, &l));
 }
