@@ -109,6 +109,9 @@ faults ldmatrix_trans_missing 1 wrong_result
 faults instruction_not_known 99 movmatrix.sync
 faults endless_loop 99 endless
 faults block_too_large 2 cudaErrorInvalidConfiguration
+faults block_without_bounds 2 cudaErrorLaunchOutOfResources
+faults shared_beyond_device 0
+faults shared_beyond_device 2 cudaErrorInvalidValue CUDAEMU_ARCH=89
 faults_host host_reads_device 99 host_code_touches_device_memory
 faults_host copy_past_buffer 99 1028_bytes_from_byte_0_of_buffer_1
 faults_host copy_direction 99 the_direction_is_another
@@ -125,6 +128,11 @@ faults_host event_destroyed 99 an_event_that_does_not_exist
 faults_host capture_not_joined 2 cudaErrorStreamCaptureUnjoined
 faults_host sync_in_capture 2 cudaErrorStreamCaptureUnsupported
 faults_host allocation_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host pinning_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host query_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host event_without_time 2 cudaErrorInvalidResourceHandle
+faults_host not_ready_left_behind 2 cudaErrorNotReady CUDAEMU_ASYNC=1
+faults_host driver_too_old 2 cudaErrorInsufficientDriver CUDAEMU_DRIVER=12040
 faults_host graph_edge_missing 1 wrong_result CUDAEMU_ASYNC=1
 faults_host no_fault_blas 0
 faults_host blas_misaligned 2 INVALID

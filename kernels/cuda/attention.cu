@@ -65,10 +65,9 @@ void FN(attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse,
     Tiles t = FN(tiles_of)(start, B, rows, H, D, causal);
     float *delta = (float *)device_scratch(SCRATCH_PARTIAL, H * rows * sizeof *delta);
 #if defined ACT_BF16
-    if (has_mma(D, dqkv, dout, o, qkv)) {
-        FN(attention_mma_bwd)(dqkv, delta, dout, o, lse, qkv, t, B, max_T);
+    if (has_mma(D, dqkv, dout, o, qkv) &&
+        FN(attention_mma_bwd)(dqkv, delta, dout, o, lse, qkv, t, B, max_T))
         return;
-    }
 #endif
     FN(attention_plain_bwd)(dqkv, delta, dout, o, lse, qkv, t, B, max_T);
 }

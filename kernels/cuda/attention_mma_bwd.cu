@@ -340,23 +340,25 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     } while (0)
 
 template <int KD>
-static void launch(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
+static bool launch(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                    const act *qkv, Tiles t, size_t B, size_t max_T) {
     dim3 grid = FN(tiles_grid)(&t, B, max_T, TILE);
     if (!t.span && max_T <= TILE) {
         LAUNCH_TILES(mma_bwd_both<KD>, tile_bytes<KD>(4 * TILE), dqkv, dout, o, lse, qkv, t);
-        return;
+        return true;
     }
+    if (tile_bytes<KD>(6 * TILE) + 2 * sizeof(QueryStats) > device_shared_memory()) return false;
     LAUNCH_TILES(mma_bwd_query<KD>, tile_bytes<KD>(6 * TILE), dqkv, delta, dout, o, lse, qkv, t);
     LAUNCH_TILES(mma_bwd_key<KD>, tile_bytes<KD>(6 * TILE), dqkv, delta, dout, lse, qkv, t);
+    return true;
 }
 
-void FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
+bool FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                            const act *qkv, Tiles t, size_t B, size_t max_T) {
-    typedef void Launch(act *, float *, const act *, const act *, const acc *, const act *, Tiles,
+    typedef bool Launch(act *, float *, const act *, const act *, const acc *, const act *, Tiles,
                         size_t, size_t);
     static Launch *const launches[] = {launch<1>, launch<2>, launch<3>, launch<4>,
                                        launch<5>, launch<6>, launch<7>, launch<8>};
-    launches[(t.D - 1) / 16](dqkv, delta, dout, o, lse, qkv, t, B, max_T);
+    return launches[(t.D - 1) / 16](dqkv, delta, dout, o, lse, qkv, t, B, max_T);
 }
 #endif

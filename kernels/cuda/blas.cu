@@ -116,14 +116,19 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                             sizeof epilogue));
     }
+    /* forward alone: gradients are summed in full f32 */
+    if (p->scale_b && p->in == CUDA_R_8F_E4M3) {
+        const int8_t fast = 1;
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast,
+                                            sizeof fast));
+    }
     plan->a = layout((cudaDataType_t)key->b_type, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
     plan->b = layout(p->in, p->ta ? p->M : p->K, p->ta ? p->K : p->M, p->lda);
     plan->c = layout(p->out, p->N, p->M, p->ldc);
 }
 
-/* c in p->c's place: a trial must not add to it. */
-static void plan_run(Plan *plan, const Product *p, void *c) {
-    const float one = 1, beta = p->add ? 1 : 0;
+/* The pointers that belong to the description: the library may look at them when it chooses. */
+static void plan_point(Plan *plan, const Product *p) {
     if (p->bias)
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias,
                                             sizeof p->bias));
@@ -133,18 +138,24 @@ static void plan_run(Plan *plan, const Product *p, void *c) {
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
                                             &p->scale_a, sizeof p->scale_a));
     }
-    BLAS(cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
-                        c, plan->c, &plan->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
-                        device_stream()));
 }
 
-/* Seconds of one product: the best of three after one that is not counted. */
+/* c in p->c's place: a trial must not add to it. */
+static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
+    const float one = 1, beta = p->add ? 1 : 0;
+    return cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
+                          c, plan->c, &plan->algo, device_scratch(SCRATCH_BLAS, WORKSPACE),
+                          WORKSPACE, device_stream());
+}
+
+/* Milliseconds of one product: the best of three after one that is not counted. A way that the
+ * library does not take after all takes for ever. */
 static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
     float best = FLT_MAX;
     for (int i = 0; i < 4; i++) {
         float ms;
         CUDA(cudaEventRecord(start, device_stream()));
-        plan_run(plan, p, c);
+        if (plan_run(plan, p, c) != CUBLAS_STATUS_SUCCESS) return FLT_MAX;
         CUDA(cudaEventRecord(stop, device_stream()));
         CUDA(cudaEventSynchronize(stop));
         CUDA(cudaEventElapsedTime(&ms, start, stop));
@@ -205,12 +216,15 @@ static void plan_choose(Plan *plan, const Product *p) {
     cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c, want,
                                        kernel_tuning.autotune ? WAYS : 1, ways, &found);
-    if (status != CUBLAS_STATUS_SUCCESS || !found)
+    int usable = 0; /* each has a state of its own */
+    for (int i = 0; i < found && status == CUBLAS_STATUS_SUCCESS; i++)
+        if (ways[i].state == CUBLAS_STATUS_SUCCESS) ways[usable++] = ways[i];
+    if (!usable)
         die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
             cublasLtGetStatusString(status));
     BLAS(cublasLtMatmulPreferenceDestroy(want));
     plan->algo = ways[0].algo;
-    plan_autotune(plan, p, ways, found);
+    plan_autotune(plan, p, ways, usable);
 }
 
 /* False: nothing was chosen before, or the library does not take it (the file was edited). */
@@ -220,7 +234,7 @@ static bool plan_recall(Plan *plan) {
     if (!c || cublasLtMatmulAlgoCheck(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
                                       &c->algo, &result) != CUBLAS_STATUS_SUCCESS)
         return false;
-    if (result.workspaceSize > WORKSPACE) return false;
+    if (result.state != CUBLAS_STATUS_SUCCESS || result.workspaceSize > WORKSPACE) return false;
     plan->algo = c->algo;
     return true;
 }
@@ -246,6 +260,7 @@ static Plan *plan_get(const Product *p) {
     }
     plan_free(oldest);
     plan_new(oldest, p, &key);
+    plan_point(oldest, p);
     oldest->used = ++cache_clock;
     if (!plan_recall(oldest)) {
         plan_choose(oldest, p);
@@ -267,7 +282,9 @@ void blas_product(const Product *p) {
         device_scratch(SCRATCH_BLAS, WORKSPACE);
         return;
     }
-    plan_run(plan_get(p), p, p->c);
+    Plan *plan = plan_get(p);
+    plan_point(plan, p);
+    BLAS(plan_run(plan, p, p->c));
 }
 
 /* ---- choices as text: a line that says for what they hold, then a line each ---- */

@@ -20,7 +20,7 @@ typedef struct Allocation {
 
 static struct Device {
     bool open;
-    int multiprocessors;
+    int multiprocessors, shared_memory;
     cudaStream_t queue[QUEUES];
     Stage stages[STAGES];
     size_t stage;
@@ -63,7 +63,8 @@ const char *device_problem(void) {
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     cudaError_t status = cudaGetDeviceCount(&count);
-    if (driver == 0) return "no NVIDIA driver is installed";
+    if (driver == 0)
+        return "no NVIDIA driver is installed (in a container: it was started without its GPUs)";
     if (status == cudaErrorInsufficientDriver) {
         snprintf(text, sizeof text,
                  "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d: update the driver",
@@ -71,10 +72,13 @@ const char *device_problem(void) {
         return text;
     }
     if (status != cudaSuccess || count == 0) {
-        snprintf(text, sizeof text, "no GPU is visible (%s)",
-                 status == cudaSuccess ? "is CUDA_VISIBLE_DEVICES empty?"
-                                       : cudaGetErrorString(status));
+        const char *visible = getenv("CUDA_VISIBLE_DEVICES");
         cudaGetLastError();
+        if (visible)
+            snprintf(text, sizeof text, "no GPU is visible: CUDA_VISIBLE_DEVICES is '%.60s'",
+                     visible);
+        else
+            snprintf(text, sizeof text, "no GPU is visible (%s)", cudaGetErrorString(status));
         return text;
     }
     int d = chosen_device(count);
@@ -88,6 +92,7 @@ const char *device_problem(void) {
 
 bool device_has_fp8(void) {
     int count, major, minor;
+    if (device_problem()) return false;
     CUDA(cudaGetDeviceCount(&count));
     int d = chosen_device(count);
     CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d));
@@ -104,6 +109,7 @@ static void device_open(void) {
     int d = chosen_device(count);
     CUDA(cudaSetDevice(d));
     CUDA(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, d));
+    CUDA(cudaDeviceGetAttribute(&device.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, d));
     for (size_t q = 0; q < QUEUES; q++)
         CUDA(cudaStreamCreateWithFlags(&device.queue[q], cudaStreamNonBlocking));
     for (size_t i = 0; i < STAGES; i++)
@@ -128,6 +134,11 @@ cudaStream_t device_queue(Queue q) {
 int device_multiprocessors(void) {
     device_open();
     return device.multiprocessors;
+}
+
+size_t device_shared_memory(void) {
+    device_open();
+    return (size_t)device.shared_memory;
 }
 
 unsigned *device_counter(void) {

@@ -30,6 +30,8 @@ bool device_has_fp8(void);
 cudaStream_t device_stream(void); /* QUEUE_COMPUTE's */
 cudaStream_t device_queue(Queue q);
 int device_multiprocessors(void);
+/* Bytes that one block can have. */
+size_t device_shared_memory(void);
 
 /* The slots memory, plan_begin and plan_end; while device_planning nothing may be launched. */
 MemoryUse device_memory(void);

@@ -81,10 +81,11 @@ void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, con
 /* A thread owns VW columns, so that the sums of dw and db stay in its registers; a block walks over
  * its share of the rows, GROUP at a time: their loads are in flight together, and one barrier
  * serves the two sums of each. dw, db: partial sums [blocks, 2C]. */
-enum { GROUP = 2 };
-__global__ static void layernorm_bwd(act *dx, float *parts, act *y, const act *dy, const act *dres,
-                                     const act *x, const acc *mean, const acc *rstd, const acc *w,
-                                     const acc *b, size_t rows, size_t C, bool wide) {
+enum { GROUP = 2, BWD_THREADS = 512 };
+__global__ static void __launch_bounds__(BWD_THREADS)
+    layernorm_bwd(act *dx, float *parts, act *y, const act *dy, const act *dres, const act *x,
+                  const acc *mean, const acc *rstd, const acc *w, const acc *b, size_t rows,
+                  size_t C, bool wide) {
     __shared__ float shared[2][2 * GROUP * WARP];
     size_t c = threadIdx.x * VW;
     bool mine = c < C;
@@ -168,7 +169,7 @@ void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const a
               rows * C * (3 + (y != NULL) + (dres != NULL)) * sizeof(act));
     if (!rows) return;
     size_t threads = round_up(div_up(C, VW), WARP);
-    assert(threads <= 1024);
+    assert(threads <= BWD_THREADS);
     bool wide = C % VW == 0 && aligned16(dx) && aligned16(dy) && aligned16(x) && aligned16(w) &&
                 aligned16(b) && (!y || aligned16(y)) && (!dres || aligned16(dres));
     size_t resident = (size_t)device_multiprocessors() * size_max(1, 768 / threads);

@@ -66,7 +66,8 @@ void FN(attention_plain_bwd)(act *dqkv, float *delta, const act *dout, const act
 #if defined ACT_BF16
 /* Widths that are multiples of 8, aligned rows, on the tensor cores. */
 void FN(attention_mma_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T);
-void FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
+/* false where a block of this device has too little shared memory: then nothing was done. */
+bool FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                            const act *qkv, Tiles t, size_t B, size_t max_T);
 #endif
 }

@@ -21,6 +21,7 @@ typedef struct Desc {
     void *bias, *aux;
     int64_t bias_stride, aux_ld, aux_stride;
     const void *scale_a, *scale_b;
+    int8_t fast_accumulation;
 } Desc;
 typedef struct Preference {
     uint64_t workspace;
@@ -31,7 +32,7 @@ typedef struct Algo {
     uint64_t magic, workspace;
     uint32_t align[4];
 } Algo;
-enum { ALGO_MAGIC = 0xA160, BIG_WORKSPACE = 65536 };
+enum { ALGO_MAGIC = 0xA160, ALGO_REFUSED = 0xA161, BIG_WORKSPACE = 65536 };
 _Static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t), "layouts fit");
 _Static_assert(sizeof(Desc) <= sizeof(cublasLtMatmulDescOpaque_t), "descriptors fit");
 _Static_assert(sizeof(Preference) <= sizeof(cublasLtMatmulPreferenceOpaque_t), "preferences fit");
@@ -102,6 +103,7 @@ static const Attribute desc_rows[] = {
     ROW(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, Desc, aux_type),
     ROW(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, Desc, scale_a),
     ROW(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, Desc, scale_b),
+    ROW(CUBLASLT_MATMUL_DESC_FAST_ACCUM, Desc, fast_accumulation),
     {-1, 0, 0}};
 static const Attribute preference_rows[] = {
     ROW(CUBLASLT_MATMUL_PREF_SEARCH_MODE, Preference, search),
@@ -354,15 +356,18 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
         if (algo.align[i] < (is_fp8(types[i]) ? 16 : gemm_type_bytes(types[i])))
             return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    /* the faster one splits k over a workspace */
-    for (int i = 0; i < 2 && *count < wanted; i++) {
+    /* the fastest splits k over a workspace; where many are asked for, the second cannot be used
+     * after all, as its state says */
+    for (int i = 0; i < 3 && *count < wanted; i++) {
         algo.workspace = i == 0 ? BIG_WORKSPACE : 0;
+        algo.magic = i == 1 ? ALGO_REFUSED : ALGO_MAGIC;
+        if (i == 1 && wanted == 1) continue;
         if (algo.workspace > p->workspace) continue;
         cublasLtMatmulHeuristicResult_t *r = &results[(*count)++];
         memset(r, 0, sizeof *r);
         memcpy(&r->algo, &algo, sizeof algo);
         r->workspaceSize = algo.workspace;
-        r->state = CUBLAS_STATUS_SUCCESS;
+        r->state = i == 1 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
         r->wavesCount = 1;
     }
     return CUBLAS_STATUS_SUCCESS;
@@ -448,6 +453,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     if (s != CUBLAS_STATUS_SUCCESS) return s;
     GemmMatrix *x[4] = {&g->a, &g->b, &g->c, &g->d};
     const Algo *chosen = (const Algo *)algo;
+    if (chosen && chosen->magic == ALGO_REFUSED) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (chosen && chosen->magic != ALGO_MAGIC) return CUBLAS_STATUS_INVALID_VALUE;
     if (chosen && chosen->workspace > workspace_bytes) return CUBLAS_STATUS_INVALID_VALUE;
     if (workspace_bytes && (!workspace || (uintptr_t)workspace % 16))

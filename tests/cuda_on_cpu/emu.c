@@ -1,4 +1,5 @@
 #include "tests/cuda_on_cpu/emu.h"
+#include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -53,6 +54,7 @@ const EmuOptions *emu_options(void) {
                      .async = (int)env_number("CUDAEMU_ASYNC", 0),
                      .arch = (int)env_number("CUDAEMU_ARCH", 80),
                      .devices = (int)env_number("CUDAEMU_DEVICES", 1),
+                     .driver = (int)env_number("CUDAEMU_DRIVER", CUDART_VERSION),
                      .alone = lanes && !strcmp(lanes, "alone"),
                      .race = env_number("CUDAEMU_RACE", 0) != 0,
                      .leaks = env_number("CUDAEMU_LEAKS", 0) != 0,

@@ -14,6 +14,8 @@
  *   CUDAEMU_LEAKS=1       report device memory that is still allocated at exit
  *   CUDAEMU_MEMORY=MiB    size of device memory (default 4096)
  *   CUDAEMU_DEVICES=n     number of devices (default 1)
+ *   CUDAEMU_DRIVER=n      CUDA version of the driver, 12040 for 12.4, 0 for none (default the
+ *                         runtime's)
  *   CUDAEMU_ARCH=80       compute capability, and the newest PTX that is taken from an object
  *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
  *   CUDAEMU_TIMEOUT=s     seconds until a collective between ranks gives up (default 20)
@@ -29,7 +31,7 @@
 enum { EMU_EXIT = 99 };
 
 typedef struct EmuOptions {
-    int order, async, arch, devices;
+    int order, async, arch, devices, driver;
     bool alone, race, leaks, quiet;
     size_t memory;
     uint64_t steps;

@@ -172,6 +172,8 @@ static cudaError_t check_limits(const Kernel *k, dim3 g, dim3 b, size_t shared) 
         !g.z || g.x > 2147483647 || g.y > 65535 || g.z > 65535)
         return cudaErrorInvalidConfiguration;
     if (k->max_threads && threads > k->max_threads) return cudaErrorInvalidValue;
+    /* 65,536 registers a block, up to 255 a thread where no __launch_bounds__ says otherwise */
+    if (!k->max_threads && threads > 256) return cudaErrorLaunchOutOfResources;
     size_t limit = (size_t)(k->dynamic_limit ? k->dynamic_limit : 0) + k->shared_bytes;
     if (limit < LIMIT_SHARED_DEFAULT) limit = LIMIT_SHARED_DEFAULT;
     return k->shared_bytes + shared > limit ? cudaErrorInvalidValue : cudaSuccess;

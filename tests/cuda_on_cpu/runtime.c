@@ -6,11 +6,12 @@
 #include <stdlib.h>
 
 static unsigned long counts[COUNTS];
-static cudaError_t last_error;
-static int current_device;
+/* of the calling thread, as the runtime has them */
+static _Thread_local cudaError_t last_error;
+static _Thread_local int current_device;
 
 cudaError_t emu_error(cudaError_t e) {
-    if (e != cudaSuccess && e != cudaErrorNotReady) last_error = e;
+    if (e != cudaSuccess) last_error = e;
     return e;
 }
 static _Atomic(pthread_t) host_thread;
@@ -27,6 +28,9 @@ void emu_enter(void) {
 
 /* ---- devices ---- */
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (emu_options()->driver / 1000 < CUDART_VERSION / 1000)
+        return emu_error(cudaErrorInsufficientDriver);
     *count = emu_options()->devices;
     return *count ? cudaSuccess : emu_error(cudaErrorNoDevice);
 }
@@ -40,7 +44,12 @@ cudaError_t cudaGetDevice(int *device) {
     *device = current_device;
     return cudaSuccess;
 }
-int emu_shared_limit(void) { return emu_options()->arch >= 90 ? 227 * 1024 : 163 * 1024; }
+/* CUDA Programming Guide, "Technical Specifications per Compute Capability" */
+int emu_shared_limit(void) {
+    int arch = emu_options()->arch;
+    int kib = arch == 80 || arch == 87 ? 163 : arch >= 90 && arch < 120 ? 227 : arch < 80 ? 64 : 99;
+    return kib * 1024;
+}
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attr, int device) {
     if (device < 0 || device >= emu_options()->devices) return emu_error(cudaErrorInvalidDevice);
@@ -159,7 +168,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int *v) {
-    *v = CUDART_VERSION;
+    *v = emu_options()->driver;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *v) {
@@ -233,6 +242,8 @@ static const struct {
      "dependency created on uncaptured work in another stream"},
     {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
      "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
     {cudaErrorCapturedEvent, "cudaErrorCapturedEvent",
      "operation not permitted on an event last recorded in a capturing stream"},
     {cudaErrorGraphExecUpdateFailure, "cudaErrorGraphExecUpdateFailure",
@@ -286,6 +297,7 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
     emu_count(COUNT_MEMORY);
     (void)flags;
     emu_enter();
+    if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
     *p = mem_pin(bytes);
     return *p ? cudaSuccess : emu_error(cudaErrorMemoryAllocation);
 }
@@ -293,6 +305,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes) { return cudaHostAlloc(p, byt
 cudaError_t cudaFreeHost(void *p) {
     emu_count(COUNT_MEMORY);
     emu_enter();
+    if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
     stream_sync_all();
     return !p || mem_unpin(p) ? cudaSuccess : emu_error(cudaErrorInvalidValue);
 }

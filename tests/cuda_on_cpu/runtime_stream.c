@@ -3,6 +3,15 @@
 #include "tests/cuda_on_cpu/stream.h"
 #include <stdlib.h>
 
+/* Calls that a capture could not repeat are refused to a thread that captures, unless its mode is
+ * relaxed. */
+static _Thread_local enum cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
+static enum cudaStreamCaptureMode capture_mode;
+static bool emu_in_capture(void) {
+    return any_capturing() && !emu_bystander() && thread_mode != cudaStreamCaptureModeRelaxed &&
+           capture_mode != cudaStreamCaptureModeRelaxed;
+}
+
 /* ---- streams ---- */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     emu_enter();
@@ -60,9 +69,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t fn, void *data) {
 
 /* ---- events ---- */
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
-    (void)flags;
     emu_enter();
-    *e = (cudaEvent_t)event_new();
+    *e = (cudaEvent_t)event_new(!(flags & cudaEventDisableTiming));
     return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
@@ -84,6 +92,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     emu_enter();
     Event *e = event_of(event);
     if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    if (emu_in_capture()) return emu_error(cudaErrorStreamCaptureUnsupported);
     event_sync(e);
     return cudaSuccess;
 }
@@ -91,13 +100,15 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     emu_enter();
     Event *e = event_of(event);
     if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    if (emu_in_capture()) return emu_error(cudaErrorStreamCaptureUnsupported);
     if (event_done(e)) return cudaSuccess;
     if (!emu_bystander()) event_sync(e);
     return emu_error(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
     Event *a = event_of(start), *b = event_of(end);
-    if (!event_recorded(a) || !event_recorded(b)) return emu_error(cudaErrorInvalidResourceHandle);
+    if (!event_recorded(a) || !event_recorded(b) || !event_timed(a) || !event_timed(b))
+        return emu_error(cudaErrorInvalidResourceHandle);
     if (!event_done(a) || !event_done(b)) return emu_error(cudaErrorNotReady);
     *ms = (float)((event_time(b) - event_time(a)) * 1e3);
     return cudaSuccess;
@@ -109,8 +120,8 @@ typedef struct Instance {
 } Instance;
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode) {
-    (void)mode;
     emu_enter();
+    capture_mode = mode;
     if (!stream_capture_begin(stream_of(s))) return emu_error(cudaErrorStreamCaptureUnsupported);
     return cudaSuccess;
 }
@@ -128,7 +139,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *
     return cudaSuccess;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
-    *mode = cudaStreamCaptureModeGlobal;
+    enum cudaStreamCaptureMode before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
     return cudaSuccess;
 }
 cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned flags) {

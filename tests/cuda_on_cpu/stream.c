@@ -34,7 +34,7 @@ struct Stream {
 };
 struct Event {
     int magic;
-    bool recorded;
+    bool recorded, timed;
     Dep at;
     double time;
     Graph *capture;
@@ -180,9 +180,10 @@ static double seconds(void) {
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
-Event *event_new(void) {
+Event *event_new(bool timed) {
     Event *e = calloc(1, sizeof *e);
     e->magic = EVENT_MAGIC;
+    e->timed = timed;
     return e;
 }
 Event *event_of(const void *handle) {
@@ -237,6 +238,7 @@ void event_sync(Event *e) {
 bool event_done(const Event *e) { return !e->recorded || e->at.stream->done >= e->at.seq; }
 bool event_recorded(const Event *e) { return e->recorded; }
 double event_time(const Event *e) { return e->time; }
+bool event_timed(const Event *e) { return e->timed; }
 bool event_captured(const Event *e) { return e->capture != NULL; }
 
 /* ---- graphs ---- */

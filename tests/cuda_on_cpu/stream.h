@@ -27,7 +27,8 @@ bool stream_idle(const Stream *s);
 void stream_some(void);
 
 Event *event_of(const void *handle);
-Event *event_new(void);
+/* timed: not made with cudaEventDisableTiming. */
+Event *event_new(bool timed);
 void event_close(Event *e);
 bool event_record(Event *e, Stream *s);
 /* Work added to s later waits for the last record of e. False: e belongs to another capture. */
@@ -35,6 +36,7 @@ bool event_wait(Stream *s, Event *e);
 void event_sync(Event *e);
 bool event_done(const Event *e);
 bool event_recorded(const Event *e);
+bool event_timed(const Event *e);
 double event_time(const Event *e);
 bool event_captured(const Event *e);
 

@@ -358,6 +358,17 @@ static void block_too_large(void) {
     CUDA(cudaGetLastError());
 }
 
+/* as many registers as the compiler likes: more threads than 256 may be too many */
+static void block_without_bounds(void) {
+    reverse<<<1, 512>>>(device_new<float>(N), device_new<float>(N), 1);
+    CUDA(cudaGetLastError());
+}
+/* cards differ in the shared memory that a block can have */
+static void shared_beyond_device(void) {
+    CUDA(cudaFuncSetAttribute(dynamic_reverse, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              100 * 1024));
+}
+
 int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
     static const Case cases[] = {
@@ -372,7 +383,7 @@ int main(int argc, char **argv) {
         CASE(static_shared_index), CASE(local_array_index), CASE(update_not_atomic),
         CASE(block_needs_block), CASE(no_fault_mma), CASE(mma_operands_swapped),
         CASE(ldmatrix_trans_missing), CASE(instruction_not_known), CASE(endless_loop),
-        CASE(block_too_large),
+        CASE(block_too_large), CASE(block_without_bounds), CASE(shared_beyond_device),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

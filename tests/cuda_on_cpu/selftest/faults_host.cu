@@ -141,6 +141,39 @@ static void allocation_in_capture(void) {
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
     zeros();
 }
+static void pinning_in_capture(void) {
+    cudaStream_t a = stream_new();
+    CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
+    pinned(0);
+}
+static void query_in_capture(void) {
+    cudaStream_t a = stream_new();
+    cudaEvent_t e = event_new();
+    CUDA(cudaEventRecord(e, a));
+    CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
+    CUDA(cudaEventQuery(e));
+}
+static void event_without_time(void) {
+    cudaEvent_t e = event_new();
+    float ms;
+    CUDA(cudaEventRecord(e, NULL));
+    CUDA(cudaEventSynchronize(e));
+    CUDA(cudaEventElapsedTime(&ms, e, e));
+}
+/* "not ready" is what the next look at the last error finds */
+static void not_ready_left_behind(void) {
+    cudaStream_t a = stream_new();
+    cudaEvent_t e = event_new();
+    add_one<<<1, N, 0, a>>>(zeros(), N);
+    CUDA(cudaEventRecord(e, a));
+    cudaEventQuery(e);
+    add_one<<<1, N, 0, a>>>(zeros(), N);
+    CUDA(cudaGetLastError());
+}
+static void driver_too_old(void) {
+    int count;
+    CUDA(cudaGetDeviceCount(&count));
+}
 __global__ void copy_kernel(float *to, const float *from) { to[threadIdx.x] = from[threadIdx.x]; }
 static void graph_edge_missing(void) { /* b reads what a writes, and waits only for the fork */
     static float y[N];
@@ -249,7 +282,9 @@ int main(int argc, char **argv) {
         CASE(memory_leaked), CASE(out_of_memory), CASE(fork_after_use), CASE(result_read_early),
         CASE(source_overwritten), CASE(event_missing), CASE(event_recorded_early),
         CASE(stream_destroyed), CASE(event_destroyed), CASE(capture_not_joined),
-        CASE(sync_in_capture), CASE(allocation_in_capture), CASE(graph_edge_missing),
+        CASE(sync_in_capture), CASE(allocation_in_capture), CASE(pinning_in_capture),
+        CASE(query_in_capture), CASE(event_without_time), CASE(not_ready_left_behind),
+        CASE(driver_too_old), CASE(graph_edge_missing),
         CASE(no_fault_blas), CASE(blas_misaligned), CASE(blas_workspace_small),
         CASE(blas_past_buffer), CASE(blas_aux_ld), CASE(blas_bias_missing),
     };
