@@ -196,6 +196,10 @@ $B/tests/cuda_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/lib
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
+$B/tests/cuda_shapes: $B/obj/cuda/tests/cuda_shapes.o $(CUDA_PARTS) $B/libclipc.a $B/libcudaemu.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 $B/tests/gpu_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libclipc.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
@@ -217,7 +221,7 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
-tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
+tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/tests/cuda_shapes $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
 test:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory tests

@@ -2,6 +2,7 @@
  * together as long as they stand at one instruction; after a divergent branch the lanes that are
  * furthest behind run first, which brings them together again at the labels. With
  * CUDAEMU_LANES=alone one lane runs as far as it gets before the next one starts. */
+#include "tests/cuda_on_cpu/profile.h"
 #include "tests/cuda_on_cpu/ptx.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 /* ---- reports ---- */
-static void source_line(const Kernel *k, const Stmt *s, char *out, size_t size) {
+void ptx_where(const Kernel *k, const Stmt *s, char *out, size_t size) {
     const Module *m = k->module;
     out[0] = 0;
     if (s->loc < 0) return;
@@ -33,7 +34,7 @@ void ptx_fault(const Warp *w, const Ins *i, int lane, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(what, sizeof what, fmt, args);
     va_end(args);
-    source_line(b->kernel, s, where, sizeof where);
+    ptx_where(b->kernel, s, where, sizeof where);
     Dim t;
     thread_index(b, w->index * LANES + (uint32_t)lane, &t);
     emu_stop("%s\n  kernel %s, block (%u,%u,%u), thread (%u,%u,%u)%s\n  %.*s", what,
@@ -167,6 +168,7 @@ static void reach_barrier(Warp *w, const Ins *i, uint32_t m, uint32_t active, ui
 static void run_lanes(Warp *w, uint32_t active, uint32_t pc, uint32_t limit) {
     Ins *code = w->block->kernel->code;
     uint64_t steps = w->block->steps, most = emu_options()->steps;
+    bool profiled = w->block->kernel->profile;
     for (;; pc++) {
         Ins *i = &code[pc];
         uint32_t m = active;
@@ -185,6 +187,7 @@ static void run_lanes(Warp *w, uint32_t active, uint32_t pc, uint32_t limit) {
             set_pc(w, active, pc);
             break;
         }
+        if (profiled) profile_control(w, i, active);
         if (!m) continue;
         if (i->kind == K_BRANCH && m == active) {
             pc = i->target - 1;
@@ -447,6 +450,7 @@ void block_launch(Kernel *k, Dim grid, Dim dim, size_t dynamic_bytes, const unsi
     }
     race_launch(b);
     uint32_t blocks = grid.x * grid.y * grid.z, warp_order[MAX_THREADS / LANES];
+    profile_begin(k, blocks, b->warp_count);
     bool shuffled = emu_options()->order != 0;
     uint32_t *order = shuffled ? malloc(blocks * sizeof *order) : NULL;
     if (shuffled) emu_order(order, blocks);
@@ -457,6 +461,7 @@ void block_launch(Kernel *k, Dim grid, Dim dim, size_t dynamic_bytes, const unsi
         start_block(b);
         run_block(b, warp_order);
     }
+    profile_end(k);
     for (uint32_t n = 0; n < b->warp_count; n++) free(b->warps[n].copies);
     free(order);
     free(locals);

@@ -64,6 +64,8 @@ const EmuOptions *emu_options(void) {
                      .timeout = (double)env_number("CUDAEMU_TIMEOUT", 20)};
     if (o.order < 0 || o.order > 2 || o.async < 0 || o.async > 2)
         emu_stop("CUDAEMU_ORDER and CUDAEMU_ASYNC are 0, 1 or 2");
+    const char *profile = getenv("CUDAEMU_PROFILE");
+    if (profile && *profile && strcmp(profile, "0")) o.profile = profile;
     random_state = (uint64_t)env_number("CUDAEMU_SEED", 1);
     ready = true;
     return &o;

@@ -20,6 +20,8 @@
  *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
  *   CUDAEMU_TIMEOUT=s     seconds until a collective between ranks gives up (default 20)
  *   CUDAEMU_QUIET=1       no line at start
+ *   CUDAEMU_PROFILE=1     counts of each kernel's instructions and memory accesses, on stderr at
+ * exit; CUDAEMU_PROFILE=FILE: appended to the file, a JSON object a line a kernel
  *
  * Every fault found ends the process with a line "cudaemu: …" on stderr and exit code 99. */
 #ifndef CUDAEMU_EMU_H
@@ -36,6 +38,7 @@ typedef struct EmuOptions {
     size_t memory;
     uint64_t steps;
     double timeout;
+    const char *profile; /* NULL: none */
 } EmuOptions;
 const EmuOptions *emu_options(void);
 

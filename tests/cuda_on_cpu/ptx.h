@@ -84,7 +84,8 @@ typedef struct Kernel {
     int preset_count;
     Buffer *shared; /* static variables, then dynamic memory as the last */
     int shared_count;
-    size_t shared_bytes; /* end of the static part */
+    size_t shared_bytes;     /* end of the static part */
+    struct Profile *profile; /* profile.c, NULL: nothing is counted */
 } Kernel;
 
 typedef struct Module {
@@ -221,6 +222,8 @@ typedef struct Block {
 
 /* Runs a whole grid (block.c). */
 void block_launch(Kernel *k, Dim grid, Dim dim, size_t dynamic_bytes, const unsigned char *params);
+/* " at FILE:LINE", and where that was inlined. */
+void ptx_where(const Kernel *k, const Stmt *s, char *out, size_t size);
 /* Stops with kernel, block, thread and source line of a lane. */
 void ptx_fault(const Warp *w, const Ins *i, int lane, const char *fmt, ...)
     __attribute__((format(printf, 4, 5), noreturn));

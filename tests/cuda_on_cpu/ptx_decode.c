@@ -1,3 +1,4 @@
+#include "tests/cuda_on_cpu/profile.h"
 #include "tests/cuda_on_cpu/ptx.h"
 #include "tests/cuda_on_cpu/ptx_regs.h"
 #include <stdio.h>
@@ -514,4 +515,5 @@ void ptx_decode(Kernel *k) {
     free(d->code);
     free(d->label_at);
     regs_assign(k);
+    profile_decode(k);
 }

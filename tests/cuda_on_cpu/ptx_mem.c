@@ -275,6 +275,7 @@ bool decode_mem(Decoder *d, const Stmt *s, Words *words) {
             i = decode_ins(d, s, row->run);
     }
     if (!i) decode_stop(d, s, "register too narrow");
+    i->size = (uint8_t)size;
     i->vec = (uint8_t)vec;
     if (!load) decode_address(d, s, address, space);
     for (int v = 0; v < vec; v++) {

@@ -1,0 +1,49 @@
+/* profile: what kernels do, counted: instructions by class, sectors of global memory, wavefronts of
+ * shared memory. Counts, never times. On with CUDAEMU_PROFILE; called by ptx_decode.c and block.c.
+ *
+ * Without it a kernel is not touched: counting replaces the functions of a kernel's instructions
+ * when the kernel is decoded. */
+#ifndef CUDAEMU_PROFILE_H
+#define CUDAEMU_PROFILE_H
+#include "tests/cuda_on_cpu/ptx.h"
+
+/* A warp instruction is counted once however many lanes run it, and not at all where its guard is
+ * false in every lane. Classes are those of PTX: what ptxas makes of an instruction may be more
+ * (divisions, square roots) or less (moves, address arithmetic). */
+typedef enum Class {
+    CLASS_LOAD,     /* of global memory */
+    CLASS_STORE,    /* of global memory */
+    CLASS_COPY,     /* cp.async */
+    CLASS_SHARED,   /* ld and st of shared memory */
+    CLASS_LDMATRIX, /* of four 8 x 8 tiles, or fewer */
+    CLASS_MMA,
+    CLASS_SPECIAL, /* ex2, lg2, rcp, rsqrt, sqrt, sin, cos, tanh and divisions of floats */
+    CLASS_FLOAT,
+    CLASS_INTEGER,
+    CLASS_DIVISION, /* div and rem of integers */
+    CLASS_CONVERT,
+    CLASS_SHUFFLE, /* shuffles, votes, reductions over a warp */
+    CLASS_BRANCH,
+    CLASS_BARRIER, /* barriers, fences, commits and waits of copies */
+    CLASS_ATOMIC,
+    CLASS_OTHER, /* moves, parameters, local memory */
+    CLASSES
+} Class;
+
+/* Requests of one kind. Global memory: a unit is a sector of 32 bytes that a request touches, the
+ * least are the sectors that its distinct bytes could fill. Shared memory: a unit is a wavefront,
+ * that is one access of 32 banks of 4 bytes; lanes of 8 bytes come in two halves of a warp, of 16
+ * bytes in four quarters (ldmatrix: a tile each), and the least is one wavefront for each. */
+typedef struct Traffic {
+    uint64_t requests, bytes, units, least;
+} Traffic;
+
+typedef struct Profile Profile;
+/* Starts to count in a kernel that was just decoded, where CUDAEMU_PROFILE asks for it. */
+void profile_decode(Kernel *k);
+/* Around a launch of a kernel that has a profile. */
+void profile_begin(Kernel *k, uint64_t blocks, uint64_t warps);
+void profile_end(Kernel *k);
+/* A branch, barrier or exit, which have no function. */
+void profile_control(const Warp *w, const Ins *i, uint32_t lanes);
+#endif
