@@ -124,6 +124,10 @@ typedef struct Kernels {
      * QUEUE_COMPUTE and involve no host memory. */
     bool (*graph_begin)(Graph **g);
     void (*graph_end)(Graph **g);
+    /* call(context) now and, where this stands among recorded calls, at its place whenever those
+     * are done again. It is not recorded itself, nor is what it asks for: a graph is cut there. A
+     * copy of the context's bytes is kept. */
+    void (*graph_call)(void (*call)(const void *context), const void *context, size_t bytes);
     void (*graph_free)(Graph *g);
 
     /* ---- linear ---- */
@@ -321,7 +325,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
     X(host_alloc) X(host_release) X(upload_start) X(download_start) \
     X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \
-    X(graph_begin) X(graph_end) X(graph_free) \
+    X(graph_begin) X(graph_end) X(graph_call) X(graph_free) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
@@ -382,6 +386,14 @@ static inline acc *acc_at(const Kernels *k, const acc *p, size_t i) {
 static inline double acc_value(const Kernels *k, const void *host, size_t i) {
     return k->acc_size == sizeof(float) ? (double)((const float *)host)[i]
                                         : ((const double *)host)[i];
+}
+
+/* The same before upload_start takes it. */
+static inline void acc_put(const Kernels *k, void *host, size_t i, double value) {
+    if (k->acc_size == sizeof(float))
+        ((float *)host)[i] = (float)value;
+    else
+        ((double *)host)[i] = value;
 }
 
 /* What ran: filled by the backends while kernel_stats_on is set; `clipc bench` prints it. */

@@ -112,9 +112,67 @@ static void graphs_repeat_their_calls(void **state) {
     free(want);
 }
 
+typedef struct Between {
+    acc *to;
+    const acc *from;
+    double factor;
+    size_t n;
+} Between;
+static int calls;
+
+static void between(const void *context) {
+    const Between *b = context;
+    calls++;
+    backend->axpy(b->to, b->factor, b->from, b->n);
+}
+
+/* Calls of the host among recorded ones come in their turn, each time, with a copy of what they
+ * were given: at the start, twice in a row, at the end. */
+static void graphs_call_the_host_in_between(void **state) {
+    (void)state;
+    enum { N = 500, TIMES = 5 };
+    acc *a = backend->alloc(N * backend->acc_size), *b = backend->alloc(N * backend->acc_size);
+    double *x = test_randoms(N), *got = test_randoms(N);
+    Graph *g = NULL;
+    calls = 0;
+    for (size_t i = 0; i < N; i++) x[i] = (double)(float)x[i];
+    for (int t = 0; t < TIMES; t++) {
+        backend->acc_set(a, x, N);
+        backend->zero(b, N * backend->acc_size);
+        if (backend->graph_begin(&g)) {
+            Between c = {b, a, 1, N};
+            backend->graph_call(between, &c, sizeof c); /* b = x */
+            backend->axpy(a, 1, b, N);                  /* a = 2x */
+            c.factor = 2;
+            backend->graph_call(between, &c, sizeof c); /* b = 5x */
+            c = (Between){a, b, -1, N};
+            backend->graph_call(between, &c, sizeof c); /* a = -3x */
+            backend->axpy(b, 2, a, N);                  /* b = -x */
+            c = (Between){a, b, 4, N};
+            backend->graph_call(between, &c, sizeof c); /* a = -7x */
+            memset(&c, 0xFF, sizeof c);
+            backend->graph_end(&g);
+        }
+        assert_int_equal(calls, 4 * (t + 1));
+        backend->acc_get(got, a, N);
+        for (size_t i = 0; i < N; i++) assert_near(got[i], -7 * x[i], 1e-5);
+        backend->acc_get(got, b, N);
+        for (size_t i = 0; i < N; i++) assert_near(got[i], -x[i], 1e-5);
+    }
+    Between c = {b, a, 1, N};
+    backend->graph_call(between, &c, sizeof c); /* outside of all: just now */
+    assert_int_equal(calls, 4 * TIMES + 1);
+    backend->graph_free(g);
+    backend->release(a);
+    backend->release(b);
+    free(x);
+    free(got);
+}
+
 int main(void) {
     const struct CMUnitTest each[] = {cmocka_unit_test(copies_are_ordered_by_marks),
                                       cmocka_unit_test(slots_compute),
-                                      cmocka_unit_test(graphs_repeat_their_calls)};
+                                      cmocka_unit_test(graphs_repeat_their_calls),
+                                      cmocka_unit_test(graphs_call_the_host_in_between)};
     return kernel_tests_run("kernels_queue", each, COUNT(each), NULL, 0);
 }

@@ -6,7 +6,7 @@
 
 /* A forward or backward pass that comes again with the same sizes. */
 typedef struct Recorded {
-    bool text, keep, backward;
+    bool text, keep, backward, told; /* told: who listens to gradients is called in between */
     size_t B, rows, max_T;
     Graph *graph;
 } Recorded;
@@ -75,7 +75,7 @@ size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOp
 }
 
 void clip_on_gradients(Clip *m, const GradientsReady *ready) {
-    m->image.tower.ready = m->text.tower.ready = *ready;
+    m->image.tower.ready = m->text.tower.ready = ready ? *ready : (GradientsReady){NULL, NULL};
 }
 
 bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
@@ -99,7 +99,7 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
     for (size_t i = 0; i < m->recorded_count; i++) {
         Recorded *q = &m->recorded[i];
         if (q->text == r->text && q->keep == r->keep && q->backward == r->backward &&
-            q->B == r->B && q->rows == r->rows && q->max_T == r->max_T)
+            q->told == r->told && q->B == r->B && q->rows == r->rows && q->max_T == r->max_T)
             return q;
     }
     m->recorded = xrealloc(m->recorded, (m->recorded_count + 1) * sizeof *m->recorded);
@@ -110,8 +110,9 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
 static void pass(Clip *m, bool text, bool keep, bool backward) {
     const Sequences *seq = text ? &m->text.seq : &m->image.seq;
     const Tower *t = text ? &m->text.tower : &m->image.tower;
-    Recorded r = {text, keep, backward, seq->B, seq->rows, seq->max_T, NULL};
-    if (!(text ? m->text_sent : m->image_sent) || (backward && t->ready.call)) {
+    bool told = backward && t->ready.call;
+    Recorded r = {text, keep, backward, told, seq->B, seq->rows, seq->max_T, NULL};
+    if (!(text ? m->text_sent : m->image_sent)) {
         run_pass(m, &r);
         return;
     }

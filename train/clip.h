@@ -59,7 +59,7 @@ void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t 
                       const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
 /* The same of a batch on the device. Calls with the same sizes are recorded as a graph (kernels.h)
- * and so are their backwards, where nobody asked for clip_on_gradients. */
+ * and so are their backwards. */
 void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
 void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
 /* What such a batch has to look like. */
@@ -75,7 +75,7 @@ size_t clip_text_rows(const Clip *m, size_t rows);
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B);
 /* Whom to tell in every backward from now on that gradients are complete: the matrices of each
- * block and the token embedding; the rest is when the backward returns. */
+ * block and the token embedding; the rest is when the backward returns. NULL: nobody. */
 void clip_on_gradients(Clip *m, const GradientsReady *ready);
 /* Whether the tower has a trainable tensor; if not, nothing is kept and its backward does nothing.
  */

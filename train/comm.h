@@ -5,10 +5,13 @@
  * the timeout ends the process with a line (watchdog.h).
  *
  * A collective on device memory comes after the kernels asked for before it and before those asked
- * for after it; the host need not wait. */
+ * for after it; the host need not wait. Among recorded calls (graph_begin) it is one of the host's
+ * (graph_call): never part of a graph, so ranks need not record or launch the same ones. */
 #ifndef TRAIN_COMM_H
 #define TRAIN_COMM_H
 #include "kernels/kernels.h"
+
+enum { COMM_PIECES = 64 }; /* gathered in one call at most */
 
 /* A piece of device memory, as bytes. */
 typedef struct CommPiece {
@@ -20,7 +23,6 @@ typedef struct CommPiece {
 typedef struct Comm {
     const char *name;
     int rank, size;
-    bool graphs; /* its operations may be recorded together with kernels (graph_begin) */
     /* all[size·n] = every rank's part[n], in rank order; part may be all + rank·n. */
     void (*all_gather)(acc *all, const acc *part, size_t n);
     /* The same of pieces, whose bytes are not looked at: all[size·bytes], part[bytes]. */

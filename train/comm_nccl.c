@@ -2,6 +2,10 @@
  * the computation asked for before it, and the computation asked for after it waits for it, except
  * where it was started to run beside that. The host waits only where host memory is concerned.
  *
+ * Among recorded calls a collective is put between two graphs (graph_call). Captured into one, it
+ * would bind the ranks to capture and to launch the same graphs at the same time (NCCL's user
+ * guide, "Using NCCL with CUDA Graphs"), and their packed captions differ in rows.
+ *
  * A flight is a collective from the moment it is asked for until the host has seen its end. The
  * watchdog's thread looks at the oldest one, and at NCCL's asynchronous errors. */
 #include "train/comm.h"
@@ -33,10 +37,12 @@ extern cudaStream_t device_stream(void);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
-enum { FLIGHTS = 128, STAGE = 1 << 20 };
+/* FLIGHTS: more than two steps have, else the host would wait for one of them */
+enum { FLIGHTS = 1024, STAGE = 1 << 20 };
 
 typedef struct Flight {
     CommOp op;
+    uint64_t step;
     double bytes;
     bool all_asked; /* `after` is recorded */
     bool waited;    /* the computation waits for its end: since `asked` */
@@ -116,8 +122,9 @@ static void check(void) {
     const Flight *f = look();
     if (!f && nccl.begun) f = flight_at(nccl.begun - 1);
     CommOp op = f ? f->op : OP_START;
+    uint64_t step = f ? f->step : watchdog_now();
     pthread_mutex_unlock(&nccl.lock);
-    watchdog_fail(op, why);
+    watchdog_fail(op, step, why);
 }
 
 static void poll_device(void) {
@@ -136,7 +143,7 @@ static void poll_device(void) {
     }
     const Flight *f = look();
     bool runs = f && cudaEventQuery(f->before) == cudaSuccess;
-    watchdog_at(LANE_SIDE, runs ? f->op : OP_NONE, nccl.seen + runs);
+    watchdog_at(LANE_SIDE, runs ? f->op : OP_NONE, nccl.seen + runs, runs ? f->step : 0);
     pthread_mutex_unlock(&nccl.lock);
     check();
 }
@@ -149,11 +156,13 @@ static void leave_device(void) {
 static Flight *begin(CommOp op, double bytes) {
     check();
     if (nccl.begun - nccl.done == FLIGHTS) {
-        CUDA(cudaEventSynchronize(flight_at(nccl.done)->after));
+        cudaEvent_t oldest = flight_at(nccl.done)->after;
+        if (cudaEventQuery(oldest) != cudaSuccess) CUDA(cudaEventSynchronize(oldest));
         retire(nccl.done + 1);
     }
     Flight *f = flight_at(nccl.begun);
     f->op = op;
+    f->step = watchdog_now();
     f->bytes = bytes;
     f->all_asked = f->waited = false;
     CUDA(cudaEventRecord(f->ready, device_stream()));
@@ -179,70 +188,105 @@ static void asked(Flight *f) {
     pthread_mutex_unlock(&nccl.lock);
 }
 
-static void end(Flight *f) {
-    asked(f);
-    await(f);
-}
-
 /* ---- device memory ---- */
+
+typedef struct Collective {
+    CommOp op;
+    bool beside; /* the computation does not wait for it */
+    void *to;
+    const void *from;
+    size_t n; /* f32 elements; of a broadcast, bytes */
+    int how;  /* ncclRedOp_t; of a broadcast, the root */
+} Collective;
+
+typedef struct Gather {
+    size_t count;
+    CommPiece piece[COMM_PIECES];
+} Gather;
 
 static double others(void) { return (double)(nccl.table.size - 1); }
 static size_t bytes_of(size_t n) { return size_mul(n, sizeof(float)); }
 
-static Flight *ask_reduce(acc *x, size_t n, ncclRedOp_t op) {
-    Flight *f = begin(OP_ALL_REDUCE, 2 * others() / nccl.table.size * (double)bytes_of(n));
-    NCCL(ncclAllReduce(x, x, n, ncclFloat32, op, nccl.comm, nccl.stream));
-    return f;
+static double bytes_sent(const Collective *c) {
+    switch (c->op) {
+    case OP_ALL_REDUCE:
+        return 2 * others() / nccl.table.size * (double)bytes_of(c->n);
+    case OP_REDUCE_SCATTER:
+        return others() * (double)bytes_of(c->n);
+    default:
+        return nccl.table.rank == c->how ? (double)c->n : 0;
+    }
 }
 
-static Flight *ask_scatter(acc *part, const acc *all, size_t n) {
-    Flight *f = begin(OP_REDUCE_SCATTER, others() * (double)bytes_of(n));
-    NCCL(ncclReduceScatter(all, part, n, ncclFloat32, ncclSum, nccl.comm, nccl.stream));
-    return f;
+static void run(const void *context) {
+    const Collective *c = context;
+    Flight *f = begin(c->op, bytes_sent(c));
+    if (c->op == OP_ALL_REDUCE)
+        NCCL(ncclAllReduce(c->from, c->to, c->n, ncclFloat32, (ncclRedOp_t)c->how, nccl.comm,
+                           nccl.stream));
+    else if (c->op == OP_REDUCE_SCATTER)
+        NCCL(ncclReduceScatter(c->from, c->to, c->n, ncclFloat32, (ncclRedOp_t)c->how, nccl.comm,
+                               nccl.stream));
+    else
+        NCCL(ncclBroadcast(c->from, c->to, c->n, ncclUint8, c->how, nccl.comm, nccl.stream));
+    asked(f);
+    if (!c->beside) await(f);
 }
 
-static void all_reduce_sum(acc *x, size_t n) { end(ask_reduce(x, n, ncclSum)); }
-static void all_reduce_max(acc *x, size_t n) { end(ask_reduce(x, n, ncclMax)); }
-static void reduce_scatter(acc *part, const acc *all, size_t n) { end(ask_scatter(part, all, n)); }
-static void all_reduce_start(acc *x, size_t n) { asked(ask_reduce(x, n, ncclSum)); }
+/* One launch instead of one a piece. */
+static void run_gather(const void *context) {
+    const Gather *g = context;
+    size_t bytes = 0;
+    for (size_t i = 0; i < g->count; i++) bytes += g->piece[i].bytes;
+    Flight *f = begin(OP_ALL_GATHER, others() * (double)bytes);
+    NCCL(ncclGroupStart());
+    for (size_t i = 0; i < g->count; i++)
+        NCCL(ncclAllGather(g->piece[i].part, g->piece[i].all, g->piece[i].bytes, ncclUint8,
+                           nccl.comm, nccl.stream));
+    NCCL(ncclGroupEnd());
+    asked(f);
+    await(f);
+}
+
+static void ask(CommOp op, bool beside, void *to, const void *from, size_t n, int how) {
+    Collective c = {op, beside, to, from, n, how};
+    nccl.k->graph_call(run, &c, sizeof c);
+}
+
+static void all_reduce_sum(acc *x, size_t n) { ask(OP_ALL_REDUCE, false, x, x, n, ncclSum); }
+static void all_reduce_max(acc *x, size_t n) { ask(OP_ALL_REDUCE, false, x, x, n, ncclMax); }
+static void all_reduce_start(acc *x, size_t n) { ask(OP_ALL_REDUCE, true, x, x, n, ncclSum); }
+static void reduce_scatter(acc *part, const acc *all, size_t n) {
+    ask(OP_REDUCE_SCATTER, false, part, all, n, ncclSum);
+}
 static void reduce_scatter_start(acc *part, const acc *all, size_t n) {
-    asked(ask_scatter(part, all, n));
+    ask(OP_REDUCE_SCATTER, true, part, all, n, ncclSum);
+}
+
+static void gather_pieces(const CommPiece *pieces, size_t count) {
+    Gather g = {.count = count};
+    assert(count <= COMM_PIECES);
+    memcpy(g.piece, pieces, count * sizeof *pieces);
+    nccl.k->graph_call(run_gather, &g, sizeof g);
 }
 
 static void all_gather(void *all, const void *part, size_t bytes) {
-    Flight *f = begin(OP_ALL_GATHER, others() * (double)bytes);
-    NCCL(ncclAllGather(part, all, bytes, ncclUint8, nccl.comm, nccl.stream));
-    end(f);
+    gather_pieces(&(CommPiece){all, part, bytes}, 1);
 }
-
 static void all_gather_acc(acc *all, const acc *part, size_t n) {
     all_gather(all, part, bytes_of(n));
 }
 
-/* One launch instead of one a piece. */
-static void gather_pieces(const CommPiece *pieces, size_t count) {
-    size_t bytes = 0;
-    for (size_t i = 0; i < count; i++) bytes += pieces[i].bytes;
-    Flight *f = begin(OP_ALL_GATHER, others() * (double)bytes);
-    NCCL(ncclGroupStart());
-    for (size_t i = 0; i < count; i++)
-        NCCL(ncclAllGather(pieces[i].part, pieces[i].all, pieces[i].bytes, ncclUint8, nccl.comm,
-                           nccl.stream));
-    NCCL(ncclGroupEnd());
-    end(f);
-}
-
 static void broadcast_device(void *x, size_t bytes, int root) {
-    Flight *f = begin(OP_BROADCAST, nccl.table.rank == root ? (double)bytes : 0);
-    NCCL(ncclBroadcast(x, x, bytes, ncclUint8, root, nccl.comm, nccl.stream));
-    end(f);
+    ask(OP_BROADCAST, false, x, x, bytes, root);
 }
-
 static void broadcast(acc *x, size_t n, int root) { broadcast_device(x, bytes_of(n), root); }
 
-static void wait_all(void) {
+static void await_last(const void *context) {
+    (void)context;
     if (nccl.begun > nccl.done) await(flight_at(nccl.begun - 1));
 }
+static void wait_all(void) { nccl.k->graph_call(await_last, "", 0); }
 
 /* ---- host memory and the host itself ---- */
 

@@ -25,7 +25,6 @@ const Comm *comm_self(const Kernels *k) {
     static const Comm self = {.name = "self",
                               .rank = 0,
                               .size = 1,
-                              .graphs = true,
                               .all_gather = all_gather,
                               .gather_pieces = gather_pieces,
                               .reduce_scatter = reduce_scatter,

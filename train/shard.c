@@ -1,7 +1,5 @@
 #include "train/shard.h"
 
-enum { PIECES = 64 }; /* gathered in one call */
-
 size_t shard_buckets(const Params *p) { return div_up(p->size, p->bucket); }
 
 Bucket shard_bucket(const Params *p, size_t i) {
@@ -105,11 +103,11 @@ static CommPiece share_piece(const Params *p, const Bucket *b) {
 }
 
 void shard_share_weights(Params *p) {
-    CommPiece pieces[PIECES];
+    CommPiece pieces[COMM_PIECES];
     for (size_t i = 0, n = 0; i < shard_buckets(p); i++) {
         Bucket b = shard_bucket(p, i);
         pieces[n++] = share_piece(p, &b);
-        if (n < PIECES && i + 1 < shard_buckets(p)) continue;
+        if (n < COMM_PIECES && i + 1 < shard_buckets(p)) continue;
         p->comm->gather_pieces(pieces, n);
         n = 0;
     }

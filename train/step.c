@@ -40,7 +40,6 @@ struct Step {
     uint64_t started, taken;
     /* gradients over ranks; ready: elements of each bucket that are complete, SENT: on their way */
     size_t *ready;
-    bool last_backward;
     StepExtras x;
     uint64_t *group; /* [n] soft targets: equal where the captions are */
     acc *ones, *sum; /* [n], [E] */
@@ -61,7 +60,6 @@ static void send_bucket(Step *s, size_t i) {
 
 static void on_ready(void *context, size_t offset, size_t size) {
     Step *s = context;
-    if (!s->last_backward) return;
     for (size_t at = offset, end = offset + size; at < end;) {
         size_t i = at / s->p->bucket;
         Bucket b = shard_bucket(s->p, i);
@@ -107,7 +105,6 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
     if (comm->size > 1) {
         assert(p->comm == comm);
         s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
-        clip_on_gradients(m, &(GradientsReady){on_ready, s});
     }
     s->uploads = uploads_new(k, m, accum);
     s->host = k->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
@@ -201,9 +198,12 @@ static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, b
     uploads_done(s->uploads);
 }
 
-static void backward(Step *s, const Batch *b, size_t row) {
+/* last: what becomes complete is sent. */
+static void backward(Step *s, const Batch *b, size_t row, bool last) {
+    if (last && s->comm->size > 1) clip_on_gradients(s->clip, &(GradientsReady){on_ready, s});
     clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
     clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
+    clip_on_gradients(s->clip, NULL);
 }
 
 /* *square (device) = ‖Σ of n rows‖². */
@@ -218,11 +218,11 @@ static double mean_cosine(const Step *s, double square) {
     return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
-/* Over n pairs; recorded where neither another rank nor the host takes part. */
+/* Over n pairs; recorded where the host takes no part. */
 static void run_loss(Step *s, size_t n) {
     const Kernels *k = s->k;
     const Params *p = s->p;
-    bool recorded = s->comm->graphs && !s->group;
+    bool recorded = !s->group;
     if (n != s->loss_rows) forget(s, &s->loss_graph);
     s->loss_rows = n;
     if (recorded && !k->graph_begin(&s->loss_graph)) return;
@@ -253,28 +253,24 @@ static void gradients(Step *s, Batch *const *batches) {
     }
     s->rows = n;
     run_loss(s, n);
-    s->last_backward = last == 0;
-    backward(s, batches[last], last_row);
+    backward(s, batches[last], last_row, last == 0);
     size_t row = 0;
     for (size_t j = 0; j < last; j++) {
         forward(s, j, batches[j], row, clip_image_trains(s->clip), clip_text_trains(s->clip), true);
-        s->last_backward = j + 1 == last;
-        backward(s, batches[j], row);
+        backward(s, batches[j], row, j + 1 == last);
         row += batches[j]->size;
     }
     if (s->comm->size > 1) reduce_rest(s);
     if (s->p->lora) lora_gradients(s->p);
 }
 
-/* Recorded where no other rank takes part. */
 static void update(Step *s) {
     const Kernels *k = s->k;
-    bool recorded = !is_sharded(s->p);
-    if (recorded && !k->graph_begin(&s->update_graph)) return;
+    if (!k->graph_begin(&s->update_graph)) return;
     k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
     optim_update(s->optim);
     k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
-    if (recorded) k->graph_end(&s->update_graph);
+    k->graph_end(&s->update_graph);
 }
 
 void step_plan(Step *s) {

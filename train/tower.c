@@ -181,9 +181,19 @@ bool tower_trains(const Tower *t) {
     return layer_trains(t->ln_final) || layer_trains(t->proj);
 }
 
+typedef struct Told {
+    const GradientsReady *whom;
+    size_t offset, size;
+} Told;
+
+static void tell(const void *context) {
+    const Told *t = context;
+    t->whom->call(t->whom->context, t->offset, t->size);
+}
+
 void tower_ready(const Tower *t, const Param *first, const Param *last) {
-    if (t->ready.call)
-        t->ready.call(t->ready.context, first->offset, last->offset + last->size - first->offset);
+    Told told = {&t->ready, first->offset, last->offset + last->size - first->offset};
+    if (t->ready.call) t->k->graph_call(tell, &told, sizeof told);
 }
 
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {

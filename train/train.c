@@ -7,6 +7,7 @@
 #include "train/log.h"
 #include "train/plan.h"
 #include "train/sched.h"
+#include "train/signals.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/validate.h"
@@ -25,9 +26,6 @@
 
 static const TrainOptions *const opt = &train_options;
 static volatile sig_atomic_t stop_signal;
-
-/* What each rank says in every step; all of them then know the sums. */
-enum { SIGNAL_STOP, SIGNAL_SAVE, SIGNAL_BAD, SIGNALS };
 
 /* A second Ctrl-C does not wait for the step. */
 static void on_signal(int sig) {
@@ -52,11 +50,12 @@ typedef struct Run {
     Watch watch;
     Sched sched;
     TrainLog *log; /* rank 0's; NULL elsewhere */
-    acc *signals;  /* device [SIGNALS] */
+    Signals *signals;
+    bool stop, save; /* what a rank asked for: of these, all hear at the same step */
     size_t global_batch;
     uint64_t steps_per_epoch, total_steps;
     TrainState state;
-    double last_save;
+    double last_save; /* or when it was last asked for by the clock */
     uint64_t skipped_in_a_row;
     Validation *validation; /* NULL: nothing is measured */
     bool stopped_early;
@@ -110,20 +109,6 @@ static void find_run(Run *r) {
     }
 }
 
-static void parse_numbers(double *out, size_t n, const char *text, const char *name, double lo,
-                          double hi) {
-    const char *p = text;
-    char *end;
-    for (size_t i = 0; i < n; i++) {
-        out[i] = strtod(p, &end);
-        if (end == p || !(out[i] >= lo && out[i] <= hi) || *end != (i + 1 < n ? ',' : 0))
-            die_usage(
-                "clipc train: --%s needs %zu numbers from %g to %g with commas between, not '%s'",
-                name, n, lo, hi, text);
-        p = end + 1;
-    }
-}
-
 static void load_config(Run *r) {
     if (r->resume)
         clip_config_load(&r->config, r->resume);
@@ -135,21 +120,6 @@ static void load_config(Run *r) {
         r->config.init_logit_bias = -10.0;
     }
     if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
-}
-
-static Transform train_transform(const ClipConfig *c) {
-    Transform t = c->eval_transform;
-    if (opt->train_transform == 1) return t;
-    t.train = true;
-    parse_numbers(t.scale, 2, opt->aug_scale, "aug-scale", 1e-3, 1);
-    parse_numbers(t.ratio, 2, opt->aug_ratio, "aug-ratio", 1e-2, 100);
-    if (t.scale[0] > t.scale[1] || t.ratio[0] > t.ratio[1])
-        die_usage("clipc train: --aug-scale and --aug-ratio go from low to high");
-    parse_numbers(t.jitter, 4, opt->color_jitter, "color-jitter", 0, 10);
-    if (t.jitter[3] > 0.5) die_usage("clipc train: the hue of --color-jitter must not exceed 0.5");
-    t.jitter_prob = opt->color_jitter_prob;
-    t.gray_prob = opt->gray_scale_prob;
-    return t;
 }
 
 static size_t epoch_samples(const Run *r) {
@@ -186,7 +156,7 @@ static void open_data(Run *r) {
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
 
     r->loader_options = (LoaderOptions){
-        .transform = train_transform(&r->config),
+        .transform = train_data_transform(&r->config),
         .bpe = r->bpe,
         .context = r->config.context_length,
         .batch_size = (size_t)opt->batch_size,
@@ -223,7 +193,7 @@ static void open_data(Run *r) {
 }
 
 static void build_model(Run *r) {
-    r->signals = r->k->alloc(SIGNALS * r->k->acc_size);
+    r->signals = signals_new(r->k, r->comm);
     kernel_graphs_on = opt->graphs;
     learner_check_memory(r->k, r->comm, &r->config);
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
@@ -334,39 +304,49 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
         watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 
-/* A signal to one rank, rank 0's clock, bad samples anywhere: what all ranks have to know travels
- * in a collective of the step. Replaces each number by its sum over ranks. */
-static void exchange(Run *r, double signal[SIGNALS]) {
-    if (r->comm->size == 1) return;
-    r->k->acc_set(r->signals, signal, SIGNALS);
-    r->comm->all_reduce_sum(r->signals, SIGNALS);
-    r->k->sync();
-    r->k->acc_get(signal, r->signals, SIGNALS);
-    r->comm->check();
+/* A step that was asked for: what is known of it before its result is. */
+typedef struct Pending {
+    bool open, said; /* said: what the ranks said with it is not heard yet */
+    Batch **batches;
+    StepMetrics metrics;
+    double limit; /* of its loss */
+} Pending;
+
+static void say(Run *r, Pending *p, const LoaderStats *ls) {
+    bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
+                   clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
+    double said[SIGNALS] = {stop_signal != 0, minutes, (double)ls->bad};
+    signals_say(r->signals, said);
+    if (minutes) r->last_save = clock_now();
+    p->said = true;
+}
+
+static void hear(Run *r, Pending *p) {
+    double sum[SIGNALS];
+    if (!p->said) return;
+    p->said = false;
+    signals_hear(r->signals, sum);
+    r->stop |= sum[SIGNAL_STOP] > 0;
+    r->save |= sum[SIGNAL_SAVE] > 0;
+    p->metrics.bad = (uint64_t)sum[SIGNAL_BAD];
 }
 
 /* A signal before the first step: what there is, is saved all the same. */
 static bool stop_at_start(Run *r) {
-    double signal[SIGNALS] = {stop_signal != 0};
-    exchange(r, signal);
-    if (!(signal[SIGNAL_STOP] > 0)) return false;
+    Pending none = {.open = false};
+    say(r, &none, &(LoaderStats){.bad = 0});
+    hear(r, &none);
+    if (!r->stop) return false;
     char name[48];
     snprintf(name, sizeof name, "step_%llu", (unsigned long long)r->state.step);
     save(r, name);
     return true;
 }
 
-/* A step that was asked for: what is known of it before its result is. */
-typedef struct Pending {
-    bool open;
-    Batch **batches;
-    StepMetrics metrics;
-    double limit; /* of its loss */
-} Pending;
-
 /* Waits for its result, judges and logs it. */
 static void finish_step(Run *r, Pending *p) {
     if (!p->open) return;
+    hear(r, p);
     StepMetrics *m = &p->metrics;
     StepResult res = step_result(r->learner.step);
     p->open = false;
@@ -398,49 +378,53 @@ static bool start_step(Run *r, Pending *p) {
     return true;
 }
 
-/* Where the device works on its own, the result of a step is taken while the next one runs; before
- * anything that needs the model or the log as of now, all steps are finished. Whether it ended
- * before the last step, by a signal. */
+/* Whether something after this step needs the model or the log as of now. */
+static bool is_due(const Run *r) {
+    char name[48];
+    return save_name(r, r->stop || r->save, name) ||
+           validation_due(r->validation, &r->state, r->state.step == r->total_steps);
+}
+
+/* Where the device works on its own, the result of a step is taken while the next one runs, and
+ * with it what the ranks said: a stop then acts one step later. Whether it ended before the last
+ * step, by a signal. */
 static bool run_steps(Run *r) {
-    bool stop = false; /* read once a step: what ends the loop has been saved */
+    bool ends = false; /* what ends the loop has been saved */
     Pending pending[2] = {{.open = false}};
     for (size_t i = 0; i < 2; i++)
         pending[i].batches = xcalloc((size_t)opt->accum_freq, sizeof(Batch *));
     double waited = 0;
     r->last_save = clock_now();
-    while (r->state.step < r->total_steps && !stop) {
+    while (r->state.step < r->total_steps && !ends) {
         double t0 = clock_now();
         watchdog_step(r->state.step + 1);
         Pending *now = &pending[r->state.step % 2], *before = &pending[(r->state.step + 1) % 2];
         char name[48];
         if (!start_step(r, now)) { /* a signal came while the data did not */
             finish_step(r, before);
-            stop = save_name(r, true, name);
+            ends = save_name(r, true, name);
             save(r, name);
             break;
         }
         finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
-        bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
-                       clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
-        double signal[SIGNALS] = {stop_signal != 0, minutes, (double)ls.bad};
-        exchange(r, signal);
-        stop = signal[SIGNAL_STOP] > 0;
+        say(r, now, &ls);
+        if (!signals_travel(r->signals)) hear(r, now);
         double dt = clock_now() - t0;
         now->metrics.samples_per_s = (double)r->global_batch / dt;
         now->metrics.data_wait = (ls.wait_seconds - waited) / dt;
-        now->metrics.bad = (uint64_t)signal[SIGNAL_BAD];
         waited = ls.wait_seconds;
-        bool wanted = signal[SIGNAL_SAVE] > 0, last = r->state.step == r->total_steps;
-        if (!r->k->asynchronous || save_name(r, stop || wanted, name) ||
-            validation_due(r->validation, &r->state, last))
+        if (!r->k->asynchronous || is_due(r)) finish_step(r, now);
+        if (!r->stop) validate(r);
+        ends = r->stop || r->stopped_early;
+        if (save_name(r, ends || r->save, name)) {
             finish_step(r, now);
-        if (!stop) validate(r);
-        stop = stop || r->stopped_early;
-        if (save_name(r, stop || wanted, name)) save(r, name);
+            r->save = false;
+            save(r, name);
+        }
     }
     for (size_t i = 0; i < 2; i++) free(pending[i].batches);
-    return stop;
+    return ends;
 }
 
 static void describe(const Run *r) {
@@ -574,7 +558,7 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     loader_stop(r->loader);
     sampler_free(r->sampler);
     learner_close(&r->learner);
-    r->k->release(r->signals);
+    signals_free(r->signals);
 }
 
 int train_main(const Validator *const *validators, size_t count) {

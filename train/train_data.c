@@ -2,6 +2,8 @@
 
 #include "train/train_options.h"
 
+#include <stdlib.h>
+
 static const TrainOptions *const opt = &train_options;
 
 Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
@@ -41,4 +43,33 @@ Sampler *train_data_order(const Dataset *d, uint64_t seed, size_t samples, Error
     if (opt->dataset_resampled && !dataset_feed(d))
         return sampler_new_resampled(d, window, seed, samples, opt->upsampling_factors, err);
     return sampler_new(d, opt->shuffle, window, seed);
+}
+
+static void parse_numbers(double *out, size_t n, const char *text, const char *name, double lo,
+                          double hi) {
+    const char *p = text;
+    char *end;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = strtod(p, &end);
+        if (end == p || !(out[i] >= lo && out[i] <= hi) || *end != (i + 1 < n ? ',' : 0))
+            die_usage(
+                "clipc train: --%s needs %zu numbers from %g to %g with commas between, not '%s'",
+                name, n, lo, hi, text);
+        p = end + 1;
+    }
+}
+
+Transform train_data_transform(const ClipConfig *c) {
+    Transform t = c->eval_transform;
+    if (opt->train_transform == 1) return t;
+    t.train = true;
+    parse_numbers(t.scale, 2, opt->aug_scale, "aug-scale", 1e-3, 1);
+    parse_numbers(t.ratio, 2, opt->aug_ratio, "aug-ratio", 1e-2, 100);
+    if (t.scale[0] > t.scale[1] || t.ratio[0] > t.ratio[1])
+        die_usage("clipc train: --aug-scale and --aug-ratio go from low to high");
+    parse_numbers(t.jitter, 4, opt->color_jitter, "color-jitter", 0, 10);
+    if (t.jitter[3] > 0.5) die_usage("clipc train: the hue of --color-jitter must not exceed 0.5");
+    t.jitter_prob = opt->color_jitter_prob;
+    t.gray_prob = opt->gray_scale_prob;
+    return t;
 }

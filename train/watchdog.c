@@ -77,11 +77,11 @@ static void *leave_device(void *unused) {
 }
 
 /* Under lock. */
-static void end_process(const char *what) {
+static void end_process(uint64_t step, const char *what) {
     char line[1200];
     int n = snprintf(line, sizeof line,
                      "clipc: rank %d: step %llu: %s; all ranks end; go on with --resume latest\n",
-                     dog.rank, (unsigned long long)dog.own->step, what);
+                     dog.rank, (unsigned long long)step, what);
     if (!atomic_exchange(&dog.table[0].said, 1) &&
         write(STDERR_FILENO, line, size_min((size_t)n, sizeof line - 1)) < 0) {
         /* nobody listens: the exit code says it */
@@ -98,14 +98,14 @@ static void end_late(CommLane lane, double now) {
     name_late(late, sizeof late, lane, now);
     snprintf(what, sizeof what, "%s has waited %.0f s (--comm-timeout)%s",
              op_names[dog.own->lane[lane].op], now - dog.since[lane], late);
-    end_process(what);
+    end_process(dog.own->lane[lane].step, what);
 }
 
-void watchdog_fail(CommOp op, const char *why) {
+void watchdog_fail(CommOp op, uint64_t step, const char *why) {
     char what[800];
     snprintf(what, sizeof what, "%s failed: %s", op_names[op], why);
     pthread_mutex_lock(&dog.lock);
-    end_process(what);
+    end_process(step, what);
     _exit(EXIT_ERROR);
 }
 
@@ -146,6 +146,7 @@ void watchdog_share(Beat *table, size_t n, size_t own) {
     for (int lane = 0; lane < LANES; lane++) {
         b->lane[lane].op = (int)dog.own->lane[lane].op;
         b->lane[lane].entered = (uint64_t)dog.own->lane[lane].entered;
+        b->lane[lane].step = (uint64_t)dog.own->lane[lane].step;
     }
     b->rank = dog.rank;
     b->pid = (int)getpid();
@@ -179,23 +180,28 @@ void watchdog_start(int rank, double timeout) {
     dog.runs = true;
 }
 
-void watchdog_at(CommLane lane, CommOp op, uint64_t entered) {
+void watchdog_at(CommLane lane, CommOp op, uint64_t entered, uint64_t step) {
     if (!dog.runs) return;
     pthread_mutex_lock(&dog.lock);
     bool other = op != (CommOp)dog.own->lane[lane].op || entered != dog.own->lane[lane].entered;
     if (other) dog.since[lane] = op == OP_NONE ? 0 : clock_now();
     dog.own->lane[lane].op = op;
+    dog.own->lane[lane].step = step;
     dog.own->lane[lane].entered = entered;
     pthread_mutex_unlock(&dog.lock);
 }
 
 void watchdog_enter(CommLane lane, CommOp op) {
-    watchdog_at(lane, op, dog.own->lane[lane].entered + 1);
+    watchdog_at(lane, op, dog.own->lane[lane].entered + 1, dog.own->step);
 }
 
-void watchdog_leave(CommLane lane) { watchdog_at(lane, OP_NONE, dog.own->lane[lane].entered); }
+void watchdog_leave(CommLane lane) {
+    watchdog_at(lane, OP_NONE, dog.own->lane[lane].entered, dog.own->step);
+}
 
 void watchdog_step(uint64_t step) { dog.own->step = step; }
+
+uint64_t watchdog_now(void) { return dog.own->step; }
 
 void watchdog_stop(void) {
     if (!dog.runs) return;

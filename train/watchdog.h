@@ -29,6 +29,7 @@ typedef struct Beat {
     struct {
         _Atomic uint64_t entered; /* collectives begun */
         _Atomic int op;           /* the one it is in, or OP_NONE */
+        _Atomic uint64_t step;    /* that this one belongs to */
     } lane[LANES];
 } Beat;
 
@@ -48,11 +49,12 @@ void watchdog_device(const WatchdogDevice *device);
 void watchdog_share(Beat *table, size_t n, size_t own);
 void watchdog_enter(CommLane lane, CommOp op);
 void watchdog_leave(CommLane lane);
-/* The lane is in its `entered`th collective, `op`, or (OP_NONE) has done so many. */
-void watchdog_at(CommLane lane, CommOp op, uint64_t entered);
-/* Ends the process: `op` failed, and why. */
-void watchdog_fail(CommOp op, const char *why) __attribute__((noreturn));
-/* The step that is being worked on, for messages; may be called without a watchdog. */
+/* The lane is in its `entered`th collective, `op` of a step, or (OP_NONE) has done so many. */
+void watchdog_at(CommLane lane, CommOp op, uint64_t entered, uint64_t step);
+/* Ends the process: `op` of that step failed, and why. */
+void watchdog_fail(CommOp op, uint64_t step, const char *why) __attribute__((noreturn));
+/* The step that the host works on, for messages; may be called without a watchdog. */
 void watchdog_step(uint64_t step);
+uint64_t watchdog_now(void);
 void watchdog_stop(void);
 #endif

@@ -41,4 +41,9 @@ bool FN(graph_begin)(Graph **g) {
 
 void FN(graph_end)(Graph **g) { (void)g; }
 
+void FN(graph_call)(void (*call)(const void *context), const void *context, size_t bytes) {
+    (void)bytes;
+    call(context);
+}
+
 void FN(graph_free)(Graph *g) { (void)g; }

@@ -29,6 +29,7 @@ static struct Device {
     unsigned *counter;
     cudaEvent_t timer_start, timer_stop;
     bool capturing, recorded; /* a graph just now; one ever */
+    Graph *graph;             /* the one that is, or was last */
     Allocation *allocations;
     size_t allocation_count, taken, most;
     bool planning;
@@ -287,40 +288,95 @@ void device_sync(void) { CUDA(cudaStreamSynchronize(device_stream())); }
 
 /* ---- graphs ---- */
 
+/* Kernels that are launched as one, and what the host does behind them. */
+typedef struct Piece {
+    cudaGraphExec_t exec; /* NULL: there are none */
+    void (*call)(const void *context);
+    void *context;
+} Piece;
+
 struct Graph {
-    bool seen; /* made once: cuBLASLt has its plans, the scratch blocks are large enough */
-    cudaGraphExec_t exec;
+    bool seen;  /* made once: cuBLASLt has its plans, the scratch blocks are large enough */
+    bool whole; /* recorded to its end */
+    Piece *pieces;
+    size_t count;
 };
+
+static void piece_begin(void) {
+    CUDA(cudaStreamBeginCapture(device.queue[QUEUE_COMPUTE], cudaStreamCaptureModeThreadLocal));
+    device.capturing = device.recorded = true;
+}
+
+/* Its kernels are under way on return. */
+static Piece *piece_end(Graph *g) {
+    cudaGraph_t graph;
+    size_t nodes = 0;
+    device.capturing = false;
+    CUDA(cudaStreamEndCapture(device.queue[QUEUE_COMPUTE], &graph));
+    CUDA(cudaGraphGetNodes(graph, NULL, &nodes));
+    g->pieces = (Piece *)xrealloc(g->pieces, (g->count + 1) * sizeof *g->pieces);
+    Piece *p = &g->pieces[g->count++];
+    *p = {};
+    if (nodes) {
+        CUDA(cudaGraphInstantiate(&p->exec, graph, 0));
+        CUDA(cudaGraphLaunch(p->exec, device.queue[QUEUE_COMPUTE]));
+    }
+    CUDA(cudaGraphDestroy(graph));
+    return p;
+}
+
+static void graph_launch(const Graph *g) {
+    for (size_t i = 0; i < g->count; i++) {
+        const Piece *p = &g->pieces[i];
+        if (p->exec) CUDA(cudaGraphLaunch(p->exec, device.queue[QUEUE_COMPUTE]));
+        if (p->call) p->call(p->context);
+    }
+}
 
 bool device_graph_begin(Graph **g) {
     device_open();
+    assert(!device.capturing);
     if (device.planning || kernel_stats_on || !kernel_graphs_on) return true;
     if (!*g) *g = (Graph *)xcalloc(1, sizeof **g);
-    if ((*g)->exec) {
-        CUDA(cudaGraphLaunch((*g)->exec, device.queue[QUEUE_COMPUTE]));
+    if ((*g)->whole) {
+        graph_launch(*g);
         return false;
     }
     if ((*g)->seen) {
-        CUDA(cudaStreamBeginCapture(device.queue[QUEUE_COMPUTE], cudaStreamCaptureModeThreadLocal));
-        device.capturing = device.recorded = true;
+        device.graph = *g;
+        piece_begin();
     }
     (*g)->seen = true;
     return true;
 }
 
 void device_graph_end(Graph **g) {
-    cudaGraph_t graph;
     if (!device.capturing) return;
-    device.capturing = false;
-    CUDA(cudaStreamEndCapture(device.queue[QUEUE_COMPUTE], &graph));
-    CUDA(cudaGraphInstantiate(&(*g)->exec, graph, 0));
-    CUDA(cudaGraphDestroy(graph));
-    CUDA(cudaGraphLaunch((*g)->exec, device.queue[QUEUE_COMPUTE]));
+    assert(device.graph == *g);
+    piece_end(*g);
+    (*g)->whole = true;
+}
+
+void device_graph_call(void (*call)(const void *context), const void *context, size_t bytes) {
+    if (device.planning) return;
+    if (!device.capturing) {
+        call(context);
+        return;
+    }
+    Piece *p = piece_end(device.graph);
+    p->call = call;
+    p->context = memcpy(xmalloc(bytes + 1), context, bytes);
+    call(context);
+    piece_begin();
 }
 
 void device_graph_free(Graph *g) {
     if (!g) return;
-    if (g->exec) CUDA(cudaGraphExecDestroy(g->exec));
+    for (size_t i = 0; i < g->count; i++) {
+        if (g->pieces[i].exec) CUDA(cudaGraphExecDestroy(g->pieces[i].exec));
+        free(g->pieces[i].context);
+    }
+    free(g->pieces);
     free(g);
 }
 

@@ -63,6 +63,7 @@ void *device_scratch(enum ScratchUse use, size_t bytes);
 /* The slots of that name. While kernel_stats_on, nothing is recorded: each slot is timed. */
 bool device_graph_begin(Graph **g);
 void device_graph_end(Graph **g);
+void device_graph_call(void (*call)(const void *context), const void *context, size_t bytes);
 void device_graph_free(Graph *g);
 /* A counter in device memory that is 0 whenever no kernel runs. */
 unsigned *device_counter(void);

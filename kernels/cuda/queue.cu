@@ -46,4 +46,8 @@ bool FN(graph_begin)(Graph **g) { return device_graph_begin(g); }
 
 void FN(graph_end)(Graph **g) { device_graph_end(g); }
 
+void FN(graph_call)(void (*call)(const void *context), const void *context, size_t bytes) {
+    device_graph_call(call, context, bytes);
+}
+
 void FN(graph_free)(Graph *g) { device_graph_free(g); }
