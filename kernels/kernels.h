@@ -69,7 +69,9 @@ typedef struct Kernels {
     size_t act_size, acc_size;
     bool asynchronous; /* slots return before their work is done: results are worth waiting for
                           later. false: every slot returns with its work done */
-    bool fp8;          /* matrices that fp8_weight names are multiplied in 8 bits (amp_fp8) */
+    bool bias_in_activation; /* a bias gradient costs least in activation_bwd; false: in
+                                linear_bwd_weight, where there is one anyway */
+    bool fp8;                /* matrices that fp8_weight names are multiplied in 8 bits (amp_fp8) */
 
     /* ---- mem ---- */
     /* Device memory, 64-byte aligned; dies naming the size where there is none. */
@@ -189,8 +191,11 @@ typedef struct Kernels {
                        size_t E);
 
     /* ---- pointwise ---- */
-    /* dx[n] = dy·f'(x), y[n] = f(x) in the same pass. dx may be dy. */
-    void (*activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f);
+    /* dx[rows,C] = dy·f'(x), y[rows,C] = f(x), db[C] += Σ_rows dx in the same pass: the bias
+     * gradient of the layer that x came from. db sums dx as it is stored, rounded to act, as
+     * linear_bwd_weight would, whose db is then NULL; it may be NULL. dx may be dy. */
+    void (*activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
+                           size_t C, Activation f);
     /* y[n] = a + b. y may be a or b. */
     void (*add)(act *y, const act *a, const act *b, size_t n);
     /* y[n,C] = x[idx[i], :]. */

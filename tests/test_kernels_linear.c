@@ -171,7 +171,7 @@ static void check_layer(bool project, bool activated, Activation f) {
     } else {
         if (activated) {
             ref->linear_fwd((act *)pre, x, w, (acc *)l.b, M, N, K);
-            ref->activation_bwd((act *)dpre, (act *)y, dy, (act *)pre, M * N, f);
+            ref->activation_bwd((act *)dpre, (act *)y, NULL, dy, (act *)pre, M, N, f);
             dy = (act *)dpre;
         }
         ref->linear_bwd_input((act *)dx, dy, w, M, N, K);

@@ -3,22 +3,37 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const size_t sizes[] = {0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1000, 20011};
 
+/* db is the sum of dx as it is stored: exactly, but for the order of an f32 sum. */
+static void check_bias(Buf *db, const Buf *dx, size_t rows, size_t C) {
+    for (size_t c = 0; c < C; c++) {
+        db->want[c] = db->host[c];
+        for (size_t i = 0; i < rows; i++) db->want[c] += dx->got[0][i * C + c];
+    }
+    check(db, 1, (double)rows);
+}
+
 static void activation_bwd(void **state) {
     (void)state;
+    static const size_t shapes[][2] = {{0, 3},     {1, 1},    {3, 1},    {1, 17},   {5, 7},
+                                       {2, 8},     {8, 16},   {15, 33},  {33, 15},  {64, 256},
+                                       {20011, 1}, {67, 264}, {30, 301}, {137, 96}, {530, 40}};
     for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++)
-        for (int in_place = 0; in_place < 2; in_place++)
-            for (size_t i = 0; i < COUNT(sizes); i++) {
-                size_t n = sizes[i];
+        for (int form = 0; form < 4; form++)
+            for (size_t i = 0; i < COUNT(shapes); i++) {
+                size_t rows = shapes[i][0], C = shapes[i][1], n = rows * C;
+                bool in_place = form & 1;
                 Buf *y = act_out(n), *x = act_in(n, i % 2 ? 6 : 2);
                 Buf *dy = in_place ? act_inout(n, 1) : act_in(n, 1);
-                Buf *dx = in_place ? dy : act_out(n);
-                RUN(activation_bwd, A(dx), A(y), A(dy), A(x), n, (Activation)f);
+                Buf *dx = in_place ? dy : act_out(n), *db = form & 2 ? acc_inout(C, 1) : NULL;
+                RUN(activation_bwd, A(dx), A(y), F(db), A(dy), A(x), rows, C, (Activation)f);
                 dx->size = y->size = 1; /* in the left tail all of them may be tiny */
                 check(dx, 4, 1);
                 check(y, 4, 1);
+                if (db) check_bias(db, dx, rows, C);
                 bufs_free();
             }
 }
@@ -31,7 +46,7 @@ static void activation_tails(void **state) {
     for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++) {
         Buf *dx = act_out(N), *y = act_out(N), *dy = act_in(N, 1), *x = act_in(N, 1);
         for (int i = 0; i < N; i++) x->host[i] = values[i], dy->host[i] = 1;
-        RUN(activation_bwd, A(dx), A(y), A(dy), A(x), (size_t)N, (Activation)f);
+        RUN(activation_bwd, A(dx), A(y), NULL, A(dy), A(x), (size_t)1, (size_t)N, (Activation)f);
         check(dx, 2, 1);
         check(y, 2, 1);
         for (int t = 0; t < THREAD_COUNTS; t++)
@@ -147,6 +162,15 @@ static double activation_loss(void *ctx) {
     return test_dot(p->r, p->y, N);
 }
 
+/* The same of x + b, b the first C elements of p->y. */
+static double biased_loss(void *ctx) {
+    Pointwise *p = ctx;
+    double one = 1, pre[N], x[N], y[N];
+    for (size_t i = 0; i < N; i++) x[i] = p->x[i] + p->y[i % C];
+    ref->linear_activation_fwd((act *)y, (act *)pre, (act *)x, (act *)&one, NULL, N, 1, 1, p->f);
+    return test_dot(p->r, y, N);
+}
+
 static double mean_pool_loss(void *ctx) {
     Pointwise *p = ctx;
     ref->mean_pool_fwd((act *)p->y, (act *)p->x, two_starts, B, 1, C);
@@ -166,8 +190,11 @@ static void gradients_of_ref(void **state) {
     for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++) {
         fill(&p);
         p.f = (Activation)f;
-        ref->activation_bwd((act *)dx, (act *)y, (act *)p.r, (act *)p.x, N, p.f);
+        double db[C] = {0};
+        ref->activation_bwd((act *)dx, (act *)y, (acc *)db, (act *)p.r, (act *)p.x, N / C, C, p.f);
         assert_gradient(activation_loss, &p, p.x, dx, N);
+        memset(p.y, 0, sizeof p.y);
+        assert_gradient(biased_loss, &p, p.y, db, C);
         activation_loss(&p);
         assert_true(test_error_max(y, p.y, N) == 0);
     }
@@ -183,11 +210,12 @@ static void gradients_of_ref(void **state) {
 static void ref_by_hand(void **state) {
     (void)state;
     double x[2] = {1, -1}, dy[2] = {1, 1}, dx[2], y[2];
-    ref->activation_bwd((act *)dx, (act *)y, (act *)dy, (act *)x, 2, ACTIVATION_GELU);
+    ref->activation_bwd((act *)dx, (act *)y, NULL, (act *)dy, (act *)x, 2, 1, ACTIVATION_GELU);
     assert_near(y[0], 0.8413447460685429, 1e-15);
     assert_near(y[1], -0.1586552539314571, 1e-15);
     assert_near(dx[0], 0.8413447460685429 + 0.24197072451914337, 1e-15);
-    ref->activation_bwd((act *)dx, (act *)y, (act *)dy, (act *)x, 2, ACTIVATION_QUICK_GELU);
+    ref->activation_bwd((act *)dx, (act *)y, NULL, (act *)dy, (act *)x, 2, 1,
+                        ACTIVATION_QUICK_GELU);
     assert_near(y[0], 1 / (1 + exp(-1.702)), 1e-15);
     assert_near(y[1], -1 / (1 + exp(1.702)), 1e-15);
 }

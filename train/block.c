@@ -86,11 +86,17 @@ static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
 static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, act *d, size_t n) {
     const Kernels *k = b->k;
     k->linear_bwd_input(t->dh, d, weight(b, b->c_proj), n, b->C, b->mlp);
-    k->activation_bwd(t->dh, t->h, t->dh, s->pre, n * b->mlp, b->f);
+    Layer c_fc = b->c_fc;
+    acc *db = NULL;
+    if (k->bias_in_activation) {
+        if (c_fc.b->trainable) db = param_grad(b->p, c_fc.b);
+        c_fc.b = NULL;
+    }
+    k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
     linear_grad(b->p, b->c_proj, d, t->h, n, b->C, b->mlp);
     k->linear_bwd_input(t->branch, t->dh, weight(b, b->c_fc), n, b->mlp, b->C);
     norm_bwd(b->p, b->ln_2, d, t->y, t->branch, d, s->x2, s->mean2, s->rstd2, n, b->C);
-    linear_grad(b->p, b->c_fc, t->dh, t->y, n, b->mlp, b->C);
+    linear_grad(b->p, c_fc, t->dh, t->y, n, b->mlp, b->C);
 }
 
 static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,

@@ -1,54 +1,78 @@
 /* cpu/pointwise: activations backward, sums, and the moving of rows. */
 #include "kernels/cpu/cpu.h"
 
+/* Partial sums of db: at most this many, each over at least so many rows. */
+#define BIAS_CHUNKS 64
+#define BIAS_CHUNK_ROWS 16
+
 #if defined GELU_ROUGH
-static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
+typedef struct Tables {
+    Cubic below, slope;
+} Tables;
+static Tables tables(void) {
     const GeluCubics *g = gelu_cubics();
-#pragma omp parallel if (n > SERIAL_BELOW)
-    {
-        Cubic below = cubic_load(g->below), slope = cubic_load(g->slope);
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < n; i += VW) {
-            size_t k = n - i;
-            ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
-            vf v = act_load(x + i, k), d = act_load(dy + i, k);
-            act_store(y + i, gelu_rough(&below, v), k);
-            act_store(dx + i, d * gelu_slope_rough(&slope, v), k);
-        }
-    }
+    return (Tables){cubic_load(g->below), cubic_load(g->slope)};
+}
+static inline vf gelu(vf v, const Tables *t, vf *slope) {
+    *slope = gelu_slope_rough(&t->slope, v);
+    return gelu_rough(&t->below, v);
 }
 #else
-static void gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-    for (size_t i = 0; i < n; i += VW) {
-        size_t k = n - i;
-        ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
-        vf v = act_load(x + i, k), d = act_load(dy + i, k), bell;
-        vf below = vnormal(v, &bell);
-        act_store(y + i, v * below, k);
-        act_store(dx + i, d * vfma(v * vset(0.398942280f), bell, below), k);
-    }
+typedef struct Tables {
+} Tables;
+static Tables tables(void) { return (Tables){}; }
+static inline vf gelu(vf v, const Tables *t, vf *slope) {
+    (void)t;
+    vf bell, below = vnormal(v, &bell);
+    *slope = vfma(v * vset(0.398942280f), bell, below);
+    return v * below;
 }
 #endif
 
-static void quick_gelu_bwd(act *dx, act *y, const act *dy, const act *x, size_t n) {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+static inline vf quick_gelu(vf v, vf *slope) {
+    vf s = vsigmoid(v * vset(1.702f));
+    *slope = s * vfma(v * vset(1.702f), vset(1) - s, vset(1));
+    return v * s;
+}
+
+static inline __attribute__((always_inline)) void
+activation_piece(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
+    Tables t = tables();
     for (size_t i = 0; i < n; i += VW) {
         size_t k = n - i;
         ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
-        vf v = act_load(x + i, k), d = act_load(dy + i, k);
-        vf s = vsigmoid(v * vset(1.702f));
-        act_store(y + i, v * s, k);
-        act_store(dx + i, d * s * vfma(v * vset(1.702f), vset(1) - s, vset(1)), k);
+        vf v = act_load(x + i, k), slope;
+        v = f == ACTIVATION_GELU ? gelu(v, &t, &slope) : quick_gelu(v, &slope);
+        vf d = act_load(dy + i, k) * slope;
+        act_store(y + i, v, k);
+        act_store(dx + i, d, k);
     }
 }
 
-void FN(activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
-    KERNEL_TIMER(activation_bwd, 30 * n, 4 * n * sizeof(act));
-    if (f == ACTIVATION_GELU)
-        gelu_bwd(dx, y, dy, x, n);
-    else
-        quick_gelu_bwd(dx, y, dy, x, n);
+static void sum_rows(float *sums, const act *x, size_t rows, size_t C) {
+    memset(sums, 0, C * sizeof *sums);
+    for (size_t i = 0; i < rows; i++, x += C)
+        for (size_t c = 0; c < C; c += VW)
+            f32_store(sums + c, f32_load(sums + c, C - c) + act_load(x + c, C - c), C - c);
+}
+
+void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
+                        size_t C, Activation f) {
+    KERNEL_TIMER(activation_bwd, 30 * rows * C, 4 * rows * C * sizeof(act));
+    if (!rows || !C) return;
+    (void)tables(); /* filled before threads meet there */
+    size_t per = chunk_rows(rows, BIAS_CHUNKS, BIAS_CHUNK_ROWS), chunks = div_up(rows, per);
+    float *parts = db ? FN(scratch)(SCRATCH_PARTIAL, chunks * C * sizeof *parts) : NULL;
+#pragma omp parallel for schedule(static) if (rows * C > SERIAL_BELOW)
+    for (size_t k = 0; k < chunks; k++) {
+        size_t row = k * per, at = row * C, n = size_min(per, rows - row);
+        if (f == ACTIVATION_GELU)
+            activation_piece(dx + at, y + at, dy + at, x + at, n * C, ACTIVATION_GELU);
+        else
+            activation_piece(dx + at, y + at, dy + at, x + at, n * C, ACTIVATION_QUICK_GELU);
+        if (db) sum_rows(parts + k * C, dx + at, n, C);
+    }
+    if (db) FN(add_partials)(&db->v, parts, chunks, C);
 }
 
 void FN(add)(act *y, const act *a, const act *b, size_t n) {

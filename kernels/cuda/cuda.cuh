@@ -31,6 +31,13 @@ struct acc {
     float v;
 };
 
+/* How sums over the rows of [M,N] are cut: parts[chunks,N] by a grid of (columns, chunks). */
+typedef struct Columns {
+    float *parts; /* scratch memory */
+    size_t chunks, rows_chunk;
+    dim3 grid;
+} Columns;
+
 extern "C" {
 #define X(slot) KERNEL_TYPE(slot) FN(slot);
 KERNEL_LIST(X)
@@ -42,6 +49,7 @@ extern const Kernels FN(kernels);
 void FN(round_acc)(act *dst, const acc *src, size_t n);
 /* sum[n] += Σ_c parts[c,n], in the order of c. */
 void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
+Columns FN(columns)(size_t M, size_t N);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
 /* The three products of a layer from 8-bit factors; false where w (or dw) is no matrix that
@@ -195,5 +203,27 @@ template <int N> __device__ static inline void block_sums(float x[N], float *sha
         for (int w = 0; w < warps; w++) sum += shared[i * warps + w];
         x[i] = sum;
     }
+}
+
+/* ---- sums over rows in two stages ---- (grid and parts of Columns, blocks of COLUMN_TEAMS warps:
+ * a thread has VW columns of every COLUMN_TEAMS-th row of its chunk, blockIdx.y) */
+
+enum { COLUMN_TEAMS = 8 };
+
+__device__ static inline size_t columns_first(void) {
+    return ((size_t)blockIdx.x * WARP + threadIdx.x % WARP) * VW;
+}
+/* parts[chunk, N] = the sums over the block's teams; every thread takes part. */
+__device__ static inline void columns_store(float *parts, const float sum[VW], size_t N) {
+    __shared__ float shared[COLUMN_TEAMS][WARP][VW + 1];
+    static_assert(WARP * VW == WARP * COLUMN_TEAMS, "a thread a column");
+#pragma unroll
+    for (int j = 0; j < VW; j++) shared[threadIdx.x / WARP][threadIdx.x % WARP][j] = sum[j];
+    __syncthreads();
+    size_t out = (size_t)blockIdx.x * WARP * VW + threadIdx.x;
+    if (out >= N) return;
+    float total = 0;
+    for (int r = 0; r < COLUMN_TEAMS; r++) total += shared[r][threadIdx.x / VW][threadIdx.x % VW];
+    parts[blockIdx.y * N + out] = total;
 }
 #endif

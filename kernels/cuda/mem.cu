@@ -155,48 +155,42 @@ void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n) {
     LAUNCH(add_partials, div_up(n, 128), 128, 0, sum, parts, chunks, n);
 }
 
-/* A block of 32 × ROWS threads sums the rows of one chunk for 32·VW columns. */
-enum { ROWS = 8 };
+Columns FN(columns)(size_t M, size_t N) {
+    size_t across = div_up(N, (size_t)WARP * VW);
+    size_t wanted = div_up((size_t)device_multiprocessors() * 8, across);
+    Columns c;
+    c.rows_chunk = round_up(size_max(div_up(M, size_max(wanted, 1)), 64), COLUMN_TEAMS);
+    c.chunks = div_up(M, c.rows_chunk);
+    assert(c.chunks < 65536);
+    c.grid = dim3(launch_size(across), (unsigned)c.chunks);
+    /* as many as any smaller M has */
+    size_t most = size_max(c.chunks, size_min(wanted, div_up(M, (size_t)64)));
+    c.parts = (float *)device_scratch(SCRATCH_COLUMNS, most * N * sizeof *c.parts);
+    return c;
+}
+
 __global__ static void column_partials(float *parts, const act *x, size_t ld, size_t M, size_t N,
                                        size_t rows_chunk, bool wide) {
-    __shared__ float shared[ROWS][WARP][VW + 1];
-    int lane = threadIdx.x % WARP, team = threadIdx.x / WARP;
-    size_t col = ((size_t)blockIdx.x * WARP + lane) * VW;
-    size_t first = blockIdx.y * rows_chunk, end = min(M, first + rows_chunk);
+    size_t col = columns_first(), end = min(M, (blockIdx.y + 1) * rows_chunk);
     float sum[VW] = {0};
     if (col < N) {
 #pragma unroll 4
-        for (size_t m = first + team; m < end; m += ROWS) {
+        for (size_t m = blockIdx.y * rows_chunk + threadIdx.x / WARP; m < end; m += COLUMN_TEAMS) {
             float v[VW];
             act_load(v, x + m * ld + col, N - col, wide);
 #pragma unroll
             for (int j = 0; j < VW; j++) sum[j] += v[j];
         }
     }
-#pragma unroll
-    for (int j = 0; j < VW; j++) shared[team][lane][j] = sum[j];
-    __syncthreads();
-    size_t out = ((size_t)blockIdx.x * WARP) * VW + threadIdx.x;
-    if (out >= N) return;
-    float total = 0;
-    for (int r = 0; r < ROWS; r++) total += shared[r][threadIdx.x / VW][threadIdx.x % VW];
-    parts[blockIdx.y * N + out] = total;
+    columns_store(parts, sum, N);
 }
 
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N) {
     if (!M || !N) return;
-    size_t across = div_up(N, (size_t)WARP * VW);
-    size_t wanted = div_up((size_t)device_multiprocessors() * 8, across);
-    size_t rows_chunk = round_up(size_max(div_up(M, size_max(wanted, 1)), 64), ROWS);
-    size_t chunks = div_up(M, rows_chunk);
-    assert(chunks < 65536);
-    /* as many as any smaller M has */
-    size_t most = size_max(chunks, size_min(wanted, div_up(M, (size_t)64)));
-    float *parts = (float *)device_scratch(SCRATCH_COLUMNS, most * N * sizeof *parts);
-    dim3 grid(launch_size(across), (unsigned)chunks);
-    LAUNCH_GRID(column_partials, grid, WARP * ROWS, 0, parts, x, ld, M, N, rows_chunk,
+    Columns c = FN(columns)(M, N);
+    LAUNCH_GRID(column_partials, c.grid, WARP * COLUMN_TEAMS, 0, c.parts, x, ld, M, N, c.rows_chunk,
                 aligned16(x) && ld % VW == 0);
-    FN(add_partials)(sum, parts, chunks, N);
+    FN(add_partials)(sum, c.parts, c.chunks, N);
 }
 
 extern "C" const Kernels FN(kernels) = {
@@ -208,6 +202,7 @@ extern "C" const Kernels FN(kernels) = {
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
     .asynchronous = true,
+    .bias_in_activation = true,
     .fp8 = false,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)

@@ -33,26 +33,39 @@ void FN(activate)(act *y, const act *x, size_t n, Activation f) {
     LAUNCH(activate, blocks_of(n), BLOCK, 0, y, x, n, f, aligned16(y) && aligned16(x));
 }
 
-__global__ static void activation_bwd(act *dx, act *y, const act *dy, const act *x, size_t n,
-                                      Activation f, bool wide) {
-    size_t i = thread_index() * VW;
-    if (i >= n) return;
-    float v[VW], d[VW], slope;
-    act_load(v, x + i, n - i, wide);
-    act_load(d, dy + i, n - i, wide);
+/* A block has WARP·VW columns of a chunk of the rows; parts: its sums of dx, or NULL. */
+__global__ static void __launch_bounds__(WARP *COLUMN_TEAMS)
+    activation_bwd(act *dx, act *y, float *parts, const act *dy, const act *x, size_t rows,
+                   size_t C, size_t rows_chunk, Activation f, bool wide) {
+    size_t col = columns_first(), end = min(rows, (blockIdx.y + 1) * rows_chunk);
+    float sum[VW] = {0};
+    for (size_t m = blockIdx.y * rows_chunk + threadIdx.x / WARP; m < end && col < C;
+         m += COLUMN_TEAMS) {
+        float v[VW], d[VW], slope;
+        size_t i = m * C + col;
+        act_load(v, x + i, C - col, wide);
+        act_load(d, dy + i, C - col, wide);
 #pragma unroll
-    for (int j = 0; j < VW; j++) {
-        v[j] = activation(v[j], f, &slope);
-        d[j] *= slope;
+        for (int j = 0; j < VW; j++) {
+            v[j] = activation(v[j], f, &slope);
+            d[j] *= slope;
+            sum[j] += act_round(d[j]);
+        }
+        act_store(dx + i, d, C - col, wide);
+        act_store(y + i, v, C - col, wide);
     }
-    act_store(dx + i, d, n - i, wide);
-    act_store(y + i, v, n - i, wide);
+    if (parts) columns_store(parts, sum, C);
 }
 
-void FN(activation_bwd)(act *dx, act *y, const act *dy, const act *x, size_t n, Activation f) {
-    GPU_TIMER(activation_bwd, 20 * n, 4 * n * sizeof(act));
-    bool wide = aligned16(dx) && aligned16(y) && aligned16(dy) && aligned16(x);
-    LAUNCH(activation_bwd, blocks_of(n), BLOCK, 0, dx, y, dy, x, n, f, wide);
+void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
+                        size_t C, Activation f) {
+    GPU_TIMER(activation_bwd, 20 * rows * C, 4 * rows * C * sizeof(act));
+    if (!rows || !C) return;
+    bool wide = C % VW == 0 && aligned16(dx) && aligned16(y) && aligned16(dy) && aligned16(x);
+    Columns c = FN(columns)(rows, C);
+    LAUNCH_GRID(activation_bwd, c.grid, WARP * COLUMN_TEAMS, 0, dx, y, db ? c.parts : NULL, dy, x,
+                rows, C, c.rows_chunk, f, wide);
+    if (db) FN(add_partials)(db, c.parts, c.chunks, C);
 }
 
 /* ---- sums and rows ---- */

@@ -6,6 +6,7 @@
 const Kernels ref_kernels = {.name = "ref",
                              .act_size = sizeof(act),
                              .acc_size = sizeof(acc),
+                             .bias_in_activation = true,
 #define X(slot) .slot = ref_##slot,
                              KERNEL_LIST(X)
 #undef X
