@@ -9,12 +9,15 @@ extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
 /* Why no GPU can be used; NULL where one can. */
 extern const char *device_problem(void);
 extern bool device_has_fp8(void);
+extern void device_close(void);
 extern KERNEL_TYPE(fp8_weight) cuda_bf16_fp8_register;
 
 extern bool cuda_write_choices(const char *path, Error *err);
 extern bool cuda_read_choices(const char *path, Error *err);
 
 static bool cuda_usable(void) { return !device_problem(); }
+
+void kernels_close(void) { device_close(); }
 
 static const Kernels *cuda_open(Precision precision) {
     const char *problem = device_problem();
@@ -32,6 +35,7 @@ static const Kernels *cuda_open(Precision precision) {
 }
 #else
 static bool cuda_usable(void) { return false; }
+void kernels_close(void) {}
 static bool cuda_write_choices(const char *path, Error *err) {
     (void)path, (void)err;
     return true;

@@ -59,9 +59,10 @@ typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
 typedef struct Mark Mark;   /* never defined: a place in a queue */
 typedef struct Graph Graph; /* a backend's own: recorded work */
 
-/* Bytes of a device's memory: what this process took (now, and at most), what is left of it all. */
+/* Bytes of a device's memory: what this process took (now, and at most) and used of it (at most);
+ * what it took beside the plan (at most; plan_end); what is left of it all. */
 typedef struct MemoryUse {
-    size_t taken, most, unused, total;
+    size_t taken, most, used, unplanned, unused, total;
 } MemoryUse;
 
 typedef struct Kernels {
@@ -82,10 +83,13 @@ typedef struct Kernels {
     /* Planning: from plan_begin to plan_end nothing is done; alloc gives addresses without memory
      * behind them, downloads leave the host's memory as it is, and what would be taken is counted:
      * by alloc, and the most scratch memory that the slots called would work in. plan_end returns
-     * the sum; keep: the scratch memory is taken now, so that later calls of such sizes take none.
+     * the sum; where that is at most `most`, it is taken now as one allocation, which the calls of
+     * alloc and the slots' scratch memory then divide; what they want beyond it is allocated when
+     * it is wanted. (With CLIPC_ARENA=0 in the environment each has its own allocation, so that a
+     * tool that watches memory knows where it ends.)
      * plan_begin is false where there is nothing to plan: the backend takes scratch as it goes. */
     bool (*plan_begin)(void);
-    size_t (*plan_end)(bool keep);
+    size_t (*plan_end)(size_t most);
     /* Raw bytes host → device, device → host, device → device; zero fill. */
     void (*upload)(void *dst, const void *host, size_t bytes);
     void (*download)(void *host, const void *src, size_t bytes);
@@ -366,6 +370,8 @@ const Kernels *kernels_open(const char *backend, Precision precision);
 #define PRECISION_CHOICES "fp32|amp_bf16"
 #define TRAINING_PRECISION_CHOICES "fp32|amp_bf16|amp_fp8"
 const Kernels *kernels_open_choice(int device, int precision);
+/* Gives back what backends keep for themselves. At the end: nothing may be called afterwards. */
+void kernels_close(void);
 
 /* What may be traded for speed; set before the first product. The CPU has neither choice. */
 typedef struct KernelTuning {

@@ -3,7 +3,9 @@
 # kill -9; and what the programs say where there is no CUDA. Prints cmocka's lines.
 . tests/support.sh cuda
 bin=$(dirname "$clipc")
-export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
+export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1 CUDAEMU_LEAKS=1
+# an allocation a block, so that the layer sees a step over its end (tests/test_memory.sh: all in one give the same bits)
+export CLIPC_ARENA=0
 
 # 24 pairs, batch 4: 6 steps an epoch
 train() { # program, name, options…
@@ -70,31 +72,6 @@ late_streams_give_the_same_bits() {
     CUDAEMU_ASYNC=1 train "$bin/clipc-cudaemu" late --precision amp_bf16 --device cuda &&
         same_state cuda_amp_bf16 late &&
         diff <(sed 's/"samples_per_s.*//' "$dir/cuda_amp_bf16/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/late/metrics.jsonl")
-}
-# What a run takes of the GPU's memory is what was planned, to 2 % of all but the products' workspace of 32 MiB.
-memory_as_planned() { # name, options…
-    local name=$1 planned taken
-    shift
-    planned=$("$bin/clipc-cudaemu" train --pretrained $golden --batch-size 4 --device cuda --dry-run "$@" |
-        sed -n 's/.*of the GPU.s memory.* \([0-9.]*\) MiB/\1/p')
-    train "$bin/clipc-cudaemu" "$name" --device cuda --epochs 1 "$@" || return 1
-    taken=$(sed -n 's/.*GPU memory: \([0-9.]*\) MiB were taken.*/\1/p' "$dir/stderr")
-    awk -v p="$planned" -v t="$taken" 'BEGIN { d = p - t; if (d < 0) d = -d; bad = p <= 32 || d > 0.02 * (t - 32) + 0.05
-        if (bad) print "planned " p " MiB, taken " t " MiB"; exit bad }'
-}
-memory_is_planned() {
-    memory_as_planned plan_whole --precision amp_bf16 &&
-        memory_as_planned plan_small --precision fp32 --accum-freq 2 --moments bf16 --grad-checkpointing --siglip --force-patch-dropout 0.5
-}
-too_little_memory() {
-    CUDAEMU_MEMORY=36 refused "it would fit with" "$bin/clipc-cudaemu" train --pretrained $golden --vocab $golden/vocab.txt \
-        --train-data $golden/pairs.tsv --batch-size 16 --precision fp32 --device cuda --logs "$dir" --name little --logit-memory 1 || return 1
-    cat "$dir/stderr"
-    # the first way that is named does fit
-    local way
-    way=$(sed -n 's/.*it would fit with \([^(;]*\) (.*/\1/p' "$dir/stderr")
-    # shellcheck disable=SC2086
-    [ -n "$way" ] && CUDAEMU_MEMORY=36 train "$bin/clipc-cudaemu" little --batch-size 16 --precision fp32 --device cuda --epochs 1 --logit-memory 1 $way
 }
 # cards other than the data centre's give a block 99 KB: the widest heads go another way
 with_little_shared_memory() {
@@ -168,8 +145,6 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check any_order_gives_the_same_bits any_order_gives_the_same_bits
     check late_streams_give_the_same_bits late_streams_give_the_same_bits
     check not_finite_stops not_finite_stops
-    check memory_is_planned memory_is_planned
-    check too_little_memory too_little_memory
     check names_what_is_wrong names_what_is_wrong
     check with_little_shared_memory with_little_shared_memory
     check killed_and_resumed killed_and_resumed
@@ -178,7 +153,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
 else
     reason="built by a plain make where nvcc is"
     for name in names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 any_order_gives_the_same_bits \
-        late_streams_give_the_same_bits not_finite_stops memory_is_planned too_little_memory names_what_is_wrong with_little_shared_memory killed_and_resumed remembers_choices in_8_bits kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
+        late_streams_give_the_same_bits not_finite_stops names_what_is_wrong with_little_shared_memory killed_and_resumed remembers_choices in_8_bits kernels_on_the_layer model_on_the_layer; do skip $name "$reason"; done
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

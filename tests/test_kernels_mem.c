@@ -60,11 +60,11 @@ static void planning_does_nothing(void **state) {
         backend->gemm(a, 10, b, 10, false, b, 10, true, 10, 10, 10, false);
         backend->acc_set(a, got, N);
         backend->release(b);
-        size_t planned = backend->plan_end(false);
+        size_t planned = backend->plan_end(0);
         assert_in_range(planned, (size_t)1 << 40, ((size_t)1 << 40) + ((size_t)1 << 30));
         assert_true(planned > (size_t)1 << 40); /* products want a workspace */
     } else {
-        assert_int_equal(backend->plan_end(false), 0);
+        assert_int_equal(backend->plan_end(0), 0);
         assert_int_equal(before.total, 0);
     }
     MemoryUse after = backend->memory();
@@ -77,6 +77,49 @@ static void planning_does_nothing(void **state) {
     assert_true(!before.total || after.taken + N * backend->acc_size == before.taken);
     free(x);
     free(got);
+}
+
+/* After planning the same calls divide what was taken; what goes beyond it is taken beside it. */
+static void plan_is_divided(void **state) {
+    (void)state;
+    enum { N = 10 };
+    double x[N * N], got[N * N];
+    MemoryUse none = backend->memory();
+    size_t planned = 0;
+    for (int i = 0; i < N * N; i++) x[i] = i;
+    for (int real = 0; real < 2; real++) {
+        if (!real && !backend->plan_begin()) return;
+        void *a = backend->alloc(4 * N * N), *b = backend->alloc(5000), *c, *d = NULL;
+        backend->acc_set(b, x, N * N);
+        backend->gemm(a, N, b, N, false, b, N, true, N, N, N, false);
+        backend->release(a);
+        c = backend->alloc(300);
+        assert_ptr_equal(c, a); /* the first gap that is large enough */
+        assert_int_equal((uintptr_t)b % 256, 0);
+        if (real) {
+            MemoryUse m = backend->memory();
+            assert_int_equal(m.taken, none.taken + planned);
+            assert_int_equal(m.unplanned, 0);
+            d = backend->alloc(planned);
+            m = backend->memory();
+            assert_int_equal(m.taken, none.taken + 2 * planned);
+            assert_int_equal(m.unplanned, planned);
+            backend->zero(d, planned);
+            backend->zero(c, 300);
+            backend->acc_get(got, b, N * N);
+            assert_memory_equal(got, x, sizeof x);
+        }
+        backend->release(d);
+        backend->release(c);
+        backend->release(b);
+        if (!real) planned = backend->plan_end(SIZE_MAX);
+    }
+    /* two blocks, the workspace and little else */
+    assert_in_range(planned, 5000 + 4 * N * N, (33 << 20));
+    assert_int_equal(backend->memory().taken, none.taken + planned);
+    backend->plan_begin();
+    assert_int_equal(backend->plan_end(SIZE_MAX), 0);
+    assert_int_equal(backend->memory().taken, none.taken);
 }
 
 static void bytes_travel(void **state) {
@@ -255,15 +298,11 @@ int main(void) {
         return EXIT_OK;
     }
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(memory_is_aligned),
-        cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test(planning_does_nothing),
-        cmocka_unit_test(bytes_travel),
-        cmocka_unit_test(conversions_round_to_even),
-        cmocka_unit_test(act_set_rounds_once),
-        cmocka_unit_test(sync_returns),
-        cmocka_unit_test(overflow_is_infinite),
-        cmocka_unit_test(act_from_acc_guarded),
+        cmocka_unit_test(memory_is_aligned),     cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(planning_does_nothing), cmocka_unit_test(plan_is_divided),
+        cmocka_unit_test(bytes_travel),          cmocka_unit_test(conversions_round_to_even),
+        cmocka_unit_test(act_set_rounds_once),   cmocka_unit_test(sync_returns),
+        cmocka_unit_test(overflow_is_infinite),  cmocka_unit_test(act_from_acc_guarded),
     };
     /* ref too: the other slots cannot show an error that both directions share. */
     return kernel_tests_run("kernels_mem", each, COUNT(each), each, COUNT(each));

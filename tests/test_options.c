@@ -75,9 +75,7 @@ static void test_written_options_read_back(void **state) {
     (void)state;
     parse("--flag --batch-size 77 --lr 0.1 --string hello --choice two --list p q");
     const char *path = test_path("written.conf");
-    FILE *f = fopen(path, "w");
-    options_write(&command, f);
-    fclose(f);
+    options_write(&command, path);
     reset(NULL);
     options_read_recipe(&command, path);
     assert_true(flag);

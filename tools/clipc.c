@@ -1,5 +1,5 @@
 /* clipc: one program, a table of commands. */
-#include "kernels/base.h"
+#include "kernels/kernels.h"
 #include "tools/commands.h"
 
 #include <signal.h>
@@ -102,7 +102,9 @@ int main(int argc, char **argv) {
         if (strcmp(argv[1], e->group ? e->group : e->name)) continue;
         group_known |= e->group != NULL;
         if (e->group && (argc < 3 || strcmp(argv[2], e->name))) continue;
-        return e->run(argc - used, argv + used);
+        int code = e->run(argc - used, argv + used);
+        kernels_close();
+        return code;
     }
     if (group_known && argc > 2 && asks_for_help(argv[2])) {
         printf("usage: clipc %s COMMAND [OPTIONS]\n\n", argv[1]);

@@ -196,6 +196,26 @@ void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
     pass(m, true, true, true);
 }
 
+void clip_plan(Clip *m, acc *features) {
+    ClipShape c = clip_shape(m);
+    ClipBatch most = {.B = c.max_batch,
+                      .rows = c.max_rows,
+                      .sequences = c.max_batch + c.padding,
+                      .max_T = c.context};
+    /* the address is not looked at, but whether there is one */
+    if (c.kept) most.keep = (const int32_t *)features;
+    clip_image_sent(m, features, &most, false);
+    clip_text_sent(m, features, &most, false);
+    if (m->image.tower.training) {
+        clip_image_sent(m, features, &most, true);
+        clip_image_bwd(m, features, c.max_batch);
+    }
+    if (m->text.tower.training) {
+        clip_text_sent(m, features, &most, true);
+        clip_text_bwd(m, features, c.max_batch);
+    }
+}
+
 ClipShape clip_shape(const Clip *m) {
     const Vit *v = &m->image;
     const TextTower *t = &m->text;

@@ -62,6 +62,9 @@ void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
  * and so are their backwards. */
 void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
 void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
+/* Between plan_begin and plan_end (kernels.h): goes through all passes of the largest batch.
+ * features: any address of the device. */
+void clip_plan(Clip *m, acc *features);
 /* What such a batch has to look like. */
 typedef struct ClipShape {
     size_t max_batch, pixels; /* bytes of a picture */

@@ -53,6 +53,10 @@ typedef struct Comm {
 typedef enum { COMM_AUTO, COMM_SELF, COMM_MPI, COMM_NCCL } CommChoice;
 #define COMM_CHOICES "auto|self|mpi|nccl"
 
+/* Device memory that ranks on GPUs take for themselves, at most: what host memory travels through.
+ */
+enum { COMM_MEMORY = 1 << 20 };
+
 /* The transport of this process; auto: by the launcher's environment. With several ranks, lines on
  * stderr are marked with the rank, only rank 0 gives information (warnings and errors come from
  * all), and the OpenMP threads are this rank's share of the CPUs it may use (node.h). timeout:

@@ -38,7 +38,7 @@ ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
 /* FLIGHTS: more than two steps have, else the host would wait for one of them */
-enum { FLIGHTS = 1024, STAGE = 1 << 20 };
+enum { FLIGHTS = 1024, STAGE = COMM_MEMORY - 256 };
 
 typedef struct Flight {
     CommOp op;
@@ -350,7 +350,6 @@ static void close_nccl(void) {
     }
     CUDA(cudaStreamDestroy(nccl.stream));
     nccl.k->release(nccl.stage);
-    nccl.k->release(nccl.one);
     free(nccl.bounce);
     watchdog_leave(LANE_MAIN);
     if (nccl.host)
@@ -368,9 +367,9 @@ static void open_flights(void) {
         for (size_t e = 0; e < COUNT(events); e++)
             CUDA(cudaEventCreateWithFlags(events[e], cudaEventDefault));
     }
-    nccl.stage = nccl.k->alloc(STAGE);
+    nccl.stage = nccl.k->alloc(COMM_MEMORY);
     nccl.bounce = xmalloc(STAGE);
-    nccl.one = nccl.k->alloc(sizeof(float));
+    nccl.one = (acc *)(nccl.stage + STAGE);
     nccl.k->zero(nccl.one, sizeof(float));
 }
 

@@ -105,6 +105,10 @@ static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t e
     free(start);
 }
 
+void feature_cache_plan(const Kernels *k, size_t dim, size_t batch) {
+    k->release(k->alloc(size_mul(batch * dim, k->acc_size)));
+}
+
 static FeatureCache *fill(Pass *p, const Comm *comm,
                           void (*compute)(const Pass *, FeatureCache *, size_t, size_t)) {
     double t0 = clock_now();

@@ -22,6 +22,8 @@ FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, 
                                    Dataset *d, const Transform *t, size_t max_pixels, size_t batch);
 FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
                                   Dataset *d, const Bpe *bpe, size_t context, size_t batch);
+/* Between plan_begin and plan_end (kernels.h): takes what these two take of the device's memory. */
+void feature_cache_plan(const Kernels *k, size_t dim, size_t batch);
 void feature_cache_free(FeatureCache *c);
 /* out[n,dim] (device) = the rows of these samples, which are all ok; n at most the batch. */
 void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,

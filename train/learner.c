@@ -86,6 +86,11 @@ static void choose_trainable(Params *p, const ClipConfig *c) {
     }
 }
 
+static void share_masters(Params *p) {
+    bool apart = (void *)p->compute != (void *)p->master;
+    if (is_sharded(p) && apart && !p->ema) shard_masters(p);
+}
+
 /* Rank 0 has the weights and moments, then all have. */
 static void load_weights(Learner *l, const char *resume, TrainState *state) {
     Params *p = l->params;
@@ -103,8 +108,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     if (resume) checkpoint_load_state(resume, p, state);
     if (resume) checkpoint_load_choices(resume);
     params_round(p);
-    bool apart = (void *)p->compute != (void *)p->master;
-    if (is_sharded(p) && apart && !p->ema) shard_masters(p);
+    share_masters(p);
 }
 
 static size_t learning(const Params *p) {
@@ -134,10 +138,23 @@ static Params *make_params(const Learner *l) {
     return p;
 }
 
+static void make_teacher(Learner *l) {
+    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
+    if (opt->distill_pretrained)
+        l->teacher = teacher_new(l->k, opt->distill_model, opt->distill_pretrained, l->config,
+                                 batch, size_mul(batch, accum));
+}
+
+static void extend(const Learner *l) {
+    step_extend(l->step, &(StepExtras){.teacher = l->teacher,
+                                       .multi_positive = opt->multi_positive,
+                                       .images = l->images,
+                                       .texts = l->texts});
+}
+
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state) {
     *l = (Learner){.k = k, .comm = comm, .config = c, .seed = state->seed};
-    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
     l->params = make_params(l);
     load_weights(l, resume, state);
     size_t learned = learning(l->params);
@@ -145,96 +162,21 @@ void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
         log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
     l->seed = state->seed;
     build(l);
-    if (k->plan_begin()) {
-        step_plan(l->step);
-        k->plan_end(true);
-    }
-    if (!opt->distill_pretrained) return;
     comm_rank0_begin(comm);
-    l->teacher = teacher_open(k, opt->distill_model, opt->distill_pretrained, c, batch,
-                              size_mul(batch, accum));
+    make_teacher(l);
+    if (l->teacher) teacher_load(l->teacher, opt->distill_pretrained);
     comm_rank0_end(comm);
 }
 
-/* ---- memory ---- */
-
-size_t learner_memory(const Kernels *k, const ClipConfig *c, int ranks) {
-    Comm comm = *comm_self(k);
-    comm.size = ranks;
-    Learner l = {.k = k, .comm = &comm, .config = c};
-    if (!k->plan_begin()) return 0;
-    l.params = make_params(&l);
-    if (opt->ema > 0) params_track(l.params, opt->ema);
-    build(&l);
-    step_plan(l.step);
-    learner_close(&l);
-    return k->plan_end(false);
-}
-
-/* Options that take less memory, for the same result or nearly so. */
-typedef struct Way {
-    bool moments, checkpointing, sharded;
-    int halved; /* how often the batch is, for as many more micro-batches */
-} Way;
-
-static size_t way_memory(const Kernels *k, const ClipConfig *c, int ranks, const Way *w) {
-    TrainOptions given = train_options;
-    train_options.batch_size >>= w->halved;
-    train_options.accum_freq <<= w->halved;
-    if (w->moments) train_options.moments = MOMENTS_BF16;
-    train_options.grad_checkpointing |= w->checkpointing;
-    train_options.shard_optimizer |= w->sharded;
-    size_t bytes = learner_memory(k, c, ranks);
-    train_options = given;
-    return bytes;
-}
-
-static bool is_new(const Way *w, int ranks) {
-    if (w->moments && opt->moments == MOMENTS_BF16) return false;
-    if (w->checkpointing && opt->grad_checkpointing) return false;
-    if (w->sharded && (opt->shard_optimizer || ranks == 1 || opt->lora_rank)) return false;
-    return opt->batch_size >> w->halved << w->halved == opt->batch_size;
-}
-
-static char *way_text(const Way *w, size_t bytes) {
-    char batch[80] = "";
-    if (w->halved)
-        snprintf(batch, sizeof batch, " --batch-size %lld --accum-freq %lld",
-                 (long long)opt->batch_size >> w->halved, (long long)opt->accum_freq << w->halved);
-    return xasprintf("%s%s%s%s (%.1f MiB)", w->moments ? " --moments bf16" : "",
-                     w->sharded ? " --shard-optimizer" : "",
-                     w->checkpointing ? " --grad-checkpointing" : "", batch,
-                     (double)bytes / (1 << 20));
-}
-
-void learner_check_memory(const Kernels *k, const Comm *comm, const ClipConfig *c) {
-    enum { SHOWN = 3, HALVED = 8 };
-    size_t needed = learner_memory(k, c, comm->size);
-    MemoryUse m = k->memory();
-    if (needed <= m.unused) return;
-    Way ways[4 + 2 * HALVED] = {{.sharded = true},
-                                {.moments = true},
-                                {.checkpointing = true},
-                                {.moments = true, .checkpointing = true}};
-    for (int i = 0; i < 2 * HALVED; i++)
-        ways[4 + i] = (Way){.halved = 1 + i / 2, .checkpointing = i % 2};
-    char *fitting = xstrdup("");
-    int shown = 0;
-    for (size_t i = 0; i < COUNT(ways) && shown < SHOWN; i++) {
-        size_t bytes = is_new(&ways[i], comm->size) ? way_memory(k, c, comm->size, &ways[i]) : 0;
-        if (!bytes || bytes > m.unused) continue;
-        char *way = way_text(&ways[i], bytes);
-        char *joined = xasprintf("%s%s%s", fitting, shown++ ? ";" : "", way);
-        free(fitting);
-        free(way);
-        fitting = joined;
-    }
-    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free; %s%s",
-        (double)needed / (1 << 20), (double)m.unused / (1 << 20), (double)m.total / (1 << 20),
-        shown ? "it would fit with"
-              : "no --batch-size, --grad-checkpointing or --moments bf16 "
-                "would do: choose a smaller --model or --device cpu",
-        fitting);
+void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c) {
+    *l = (Learner){.k = k, .comm = comm, .config = c};
+    l->params = make_params(l);
+    if (opt->ema > 0) params_track(l->params, opt->ema);
+    share_masters(l->params);
+    build(l);
+    make_teacher(l);
+    feature_cache_plan(k, c->embed_dim, (size_t)opt->batch_size);
+    extend(l);
 }
 
 /* ---- frozen towers ---- */
@@ -263,10 +205,7 @@ void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, u
                                        batch);
         say_cache("text", l->texts);
     }
-    step_extend(l->step, &(StepExtras){.teacher = l->teacher,
-                                       .multi_positive = opt->multi_positive,
-                                       .images = l->images,
-                                       .texts = l->texts});
+    extend(l);
 }
 
 void learner_close(Learner *l) {

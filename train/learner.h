@@ -24,11 +24,10 @@ ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t
 /* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state);
-/* Bytes that learner_open (but for a teacher) and the steps take of the device's memory, as one of
- * so many ranks, without taking any; 0 where it is the host's. */
-size_t learner_memory(const Kernels *k, const ClipConfig *c, int ranks);
-/* Dies where that is more than the device has left, naming options with which it would fit. */
-void learner_check_memory(const Kernels *k, const Comm *comm, const ClipConfig *c);
+/* Between plan_begin and plan_end (kernels.h): takes what learner_open and learner_cache take;
+ * nothing is read but the teacher's configuration. comm may be any that looks like one of as many
+ * ranks. */
+void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c);
 /* Features of frozen towers, where they are the same in every epoch and needed more than once. */
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples);
 void learner_close(Learner *l);

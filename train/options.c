@@ -262,7 +262,9 @@ static bool is_empty(const Option *o) {
            (o->type == OPT_LIST && !((StringList *)o->value)->count);
 }
 
-void options_write(const Command *c, FILE *out) {
+void options_write(const Command *c, const char *path) {
+    FILE *out = fopen(path, "w");
+    if (!out) die("%s: %s", path, strerror(errno));
     fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
     for (size_t i = 0; i < c->count; i++) {
         const Option *o = &c->options[i];
@@ -271,6 +273,7 @@ void options_write(const Command *c, FILE *out) {
         print_value(o, out);
         fputc('\n', out);
     }
+    if (fclose(out)) die("%s: %s", path, strerror(errno));
 }
 
 uint64_t option_hash(const Option *o) {

@@ -58,7 +58,7 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
 /* `name = value` lines with # comments; lists separated by blanks. */
 void options_read_recipe(const Command *c, const char *path);
 /* Writes every option as a recipe that gives the same values again. */
-void options_write(const Command *c, FILE *out);
+void options_write(const Command *c, const char *path);
 /* Of an option's name and value: two processes can compare what they were told. */
 uint64_t option_hash(const Option *o);
 void options_help(const Command *c, FILE *out);

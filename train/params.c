@@ -132,9 +132,8 @@ static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *com
     p->size = round_up(p->size, size_mul(ALIGN, p->shards));
     p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->size / BUCKETS));
     p->bucket = round_up(p->bucket, size_mul(ALIGN, p->shards));
-    p->master = take(k, p->size, k->acc_size);
     bool one = k->act_size == k->acc_size && !p->lora;
-    p->compute = one ? (act *)p->master : take(k, p->size, k->act_size);
+    if (!one) p->compute = take(k, p->size, k->act_size);
     if (p->lora) lora_bind(p->lora, p);
     if (training) {
         p->grad = take(k, p->size, k->acc_size);
@@ -142,6 +141,9 @@ static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *com
         p->v = take(k, p->size / p->shards, moment_size(k, moments));
         fp8_start(p);
     }
+    /* last: where ranks share it later (shard_masters), what is taken next follows its part */
+    p->master = take(k, p->size, k->acc_size);
+    if (one) p->compute = (act *)p->master;
     return p;
 }
 

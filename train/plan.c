@@ -109,6 +109,9 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
     if (!k->asynchronous)
         printf("  beside it: the program, its libraries, decoding%s: some %d MiB\n",
                p->ranks > 1 ? ", MPI" : "", p->ranks > 1 ? 60 : 40);
-    if (p->device) line("of the GPU's memory, scratch memory included", p->device);
+    if (p->device)
+        line(p->ranks > 1 ? "of the GPU's memory, all but NCCL's own"
+                          : "of the GPU's memory, in all",
+             p->device);
     if (p->ranks > 1) print_step(k, c, o, p, &w);
 }

@@ -274,22 +274,11 @@ static void update(Step *s) {
 }
 
 void step_plan(Step *s) {
-    ClipShape c = clip_shape(s->clip);
-    ClipBatch most = {.B = s->batch_size,
-                      .rows = c.max_rows,
-                      .sequences = s->batch_size + c.padding,
-                      .max_T = c.context};
-    /* the address is not looked at, but whether there is one */
-    if (c.kept) most.keep = (const int32_t *)s->images;
-    for (int keep = 0; keep < 2; keep++) {
-        clip_image_sent(s->clip, s->images, &most, keep);
-        clip_text_sent(s->clip, s->texts, &most, keep);
-    }
-    clip_text_bwd(s->clip, s->dtexts, s->batch_size);
-    clip_image_bwd(s->clip, s->dimages, s->batch_size);
-    if (s->comm->size == 1) run_loss(s, s->batch_size * s->accum);
+    clip_plan(s->clip, s->images);
+    if (s->x.teacher) teacher_plan(s->x.teacher);
+    run_loss(s, s->batch_size * s->accum);
     if (s->p->lora) lora_gradients(s->p);
-    if (!is_sharded(s->p)) update(s);
+    update(s);
 }
 
 double step_gradients(Step *s, Batch *const *batches) {

@@ -32,8 +32,8 @@ void step_extend(Step *s, const StepExtras *x);
 void step_limit_loss(Step *s, double most);
 /* loss_gather_bf16. */
 void step_gather_bf16(Step *s);
-/* Between plan_begin and plan_end: goes through a step of the largest batches (captions all full),
- * collectives left out. */
+/* Between plan_begin and plan_end: goes through a step of the largest batches (captions all full).
+ */
 void step_plan(Step *s);
 /* Asks for one step: batches[accum], lr and t (from 1) of this step. Nothing is waited for, so the
  * batches have to stay until its result is taken, and at most two steps may be under way. */

@@ -26,21 +26,26 @@ static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *p
             path, t->context_length, t->vocab_size, s->context_length, s->vocab_size);
 }
 
-Teacher *teacher_open(const Kernels *k, const char *model, const char *pretrained,
-                      const ClipConfig *student, size_t batch, size_t rows) {
+Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,
+                     const ClipConfig *student, size_t batch, size_t rows) {
     Teacher *t = xcalloc(1, sizeof *t);
     t->k = k;
     checkpoint_config(&t->config, pretrained, model);
     check_inputs(&t->config, student, pretrained);
     t->params = params_new(k, &t->config, false);
-    checkpoint_load_weights(pretrained, t->params, &t->config);
     t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
     size_t bytes = size_mul(size_mul(rows, t->config.embed_dim), k->acc_size);
     t->images = k->alloc(bytes);
     t->texts = k->alloc(bytes);
-    log_info("teacher %s: %zu parameters", pretrained, params_learned(t->params));
     return t;
 }
+
+void teacher_load(Teacher *t, const char *pretrained) {
+    checkpoint_load_weights(pretrained, t->params, &t->config);
+    log_info("teacher %s: %zu parameters", pretrained, params_learned(t->params));
+}
+
+void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
 
 void teacher_free(Teacher *t) {
     if (!t) return;

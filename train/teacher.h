@@ -10,8 +10,12 @@ typedef struct Teacher Teacher;
 /* pretrained: a folder (which brings the architecture) or, with model, a file. Its pictures and
  * tokens have to be the student's. batch: samples of a forward; rows: of all micro-batches. Dies on
  * what does not fit. */
-Teacher *teacher_open(const Kernels *k, const char *model, const char *pretrained,
-                      const ClipConfig *student, size_t batch, size_t rows);
+Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,
+                     const ClipConfig *student, size_t batch, size_t rows);
+/* Its weights; before the first forward. */
+void teacher_load(Teacher *t, const char *pretrained);
+/* clip_plan, of the largest micro-batch. */
+void teacher_plan(const Teacher *t);
 void teacher_free(Teacher *t);
 size_t teacher_dim(const Teacher *t);
 /* Features of a micro-batch into rows row … of teacher_images and teacher_texts. */

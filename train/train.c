@@ -5,6 +5,7 @@
 #include "train/guards.h"
 #include "train/learner.h"
 #include "train/log.h"
+#include "train/memory.h"
 #include "train/plan.h"
 #include "train/sched.h"
 #include "train/signals.h"
@@ -66,16 +67,6 @@ static void make_dir(const char *path) {
         die("%s: cannot make this folder: %s", path, strerror(errno));
 }
 
-static char *default_name(const char *model) {
-    char when[32];
-    time_t now = time(NULL);
-    struct tm tm;
-    strftime(when, sizeof when, "%Y_%m_%d-%H_%M_%S", localtime_r(&now, &tm));
-    const char *base = strrchr(model, '/');
-    return xasprintf("%s-model_%s-lr_%g-b_%lld", when, base ? base + 1 : model, opt->lr,
-                     (long long)opt->batch_size);
-}
-
 static bool writes(const Run *r) { return r->comm->rank == 0; }
 
 /* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet. */
@@ -86,7 +77,7 @@ static void find_run(Run *r) {
         die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
                   "a JSON file)");
     const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
-    char *name = opt->name ? xstrdup(opt->name) : default_name(model);
+    char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
     r->dir = xasprintf("%s/%s", opt->logs, name);
     r->checkpoints = xasprintf("%s/checkpoints", r->dir);
     train_options.name = name; /* the run's record names it, also where it was chosen here */
@@ -192,13 +183,29 @@ static void open_data(Run *r) {
     if (opt->max_steps) r->total_steps = (uint64_t)opt->max_steps;
 }
 
+/* What a run takes beside its learner. */
+static void open_rest(void *run, const Comm *comm) {
+    Run *r = run;
+    r->signals = signals_new(r->k, comm);
+}
+
+static void close_rest(void *run) {
+    Run *r = run;
+    signals_free(r->signals);
+}
+
+static MemoryPlan memory_plan(Run *r, int ranks) {
+    return (MemoryPlan){r->k, &r->config, ranks, open_rest, close_rest, r};
+}
+
 static void build_model(Run *r) {
-    r->signals = signals_new(r->k, r->comm);
     kernel_graphs_on = opt->graphs;
-    learner_check_memory(r->k, r->comm, &r->config);
+    MemoryPlan plan = memory_plan(r, r->comm->size);
+    memory_take(&plan, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
                   (r->total_steps - r->state.step) * r->global_batch);
+    open_rest(r, r->comm);
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
     r->sched = (Sched){
@@ -230,10 +237,7 @@ static void read_position(Run *r) {
 
 static void write_record(const Run *r) {
     char *path = xasprintf("%s/params.conf", r->dir);
-    FILE *f = fopen(path, "w");
-    if (!f) die("%s: %s", path, strerror(errno));
-    options_write(&train_command, f);
-    if (fclose(f)) die("%s: %s", path, strerror(errno));
+    options_write(&train_command, path);
     free(path);
 }
 
@@ -467,6 +471,7 @@ static void start_run(Run *r) {
 static void dry_run(Run *r) {
     ClipOptions o = learner_clip_options(r->k, &r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
+    MemoryPlan plan = memory_plan(r, ranks);
     if (writes(r))
         plan_print(r->k, &r->config, &o,
                    &(PlanOptions){.accum = (size_t)opt->accum_freq,
@@ -476,7 +481,7 @@ static void dry_run(Run *r) {
                                   .ema = opt->ema > 0,
                                   .gather_bf16 = opt->gather_dtype == GATHER_BF16,
                                   .moments = (Moments)opt->moments,
-                                  .device = learner_memory(r->k, &r->config, ranks)});
+                                  .device = memory_needed(&plan)});
 }
 
 static void make_run_folder(Run *r) {
@@ -551,10 +556,7 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     validation_close(r->validation);
     train_log_close(r->log);
     say_end(r, stopped);
-    MemoryUse m = r->k->memory();
-    if (m.total)
-        log_info("GPU memory: %.1f MiB were taken of %.1f", (double)m.most / (1 << 20),
-                 (double)m.total / (1 << 20));
+    memory_report(r->k);
     loader_stop(r->loader);
     sampler_free(r->sampler);
     learner_close(&r->learner);

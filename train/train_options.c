@@ -3,6 +3,9 @@
 #include "train/comm.h"
 #include "train/loss.h"
 
+#include <string.h>
+#include <time.h>
+
 TrainOptions train_options = {
     .image_key = "jpg;png;jpeg;webp",
     .text_key = "txt;caption",
@@ -240,3 +243,13 @@ const Command train_command = {
     options,
     COUNT(options),
 };
+
+char *train_options_name(const char *model) {
+    char when[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    strftime(when, sizeof when, "%Y_%m_%d-%H_%M_%S", localtime_r(&now, &tm));
+    const char *base = strrchr(model, '/');
+    return xasprintf("%s-model_%s-lr_%g-b_%lld", when, base ? base + 1 : model, train_options.lr,
+                     (long long)train_options.batch_size);
+}

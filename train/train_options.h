@@ -51,4 +51,7 @@ typedef struct TrainOptions {
 
 extern TrainOptions train_options; /* defaults, then what was given */
 extern const Command train_command;
+
+/* A run's name where none was given: the time, the model and two more; malloc'd. */
+char *train_options_name(const char *model);
 #endif

@@ -49,8 +49,8 @@ MemoryUse FN(memory)(void) { return (MemoryUse){0}; }
 
 bool FN(plan_begin)(void) { return false; }
 
-size_t FN(plan_end)(bool keep) {
-    (void)keep;
+size_t FN(plan_end)(size_t most) {
+    (void)most;
     return 0;
 }
 

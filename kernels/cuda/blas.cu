@@ -164,6 +164,11 @@ static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start,
     return best;
 }
 
+/* Of what is written by a way that is only tried; 0: into the result itself. */
+static size_t bytes_to_try(const Product *p) {
+    return p->add ? p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2) : 0;
+}
+
 /* Leaves the fastest of the ways in plan->algo. Not while a graph is being captured: nothing runs
  * then. */
 static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeuristicResult_t *ways,
@@ -171,15 +176,9 @@ static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeur
     cudaStreamCaptureStatus capturing;
     CUDA(cudaStreamIsCapturing(device_stream(), &capturing));
     if (count < 2 || capturing != cudaStreamCaptureStatusNone) return;
-    void *c = p->c;
-    size_t bytes = p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2);
-    if (p->add) {
-        if (cudaMalloc(&c, bytes) != cudaSuccess) {
-            cudaGetLastError();
-            return;
-        }
-        CUDA(cudaMemsetAsync(c, 0, bytes, device_stream()));
-    }
+    size_t bytes = bytes_to_try(p);
+    void *c = bytes ? device_alloc(bytes) : p->c;
+    if (bytes) CUDA(cudaMemsetAsync(c, 0, bytes, device_stream()));
     cudaEvent_t start, stop;
     CUDA(cudaEventCreateWithFlags(&start, cudaEventDefault));
     CUDA(cudaEventCreateWithFlags(&stop, cudaEventDefault));
@@ -193,7 +192,7 @@ static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeur
     plan->algo = ways[best].algo;
     CUDA(cudaEventDestroy(start));
     CUDA(cudaEventDestroy(stop));
-    if (p->add) device_release(c);
+    if (bytes) device_release(c);
 }
 
 /* Dies where the library knows no way. */
@@ -280,6 +279,8 @@ void blas_product(const Product *p) {
     }
     if (device_planning()) {
         device_scratch(SCRATCH_BLAS, WORKSPACE);
+        size_t tried = kernel_tuning.autotune ? bytes_to_try(p) : 0;
+        if (tried) device_release(device_alloc(tried));
         return;
     }
     Plan *plan = plan_get(p);

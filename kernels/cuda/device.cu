@@ -13,10 +13,25 @@ typedef struct Stage {
     cudaEvent_t done;
 } Stage;
 
-typedef struct Allocation {
-    void *p;
+/* Memory in use. */
+typedef struct Block {
+    char *p;
     size_t bytes;
-} Allocation;
+} Block;
+
+/* Blocks by address; of a space, which they divide, or allocations of their own (base NULL). */
+typedef struct Space {
+    char *base;
+    size_t size, most; /* most: up to where it was in use */
+    Block *list;
+    size_t count;
+} Space;
+
+typedef struct Scratch {
+    void *p;
+    size_t bytes, used; /* used: the most that was asked for */
+    bool own;           /* an allocation, not a part of the arena */
+} Scratch;
 
 static struct Device {
     bool open;
@@ -24,16 +39,19 @@ static struct Device {
     cudaStream_t queue[QUEUES];
     Stage stages[STAGES];
     size_t stage;
-    void *scratch[SCRATCH_COUNT];
-    size_t scratch_size[SCRATCH_COUNT];
-    unsigned *counter;
+    Scratch scratch[SCRATCH_COUNT];
     cudaEvent_t timer_start, timer_stop;
     bool capturing, recorded; /* a graph just now; one ever */
     Graph *graph;             /* the one that is, or was last */
-    Allocation *allocations;
-    size_t allocation_count, taken, most;
+    Space own;               /* allocations, of which one is the arena */
+    void *arena_start;       /* that one: scratch memory, and what `arena` divides */
+    Space arena;             /* what was planned; base NULL: none was taken */
+    size_t taken, most;      /* of allocations */
+    size_t used, most_used;  /* of blocks and scratch memory */
+    size_t taken_as_planned; /* when the arena was taken */
     bool planning;
-    size_t planned, planned_scratch[SCRATCH_COUNT];
+    Space plan;                /* addresses without memory */
+    size_t plan_scratch[SCRATCH_COUNT];
 } device;
 
 void device_check(cudaError_t status, const char *call, const char *file, int line) {
@@ -118,8 +136,6 @@ static void device_open(void) {
     CUDA(cudaEventCreateWithFlags(&device.timer_start, cudaEventDefault));
     CUDA(cudaEventCreateWithFlags(&device.timer_stop, cudaEventDefault));
     device.open = true;
-    device.counter = (unsigned *)device_alloc(sizeof *device.counter);
-    CUDA(cudaMemsetAsync(device.counter, 0, sizeof *device.counter, device.queue[QUEUE_COMPUTE]));
 }
 
 cudaStream_t device_stream(void) {
@@ -142,47 +158,56 @@ size_t device_shared_memory(void) {
     return (size_t)device.shared_memory;
 }
 
-unsigned *device_counter(void) {
-    device_open();
-    return device.counter;
-}
-
 /* ---- memory ---- */
 
-static void remember(void *p, size_t bytes) {
-    size_t n = device.allocation_count++;
-    device.allocations = (Allocation *)xrealloc(
-        device.allocations, device.allocation_count * sizeof *device.allocations);
-    device.allocations[n] = {p, bytes};
-    device.taken += bytes;
-    device.most = size_max(device.most, device.taken);
-}
-
-static void forget(const void *p) {
-    for (size_t i = 0; i < device.allocation_count; i++) {
-        if (device.allocations[i].p != p) continue;
-        device.taken -= device.allocations[i].bytes;
-        device.allocations[i] = device.allocations[--device.allocation_count];
-        return;
-    }
-}
-
-/* Addresses of planned memory start here: none that a device has. */
+enum { ALIGN = 256 };
+/* Planned addresses start here: none that a device has. */
 #define PLANNED_AT ((size_t)1 << 56)
 
-void *device_alloc(size_t bytes) {
-    void *p = NULL;
-    device_open();
-    assert(!device.capturing);
-    bytes = size_max(bytes, 1);
-    if (device.planning) {
-        p = (void *)(PLANNED_AT + round_up(device.planned, 256));
-        device.planned += bytes;
-        return p;
+static void block_insert(Space *s, size_t i, void *p, size_t bytes) {
+    s->list = (Block *)xrealloc(s->list, (s->count + 1) * sizeof *s->list);
+    memmove(s->list + i + 1, s->list + i, (s->count++ - i) * sizeof *s->list);
+    s->list[i] = {(char *)p, bytes};
+}
+
+/* Its bytes; 0: it is none of these. */
+static size_t block_remove(Space *s, const void *p) {
+    for (size_t i = 0; i < s->count; i++) {
+        size_t bytes = s->list[i].bytes;
+        if (s->list[i].p != p) continue;
+        memmove(s->list + i, s->list + i + 1, (--s->count - i) * sizeof *s->list);
+        return bytes;
     }
+    return 0;
+}
+
+/* The first gap that is large enough: the same calls always get the same places, so what they took
+ * in planning is enough. NULL: there is none. */
+static void *space_take(Space *s, size_t bytes) {
+    size_t at = 0, i = 0;
+    for (; i < s->count; i++) {
+        size_t start = (size_t)(s->list[i].p - s->base);
+        if (bytes <= start - at) break;
+        at = start + s->list[i].bytes;
+    }
+    if (bytes > s->size - at) return NULL;
+    block_insert(s, i, s->base + at, bytes);
+    s->most = size_max(s->most, at + bytes);
+    return s->base + at;
+}
+
+static void use(size_t bytes) {
+    device.used += bytes;
+    device.most_used = size_max(device.most_used, device.used);
+}
+
+static void *own_take(size_t bytes) {
+    void *p = NULL;
     cudaError_t status = cudaMalloc(&p, bytes);
     if (status == cudaSuccess) {
-        remember(p, bytes);
+        block_insert(&device.own, device.own.count, p, bytes);
+        device.taken += bytes;
+        device.most = size_max(device.most, device.taken);
         return p;
     }
     cudaGetLastError();
@@ -192,34 +217,68 @@ void *device_alloc(size_t bytes) {
         bytes, m.unused, m.total, m.taken, cudaGetErrorString(status));
 }
 
-void device_release(void *p) {
-    if (!p || device.planning) return;
-    forget(p);
+static size_t own_give(void *p) {
+    size_t bytes = block_remove(&device.own, p);
+    assert(bytes);
+    device.taken -= bytes;
     CUDA(cudaFree(p));
+    return bytes;
+}
+
+void *device_alloc(size_t bytes) {
+    device_open();
+    assert(!device.capturing);
+    bytes = size_max(bytes, 1);
+    size_t padded = round_up(bytes, ALIGN);
+    if (device.planning) return space_take(&device.plan, padded);
+    void *p = device.arena.base ? space_take(&device.arena, padded) : NULL;
+    use(p ? padded : bytes);
+    return p ? p : own_take(bytes);
+}
+
+void device_release(void *p) {
+    if (!p) return;
+    if (device.planning) {
+        block_remove(&device.plan, p);
+        return;
+    }
+    /* as cudaFree does: whatever still works in it ends first */
+    CUDA(cudaDeviceSynchronize());
+    size_t bytes = block_remove(&device.arena, p);
+    device.used -= bytes ? bytes : own_give(p);
 }
 
 MemoryUse device_memory(void) {
-    MemoryUse m = {device.taken, device.most, 0, 0};
+    MemoryUse m = {device.taken, device.most, device.most_used, 0, 0, 0};
     device_open();
+    if (device.arena.base) m.unplanned = device.most - device.taken_as_planned;
     if (cudaMemGetInfo(&m.unused, &m.total) != cudaSuccess) cudaGetLastError();
     return m;
 }
 
-static void scratch_take(enum ScratchUse use, size_t bytes) {
-    device_sync();
-    if (!device.recorded) device_release(device.scratch[use]);
-    device.scratch_size[use] = bytes;
-    device.scratch[use] = device_alloc(bytes);
+static void scratch_drop(Scratch *s) {
+    if (s->own && !device.recorded) own_give(s->p);
+    s->p = NULL;
+    s->bytes = 0;
 }
 
-void *device_scratch(enum ScratchUse use, size_t bytes) {
+static void scratch_take(Scratch *s, size_t bytes) {
+    device_sync();
+    scratch_drop(s);
+    assert(!device.capturing);
+    *s = {own_take(bytes), bytes, s->used, true};
+}
+
+void *device_scratch(enum ScratchUse what, size_t bytes) {
+    Scratch *s = &device.scratch[what];
+    bytes = size_max(bytes, 1);
     if (device.planning) {
-        device.planned_scratch[use] = size_max(device.planned_scratch[use], bytes);
+        device.plan_scratch[what] = size_max(device.plan_scratch[what], bytes);
         return (void *)PLANNED_AT;
     }
-    if (bytes > device.scratch_size[use] || !device.scratch[use])
-        scratch_take(use, bytes + bytes / 4);
-    return device.scratch[use];
+    if (bytes > s->used) use(bytes - s->used), s->used = bytes;
+    if (bytes > s->bytes) scratch_take(s, bytes + bytes / 4);
+    return s->p;
 }
 
 /* ---- planning ---- */
@@ -229,20 +288,70 @@ bool device_planning(void) { return device.planning; }
 bool device_plan_begin(void) {
     device_open();
     device.planning = true;
-    device.planned = 0;
-    memset(device.planned_scratch, 0, sizeof device.planned_scratch);
+    device.plan = {(char *)PLANNED_AT, SIZE_MAX / 2, 0, NULL, 0};
+    memset(device.plan_scratch, 0, sizeof device.plan_scratch);
     return true;
 }
 
-size_t device_plan_end(bool keep) {
-    size_t bytes = device.planned;
-    device.planning = false;
-    for (int use = 0; use < SCRATCH_COUNT; use++) {
-        size_t wanted = device.planned_scratch[use];
-        bytes += wanted;
-        if (keep && wanted > device.scratch_size[use]) scratch_take((enum ScratchUse)use, wanted);
+/* Scratch memory, then what the blocks are taken from. */
+static void arena_take_planned(size_t bytes) {
+    char *p = (char *)own_take(bytes);
+    device.arena_start = p;
+    for (int what = 0; what < SCRATCH_COUNT; what++) {
+        Scratch *s = &device.scratch[what];
+        size_t n = round_up(device.plan_scratch[what], ALIGN);
+        if (device.plan_scratch[what] <= s->bytes) continue;
+        scratch_drop(s);
+        *s = {p, n, s->used, false};
+        p += n;
     }
+    device.arena = {p, bytes - (size_t)(p - (char *)device.arena_start), 0, NULL, 0};
+    device.taken_as_planned = device.most = device.taken;
+}
+
+static void arena_give(void) {
+    if (!device.arena.base || device.arena.count) return;
+    for (int what = 0; what < SCRATCH_COUNT; what++)
+        if (!device.scratch[what].own) scratch_drop(&device.scratch[what]);
+    own_give(device.arena_start);
+    free(device.arena.list);
+    device.arena = {};
+}
+
+/* CLIPC_ARENA=0: an allocation a block, so that whoever watches memory knows where each ends. */
+static bool wants_arena(void) {
+    const char *value = getenv("CLIPC_ARENA");
+    return !value || strcmp(value, "0");
+}
+
+size_t device_plan_end(size_t most) {
+    size_t bytes = device.plan.most;
+    device.planning = false;
+    free(device.plan.list);
+    for (int what = 0; what < SCRATCH_COUNT; what++) bytes += round_up(device.plan_scratch[what], ALIGN);
+    if (bytes > most) return bytes;
+    device_sync();
+    if (!device.recorded) arena_give();
+    if (bytes && wants_arena() && !device.arena.base) {
+        arena_take_planned(bytes);
+        return bytes;
+    }
+    for (int what = 0; what < SCRATCH_COUNT; what++)
+        if (device.plan_scratch[what] > device.scratch[what].bytes)
+            scratch_take(&device.scratch[what], device.plan_scratch[what]);
     return bytes;
+}
+
+void device_close(void) {
+    if (!device.open) return;
+    device.recorded = false;
+    for (int what = 0; what < SCRATCH_COUNT; what++)
+        if (device.scratch[what].own) scratch_drop(&device.scratch[what]);
+    arena_give();
+    for (size_t i = 0; i < STAGES; i++) {
+        if (device.stages[i].host) CUDA(cudaFreeHost(device.stages[i].host));
+        device.stages[i].host = NULL;
+    }
 }
 
 /* ---- transfers ---- */

@@ -37,7 +37,9 @@ size_t device_shared_memory(void);
 MemoryUse device_memory(void);
 bool device_planning(void);
 bool device_plan_begin(void);
-size_t device_plan_end(bool keep);
+size_t device_plan_end(size_t most);
+/* kernels_close. */
+void device_close(void);
 void *device_alloc(size_t bytes);
 void device_release(void *p);
 /* The source may be overwritten as soon as this returns. */
@@ -45,9 +47,9 @@ void device_upload(void *dst, const void *host, size_t bytes);
 void device_download(void *host, const void *src, size_t bytes);
 void device_sync(void);
 
-/* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
- * it is lost), kept for ever. One per use, so that no two uses meet. Where graphs were recorded, an
- * outgrown block stays too: they may work in it. */
+/* Blocks of scratch memory: owned by the backend, parts of the arena where they were planned, grown
+ * when a larger one is asked for (what was in it is lost). One per use, so that no two uses meet.
+ * Where graphs were recorded, an outgrown block stays too: they may work in it. */
 enum ScratchUse {
     SCRATCH_BLAS,
     SCRATCH_BIAS,
@@ -65,8 +67,6 @@ bool device_graph_begin(Graph **g);
 void device_graph_end(Graph **g);
 void device_graph_call(void (*call)(const void *context), const void *context, size_t bytes);
 void device_graph_free(Graph *g);
-/* A counter in device memory that is 0 whenever no kernel runs. */
-unsigned *device_counter(void);
 
 /* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time the stream
  * takes until the function returns is booked. */

@@ -18,7 +18,7 @@ MemoryUse FN(memory)(void) { return device_memory(); }
 
 bool FN(plan_begin)(void) { return device_plan_begin(); }
 
-size_t FN(plan_end)(bool keep) { return device_plan_end(keep); }
+size_t FN(plan_end)(size_t most) { return device_plan_end(most); }
 
 void FN(upload)(void *dst, const void *host, size_t bytes) {
     GPU_TIMER(upload, 0, bytes);

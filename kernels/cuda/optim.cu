@@ -1,9 +1,12 @@
 /* cuda/optim: the gradient's norm and AdamW over the flat parameter block: a block a chunk. */
 #include "kernels/cuda/cuda.cuh"
 
+/* 0 whenever no kernel runs. */
+__device__ static unsigned blocks_done;
+
 /* Every block leaves its sum; the block that comes last adds them up in their order. */
 __global__ static void __launch_bounds__(BLOCK)
-    sum_squares(acc *out, float *parts, unsigned *counter, const acc *g, const OptimChunk *chunk,
+    sum_squares(acc *out, float *parts, const acc *g, const OptimChunk *chunk,
                 const OptimGroup *group) {
     __shared__ float shared[2][BLOCK / WARP];
     __shared__ bool last;
@@ -22,7 +25,7 @@ __global__ static void __launch_bounds__(BLOCK)
     if (threadIdx.x == 0) {
         parts[blockIdx.x] = sum;
         __threadfence();
-        last = atomicAdd(counter, 1) == gridDim.x - 1;
+        last = atomicAdd(&blocks_done, 1) == gridDim.x - 1;
     }
     __syncthreads();
     if (!last) return;
@@ -32,7 +35,7 @@ __global__ static void __launch_bounds__(BLOCK)
     block_sums<1>(&sum, shared[1]);
     if (threadIdx.x == 0) {
         out->v += sum;
-        *counter = 0;
+        blocks_done = 0;
     }
 }
 
@@ -40,7 +43,7 @@ void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t cou
                      const OptimGroup *group) {
     GPU_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, count * OPTIM_CHUNK * sizeof(acc));
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, count * sizeof *parts);
-    LAUNCH(sum_squares, count, BLOCK, 0, out, parts, device_counter(), g, chunk, group);
+    LAUNCH(sum_squares, count, BLOCK, 0, out, parts, g, chunk, group);
 }
 
 __global__ static void skip_spike(acc *squares, const acc *loss, const AdamW *o) {

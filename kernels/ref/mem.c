@@ -24,8 +24,8 @@ MemoryUse ref_memory(void) { return (MemoryUse){0}; }
 
 bool ref_plan_begin(void) { return false; }
 
-size_t ref_plan_end(bool keep) {
-    (void)keep;
+size_t ref_plan_end(size_t most) {
+    (void)most;
     return 0;
 }
 

@@ -12,6 +12,7 @@
  *                         random (default 0)
  *   CUDAEMU_RACE=1        report two accesses to one word that nothing orders
  *   CUDAEMU_LEAKS=1       report device memory that is still allocated at exit
+ *   CUDAEMU_ALLOCATIONS=1 say at exit how often device memory was allocated
  *   CUDAEMU_MEMORY=MiB    size of device memory (default 4096)
  *   CUDAEMU_DEVICES=n     number of devices (default 1)
  *   CUDAEMU_DRIVER=n      CUDA version of the driver, 12040 for 12.4, 0 for none (default the
@@ -34,7 +35,7 @@ enum { EMU_EXIT = 99 };
 
 typedef struct EmuOptions {
     int order, async, arch, devices, driver;
-    bool alone, race, leaks, quiet;
+    bool alone, race, leaks, quiet, allocations;
     size_t memory;
     uint64_t steps;
     double timeout;

@@ -261,10 +261,16 @@ const char *cudaGetErrorString(cudaError_t e) {
 }
 
 /* ---- memory ---- */
+static unsigned long allocations;
+static void say_allocations(void) {
+    emu_warn("device memory was allocated %lu times", allocations);
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     emu_count(COUNT_MEMORY);
     emu_enter();
     if (any_capturing()) return emu_error(cudaErrorStreamCaptureUnsupported);
+    if (!allocations++ && emu_options()->allocations) atexit(say_allocations);
     *p = NULL;
     if (!bytes) return cudaSuccess;
     Buffer *b = mem_alloc(bytes);

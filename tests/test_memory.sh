@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# A GPU's memory, on the layer that needs no GPU: what a run takes is what --dry-run said, in one allocation; what a run that finds
+# too little of it says. Prints cmocka's lines.
+. tests/support.sh memory
+emu=$clipc-cudaemu
+export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1 CUDAEMU_ALLOCATIONS=1 CUDAEMU_LEAKS=1
+options=(--device cuda --pretrained $golden --batch-size 4)
+data=(--vocab $golden/vocab.txt --train-data $golden/pairs.tsv --max-steps 3 --warmup 1 --lr 1e-3 --workers 1 --logs "$dir")
+
+# One rank, or so many of a run.
+train() { # ranks, name, options…
+    local ranks=$1 name=$2 bad=0 port r pids=()
+    shift 2
+    if [ "$ranks" = 1 ]; then
+        "$emu" train "${options[@]}" "${data[@]}" --name "$name" "$@" 2>"$dir/0.err"
+        return
+    fi
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    for ((r = 0; r < ranks; r++)); do
+        RANK=$r WORLD_SIZE=$ranks LOCAL_RANK=$r MASTER_ADDR=localhost CUDAEMU_DEVICES=$ranks OMP_NUM_THREADS=1 "$emu" train "${options[@]}" \
+            "${data[@]}" --comm-port "$port" --comm-timeout 30 --name "$name" "$@" 2>"$dir/$r.err" &
+        pids+=($!)
+    done
+    for r in "${pids[@]}"; do wait "$r" || bad=1; done
+    return $bad
+}
+# What --dry-run says is taken, and of that no less is used, to 2 % of all but the products' workspace of 32 MiB; by one allocation a
+# rank, and one that NCCL's host memory goes through.
+as_planned() { # ranks, name, options…
+    local ranks=$1 name=$2 planned
+    shift 2
+    planned=$("$emu" train "${options[@]}" --world-size "$ranks" --dry-run "$@" 2>/dev/null | sed -n 's/.*of the GPU.s memory.* \([0-9.]*\) MiB/\1/p')
+    train "$ranks" "$name" "$@" || { tail -n 5 "$dir"/*.err && return 1; }
+    sed -n 's/.*GPU memory: \([0-9.]*\) MiB were taken of [0-9.]*, \([0-9.]*\) used, \([0-9.]*\) not planned/\1 \2 \3/p' "$dir/0.err" |
+        awk -v p="$planned" -v times="$(sed -n 's/.*memory was allocated \([0-9]*\) times/\1/p' "$dir/0.err")" -v ranks="$ranks" '
+            function off(a, b) { return a > b ? a - b : b - a }
+            { t = $1; most = 0.02 * (t - 32) + 0.05; bad = p <= 32 || off(p, t) > most || off($2, t) > most || $3 > 0 || times != (ranks > 1 ? 2 : 1) }
+            END { if (bad || NR != 1) print "planned " p " MiB; taken, used, not planned: " $0 "; " times " allocations"; exit bad || NR != 1 }'
+}
+whole_model() { as_planned 1 whole --precision amp_bf16; }
+accumulated() { as_planned 1 accumulated --precision fp32 --accum-freq 2 --moments bf16 --grad-checkpointing --siglip --force-patch-dropout 0.5; }
+averaged() { as_planned 1 averaged --precision amp_bf16 --moments bf16 --ema 0.9; }
+in_8_bits() { CUDAEMU_ARCH=90 as_planned 1 eight --precision amp_fp8; }
+several_positives() { as_planned 1 positives --precision amp_bf16 --multi-positive --logit-memory 1; }
+distilled() { as_planned 1 distilled --precision fp32 --distill-pretrained $golden; }
+adapted() { as_planned 1 adapted --precision amp_bf16 --lora-rank 4; }
+frozen_tower() { as_planned 1 frozen --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/0.err"; }
+measured_products() { as_planned 1 measured --precision fp32 --autotune; }
+two_ranks() { as_planned 2 ranks --precision amp_bf16; }
+sharded_ranks() { as_planned 2 sharded --precision amp_bf16 --shard-optimizer --multi-positive; }
+
+# an allocation a block has guards around each and gives the same bits
+blocks_apart() {
+    train 1 together --precision amp_bf16 --epochs 1 && CLIPC_ARENA=0 train 1 apart --precision amp_bf16 --epochs 1 &&
+        [ "$(sed -n 's/.*memory was allocated \([0-9]*\) times/\1/p' "$dir/0.err")" -gt 9 ] &&
+        same_state "$dir/together/checkpoints/step_3" "$dir/apart/checkpoints/step_3"
+}
+too_little() {
+    export CUDAEMU_MEMORY=36
+    refused 1 "it would fit with" "$emu" train "${options[@]}" "${data[@]}" --batch-size 16 --precision fp32 --name little --logit-memory 1 || return 1
+    cat "$dir/stderr"
+    # the first way that is named does fit
+    local way
+    way=$(sed -n 's/.*it would fit with \([^(;]*\) (.*/\1/p' "$dir/stderr")
+    # shellcheck disable=SC2086
+    [ -n "$way" ] && train 1 little --batch-size 16 --precision fp32 --logit-memory 1 $way
+}
+
+tests=(whole_model accumulated averaged in_8_bits several_positives distilled adapted frozen_tower measured_products blocks_apart two_ranks
+    sharded_ranks too_little)
+if [ ! -x "$emu" ]; then
+    for t in "${tests[@]}"; do skip "$t" "built by a plain make where nvcc is"; done
+    exit 0
+fi
+for t in "${tests[@]}"; do check "$t" "$t"; done
+exit $failed
