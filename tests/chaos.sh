@@ -1,12 +1,8 @@
 #!/usr/bin/env bash
 # Random kills, stops and signals on a run of four ranks, each followed by --resume latest; the end must be the undisturbed
 # run's, bit for bit: tests/chaos.sh [CYCLES] [SEED]. `make chaos` runs 50.
-set -u
+. tests/support.sh chaos
 cycles=${1:-50} seed=${2:-$RANDOM}
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/chaos.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 RANDOM=$seed
 timeout=5
@@ -17,12 +13,10 @@ echo "chaos: $cycles cycles, seed $seed, $steps steps on 4 ranks"
 run() { # name, options…
     local name=$1
     shift
-    exec mpirun --allow-run-as-root --oversubscribe --bind-to none -np 4 "$clipc" train --pretrained $golden --vocab $golden/vocab.txt \
-        --train-data $golden/pairs.tsv --epochs 100000 --max-steps $steps --warmup 3 --lr 1e-4 --workers 1 --batch-size 2 --logs "$dir" \
+    exec "${mpirun[@]}" -np 4 "$clipc" train "${pairs[@]}" --epochs 100000 --max-steps $steps --warmup 3 --lr 1e-4 --workers 1 --batch-size 2 --logs "$dir" \
         --save-frequency 100000 --save-frequency-steps 7 --comm-timeout $timeout --shard-optimizer --name "$name" "$@" \
         >"$dir/out" 2>"$dir/err"
 }
-done_steps() { wc -l 2>/dev/null <"$dir/$1/metrics.jsonl" || echo 0; }
 fail() {
     echo "chaos: $1 (seed $seed)"
     tail -n 20 "$dir/err"
@@ -34,12 +28,8 @@ interrupted=0
 for cycle in $(seq "$cycles"); do
     (run broken --resume latest) &
     launcher=$!
-    goal=$(($(done_steps broken) + RANDOM % 25))
-    for _ in $(seq 1500); do
-        [ "$(done_steps broken)" -ge $goal ] && break
-        kill -0 $launcher 2>/dev/null || break
-        sleep 0.01
-    done
+    goal=$(($(lines broken) + RANDOM % 25))
+    await $launcher has_lines broken $goal
     # the goal may lie before the start: then the kill hits ranks that are just coming up
     ranks=()
     while [ ${#ranks[@]} != 4 ] && kill -0 $launcher 2>/dev/null; do
@@ -56,16 +46,14 @@ for cycle in $(seq "$cycles"); do
     wait $launcher
     code=$?
     interrupted=$((interrupted + 1))
-    [ $what = 2 ] || [ $code != 0 ] || [ "$(done_steps broken)" = $steps ] || fail "cycle $cycle: a lost rank and exit 0"
+    [ $what = 2 ] || [ $code != 0 ] || [ "$(lines broken)" = $steps ] || fail "cycle $cycle: a lost rank and exit 0"
     # before a rank listens to signals, SIGTERM ends it as any other program
     [ $what != 2 ] || [ $code = 0 ] || ! grep -q 'ranks over' "$dir/err" || fail "cycle $cycle: SIGTERM and exit $code"
-    for _ in $(seq 40); do pgrep -r D,R,S,T -f "logs $dir .*--name broken" >/dev/null || break; sleep 0.05; done
-    ! pgrep -r D,R,S,T -f "logs $dir .*--name broken" >/dev/null || fail "cycle $cycle: processes are left"
+    nothing_left broken || fail "cycle $cycle"
 done
 (run broken --resume latest) || fail "the last part failed"
-cmp "$dir/whole/checkpoints/latest/open_clip_model.safetensors" "$dir/broken/checkpoints/latest/open_clip_model.safetensors" &&
-    cmp "$dir/whole/checkpoints/latest/train_state.safetensors" "$dir/broken/checkpoints/latest/train_state.safetensors" ||
+same_state "$dir/whole/checkpoints/latest" "$dir/broken/checkpoints/latest" ||
     fail "the end differs from the undisturbed run's"
-[ "$(done_steps broken)" = $steps ] || fail "metrics.jsonl has $(done_steps broken) lines of $steps"
+[ "$(lines broken)" = $steps ] || fail "metrics.jsonl has $(lines broken) lines of $steps"
 [ $interrupted -ge "$cycles" ] || fail "only $interrupted of $cycles cycles found the run alive"
 echo "chaos: ok, $interrupted interruptions"

@@ -6,7 +6,7 @@ bin=$(dirname "$clipc")/tests
 export CUDAEMU_QUIET=1
 
 if [ ! -x "$bin/cudaemu_profile" ]; then
-    skip counts "built by a plain make where nvcc is"
+    skip "built by a plain make where nvcc is" counts
     exit 0
 fi
 

@@ -1,70 +1,48 @@
 #!/usr/bin/env bash
 # The layer that runs CUDA on the CPU (tests/cuda_on_cpu), tested by itself: programs without a fault pass in every order of threads
 # and streams, and each planted fault is noticed. Prints cmocka's lines.
-set -u
-bin=$(dirname "${CLIPC:-build/clipc}")/tests
-failed=0
+. tests/support.sh cudaemu
 export CUDAEMU_QUIET=1
 
-skip() { # name, reason
-    echo "SKIP: $1: $2"
-    echo "[  SKIPPED ] $1"
-}
-if [ ! -x "$bin/cudaemu_correct" ]; then
-    skip correct "built by a plain make where nvcc is"
-    skip faults "built by a plain make where nvcc is"
+if [ ! -x "$bin/tests/cudaemu_correct" ]; then
+    skip "built by a plain make where nvcc is" correct faults
     exit 0
 fi
 
-# name, exit code, words on stderr, environment…: runs the case of the program $program
+# program, case, exit code, words on stderr, environment…
 run() {
-    local name=$1 code=$2 words=$3 got=0 out
-    shift 3
-    out=$(env "$@" timeout 60 "$bin/cudaemu_$program" "$name" 2>&1) || got=$?
-    [ "$got" = "$code" ] && grep -qF -- "$words" <<<"$out" && return 0
-    echo "$name $*: exit $got (wanted $code), wanted '$words', got:"
-    echo "$out"
+    local program=$1 case=$2 code=$3 words=$4
+    shift 4
+    says "$code" "$words" env "$@" timeout 60 "$bin/tests/cudaemu_$program" "$case" && return 0
+    echo "with $*"
     return 1
 }
-verdict() { # name, 0 or not
-    if [ "$2" = 0 ]; then echo "[       OK ] $1"; else
-        echo "[  FAILED  ] $1"
-        failed=1
-    fi
-}
-
-correct() { # name
-    local name=$1 bad=0 mode
-    echo "[ RUN      ] $name"
+correct() { # program, case
+    local bad=0 mode
     for mode in CUDAEMU_ORDER=0 "CUDAEMU_ORDER=2 CUDAEMU_ASYNC=1" "CUDAEMU_LANES=alone CUDAEMU_ORDER=0 CUDAEMU_ASYNC=2" \
         "CUDAEMU_LANES=alone CUDAEMU_ORDER=1" "CUDAEMU_LANES=alone CUDAEMU_ORDER=2 CUDAEMU_SEED=7" \
         "CUDAEMU_RACE=1 CUDAEMU_LEAKS=1" "CUDAEMU_RACE=1 CUDAEMU_LANES=alone CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2"; do
         # shellcheck disable=SC2086
-        run "$name" 0 "" $mode || bad=1
+        run "$1" "$2" 0 "" $mode || bad=1
     done
-    verdict "$name" $bad
+    return $bad
 }
+correct_ranks() { run ranks "$1" 0 "" && run ranks "$1" 0 "" CUDAEMU_ASYNC=1 && run ranks "$1" 0 "" CUDAEMU_ASYNC=2; }
+
 for program in correct instructions products; do
-    for name in $("$bin/cudaemu_$program"); do correct "$name"; done
+    for name in $("$bin/tests/cudaemu_$program"); do check "$name" correct $program "$name"; done
 done
-program=ranks
-if [ -x "$bin/cudaemu_ranks" ]; then
-    for name in all_reduce reduce_scatter all_gather_and_broadcast types; do
-        echo "[ RUN      ] $name"
-        run "$name" 0 "" && run "$name" 0 "" CUDAEMU_ASYNC=1 && run "$name" 0 "" CUDAEMU_ASYNC=2
-        verdict "$name" $?
-    done
+if [ -x "$bin/tests/cudaemu_ranks" ]; then
+    for name in all_reduce reduce_scatter all_gather_and_broadcast types; do check $name correct_ranks $name; done
 else
-    skip ranks "NCCL not found"
+    skip "NCCL not found" ranks
 fi
 
 # program, case, exit code, words, environment: 1 wrong result, 2 a refused call, 99 a report of the layer
 while read -r program name code words env; do
-    [ -x "$bin/cudaemu_$program" ] || continue
-    echo "[ RUN      ] $name"
+    [ -x "$bin/tests/cudaemu_$program" ] || continue
     # shellcheck disable=SC2086
-    run "$name" "$code" "${words//_/ }" CUDAEMU_STEPS=1000000 $env
-    verdict "$name" $?
+    check "$name" run "$program" "$name" "$code" "${words//_/ }" CUDAEMU_STEPS=1000000 $env
 done <<'END'
 faults barrier_missing 1 wrong_result
 faults barrier_missing 99 race_in_shared_memory CUDAEMU_RACE=1

@@ -2,97 +2,61 @@
 # What happens to runs of several ranks: a rank that is killed, stopped, told to end, started with other options, given
 # bad data. All must end in time, with a line that names the cause, a whole checkpoint and no process left. Prints
 # cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/faults.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
+. tests/support.sh faults
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 timeout=4
-# what a loaded machine may add
-slack=20
 tests=(killed_rank stopped_rank sigterm_to_one_rank sigterm_before_the_first_step other_options_on_one_rank bad_data_on_one_rank self_refuses_nothing
     three_random_interruptions)
 
-if ! command -v mpirun >/dev/null || "$clipc" train --comm mpi --dry-run --model small 2>&1 | grep -q 'no MPI'; then
-    for t in "${tests[@]}"; do
-        echo "SKIP: $t: no mpirun here (or a build without MPI)"
-        echo "[  SKIPPED ] $t"
-    done
+if no_mpi; then
+    skip "$no_mpi_reason" "${tests[@]}"
     exit 0
 fi
 
 options() { # run's name
-    echo "train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --epochs 100000 --warmup 3
-        --lr 1e-3 --workers 1 --batch-size 2 --logs $dir --save-frequency 100000 --save-frequency-steps 5
-        --comm-timeout $timeout --name $1"
+    echo "train ${pairs[*]} --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --batch-size 2 --logs $dir --save-frequency 100000
+        --save-frequency-steps 5 --comm-timeout $timeout --name $1"
 }
-steps() { wc -l 2>/dev/null <"$dir/$1/metrics.jsonl" || echo 0; }
 # Starts 3 ranks as the run $1 and waits until step 7 is in its log; sets launcher and ranks (their process numbers).
 start() {
     local name=$1
     shift
     # shellcheck disable=SC2046
-    mpirun --allow-run-as-root --oversubscribe --bind-to none -np 3 "$clipc" $(options "$name") "$@" \
-        >"$dir/$name.out" 2>"$dir/$name.err" &
+    "${mpirun[@]}" -np 3 "$clipc" $(options "$name") "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
     launcher=$!
-    for _ in $(seq 3000); do
-        [ "$(steps "$name")" -ge 7 ] && break
-        kill -0 $launcher 2>/dev/null || break
-        sleep 0.02
-    done
+    await $launcher has_lines "$name" 7
     mapfile -t ranks < <(pgrep -P $launcher | sort -n)
 }
 # Waits for the launcher at most $1 seconds; its exit code in `code`.
-finish() {
-    local until=$(($(date +%s) + $1))
-    while kill -0 $launcher 2>/dev/null && [ "$(date +%s)" -le $until ]; do sleep 0.05; done
-    if kill -0 $launcher 2>/dev/null; then
-        echo "still running after $1 s"
-        kill -9 "${ranks[@]}" $launcher
-        return 1
-    fi
-    wait $launcher
-    code=$?
-}
-# A zombie is no process any more: only its parent is slow.
-no_orphans() { # run's name
-    for _ in $(seq 40); do
-        pgrep -r D,R,S,T -f "logs $dir .*--name $1" >"$dir/left" || return 0
-        sleep 0.05
-    done
-    echo "processes are left: $(cat "$dir/left")"
-    return 1
-}
+finish() { ends "$1" $launcher || { kill -9 "${ranks[@]}" $launcher; return 1; }; }
 # The run $1 can go on with another number of ranks (here one) from a whole checkpoint.
 goes_on() {
     local before
-    before=$(steps "$1")
+    before=$(lines "$1")
     # shellcheck disable=SC2046
-    "$clipc" $(options "$1") --batch-size 6 --resume latest --max-steps $((before + 3)) 2>"$dir/again" &&
-        [ "$(steps "$1")" = $((before + 3)) ] || { cat "$dir/again"; return 1; }
-    ! grep -q damaged "$dir/again"
+    "$clipc" $(options "$1") --batch-size 6 --resume latest --max-steps $((before + 3)) 2>"$dir/again.err" &&
+        [ "$(lines "$1")" = $((before + 3)) ] && ! grep -q damaged "$dir/again.err"
 }
 
 killed_rank() {
-    start killed && kill -9 "${ranks[1]}" && finish $((timeout + slack)) && no_orphans killed && [ $code != 0 ] && goes_on killed
+    start killed && kill -9 "${ranks[1]}" && finish $((timeout + slack)) && nothing_left killed && [ $code != 0 ] && goes_on killed
 }
 stopped_rank() {
-    start stopped && kill -STOP "${ranks[1]}" && finish $((timeout + slack)) && no_orphans stopped && [ $code != 0 ] &&
+    start stopped && kill -STOP "${ranks[1]}" && finish $((timeout + slack)) && nothing_left stopped && [ $code != 0 ] &&
         [ "$(grep -c 'has waited' "$dir/stopped.err")" = 1 ] &&
         grep -qE "clipc: rank [02]: step [0-9]+: [a-z_]+ has waited" "$dir/stopped.err" &&
         grep -qE "(for|,) rank 1 \(process ${ranks[1]}, stopped" "$dir/stopped.err" && goes_on stopped
 }
 sigterm_to_one_rank() {
-    start ended && kill -TERM "${ranks[2]}" && finish $slack && no_orphans ended && [ $code = 0 ] &&
-        grep -q -- "--resume latest" "$dir/ended.err" && [ -d "$dir/ended/checkpoints/step_$(steps ended)" ] && goes_on ended
+    start ended && kill -TERM "${ranks[2]}" && finish $slack && nothing_left ended && [ $code = 0 ] &&
+        grep -q -- "--resume latest" "$dir/ended.err" && [ -d "$dir/ended/checkpoints/step_$(lines ended)" ] && goes_on ended
 }
 # The model's file is a pipe, where rank 0 waits while the signal comes to rank 1, which then reads a plain file.
 sigterm_before_the_first_step() {
     local pipe=$dir/model.json
     mkfifo "$pipe"
     # shellcheck disable=SC2046
-    mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2 "$clipc" $(options early) --model "$pipe" >"$dir/out" 2>"$dir/early.err" &
+    "${mpirun[@]}" -np 2 "$clipc" $(options early) --model "$pipe" >"$dir/out" 2>"$dir/early.err" &
     launcher=$!
     exec 9>"$pipe"
     rm "$pipe" && cp $golden/open_clip_config.json "$pipe"
@@ -100,13 +64,13 @@ sigterm_before_the_first_step() {
     kill -TERM "${ranks[1]}"
     cat $golden/open_clip_config.json >&9
     exec 9>&-
-    finish $((timeout + slack)) && no_orphans early && [ $code = 0 ] && [ ! -s "$dir/early/metrics.jsonl" ] &&
+    finish $((timeout + slack)) && nothing_left early && [ $code = 0 ] && [ ! -s "$dir/early/metrics.jsonl" ] &&
         grep -q "stopped by a signal to another rank after step 0 and saved" "$dir/early.err" && [ -d "$dir/early/checkpoints/step_0" ] &&
         goes_on early
 }
 other_options_on_one_rank() {
     # shellcheck disable=SC2046
-    mpirun --allow-run-as-root --oversubscribe -np 2 "$clipc" $(options other) --lr 0.001 : -np 1 "$clipc" $(options other) \
+    "${mpirun[@]}" -np 2 "$clipc" $(options other) --lr 0.001 : -np 1 "$clipc" $(options other) \
         --lr 0.002 >"$dir/out" 2>"$dir/err"
     [ $? != 0 ] && grep -q "rank 2 has another --lr than rank 0" "$dir/err" && [ "$(grep -c '^clipc' "$dir/err")" = 1 ] &&
         [ ! -e "$dir/other" ]
@@ -115,23 +79,18 @@ bad_data_on_one_rank() {
     cp -r $golden "$dir/data"
     echo "no picture" >"$dir/data/05.jpg"
     start bad --train-data "$dir/data/pairs.tsv" --max-bad 0
-    finish $((timeout + slack)) && no_orphans bad && [ $code != 0 ] && grep -q "clipc: rank [0-2]: 1 of .* samples are bad" "$dir/bad.err" &&
+    finish $((timeout + slack)) && nothing_left bad && [ $code != 0 ] && grep -q "clipc: rank [0-2]: 1 of .* samples are bad" "$dir/bad.err" &&
         [ "$(grep -c 'samples are bad' "$dir/bad.err")" = 1 ]
 }
 self_refuses_nothing() { # `self` under a launcher: processes of their own
-    mpirun --allow-run-as-root --oversubscribe -np 2 "$clipc" train --dry-run --model ViT-B-32 --comm self >"$dir/out" 2>"$dir/err" &&
+    "${mpirun[@]}" -np 2 "$clipc" train --dry-run --model ViT-B-32 --comm self >"$dir/out" 2>"$dir/err" &&
         [ "$(grep -c '^global batch: 64 = 64 x 1 accumulated x 1 ranks' "$dir/out")" = 2 ]
 }
 
 three_random_interruptions() { bash tests/chaos.sh 3 >"$dir/out" 2>&1 || { cat "$dir/out"; return 1; }; }
 
-failed=0
 for t in "${tests[@]}"; do
-    echo "[ RUN      ] $t"
-    if $t; then echo "[       OK ] $t"; else
-        echo "[  FAILED  ] $t"
-        tail -n 20 "$dir"/*.err "$dir/err"
-        failed=1
-    fi
+    check "$t" "$t"
+    rm -f "$dir"/*err
 done
 exit $failed

@@ -1,16 +1,11 @@
 #!/usr/bin/env bash
 # Two "hosts": network namespaces with names of their own, a veth cable between them. Ranks on both train like ranks on one; when the
 # cable is cut in mid-run, all end in time with a line that says where they were. Prints cmocka's lines.
-# detect_leaks=0 under mpirun: the library itself leaves memory behind
-set -u
-clipc=${CLIPC:-build/clipc}
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hosts.XXXXXX")
+. tests/support.sh hosts
 id=$$
 host=("clipc-a-$id" "clipc-b-$id")
 nic=("ca$id" "cb$id")
 timeout=4
-failed=0
 tests=(ranks_on_two_hosts cut_cable nccl_on_two_hosts)
 export OMP_NUM_THREADS=1 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=2
 
@@ -40,24 +35,19 @@ on() { # host, command…
     ip netns exec "${host[h]}" unshare --uts bash -c 'hostname "$0" && exec "$@"' "clipc-$h" "$@"
 }
 options() { # run's name
-    echo "train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --epochs 100000 --warmup 3 --lr 1e-3
-        --workers 1 --precision fp32 --logs $dir --save-frequency 100000 --save-frequency-steps 5 --comm-timeout $timeout --name $1"
+    echo "train ${pairs[*]} --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --precision fp32 --logs $dir --save-frequency 100000
+        --save-frequency-steps 5 --comm-timeout $timeout --name $1"
 }
 # mpirun's daemon on the other host is started by this in place of ssh; it notices a cut cable by its keep-alives.
 mpi_run() { # ranks on the first host, on the second, program and options…
     local first=$1 second=$2
     shift 2
-    on 0 mpirun -x ASAN_OPTIONS=detect_leaks=0 --allow-run-as-root --oversubscribe --bind-to none --mca plm_rsh_agent "$dir/agent" \
+    on 0 "${mpirun[@]}" --mca plm_rsh_agent "$dir/agent" \
         --mca oob_tcp_if_include "${nic[0]},${nic[1]}" --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_keepalive_time 1 \
         --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 2 --host "10.77.0.1:$first,10.77.0.2:$second" \
         -np $((first + second)) "$@"
 }
-metric() { sed -n "s/.*\"$2\": *\([0-9.e+-]*\).*/\1/p" "$dir/$1/metrics.jsonl"; }
-same_losses() { # two runs of 6 steps, to 1e-6
-    paste <(metric "$1" loss) <(metric "$2" loss) | awk '
-        { d = $1 - $2; if (d < 0) d = -d; if (NF != 2 || d > 1e-6 * $1) { print "step " NR ": " $0; bad = 1 } }
-        END { exit bad || NR != 6 }'
-}
+same_losses() { near "$1" "$2" 6 1e-6; }
 
 ranks_on_two_hosts() {
     # shellcheck disable=SC2046
@@ -67,18 +57,11 @@ ranks_on_two_hosts() {
 cut_cable() {
     # shellcheck disable=SC2046
     mpi_run 2 1 "$clipc" $(options cut) --batch-size 2 2>"$dir/err" &
-    local launcher=$! from left
-    for _ in $(seq 1200); do
-        [ "$(metric cut loss 2>/dev/null | wc -l)" -ge 7 ] && break
-        kill -0 $launcher 2>/dev/null || return 1
-        sleep 0.05
-    done
+    local launcher=$! left
+    await $launcher has_lines cut 7 || return 1
     ip -n "${host[0]}" link set "${nic[0]}" down
-    from=$SECONDS
-    while kill -0 $launcher 2>/dev/null && [ $((SECONDS - from)) -lt $((timeout + 20)) ]; do sleep 0.1; done
-    kill -0 $launcher 2>/dev/null && { echo "still running"; kill -9 $launcher; return 1; }
-    wait $launcher
-    [ $? != 0 ] || return 1
+    ends $((timeout + slack)) $launcher || { kill -9 $launcher; return 1; }
+    [ $code != 0 ] || return 1
     # the ranks beyond the cable end by themselves
     for _ in $(seq 200); do left=$(ip netns pids "${host[1]}"); [ -z "$left" ] && break; sleep 0.1; done
     [ -z "$left" ] || { echo "left on the second host: $left"; return 1; }
@@ -86,7 +69,7 @@ cut_cable() {
         grep -q "lost communication with a remote daemon" "$dir/err" || return 1
     ip -n "${host[0]}" link set "${nic[0]}" up
     # shellcheck disable=SC2046
-    "$clipc" $(options cut) --batch-size 6 --resume latest --max-steps 12 2>"$dir/again" && ! grep -q damaged "$dir/again"
+    "$clipc" $(options cut) --batch-size 6 --resume latest --max-steps 12 2>"$dir/again.err" && ! grep -q damaged "$dir/again.err"
 }
 nccl_on_two_hosts() { # NCCL's id by TCP over the cable
     local r p=()
@@ -101,7 +84,7 @@ nccl_on_two_hosts() { # NCCL's id by TCP over the cable
 
 reason=$(lay_cable)
 if [ -n "$reason" ]; then
-    for t in "${tests[@]}"; do echo "SKIP: $t: $reason" && echo "[  SKIPPED ] $t"; done
+    skip "$reason" "${tests[@]}"
     exit 0
 fi
 cat >"$dir/agent" <<END
@@ -111,19 +94,12 @@ exec ip netns exec ${host[1]} unshare --uts bash -c 'hostname clipc-1 && exec ba
 END
 chmod +x "$dir/agent"
 for t in "${tests[@]}"; do
-    if [ $t != nccl_on_two_hosts ] && { ! command -v mpirun >/dev/null || "$clipc" train --comm mpi --dry-run --model small 2>&1 | grep -q 'no MPI'; }; then
-        echo "SKIP: $t: no mpirun here (or a build without MPI)" && echo "[  SKIPPED ] $t"
-        continue
-    fi
-    if [ $t = nccl_on_two_hosts ] && { [ ! -x "$clipc-cudaemu" ] || [ ! -d "$dir/one" ]; }; then
-        echo "SKIP: $t: built by a plain make where nvcc and nccl.h are" && echo "[  SKIPPED ] $t"
-        continue
-    fi
-    echo "[ RUN      ] $t"
-    if $t; then echo "[       OK ] $t"; else
-        echo "[  FAILED  ] $t"
-        tail -n 20 "$dir"/*err*
-        failed=1
+    if [ $t != nccl_on_two_hosts ] && no_mpi; then
+        skip "$no_mpi_reason" $t
+    elif [ $t = nccl_on_two_hosts ] && { [ ! -x "$clipc-cudaemu" ] || [ ! -d "$dir/one" ]; }; then
+        skip "built by a plain make where nvcc and nccl.h are" $t
+    else
+        check $t $t
     fi
 done
 exit $failed

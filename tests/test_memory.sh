@@ -15,7 +15,7 @@ train() { # ranks, name, options…
         "$emu" train "${options[@]}" "${data[@]}" --name "$name" "$@" 2>"$dir/0.err"
         return
     fi
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    port=$(free_port)
     for ((r = 0; r < ranks; r++)); do
         RANK=$r WORLD_SIZE=$ranks LOCAL_RANK=$r MASTER_ADDR=localhost CUDAEMU_DEVICES=$ranks OMP_NUM_THREADS=1 "$emu" train "${options[@]}" \
             "${data[@]}" --comm-port "$port" --comm-timeout 30 --name "$name" "$@" 2>"$dir/$r.err" &
@@ -69,7 +69,7 @@ too_little() {
 tests=(whole_model accumulated averaged in_8_bits several_positives distilled adapted frozen_tower measured_products blocks_apart two_ranks
     sharded_ranks too_little)
 if [ ! -x "$emu" ]; then
-    for t in "${tests[@]}"; do skip "$t" "built by a plain make where nvcc is"; done
+    skip "built by a plain make where nvcc is" "${tests[@]}"
     exit 0
 fi
 for t in "${tests[@]}"; do check "$t" "$t"; done

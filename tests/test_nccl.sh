@@ -1,82 +1,48 @@
 #!/usr/bin/env bash
 # What happens to GPU ranks that no launcher looks after, on the layer that needs no GPU: a rank that dies, is stopped, is told to end,
 # does not come, looks in the wrong place. All end in time, with a line that names the cause. Prints cmocka's lines.
-set -u
-clipc=${CLIPC:-build/clipc}
+. tests/support.sh nccl
 emu=$clipc-cudaemu
-golden=tests/golden/openclip
-dir=$(mktemp -d "${TMPDIR:-/tmp}/nccl.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
 export OMP_NUM_THREADS=1 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=3 CUDAEMU_TIMEOUT=120
 timeout=4
-failed=0
 tests=(killed_rank stopped_rank sigterm_to_one_rank rank_that_does_not_come wrong_address address_missing rank_out_of_range
     cpu_ranks_are_refused)
-
-skip() { # name, reason
-    echo "SKIP: $1: $2"
-    echo "[  SKIPPED ] $1"
-}
-check() { # name, files to show when it fails…
-    echo "[ RUN      ] $1"
-    if "$1"; then echo "[       OK ] $1"; else
-        echo "[  FAILED  ] $1"
-        tail -n 20 "$dir"/*.err
-        failed=1
-    fi
-    rm -f "$dir"/*.err
-}
 
 nccl_says_what_is_missing() {
     ! "$clipc" train --comm nccl --dry-run --model ViT-B-32 >/dev/null 2>"$dir/a.err" && grep -q "built without NCCL" "$dir/a.err" &&
         [ "$(wc -l <"$dir/a.err")" = 1 ]
 }
-check nccl_says_what_is_missing
+check nccl_says_what_is_missing nccl_says_what_is_missing
 if [ ! -x "$emu" ] || "$emu" train --comm nccl --device cpu --dry-run --model ViT-B-32 2>&1 | grep -q 'built without NCCL'; then
-    for t in "${tests[@]}"; do skip "$t" "built by a plain make where nvcc and nccl.h are"; done
+    skip "built by a plain make where nvcc and nccl.h are" "${tests[@]}"
     exit $failed
 fi
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 # One rank of three in the background, as the run $1; its process number in rank[$2].
 start_rank() { # run's name, rank, options…
     local name=$1 r=$2
     shift 2
-    RANK=$r WORLD_SIZE=3 LOCAL_RANK=$r "$emu" train --device cuda --precision fp32 --pretrained $golden --vocab $golden/vocab.txt \
-        --train-data $golden/pairs.tsv --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --batch-size 1 --logs "$dir" --save-frequency 100000 \
+    RANK=$r WORLD_SIZE=3 LOCAL_RANK=$r "$emu" train --device cuda --precision fp32 "${pairs[@]}" \
+        --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --batch-size 1 --logs "$dir" --save-frequency 100000 \
         --save-frequency-steps 2 --comm-timeout $timeout --comm-port "$port" --name "$name" "$@" >"$dir/$r.out" 2>"$dir/$r.err" &
     rank[r]=$!
 }
 export MASTER_ADDR=localhost
-steps() { wc -l 2>/dev/null <"$dir/$1/metrics.jsonl" || echo 0; }
 # Three ranks, up to step 3.
 start() {
     port=$(free_port)
     rank=()
     for r in 0 1 2; do start_rank "$1" $r; done
-    for _ in $(seq 600); do
-        [ "$(steps "$1")" -ge 3 ] && return 0
-        kill -0 "${rank[0]}" 2>/dev/null || break
-        sleep 0.05
-    done
-    echo "did not come to step 3"
-    return 1
+    await "${rank[0]}" has_lines "$1" 3 || { echo "did not come to step 3"; return 1; }
 }
-# Waits for the ranks $2… at most $1 seconds; their exit codes in code[].
+# Waits for the ranks $2… at most $1 seconds; their exit codes in codes[].
 finish() {
-    local until=$(($(date +%s) + $1)) r
+    local seconds=$1 r
     shift
-    code=()
+    codes=()
     for r in "$@"; do
-        while kill -0 "${rank[r]}" 2>/dev/null && [ "$(date +%s)" -le $until ]; do sleep 0.05; done
-        if kill -0 "${rank[r]}" 2>/dev/null; then
-            echo "rank $r still runs"
-            kill -9 "${rank[@]}" 2>/dev/null
-            wait
-            return 1
-        fi
-        wait "${rank[r]}"
-        code[r]=$?
+        ends "$seconds" "${rank[r]}" || { kill -9 "${rank[@]}" 2>/dev/null; wait; return 1; }
+        codes[r]=$code
     done
 }
 whole() { # the last checkpoint of a run can be gone on with, by one rank
@@ -85,45 +51,48 @@ whole() { # the last checkpoint of a run can be gone on with, by one rank
 }
 
 killed_rank() { # NCCL sees it, at once
-    start killed && kill -9 "${rank[1]}" && finish $((timeout + 4)) 0 2 && wait "${rank[1]}"
-    [ "${code[0]:-0}" = 1 ] && [ "${code[2]:-0}" = 1 ] && whole killed &&
+    start killed && kill -9 "${rank[1]}" && finish $((timeout + slack)) 0 2 && wait "${rank[1]}"
+    [ "${codes[0]:-0}" = 1 ] && [ "${codes[2]:-0}" = 1 ] && whole killed &&
         grep -hE "clipc: rank [02]: step [0-9]+: [a-z_]+ failed: NCCL: .*rank 1 is dead" "$dir"/[02].err >/dev/null
 }
 stopped_rank() { # nobody sees it but the watchdog
-    start stopped && kill -STOP "${rank[1]}" && finish $((timeout + 6)) 0 2
+    start stopped && kill -STOP "${rank[1]}" && finish $((timeout + slack)) 0 2
     kill -9 "${rank[1]}"
     wait "${rank[1]}"
-    [ "${code[0]:-0}" = 1 ] && [ "${code[2]:-0}" = 1 ] && whole stopped && [ "$(cat "$dir"/[02].err | grep -c 'has waited')" = 1 ] &&
+    [ "${codes[0]:-0}" = 1 ] && [ "${codes[2]:-0}" = 1 ] && whole stopped && [ "$(cat "$dir"/[02].err | grep -c 'has waited')" = 1 ] &&
         grep -hE "clipc: rank [02]: step [0-9]+: (all_reduce|all_gather|reduce_scatter) has waited" "$dir"/[02].err |
         grep -q "for rank 1 (process ${rank[1]}, stopped"
 }
 sigterm_to_one_rank() {
-    start ended && kill -TERM "${rank[2]}" && finish 20 0 1 2 && [ "${code[*]}" = "0 0 0" ] &&
-        [ -d "$dir/ended/checkpoints/step_$(steps ended)" ]
+    start ended && kill -TERM "${rank[2]}" && finish $slack 0 1 2 && [ "${codes[*]}" = "0 0 0" ] &&
+        [ -d "$dir/ended/checkpoints/step_$(lines ended)" ]
 }
 rank_that_does_not_come() {
     port=$(free_port)
     start_rank missing 0
     start_rank missing 2
-    finish $((timeout + 4)) 0 2 && [ "${code[0]} ${code[2]}" = "1 1" ] && grep -q "2 of 3 ranks came .* missing: 1" "$dir/0.err" &&
+    finish $((timeout + slack)) 0 2 && [ "${codes[0]} ${codes[2]}" = "1 1" ] && grep -q "2 of 3 ranks came .* missing: 1" "$dir/0.err" &&
         grep -q "missing: 1" "$dir/2.err"
 }
 wrong_address() {
     port=$(free_port)
     MASTER_ADDR=127.0.0.2 start_rank lost 1
-    finish $((timeout + 4)) 1 && [ "${code[1]}" = 1 ] &&
+    finish $((timeout + slack)) 1 && [ "${codes[1]}" = 1 ] &&
         grep -q "clipc: rank 1: rank 0 could not be reached at 127.0.0.2 port $port within $timeout s" "$dir/1.err"
 }
 address_missing() {
     MASTER_ADDR='' start_rank lost 1
-    finish $timeout 1 && [ "${code[1]}" = 1 ] && grep -q "clipc: rank 1: MASTER_ADDR is not set" "$dir/1.err" && port=0 &&
-        start_rank lost 1 && finish $timeout 1 && [ "${code[1]}" = 1 ] && grep -q "no port to meet rank 0 at" "$dir/1.err"
+    finish $slack 1 && [ "${codes[1]}" = 1 ] && grep -q "clipc: rank 1: MASTER_ADDR is not set" "$dir/1.err" && port=0 &&
+        start_rank lost 1 && finish $slack 1 && [ "${codes[1]}" = 1 ] && grep -q "no port to meet rank 0 at" "$dir/1.err"
 }
-rank_out_of_range() { start_rank lost 3 && finish $timeout 3 && [ "${code[3]}" = 1 ] && grep -q "RANK=3 and WORLD_SIZE=3" "$dir/3.err"; }
+rank_out_of_range() { start_rank lost 3 && finish $slack 3 && [ "${codes[3]}" = 1 ] && grep -q "RANK=3 and WORLD_SIZE=3" "$dir/3.err"; }
 cpu_ranks_are_refused() {
     ! RANK=0 WORLD_SIZE=3 "$emu" train --device cpu --dry-run --model ViT-B-32 2>"$dir/a.err" && grep -q "which MPI has to join" "$dir/a.err" &&
         ! RANK=0 WORLD_SIZE=3 "$emu" train --device cpu --comm nccl --dry-run --model ViT-B-32 2>"$dir/a.err" &&
         grep -q "NCCL joins GPU ranks" "$dir/a.err"
 }
-for t in "${tests[@]}"; do check "$t"; done
+for t in "${tests[@]}"; do
+    rm -f "$dir"/*.err
+    check "$t" "$t"
+done
 exit $failed

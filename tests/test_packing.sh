@@ -77,7 +77,7 @@ killed() {
     for at in 3 17; do
         "$clipc" data pack "${options[@]}" --out "$dir/k/$at/t" --json >"$dir/k/log" 2>&1 &
         local job=$!
-        for _ in $(seq 3000); do [ -e "$dir/k/$at/t-$(printf %06d $at).tar.idx" ] && break; sleep 0.002; done
+        await $job test -e "$dir/k/$at/t-$(printf %06d $at).tar.idx" || return 1
         kill -9 $job
         wait $job 2>/dev/null
         [ ! -e "$dir/k/$at/t-000039.tar" ] && [ -e "$dir/k/$at/t.progress.json" ] || return 1
@@ -93,7 +93,7 @@ killed_dedup() { # pictures packed before it was killed are still known
     says 0 "24 samples" pack "${options[@]}" --out "$dir/d/whole/t" || return 1
     "$clipc" data pack "${options[@]}" --out "$dir/d/cut/t" >/dev/null 2>&1 &
     local job=$!
-    for _ in $(seq 3000); do [ -e "$dir/d/cut/t.progress.json" ] && break; sleep 0.002; done
+    await $job test -e "$dir/d/cut/t.progress.json"
     kill -9 $job
     wait $job 2>/dev/null
     if [ -e "$dir/d/cut/t.progress.json" ]; then
@@ -118,5 +118,5 @@ check sizes_and_quality sizes
 check killed_and_called_again killed
 check killed_with_dedup killed_dedup
 check locked locked
-if command -v script >/dev/null; then check bar bar; else skip bar "no script(1) here"; fi
+if command -v script >/dev/null; then check bar bar; else skip "no script(1) here" bar; fi
 exit $failed

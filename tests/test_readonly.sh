@@ -15,12 +15,12 @@ denied() { # words, command…
 train() { # run's name, options…
     local name=$1
     shift
-    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 8 --epochs 1 --name "$name" "$@"
+    "$clipc" train "${pairs[@]}" --batch-size 8 --epochs 1 --name "$name" "$@"
 }
 pack() { denied "$ro/" "$clipc" data pack $golden/pairs.tsv --out "$ro/t" && denied "$ro/" "$clipc" data pack $golden/pairs.tsv --out "$ro/deeper/t"; }
 embed() { denied "$ro/" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$ro/x.npy"; }
 image() { denied "$ro/" "$clipc" data image $golden/00.jpg --size 32 --out "$ro/x.npy"; }
-logs() { denied "$ro/" "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 8 --logs "$ro" --name run; }
+logs() { denied "$ro/" "$clipc" train "${pairs[@]}" --batch-size 8 --logs "$ro" --name run; }
 shards() { # beside them no index can be written: said of each; it is built in the cache where that is asked for nothing
     cp "$dir/t-000000.tar" "$dir/sealed/" && chmod 555 "$dir/sealed" &&
         refused 1 "Permission denied" obeying "$clipc" data index "$dir/sealed" && says 0 "24 samples" obeying "$clipc" data peek "$dir/sealed" &&
@@ -41,7 +41,7 @@ checkpoints() { # a run whose folder is closed half-way: the checkpoints before 
 
 mkdir "$ro" "$dir/sealed" && chmod 555 "$ro" && "$clipc" data pack $golden/pairs.tsv --out "$dir/t" 2>/dev/null
 if [ "$(id -u)" = 0 ] && ! setpriv --bounding-set=-dac_override true 2>/dev/null; then
-    for t in really pack embed data_image logs shards cache checkpoints; do skip $t "root here, and setpriv cannot drop its rights"; done
+    skip "root here, and setpriv cannot drop its rights" the_folder_is_read_only pack embed data_image logs shards cache checkpoints
     exit 0
 fi
 check the_folder_is_read_only really

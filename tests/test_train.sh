@@ -7,13 +7,13 @@ export OMP_NUM_THREADS=2
 train() { # name, options…
     local name=$1
     shift
-    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+    "$clipc" train "${pairs[@]}" --batch-size 4 \
         --epochs 5 --warmup 3 --lr 1e-3 --workers 2 --save-frequency 2 --save-frequency-steps 4 --logs "$dir" \
         --name "$name" "$@" 2>"$dir/stderr"
 }
 
 undisturbed() {
-    train whole && [ "$(wc -l <"$dir/whole/metrics.jsonl")" = 30 ] &&
+    train whole && [ "$(lines whole)" = 30 ] &&
         [ -f "$dir/whole/checkpoints/epoch_5/open_clip_model.safetensors" ] &&
         [ -f "$dir/whole/checkpoints/epoch_5/open_clip_config.json" ] &&
         [ -f "$dir/whole/checkpoints/epoch_5/train_state.safetensors" ] && [ -f "$dir/whole/params.conf" ]
@@ -35,20 +35,8 @@ finished_run() {
 # kill -9 as soon as step $1 is in the log, then go on: the same bits at the end
 kill_at() {
     local name=killed_$1
-    train "$name" &
-    local pid=$!
-    for _ in $(seq 2000); do
-        [ "$(cat "$dir/$name/metrics.jsonl" 2>/dev/null | wc -l)" -ge "$1" ] && break
-        kill -0 $pid 2>/dev/null || break
-        sleep 0.005
-    done
-    pkill -9 -P $pid 2>/dev/null
-    kill -9 $pid 2>/dev/null
-    wait $pid 2>/dev/null
-    train "$name" --resume latest || { cat "$dir/stderr"; return 1; }
-    [ "$(wc -l <"$dir/$name/metrics.jsonl")" = 30 ] &&
-        diff <(sed 's/"samples_per_s.*//' "$dir/whole/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$name/metrics.jsonl") &&
-        same_state "$dir/whole/checkpoints/epoch_5" "$dir/$name/checkpoints/epoch_5"
+    killed_and_resumed "$name" "$1" || return 1
+    [ "$(lines "$name")" = 30 ] && same_metrics whole "$name" && same_state "$dir/whole/checkpoints/epoch_5" "$dir/$name/checkpoints/epoch_5"
 }
 # bf16 moments: half the state; going on from an epoch's checkpoint gives the same bits, and f32 moments can go on from it
 bf16_moments() {
@@ -59,23 +47,18 @@ bf16_moments() {
         [ $((10 * $(stat -c %s "$dir/half/checkpoints/epoch_5/train_state.safetensors"))) -lt \
             $((6 * $(stat -c %s "$dir/whole/checkpoints/epoch_5/train_state.safetensors"))) ] &&
         ! cmp -s "$dir/whole/checkpoints/epoch_5/open_clip_model.safetensors" "$dir/half/checkpoints/epoch_5/open_clip_model.safetensors" &&
-        paste <(sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' "$dir/whole/metrics.jsonl") \
-            <(sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' "$dir/half/metrics.jsonl") |
-        awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > 0.05 * $1 + 0.02) { print "step " NR ": " $0; bad = 1 } } END { exit bad }'
+        paste <(losses whole) <(losses half) |
+        awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > 0.05 * $1 + 0.02) { print "step " NR ": " $0; bad = 1 } } END { exit bad || NR != 30 }'
 }
 fresh_resume() { train fresh --resume latest && same_state "$dir/whole/checkpoints/epoch_5" "$dir/fresh/checkpoints/epoch_5"; }
 sigterm() {
     train stopped --epochs 100000 &
-    local pid=$!
-    for _ in $(seq 2000); do
-        [ "$(cat "$dir/stopped/metrics.jsonl" 2>/dev/null | wc -l)" -ge 7 ] && break
-        sleep 0.005
-    done
-    pkill -TERM -P $pid 2>/dev/null || kill -TERM $pid
-    wait $pid || return 1
+    local job=$!
+    await $job has_lines stopped 7 && pkill -TERM -P $job
+    wait $job || return 1
     grep -q -- "--resume latest" "$dir/stderr" &&
-        [ -f "$dir/stopped/checkpoints/step_$(wc -l <"$dir/stopped/metrics.jsonl")/train_state.safetensors" -o \
-            -f "$dir/stopped/checkpoints/epoch_$(($(wc -l <"$dir/stopped/metrics.jsonl") / 6))/train_state.safetensors" ]
+        [ -f "$dir/stopped/checkpoints/step_$(lines stopped)/train_state.safetensors" -o \
+            -f "$dir/stopped/checkpoints/epoch_$(($(lines stopped) / 6))/train_state.safetensors" ]
 }
 truncated_checkpoint() { # the newest one is cut: the one before it is taken, and the damage named
     cp -r "$dir/whole" "$dir/cut"
@@ -91,17 +74,16 @@ recipe() {
     "$clipc" train --config "$dir/whole/params.conf" --name recipe 2>"$dir/stderr" &&
         same_state "$dir/whole/checkpoints/epoch_5" "$dir/recipe/checkpoints/epoch_5"
 }
-siglip() { train siglip --siglip --epochs 2 && [ "$(wc -l <"$dir/siglip/metrics.jsonl")" = 12 ]; }
+siglip() { train siglip --siglip --epochs 2 && [ "$(lines siglip)" = 12 ]; }
 accumulated() { # 2 x 2 accumulated is the same first loss as 4 at once
     train four --max-steps 3 --precision fp32 --no-shuffle --train-transform eval || return 1
     train two --max-steps 3 --precision fp32 --no-shuffle --train-transform eval --batch-size 2 --accum-freq 2 || return 1
-    paste <(grep -o '"loss":[^,]*' "$dir/four/metrics.jsonl" | cut -d: -f2) <(grep -o '"loss":[^,]*' "$dir/two/metrics.jsonl" | cut -d: -f2) |
-        awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-4) bad = 1} END {exit bad || NR != 3}'
+    near four two 3 1e-4
 }
 fewer_samples() { # 10 of the 24 an epoch: two steps, two samples left over
-    train fewer --train-num-samples 10 --epochs 3 && [ "$(wc -l <"$dir/fewer/metrics.jsonl")" = 6 ] &&
+    train fewer --train-num-samples 10 --epochs 3 && [ "$(lines fewer)" = 6 ] &&
         grep -q "2 steps of 4 an epoch" "$dir/stderr" && grep -q "2 samples are left over" "$dir/stderr" &&
-        train more --train-num-samples 1000 --epochs 1 && [ "$(wc -l <"$dir/more/metrics.jsonl")" = 6 ] &&
+        train more --train-num-samples 1000 --epochs 1 && [ "$(lines more)" = 6 ] &&
         grep -q "there are 24" "$dir/stderr"
 }
 dry_run() { # needs no data, minds no run that exists, writes nothing
@@ -109,7 +91,7 @@ dry_run() { # needs no data, minds no run that exists, writes nothing
         [ ! -e "$dir/dry" ] && train whole --dry-run >"$dir/stdout" && grep -q "memory a rank" "$dir/stdout"
 }
 named_by_itself() { # the record of a run without --name has the name it got: --config alone goes on with it
-    "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 --epochs 1 \
+    "$clipc" train "${pairs[@]}" --batch-size 4 --epochs 1 \
         --logs "$dir/auto" 2>"$dir/stderr" && local conf=("$dir"/auto/*/params.conf) && [ -f "${conf[0]}" ] &&
         "$clipc" train --config "${conf[0]}" --resume latest 2>"$dir/stderr" && grep -q "this run is finished" "$dir/stderr"
 }
@@ -119,7 +101,7 @@ betas_on_resuming() { # they go by the model's name, not by the checkpoint's pat
         --logs "$dir" --name betas)
     "$clipc" train "${options[@]}" --epochs 1 2>"$dir/stderr" && grep -q '^beta2 = 0.98$' "$dir/betas/params.conf" &&
         "$clipc" train "${options[@]}" --epochs 2 --resume latest 2>"$dir/stderr" &&
-        grep -q '^beta2 = 0.98$' "$dir/betas/params.conf" && [ "$(wc -l <"$dir/betas/metrics.jsonl")" = 12 ]
+        grep -q '^beta2 = 0.98$' "$dir/betas/params.conf" && [ "$(lines betas)" = 12 ]
 }
 full_disk() {
     mkdir "$dir/small" && mount -t tmpfs -o size=3m tmpfs "$dir/small" 2>/dev/null || return 2
@@ -159,7 +141,7 @@ check unwritable_logs refused 1 "/proc/" "$clipc" train --config "$dir/whole/par
 full_disk
 case $? in
 0) check full_disk_is_named true ;;
-2) skip full_disk_is_named "no tmpfs can be mounted here" ;;
-*) check full_disk_is_named false; cat "$dir/stderr" ;;
+2) skip "no tmpfs can be mounted here" full_disk_is_named ;;
+*) check full_disk_is_named false ;;
 esac
 exit $failed

@@ -14,7 +14,7 @@ and clipc, or the program that opens one that clipc wrote; exit code 1 when one 
   to hf      clipc ckpt convert --to hf of the open_clip folder -> CLIPModel.from_pretrained
   to oc      clipc ckpt convert --to open_clip of the CLIPModel folder -> open_clip local-dir:
   resized    the open_clip folder's weights in the same model of a larger image, by open_clip and by clipc, for ViT-B-32 and ViT-L-14"""
-import argparse, copy, json, os, shutil, subprocess, sys, tempfile, time, warnings
+import argparse, json, os, shutil, sys, tempfile, time, warnings
 
 NAMES = ["ViT-S-32", "ViT-S-16", "ViT-M-16", "ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-32-256", "ViT-B-16", "ViT-B-16-plus-240", "ViT-L-14"]
 LARGER = {"ViT-B-32": "ViT-B-32-256", "ViT-L-14": "ViT-L-14-336"}
@@ -31,22 +31,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
+import checks
+from checks import CAPTIONS, pictures
+
 transformers.logging.set_verbosity_error(); transformers.logging.disable_progress_bar()
-CAPTIONS = ["a photo of a cat", "two red circles on a white background", "", "Ünïcode “quotes” & 😀", "a " * 100]
 
 
-def pictures(folder):
-    rng, paths = np.random.default_rng(1), []
-    for i, (w, h) in enumerate([(300, 200), (64, 64), (57, 333)]):
-        coarse = rng.integers(0, 256, (h // 16 + 2, w // 16 + 2, 3), dtype=np.uint8)
-        paths.append(os.path.join(folder, f"{i}.png"))
-        Image.fromarray(coarse).resize((w, h), Image.BICUBIC).save(paths[-1])
-    return paths
-
-
-def clipc(*args):
-    done = subprocess.run([a.clipc, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode: sys.exit(f"clipc {' '.join(args)}: {done.stdout}")
+def clipc(*args): checks.clipc(a.clipc, *args)
 
 
 def unsettle(model):

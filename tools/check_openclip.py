@@ -4,7 +4,7 @@
   tools/check_openclip.py --checkpoint DIR         a folder that clipc wrote, opened by open_clip as local-dir:
   tools/check_openclip.py --model ViT-B-32         open_clip's model with random weights, written as safetensors, read by clipc
 Both print the largest difference of the features of made pictures and captions, and exit 1 when it exceeds 1e-5."""
-import argparse, json, os, subprocess, sys, tempfile
+import argparse, json, os, sys, tempfile
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 what = ap.add_mutually_exclusive_group(required=True)
@@ -18,21 +18,7 @@ import numpy as np, open_clip, torch
 from PIL import Image
 from safetensors.torch import save_file
 
-CAPTIONS = ["a photo of a cat", "two red circles on a white background", "", "Ünïcode “quotes” & 😀", "a " * 100]
-
-
-def pictures(folder):
-    rng, paths = np.random.default_rng(1), []
-    for i, (w, h) in enumerate([(300, 200), (64, 64), (57, 333)]):
-        coarse = rng.integers(0, 256, (h // 16 + 2, w // 16 + 2, 3), dtype=np.uint8)
-        paths.append(os.path.join(folder, f"{i}.png"))
-        Image.fromarray(coarse).resize((w, h), Image.BICUBIC).save(paths[-1])
-    return paths
-
-
-def clipc(*args):
-    subprocess.run([a.clipc, *args], check=True, stderr=subprocess.DEVNULL)
-
+from checks import CAPTIONS, clipc, pictures
 
 with tempfile.TemporaryDirectory() as tmp:
     checkpoint, vocab = a.checkpoint, None
@@ -63,7 +49,7 @@ with tempfile.TemporaryDirectory() as tmp:
     worst = 0
     for kind, args in (("image", ["--image", *files]), ("text", ["--text", lines])):
         out = os.path.join(tmp, kind + ".npy")
-        clipc("embed", "--checkpoint", checkpoint, "--precision", "fp32", *args, "--out", out)
+        clipc(a.clipc, "embed", "--checkpoint", checkpoint, "--precision", "fp32", *args, "--out", out)
         d = float(np.abs(np.load(out) - want[kind]).max())
         worst = max(worst, d)
         print(f"{a.model or a.checkpoint}: {kind} features {want[kind].shape}, largest difference {d:.2e}")
