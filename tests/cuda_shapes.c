@@ -90,7 +90,7 @@ static void pointwise(void) {
     size_t n = size[0] * size[1];
     act *x = acts(n), *y = acts(n), *z = acts(n);
     k->add(z, x, y, n);
-    k->activation_bwd(z, y, x, x, n, ACTIVATION_GELU);
+    k->activation_bwd(z, y, accs(size[1], 0), x, x, size[0], size[1], ACTIVATION_GELU);
     k->act_from_acc(z, accs(n, 1), n);
 }
 static void rows_of(void) {
