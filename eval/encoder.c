@@ -83,7 +83,7 @@ Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip
                    .params = p,
                    .clip = m,
                    .bpe = bpe,
-                   .cache = bpe_cache_new(bpe),
+                   .cache = bpe ? bpe_cache_new(bpe) : NULL,
                    .batch = batch};
     take_buffers(e);
     return e;

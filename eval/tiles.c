@@ -32,6 +32,17 @@ static void block_free(Block *b, const Kernels *k) {
     free(b->host);
 }
 
+void tiles_plan(const Kernels *k, size_t dim) {
+    acc *rows = k->alloc(size_mul(TILE_ROWS * dim, k->acc_size));
+    acc *cols = k->alloc(size_mul(TILE_COLS * dim, k->acc_size));
+    acc *product = k->alloc(TILE_ROWS * TILE_COLS * k->acc_size);
+    k->gemm(product, TILE_COLS, rows, dim, false, cols, dim, true, TILE_ROWS, TILE_COLS, dim,
+            false);
+    k->release(product);
+    k->release(cols);
+    k->release(rows);
+}
+
 static void report(const char *what, double share, double t0, double *last) {
     double now = clock_now();
     if (!what || now - *last < PROGRESS_SECONDS) return;

@@ -22,5 +22,7 @@ typedef struct TileWalk {
     const char *progress; /* what to call it in a line on stderr every half minute; NULL: none */
 } TileWalk;
 
+/* Between plan_begin and plan_end (kernels.h): goes through what a walk takes, at most. */
+void tiles_plan(const Kernels *k, size_t dim);
 void tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const TileWalk *w);
 #endif

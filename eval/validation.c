@@ -2,6 +2,7 @@
 
 #include "eval/features.h"
 #include "eval/retrieval.h"
+#include "eval/tiles.h"
 #include "train/train_options.h"
 
 #include <stdio.h>
@@ -20,14 +21,18 @@ static bool pairs_due(const TrainState *s) {
     return s->step % (uint64_t)train_options.val_frequency == 0;
 }
 
-static void *pairs_open(const TrainView *v) {
-    Pairs *p = xcalloc(1, sizeof *p);
-    size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
+static void open_data(Pairs *p, const TrainView *v) {
     Error err;
     comm_rank0_begin(v->comm);
     p->data = dataset_open(train_options.val_data, &v->dataset, &err);
     if (!p->data) die("--val-data %s: %s", train_options.val_data, err.text);
     comm_rank0_end(v->comm);
+}
+
+static void *pairs_open(const TrainView *v) {
+    Pairs *p = xcalloc(1, sizeof *p);
+    size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
+    if (!v->planning) open_data(p, v);
     p->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->bpe, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
                        size_mul((size_t)train_options.logit_memory, 1 << 20));
@@ -45,22 +50,32 @@ static void pairs_close(void *self) {
     k->release(p->value);
     loss_free(p->loss);
     encoder_close(p->encoder);
-    dataset_close(p->data);
+    if (p->data) dataset_close(p->data);
     free(p);
+}
+
+/* Of n pairs in their places. */
+static void batch_loss(const Pairs *p, const TrainView *v, size_t n) {
+    const Param *scale = params_find(v->params, "logit_scale");
+    const Param *bias = params_find(v->params, "logit_bias");
+    loss_run(p->loss, p->value, NULL, NULL, NULL, NULL, p->images, p->texts,
+             param_acc(v->params, scale), bias ? param_acc(v->params, bias) : NULL, n);
+}
+
+static void pairs_plan(void *self, const TrainView *v) {
+    batch_loss(self, v, v->batch);
+    tiles_plan(v->k, v->config->embed_dim);
 }
 
 /* Mean over the pairs of their batch's loss: a batch's loss depends on how many it holds. */
 static double mean_loss(const Pairs *p, const TrainView *v, const Features *f) {
     const Kernels *k = v->k;
-    const Param *scale = params_find(v->params, "logit_scale");
-    const Param *bias = params_find(v->params, "logit_bias");
     double sum = 0, value;
     for (size_t first = 0; first < f->count; first += v->batch) {
         size_t n = size_min(v->batch, f->count - first);
         k->acc_set_f32(p->images, f->images + first * f->dim, n * f->dim);
         k->acc_set_f32(p->texts, f->texts + first * f->dim, n * f->dim);
-        loss_run(p->loss, p->value, NULL, NULL, NULL, NULL, p->images, p->texts,
-                 param_acc(v->params, scale), bias ? param_acc(v->params, bias) : NULL, n);
+        batch_loss(p, v, n);
         k->sync();
         k->acc_get(&value, p->value, 1);
         sum += value * (double)n;
@@ -105,6 +120,7 @@ static void pairs_run(void *self, const TrainView *v, Metrics *m) {
 
 const Validator validation_pairs = {.wanted = pairs_wanted,
                                     .open = pairs_open,
+                                    .plan = pairs_plan,
                                     .due = pairs_due,
                                     .run = pairs_run,
                                     .close = pairs_close};

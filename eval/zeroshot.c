@@ -135,6 +135,13 @@ void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list) {
     }
 }
 
+void scorer_plan(const Kernels *k, size_t classes, size_t dim) {
+    Scorer *s = scorer_new(k, NULL, classes, dim);
+    k->gemm(s->scores, classes, s->images, dim, false, s->weights, dim, true, SCORE_ROWS, classes,
+            dim, false);
+    scorer_free(s);
+}
+
 void scorer_free(Scorer *s) {
     s->k->release(s->weights);
     s->k->release(s->images);

@@ -46,4 +46,6 @@ typedef struct Scorer Scorer;
 Scorer *scorer_new(const Kernels *k, const float *weights, size_t classes, size_t dim);
 void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list);
 void scorer_free(Scorer *s);
+/* Between plan_begin and plan_end (kernels.h): goes through what these take. */
+void scorer_plan(const Kernels *k, size_t classes, size_t dim);
 #endif

@@ -34,23 +34,34 @@ static char *classes_path(void) {
     return path;
 }
 
-static void *task_open(const TrainView *v) {
-    Task *t = xcalloc(1, sizeof *t);
+static void open_data(Task *t, const TrainView *v) {
     DatasetOptions o = v->dataset;
     Error err;
     labels_dataset_options(&o, LABEL_KEYS, LABEL_COLUMN);
-    comm_rank0_begin(v->comm);
-    char *path = classes_path();
-    class_set_load(&t->set, path);
     t->data = dataset_open(train_options.imagenet_val, &o, &err);
     if (!t->data) die("--imagenet-val %s: %s", train_options.imagenet_val, err.text);
     labels_open(&t->labels, &t->set, t->data);
-    comm_rank0_end(v->comm);
+}
+
+static void *task_open(const TrainView *v) {
+    Task *t = xcalloc(1, sizeof *t);
+    if (!v->planning) comm_rank0_begin(v->comm);
+    char *path = classes_path();
+    class_set_load(&t->set, path);
     free(path);
-    agree_on(v->comm, "--zeroshot-classes", class_set_hash(&t->set));
-    agree_on(v->comm, "--imagenet-val (samples)", dataset_count(t->data));
+    if (!v->planning) {
+        open_data(t, v);
+        comm_rank0_end(v->comm);
+        agree_on(v->comm, "--zeroshot-classes", class_set_hash(&t->set));
+        agree_on(v->comm, "--imagenet-val (samples)", dataset_count(t->data));
+    }
     t->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->bpe, v->batch);
     return t;
+}
+
+static void task_plan(void *self, const TrainView *v) {
+    Task *t = self;
+    scorer_plan(v->k, t->set.count, v->config->embed_dim);
 }
 
 static void task_run(void *self, const TrainView *v, Metrics *m) {
@@ -74,14 +85,17 @@ static void task_run(void *self, const TrainView *v, Metrics *m) {
 static void task_close(void *self) {
     Task *t = self;
     encoder_close(t->encoder);
-    labels_free(&t->labels);
-    dataset_close(t->data);
+    if (t->data) {
+        labels_free(&t->labels);
+        dataset_close(t->data);
+    }
     class_set_free(&t->set);
     free(t);
 }
 
 const Validator validation_zeroshot = {.wanted = task_wanted,
                                        .open = task_open,
+                                       .plan = task_plan,
                                        .due = task_due,
                                        .run = task_run,
                                        .close = task_close};

@@ -58,7 +58,7 @@ static void best_is_finite(void **state) {
 
 static struct Asked {
     bool wanted;
-    int opened, ran, closed;
+    int opened, planned, ran, closed;
 } asked[2];
 
 static bool want0(void) { return asked[0].wanted; }
@@ -73,6 +73,9 @@ static void *open1(const TrainView *v) {
     asked[1].opened++;
     return &asked[1];
 }
+static void planned(void *self, const TrainView *v) {
+    ((struct Asked *)self)->planned += v->batch == 7;
+}
 static bool due3(const TrainState *s) { return s->step % 3 == 0; }
 static bool due_epoch(const TrainState *s) { return s->position == 0; }
 static void ran(void *self, const TrainView *v, Metrics *m) {
@@ -85,8 +88,8 @@ static void closed(void *self) { ((struct Asked *)self)->closed++; }
 
 static void asked_when_due(void **state) {
     (void)state;
-    static const Validator a = {want0, open0, due3, ran, closed},
-                           b = {want1, open1, due_epoch, ran, closed};
+    static const Validator a = {want0, open0, planned, due3, ran, closed},
+                           b = {want1, open1, planned, due_epoch, ran, closed};
     const Validator *const list[] = {&a, &b};
     const Kernels *k = kernels_open("ref", PRECISION_FP32);
     Params none = {.ema = NULL};
@@ -96,6 +99,8 @@ static void asked_when_due(void **state) {
     asked[0].wanted = asked[1].wanted = true;
     Validation *v = validation_open(list, 2, &view);
     Metrics m;
+    validation_plan(v);
+    assert_true(asked[0].planned == 1 && asked[1].planned == 1);
     assert_false(validation_run(v, &(TrainState){.step = 1, .position = 4}, false, &m));
     assert_true(validation_run(v, &(TrainState){.step = 3, .position = 4}, false, &m));
     assert_true(m.count == 1 && !m.complete && metrics_find(&m, "a") && !metrics_find(&m, "b"));

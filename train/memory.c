@@ -15,7 +15,7 @@ static size_t plan(const MemoryPlan *p, size_t most) {
     comm.size = p->ranks;
     if (!p->k->plan_begin()) return 0;
     learner_plan(&l, p->k, &comm, p->config);
-    p->open(p->context, &comm);
+    p->open(p->context, &l);
     step_plan(l.step);
     p->close(p->context);
     learner_close(&l);

@@ -7,8 +7,8 @@ typedef struct MemoryPlan {
     const Kernels *k;
     const ClipConfig *config;
     int ranks;
-    /* Called while planning: takes what the run takes beside its learner; gives it back. */
-    void (*open)(void *context, const Comm *comm);
+    /* Called while planning: takes what the run takes beside this learner; gives it back. */
+    void (*open)(void *context, const Learner *l);
     void (*close)(void *context);
     void *context;
 } MemoryPlan;

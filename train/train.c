@@ -58,6 +58,8 @@ typedef struct Run {
     TrainState state;
     double last_save; /* or when it was last asked for by the clock */
     uint64_t skipped_in_a_row;
+    const Validator *const *validators;
+    size_t validator_count;
     Validation *validation; /* NULL: nothing is measured */
     bool stopped_early;
 } Run;
@@ -184,18 +186,34 @@ static void open_data(Run *r) {
 }
 
 /* What a run takes beside its learner. */
-static void open_rest(void *run, const Comm *comm) {
-    Run *r = run;
-    r->signals = signals_new(r->k, comm);
+static void open_rest(Run *r, const Learner *l, bool planning) {
+    TrainView view = {.k = r->k,
+                      .comm = l->comm,
+                      .config = &r->config,
+                      .params = l->params,
+                      .clip = l->clip,
+                      .bpe = r->bpe,
+                      .batch = (size_t)opt->batch_size,
+                      .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                      .dataset = r->dataset_options,
+                      .planning = planning};
+    r->signals = signals_new(r->k, l->comm);
+    r->validation = validation_open(r->validators, r->validator_count, &view);
+}
+
+static void plan_rest(void *run, const Learner *l) {
+    open_rest(run, l, true);
+    validation_plan(((Run *)run)->validation);
 }
 
 static void close_rest(void *run) {
     Run *r = run;
+    validation_close(r->validation);
     signals_free(r->signals);
 }
 
 static MemoryPlan memory_plan(Run *r, int ranks) {
-    return (MemoryPlan){r->k, &r->config, ranks, open_rest, close_rest, r};
+    return (MemoryPlan){r->k, &r->config, ranks, plan_rest, close_rest, r};
 }
 
 static void build_model(Run *r) {
@@ -205,7 +223,10 @@ static void build_model(Run *r) {
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
                   (r->total_steps - r->state.step) * r->global_batch);
-    open_rest(r, r->comm);
+    open_rest(r, &r->learner, false);
+    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
+        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
+                  "(--val-data)");
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
     r->sched = (Sched){
@@ -517,23 +538,7 @@ static void say_end(const Run *r, bool stopped) {
         log_info("done: %s", r->checkpoints);
 }
 
-static void open_validation(Run *r, const Validator *const *validators, size_t count) {
-    TrainView view = {.k = r->k,
-                      .comm = r->comm,
-                      .config = &r->config,
-                      .params = r->learner.params,
-                      .clip = r->learner.clip,
-                      .bpe = r->bpe,
-                      .batch = (size_t)opt->batch_size,
-                      .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                      .dataset = r->dataset_options};
-    r->validation = validation_open(validators, count, &view);
-    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
-        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
-                  "(--val-data)");
-}
-
-static void train(Run *r, const Validator *const *validators, size_t count) {
+static void train(Run *r) {
     if (r->state.position % r->global_batch)
         comm_die(
             r->comm,
@@ -541,7 +546,6 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
             "of %zu: choose --batch-size and --accum-freq so that it is, as the run before did",
             r->resume, (unsigned long long)r->state.position, r->global_batch);
     build_model(r);
-    open_validation(r, validators, count);
     make_run_folder(r);
     describe(r);
     Error err;
@@ -553,19 +557,20 @@ static void train(Run *r, const Validator *const *validators, size_t count) {
     uint64_t first = r->state.step;
     bool stopped = stop_at_start(r) || run_steps(r);
     comm_report(r->comm, r->state.step - first);
-    validation_close(r->validation);
     train_log_close(r->log);
     say_end(r, stopped);
     memory_report(r->k);
     loader_stop(r->loader);
     sampler_free(r->sampler);
+    close_rest(r);
     learner_close(&r->learner);
-    signals_free(r->signals);
 }
 
 int train_main(const Validator *const *validators, size_t count) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
+    r->validators = validators;
+    r->validator_count = count;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
     signal(SIGINT, on_signal);
@@ -581,7 +586,7 @@ int train_main(const Validator *const *validators, size_t count) {
         log_info("%s: this run is finished (%llu steps)", r->dir,
                  (unsigned long long)r->state.step);
     else
-        train(r, validators, count);
+        train(r);
     r->comm->close();
     dataset_close(r->data);
     bpe_free(r->bpe);

@@ -41,6 +41,10 @@ Validation *validation_open(const Validator *const *list, size_t count, const Tr
     return NULL;
 }
 
+void validation_plan(Validation *v) {
+    for (size_t i = 0; v && i < v->count; i++) v->list[i].what->plan(v->list[i].self, &v->view);
+}
+
 void validation_close(Validation *v) {
     if (!v) return;
     for (size_t i = 0; i < v->count; i++) v->list[i].what->close(v->list[i].self);

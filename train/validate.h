@@ -39,14 +39,18 @@ typedef struct TrainView {
     size_t batch;
     LossKind loss;
     DatasetOptions dataset; /* as the training data are read */
+    bool planning;          /* between plan_begin and plan_end (kernels.h): there are no data */
 } TrainView;
 
 /* One kind of measurement. All ranks call its functions at the same points; what rank 0 adds to the
  * metrics counts. */
 typedef struct Validator {
     bool (*wanted)(void); /* by the options; the others are called only if so */
-    /* Before the first step; dies on the user's mistakes. What it returns goes to run and close. */
+    /* Before the first step; dies on the user's mistakes. What it returns goes to plan, run and
+     * close. While planning it takes what it takes of the device's memory, and opens no data. */
     void *(*open)(const TrainView *v);
+    /* While planning, after all were opened: goes through what run takes, at most. */
+    void (*plan)(void *self, const TrainView *v);
     /* s: the state after a step; position 0: an epoch has ended. Not asked after the last step,
      * which is always measured. */
     bool (*due)(const TrainState *s);
@@ -57,6 +61,7 @@ typedef struct Validator {
 typedef struct Validation Validation;
 /* Opens those that are wanted; NULL where none is. */
 Validation *validation_open(const Validator *const *list, size_t count, const TrainView *v);
+void validation_plan(Validation *v);
 void validation_close(Validation *v);
 bool validation_due(const Validation *v, const TrainState *s, bool last);
 /* Runs what is due (last: all), and a second time with the weights' moving average where there is
