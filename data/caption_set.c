@@ -88,6 +88,14 @@ static bool add_entry(Growing *g, size_t number, const json_t *entry, const Capt
     return true;
 }
 
+/* Whether the list "a, b, c" has the name. */
+static bool is_listed(const char *list, const char *name) {
+    size_t n = strlen(name);
+    for (const char *at = list; (at = strstr(at, name)); at += n)
+        if ((at == list || at[-1] == ' ') && (!at[n] || at[n] == ',')) return true;
+    return false;
+}
+
 /* The splits that occur, for a message. */
 static void name_splits(const json_t *images, char *out, size_t room) {
     const json_t *entry;
@@ -96,7 +104,7 @@ static void name_splits(const json_t *images, char *out, size_t room) {
     json_array_foreach(images, i, entry) {
         const char *split = json_string_value(json_object_get(entry, "split"));
         size_t used = strlen(out);
-        if (!split || strlen(split) + used + 3 > room || strstr(out, split)) continue;
+        if (!split || !*split || strlen(split) + used + 3 > room || is_listed(out, split)) continue;
         snprintf(out + used, room - used, "%s%s", used ? ", " : "", split);
     }
 }

@@ -60,7 +60,8 @@ static void test_table(void **state) {
     (void)state;
     char *text = info(test_path("run/latest"), "", EXIT_OK), total[64];
     snprintf(total, sizeof total, "%zu in %zu tensors", learned, count);
-    const char *const wants[] = {"width 4, 1 layers",
+    const char *const wants[] = {"image        width 4, 1 layers, ",
+                                 "text         width 4, 1 layers, ",
                                  "8x8 in patches of 4",
                                  "QuickGELU",
                                  "42 steps; epoch 2, sample 640; seed 18446744073709551615",

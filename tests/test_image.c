@@ -38,6 +38,9 @@ static void test_pixels_are_pillows(void **state) {
         free(bytes);
     }
     fclose(f);
+    int w, h;
+    Error err;
+    assert_false(image_size(&w, &h, (const uint8_t *)"no picture at all", 17, &err));
     image_free(&img);
     assert_true(files > 40);
 }

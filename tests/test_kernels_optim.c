@@ -287,6 +287,16 @@ static void bf16_from_acc(void **state) {
     }
 }
 
+/* Halfway between two numbers: to the one whose last bit is 0. */
+static void ref_bf16_by_hand(void **state) {
+    (void)state;
+    const double x[] = {1 + 0x1p-8, 1 + 3 * 0x1p-8, -(1 + 0x1p-8), 1 + 0x1.02p-8, NAN, INFINITY};
+    const uint16_t want[] = {0x3f80, 0x3f82, 0xbf80, 0x3f81, 0x7fc0, 0x7f80};
+    uint16_t got[COUNT(x)];
+    ref->bf16_from_acc(got, (const acc *)x, COUNT(x));
+    for (size_t i = 0; i < COUNT(x); i++) assert_int_equal(got[i], want[i]);
+}
+
 static void axpy(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {
@@ -377,6 +387,7 @@ int main(void) {
         cmocka_unit_test(bf16_moments_keep_small_changes),
         cmocka_unit_test(acc_from_bf16),
         cmocka_unit_test(bf16_from_acc),
+        cmocka_unit_test(ref_bf16_by_hand),
         cmocka_unit_test(axpy),
         cmocka_unit_test(ema),
     };

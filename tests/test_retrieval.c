@@ -157,7 +157,16 @@ static void test_karpathy(void **state) {
     caption_set_free(&s);
     o.split = "val";
     assert_false(caption_set_parse_karpathy(&s, karpathy, strlen(karpathy), &o, &err));
-    assert_non_null(strstr(err.text, "there are: test, train"));
+    assert_string_equal(strstr(err.text, "there are: "), "there are: test, train");
+    const char *parts =
+        "{\"images\": [{\"filename\": \"a\", \"sentences\": [], \"split\": \"restval\"},"
+        "{\"filename\": \"b\", \"sentences\": [], \"split\": \"val\"},"
+        "{\"filename\": \"c\", \"sentences\": [], \"split\": \"\"},"
+        "{\"filename\": \"d\", \"sentences\": [], \"split\": \"val\"}]}";
+    o.split = "test";
+    assert_false(caption_set_parse_karpathy(&s, parts, strlen(parts), &o, &err));
+    assert_string_equal(strstr(err.text, "there are: "), "there are: restval, val");
+    o.split = "val";
     for (size_t cut = 0; cut < strlen(karpathy); cut++)
         assert_false(caption_set_parse_karpathy(&s, karpathy, cut, &o, &err));
     const char *bad[] = {"[]", "{\"images\": 3}", "{\"images\": [{\"filename\": 3}]}",

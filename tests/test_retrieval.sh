@@ -14,6 +14,9 @@ value() { # direction, name: out of $dir/out
 }
 
 clip_benchmark() { # the recalls that its own functions gave
+    # chance: 1 - C(M - c, k) / C(M, k), the mean over pictures of c of M captions
+    says 0 "chance, to text     1.67    8.05   15.43       60.3           54" from_files --image-of $files/image_of.txt &&
+        grep -q "chance, to image    1.67    8.33   16.67       30.5           30" "$dir/out" || return 1
     from_files --image-of $files/image_of.txt --json >"$dir/out" || return 1
     local direction name want
     while read -r direction name want; do

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <utime.h>
@@ -198,6 +199,29 @@ static void test_reading(void **state) {
     check_all(d, 25);
     dataset_close(d);
     check_refused(test_path("read/3.tar"), "No such file");
+}
+
+/* Of many shards no more are open than half of what the process may open. */
+static void test_few_descriptors(void **state) {
+    (void)state;
+    mkdir(test_path("few"), 0777);
+    for (size_t i = 0; i < 40; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "few/%02zu.tar", i);
+        TarBytes t = make_tar(i, 1, 0);
+        tar_bytes_write(&t, name);
+    }
+    DatasetOptions o = options();
+    Dataset *d = open_it(test_path("few"), &o); /* makes the indexes */
+    dataset_close(d);
+    struct rlimit was, small;
+    getrlimit(RLIMIT_NOFILE, &was);
+    small = (struct rlimit){32, was.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &small);
+    d = open_it(test_path("few"), &o);
+    check_all(d, 40);
+    dataset_close(d);
+    setrlimit(RLIMIT_NOFILE, &was);
 }
 
 static void test_json_and_labels(void **state) {
@@ -521,15 +545,11 @@ static void test_damaged_frame(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_specifications),
-        cmocka_unit_test(test_reading),
-        cmocka_unit_test(test_json_and_labels),
-        cmocka_unit_test(test_index_beside),
-        cmocka_unit_test(test_bad_index),
-        cmocka_unit_test(test_cut_shard),
-        cmocka_unit_test(test_zstd),
-        cmocka_unit_test(test_large_frames),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_specifications),  cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_few_descriptors), cmocka_unit_test(test_json_and_labels),
+        cmocka_unit_test(test_index_beside),    cmocka_unit_test(test_bad_index),
+        cmocka_unit_test(test_cut_shard),       cmocka_unit_test(test_zstd),
+        cmocka_unit_test(test_large_frames),    cmocka_unit_test(test_threads),
         cmocka_unit_test(test_damaged_frame),
     };
     return cmocka_run_group_tests_name("shards", tests, NULL, NULL);

@@ -2,6 +2,7 @@
 # `clipc eval zeroshot` as a user drives it: every way to store labelled pictures, on one and three ranks, and what is refused.
 # Prints cmocka's lines.
 . tests/support.sh zeroshot
+home=$PWD
 export XDG_CACHE_HOME=$dir/cache
 
 zeroshot() {
@@ -134,7 +135,10 @@ in_training_refused() { # before the first step
     local few="$dir/few.json"
     ! train no_data --imagenet-val "$dir/no" && grep -q -- "--imagenet-val $dir/no: " "$dir/stderr" &&
         ! train no_folder --imagenet-val "$dir/name" --zeroshot-classes "$few" && grep -q "class folder 'Purple' is none" "$dir/stderr" &&
-        [ ! -e "$dir/no_folder/metrics.jsonl" ]
+        [ ! -e "$dir/no_folder/metrics.jsonl" ] || return 1
+    mkdir "$dir/bare" && cp "$clipc" "$dir/bare/" && (cd "$dir/bare" && refused 1 "make zeroshot-sets" env -u CLIPC_HOME ./clipc train \
+        --pretrained "$home/$golden" --vocab "$home/$golden/vocab.txt" --train-data "$home/$golden/pairs.tsv" --batch-size 4 \
+        --imagenet-val "$dir/name" --logs "$dir" --name no_classes)
 }
 
 classes_are_read_not_run() { # lambdas of a Python file become templates; anything more than that is refused
