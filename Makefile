@@ -47,7 +47,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz
 # ---- CUDA, where nvcc and cuBLASLt are: its objects are compiled twice as well. The program that has it is one of its own,
 # build/clipc-cuda: build/clipc must start where there is no CUDA library. ----
 # compiled once, not for each type of activations
-CUDA_ONCE   := device blas
+CUDA_ONCE   := device blas timer
 ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif

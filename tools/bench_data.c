@@ -12,6 +12,7 @@ static const char *data, *vocab, *text;
 static DatasetOptions dataset;
 static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads = 1, reps = 5;
 static bool json, eval_transform, shuffle = true;
+static int device = 1; /* cpu */
 
 static Bpe *load_vocab(void) {
     Error err;
@@ -31,6 +32,7 @@ static Option loader_options[] = {
     {"shuffle", OPT_FLAG, &shuffle, NULL, 0, 0, "random order", 0},
     {"samples", OPT_INT, &samples, NULL, 1, 1e9, "samples to time", 0},
     {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
+    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "cuda: pictures go on to the GPU", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
     DATASET_OPTIONS(dataset),
 };
@@ -38,15 +40,44 @@ static Option loader_options[] = {
 static const Command loader_command = {
     "bench loader",
     "From shards to batches: read, decode, crop, resize, tokenise.",
-    "clipc bench loader --train-data SPEC [--workers N]",
+    "clipc bench loader --train-data SPEC [--workers N] [--device cuda]",
     "  clipc bench loader --train-data 'shards/{00..09}.tar' --workers 2\n",
     loader_options,
     COUNT(loader_options),
 };
 
+/* The way of a batch to a GPU as in training: out of the pinned ring, while the next one is waited
+ * for. Without one it is let go at once. */
+typedef struct Sink {
+    const Kernels *k;
+    Loader *loader;
+    uint8_t *place;
+    Mark *copied;
+    Batch *under_way;
+} Sink;
+
+static void sink_finish(Sink *s) {
+    if (!s->under_way) return;
+    s->k->mark_wait(s->copied);
+    loader_release(s->loader, s->under_way);
+    s->under_way = NULL;
+}
+
+static void sink_take(Sink *s, Batch *b) {
+    if (!s->place) {
+        loader_release(s->loader, b);
+        return;
+    }
+    sink_finish(s);
+    s->k->upload_start(QUEUE_COPY, s->place, b->pixels, b->size * (size_t)(side * side * 3));
+    s->k->mark_set(s->copied, QUEUE_COPY);
+    s->under_way = b;
+}
+
 int bench_loader(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&loader_command, argc, argv, NULL);
+    const Kernels *k = kernels_open_choice(device, PRECISION_FP32);
     Dataset *d = open_dataset("train-data", data, &dataset);
     Sampler *s = sampler_new(d, shuffle, 64, 1);
     LoaderOptions o = {
@@ -60,10 +91,17 @@ int bench_loader(int argc, char **argv) {
         .seed = 1,
         .max_bad = 1,
         .max_pixels = IMAGE_MAX_PIXELS,
+        .alloc = k->host_alloc,
+        .release = k->host_release,
     };
     if (!loader_steps_per_epoch(d, &o))
         die("%s holds fewer than --batch-size %lld samples", data, (long long)batch_size);
     Loader *l = loader_start(d, s, &o, 0, 0);
+    Sink sink = {.k = k, .loader = l};
+    if (k->asynchronous) {
+        sink.place = k->alloc((size_t)(batch_size * side * side * 3));
+        sink.copied = k->mark_new();
+    }
     for (int i = 0; i < 4; i++)
         loader_release(l, loader_next(l)); /* the ring is filled at leisure before the clock runs */
     size_t n = 0;
@@ -71,8 +109,9 @@ int bench_loader(int argc, char **argv) {
     while (n < (size_t)samples) {
         Batch *b = loader_next(l);
         n += b->size;
-        loader_release(l, b);
+        sink_take(&sink, b);
     }
+    sink_finish(&sink);
     double t = clock_now() - t0;
     LoaderStats ls = loader_stats(l);
     loader_stop(l);
@@ -81,7 +120,8 @@ int bench_loader(int argc, char **argv) {
                              (json_int_t)n, "workers", (json_int_t)workers, "bad",
                              (json_int_t)ls.bad));
     else
-        printf("%zu samples, %lld workers: %.0f images/s\n", n, (long long)workers, (double)n / t);
+        printf("%zu samples, %lld workers%s: %.0f images/s\n", n, (long long)workers,
+               k->asynchronous ? ", onto the GPU" : "", (double)n / t);
     return EXIT_OK;
 }
 

@@ -2,6 +2,8 @@
  * machine, measured in the same call. */
 #include "tools/bench.h"
 #include "tools/common.h"
+#include "train/clip.h"
+#include "train/optim.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,16 +44,6 @@ typedef struct Tower {
     int32_t *start;
 } Tower;
 
-static act *filled(const Kernels *k, size_t n, double v) {
-    act *x = k->alloc(n * k->act_size);
-    double *host = xcalloc(n, sizeof *host);
-    for (size_t i = 0; i < n; i++)
-        host[i] = v * (double)((i * 2654435761u >> 8) % 1000) / 1000 - v / 2;
-    k->act_set(x, host, n);
-    free(host);
-    return x;
-}
-
 static acc *zeros(const Kernels *k, size_t n) {
     acc *x = k->alloc(n * k->acc_size);
     k->zero(x, n * k->acc_size);
@@ -68,14 +60,14 @@ static Tower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *
                c->heads,
                M,
                causal,
-               filled(k, rows * C, 1),
-               filled(k, rows * C, 1),
-               filled(k, rows * C, 1),
-               filled(k, M * size_max(C, 3), 0.1),
-               filled(k, rows * M, 1),
-               filled(k, rows * M, 1),
-               filled(k, rows * 3 * C, 1),
-               filled(k, rows * 3 * C, 1),
+               bench_filled(k, rows * C, 1),
+               bench_filled(k, rows * C, 1),
+               bench_filled(k, rows * C, 1),
+               bench_filled(k, M * size_max(C, 3), 0.1),
+               bench_filled(k, rows * M, 1),
+               bench_filled(k, rows * M, 1),
+               bench_filled(k, rows * 3 * C, 1),
+               bench_filled(k, rows * 3 * C, 1),
                zeros(k, size_max(M, 3 * C)),
                zeros(k, M * C),
                zeros(k, size_max(M, 3 * C)),
@@ -90,7 +82,8 @@ static Tower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *
     return t;
 }
 
-static void run_all(const Tower *t) {
+static void run_tower(const void *tower) {
+    const Tower *t = tower;
     const Kernels *k = t->k;
     size_t R = t->rows, C = t->C, M = t->M;
     k->layernorm_fwd(t->y, t->mean, t->rstd, t->z, t->x, t->y, t->b, t->b, R, C);
@@ -107,14 +100,91 @@ static void run_all(const Tower *t) {
     k->add(t->z, t->x, t->y, R * C);
 }
 
-static json_t *measure(const char *name, const Tower *t, double gemm_peak, double copy_peak) {
+/* ---- what stands before the towers and behind the step ---- */
+
+typedef struct Ends {
+    const Kernels *k;
+    const ClipConfig *c;
+    size_t B, patches, rows; /* of an image; of all captions */
+    uint8_t *pixels;
+    int32_t *start, *ids;
+    act *cut, *tokens, *x, *text; /* patches, their products, the towers' inputs */
+    acc *image_table, *text_table, *image_grad,
+        *text_grad; /* class and positions; tokens, positions */
+    Optim *optim;
+} Ends;
+
+static void *uploaded(const Kernels *k, void *host, size_t bytes) {
+    void *p = k->alloc(bytes);
+    k->upload(p, host, bytes);
+    free(host);
+    return p;
+}
+
+/* Captions of random tokens between a start and an end. */
+static void make_captions(Ends *e, size_t B, size_t T, size_t vocab) {
+    int32_t *ids = xcalloc(B * T, sizeof *ids), *start = xcalloc(B + 1, sizeof *start);
+    for (size_t i = 0; i < B * T; i++)
+        ids[i] = (int32_t)(i % T == 0       ? vocab - 2
+                           : i % T == T - 1 ? vocab - 1
+                                            : (i * 2654435761u >> 7) % (vocab - 2));
+    for (size_t b = 0; b <= B; b++) start[b] = (int32_t)(b * T);
+    e->ids = uploaded(e->k, ids, B * T * sizeof *ids);
+    e->start = uploaded(e->k, start, (B + 1) * sizeof *start);
+}
+
+static Ends ends_new(const Kernels *k, const ClipConfig *c, size_t B, size_t T) {
+    size_t side = c->image_size / c->patch_size, n = side * side, C = c->image.width;
+    size_t bytes = B * c->image_size * c->image_size * 3, D = c->text.width;
+    Ends e = {.k = k, .c = c, .B = B, .patches = n, .rows = B * T};
+    uint8_t *pixels = xmalloc(bytes);
+    for (size_t i = 0; i < bytes; i++) pixels[i] = (uint8_t)(i * 2654435761u >> 13);
+    e.pixels = uploaded(k, pixels, bytes);
+    make_captions(&e, B, T, c->vocab_size);
+    e.cut = bench_filled(k, B * n * 3 * c->patch_size * c->patch_size, 1);
+    e.tokens = bench_filled(k, B * n * C, 1);
+    e.x = bench_filled(k, B * (1 + n) * C, 1);
+    e.text = bench_filled(k, e.rows * D, 1);
+    e.image_table = zeros(k, (2 + n) * C);
+    e.image_grad = zeros(k, (2 + n) * C);
+    e.text_table = zeros(k, (c->vocab_size + c->context_length) * D);
+    e.text_grad = zeros(k, (c->vocab_size + c->context_length) * D);
+    Params *p = params_new(k, c, true);
+    params_init(p, c, 1);
+    e.optim = optim_new(p, &(OptimOptions){0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0});
+    optim_set(e.optim, 5e-4, 1);
+    return e;
+}
+
+static void run_ends(const void *ends) {
+    const Ends *e = ends;
+    const Kernels *k = e->k;
+    const ClipConfig *c = e->c;
+    const Transform *t = &c->eval_transform;
+    size_t B = e->B, n = e->patches, C = c->image.width, D = c->text.width;
+    acc *positions = acc_at(k, e->image_table, C), *dpositions = acc_at(k, e->image_grad, C);
+    acc *text_positions = acc_at(k, e->text_table, c->vocab_size * D);
+    k->patches_u8(e->cut, e->pixels, NULL, t->mean, t->std, B, c->image_size, c->patch_size, n);
+    k->image_embed_fwd(e->x, e->tokens, e->image_table, positions, NULL, B, n, C);
+    k->image_embed_bwd(e->tokens, e->image_grad, dpositions, e->x, NULL, B, n, C);
+    k->text_embed_fwd(e->text, e->ids, e->start, e->text_table, text_positions, B, e->rows, D);
+    k->text_embed_bwd(e->text_grad, acc_at(k, e->text_grad, c->vocab_size * D), e->text, e->ids,
+                      e->start, B, e->rows, D);
+    optim_update(e->optim);
+}
+
+/* Kernel by kernel, what `run` calls; sums where it calls one several times. */
+static json_t *measure(const char *name, const Kernels *k, void (*run)(const void *), const void *x,
+                       double gemm_peak, double copy_peak) {
     double *seconds[SLOT_COUNT] = {0};
     json_t *o = json_object();
-    run_all(t);
+    run(x);
+    k->sync();
     kernel_stats_on = true;
     for (int64_t r = 0; r < reps; r++) {
         kernel_stats_reset();
-        run_all(t);
+        run(x);
+        k->sync();
         for (int s = 0; s < SLOT_COUNT; s++) {
             if (!kernel_stats[s].calls) continue;
             if (!seconds[s]) seconds[s] = xcalloc((size_t)reps, sizeof **seconds);
@@ -148,14 +218,16 @@ int bench_kernels(int argc, char **argv) {
     size_t B = (size_t)batch_size;
     Tower image = tower_new(k, B, clip_image_tokens(&c), &c.image, false);
     Tower text = tower_new(k, B, (size_t)caption_tokens, &c.text, true);
+    Ends ends = ends_new(k, &c, B, (size_t)caption_tokens);
     double gemm_peak = bench_gemm_peak(k), copy_peak = bench_copy_peak(k);
     if (!json)
         printf("%s, %s: matrix peak %.1f GFLOP/s, copy %.1f GB/s\n", c.name, k->name, gemm_peak,
                copy_peak);
-    json_t *i = measure("image tower", &image, gemm_peak, copy_peak),
-           *t = measure("text tower", &text, gemm_peak, copy_peak);
-    json_t *all = json_pack("{s:f, s:f, s:o, s:o}", "peak_gflops", gemm_peak, "copy_gb_per_s",
-                            copy_peak, "image", i, "text", t);
+    json_t *i = measure("image tower", k, run_tower, &image, gemm_peak, copy_peak),
+           *t = measure("text tower", k, run_tower, &text, gemm_peak, copy_peak),
+           *e = measure("embeddings, AdamW", k, run_ends, &ends, gemm_peak, copy_peak);
+    json_t *all = json_pack("{s:f, s:f, s:o, s:o, s:o}", "peak_gflops", gemm_peak, "copy_gb_per_s",
+                            copy_peak, "image", i, "text", t, "ends", e);
     if (json)
         print_json(all);
     else

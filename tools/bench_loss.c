@@ -115,7 +115,7 @@ static void report(size_t rows, size_t N, size_t E, double t, double memory, dou
                    double flops, size_t elem) {
     double product = 2e-9 * (double)rows * (double)N * (double)E;
     int products = (int)lround(1e-9 * flops / product);
-    double wire = sent / (double)(reps + 1) / (1 << 20);
+    double wire = sent / (double)(reps + (kernels && kernels->asynchronous ? 3 : 1)) / (1 << 20);
     double two_matrix = 4 * (double)(N - rows) * (double)(E * elem) / (1 << 20);
     if (json) {
         print_json(json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:i, s:f, s:f, s:f, s:f}", "n",
@@ -148,26 +148,35 @@ int bench_loss(int argc, char **argv) {
     acc *dimages = k->alloc(bytes), *dtexts = k->alloc(bytes), *scalars = k->alloc(5 * k->acc_size);
     k->zero(dimages, bytes);
     k->zero(dtexts, bytes);
-    size_t before = peak_rss();
+    double before = bench_device_memory(k);
     Loss *l = loss_new(k, simulated(k), siglip ? LOSS_SIGLIP : LOSS_CLIP, N, E,
                        size_mul((size_t)logit_memory, 1 << 20));
     if (gather_dtype == GATHER_BF16) loss_gather_bf16(l);
     double *seconds = xcalloc((size_t)reps, sizeof *seconds), out;
-    for (int64_t i = -1; i < reps; i++) { /* one run to warm up, whose products are counted */
-        kernel_stats_on = i < 0;
+    /* one run to warm up, whose products are counted; on a GPU two more, until it is a graph */
+    int64_t first = k->asynchronous ? -3 : -1;
+    Graph *graph = NULL;
+    for (int64_t i = first; i < reps; i++) {
+        kernel_stats_on = i == first;
         k->zero(scalars, 5 * k->acc_size);
         k->acc_set(scalars, (double[]){siglip ? log(10) : log(1 / 0.07), siglip ? -10 : 0}, 2);
+        k->sync();
         double t0 = clock_now();
-        loss_run(l, acc_at(k, scalars, 2), dimages, dtexts, acc_at(k, scalars, 3),
-                 acc_at(k, scalars, 4), images, texts, scalars,
-                 siglip ? acc_at(k, scalars, 1) : NULL, N);
+        if (ranks_simulated > 1 || k->graph_begin(&graph)) {
+            loss_run(l, acc_at(k, scalars, 2), dimages, dtexts, acc_at(k, scalars, 3),
+                     acc_at(k, scalars, 4), images, texts, scalars,
+                     siglip ? acc_at(k, scalars, 1) : NULL, N);
+            if (ranks_simulated == 1) k->graph_end(&graph);
+        }
         k->sync();
         if (i >= 0) seconds[i] = clock_now() - t0;
     }
     k->acc_get(&out, acc_at(k, scalars, 2), 1);
-    double t = bench_median(seconds, (size_t)reps), mib = (double)(peak_rss() - before) / (1 << 20);
+    double t = bench_median(seconds, (size_t)reps),
+           mib = (bench_device_memory(k) - before) / (1 << 20);
     report(N, size_mul(N, (size_t)ranks_simulated), E, t, mib, out, kernel_stats[SLOT_gemm].flops,
            k->acc_size);
+    k->graph_free(graph);
     loss_free(l);
     return EXIT_OK;
 }

@@ -40,19 +40,19 @@ static const Command command = {
     COUNT(options),
 };
 
-static Batch *synthetic_batch(const ClipConfig *c, size_t B, uint64_t seed) {
+static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, uint64_t seed) {
     Batch *b = xcalloc(1, sizeof *b);
     size_t S = c->image_size, T = (size_t)caption_tokens, bytes = 3 * S * S * B;
     b->size = B;
-    b->pixels = xmalloc(bytes);
+    b->pixels = k->host_alloc(bytes); /* as the loader's ring */
     b->ids = xmalloc(B * T * sizeof *b->ids);
     b->start = xmalloc((B + 1) * sizeof *b->start);
     b->sample = xcalloc(B, sizeof *b->sample);
     b->label = xcalloc(B, sizeof *b->label);
-    for (size_t i = 0; i < bytes; i += 4) {
+    for (size_t i = 0; i < bytes; i += 16) {
         uint32_t w[4];
         rng_block(seed, RNG_TEST, i, w);
-        memcpy(b->pixels + i, w, size_min(4, bytes - i));
+        memcpy(b->pixels + i, w, size_min(sizeof w, bytes - i));
     }
     for (size_t i = 0; i < B * T; i++)
         b->ids[i] = (int32_t)rng_below(seed + 1, RNG_TEST, i, c->vocab_size - 2);
@@ -67,27 +67,33 @@ static Batch *synthetic_batch(const ClipConfig *c, size_t B, uint64_t seed) {
 }
 
 static bool is_gemm(size_t slot) { return slot >= SLOT_linear_fwd && slot <= SLOT_gemm; }
+/* What model FLOPs are counted in; the operations of element-wise passes are not. */
+static bool is_model_work(size_t slot) {
+    return is_gemm(slot) || (slot >= SLOT_attention_fwd && slot <= SLOT_attention_pool_bwd);
+}
 
 static int by_time(const void *a, const void *b) {
     double x = kernel_stats[*(const int *)a].seconds, y = kernel_stats[*(const int *)b].seconds;
     return (x < y) - (x > y);
 }
 
-static void print_kernels(double total, double copy_peak) {
+static void print_kernels(double total, double gemm_peak, double copy_peak) {
     int order[SLOT_COUNT];
     for (int s = 0; s < SLOT_COUNT; s++) order[s] = s;
     qsort(order, SLOT_COUNT, sizeof *order, by_time);
-    printf("\n%-24s %8s %9s %7s %10s %8s\n", "kernel", "calls", "ms/step", "share", "GFLOP/s",
-           "GB/s");
+    printf("\n%-24s %8s %9s %7s %10s %8s %8s %8s\n", "kernel", "calls", "ms/step", "share",
+           "GFLOP/s", "of peak", "GB/s", "of copy");
     for (int i = 0; i < SLOT_COUNT; i++) {
         const KernelStat *s = &kernel_stats[order[i]];
         if (!s->calls) continue;
-        printf("%-24s %8.1f %9.2f %6.1f%% %10.1f %8.1f\n", kernel_names[order[i]],
+        double gflops = 1e-9 * s->flops / s->seconds, gb = 1e-9 * s->bytes / s->seconds;
+        printf("%-24s %8.1f %9.3f %6.1f%% %10.1f %7.1f%% %8.1f %7.1f%%\n", kernel_names[order[i]],
                (double)s->calls / (double)steps, 1e3 * s->seconds / (double)steps,
-               100 * s->seconds / total, 1e-9 * s->flops / s->seconds,
-               1e-9 * s->bytes / s->seconds);
+               100 * s->seconds / total, gflops, 100 * gflops / gemm_peak, gb,
+               100 * gb / copy_peak);
     }
-    printf("copy ceiling of this machine: %.1f GB/s\n", copy_peak);
+    printf("ceilings of this machine: products %.1f GFLOP/s, copies %.1f GB/s\n", gemm_peak,
+           copy_peak);
 }
 
 static json_t *kernels_json(void) {
@@ -166,7 +172,7 @@ int bench_step(int argc, char **argv) {
     Optim *o = optim_new(p, &oo);
     Step *s = step_new(k, comm_self(k), m, p, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
     Batch **batches = xcalloc(A, sizeof *batches);
-    for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(&c, B, 100 + j);
+    for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
     Run r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
     warm_up(&r);
     if (k->asynchronous) run_steps(&r); /* timing a GPU's kernels holds the steps up */
@@ -176,11 +182,12 @@ int bench_step(int argc, char **argv) {
     kernel_stats_on = false;
     double flops = 0, gemm = 0, kernels = 0;
     for (size_t i = 0; i < SLOT_COUNT; i++) {
-        flops += kernel_stats[i].flops;
+        if (is_model_work(i)) flops += kernel_stats[i].flops;
         kernels += kernel_stats[i].seconds;
         if (is_gemm(i)) gemm += kernel_stats[i].seconds;
     }
-    size_t rss = peak_rss(); /* before the copy ceiling takes memory of its own */
+    /* before the copy ceiling takes memory of its own */
+    double memory = bench_device_memory(k) / (1 << 20), rss = (double)peak_rss() / (1 << 20);
     double copy = bench_copy_peak(k), step = bench_median(r.seconds, n), loss = r.loss;
     double rate = (double)(B * A) / step;
     double gflops = 1e-9 * flops / (double)n / step, again = bench_gemm_peak(k);
@@ -189,12 +196,13 @@ int bench_step(int argc, char **argv) {
     if (again > peak) peak = again;
     if (json) {
         print_json(json_pack(
-            "{s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "model",
-            c.name, "kernels_name", k->name, "batch_size", (json_int_t)(B * A), "caption_tokens",
-            (json_int_t)caption_tokens, "samples_per_s", rate, "step_seconds", step, "gflops",
-            gflops, "peak_gflops", peak, "peak_share", gflops / peak, "open_clip_equivalent_gflops",
-            whole, "non_gemm_share", 1 - gemm / total, "copy_gb_per_s", copy, "peak_rss_mib",
-            (double)rss / (1 << 20), "loss", loss, "kernels", kernels_json()));
+            "{s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}",
+            "model", c.name, "kernels_name", k->name, "batch_size", (json_int_t)(B * A),
+            "caption_tokens", (json_int_t)caption_tokens, "samples_per_s", rate, "step_seconds",
+            step, "gflops", gflops, "peak_gflops", peak, "peak_share", gflops / peak,
+            "open_clip_equivalent_gflops", whole, "non_gemm_share", 1 - gemm / total,
+            "copy_gb_per_s", copy, "peak_rss_mib", rss, "peak_memory_mib", memory, "loss", loss,
+            "kernels", kernels_json()));
     } else {
         printf("%s, %s, batch %zu, captions of %lld tokens: %.2f samples/s (median step %.1f ms of "
                "%zu)\n",
@@ -204,8 +212,9 @@ int bench_step(int argc, char **argv) {
                gflops, 100 * gflops / peak, peak, 100 * (1 - gemm / total));
         printf("open_clip's work for as many samples: %.1f GFLOP/s = %.1f %% of the peak\n", whole,
                100 * whole / peak);
-        printf("peak memory %.0f MiB; loss %.4f\n", (double)rss / (1 << 20), loss);
-        print_kernels(total, copy);
+        printf("peak memory %.0f MiB%s; loss %.4f\n", memory,
+               k->memory().total ? " of the GPU's" : "", loss);
+        print_kernels(total, peak, copy);
         printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
     }
     return EXIT_OK;

@@ -157,7 +157,10 @@ static Flight *begin(CommOp op, double bytes) {
     check();
     if (nccl.begun - nccl.done == FLIGHTS) {
         cudaEvent_t oldest = flight_at(nccl.done)->after;
-        if (cudaEventQuery(oldest) != cudaSuccess) CUDA(cudaEventSynchronize(oldest));
+        if (cudaEventQuery(oldest) != cudaSuccess) {
+            cudaGetLastError(); /* "not ready" would be the next launch's */
+            CUDA(cudaEventSynchronize(oldest));
+        }
         retire(nccl.done + 1);
     }
     Flight *f = flight_at(nccl.begun);

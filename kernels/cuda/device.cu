@@ -40,7 +40,6 @@ static struct Device {
     Stage stages[STAGES];
     size_t stage;
     Scratch scratch[SCRATCH_COUNT];
-    cudaEvent_t timer_start, timer_stop;
     bool capturing, recorded; /* a graph just now; one ever */
     Graph *graph;             /* the one that is, or was last */
     Space own;               /* allocations, of which one is the arena */
@@ -133,8 +132,6 @@ static void device_open(void) {
         CUDA(cudaStreamCreateWithFlags(&device.queue[q], cudaStreamNonBlocking));
     for (size_t i = 0; i < STAGES; i++)
         CUDA(cudaEventCreateWithFlags(&device.stages[i].done, cudaEventDisableTiming));
-    CUDA(cudaEventCreateWithFlags(&device.timer_start, cudaEventDefault));
-    CUDA(cudaEventCreateWithFlags(&device.timer_stop, cudaEventDefault));
     device.open = true;
 }
 
@@ -393,7 +390,10 @@ void device_download(void *host, const void *src, size_t bytes) {
     }
 }
 
-void device_sync(void) { CUDA(cudaStreamSynchronize(device_stream())); }
+void device_sync(void) {
+    CUDA(cudaStreamSynchronize(device_stream()));
+    device_timers_book();
+}
 
 /* ---- graphs ---- */
 
@@ -487,28 +487,4 @@ void device_graph_free(Graph *g) {
     }
     free(g->pieces);
     free(g);
-}
-
-/* ---- what ran ---- */
-
-DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes) {
-    DeviceTimer t = {slot, kernel_stats_on, flops, bytes};
-    if (t.on) {
-        device_open();
-        CUDA(cudaEventRecord(device.timer_start, device.queue[QUEUE_COMPUTE]));
-    }
-    return t;
-}
-
-void device_timer_stop(DeviceTimer *t) {
-    if (!t->on) return;
-    float ms = 0;
-    CUDA(cudaEventRecord(device.timer_stop, device.queue[QUEUE_COMPUTE]));
-    CUDA(cudaEventSynchronize(device.timer_stop));
-    CUDA(cudaEventElapsedTime(&ms, device.timer_start, device.timer_stop));
-    KernelStat *s = &kernel_stats[t->slot];
-    s->calls++;
-    s->seconds += 1e-3 * (double)ms;
-    s->flops += t->flops;
-    s->bytes += t->bytes;
 }

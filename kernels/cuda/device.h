@@ -68,8 +68,9 @@ void device_graph_end(Graph **g);
 void device_graph_call(void (*call)(const void *context), const void *context, size_t bytes);
 void device_graph_free(Graph *g);
 
-/* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time the stream
- * takes until the function returns is booked. */
+/* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time that the
+ * stream takes for what the function asks for is booked, at the latest when the host waits for the
+ * device (device_sync, mark_wait). Slots do not call slots. */
 typedef struct DeviceTimer {
     enum KernelSlot slot;
     bool on;
@@ -77,6 +78,7 @@ typedef struct DeviceTimer {
 } DeviceTimer;
 DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes);
 void device_timer_stop(DeviceTimer *t);
+void device_timers_book(void); /* waits for those under way */
 #define GPU_TIMER(slot_name, flops_, bytes_)                                                       \
     __attribute__((cleanup(device_timer_stop))) DeviceTimer timer_ =                               \
         device_timer_start(SLOT_##slot_name, (double)(flops_), (double)(bytes_))

@@ -81,7 +81,7 @@ void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, con
 /* A thread owns VW columns, so that the sums of dw and db stay in its registers; a block walks over
  * its share of the rows, GROUP at a time: their loads are in flight together, and one barrier
  * serves the two sums of each. dw, db: partial sums [blocks, 2C]. */
-enum { GROUP = 2, BWD_THREADS = 512 };
+enum { GROUP = 2, BWD_THREADS = 640 }; /* at most 96 registers */
 __global__ static void __launch_bounds__(BWD_THREADS)
     layernorm_bwd(act *dx, float *parts, act *y, const act *dy, const act *dres, const act *x,
                   const acc *mean, const acc *rstd, const acc *w, const acc *b, size_t rows,

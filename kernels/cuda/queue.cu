@@ -40,7 +40,10 @@ void FN(queue_wait)(Queue q, Mark *m) {
     CUDA(cudaStreamWaitEvent(device_queue(q), (cudaEvent_t)m, 0));
 }
 
-void FN(mark_wait)(Mark *m) { CUDA(cudaEventSynchronize((cudaEvent_t)m)); }
+void FN(mark_wait)(Mark *m) {
+    CUDA(cudaEventSynchronize((cudaEvent_t)m));
+    device_timers_book();
+}
 
 bool FN(graph_begin)(Graph **g) { return device_graph_begin(g); }
 
