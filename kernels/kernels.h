@@ -149,7 +149,7 @@ typedef struct Kernels {
     void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b,
                                   size_t M, size_t N, size_t K, Activation f);
     /* Projection to the embedding: y[M,E] = x[M,C] p[C,E]; f32 out, f32 gradient in. dx is written,
-     * dp added to. */
+     * dp (may be NULL) added to. */
     void (*project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E);
     void (*project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
                         size_t C, size_t E);

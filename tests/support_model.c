@@ -141,10 +141,36 @@ void batch_free(TestBatch *b) {
 
 /* ---- models ---- */
 
+static bool none(const char *name) {
+    (void)name;
+    return false;
+}
+static bool of_image(const char *name) { return !strncmp(name, "visual.", 7); }
+static bool of_text(const char *name) { return !of_image(name); }
+static bool any(const char *name) {
+    (void)name;
+    return true;
+}
+
 TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o, LossKind kind) {
+    return model_new_frozen(k, c, o, kind,
+                            o->frozen_image && o->frozen_text ? any
+                            : o->frozen_image                 ? of_image
+                            : o->frozen_text                  ? of_text
+                                                              : none);
+}
+
+TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
+                           LossKind kind, bool (*frozen)(const char *name)) {
     TestModel m = {.k = k, .config = *c, .kind = kind, .B = o->max_batch};
     size_t features = m.B * c->embed_dim * k->acc_size;
-    m.p = params_new(k, c, true);
+    m.p = params_declare(k, c, NULL);
+    for (size_t i = 0; i < m.p->count; i++) {
+        Param *q = &m.p->list[i];
+        q->trainable = !strncmp(q->name, "logit_", 6) || !frozen(q->name);
+    }
+    params_place(m.p, 1);
+    params_take(m.p, NULL, MOMENTS_FP32);
     fill(m.p, c);
     m.clip = clip_new(k, c, m.p, o);
     m.loss = loss_new(k, comm_self(k), kind, m.B, c->embed_dim, 1 << 20);
@@ -154,6 +180,13 @@ TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
     m.dtexts = k->alloc(features);
     m.value = k->alloc(k->acc_size);
     return m;
+}
+
+Params *lora_params(const Kernels *k, const ClipConfig *c, const LoraOptions *o) {
+    Params *p = params_declare(k, c, o);
+    params_place(p, 1);
+    params_take(p, NULL, MOMENTS_FP32);
+    return p;
 }
 
 void model_free(TestModel *m) {
@@ -200,7 +233,7 @@ static double run_loss(TestModel *m, size_t B, bool gradients) {
 }
 
 double model_gradients(TestModel *m, const TestBatch *b, RunHow how) {
-    m->k->zero(m->p->grad, m->p->size * m->k->acc_size);
+    m->k->zero(m->p->grad, m->p->learning * m->k->acc_size);
     forward(m, b, how, true);
     double loss = run_loss(m, b->B, true);
     clip_text_bwd(m->clip, m->dtexts, b->B);
@@ -238,6 +271,8 @@ double worst_gradient(const TestModel *a, const TestModel *b, const char **where
     assert(a->p->count == b->p->count);
     for (size_t i = 0; i < a->p->count; i++) {
         const char *name = a->p->list[i].name;
+        assert(a->p->list[i].trainable == b->p->list[i].trainable);
+        if (!a->p->list[i].trainable) continue;
         double *x = model_grad(a, name), *y = model_grad(b, name);
         double e = test_error_l2(x, y, a->p->list[i].size);
         if (!(e <= worst)) {

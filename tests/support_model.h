@@ -42,6 +42,11 @@ typedef struct TestModel {
 
 /* Weights of the golden formula (a function of the tensor's number, so of any config). */
 TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o, LossKind kind);
+/* The same with these tensors frozen (never logit_…). */
+TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
+                           LossKind kind, bool (*frozen)(const char *name));
+/* The model's tensors and LoRA's factors, laid out, with memory for training. */
+Params *lora_params(const Kernels *k, const ClipConfig *c, const LoraOptions *o);
 void model_free(TestModel *m);
 void model_set(TestModel *m, const char *name, double value); /* every element */
 
@@ -53,12 +58,12 @@ typedef struct RunHow {
 double model_gradients(TestModel *m, const TestBatch *b, RunHow how);
 /* Forward without keeping, loss alone. */
 double model_loss(TestModel *m, const TestBatch *b, RunHow how);
-/* Host copies, malloc'd: n elements of a device array; a tensor's gradient. */
+/* Host copies, malloc'd: n elements of a device array; the gradient of a tensor that learns. */
 double *host_copy(const Kernels *k, const acc *x, size_t n);
 double *model_grad(const TestModel *m, const char *name);
 
 double l2(const double *a, size_t n);
-/* Largest relative L2 difference of a tensor's gradient between two models of one config; *where:
- * its name. */
+/* Largest relative L2 difference of a tensor's gradient between two models of one config that learn
+ * the same; *where: its name. */
 double worst_gradient(const TestModel *a, const TestModel *b, const char **where);
 #endif

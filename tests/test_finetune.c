@@ -161,13 +161,12 @@ static Trainer lora_trainer(size_t n) {
     batch_free(&t.batch);
     Params *plain = t.m.p;
     LoraOptions o = {.rank = 2, .alpha = 3, .image = true, .text = true};
-    t.m.p = params_new_ranks(k, &t.m.config, comm_self(k), false, MOMENTS_FP32, &o);
+    t.m.p = lora_params(k, &t.m.config, &o);
     params_init(t.m.p, &t.m.config, 7);
     for (size_t i = 0; i < t.m.p->count; i++) {
         Param *q = &t.m.p->list[i];
         const Param *old = params_find(plain, q->name);
         if (old) k->copy(param_acc(t.m.p, q), param_acc(plain, old), q->size * k->acc_size);
-        if (!q->factor && !q->adapted && strncmp(q->name, "logit_", 6)) q->trainable = false;
         if (strncmp(q->name, "lora_b.", 7)) continue;
         double *x = xmalloc(q->size * sizeof *x);
         for (size_t j = 0; j < q->size; j++)
@@ -211,7 +210,7 @@ static void lora_weights(void **state) {
     }
     t.m.k->act_get(used, param_act(t.m.p, q), q->size);
     assert_true(test_error_max(used, w, q->size) < 1e-14);
-    double *merged = host_copy(t.m.k, lora_merged(t.m.p, q), q->size);
+    double *merged = host_copy(t.m.k, lora_merged(t.m.p, t.m.p->master, q), q->size);
     assert_true(test_error_max(merged, w, q->size) < 1e-14);
     free(w);
     free(used);
@@ -223,7 +222,7 @@ static double loss_of(void *context) {
     Trainer *t = context;
     params_round(t->m.p);
     double loss = step_gradients(t->step, batches(t));
-    t->m.k->zero(t->m.p->grad, t->m.p->size * t->m.k->acc_size);
+    t->m.k->zero(t->m.p->grad, t->m.p->learning * t->m.k->acc_size);
     return loss;
 }
 
@@ -239,8 +238,10 @@ static void lora_gradients_are_derivatives(void **state) {
         "lora_a.transformer.resblocks.1.attn.out_proj.weight",
         "lora_b.transformer.resblocks.0.mlp.c_proj.weight"};
     step_gradients(t.step, batches(&t));
-    double *g = host_copy(k, p->grad, p->size), *before = host_copy(k, p->master, p->size);
-    k->zero(p->grad, p->size * k->acc_size);
+    double *g = host_copy(k, p->grad, p->learning);
+    double *before = host_copy(k, p->master, p->learning);
+    double *fixed = host_copy(k, p->frozen, p->size - p->learning);
+    k->zero(p->grad, p->learning * k->acc_size);
     for (size_t n = 0; n < COUNT(names); n++) {
         const Param *q = params_find(p, names[n]);
         for (size_t i = 0; i < q->size; i += q->size / 3) {
@@ -258,14 +259,20 @@ static void lora_gradients_are_derivatives(void **state) {
     }
     params_round(p);
     step_run(t.step, batches(&t), 1e-2, 1);
-    double *after = host_copy(k, p->master, p->size);
+    double *after = host_copy(k, p->master, p->learning);
+    double *then = host_copy(k, p->frozen, p->size - p->learning);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        bool same = !memcmp(after + q->offset, before + q->offset, q->size * sizeof *after);
-        assert_true(same == !(q->factor || !strcmp(q->name, "logit_scale")));
+        bool learns = q->factor || !strcmp(q->name, "logit_scale");
+        assert_true(learns == (q->offset < p->learning));
+        if (learns)
+            assert_memory_not_equal(after + q->offset, before + q->offset, q->size * sizeof *after);
     }
+    assert_memory_equal(then, fixed, (p->size - p->learning) * sizeof *then);
     free(g);
     free(before);
+    free(fixed);
+    free(then);
     free(after);
     trainer_free(&t);
 }

@@ -140,7 +140,54 @@ layer_decay() { # r = 1 is no decay; with 0.5 the weights differ
         "$dir/decay1/checkpoints/epoch_3/open_clip_model.safetensors" && resumes decay --lr-layer-decay 0.5 &&
         ! cmp -s "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" "$dir/decay/checkpoints/epoch_3/open_clip_model.safetensors"
 }
+# what is frozen has neither moments nor an average of its own
+locked_state() {
+    train frozen "${lit[@]}" --ema 0.9 && "$clipc" ckpt info "$dir/frozen/checkpoints/epoch_3/ema" >/dev/null || return 1
+    ! grep -qa 'adam_[mv].visual' "$dir/frozen/checkpoints/epoch_3/train_state.safetensors" &&
+        grep -qa adam_m.text_projection "$dir/frozen/checkpoints/epoch_3/train_state.safetensors" &&
+        changed "$dir/base/start" "$dir/frozen/checkpoints/epoch_3/ema" >"$dir/changed" && ! grep visual "$dir/changed" &&
+        [ "$(grep -c . "$dir/changed")" -ge 20 ]
+}
+# A run may go on with other tensors frozen: moments of what was frozen start from 0, and it says so.
+other_frozen() {
+    train thaw "${lit[@]}" --max-steps 6 && train thaw --precision fp32 --resume latest --max-steps 12 &&
+        grep -q "32 tensors that learn now were frozen.*moments start from 0" "$dir/stderr" &&
+        changed "$dir/base/start" "$dir/thaw/checkpoints/epoch_2" | grep -q visual.conv1.weight &&
+        train thaw --precision fp32 --resume latest --max-steps 14 && ! grep -q "were frozen" "$dir/stderr"
+}
+planned() { # what of the plan, options…: MiB
+    local what=$1
+    shift
+    "$clipc" train --dry-run --model ViT-B-32 --batch-size 8 --precision amp_bf16 "$@" | sed -n "s/^  $what  *\([0-9.]*\) MiB/\1/p"
+}
+plans() { # what is frozen takes weights alone; a teacher is counted
+    [ "$(planned gradients)" = 577.1 ] && [ "$(planned 'two moments')" = 1154.2 ] && [ -z "$(planned 'frozen weights')" ] &&
+        [ "$(planned gradients --lock-image)" = 242.0 ] && [ "$(planned 'frozen weights' --lock-image)" = 335.1 ] &&
+        [ "$(planned 'moving average' --lock-image --ema 0.9)" = 242.0 ] && [ "$(planned gradients --lora-rank 8)" = 8.5 ] &&
+        [ "$(planned 'two moments' --lora-rank 8)" = 16.9 ] || return 1
+    local o=(--dry-run --pretrained $golden --batch-size 64) alone
+    alone=$("$clipc" train "${o[@]}" | sed -n 's/^  total *\([0-9.]*\) .*/\1/p')
+    "$clipc" train "${o[@]}" --distill-pretrained $golden |
+        awk -v alone="$alone" '/^  teacher/ {t = $5} /^  total/ {exit !(t > 1 && $2 - alone > t - 0.1 && $2 - alone < t + 1)}'
+}
 lora=(--lora-rank 2 --lora-alpha 4)
+lora_ema() { # the factors' average: kept, resumed, and measured as what its checkpoint holds
+    resumes lora_ema "${lora[@]}" --ema 0.9 "${val[@]}" &&
+        cmp "$dir/lora_ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/lora_ema_killed/checkpoints/epoch_3/ema/open_clip_model.safetensors" || return 1
+    local want got
+    "$clipc" eval retrieval --checkpoint "$dir/lora_ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
+    want=$(tr -d '\n' <"$dir/eval.json" | sed 's/.*"image_to_text": *{\([^}]*\)}.*/\1/; s/.*"mean_rank": *//; s/[,} ].*//')
+    got=$(metric lora_ema 18 ema/val/image_to_text_mean_rank)
+    awk "BEGIN {d = $got - $want; exit !(d < 1e-6 && d > -1e-6)}" || { echo "average: $got, eval: $want"; return 1; }
+}
+# Two ranks whose optimiser is sharded give the same bits as two whose is not.
+sharded() { # name, options…
+    local name=$1
+    shift
+    ! no_mpi || { echo "SKIP: $name: $no_mpi_reason"; return 0; }
+    over_two "$name" --batch-size 2 "$@" && over_two "${name}_sharded" --batch-size 2 "$@" --shard-optimizer || { cat "$dir/stderr"; return 1; }
+    same_state "$dir/$name/checkpoints/epoch_3" "$dir/${name}_sharded/checkpoints/epoch_3"
+}
 lora_learns() { # only the blocks' matrices and the scale change; the loss falls; a checkpoint is a plain one
     train lora "${lora[@]}" --lr 1e-2 --precision fp32 || return 1
     changed "$dir/base/start" "$dir/lora/checkpoints/epoch_3" >"$dir/changed"
@@ -212,17 +259,23 @@ check cached_bad_picture cached_bad_picture
 check no_cache_where_pictures_change no_cache_where_pictures_change
 check lit_resumes resumes lit "${lit[@]}"
 check lit_over_ranks same_losses lit_same --lock-image
+check locked_state locked_state
+check other_tensors_frozen_on_resume other_frozen
+check memory_plan plans
+check locked_and_sharded sharded lit_two --lock-image --precision amp_bf16
 check layer_decay layer_decay
 check lora_learns lora_learns
 check lora_starts_as_the_model lora_starts_as_the_model
 check lora_resumes resumes lora_r "${lora[@]}"
 check lora_over_ranks same_losses lora_same "${lora[@]}"
+check lora_average lora_ema
+check lora_and_sharded sharded lora_two "${lora[@]}" --precision amp_bf16
 check multi_positive multi_positive
 check distilled distilled
 check spike_is_left_out spike
 check spikes_resume spike_resumed
 check scale_is_kept scale_is_kept
-check lora_without_ema refused 2 "goes without --ema" train no1 "${lora[@]}" --ema 0.9
+check lora_of_whole_towers refused 2 "adapts whole towers" train no1 "${lora[@]}" --lock-image --lock-image-unlocked-groups 1
 check siglip_without_teacher refused 2 "softmax" train no2 --siglip --distill-pretrained $golden
 check teacher_of_other_pictures refused 1 "both get the same" train no3 --distill-model ViT-B-32 --distill-pretrained $golden
 exit $failed

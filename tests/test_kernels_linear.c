@@ -93,6 +93,19 @@ static void project_bwd(void **state) {
     }
 }
 
+/* Of a frozen projection dx alone is wanted. */
+static void project_bwd_input(void **state) {
+    (void)state;
+    FOR_SHAPES {
+        Buf *dx = act_out(M * K), *dy = acc_in(M * N, 1), *x = act_in(M * K, 1);
+        Buf *p = act_in(K * N, 1);
+        RUN(project_bwd, A(dx), NULL, F(dy), A(x), A(p), M, K, N);
+        dx->size = TERM;
+        check(dx, 2, N);
+        bufs_free();
+    }
+}
+
 static bool on_gpu(void) { return !strncmp(backend->name, "cuda", 4); }
 
 static void gemm_all_forms(void **state) {
@@ -196,10 +209,15 @@ static void gradients_of_ref(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(linear_fwd),        cmocka_unit_test(linear_bwd_input),
-        cmocka_unit_test(linear_bwd_weight), cmocka_unit_test(linear_activation_fwd),
-        cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
-        cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
+        cmocka_unit_test(linear_fwd),
+        cmocka_unit_test(linear_bwd_input),
+        cmocka_unit_test(linear_bwd_weight),
+        cmocka_unit_test(linear_activation_fwd),
+        cmocka_unit_test(project_fwd),
+        cmocka_unit_test(project_bwd),
+        cmocka_unit_test(project_bwd_input),
+        cmocka_unit_test(gemm_all_forms),
+        cmocka_unit_test(tf32),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
     return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));

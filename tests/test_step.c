@@ -34,11 +34,6 @@ static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s
                      .frozen_text = s->lock_text,
                      .seed = 5};
     Trainer t = {.m = model_new(k, c, &o, s->kind), .size = size, .accum = accum};
-    for (size_t i = 0; i < t.m.p->count; i++) {
-        Param *q = &t.m.p->list[i];
-        bool image = !strncmp(q->name, "visual.", 7), logit = !strncmp(q->name, "logit_", 6);
-        q->trainable = logit || !(image ? s->lock_image : s->lock_text);
-    }
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
     t.optim = optim_new(t.m.p, &oo);
     t.step = step_new(k, comm_self(k), t.m.clip, t.m.p, t.optim, s->kind, size, accum, c->embed_dim,

@@ -198,7 +198,10 @@ static void test_recorded_steps(void **state) {
     enum { STEPS = 6 };
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_AMP_BF16);
     ClipConfig c = odd_config();
-    size_t learned, matrices, size = params_layout(&c, &learned, &matrices);
+    Params *p = params_declare(k, &c, NULL);
+    params_place(p, 1);
+    size_t size = p->size;
+    params_free(p);
     double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
     StepResult results[2][STEPS];
     for (int graphs = 0; graphs < 2; graphs++)

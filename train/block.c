@@ -4,22 +4,26 @@
 static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
 static const acc *bias(const Block *b, Layer l) { return param_acc(b->p, l.b); }
 
-bool layer_trains(Layer l) { return l.w->trainable || (l.b && l.b->trainable); }
+bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
 
-static void drop_frozen(const Params *p, const Param *q) {
-    if (q && !q->trainable) p->k->zero(param_grad(p, q), q->size * p->k->acc_size);
+/* Where a matrix's gradient is added to, until grad_done; what follows from it then is done. */
+static acc *matrix_grad(const Params *p, const Param *w) {
+    return w->adapted ? lora_grad_begin(p, w) : param_grad(p, w);
+}
+static void grad_done(const Params *p, const Param *w) {
+    if (w->adapted) lora_grad_end(p, w);
 }
 
-void layer_drop_frozen(const Params *p, Layer l) {
-    drop_frozen(p, l.w);
-    drop_frozen(p, l.b);
+/* The place of a vector's gradient, NULL where it is frozen. */
+static acc *vector_grad(const Params *p, const Param *b) {
+    return b && b->trainable ? param_grad(p, b) : NULL;
 }
 
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
                  size_t K) {
     if (!layer_trains(l)) return;
-    p->k->linear_bwd_weight(param_grad(p, l.w), l.b ? param_grad(p, l.b) : NULL, dy, x, M, N, K);
-    layer_drop_frozen(p, l);
+    p->k->linear_bwd_weight(matrix_grad(p, l.w), vector_grad(p, l.b), dy, x, M, N, K);
+    grad_done(p, l.w);
 }
 
 void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,
@@ -29,9 +33,11 @@ void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, 
 
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
               const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C) {
-    p->k->layernorm_bwd(dx, param_grad(p, l.w), param_grad(p, l.b), y, dy, dres, x, mean, rstd,
-                        param_acc(p, l.w), param_acc(p, l.b), rows, C);
-    layer_drop_frozen(p, l);
+    acc *dw = vector_grad(p, l.w), *db = vector_grad(p, l.b);
+    if (!dw) dw = p->unread;
+    if (!db) db = acc_at(p->k, p->unread, p->longest);
+    p->k->layernorm_bwd(dx, dw, db, y, dy, dres, x, mean, rstd, param_acc(p, l.w),
+                        param_acc(p, l.b), rows, C);
 }
 
 bool block_trains(const Block *b) {
@@ -166,9 +172,10 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
     k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
     if (!layer_trains(b->in_proj)) return;
-    acc *dw = param_grad(b->p, b->in_proj.w), *db = param_grad(b->p, b->in_proj.b);
-    k->linear_bwd_weight(acc_at(k, dw, C * C), acc_at(k, db, C), dkv, t->y, rows, 2 * C, C);
+    acc *dw = matrix_grad(b->p, b->in_proj.w), *db = vector_grad(b->p, b->in_proj.b);
+    k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, t->y, rows, 2 * C,
+                         C);
     k->gather_rows(t->gathered, t->y, seq->pool, B, C);
     k->linear_bwd_weight(dw, db, dq, t->gathered, B, C, C);
-    layer_drop_frozen(b->p, b->in_proj);
+    grad_done(b->p, b->in_proj.w);
 }

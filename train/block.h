@@ -77,9 +77,8 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
 
 /* ---- one layer's parameters; shared with tower.c and the towers ---- */
 bool layer_trains(Layer l);
-/* Zeroes the gradient of a frozen tensor that a kernel had to add to. */
-void layer_drop_frozen(const Params *p, Layer l);
-/* Gradients of a linear layer's parameters, skipped where it is frozen. */
+/* Gradients of a linear layer's parameters, as far as they are wanted; a bias that learns has a
+ * matrix that learns. */
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
                  size_t K);
 void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,

@@ -65,7 +65,7 @@ static void append_values(SafetensorsWriter *w, const Params *p, const acc *x, s
 
 static void append_param(SafetensorsWriter *w, const Params *p, const acc *block, const Param *q,
                          Dtype dtype, float *chunk) {
-    append_values(w, p, acc_at(p->k, block, q->offset), q->size, dtype, chunk);
+    append_values(w, p, param_in(p, block, q), q->size, dtype, chunk);
 }
 
 /* block: the masters, or their moving average. */
@@ -78,7 +78,7 @@ static bool write_model(const char *path, const Params *p, const acc *block, Err
     for (size_t i = 0; i < p->tensors; i++) {
         const Param *q = &p->list[i];
         if (q->adapted)
-            append_values(w, p, lora_merged(p, q), q->size, DTYPE_F32, chunk);
+            append_values(w, p, lora_merged(p, block, q), q->size, DTYPE_F32, chunk);
         else
             append_param(w, p, block, q, DTYPE_F32, chunk);
     }
@@ -87,14 +87,19 @@ static bool write_model(const char *path, const Params *p, const acc *block, Err
     return safetensors_finish(w, err);
 }
 
-/* What LoRA learns, and what it adds to: the model's file holds the sum alone. */
-static bool is_kept_apart(const Param *q) { return q->factor || q->adapted; }
+/* What a train state consists of, in order: moments; of LoRA the factors, what they add to (the
+ * models' files hold sums alone) and the factors' moving average. */
+enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
+static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
-/* What a train state consists of, in order. */
-static const char *const state_parts[] = {"adam_m", "adam_v", "param"};
+static bool has_part(const Params *p, int part, const Param *q) {
+    if (part == PART_PARAM) return q->factor || q->adapted;
+    return part == PART_AVERAGE ? p->ema && q->factor : q->trainable;
+}
 
-static const acc *state_block(const Params *p, size_t part) {
-    return part == 2 ? p->master : shard_whole(p, part ? p->v : p->m);
+static const acc *state_block(const Params *p, int part) {
+    if (part == PART_PARAM) return p->master;
+    return part == PART_AVERAGE ? p->ema : shard_whole(p, part == PART_V ? p->v : p->m);
 }
 
 static char *recent_text(const RecentLosses *r) {
@@ -117,16 +122,16 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
                                 number[1],       "position",   number[2], "seed",    number[3],
                                 "recent_losses", recent,       "best",    best};
     Dtype moments = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    char(*names)[128] = xcalloc(COUNT(state_parts) * p->count, sizeof *names);
-    Tensor *tensors = xcalloc(COUNT(state_parts) * p->count + 1, sizeof *tensors);
+    char(*names)[128] = xcalloc(PARTS * p->count, sizeof *names);
+    Tensor *tensors = xcalloc(PARTS * p->count + 1, sizeof *tensors);
     size_t count = 0;
-    for (size_t part = 0; part < COUNT(state_parts); part++)
+    for (int part = 0; part < PARTS; part++)
         for (size_t i = 0; i < p->count; i++) {
             const Param *q = &p->list[i];
-            if (part == 2 && !is_kept_apart(q)) continue;
+            if (!has_part(p, part, q)) continue;
             snprintf(names[count], sizeof *names, "%s.%s", state_parts[part], q->name);
             shape_of(&tensors[count], q, names[count]);
-            if (part < 2) tensors[count].dtype = moments;
+            if (part <= PART_V) tensors[count].dtype = moments;
             count++;
         }
     const Param scaling = fp8_param(p);
@@ -134,13 +139,13 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
     SafetensorsWriter *w =
         safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 7 : 6);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (size_t part = 0; part < COUNT(state_parts); part++) {
+    for (int part = 0; part < PARTS; part++) {
         const acc *whole = state_block(p, part);
         for (size_t i = 0; i < p->count; i++)
-            if (part < 2 || is_kept_apart(&p->list[i]))
-                append_param(w, p, whole, &p->list[i], part < 2 ? moments : DTYPE_F32, chunk);
+            if (has_part(p, part, &p->list[i]))
+                append_param(w, p, whole, &p->list[i], part <= PART_V ? moments : DTYPE_F32, chunk);
     }
-    if (p->fp8) append_param(w, p, p->fp8, &scaling, DTYPE_F32, chunk);
+    if (p->fp8) append_values(w, p, p->fp8, scaling.size, DTYPE_F32, chunk);
     shard_done(p);
     free(chunk);
     free(tensors);
@@ -285,8 +290,10 @@ static void warn_of_activation(const char *path, const Weights *w, const ClipCon
                                                   : "give the --model without -quickgelu");
 }
 
-static void load_block(const Weights *w, const Params *p, acc *block) {
-    for (size_t i = 0; i < p->tensors; i++) weight_load(&w->list[i], p, block, &p->list[i]);
+/* A frozen tensor's average is itself. */
+static void load_average(const Weights *w, const Params *p) {
+    for (size_t i = 0; i < p->tensors; i++)
+        if (p->list[i].trainable) weight_load(&w->list[i], p, p->ema, &p->list[i]);
 }
 
 void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, const Param *list,
@@ -300,7 +307,7 @@ void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, 
 void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c) {
     Weights w;
     checkpoint_open_weights(&w, path, c, p->list, p->tensors);
-    load_block(&w, p, p->master);
+    for (size_t i = 0; i < p->tensors; i++) weight_load(&w.list[i], p, p->master, &p->list[i]);
     weights_close(&w);
     params_round(p);
 }
@@ -355,15 +362,30 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
     return error_set(err, "%.200s: not a train state of this program", file);
 }
 
-/* One part of the state, as a whole block; apart: only of what the model's file does not hold. */
-static void load_part(const char *file, const Safetensors *st, Params *p, const char *prefix,
-                      acc *whole, bool apart) {
+static const Tensor *find_in_part(const Safetensors *st, int part, const Param *q, char name[128]) {
+    snprintf(name, 128, "%s.%s", state_parts[part], q->name);
+    return safetensors_find(st, name);
+}
+
+/* Without moments are tensors that were frozen when the state was written: they start from 0. */
+static bool was_frozen(const Safetensors *st, const Param *q) {
+    char name[128];
+    return !q->factor && !find_in_part(st, PART_M, q, name) && !find_in_part(st, PART_V, q, name);
+}
+
+/* One part of the state, into a whole block. */
+static void load_part(const char *file, const Safetensors *st, Params *p, int part, acc *whole) {
+    size_t fresh = 0;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (apart && !is_kept_apart(q)) continue;
+        if (!has_part(p, part, q)) continue;
         char name[128];
-        snprintf(name, sizeof name, "%s.%s", prefix, q->name);
-        const Tensor *t = safetensors_find(st, name);
+        const Tensor *t = find_in_part(st, part, q, name);
+        if (!t && part <= PART_V && was_frozen(st, q)) {
+            p->k->zero(param_in(p, whole, q), q->size * p->k->acc_size);
+            fresh++;
+            continue;
+        }
         if (!t) die("%s: %s is missing: is this another model's state?", file, name);
         if (t->dtype > DTYPE_BF16 || !same_shape(t, q))
             die("%s: %s has another shape or type than the model's tensor: the state cannot go on",
@@ -371,6 +393,10 @@ static void load_part(const char *file, const Safetensors *st, Params *p, const 
         Weight w = weight_of(t);
         weight_load(&w, p, whole, q);
     }
+    if (fresh && part == PART_M)
+        log_warn("%s: %zu tensors that learn now were frozen in the run before: their "
+                 "moments start from 0",
+                 file, fresh);
 }
 
 /* Scales start again where the run before was of another precision. */
@@ -389,11 +415,11 @@ static void load_scaling(const char *file, const Safetensors *st, Params *p) {
 /* st: NULL on ranks that only listen. */
 static void load_moments(const char *file, const Safetensors *st, Params *p) {
     assert(p->m && p->v);
-    for (int moment = 0; moment < 2; moment++) {
-        void *own = moment ? p->v : p->m;
+    for (int part = PART_M; part <= PART_V; part++) {
+        void *own = part == PART_V ? p->v : p->m;
         acc *whole = shard_fill(p, own);
-        if (st) load_part(file, st, p, state_parts[moment], whole, false);
-        if (p->comm) p->comm->broadcast(whole, p->size, 0);
+        if (st) load_part(file, st, p, part, whole);
+        if (p->comm) p->comm->broadcast(whole, p->learning, 0);
         shard_split(p, own);
     }
     shard_done(p);
@@ -402,8 +428,8 @@ static void load_moments(const char *file, const Safetensors *st, Params *p) {
 
 /* The moving average, and LoRA's part of the masters; path: the checkpoint. */
 static void load_rest(const char *path, const char *file, const Safetensors *st, Params *p) {
-    if (st && p->lora) load_part(file, st, p, state_parts[2], p->master, true);
-    if (p->comm && p->lora) p->comm->broadcast(p->master, p->size, 0);
+    if (st && p->lora) load_part(file, st, p, PART_PARAM, p->master);
+    if (p->comm && p->lora) params_broadcast(p);
     if (p->lora) params_round(p);
     if (!p->ema) return;
     char *inner = folder_path(path, ema_folder);
@@ -414,11 +440,12 @@ static void load_rest(const char *path, const char *file, const Safetensors *st,
     } else if (st) {
         if (!weights_open(&w, inner, &err) || !weights_fit(&w, p->list, p->tensors, path, &err))
             die("moving average: %s", err.text);
-        load_block(&w, p, p->ema);
+        load_average(&w, p);
+        load_part(file, st, p, PART_AVERAGE, p->ema);
         weights_close(&w);
     }
     free(inner);
-    if (p->comm) p->comm->broadcast(p->ema, p->size, 0);
+    if (p->comm) p->comm->broadcast(p->ema, p->learning, 0);
 }
 
 bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {

@@ -46,8 +46,8 @@ typedef struct ClipBatch {
 /* features[B,E] (device), L2-normalised. `keep`: backward will follow for this forward, before any
  * other forward of the same tower. With patch dropout a kept forward has to name its samples. */
 void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep);
-/* Gradients of the tower's parameters from dfeatures[B,E] (with respect to the normalised
- * features): added to params->grad. */
+/* Gradients of the tower's parameters that learn from dfeatures[B,E] (with respect to the
+ * normalised features): added to params->grad. */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
 /* Packed captions: ids[start[B]] (host), each ending at its pooled token, start[B+1]. */
 void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,

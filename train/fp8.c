@@ -35,14 +35,17 @@ void fp8_start(Params *p) {
     for (size_t i = 0; i < p->count; i++) p->fp8_factors += is_block_matrix(&p->list[i]) ? 3 : 0;
     p->fp8 = p->k->alloc(size_mul(p->fp8_factors, FP8_SCALING * p->k->acc_size));
     set_scales(p);
-    size_t at = 0;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (!is_block_matrix(q)) continue;
-        p->k->fp8_weight(param_act(p, q), param_grad(p, q), p->fp8, p->fp8_factors, at, q->shape[0],
-                         q->shape[1]);
-        at += 3;
+        fp8_bind(p, q, q->trainable ? param_grad(p, q) : NULL);
     }
+}
+
+void fp8_bind(const Params *p, const Param *q, const acc *dw) {
+    if (!p->fp8 || !is_block_matrix(q)) return;
+    size_t at = 0;
+    for (const Param *before = p->list; before < q; before++) at += is_block_matrix(before) ? 3 : 0;
+    p->k->fp8_weight(param_act(p, q), dw, p->fp8, p->fp8_factors, at, q->shape[0], q->shape[1]);
 }
 
 void fp8_stop(Params *p) {

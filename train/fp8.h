@@ -8,6 +8,8 @@
  */
 void fp8_start(Params *p);
 void fp8_stop(Params *p);
+/* The gradient of q, if it is such a matrix, is now computed into dw; NULL: it is not. */
+void fp8_bind(const Params *p, const Param *q, const acc *dw);
 /* p->fp8 as a tensor [FP8_SCALING, factors] of a train state; without it, an empty one. */
 Param fp8_param(const Params *p);
 /* After each step: the next one's scales, the same on all ranks. */

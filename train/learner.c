@@ -35,9 +35,6 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --distill-model needs the teacher's weights: "
                   "--distill-pretrained");
     if (!opt->lora_rank) return;
-    if (opt->ema > 0 || opt->shard_optimizer)
-        die_usage("clipc train: --lora-rank goes without --ema (the average of products is no "
-                  "product of averages) and --shard-optimizer (its moments are small)");
     if (opt->lock_image_unlocked_groups || opt->lock_text_unlocked_layers)
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
@@ -80,15 +77,10 @@ static void choose_trainable(Params *p, const ClipConfig *c) {
                              .text_unlocked = (size_t)opt->lock_text_unlocked_layers,
                              .text_norms_locked = opt->lock_text_freeze_layer_norm,
                              .lr_decay = opt->lr_layer_decay});
-    for (size_t i = 0; p->lora && i < p->count; i++) {
-        Param *q = &p->list[i];
-        if (!q->factor && !q->adapted && strncmp(q->name, "logit_", 6)) q->trainable = false;
-    }
 }
 
 static void share_masters(Params *p) {
-    bool apart = (void *)p->compute != (void *)p->master;
-    if (is_sharded(p) && apart && !p->ema) shard_masters(p);
+    if (is_sharded(p) && params_are_rounded(p) && !p->ema && !p->lora) shard_masters(p);
 }
 
 /* Rank 0 has the weights and moments, then all have. */
@@ -103,7 +95,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
             checkpoint_load_weights(opt->pretrained, p, l->config);
     }
     comm_rank0_end(l->comm);
-    l->comm->broadcast(p->master, p->size, 0);
+    if (p->comm) params_broadcast(p);
     if (opt->ema > 0) params_track(p, opt->ema);
     if (resume) checkpoint_load_state(resume, p, state);
     if (resume) checkpoint_load_choices(resume);
@@ -114,7 +106,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
 static size_t learning(const Params *p) {
     size_t n = 0;
     for (size_t i = 0; i < p->count; i++)
-        if (p->list[i].trainable && !p->list[i].adapted) n += p->list[i].size;
+        if (p->list[i].trainable) n += p->list[i].size;
     return n;
 }
 
@@ -130,11 +122,17 @@ static void build(Learner *l) {
     if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
 }
 
-static Params *make_params(const Learner *l) {
+static Params *place(const Kernels *k, const ClipConfig *c, int ranks) {
     LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
-    Params *p = params_new_ranks(l->k, l->config, l->comm, opt->shard_optimizer,
-                                 (Moments)opt->moments, &lora);
-    choose_trainable(p, l->config);
+    Params *p = params_declare(k, c, &lora);
+    choose_trainable(p, c);
+    params_place(p, opt->shard_optimizer ? (size_t)ranks : 1);
+    return p;
+}
+
+static Params *make_params(const Learner *l) {
+    Params *p = place(l->k, l->config, l->comm->size);
+    params_take(p, l->comm, (Moments)opt->moments);
     return p;
 }
 
@@ -177,6 +175,23 @@ void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
     make_teacher(l);
     feature_cache_plan(k, c->embed_dim, (size_t)opt->batch_size);
     extend(l);
+}
+
+PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks) {
+    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
+    PlanOptions p = {.params = place(k, c, ranks),
+                     .accum = accum,
+                     .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
+                     .ranks = ranks,
+                     .shard_optimizer = opt->shard_optimizer && ranks > 1,
+                     .ema = opt->ema > 0,
+                     .gather_bf16 = opt->gather_dtype == GATHER_BF16,
+                     .soft = opt->distill_pretrained || opt->multi_positive,
+                     .moments = (Moments)opt->moments};
+    if (opt->distill_pretrained)
+        p.teacher = teacher_bytes(k, opt->distill_model, opt->distill_pretrained, c, batch,
+                                  size_mul(batch, accum), &p.teacher_dim);
+    return p;
 }
 
 /* ---- frozen towers ---- */

@@ -3,6 +3,7 @@
 #ifndef TRAIN_LEARNER_H
 #define TRAIN_LEARNER_H
 #include "train/checkpoint.h"
+#include "train/plan.h"
 #include "train/step.h"
 
 typedef struct Learner {
@@ -24,6 +25,8 @@ ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t
 /* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state);
+/* What plan.h asks, as one of so many ranks, but for the device; its params are the caller's. */
+PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks);
 /* Between plan_begin and plan_end (kernels.h): takes what learner_open and learner_cache take;
  * nothing is read but the teacher's configuration. comm may be any that looks like one of as many
  * ranks. */

@@ -1,5 +1,6 @@
 #include "train/lora.h"
 
+#include "train/fp8.h"
 #include "train/params.h"
 
 #include <stdio.h>
@@ -15,7 +16,7 @@ struct Lora {
     LoraOptions o;
     Adapter *list;
     size_t count, largest, widest; /* elements of the largest matrix; longest row */
-    acc *merged;                   /* [largest] */
+    acc *whole;                    /* [largest] W_eff or dW */
     acc *scaled, *small;           /* [rank,widest] (alpha/rank)·A; a product */
 };
 
@@ -40,6 +41,7 @@ Lora *lora_new(Params *p, const LoraOptions *o) {
     for (size_t i = 0; i < count; i++) {
         Param *q = &p->list[i];
         bool image = !strncmp(q->name, "visual.", 7);
+        if (strncmp(q->name, "logit_", 6)) q->trainable = false;
         if (!strstr(q->name, "resblocks.") || q->ndim != 2 || !(image ? o->image : o->text))
             continue;
         q->adapted = true;
@@ -56,65 +58,82 @@ Lora *lora_new(Params *p, const LoraOptions *o) {
 
 void lora_bind(Lora *l, const Params *p) {
     const Kernels *k = p->k;
-    l->merged = k->alloc(size_mul(l->largest, k->acc_size));
+    l->whole = k->alloc(size_mul(l->largest, k->acc_size));
     l->scaled = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
     l->small = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
 }
 
+size_t lora_bytes(const Lora *l, const Kernels *k) {
+    return size_mul(l->largest + 2 * l->o.rank * l->widest, k->acc_size);
+}
+
 void lora_free(Lora *l, const Params *p) {
     if (!l) return;
-    p->k->release(l->merged);
-    p->k->release(l->scaled);
-    p->k->release(l->small);
+    if (l->whole) {
+        p->k->release(l->whole);
+        p->k->release(l->scaled);
+        p->k->release(l->small);
+    }
     free(l->list);
     free(l);
 }
 
-static void scale_a(const Params *p, const Adapter *a) {
+static void scale_a(const Params *p, const acc *block, const Adapter *a) {
     const Lora *l = p->lora;
     const Kernels *k = p->k;
     size_t n = l->o.rank * a->in;
     k->zero(l->scaled, n * k->acc_size);
-    k->axpy(l->scaled, l->o.alpha / (double)l->o.rank, param_acc(p, &p->list[a->a]), n);
+    k->axpy(l->scaled, l->o.alpha / (double)l->o.rank, param_in(p, block, &p->list[a->a]), n);
 }
 
-/* merged[q] += B·(scaled A) for one adapter. */
-static void add_product(const Params *p, const Adapter *a) {
+/* whole += B·(scaled A) for one adapter. */
+static void add_product(const Params *p, const acc *block, const Adapter *a) {
     const Lora *l = p->lora;
     const Kernels *k = p->k;
-    scale_a(p, a);
-    k->gemm(acc_at(k, l->merged, a->row * a->in), a->in, param_acc(p, &p->list[a->b]), l->o.rank,
-            false, l->scaled, a->in, false, a->out, a->in, l->o.rank, true);
+    scale_a(p, block, a);
+    k->gemm(acc_at(k, l->whole, a->row * a->in), a->in, param_in(p, block, &p->list[a->b]),
+            l->o.rank, false, l->scaled, a->in, false, a->out, a->in, l->o.rank, true);
 }
 
-const acc *lora_merged(const Params *p, const Param *q) {
+const acc *lora_merged(const Params *p, const acc *block, const Param *q) {
     const Lora *l = p->lora;
-    p->k->copy(l->merged, param_acc(p, q), q->size * p->k->acc_size);
+    p->k->copy(l->whole, param_acc(p, q), q->size * p->k->acc_size);
     for (size_t i = 0; i < l->count; i++)
-        if (&p->list[l->list[i].target] == q) add_product(p, &l->list[i]);
-    return l->merged;
+        if (&p->list[l->list[i].target] == q) add_product(p, block, &l->list[i]);
+    return l->whole;
 }
 
 void lora_merge(const Params *p) {
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (q->adapted) p->k->act_from_acc(param_act(p, q), lora_merged(p, q), q->size);
+        if (q->adapted) p->k->act_from_acc(param_act(p, q), lora_merged(p, p->master, q), q->size);
     }
 }
 
-void lora_gradients(const Params *p) {
+acc *lora_grad_begin(const Params *p, const Param *q) {
+    acc *dw = p->lora->whole;
+    p->k->zero(dw, q->size * p->k->acc_size);
+    fp8_bind(p, q, dw);
+    return dw;
+}
+
+/* The products of one adapter. */
+static void add_gradients(const Params *p, const Adapter *a) {
     const Lora *l = p->lora;
     const Kernels *k = p->k;
-    double scale = l->o.alpha / (double)l->o.rank;
-    for (size_t i = 0; i < l->count; i++) {
-        const Adapter *a = &l->list[i];
-        const Param *A = &p->list[a->a], *B = &p->list[a->b], *W = &p->list[a->target];
-        const acc *dw = acc_at(k, param_grad(p, W), a->row * a->in);
-        k->gemm(l->small, a->in, param_acc(p, B), l->o.rank, true, dw, a->in, false, l->o.rank,
-                a->in, a->out, false);
-        k->axpy(param_grad(p, A), scale, l->small, l->o.rank * a->in);
-        scale_a(p, a);
-        k->gemm(param_grad(p, B), l->o.rank, dw, a->in, false, l->scaled, a->in, true, a->out,
-                l->o.rank, a->in, true);
-    }
+    const Param *A = &p->list[a->a], *B = &p->list[a->b];
+    const acc *dw = acc_at(k, l->whole, a->row * a->in);
+    k->gemm(l->small, a->in, param_acc(p, B), l->o.rank, true, dw, a->in, false, l->o.rank, a->in,
+            a->out, false);
+    k->axpy(param_grad(p, A), l->o.alpha / (double)l->o.rank, l->small, l->o.rank * a->in);
+    scale_a(p, p->master, a);
+    k->gemm(param_grad(p, B), l->o.rank, dw, a->in, false, l->scaled, a->in, true, a->out,
+            l->o.rank, a->in, true);
+}
+
+void lora_grad_end(const Params *p, const Param *q) {
+    const Lora *l = p->lora;
+    for (size_t i = 0; i < l->count; i++)
+        if (&p->list[l->list[i].target] == q) add_gradients(p, &l->list[i]);
+    fp8_bind(p, q, NULL); /* the place is the next matrix's */
 }

@@ -135,6 +135,17 @@ static void lay_out_soft(const Loss *l, Soft *s, Arena *a) {
     s->all_col_sum = arena_take(a, N, size);
 }
 
+size_t loss_soft_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory,
+                       size_t teacher_dim) {
+    Arena measure = {0};
+    Comm comm = {.size = ranks};
+    Loss l = plan(k, &comm, LOSS_CLIP, n, E, logit_memory, &measure);
+    Soft soft = {.dim = teacher_dim};
+    Arena arena = {0};
+    lay_out_soft(&l, &soft, &arena);
+    return arena.used;
+}
+
 void loss_allow_soft(Loss *l, size_t teacher_dim) {
     assert((l->kind == LOSS_CLIP || !teacher_dim) && !l->soft);
     Soft *s = l->soft = xcalloc(1, sizeof *s);

@@ -48,7 +48,7 @@ static size_t way_memory(const MemoryPlan *p, const Way *w) {
 static bool is_new(const Way *w, int ranks) {
     if (w->moments && opt->moments == MOMENTS_BF16) return false;
     if (w->checkpointing && opt->grad_checkpointing) return false;
-    if (w->sharded && (opt->shard_optimizer || ranks == 1 || opt->lora_rank)) return false;
+    if (w->sharded && (opt->shard_optimizer || ranks == 1)) return false;
     return opt->batch_size >> w->halved << w->halved == opt->batch_size;
 }
 

@@ -59,8 +59,7 @@ static int by_offset(const void *a, const void *b) {
 }
 
 static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
-    OptimGroup g = {.lo = -INFINITY, .hi = INFINITY, .trains = q->trainable && !q->adapted};
-    if (!g.trains) return g;
+    OptimGroup g = {.lo = -INFINITY, .hi = INFINITY, .trains = 1};
     g.lr_scale = q->lr_scale;
     if (optim_decays(q, o->wd_groups)) g.weight_decay = o->weight_decay;
     if (strcmp(q->name, "logit_scale")) return g;
@@ -86,11 +85,13 @@ static uint32_t group_of(Groups *all, const Param *q, const OptimOptions *o) {
 static Range *find_ranges(Optim *o, size_t *count) {
     const Params *p = o->p;
     const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
-    for (size_t i = 0; i < p->count; i++) sorted[i] = &p->list[i];
-    qsort(sorted, p->count, sizeof *sorted, by_offset);
-    Range *ranges = xcalloc(p->count, sizeof *ranges);
+    size_t learning = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->list[i].trainable) sorted[learning++] = &p->list[i];
+    qsort(sorted, learning, sizeof *sorted, by_offset);
+    Range *ranges = xcalloc(learning, sizeof *ranges);
     *count = 0;
-    for (size_t i = 0; i < p->count; i++) {
+    for (size_t i = 0; i < learning; i++) {
         const Param *q = sorted[i];
         Range *last = *count ? &ranges[*count - 1] : NULL;
         uint32_t group = group_of(&o->settings, q, &o->options);
@@ -117,7 +118,7 @@ static size_t find_chunks(Optim *o, OptimChunk *list) {
     size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 1, count = 0;
     Range *range = find_ranges(o, &ranges);
     for (size_t j = 0; j < buckets; j++) {
-        Bucket b = is_sharded(o->p) ? shard_bucket(o->p, j) : (Bucket){.length = o->p->size};
+        Bucket b = is_sharded(o->p) ? shard_bucket(o->p, j) : (Bucket){.length = o->p->learning};
         for (const Range *r = range; r < range + ranges; r++) {
             size_t from = size_max(r->offset, b.slice);
             size_t to = size_min(r->offset + r->size, b.slice + b.length);
@@ -199,7 +200,7 @@ void optim_set(Optim *o, double lr, uint64_t t) {
 void optim_update(Optim *o) {
     Params *p = o->p;
     const Kernels *k = p->k;
-    bool separate = (void *)p->compute != (void *)p->master && !is_sharded(p);
+    bool separate = params_are_rounded(p) && !is_sharded(p);
     k->zero(o->squares, k->acc_size);
     k->sum_squares(o->squares, p->grad, o->chunks, o->count, o->groups);
     if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
@@ -210,10 +211,10 @@ void optim_update(Optim *o) {
                  o->numbers, o->squares);
     if (is_sharded(p)) {
         shard_share_weights(p);
-        k->zero(p->grad, p->size * k->acc_size);
+        k->zero(p->grad, p->learning * k->acc_size);
     }
     if (p->lora) lora_merge(p);
-    if (p->ema) k->ema(p->ema, p->master, p->ema_decay, p->size);
+    if (p->ema) k->ema(p->ema, p->master, p->ema_decay, p->learning);
 }
 
 double optim_step(Optim *o, double lr, uint64_t t) {

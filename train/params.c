@@ -89,84 +89,99 @@ size_t params_register(Params *p, const char *name, size_t rows, size_t cols) {
     return p->count - 1;
 }
 
-/* ---- the flat block: matrices of products, the token embedding, which is read as it is, then the
- * 2-D positional embeddings (whose decay depends on the grouping), then what never decays; so a run
- * of equal settings is one range ---- */
+/* ---- the flat block: what learns, then the rest; of each matrices of products, the token
+ * embedding, which is read as it is, then the 2-D positional embeddings (whose decay depends on the
+ * grouping), then what never decays; so a run of equal settings is one range. Last what LoRA
+ * adapts, whose compute weights are never its masters ---- */
 
-static int place_class(const Param *q) {
-    if (q->ndim < 2) return 3;
-    if (strstr(q->name, "positional_embedding")) return 2;
-    return strcmp(q->name, "token_embedding.weight") ? 0 : 1;
+enum { MATRICES, TOKENS, POSITIONS, VECTORS, KINDS, ADAPTED = 2 * KINDS, PLACES };
+
+static int place_of(const Param *q) {
+    int kind = q->ndim < 2                                  ? VECTORS
+               : strstr(q->name, "positional_embedding")    ? POSITIONS
+               : !strcmp(q->name, "token_embedding.weight") ? TOKENS
+                                                            : MATRICES;
+    return q->adapted ? ADAPTED : q->trainable ? kind : KINDS + kind;
 }
 
-static void place_all(Params *p) {
-    for (int group = 0; group < 4; group++) {
+void params_place(Params *p, size_t shards) {
+    assert(!p->size);
+    p->shards = shards;
+    for (int place = 0; place < PLACES; place++) {
+        if (place == KINDS) p->size = p->learning = round_up(p->size, size_mul(ALIGN, shards));
+        if (place == ADAPTED) p->rounded = p->k->act_size == p->k->acc_size ? p->size : 0;
         for (size_t i = 0; i < p->count; i++) {
             Param *q = &p->list[i];
-            if (place_class(q) != group) continue;
+            if (place_of(q) != place) continue;
             q->offset = p->size;
             p->size = size_add(p->size, round_up(q->size, ALIGN));
+            if (place == KINDS + VECTORS)
+                p->longest = size_max(p->longest, round_up(q->size, ALIGN));
         }
-        if (group == 0) p->matrices = p->size;
+        if (place == MATRICES) p->matrices = p->size;
     }
+    p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->learning / BUCKETS));
+    p->bucket = round_up(p->bucket, size_mul(ALIGN, shards));
 }
 
 static void *take(const Kernels *k, size_t count, size_t elem_size) {
+    if (!count) return NULL;
     size_t bytes = size_mul(count, elem_size);
     void *x = k->alloc(bytes);
     k->zero(x, bytes);
     return x;
 }
 
-static Params *new_params(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                          Moments moments, const LoraOptions *lora, bool training) {
+Params *params_declare(const Kernels *k, const ClipConfig *c, const LoraOptions *lora) {
     Params *p = xcalloc(1, sizeof *p);
     p->k = k;
-    p->comm = comm && comm->size > 1 ? comm : NULL;
-    p->shards = p->comm && shard ? (size_t)comm->size : 1;
-    p->moments = moments;
     add_all(p, c);
     p->tensors = p->count;
     if (lora && lora->rank) p->lora = lora_new(p, lora);
-    place_all(p);
-    p->size = round_up(p->size, size_mul(ALIGN, p->shards));
-    p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->size / BUCKETS));
-    p->bucket = round_up(p->bucket, size_mul(ALIGN, p->shards));
-    bool one = k->act_size == k->acc_size && !p->lora;
-    if (!one) p->compute = take(k, p->size, k->act_size);
-    if (p->lora) lora_bind(p->lora, p);
-    if (training) {
-        p->grad = take(k, p->size, k->acc_size);
-        p->m = take(k, p->size / p->shards, moment_size(k, moments));
-        p->v = take(k, p->size / p->shards, moment_size(k, moments));
-        fp8_start(p);
-    }
-    /* last: where ranks share it later (shard_masters), what is taken next follows its part */
-    p->master = take(k, p->size, k->acc_size);
-    if (one) p->compute = (act *)p->master;
     return p;
 }
 
-Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
-    return new_params(k, c, NULL, false, MOMENTS_FP32, NULL, training);
+/* All weights but the masters of what learns, which are taken last: where ranks share them later
+ * (shard_masters), what is taken next follows their part. */
+static void take_weights(Params *p) {
+    p->frozen = take(p->k, p->size - p->learning, p->k->acc_size);
+    p->compute = take(p->k, p->size - p->rounded, p->k->act_size);
+    if (p->lora) lora_bind(p->lora, p);
 }
 
-Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                         Moments moments, const LoraOptions *lora) {
-    return new_params(k, c, comm, shard, moments, lora, true);
+static void take_masters(Params *p) { p->master = take(p->k, p->learning, p->k->acc_size); }
+
+void params_take(Params *p, const Comm *comm, Moments moments) {
+    const Kernels *k = p->k;
+    p->comm = comm && comm->size > 1 ? comm : NULL;
+    p->moments = moments;
+    assert(p->shards == 1 || p->shards == (size_t)p->comm->size);
+    take_weights(p);
+    p->grad = take(k, p->learning, k->acc_size);
+    p->unread = take(k, 2 * p->longest, k->acc_size);
+    p->m = take(k, p->learning / p->shards, moment_size(k, moments));
+    p->v = take(k, p->learning / p->shards, moment_size(k, moments));
+    fp8_start(p);
+    take_masters(p);
+}
+
+Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
+    Params *p = params_declare(k, c, NULL);
+    params_place(p, 1);
+    if (training)
+        params_take(p, NULL, MOMENTS_FP32);
+    else
+        take_weights(p), take_masters(p);
+    return p;
 }
 
 void params_free(Params *p) {
     if (!p) return;
+    void *const blocks[] = {p->compute, p->master, p->frozen, p->grad,
+                            p->unread,  p->m,      p->v,      p->ema};
     fp8_stop(p);
-    if ((void *)p->compute != (void *)p->master) p->k->release(p->compute);
-    p->k->release(p->master);
-    if (p->grad) {
-        p->k->release(p->grad);
-        p->k->release(p->m);
-        p->k->release(p->v);
-    }
-    if (p->ema) p->k->release(p->ema);
+    for (size_t i = 0; i < COUNT(blocks); i++)
+        if (blocks[i]) p->k->release(blocks[i]);
     lora_free(p->lora, p);
     free(p->list);
     free(p);
@@ -185,17 +200,6 @@ Param *params_describe(const ClipConfig *c, size_t *count) {
     return p.list;
 }
 
-size_t params_layout(const ClipConfig *c, size_t *learned, size_t *matrices) {
-    Params p = {0};
-    add_all(&p, c);
-    p.tensors = p.count;
-    place_all(&p);
-    *learned = params_learned(&p);
-    *matrices = p.matrices;
-    free(p.list);
-    return p.size;
-}
-
 size_t params_learned(const Params *p) {
     size_t n = 0;
     for (size_t i = 0; i < p->tensors; i++) n += p->list[i].size;
@@ -204,14 +208,23 @@ size_t params_learned(const Params *p) {
 
 void params_round(Params *p) {
     assert(!p->split);
-    if ((void *)p->compute != (void *)p->master) p->k->act_from_acc(p->compute, p->master, p->size);
+    if (params_are_rounded(p)) {
+        p->k->act_from_acc(p->compute, p->master, p->learning);
+        p->k->act_from_acc(act_at(p->k, p->compute, p->learning), p->frozen, p->size - p->learning);
+    }
     if (p->lora) lora_merge(p);
+}
+
+void params_broadcast(Params *p) {
+    p->comm->broadcast(p->master, p->learning, 0);
+    if (p->frozen) p->comm->broadcast(p->frozen, p->size - p->learning, 0);
 }
 
 void params_track(Params *p, double decay) {
     p->ema_decay = decay;
-    if (!p->ema) p->ema = p->k->alloc(size_mul(p->size, p->k->acc_size));
-    p->k->copy(p->ema, p->master, p->size * p->k->acc_size);
+    size_t bytes = size_mul(p->learning, p->k->acc_size);
+    if (!p->ema) p->ema = p->k->alloc(bytes);
+    p->k->copy(p->ema, p->master, bytes);
 }
 
 /* ---- initial values ---- */

@@ -1,6 +1,7 @@
-/* params: what is learned. One flat block each of masters, gradients, moments and compute weights;
- * a Param names a piece of them. The order of `list` is open_clip's state-dict order; the offsets
- * are grouped so that one AdamW call covers many tensors. */
+/* params: what is learned. One flat block of masters and compute weights, whose first part learns
+ * and alone has gradients, moments and a moving average; a Param names a piece of them. The order
+ * of `list` is open_clip's state-dict order; the offsets are grouped so that one AdamW call covers
+ * many tensors. */
 #ifndef TRAIN_PARAMS_H
 #define TRAIN_PARAMS_H
 #include "kernels/kernels.h"
@@ -12,9 +13,9 @@ typedef struct Param {
     char name[96];
     int ndim;
     size_t shape[4], size, offset;
-    bool trainable;
+    bool trainable;  /* settled before params_place */
     double lr_scale; /* times the run's learning rate; 1 */
-    bool adapted;    /* its gradient is wanted, but LoRA's factors learn in its place */
+    bool adapted;    /* frozen, but LoRA's factors learn from its gradient */
     bool factor;     /* one of LoRA's: no tensor of the model */
 } Param;
 
@@ -23,13 +24,19 @@ typedef struct Params {
     Param *list;
     size_t count, tensors; /* of which the model's own come first; behind them LoRA's factors */
     size_t size;           /* elements of the flat block, padding included */
+    size_t learning;       /* of which the first so many are of trainable tensors */
     size_t matrices;       /* the first so many elements are only used as compute weights */
-    acc *master;           /* [size], or less: train/shard.h */
-    act *compute;          /* [size] the same, rounded to act; == master where both types are one */
-    acc *grad;             /* [size], NULL without training */
-    void *m, *v;           /* [size / shards], likewise: acc or bf16 */
+    acc *master;           /* [learning], or less: train/shard.h */
+    acc *frozen;           /* [size - learning] masters of the rest, or NULL */
+    size_t rounded;        /* from this element on compute weights have a block of their own; before
+                              it masters serve as such. 0 where the two types differ */
+    act *compute;          /* [size - rounded], or NULL */
+    acc *grad;             /* [learning], NULL without training */
+    acc *unread;           /* [2,longest] where kernels add gradients of frozen vectors; or NULL */
+    size_t longest;        /* frozen vector */
+    void *m, *v;           /* [learning / shards], NULL without training: acc or bf16 */
     Moments moments;
-    acc *ema; /* [size] moving average of the masters, or NULL: params_track */
+    acc *ema; /* [learning] moving average of the masters, or NULL: params_track */
     double ema_decay;
     Lora *lora; /* NULL: none */
     /* over ranks (train/shard.h) */
@@ -52,10 +59,14 @@ typedef struct GradientsReady {
 
 /* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
-/* The same for training over ranks; shard: a rank keeps its share of the moments only. lora may be
- * NULL. */
-Params *params_new_ranks(const Kernels *k, const ClipConfig *c, const Comm *comm, bool shard,
-                         Moments moments, const LoraOptions *lora);
+/* The same in steps. Names and shapes, LoRA's factors (lora may be NULL) included; all learns, or,
+ * with factors, these and the logit scale and bias. layers_plan and the like may now freeze more.
+ */
+Params *params_declare(const Kernels *k, const ClipConfig *c, const LoraOptions *lora);
+/* Lays out the flat block; shards: ranks that keep their share of the moments only, or 1. */
+void params_place(Params *p, size_t shards);
+/* Takes the memory for training; comm may be NULL. */
+void params_take(Params *p, const Comm *comm, Moments moments);
 /* Bytes of one element of a moment. */
 static inline size_t moment_size(const Kernels *k, Moments moments) {
     return moments == MOMENTS_BF16 ? 2 : k->acc_size;
@@ -65,26 +76,37 @@ size_t params_register(Params *p, const char *name, size_t rows, size_t cols);
 /* Starts the moving average of the masters as they are. */
 void params_track(Params *p, double decay);
 void params_free(Params *p);
-/* Elements of the flat block, padding included, of parameters, and Params.matrices, without
- * allocating anything. */
-size_t params_layout(const ClipConfig *c, size_t *learned, size_t *matrices);
 /* Names and shapes alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
 /* Initial values of spec 1.6, a function of the seed alone. */
 void params_init(Params *p, const ClipConfig *c, uint64_t seed);
+/* Over ranks: rank 0's masters for all. */
+void params_broadcast(Params *p);
 /* Refreshes the compute weights from the masters (and LoRA's factors). */
 void params_round(Params *p);
 size_t params_learned(const Params *p); /* number of the model's parameters, padding left out */
+static inline bool params_are_rounded(const Params *p) { return p->rounded == 0; }
 
+/* The tensor in a whole block of what learns (masters, moments, average); of a frozen one its
+ * master. */
+static inline acc *param_in(const Params *p, const acc *block, const Param *q) {
+    return q->offset < p->learning ? acc_at(p->k, block, q->offset)
+                                   : acc_at(p->k, p->frozen, q->offset - p->learning);
+}
 static inline acc *param_acc(const Params *p, const Param *q) {
     assert(q->offset >= p->split);
-    return acc_at(p->k, p->master, q->offset - p->gap);
+    return q->offset < p->learning ? acc_at(p->k, p->master, q->offset - p->gap)
+                                   : acc_at(p->k, p->frozen, q->offset - p->learning);
 }
 static inline act *param_act(const Params *p, const Param *q) {
-    return act_at(p->k, p->compute, q->offset);
+    return q->offset < p->rounded ? (act *)param_acc(p, q)
+                                  : act_at(p->k, p->compute, q->offset - p->rounded);
 }
 static inline acc *param_grad(const Params *p, const Param *q) {
+    assert(q->trainable && q->offset < p->learning);
     return acc_at(p->k, p->grad, q->offset);
 }
+/* Whether backward computes the tensor's gradient. */
+static inline bool param_has_grad(const Param *q) { return q->trainable || q->adapted; }
 #endif

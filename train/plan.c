@@ -15,19 +15,22 @@ enum { NODE = 8 };
 
 /* The flat parameter block of one rank, in bytes. */
 typedef struct Weights {
-    size_t masters, compute, gradients, moments, average, shared; /* shared: weights that travel */
+    size_t masters, frozen, compute, gradients, moments, average;
+    size_t shared; /* weights that travel */
 } Weights;
 
-static Weights plan_weights(const Kernels *k, size_t block, size_t matrices, const PlanOptions *p) {
-    size_t shards = p->shard_optimizer ? (size_t)p->ranks : 1;
-    bool apart = k->act_size != k->acc_size;
+static Weights plan_weights(const Kernels *k, const Params *p, const PlanOptions *o) {
+    size_t block = p->learning, frozen = p->size - p->learning;
     /* train/shard.h: the owner alone keeps the masters of matrices */
-    size_t split = p->shard_optimizer && apart && !p->ema ? matrices : 0;
-    return (Weights){.masters = (block - split + split / shards) * k->acc_size,
-                     .compute = apart ? block * k->act_size : 0,
-                     .gradients = block * k->acc_size,
-                     .moments = 2 * (block / shards) * moment_size(k, p->moments),
-                     .average = p->ema ? block * k->acc_size : 0,
+    bool owned = p->shards > 1 && params_are_rounded(p) && !o->ema && !p->lora;
+    size_t split = owned ? p->matrices : 0;
+    return (Weights){.masters = (block - split + split / p->shards) * k->acc_size,
+                     .frozen = frozen * k->acc_size,
+                     .compute = (p->size - p->rounded) * k->act_size +
+                                (p->lora ? lora_bytes(p->lora, k) : 0),
+                     .gradients = (block + 2 * p->longest) * k->acc_size,
+                     .moments = 2 * (block / p->shards) * moment_size(k, o->moments),
+                     .average = o->ema ? block * k->acc_size : 0,
                      .shared = split * k->act_size + (block - split) * k->acc_size};
 }
 
@@ -67,21 +70,22 @@ static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions 
 }
 
 void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, const PlanOptions *p) {
-    size_t learned, matrices, block = params_layout(c, &learned, &matrices);
     size_t n = size_mul(o->max_batch, p->accum);
-    Weights w = plan_weights(k, block, matrices, p);
+    Weights w = plan_weights(k, p->params, p);
     size_t activations = clip_activation_bytes(k, c, o);
     size_t loss = loss_bytes(k, p->ranks, n, c->embed_dim, p->logit_memory) +
                   4 * size_mul(n, c->embed_dim) * k->acc_size;
+    if (p->soft)
+        loss += loss_soft_bytes(k, p->ranks, n, c->embed_dim, p->logit_memory, p->teacher_dim);
     size_t batch =
         size_mul(o->max_batch, 3 * c->image_size * c->image_size + 4 * c->context_length) *
         (p->accum + 3 + (k->asynchronous ? p->accum : 0));
-    size_t weights = w.masters + w.gradients + w.moments;
+    size_t weights = w.masters + w.frozen + w.gradients + w.moments;
     size_t total = size_add(size_add(weights, w.compute + w.average),
-                            size_add(activations, size_add(loss, batch)));
+                            size_add(activations, size_add(loss, batch + p->teacher)));
     size_t tokens = size_min(16, c->context_length);
 
-    printf("model %s: %zu parameters\n", c->name, learned);
+    printf("model %s: %zu parameters\n", c->name, params_learned(p->params));
     printf("  image tower: %zu layers, width %zu, %zu heads, %zu tokens of %zux%zu pixels\n",
            c->image.layers, c->image.width, c->image.heads, clip_image_tokens(c), c->patch_size,
            c->patch_size);
@@ -94,16 +98,19 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
            1e-9 * clip_flops(c, c->context_length, true));
     printf("memory a rank (%s):\n", k->name);
-    line("master weights", w.masters);
+    line(w.frozen ? "master weights that learn" : "master weights", w.masters);
+    if (w.frozen) line("frozen weights", w.frozen);
     line("gradients", w.gradients);
     line(p->shard_optimizer ? "a share of two moments" : "two moments", w.moments);
-    if (w.compute) line("compute weights", w.compute);
+    if (w.compute)
+        line(p->params->lora ? "compute weights, LoRA's sums" : "compute weights", w.compute);
     if (w.average) line("moving average", w.average);
     line(o->grad_checkpointing ? "activations, checkpointed (at most)"
                                : "activations (at most: captions all full)",
          activations);
     line("loss: features, gathered texts, logits", loss);
     line("batches in flight", batch);
+    if (p->teacher) line("teacher: weights, activations, features", p->teacher);
     line("total", total);
     /* measured at the two ends of the models: beside a ViT-B-32's and beside a tiny one's plan */
     if (!k->asynchronous)

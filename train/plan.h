@@ -9,7 +9,10 @@ typedef struct PlanOptions {
     int ranks;
     bool shard_optimizer, ema, gather_bf16;
     Moments moments;
-    size_t device; /* bytes that the run takes of a GPU's memory, or 0 */
+    Params *params;              /* laid out, without memory */
+    bool soft;                   /* loss_allow_soft */
+    size_t teacher, teacher_dim; /* teacher_bytes, or 0 */
+    size_t device;               /* bytes that the run takes of a GPU's memory, or 0 */
 } PlanOptions;
 
 /* Prints the plan of `clipc train --dry-run` on stdout. */

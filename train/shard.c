@@ -1,9 +1,9 @@
 #include "train/shard.h"
 
-size_t shard_buckets(const Params *p) { return div_up(p->size, p->bucket); }
+size_t shard_buckets(const Params *p) { return div_up(p->learning, p->bucket); }
 
 Bucket shard_bucket(const Params *p, size_t i) {
-    size_t offset = i * p->bucket, size = size_min(p->bucket, p->size - offset);
+    size_t offset = i * p->bucket, size = size_min(p->bucket, p->learning - offset);
     size_t length = size / p->shards, rank = is_sharded(p) ? (size_t)p->comm->rank : 0;
     return (Bucket){offset, size, offset + rank * length, length, offset / p->shards};
 }
@@ -31,7 +31,7 @@ static void moment_write(const Params *p, void *moment, size_t i, const acc *fro
 
 acc *shard_whole(const Params *p, void *moment) {
     if (!is_borrowed(p)) return moment;
-    if (!is_sharded(p)) moment_read(p, p->grad, moment, 0, p->size);
+    if (!is_sharded(p)) moment_read(p, p->grad, moment, 0, p->learning);
     for (size_t i = 0; is_sharded(p) && i < shard_buckets(p); i++) {
         Bucket b = shard_bucket(p, i);
         acc *own = acc_at(p->k, p->grad, b.slice);
@@ -45,7 +45,7 @@ acc *shard_fill(const Params *p, void *moment) { return is_borrowed(p) ? p->grad
 
 void shard_split(const Params *p, void *moment) {
     if (!is_borrowed(p)) return;
-    if (!is_sharded(p)) moment_write(p, moment, 0, p->grad, p->size);
+    if (!is_sharded(p)) moment_write(p, moment, 0, p->grad, p->learning);
     for (size_t i = 0; is_sharded(p) && i < shard_buckets(p); i++) {
         Bucket b = shard_bucket(p, i);
         moment_write(p, moment, b.moment, acc_at(p->k, p->grad, b.slice), b.length);
@@ -53,28 +53,27 @@ void shard_split(const Params *p, void *moment) {
 }
 
 void shard_done(const Params *p) {
-    if (is_borrowed(p)) p->k->zero(p->grad, p->size * p->k->acc_size);
+    if (is_borrowed(p)) p->k->zero(p->grad, p->learning * p->k->acc_size);
 }
 
 void shard_masters(Params *p) {
     const Kernels *k = p->k;
-    assert(is_sharded(p) && !p->split && (void *)p->compute != (void *)p->master && !p->ema &&
-           !p->lora);
+    assert(is_sharded(p) && !p->split && params_are_rounded(p) && !p->ema && !p->lora);
     p->split = p->matrices / p->bucket * p->bucket;
     p->gap = p->split - p->split / p->shards;
     /* the gradients, still zero, hold the whole block while there is neither the old nor the new */
-    k->copy(p->grad, p->master, p->size * k->acc_size);
+    k->copy(p->grad, p->master, p->learning * k->acc_size);
     k->sync();
     k->release(p->master);
-    p->master = k->alloc((p->size - p->gap) * k->acc_size);
+    p->master = k->alloc((p->learning - p->gap) * k->acc_size);
     for (size_t i = 0; i * p->bucket < p->split; i++) {
         Bucket b = shard_bucket(p, i);
         k->copy(acc_at(k, p->master, b.moment), acc_at(k, p->grad, b.slice),
                 b.length * k->acc_size);
     }
     k->copy(acc_at(k, p->master, p->split - p->gap), acc_at(k, p->grad, p->split),
-            (p->size - p->split) * k->acc_size);
-    k->zero(p->grad, p->size * k->acc_size);
+            (p->learning - p->split) * k->acc_size);
+    k->zero(p->grad, p->learning * k->acc_size);
 }
 
 acc *shard_whole_masters(const Params *p) {
@@ -87,7 +86,7 @@ acc *shard_whole_masters(const Params *p) {
         p->comm->all_gather(acc_at(k, p->grad, b.offset), own, b.length);
     }
     k->copy(acc_at(k, p->grad, p->split), acc_at(k, p->master, p->split - p->gap),
-            (p->size - p->split) * k->acc_size);
+            (p->learning - p->split) * k->acc_size);
     return p->grad;
 }
 
@@ -111,9 +110,7 @@ void shard_share_weights(Params *p) {
         p->comm->gather_pieces(pieces, n);
         n = 0;
     }
-    if (!p->split)
-        params_round(p);
-    else
+    if (params_are_rounded(p))
         p->k->act_from_acc(act_at(p->k, p->compute, p->split),
-                           acc_at(p->k, p->master, p->split - p->gap), p->size - p->split);
+                           acc_at(p->k, p->master, p->split - p->gap), p->learning - p->split);
 }

@@ -3,7 +3,8 @@
  * each bucket is cut again into one equal slice a rank, whose owner alone keeps the moments,
  * updates the weights and gives them to the others. Where compute weights are a block of their own
  * (bf16), the owner alone keeps the masters of matrices, too, and what travels are the compute
- * weights. Called by learner, step, optim, checkpoint. */
+ * weights. All this is about what learns; frozen masters are whole on every rank. Called by
+ * learner, step, optim, checkpoint. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
 #include "train/params.h"
@@ -38,6 +39,6 @@ static inline size_t shard_shift(const Params *p, const Bucket *b) {
 /* The masters as a whole block: themselves or, where they are sharded, put together in the
  * gradients' block, like a moment. */
 acc *shard_whole_masters(const Params *p);
-/* Every rank's slices of the weights for all; the compute weights follow. */
+/* Every rank's slices of the weights for all; their compute weights follow. */
 void shard_share_weights(Params *p);
 #endif

@@ -234,8 +234,6 @@ static void run_loss(Step *s, size_t n) {
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
     loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
              param_acc(p, s->logit_scale), dbias ? param_acc(p, s->logit_bias) : NULL, n);
-    if (!s->logit_scale->trainable) k->zero(dscale, k->acc_size);
-    if (dbias && !s->logit_bias->trainable) k->zero(dbias, k->acc_size);
     if (recorded) k->graph_end(&s->loss_graph);
 }
 
@@ -261,7 +259,6 @@ static void gradients(Step *s, Batch *const *batches) {
         row += batches[j]->size;
     }
     if (s->comm->size > 1) reduce_rest(s);
-    if (s->p->lora) lora_gradients(s->p);
 }
 
 static void update(Step *s) {
@@ -277,7 +274,6 @@ void step_plan(Step *s) {
     clip_plan(s->clip, s->images);
     if (s->x.teacher) teacher_plan(s->x.teacher);
     run_loss(s, s->batch_size * s->accum);
-    if (s->p->lora) lora_gradients(s->p);
     update(s);
 }
 

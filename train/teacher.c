@@ -47,6 +47,22 @@ void teacher_load(Teacher *t, const char *pretrained) {
 
 void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
 
+size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
+                     const ClipConfig *student, size_t batch, size_t rows, size_t *dim) {
+    ClipConfig c;
+    checkpoint_config(&c, pretrained, model);
+    check_inputs(&c, student, pretrained);
+    Params *p = params_declare(k, &c, NULL);
+    params_place(p, 1);
+    size_t weights = p->size * k->acc_size + (p->size - p->rounded) * k->act_size;
+    size_t activations = clip_activation_bytes(k, &c, &(ClipOptions){.max_batch = batch});
+    size_t features = 2 * size_mul(size_mul(rows, c.embed_dim), k->acc_size);
+    *dim = c.embed_dim;
+    params_free(p);
+    clip_config_free(&c);
+    return size_add(size_add(weights, activations), features);
+}
+
 void teacher_free(Teacher *t) {
     if (!t) return;
     t->k->release(t->images);

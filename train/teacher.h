@@ -17,6 +17,9 @@ void teacher_load(Teacher *t, const char *pretrained);
 /* clip_plan, of the largest micro-batch. */
 void teacher_plan(const Teacher *t);
 void teacher_free(Teacher *t);
+/* Bytes that it would take, and teacher_dim, without taking them. */
+size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
+                     const ClipConfig *student, size_t batch, size_t rows, size_t *dim);
 size_t teacher_dim(const Teacher *t);
 /* Features of a micro-batch into rows row … of teacher_images and teacher_texts. */
 void teacher_forward(Teacher *t, const Batch *b, size_t row);

@@ -97,6 +97,5 @@ void text_tower_bwd(TextTower *t) {
     if (!layer_trains(t->embed)) return;
     w->k->text_embed_bwd(param_grad(w->p, t->embed.w), param_grad(w->p, t->embed.b),
                          w->kept.scratch.d, t->ids, t->start, t->seq.B, t->seq.rows, w->C);
-    layer_drop_frozen(w->p, t->embed);
-    tower_ready(w, t->embed.w, t->embed.w);
+    tower_ready(w, &t->embed.w, 1);
 }

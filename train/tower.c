@@ -191,9 +191,16 @@ static void tell(const void *context) {
     t->whom->call(t->whom->context, t->offset, t->size);
 }
 
-void tower_ready(const Tower *t, const Param *first, const Param *last) {
-    Told told = {&t->ready, first->offset, last->offset + last->size - first->offset};
-    if (t->ready.call) t->k->graph_call(tell, &told, sizeof told);
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
+    size_t first = SIZE_MAX, end = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Param *w = matrices[i];
+        if (!w->trainable) continue;
+        first = size_min(first, w->offset);
+        end = size_max(end, w->offset + w->size);
+    }
+    Told told = {&t->ready, first, end - first};
+    if (t->ready.call && end) t->k->graph_call(tell, &told, sizeof told);
 }
 
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
@@ -204,9 +211,8 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
     while (!embed_trains && lowest < t->layers && !block_trains(&t->blocks[lowest])) lowest++;
 
     k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, seq->B, t->E);
-    k->project_bwd(s->scratch.gathered, param_grad(t->p, t->proj.w), s->raw, s->pooled,
-                   param_act(t->p, t->proj.w), seq->B, t->C, t->E);
-    layer_drop_frozen(t->p, t->proj);
+    k->project_bwd(s->scratch.gathered, layer_trains(t->proj) ? param_grad(t->p, t->proj.w) : NULL,
+                   s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
     if (lowest == t->layers && !layer_trains(t->ln_final)) return;
     pool_bwd(t, s, seq);
     for (size_t i = t->layers; i-- > lowest;) {
@@ -215,6 +221,7 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
         if (t->checkpoint)
             (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
         (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
-        tower_ready(t, b->in_proj.w, b->c_proj.w);
+        const Param *const matrices[] = {b->in_proj.w, b->out_proj.w, b->c_fc.w, b->c_proj.w};
+        tower_ready(t, matrices, COUNT(matrices));
     }
 }

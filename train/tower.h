@@ -52,8 +52,8 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep);
  * projection. embed_trains: something below the blocks wants its gradient; then kept.scratch.d
  * holds that of layer[0].x afterwards. */
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
-/* Tells t->ready of all from `first` to `last`. */
-void tower_ready(const Tower *t, const Param *first, const Param *last);
+/* Tells t->ready of the gradients of those that learn: neighbours in the flat block. */
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
 /* Whether a block, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
 

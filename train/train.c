@@ -493,16 +493,14 @@ static void dry_run(Run *r) {
     ClipOptions o = learner_clip_options(r->k, &r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     MemoryPlan plan = memory_plan(r, ranks);
-    if (writes(r))
-        plan_print(r->k, &r->config, &o,
-                   &(PlanOptions){.accum = (size_t)opt->accum_freq,
-                                  .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
-                                  .ranks = ranks,
-                                  .shard_optimizer = opt->shard_optimizer && ranks > 1,
-                                  .ema = opt->ema > 0,
-                                  .gather_bf16 = opt->gather_dtype == GATHER_BF16,
-                                  .moments = (Moments)opt->moments,
-                                  .device = memory_needed(&plan)});
+    comm_rank0_begin(r->comm);
+    if (writes(r)) {
+        PlanOptions p = learner_plan_options(r->k, &r->config, ranks);
+        p.device = memory_needed(&plan);
+        plan_print(r->k, &r->config, &o, &p);
+        params_free(p.params);
+    }
+    comm_rank0_end(r->comm);
 }
 
 static void make_run_folder(Run *r) {

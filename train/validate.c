@@ -62,7 +62,7 @@ bool validation_due(const Validation *v, const TrainState *s, bool last) {
  * place, so that whoever holds the masters' address sees the change. */
 static void swap_average(const TrainView *v, bool back) {
     Params *p = v->params;
-    size_t bytes = p->size * v->k->acc_size;
+    size_t bytes = p->learning * v->k->acc_size;
     v->k->copy(back ? p->master : p->grad, back ? p->grad : p->master, bytes);
     if (back)
         v->k->zero(p->grad, bytes);

@@ -169,11 +169,11 @@ void vit_bwd(Vit *v) {
     if (!embed_trains(v)) return;
     norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
              v->seq.rows, t->C);
+    if (!layer_trains(v->conv1) && !v->class_embedding->trainable) return;
     act *dtok = w->branch;
     t->k->image_embed_bwd(dtok, param_grad(p, v->class_embedding),
                           param_grad(p, v->positional_embedding), w->d,
                           v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
-    layer_drop_frozen(p, (Layer){v->class_embedding, v->positional_embedding});
     linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
                 3 * v->patch_size * v->patch_size);
 }

@@ -250,7 +250,7 @@ void weight_read(const Weight *w, size_t first, size_t n, float *out) {
 
 void weight_load(const Weight *w, const Params *p, acc *block, const Param *q) {
     assert(w->count == q->size);
-    acc *to = acc_at(p->k, block, q->offset);
+    acc *to = param_in(p, block, q);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (size_t first = 0; first < q->size; first += CHUNK) {
         size_t n = size_min(CHUNK, q->size - first);

@@ -38,6 +38,6 @@ bool weights_fit(Weights *w, const Param *list, size_t count, const char *model,
 void weight_read(const Weight *w, size_t first, size_t n, float *out);
 /* A tensor as it stands. */
 Weight weight_of(const Tensor *t);
-/* Into the parameter's place in a flat block. */
+/* Into the parameter's place in a whole block of what learns or, of a frozen one, its master. */
 void weight_load(const Weight *w, const Params *p, acc *block, const Param *q);
 #endif

@@ -117,7 +117,8 @@ void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, siz
 
 void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
                      size_t C, size_t E) {
-    KERNEL_TIMER(project_bwd, 2 * GEMM_FLOPS(M, C, E), 2 * gemm_bytes(M, C, E));
+    double products = dp ? 2 : 1;
+    KERNEL_TIMER(project_bwd, products * GEMM_FLOPS(M, C, E), products * gemm_bytes(M, C, E));
     act *d = FN(scratch)(SCRATCH_LINEAR, M * E * sizeof *d);
     for (size_t i = 0; i < M * E; i += VW) act_store(d + i, acc_load(dy + i, M * E - i), M * E - i);
     FN(matmul)
@@ -133,6 +134,7 @@ void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p
                 .tb = true,
                 .in = ELEMENT_ACT,
                 .out = ELEMENT_ACT});
+    if (!dp) return;
     FN(matmul)
     (&(Product){.a = x,
                 .b = d,

@@ -78,13 +78,15 @@ void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, siz
 
 void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
                      size_t C, size_t E) {
-    GPU_TIMER(project_bwd, 2 * product_flops(M, E, C),
-              2 * product_bytes(M, E, C, sizeof(act), sizeof(acc)));
+    double products = dp ? 2 : 1;
+    GPU_TIMER(project_bwd, products * product_flops(M, E, C),
+              products * product_bytes(M, E, C, sizeof(act), sizeof(acc)));
     if (!M) return;
     act *d = (act *)device_scratch(SCRATCH_CAST, M * E * sizeof *d);
     FN(round_acc)(d, dy, M * E);
     Product in = {d, p, NULL, dx, M, C, E, E, E, C, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&in);
+    if (!dp) return;
     Product weight = {x, d, NULL, dp, C, E, M, C, E, E, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
     blas_product(&weight);
 }

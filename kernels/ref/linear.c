@@ -57,6 +57,7 @@ void ref_project_bwd(act *dx, acc *dp, const acc *dy, const act *x, const act *p
             for (size_t e = 0; e < E; e++) sum += dy[m * E + e].v * p[c * E + e].v;
             dx[m * C + c].v = sum;
         }
+    if (!dp) return;
 #pragma omp parallel for
     for (size_t c = 0; c < C; c++)
         for (size_t m = 0; m < M; m++)
