@@ -275,25 +275,33 @@ static void test_live_line(void **state) {
     if (!child) {
         dup2(other, 2);
         TrainLog *l = train_log_open(dir, 0, 1000, 1000);
+        double before = 0;
         for (uint64_t i = 1; i <= 3; i++) {
             StepMetrics m = step(i);
+            if (i == 2) before = clock_now();
             train_log_step(l, &m);
             if (i == 1) usleep(300 * 1000);
         }
+        bool soon = clock_now() - before < 0.2;
         train_log_close(l);
-        _exit(0);
+        _exit(soon ? 0 : 7); /* on a busy machine step 3 may come late, too */
     }
     int status;
     waitpid(child, &status, 0);
-    assert_int_equal(status, 0);
     char text[4096];
-    ssize_t n = read(terminal, text, sizeof text - 1);
-    assert_true(n > 0);
+    size_t n = 0;
+    do {
+        ssize_t got = read(terminal, text + n, sizeof text - 1 - n);
+        assert_true(got > 0);
+        n += (size_t)got;
+    } while (text[n - 1] != '\n');
     text[n] = 0;
     /* step 2 came late enough to be drawn, step 3 too soon after it */
     assert_non_null(strstr(text, "\r\033[Kstep 2/1000"));
-    assert_null(strstr(text, "step 3/1000"));
-    assert_int_equal(text[n - 1], '\n');
+    if (WEXITSTATUS(status) != 7) {
+        assert_int_equal(status, 0);
+        assert_null(strstr(text, "step 3/1000"));
+    }
     close(other);
     close(terminal);
 }
