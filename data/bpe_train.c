@@ -5,8 +5,10 @@
 #include "data/lines.h"
 #include "data/text.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zlib.h>
 
 enum { MAX_WORD = 255 }; /* bytes; longer ones are no words */
@@ -278,17 +280,16 @@ static bool write_merges(const Trainer *t, const char *path, Error *err) {
     size_t n = strlen(path);
     bool packed = n > 3 && strcmp(path + n - 3, ".gz") == 0;
     char *beside = xasprintf("%s.part", path);
-    gzFile f = gzopen(beside, packed ? "wb9" : "wbT");
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    gzFile f = fd < 0 ? NULL : gzdopen(dup(fd), packed ? "wb9" : "wbT");
     bool ok = f != NULL && gzputs(f, "#version: 0.2") > 0;
     for (size_t i = 0; ok && i < t->merges; i++)
         ok = gzprintf(f, "\n%s %s", t->strings[t->keys[i] >> 16], t->strings[t->keys[i] & 0xFFFF]) >
              0;
     int saved = errno;
-    if (f != NULL && gzclose(f) != Z_OK) ok = false;
-    if (ok && rename(beside, path) != 0) {
-        saved = errno;
-        ok = false;
-    }
+    if (f != NULL && gzclose(f) != Z_OK && ok) saved = errno, ok = false;
+    if (ok && (fsync(fd) || rename(beside, path))) saved = errno, ok = false;
+    if (fd >= 0) close(fd);
     if (!ok) {
         remove(beside);
         error_set(err, "cannot write vocabulary %s: %s", path, strerror(saved));

@@ -10,6 +10,9 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -139,6 +142,18 @@ void test_obey_modes(void) {
     if (syscall(SYS_capget, &header, caps) != 0) die("cannot read the capabilities");
     caps[0].effective &= ~(1u << CAP_DAC_OVERRIDE);
     if (syscall(SYS_capset, &header, caps) != 0) die("cannot drop a capability");
+}
+
+bool test_deny(int call, int error) {
+    struct sock_filter f[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog p = {COUNT(f), f};
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
 }
 
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle) {

@@ -46,6 +46,9 @@ double test_error_l2(const double *got, const double *want, size_t n);
 
 /* Where this process is root: takes from it the right to write where the modes forbid it. */
 void test_obey_modes(void);
+/* From here on the system call fails in this process and those it starts; false where such a filter
+ * cannot be set. For children: it stays. */
+bool test_deny(int call, int error);
 /* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
 /* Names in a folder that do not start with a dot, or (hidden) those that do. */

@@ -8,13 +8,10 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -179,19 +176,6 @@ static void test_place(void **state) {
     test_says(err.text, "No such file");
 }
 
-/* renameat2 fails from here on, as where a file system lacks its flags. */
-static bool without_renameat2(void) {
-    struct sock_filter f[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat2, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog p = {COUNT(f), f};
-    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
-           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
-}
-
 static void make_named(const char *folder, const char *file) {
     mkdir(folder, 0777);
     test_write_file(line("%s/%s", folder, file), "x", 1);
@@ -215,7 +199,7 @@ static void test_replace(void **state) {
         pid_t child = fork();
         if (!child) {
             Error err;
-            if (plain && !without_renameat2()) _exit(77);
+            if (plain && !test_deny(SYS_renameat2, EINVAL)) _exit(77);
             bool ok = folder_replace(from, to) && stands(to, "second");
             ok = ok && access(from, F_OK) && (!plain || access(old, F_OK));
             make_named(from, "third");
