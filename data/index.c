@@ -85,7 +85,7 @@ static const IndexMember *find_first(const Index *ix, size_t i, const char *list
 static const IndexMember *find_text(const Index *ix, size_t i, const char *choices) {
     for (;; choices++) {
         const IndexMember *m = find_first(ix, i, choices);
-        if (m && m->size > 0 && !(m->flags & INDEX_BLANK)) return m;
+        if (m && !(m->flags & INDEX_BLANK)) return m;
         choices += strcspn(choices, ",");
         if (!*choices) return NULL;
     }

@@ -1,5 +1,6 @@
 /* `clipc ckpt info` on a checkpoint, on a weights file, on what is neither. */
 #include "tests/support.h"
+#include "data/safetensors.h"
 #include "train/checkpoint.h"
 
 #include <jansson.h>
@@ -74,6 +75,34 @@ static void test_table(void **state) {
     free(text);
 }
 
+/* A tensor of more values than are read at a time. */
+static void test_norm_of_a_large_tensor(void **state) {
+    (void)state;
+    char *text = test_clipc(0, "ckpt info tests/golden/openclip --json");
+    Safetensors st;
+    Error err;
+    assert_true(safetensors_open(&st, "tests/golden/openclip/open_clip_model.safetensors", &err));
+    json_t *root = json_loads(text, 0, NULL), *t;
+    size_t i, seen = 0;
+    json_array_foreach(json_object_get(root, "tensors"), i, t) {
+        const char *name = json_string_value(json_object_get(t, "name"));
+        if (strcmp(name, "token_embedding.weight")) continue;
+        const Tensor *all = safetensors_find(&st, name);
+        assert_true(all && all->count > 8192);
+        float *x = xmalloc(all->count * sizeof *x);
+        double squares = 0;
+        assert_true(tensor_read_f32(all, 0, all->count, x));
+        for (size_t j = 0; j < all->count; j++) squares += (double)x[j] * (double)x[j];
+        assert_near(json_number_value(json_object_get(t, "norm")), sqrt(squares), 1e-6);
+        free(x);
+        seen++;
+    }
+    assert_int_equal(seen, 1);
+    json_decref(root);
+    free(text);
+    safetensors_close(&st);
+}
+
 static void test_json(void **state) {
     (void)state;
     char *text = info(test_path("run/step_42"), "--json", EXIT_OK);
@@ -131,6 +160,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_norm_of_a_large_tensor),
         cmocka_unit_test(test_weights_alone),
         cmocka_unit_test(test_refused),
     };

@@ -141,6 +141,19 @@ static void test_late_link(void **state) {
     for (size_t i = 0; i < 5; i++) assert_int_equal(group[i], 0);
 }
 
+/* Alike is as much as the threshold, or more. */
+static void test_threshold_counts(void **state) {
+    (void)state;
+    const float x[] = {1, 0, 0, 1, 1, 0};
+    float alike[3];
+    uint32_t group[3];
+    Rows rows = rows_of_floats(x, 3, 2);
+    RowsPart part = {&rows, 0, NULL};
+    const Kernels *k = kernels_open("cpu", PRECISION_FP32);
+    assert_int_equal(duplicates_find(k, &part, 1, 1, group, alike), 1);
+    assert_true(group[0] == 0 && group[1] == 1 && group[2] == 0);
+}
+
 /* ---- the folder ---- */
 
 enum { DIM = 6 };
@@ -405,10 +418,11 @@ static void test_string_map(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         /* first: a child of a process that has OpenMP threads cannot use them */
-        cmocka_unit_test(test_damage),        cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_leftovers),     cmocka_unit_test(test_manifest),
-        cmocka_unit_test(test_search_is_one), cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_string_map),    cmocka_unit_test(test_late_link),
+        cmocka_unit_test(test_damage),           cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_leftovers),        cmocka_unit_test(test_manifest),
+        cmocka_unit_test(test_search_is_one),    cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_string_map),       cmocka_unit_test(test_late_link),
+        cmocka_unit_test(test_threshold_counts),
     };
     return cmocka_run_group_tests_name("collection", tests, NULL, NULL);
 }

@@ -41,6 +41,15 @@ any_order_gives_the_same_bits() {
     CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2 CUDAEMU_SEED=5 train shuffled "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda &&
         same_ends cuda_amp_bf16 shuffled
 }
+# measured once the step before is done, though its result is waited for by nobody else
+validates_like_the_cpu() {
+    local o=(--precision fp32 --epochs 2 --val-data $golden/pairs.tsv --val-frequency 5)
+    train val_cpu "$clipc" "${o[@]}" && train val_cuda "$bin/clipc-cudaemu" --device cuda "${o[@]}" || return 1
+    diff <(grep -o '^{"step": [0-9]*, "[a-z]*' "$dir/val_cpu/metrics.jsonl") <(grep -o '^{"step": [0-9]*, "[a-z]*' "$dir/val_cuda/metrics.jsonl") &&
+        near val_cpu val_cuda 12 1e-4 &&
+        paste <(grep -o '"val/loss": [0-9.]*' "$dir/val_cpu/metrics.jsonl") <(grep -o '"val/loss": [0-9.]*' "$dir/val_cuda/metrics.jsonl") |
+        awk '{ d = $2 - $4; if (NF != 4 || d > 1e-4 || d < -1e-4) exit 1 } END { exit NR != 3 }'
+}
 # decided on the device, told one step late; the log has every step
 not_finite_stops() {
     ! train nan "$bin/clipc-cudaemu" --lr 1000 --skip-limit 3 --precision fp32 --device cuda &&
@@ -116,6 +125,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check like_the_cpu_amp_bf16 like_the_cpu amp_bf16 3e-2
     check any_order_gives_the_same_bits any_order_gives_the_same_bits
     check late_streams_give_the_same_bits late_streams_give_the_same_bits
+    check validates_like_the_cpu validates_like_the_cpu
     check not_finite_stops not_finite_stops
     check names_what_is_wrong names_what_is_wrong
     check with_little_shared_memory with_little_shared_memory
@@ -124,7 +134,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
-        any_order_gives_the_same_bits late_streams_give_the_same_bits not_finite_stops names_what_is_wrong \
+        any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong \
         with_little_shared_memory killed_and_resumed remembers_choices in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda

@@ -166,6 +166,8 @@ static void test_hf_config(void **state) {
     assert_int_equal(c.vocab_size, 49408);
     char *again = hf_config_out(&c, "float32", &err);
     assert_non_null(again);
+    test_says(again, "\"bos_token_id\": 49406");
+    test_says(again, "\"eos_token_id\": 49407");
     ClipConfig d;
     if (!clip_config_parse(&d, "again", again, strlen(again), &err)) fail_msg("%s", err.text);
     assert_memory_equal(&c.image, &d.image, sizeof c.image);
@@ -184,6 +186,11 @@ static void test_hf_config(void **state) {
     free(again);
     clip_config_free(&c);
     clip_config_free(&d);
+    static const char half[] =
+        "{\"model_type\": \"clip\", \"text_config\": {\"intermediate_size\": 1024}}";
+    if (!clip_config_parse(&c, "half", half, strlen(half), &err)) fail_msg("%s", err.text);
+    assert_true(c.text.mlp == 1024 && c.image.mlp == 3072);
+    clip_config_free(&c);
     static const char dict[] = "{\"text_config_dict\": {\"hidden_act\": \"gelu\", \"hidden_size\": "
                                "64}, \"vision_config_dict\": {\"hidden_act\": \"gelu\"}, "
                                "\"text_config\": {\"hidden_size\": 128}}";

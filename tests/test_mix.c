@@ -109,6 +109,13 @@ static void test_pure(void **state) {
     for (size_t i = 0; i < N; i++) other[i] = sampler_at(s, 1, i);
     for (size_t i = 0; i < N; i++) same += first[i] == other[i];
     assert_true(same < N / 4);
+    bool other_pieces = false; /* each epoch draws its own, and shuffles them its own way */
+    for (size_t i = 0; i < SAMPLES; i++) {
+        size_t count[2] = {0};
+        for (size_t j = 0; j < N; j++) count[0] += first[j] == i, count[1] += other[j] == i;
+        other_pieces |= count[0] != count[1];
+    }
+    assert_true(other_pieces);
     sampler_free(s);
     s = resample(d, 3, N, "1::4::1");
     for (size_t i = 0; i < N; i++) {
@@ -213,11 +220,30 @@ static void test_barren(void **state) {
     free(pipe);
 }
 
+/* Of a table some rows are drawn, not all. */
+static void test_pieces_of_a_table(void **state) {
+    (void)state;
+    FILE *f = fopen(test_path("long.tsv"), "w");
+    fputs("filepath\ttitle\n", f);
+    for (size_t i = 0; i < 5000; i++) fprintf(f, "%zu.jpg\t%zu\n", i, i);
+    fclose(f);
+    Dataset *d = open_data(test_path("long.tsv"), NULL);
+    Sampler *s = resample(d, 1, 800, NULL);
+    size_t piece = sampler_at(s, 0, 0) / 1024;
+    for (size_t i = 1; i < 800; i++) assert_int_equal(sampler_at(s, 0, i) / 1024, piece);
+    sampler_free(s);
+    dataset_close(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shares),  cmocka_unit_test(test_pure),
-        cmocka_unit_test(test_steps),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_streams), cmocka_unit_test(test_barren),
+        cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_pure),
+        cmocka_unit_test(test_pieces_of_a_table),
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_barren),
     };
     return cmocka_run_group_tests_name("mix", tests, make_data, free_data);
 }

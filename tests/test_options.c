@@ -97,6 +97,8 @@ static void test_refusals(void **state) {
     test_dies(parse_line, "--lr nan", EXIT_USAGE, "between 0 and 1");
     test_dies(parse_line, "--choice four", EXIT_USAGE, "one|two|three");
     test_dies(parse_line, "--flag=perhaps", EXIT_USAGE, "true or false");
+    test_dies(parse_line, "--no-batch-size", EXIT_USAGE, "no-batch-size");
+    test_dies(parse_line, "--no-flag=true", EXIT_USAGE, "no-flag");
     test_dies(parse_line, "stray", EXIT_USAGE, "'stray' is no option");
     test_dies(parse_line, "--config /nowhere.conf", EXIT_ERROR, "/nowhere.conf");
     const char *path = test_path("bad.conf");

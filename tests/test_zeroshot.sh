@@ -65,6 +65,7 @@ some_folders() { # half of the classes, the rest is still chosen from
     mkdir "$dir/some" && cp -r "$dir"/synset/n0[5-8] "$dir/some/" && numbers some --data "$dir/some" &&
         grep -q '"images": 12, "bad": 0, "unlabelled": 0, "classes": 8, "occurring_classes": 4' "$dir/some.json" || return 1
     local line
+    grep -q '"class": "purple", "index": 7, "images": 3, "recall": [01]' "$dir/some.json" || return 1
     for line in purple orange white black; do
         [ "$(grep -o "\"class\": \"$line\", \"index\": [0-9], \"images\": 3, \"recall\": [0-9.]*" "$dir/some.json")" = \
             "$(grep -o "\"class\": \"$line\", \"index\": [0-9], \"images\": 3, \"recall\": [0-9.]*" "$dir/table.json")" ] || return 1
@@ -83,7 +84,8 @@ unreadable() { # left out and counted
 for_people() {
     zeroshot --data "$dir/name" --per-template --html "$dir/page.html" --rows 3 >"$dir/out" &&
         grep -q '^24 images, 8 classes, 2 templates: top-1 ' "$dir/out" && grep -q '^95 % confidence' "$dir/out" &&
-        grep -q 'a {} circle.$' "$dir/out" && grep -q 'data:image/jpeg;base64,' "$dir/page.html" && [ "$(wc -l <"$dir/out")" = 17 ]
+        grep -q 'a {} circle.$' "$dir/out" && grep -q 'data:image/jpeg;base64,' "$dir/page.html" && [ "$(wc -l <"$dir/out")" = 17 ] &&
+        grep -q 'const names = \["red","green","blue","yellow"' "$dir/page.html"
 }
 wrong_classes() { # 999 names for 1,000 folders
     local few="$dir/few.json"

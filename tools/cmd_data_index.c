@@ -72,13 +72,11 @@ static void index_one(void *context, size_t i, size_t thread) {
         Index ix;
         r->written = r->ok = index_build(&ix, source->path, &job->keys, &r->err);
         for (size_t f = 0; r->ok && f < ix.h.frames; f++)
-            if (ix.frames[f + 1].raw - ix.frames[f].raw > INDEX_FRAME_MAX) {
+            if (ix.frames[f + 1].raw - ix.frames[f].raw > INDEX_FRAME_MAX)
                 r->ok = error_set(&r->err,
                                   "%s: its zstd frames are too large for random access: pack it "
                                   "again with clipc data pack --zstd",
                                   source->path);
-                break;
-            }
         r->ok = r->ok && index_write(&ix, path, &r->err);
         r->h = ix.h;
         index_free(&ix);

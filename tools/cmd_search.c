@@ -239,7 +239,6 @@ static void report_duplicates(const Shelf *s, FILE *page) {
            members = 0;
     for (size_t i = 0; i < s->rows; i++) { /* chains from each group's first row */
         next[i] = UINT32_MAX;
-        last[i] = (uint32_t)i;
         if (group[i] != i) next[last[group[i]]] = (uint32_t)i;
         last[group[i]] = (uint32_t)i;
     }
