@@ -52,7 +52,9 @@ ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
-CUDA_ARCHS ?= 80 90a 100
+# those of these that this nvcc knows (sm_100: from 12.8 on)
+CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code 2>/dev/null))
+CUDA_ARCHS ?= $(foreach a,80 90a 100,$(if $(filter sm_$(a:a=),$(CUDA_KNOWN)),$a))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
 HAVE_CUDA := $(if $(filter release,$(FLAVOUR)),$(if $(NVCC),$(wildcard $(CUDA_HOME)/include/cublasLt.h)))
 ifneq ($(HAVE_CUDA),)
@@ -88,7 +90,7 @@ EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=comput
 # What makes a clean clone build quickly when nobody gave -j.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu asan tsan fuzz chaos bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan tsan fuzz chaos bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -102,7 +104,8 @@ help:
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
-	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow), make test-gpu'
+	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
+	@echo 'on a GPU: make test-gpu (tests, compute-sanitizer), make gpu-report (both, and every benchmark, to one file)'
 	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
 
 setup:
@@ -232,11 +235,19 @@ $B/tests/gpu_selftest: $B/obj/tests/cuda_on_cpu/selftest/correct.o
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $^ -o $@ $(CUDA_LDLIBS) -lm -lpthread
-test-gpu: $(CUDA_TESTED:%=$B/tests/gpu_%) $B/tests/gpu_selftest $B/clipc-cuda
-	@[ -n "$(HAVE_CUDA)" ] || { echo 'test-gpu: nvcc and cuBLASLt are needed (NVCC=…, CUDA_HOME=…)'; exit 1; }
+gpu-tests: $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/gpu_%) $B/tests/gpu_selftest $B/clipc-cuda $B/clipc)
+test-gpu:
+	@[ -n "$(HAVE_CUDA)" ] || { echo 'test-gpu: nvcc and cuBLASLt are needed (NVCC=…, CUDA_HOME=…, or make setup CUDA=1)'; exit 1; }
+	@tools/setup.sh build test
+	@$(MAKE) $(JOBS) --no-print-directory gpu-tests
+	@$B/clipc-cuda bench loss --n 64 --dim 64 --device cuda >/dev/null
 	@for name in $$($B/tests/gpu_selftest); do $B/tests/gpu_selftest $$name && echo "gpu_selftest $$name: ok" || exit 1; done
 	@tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
+	@tools/fetch_cuda.sh sanitizer || true
 	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
+# That and every figure worth recording of the card, into one file.
+gpu-report:
+	@tools/gpu_report.sh
 asan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=asan tests

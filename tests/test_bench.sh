@@ -2,7 +2,6 @@
 # The benchmarks with the backend cuda, on the layer that needs no GPU: its times mean nothing, what is counted and how it is put together
 # does. Prints cmocka's lines.
 . tests/support.sh bench
-bin=$(dirname "$clipc")
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
 
 # The benchmarks take the device's times and memory; the numbers they print belong together.
@@ -33,5 +32,5 @@ JSON
         awk '{ d = $1 - $2; exit NF != 2 || d > 1e-4 || d < -1e-4 }'
 }
 
-if [ -x "$bin/clipc-cudaemu" ]; then check benches benches; else skip benches "built by a plain make where nvcc is"; fi
+if [ -x "$bin/clipc-cudaemu" ]; then check benches benches; else skip "built by a plain make where nvcc is" benches; fi
 exit $failed

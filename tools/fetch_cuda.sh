@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# NVIDIA's tools from PyPI's wheels into build/cuda, for a machine without the CUDA toolkit: tools/fetch_cuda.sh toolkit|disassembler
+# NVIDIA's tools from PyPI's wheels into build/cuda, for a machine without the CUDA toolkit:
+# tools/fetch_cuda.sh toolkit|disassembler|sanitizer
 #   toolkit        compiler, headers, cuBLASLt, NCCL and compute-sanitizer: `make` then builds build/clipc-cuda
+#   sanitizer      compute-sanitizer alone
 #   disassembler   cuobjdump and nvdisasm alone, which tests/test_sass.sh reads machine code with
 # Does nothing where they are there or on PATH. Licence of all of them: NVIDIA's EULA, in the wheels.
 set -eu
@@ -19,7 +21,13 @@ disassembler)
     [ -e $target/disassembler ] && exit 0
     wheels=(nvidia-cuda-cuobjdump==13.2.78 nvidia-cuda-nvdisasm==13.2.78)
     ;;
-*) echo 'fetch_cuda: toolkit or disassembler?' >&2; exit 2 ;;
+sanitizer)
+    command -v compute-sanitizer >/dev/null && exit 0
+    [ -x $target/bin/compute-sanitizer ] && exit 0
+    nvcc=$(command -v nvcc || true) && [ -n "$nvcc" ] && [ -x "$(dirname "$(readlink -f "$nvcc")")/compute-sanitizer" ] && exit 0
+    wheels=(nvidia-cuda-sanitizer-api==13.0.85)
+    ;;
+*) echo 'fetch_cuda: toolkit, disassembler or sanitizer?' >&2; exit 2 ;;
 esac
 if ! python3 -m pip --version >/dev/null 2>&1; then
     echo "fetch_cuda: needs python3 with pip: apt-get install python3-pip" >&2
