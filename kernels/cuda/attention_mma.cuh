@@ -20,22 +20,33 @@ template <int KD> __host__ __device__ constexpr size_t tile_bytes(int rows) {
     return (size_t)rows * tile_ld<KD>() * sizeof(elem);
 }
 
-/* Starts to load rows first … first+size-1, those from `end` on as zeros; `from` is row 0. */
-template <int KD>
-__device__ static inline void tile_load(elem *tile, const act *from, size_t stride, int first,
-                                        int end, int size, int D) {
-    int pieces = D / 8;
-    for (int i = threadIdx.x; i < size * pieces; i += THREADS) {
-        int r = i / pieces, piece = i % pieces, row = min(first + r, end - 1);
-        cp_async_16(tile + r * tile_ld<KD>() + piece * 8, from + row * stride + piece * 8,
-                    first + r < end);
+/* Starts to load SIZE rows from `first` on; rows from `end` on and elements from D on are zeros, and
+ * their addresses, past `from`'s rows or not, are not read. `from` is row 0. A rolled loop: its
+ * addresses would otherwise take the registers that the products need. */
+template <int KD, int SIZE>
+__device__ static __forceinline__ void tile_load(elem *tile, const act *from, unsigned stride,
+                                                 int first, int end, int D) {
+    constexpr int PIECES = 2 * KD, STEP = THREADS / PIECES;
+    if (THREADS % PIECES == 0) {
+        int piece = threadIdx.x % PIECES * 8, r = threadIdx.x / PIECES;
+        int left = piece < D ? end - first - r : 0;
+        const act *source = from + (size_t)(unsigned)(first + r) * stride + piece;
+        elem *to = tile + r * tile_ld<KD>() + piece;
+#pragma unroll 1
+        for (int at = 0; at < SIZE; at += STEP) {
+            cp_async_16(to, source, left > at);
+            source += (size_t)STEP * stride;
+            to += STEP * tile_ld<KD>();
+        }
+    } else {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < SIZE * PIECES; i += THREADS) {
+            int r = i / PIECES, piece = i % PIECES * 8;
+            cp_async_16(tile + r * tile_ld<KD>() + piece,
+                        from + (size_t)(unsigned)(first + r) * stride + piece,
+                        first + r < end && piece < D);
+        }
     }
-}
-/* Zeros beyond the width, in `rows` rows of consecutive tiles. */
-template <int KD> __device__ static inline void tiles_pad(elem *tiles, int rows, int D) {
-    if (D == 16 * KD) return;
-    for (int r = threadIdx.x; r < rows; r += THREADS)
-        *(uint4 *)(tiles + r * tile_ld<KD>() + D) = make_uint4(0, 0, 0, 0);
 }
 
 /* The left operand: 16 rows from `rows` on, elements 16·kd … */
@@ -57,6 +68,17 @@ __device__ static __forceinline__ void right_columns(unsigned b[4], const elem *
     int lane = threadIdx.x % WARP;
     ldmatrix_x4_trans(b, rows + lane % 16 * tile_ld<KD>() + 16 * kd + lane / 16 * 8);
 }
+/* Adds a·b to two neighbouring 16 × 8 results, or begins them. */
+__device__ static __forceinline__ void mma_both(float x[2][4], const unsigned a[4],
+                                                const unsigned b[4], bool first) {
+    if (first) {
+        mma_bf16_first(x[0], a, b[0], b[1]);
+        mma_bf16_first(x[1], a, b[2], b[3]);
+    } else {
+        mma_bf16(x[0], a, b[0], b[1]);
+        mma_bf16(x[1], a, b[2], b[3]);
+    }
+}
 /* Two neighbouring 16 × 8 results as the left operand of a product. */
 __device__ static __forceinline__ void as_left(unsigned a[4], const float x[2][4]) {
     a[0] = bf16x2_from(x[0][0], x[0][1]);
@@ -68,7 +90,7 @@ __device__ static __forceinline__ void as_left(unsigned a[4], const float x[2][4
 /* Writes this warp's 16 result rows, times the scales of the lane's two rows: through `rows` of
  * shared memory, which only this warp uses by now, in 16-byte pieces to rows first … end-1. */
 template <int KD>
-__device__ static inline void rows_store(act *to, size_t stride, elem *rows,
+__device__ static inline void rows_store(act *to, unsigned stride, elem *rows,
                                          const float x[2 * KD][4], float scale0, float scale1,
                                          int first, int end, int D) {
     int lane = threadIdx.x % WARP, r = lane / 4, c = lane % 4 * 2;
@@ -80,12 +102,13 @@ __device__ static inline void rows_store(act *to, size_t stride, elem *rows,
         at[8 * tile_ld<KD>() / 2] = bf16x2_from(x[n][2] * scale1, x[n][3] * scale1);
     }
     __syncwarp();
-    int pieces = D / 8;
-    for (int i = lane; i < 16 * pieces; i += WARP) {
-        int row = first + i / pieces, piece = i % pieces;
-        if (row < end)
-            *(uint4 *)(to + row * stride + piece * 8) =
-                *(const uint4 *)(rows + i / pieces * tile_ld<KD>() + piece * 8);
+    constexpr int PIECES = 2 * KD;
+#pragma unroll
+    for (int at = 0; at < 16 * PIECES; at += WARP) {
+        int i = at + lane, piece = i % PIECES, row = first + i / PIECES;
+        if (row < end && piece * 8 < D)
+            *(uint4 *)(to + (size_t)(unsigned)row * stride + piece * 8) =
+                *(const uint4 *)(rows + i / PIECES * tile_ld<KD>() + piece * 8);
     }
 }
 

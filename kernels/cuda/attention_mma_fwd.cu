@@ -47,15 +47,14 @@ __global__ static void __launch_bounds__(THREADS, 2)
     TileRows own;
     if (!tile_rows(&own, &t, ROWS)) return;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, h = blockIdx.y;
-    size_t C = (size_t)t.H * t.D;
+    unsigned C = t.H * t.D;
     const act *q = qkv + (size_t)h * t.D;
     int first = row_span(&t, &own, own.first).x, end = row_span(&t, &own, own.end - 1).y;
 
-    tile_load<KD>(queries, q, 3 * C, own.first, own.end, ROWS, t.D);
-    tile_load<KD>(keys, q + C, 3 * C, first, end, TILE, t.D);
-    tile_load<KD>(values, q + 2 * C, 3 * C, first, end, TILE, t.D);
+    tile_load<KD, ROWS>(queries, q, 3 * C, own.first, own.end, t.D);
+    tile_load<KD, TILE>(keys, q + C, 3 * C, first, end, t.D);
+    tile_load<KD, TILE>(values, q + 2 * C, 3 * C, first, end, t.D);
     cp_async_commit();
-    tiles_pad<KD>(queries, ROWS + 4 * TILE, t.D);
 
     int mine = own.first + OWN * warp;
     WarpSpan span = warp_span(&t, &own, mine, OWN);
@@ -75,9 +74,9 @@ __global__ static void __launch_bounds__(THREADS, 2)
 
     for (int k0 = first, turn = 0; k0 < end; k0 += TILE, turn ^= 1) {
         if (k0 + TILE < end) {
-            tile_load<KD>(keys + (turn ^ 1) * TILE * LD, q + C, 3 * C, k0 + TILE, end, TILE, t.D);
-            tile_load<KD>(values + (turn ^ 1) * TILE * LD, q + 2 * C, 3 * C, k0 + TILE, end, TILE,
-                          t.D);
+            int next = (turn ^ 1) * TILE * LD;
+            tile_load<KD, TILE>(keys + next, q + C, 3 * C, k0 + TILE, end, t.D);
+            tile_load<KD, TILE>(values + next, q + 2 * C, 3 * C, k0 + TILE, end, t.D);
         }
         cp_async_commit();
         cp_async_wait<1>();
@@ -96,20 +95,19 @@ __global__ static void __launch_bounds__(THREADS, 2)
                 int key = k0 + SUB * j;
                 bool seen = key < span.any_hi && key + SUB > span.any_lo;
                 bool whole = key >= span.all_lo && key + SUB <= span.all_hi;
+                if (!seen) {
 #pragma unroll
-                for (int m = 0; m < MB; m++)
-#pragma unroll
-                    for (int i = 0; i < 8; i++) s[m][2 * j + i / 4][i % 4] = seen ? 0 : -INFINITY;
-                if (!seen) continue;
+                    for (int i = 0; i < 8 * MB; i++)
+                        s[i / 8][2 * j + i / 4 % 2][i % 4] = -INFINITY;
+                    continue;
+                }
 #pragma unroll
                 for (int kd = 0; kd < KD; kd++) {
                     unsigned b[4];
                     right_rows<KD>(b, k + SUB * j * LD, kd);
 #pragma unroll
-                    for (int m = 0; m < MB; m++) {
-                        mma_bf16(s[m][2 * j], qf[m][kd], b[0], b[1]);
-                        mma_bf16(s[m][2 * j + 1], qf[m][kd], b[2], b[3]);
-                    }
+                    for (int m = 0; m < MB; m++)
+                        mma_both(&s[m][2 * j], qf[m][kd], b, kd == 0);
                 }
                 if (!whole)
 #pragma unroll
@@ -130,10 +128,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
                     unsigned b[4];
                     right_columns<KD>(b, v + SUB * j * LD, kd);
 #pragma unroll
-                    for (int m = 0; m < MB; m++) {
-                        mma_bf16(out[m][2 * kd], p[m], b[0], b[1]);
-                        mma_bf16(out[m][2 * kd + 1], p[m], b[2], b[3]);
-                    }
+                    for (int m = 0; m < MB; m++) mma_both(&out[m][2 * kd], p[m], b, false);
                 }
             }
         }

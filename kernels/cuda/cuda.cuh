@@ -62,7 +62,7 @@ bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N
 void FN(activate)(act *y, const act *x, size_t n, Activation f);
 }
 
-enum { VW = 8, WARP = 32, BLOCK = 256 };
+enum { VW = 8, QUAD = 4, WARP = 32, BLOCK = 256 };
 #define FULL_MASK 0xffffffffu
 
 /* kernel<<<grid, threads, shared>>>(…) on the compute stream; nothing while planning. */
@@ -82,8 +82,26 @@ static inline unsigned launch_size(size_t blocks) {
     assert(blocks < (size_t)1 << 31);
     return (unsigned)blocks;
 }
-/* Blocks for n elements, VW a thread. */
+/* Blocks for n elements, VW or QUAD a thread. */
 static inline size_t blocks_of(size_t n) { return div_up(n, (size_t)VW * BLOCK); }
+static inline size_t quad_blocks_of(size_t n) { return div_up(n, (size_t)QUAD * BLOCK); }
+
+/* Division of numbers below 2^31 by one divisor, as a product (Granlund & Montgomery 1994). */
+typedef struct Divisor {
+    unsigned divisor, factor, shift;
+} Divisor;
+static inline Divisor divisor_of(size_t d) {
+    assert(d >= 1 && d < (size_t)1 << 31);
+    unsigned shift = 0;
+    while ((size_t)1 << shift < d) shift++;
+    Divisor by = {(unsigned)d, (unsigned)((((uint64_t)1 << (31 + shift)) + d - 1) / d), shift};
+    return by;
+}
+__device__ static inline unsigned divided(unsigned n, Divisor by, unsigned *rest) {
+    unsigned q = by.shift ? __umulhi(n, by.factor) >> (by.shift - 1) : n;
+    *rest = n - q * by.divisor;
+    return q;
+}
 
 __host__ __device__ static inline bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
 
@@ -112,24 +130,33 @@ __device__ static inline act act_from(float f) {
 /* f as it would be read back from an act. */
 __device__ static inline float act_round(float f) { return act_value(act_from(f)); }
 
-/* VW floats at p: k > 0 of them count (k >= VW: all), the others are 0 and not touched. */
-__device__ static inline void acc_load(float r[VW], const acc *p, size_t k, bool wide) {
-    if (wide && k >= VW) {
-        float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
-        r[0] = a.x, r[1] = a.y, r[2] = a.z, r[3] = a.w;
-        r[4] = b.x, r[5] = b.y, r[6] = b.z, r[7] = b.w;
+/* N (4 or VW) floats at p: k > 0 of them count (k >= N: all), the others are 0 and not touched.
+ *
+ * Lanes of 8 floats are 32 bytes apart, so that each of their two loads takes half of every sector:
+ * the first-level cache mends a load, nothing mends a store. Where f32 arrays are most of the bytes,
+ * a thread has 4 neighbours. Stores by name: nvcc cuts a store of a uint4 into four where it likes. */
+template <int N = VW>
+__device__ static inline void acc_load(float *r, const acc *p, size_t k, bool wide) {
+    if (wide && k >= N) {
+#pragma unroll
+        for (int i = 0; i < N; i += QUAD) {
+            float4 a = *(const float4 *)(p + i);
+            r[i] = a.x, r[i + 1] = a.y, r[i + 2] = a.z, r[i + 3] = a.w;
+        }
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++) r[j] = j < k ? p[j].v : 0;
+        for (int j = 0; j < N; j++) r[j] = j < k ? p[j].v : 0;
     }
 }
-__device__ static inline void acc_store(acc *p, const float r[VW], size_t k, bool wide) {
-    if (wide && k >= VW) {
-        ((float4 *)p)[0] = make_float4(r[0], r[1], r[2], r[3]);
-        ((float4 *)p)[1] = make_float4(r[4], r[5], r[6], r[7]);
+template <int N = VW>
+__device__ static inline void acc_store(acc *p, const float *r, size_t k, bool wide) {
+    if (wide && k >= N) {
+#pragma unroll
+        for (int i = 0; i < N; i += QUAD)
+            __stwb((float4 *)(p + i), make_float4(r[i], r[i + 1], r[i + 2], r[i + 3]));
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++)
+        for (int j = 0; j < N; j++)
             if (j < k) p[j].v = r[j];
     }
 }
@@ -144,34 +171,48 @@ __device__ static inline unsigned bf16x2_from(float a, float b) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(b), "f"(a));
     return u;
 }
-__device__ static inline void act_load(float r[VW], const act *p, size_t k, bool wide) {
-    if (wide && k >= VW) {
-        uint4 u = *(const uint4 *)p;
-        float2 a = bf16x2_value(u.x), b = bf16x2_value(u.y);
-        float2 c = bf16x2_value(u.z), d = bf16x2_value(u.w);
-        r[0] = a.x, r[1] = a.y, r[2] = b.x, r[3] = b.y;
-        r[4] = c.x, r[5] = c.y, r[6] = d.x, r[7] = d.y;
+template <int N = VW>
+__device__ static inline void act_load(float *r, const act *p, size_t k, bool wide) {
+    if (wide && k >= N) {
+        unsigned u[N / 2];
+        if (N == QUAD)
+            *(uint2 *)u = *(const uint2 *)p;
+        else
+            *(uint4 *)u = *(const uint4 *)p;
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            float2 a = bf16x2_value(u[i]);
+            r[2 * i] = a.x, r[2 * i + 1] = a.y;
+        }
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++) r[j] = j < k ? act_value(p[j]) : 0;
+        for (int j = 0; j < N; j++) r[j] = j < k ? act_value(p[j]) : 0;
     }
 }
-__device__ static inline void act_store(act *p, const float r[VW], size_t k, bool wide) {
-    if (wide && k >= VW) {
-        *(uint4 *)p = make_uint4(bf16x2_from(r[0], r[1]), bf16x2_from(r[2], r[3]),
-                                 bf16x2_from(r[4], r[5]), bf16x2_from(r[6], r[7]));
+template <int N = VW>
+__device__ static inline void act_store(act *p, const float *r, size_t k, bool wide) {
+    if (wide && k >= N) {
+        unsigned u[N / 2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) u[i] = bf16x2_from(r[2 * i], r[2 * i + 1]);
+        if (N == QUAD)
+            __stwb((uint2 *)p, make_uint2(u[0], u[1]));
+        else
+            __stwb((uint4 *)p, make_uint4(u[0], u[1], u[N / 2 - 2], u[N / 2 - 1]));
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++)
+        for (int j = 0; j < N; j++)
             if (j < k) p[j] = act_from(r[j]);
     }
 }
 #else
-__device__ static inline void act_load(float r[VW], const act *p, size_t k, bool wide) {
-    acc_load(r, (const acc *)p, k, wide);
+template <int N = VW>
+__device__ static inline void act_load(float *r, const act *p, size_t k, bool wide) {
+    acc_load<N>(r, (const acc *)p, k, wide);
 }
-__device__ static inline void act_store(act *p, const float r[VW], size_t k, bool wide) {
-    acc_store((acc *)p, r, k, wide);
+template <int N = VW>
+__device__ static inline void act_store(act *p, const float *r, size_t k, bool wide) {
+    acc_store<N>((acc *)p, r, k, wide);
 }
 #endif
 
@@ -215,15 +256,16 @@ __device__ static inline size_t columns_first(void) {
 }
 /* parts[chunk, N] = the sums over the block's teams; every thread takes part. */
 __device__ static inline void columns_store(float *parts, const float sum[VW], size_t N) {
-    __shared__ float shared[COLUMN_TEAMS][WARP][VW + 1];
+    /* a row and a column of it each meet every bank once */
+    __shared__ float shared[COLUMN_TEAMS][VW][WARP + 4];
     static_assert(WARP * VW == WARP * COLUMN_TEAMS, "a thread a column");
 #pragma unroll
-    for (int j = 0; j < VW; j++) shared[threadIdx.x / WARP][threadIdx.x % WARP][j] = sum[j];
+    for (int j = 0; j < VW; j++) shared[threadIdx.x / WARP][j][threadIdx.x % WARP] = sum[j];
     __syncthreads();
     size_t out = (size_t)blockIdx.x * WARP * VW + threadIdx.x;
     if (out >= N) return;
     float total = 0;
-    for (int r = 0; r < COLUMN_TEAMS; r++) total += shared[r][threadIdx.x / VW][threadIdx.x % VW];
+    for (int r = 0; r < COLUMN_TEAMS; r++) total += shared[r][threadIdx.x % VW][threadIdx.x / VW];
     parts[blockIdx.y * N + out] = total;
 }
 #endif

@@ -12,22 +12,34 @@ __device__ static inline size_t position(const int32_t *keep, size_t b, size_t i
 typedef struct PatchPiece {
     size_t patch, b, top, left, y, x0;
 } PatchPiece;
+/* What a thread's number is divided by: pieces of a line, lines of a patch, patches of a sample,
+ * patches side by side. */
+typedef struct PatchGrid {
+    Divisor pieces, lines, patches, across;
+} PatchGrid;
 
-__device__ static inline bool patch_piece(PatchPiece *t, const int32_t *keep, size_t B, size_t S,
-                                          size_t P, size_t n) {
-    size_t pieces = (P + VW - 1) / VW, i = thread_index();
-    t->x0 = i % pieces * VW;
-    t->y = i / pieces % P;
-    t->patch = i / pieces / P;
-    if (t->patch >= B * n) return false;
-    t->b = t->patch / n;
-    size_t at = position(keep, t->b, t->patch % n, n);
-    t->top = at / (S / P) * P;
-    t->left = at % (S / P) * P;
+__device__ static inline bool patch_piece(PatchPiece *t, const int32_t *keep, PatchGrid g,
+                                          size_t B, size_t P, size_t n) {
+    unsigned piece, line, i, column;
+    unsigned patch = divided(divided((unsigned)thread_index(), g.pieces, &piece), g.lines, &line);
+    if (patch >= B * n) return false;
+    t->x0 = piece * VW;
+    t->y = line;
+    t->patch = patch;
+    t->b = divided(patch, g.patches, &i);
+    t->top = divided((unsigned)position(keep, t->b, i, n), g.across, &column) * P;
+    t->left = column * P;
     return true;
 }
+static PatchGrid patch_grid(size_t S, size_t P, size_t n) {
+    PatchGrid g = {divisor_of(div_up(P, (size_t)VW)), divisor_of(P), divisor_of(n),
+                   divisor_of(S / P)};
+    return g;
+}
 static size_t patch_blocks(size_t B, size_t P, size_t n) {
-    return div_up(B * n * P * div_up(P, (size_t)VW), BLOCK);
+    size_t pieces = B * n * P * div_up(P, (size_t)VW);
+    assert(pieces < (size_t)1 << 31);
+    return div_up(pieces, BLOCK);
 }
 
 /* value = u·scale + shift */
@@ -36,10 +48,10 @@ typedef struct PixelMap {
 } PixelMap;
 
 __global__ static void patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep,
-                                  PixelMap map, size_t B, size_t S, size_t P, size_t n, bool wide,
-                                  bool wide_pixels) {
+                                  PixelMap map, PatchGrid g, size_t B, size_t S, size_t P,
+                                  size_t n, bool wide, bool wide_pixels) {
     PatchPiece t;
-    if (!patch_piece(&t, keep, B, S, P, n)) return;
+    if (!patch_piece(&t, keep, g, B, P, n)) return;
     size_t k = P - t.x0;
     const uint8_t *from = pixels + ((t.b * S + t.top + t.y) * S + t.left + t.x0) * 3;
     uint8_t raw[3 * VW];
@@ -76,14 +88,15 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
     }
     bool wide = P % VW == 0 && aligned16(patches);
     bool wide_pixels = P % VW == 0 && S % VW == 0 && (uintptr_t)pixels % 8 == 0;
-    LAUNCH(patches_u8, patch_blocks(B, P, n), BLOCK, 0, patches, pixels, keep, map, B, S, P, n,
-           wide, wide_pixels);
+    LAUNCH(patches_u8, patch_blocks(B, P, n), BLOCK, 0, patches, pixels, keep, map,
+           patch_grid(S, P, n), B, S, P, n, wide, wide_pixels);
 }
 
-__global__ static void patches_f32(act *patches, const float *images, const int32_t *keep, size_t B,
-                                   size_t S, size_t P, size_t n, bool wide) {
+__global__ static void patches_f32(act *patches, const float *images, const int32_t *keep,
+                                   PatchGrid g, size_t B, size_t S, size_t P, size_t n,
+                                   bool wide) {
     PatchPiece t;
-    if (!patch_piece(&t, keep, B, S, P, n)) return;
+    if (!patch_piece(&t, keep, g, B, P, n)) return;
     size_t k = P - t.x0;
 #pragma unroll
     for (int c = 0; c < 3; c++) {
@@ -98,51 +111,59 @@ void FN(patches_f32)(act *patches, const float *images, const int32_t *keep, siz
                      size_t P, size_t n) {
     GPU_TIMER(patches_f32, 0, 3 * B * n * P * P * (4 + sizeof(act)));
     bool wide = P % VW == 0 && S % VW == 0 && aligned16(patches) && aligned16(images);
-    LAUNCH(patches_f32, patch_blocks(B, P, n), BLOCK, 0, patches, images, keep, B, S, P, n, wide);
+    LAUNCH(patches_f32, patch_blocks(B, P, n), BLOCK, 0, patches, images, keep,
+           patch_grid(S, P, n), B, S, P, n, wide);
 }
 
 /* ---- forward ---- */
 
+/* A thread has QUAD columns of a row; `pieces` of a row, `tokens` of a sample. */
 __global__ static void image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
-                                       const int32_t *keep, size_t B, size_t n, size_t C,
-                                       bool wide) {
-    size_t pieces = (C + VW - 1) / VW, t = thread_index();
-    size_t row = t / pieces, c = t % pieces * VW, k = C - c;
+                                       const int32_t *keep, Divisor pieces, Divisor tokens,
+                                       size_t B, size_t n, size_t C, bool wide) {
+    unsigned piece, i;
+    size_t row = divided((unsigned)thread_index(), pieces, &piece), c = piece * QUAD, k = C - c;
     if (row >= B * (1 + n)) return;
-    size_t b = row / (1 + n), i = row % (1 + n), at = 0;
-    float v[VW], p[VW];
+    size_t b = divided((unsigned)row, tokens, &i), at = 0;
+    float v[QUAD], p[QUAD];
     if (i == 0) {
-        acc_load(v, cls + c, k, wide);
+        acc_load<QUAD>(v, cls + c, k, wide);
     } else {
-        act_load(v, tok + (b * n + i - 1) * C + c, k, wide);
+        act_load<QUAD>(v, tok + (b * n + i - 1) * C + c, k, wide);
         at = 1 + position(keep, b, i - 1, n);
     }
-    acc_load(p, pos + at * C + c, k, wide);
+    acc_load<QUAD>(p, pos + at * C + c, k, wide);
 #pragma unroll
-    for (int j = 0; j < VW; j++) v[j] += p[j];
-    act_store(x + row * C + c, v, k, wide);
+    for (int j = 0; j < QUAD; j++) v[j] += p[j];
+    act_store<QUAD>(x + row * C + c, v, k, wide);
 }
 
 void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
     GPU_TIMER(image_embed_fwd, B * (1 + n) * C, B * (1 + n) * C * 2 * sizeof(act));
     bool wide = C % VW == 0 && aligned16(x) && aligned16(tok) && aligned16(cls) && aligned16(pos);
-    LAUNCH(image_embed_fwd, div_up(B * (1 + n) * div_up(C, (size_t)VW), BLOCK), BLOCK, 0, x, tok,
-           cls, pos, keep, B, n, C, wide);
+    size_t pieces = div_up(C, (size_t)QUAD), all = B * (1 + n) * pieces;
+    assert(all < (size_t)1 << 31);
+    LAUNCH(image_embed_fwd, div_up(all, BLOCK), BLOCK, 0, x, tok, cls, pos, keep,
+           divisor_of(pieces), divisor_of(1 + n), B, n, C, wide);
 }
 
 /* A block a sequence. */
 __global__ static void text_embed_fwd(act *x, const int32_t *ids, const int32_t *start,
-                                      const acc *table, const acc *pos, size_t C, bool wide) {
-    size_t first = start[blockIdx.x], end = start[blockIdx.x + 1], pieces = (C + VW - 1) / VW;
-    for (size_t t = threadIdx.x; t < (end - first) * pieces; t += blockDim.x) {
-        size_t i = t / pieces, c = t % pieces * VW, k = C - c;
-        float v[VW], p[VW];
-        acc_load(v, table + (size_t)ids[first + i] * C + c, k, wide);
-        acc_load(p, pos + i * C + c, k, wide);
+                                      const acc *table, const acc *pos, Divisor pieces, size_t C,
+                                      bool wide) {
+    size_t first = start[blockIdx.x];
+    unsigned all = (start[blockIdx.x + 1] - (unsigned)first) * pieces.divisor;
+#pragma unroll 2
+    for (unsigned t = threadIdx.x; t < all; t += blockDim.x) {
+        unsigned piece, i = divided(t, pieces, &piece);
+        size_t c = piece * QUAD, k = C - c;
+        float v[QUAD], p[QUAD];
+        acc_load<QUAD>(v, table + (size_t)ids[first + i] * C + c, k, wide);
+        acc_load<QUAD>(p, pos + i * C + c, k, wide);
 #pragma unroll
-        for (int j = 0; j < VW; j++) v[j] += p[j];
-        act_store(x + (first + i) * C + c, v, k, wide);
+        for (int j = 0; j < QUAD; j++) v[j] += p[j];
+        act_store<QUAD>(x + (first + i) * C + c, v, k, wide);
     }
 }
 
@@ -150,7 +171,8 @@ void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const 
                         const acc *pos, size_t B, size_t rows, size_t C) {
     GPU_TIMER(text_embed_fwd, rows * C, rows * C * (sizeof(acc) + sizeof(act)));
     bool wide = C % VW == 0 && aligned16(x) && aligned16(table) && aligned16(pos);
-    LAUNCH(text_embed_fwd, B, BLOCK, 0, x, ids, start, table, pos, C, wide);
+    LAUNCH(text_embed_fwd, B, BLOCK, 0, x, ids, start, table, pos,
+           divisor_of(div_up(C, (size_t)QUAD)), C, wide);
 }
 
 /* ---- rows sorted by key ---- (least digit first, stable: equal keys stay in the order of their
@@ -258,27 +280,27 @@ enum { CHUNK = 32 };
 __global__ static void run_sums(acc *table, float *parts, const act *dx, const uint32_t *keys,
                                 const uint32_t *rows, size_t n, size_t C, bool wide) {
     size_t first = (size_t)blockIdx.x * CHUNK, end = min(n, first + CHUNK);
-    for (size_t c = threadIdx.x * VW; c < C; c += (size_t)blockDim.x * VW) {
+    for (size_t c = threadIdx.x * QUAD; c < C; c += (size_t)blockDim.x * QUAD) {
         bool carried = first > 0 && keys[first - 1] == keys[first];
-        float sum[VW] = {0}, v[VW];
+        float sum[QUAD] = {0}, v[QUAD];
         for (size_t i = first; i < end; i++) {
             uint32_t key = keys[i];
-            act_load(v, dx + (size_t)rows[i] * C + c, C - c, wide);
+            act_load<QUAD>(v, dx + (size_t)rows[i] * C + c, C - c, wide);
 #pragma unroll
-            for (int j = 0; j < VW; j++) sum[j] += v[j];
+            for (int j = 0; j < QUAD; j++) sum[j] += v[j];
             bool goes_on = i + 1 < n && keys[i + 1] == key;
             if (goes_on && i + 1 < end) continue;
             acc *into = table + (size_t)key * C + c;
             if (carried || goes_on)
                 into = (acc *)parts + (2 * blockIdx.x + !carried) * C + c;
             else {
-                acc_load(v, into, C - c, wide);
+                acc_load<QUAD>(v, into, C - c, wide);
 #pragma unroll
-                for (int j = 0; j < VW; j++) sum[j] += v[j];
+                for (int j = 0; j < QUAD; j++) sum[j] += v[j];
             }
-            acc_store(into, sum, C - c, wide);
+            acc_store<QUAD>(into, sum, C - c, wide);
 #pragma unroll
-            for (int j = 0; j < VW; j++) sum[j] = 0;
+            for (int j = 0; j < QUAD; j++) sum[j] = 0;
             carried = false;
         }
     }
@@ -293,20 +315,20 @@ __global__ static void run_joins(acc *table, const float *parts, const uint32_t 
     if (keys[next] != key || (first > 0 && keys[first] == key && keys[first - 1] == key)) return;
     size_t last = blockIdx.x + 1; /* the last chunk with rows of this run */
     while ((last + 1) * CHUNK < n && keys[(last + 1) * CHUNK] == key) last++;
-    for (size_t c = threadIdx.x * VW; c < C; c += (size_t)blockDim.x * VW) {
+    for (size_t c = threadIdx.x * QUAD; c < C; c += (size_t)blockDim.x * QUAD) {
         acc *into = table + (size_t)key * C + c;
-        float sum[VW], own[VW], v[VW];
-        acc_load(sum, (const acc *)parts + (2 * blockIdx.x + 1) * C + c, C - c, wide);
+        float sum[QUAD], own[QUAD], v[QUAD];
+        acc_load<QUAD>(sum, (const acc *)parts + (2 * blockIdx.x + 1) * C + c, C - c, wide);
 #pragma unroll 4
         for (size_t k = blockIdx.x + 1; k <= last; k++) {
-            acc_load(v, (const acc *)parts + 2 * k * C + c, C - c, wide);
+            acc_load<QUAD>(v, (const acc *)parts + 2 * k * C + c, C - c, wide);
 #pragma unroll
-            for (int j = 0; j < VW; j++) sum[j] += v[j];
+            for (int j = 0; j < QUAD; j++) sum[j] += v[j];
         }
-        acc_load(own, into, C - c, wide);
+        acc_load<QUAD>(own, into, C - c, wide);
 #pragma unroll
-        for (int j = 0; j < VW; j++) own[j] += sum[j];
-        acc_store(into, own, C - c, wide);
+        for (int j = 0; j < QUAD; j++) own[j] += sum[j];
+        acc_store<QUAD>(into, own, C - c, wide);
     }
 }
 
@@ -317,19 +339,20 @@ static void add_rows_by_key(acc *table, const act *dx, const uint32_t *keys, int
     bool wide = C % VW == 0 && aligned16(table) && aligned16(dx);
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, chunks * 2 * C * sizeof *parts);
     Sorted s = sort_rows(keys, digits, n);
-    unsigned threads = (unsigned)size_min(BLOCK, round_up(div_up(C, (size_t)VW), WARP));
+    unsigned threads = (unsigned)size_min(BLOCK, round_up(div_up(C, (size_t)QUAD), WARP));
     LAUNCH(run_sums, chunks, threads, 0, table, parts, dx, s.keys, s.rows, n, C, wide);
     LAUNCH(run_joins, chunks, threads, 0, table, parts, s.keys, n, C, wide);
 }
 
 /* ---- backward ---- */
 
-__global__ static void image_tokens_bwd(act *dtok, const act *dx, size_t B, size_t n, size_t C,
-                                        bool wide) {
-    size_t pieces = (C + VW - 1) / VW, t = thread_index(), row = t / pieces, c = t % pieces * VW;
-    if (row >= B * n) return;
+__global__ static void image_tokens_bwd(act *dtok, const act *dx, Divisor pieces, Divisor patches,
+                                        size_t rows, size_t C, bool wide) {
+    unsigned piece, i;
+    size_t row = divided((unsigned)thread_index(), pieces, &piece), c = piece * VW;
+    if (row >= rows) return;
     float v[VW];
-    act_load(v, dx + (row + row / n + 1) * C + c, C - c, wide);
+    act_load(v, dx + (row + divided((unsigned)row, patches, &i) + 1) * C + c, C - c, wide);
     act_store(dtok + row * C + c, v, C - c, wide);
 }
 
@@ -344,8 +367,10 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
     if (!B) return;
     size_t rows = B * (1 + n);
     bool wide = C % VW == 0 && aligned16(dtok) && aligned16(dx);
-    LAUNCH(image_tokens_bwd, div_up(B * n * div_up(C, (size_t)VW), BLOCK), BLOCK, 0, dtok, dx, B, n,
-           C, wide);
+    size_t pieces = div_up(C, (size_t)VW);
+    assert(B * n * pieces < (size_t)1 << 31);
+    LAUNCH(image_tokens_bwd, div_up(B * n * pieces, BLOCK), BLOCK, 0, dtok, dx, divisor_of(pieces),
+           divisor_of(n), B * n, C, wide);
     FN(add_columns)(dcls, dx, (1 + n) * C, B, C);
     if (keep) {
         uint32_t *keys = (uint32_t *)device_scratch(SCRATCH_CAST, rows * sizeof *keys);

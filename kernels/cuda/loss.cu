@@ -12,7 +12,7 @@ __device__ static inline Logit logit(const acc *log_scale, const acc *bias) {
 }
 
 /* max, and the sum of exp(z - max). */
-typedef struct Stats {
+typedef struct __align__(8) Stats {
     float max, sum;
 } Stats;
 
@@ -20,12 +20,15 @@ __device__ static inline Stats stats_start(void) {
     Stats s = {-FLT_MAX, 0};
     return s;
 }
-__device__ static inline void stats_add(Stats *s, float z) {
-    if (z > s->max) {
-        s->sum *= expf(s->max - z);
-        s->max = z;
+/* z[k] of QUAD join in; the others are lowest. */
+__device__ static inline void stats_add(Stats *s, const float z[QUAD]) {
+    float top = fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3]));
+    if (top > s->max) {
+        s->sum *= expf(s->max - top);
+        s->max = top;
     }
-    s->sum += expf(z - s->max);
+    s->sum += (expf(z[0] - s->max) + expf(z[1] - s->max)) +
+              (expf(z[2] - s->max) + expf(z[3] - s->max));
 }
 __device__ static inline Stats stats_joined(Stats a, Stats b) {
     float m = fmaxf(a.max, b.max);
@@ -49,16 +52,16 @@ __global__ static void __launch_bounds__(BLOCK)
     Logit l = logit(log_scale, bias);
     size_t i = blockIdx.x;
     Stats s = stats_start();
-    for (size_t j = (size_t)threadIdx.x * VW; j < m; j += BLOCK * VW) {
-        float c[VW];
-        acc_load(c, cos + i * m + j, m - j, wide);
+    size_t match = i + (size_t)diag; /* past the end where it is not in this tile */
+    for (size_t j = (size_t)threadIdx.x * QUAD; j < m; j += BLOCK * QUAD) {
+        float z[QUAD];
+        acc_load<QUAD>(z, cos + i * m + j, m - j, wide);
 #pragma unroll
-        for (int u = 0; u < VW; u++) {
-            if (j + u >= m) continue;
-            float z = l.scale * c[u] + l.bias;
-            stats_add(&s, z);
-            if ((ptrdiff_t)(j + u) == (ptrdiff_t)i + diag) positive[i].v = z;
+        for (int u = 0; u < QUAD; u++) {
+            z[u] = j + u < m ? l.scale * z[u] + l.bias : -FLT_MAX;
+            if (j + u == match) positive[i].v = z[u];
         }
+        stats_add(&s, z);
     }
 #pragma unroll
     for (int d = WARP / 2; d; d /= 2) {
@@ -80,8 +83,14 @@ __global__ static void col_partials(Stats *parts, const acc *cos, const acc *log
     if (j >= m) return;
     Logit l = logit(log_scale, bias);
     Stats s = stats_start();
-#pragma unroll 8
-    for (size_t i = first; i < end; i++) stats_add(&s, l.scale * cos[i * m + j].v + l.bias);
+#pragma unroll 2
+    for (size_t i = first; i < end; i += QUAD) {
+        float z[QUAD];
+#pragma unroll
+        for (int u = 0; u < QUAD; u++)
+            z[u] = i + u < end ? l.scale * cos[(i + u) * m + j].v + l.bias : -FLT_MAX;
+        stats_add(&s, z);
+    }
     parts[blockIdx.y * m + j] = s;
 }
 
@@ -167,7 +176,7 @@ void FN(clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc 
 /* What a walk over a tile sums up. */
 enum { SUM_SCALE, SUM_BIAS, SUM_LOSS, SUMS };
 
-/* A block walks over every gridDim-th row; parts[blocks, SUMS]. row_lse NULL: SigLIP. */
+/* A block walks over every gridDim-th row; parts[SUMS, blocks]. row_lse NULL: SigLIP. */
 __global__ static void __launch_bounds__(BLOCK)
     tile_grad(acc *cos, float *parts, const acc *row_lse, const acc *col_lse, const acc *log_scale,
               const acc *bias, size_t n, size_t m, ptrdiff_t diag, float weight, bool wide) {
@@ -175,15 +184,16 @@ __global__ static void __launch_bounds__(BLOCK)
     Logit l = logit(log_scale, bias);
     float sums[SUMS] = {0};
     for (size_t i = blockIdx.x; i < n; i += gridDim.x) {
+        size_t match = i + (size_t)diag;
         float lse = row_lse ? row_lse[i].v : 0;
-        for (size_t j = (size_t)threadIdx.x * VW; j < m; j += BLOCK * VW) {
-            float c[VW], col[VW];
-            acc_load(c, cos + i * m + j, m - j, wide);
-            if (row_lse) acc_load(col, col_lse + j, m - j, wide);
+        for (size_t j = (size_t)threadIdx.x * QUAD; j < m; j += BLOCK * QUAD) {
+            float c[QUAD], col[QUAD];
+            acc_load<QUAD>(c, cos + i * m + j, m - j, wide);
+            if (row_lse) acc_load<QUAD>(col, col_lse + j, m - j, wide);
 #pragma unroll
-            for (int u = 0; u < VW; u++) {
+            for (int u = 0; u < QUAD; u++) {
                 if (j + u >= m) continue;
-                bool positive = (ptrdiff_t)(j + u) == (ptrdiff_t)i + diag;
+                bool positive = j + u == match;
                 float z = l.scale * c[u] + l.bias, g;
                 if (row_lse) {
                     g = weight * (expf(z - lse) + expf(z - col[u]) - (positive ? 2.0f : 0.0f));
@@ -196,12 +206,12 @@ __global__ static void __launch_bounds__(BLOCK)
                 sums[SUM_BIAS] += g;
                 c[u] = l.scale * g;
             }
-            acc_store(cos + i * m + j, c, m - j, wide);
+            acc_store<QUAD>(cos + i * m + j, c, m - j, wide);
         }
     }
     block_sums<SUMS>(sums, shared);
     if (threadIdx.x == 0)
-        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+        for (int k = 0; k < SUMS; k++) parts[k * gridDim.x + blockIdx.x] = sums[k];
 }
 
 __global__ static void __launch_bounds__(BLOCK)
@@ -210,7 +220,7 @@ __global__ static void __launch_bounds__(BLOCK)
     __shared__ float shared[SUMS * BLOCK / WARP];
     float sums[SUMS] = {0};
     for (size_t i = threadIdx.x; i < blocks; i += BLOCK)
-        for (int k = 0; k < SUMS; k++) sums[k] += parts[i * SUMS + k];
+        for (int k = 0; k < SUMS; k++) sums[k] += parts[k * blocks + i];
     block_sums<SUMS>(sums, shared);
     if (threadIdx.x != 0) return;
     dlog_scale->v += expf(log_scale->v) * sums[SUM_SCALE];
@@ -275,7 +285,7 @@ void FN(teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *
            m);
 }
 
-/* A block walks over every gridDim-th row; parts[blocks, SUMS], as in tile_grad. */
+/* A block walks over every gridDim-th row; parts[SUMS, blocks], as in tile_grad. */
 __global__ static void __launch_bounds__(BLOCK)
     soft_grad(acc *cos, float *parts, const acc *t, const acc *row_lse, const acc *col_lse,
               const acc *log_scale, const acc *bias, size_t n, size_t m, float mass, float weight) {
@@ -295,7 +305,7 @@ __global__ static void __launch_bounds__(BLOCK)
     }
     block_sums<SUMS>(sums, shared);
     if (threadIdx.x == 0)
-        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+        for (int k = 0; k < SUMS; k++) parts[k * gridDim.x + blockIdx.x] = sums[k];
 }
 
 void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
@@ -329,7 +339,7 @@ __global__ static void __launch_bounds__(BLOCK)
         }
     block_sums<SUMS>(sums, shared);
     if (threadIdx.x == 0)
-        for (int k = 0; k < SUMS; k++) parts[blockIdx.x * SUMS + k] = sums[k];
+        for (int k = 0; k < SUMS; k++) parts[k * gridDim.x + blockIdx.x] = sums[k];
 }
 
 void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,

@@ -124,15 +124,15 @@ void FN(act_get)(double *host, const act *src, size_t n) {
 }
 
 __global__ static void act_from_acc(act *dst, const acc *src, size_t n, bool wide) {
-    size_t i = thread_index() * VW;
+    size_t i = thread_index() * QUAD;
     if (i >= n) return;
-    float x[VW];
-    acc_load(x, src + i, n - i, wide);
-    act_store(dst + i, x, n - i, wide);
+    float x[QUAD];
+    acc_load<QUAD>(x, src + i, n - i, wide);
+    act_store<QUAD>(dst + i, x, n - i, wide);
 }
 
 void FN(round_acc)(act *dst, const acc *src, size_t n) {
-    LAUNCH(act_from_acc, blocks_of(n), BLOCK, 0, dst, src, n, aligned16(dst) && aligned16(src));
+    LAUNCH(act_from_acc, quad_blocks_of(n), BLOCK, 0, dst, src, n, aligned16(dst) && aligned16(src));
 }
 
 void FN(act_from_acc)(act *dst, const acc *src, size_t n) {

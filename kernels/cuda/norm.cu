@@ -33,7 +33,6 @@ __global__ static void __launch_bounds__(BLOCK)
             act_load(u, r + at + c, C - c, wide);
 #pragma unroll
             for (int j = 0; j < VW; j++) v[i][j] = act_round(v[i][j] + u[j]);
-            act_store(sum + at + c, v[i], C - c, wide);
         }
 #pragma unroll
         for (int j = 0; j < VW; j++) m += v[i][j];
@@ -43,6 +42,7 @@ __global__ static void __launch_bounds__(BLOCK)
     for (int i = 0; i < PIECES; i++) {
         size_t c = (i * TEAM + lane) * VW;
         if (c >= C) break;
+        if (r) act_store(sum + at + c, v[i], C - c, wide);
 #pragma unroll
         for (int j = 0; j < VW; j++)
             if (c + j < C) var += (v[i][j] - m) * (v[i][j] - m);
@@ -141,13 +141,9 @@ __global__ static void __launch_bounds__(BWD_THREADS)
         }
     }
     if (!mine) return;
-    float *out = parts + (size_t)blockIdx.x * 2 * C + c;
-#pragma unroll
-    for (int j = 0; j < VW; j++)
-        if (c + j < C) {
-            out[j] = dw[j];
-            out[C + j] = db[j];
-        }
+    acc *out = (acc *)parts + (size_t)blockIdx.x * 2 * C + c;
+    acc_store(out, dw, C - c, wide);
+    acc_store(out + C, db, C - c, wide);
 }
 
 /* dw[C], db[C] += the partial sums [chunks, 2C], in order. */

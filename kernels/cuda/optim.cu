@@ -15,11 +15,12 @@ __global__ static void __launch_bounds__(BLOCK)
     bool wide = aligned16(x);
     size_t n = group[c.group].trains ? c.size : 0;
     float sum = 0;
-    for (size_t i = threadIdx.x * VW; i < n; i += BLOCK * VW) {
-        float v[VW];
-        acc_load(v, x + i, n - i, wide);
+#pragma unroll 4
+    for (size_t i = threadIdx.x * QUAD; i < n; i += BLOCK * QUAD) {
+        float v[QUAD];
+        acc_load<QUAD>(v, x + i, n - i, wide);
 #pragma unroll
-        for (int j = 0; j < VW; j++) sum += v[j] * v[j];
+        for (int j = 0; j < QUAD; j++) sum += v[j] * v[j];
     }
     block_sums<1>(&sum, shared[0]);
     if (threadIdx.x == 0) {
@@ -87,38 +88,37 @@ typedef struct Bf16 {
     uint16_t bits;
 } Bf16;
 
-__device__ static inline void moment_load(float r[VW], const acc *m, size_t k, bool wide) {
-    acc_load(r, m, k, wide);
+__device__ static inline void moment_load(float r[QUAD], const acc *m, size_t k, bool wide) {
+    acc_load<QUAD>(r, m, k, wide);
 }
-__device__ static inline void moment_load(float r[VW], const Bf16 *m, size_t k, bool wide) {
-    if (wide && k >= VW) {
-        uint4 u = *(const uint4 *)m;
-        const uint32_t w[VW / 2] = {u.x, u.y, u.z, u.w};
+__device__ static inline void moment_load(float r[QUAD], const Bf16 *m, size_t k, bool wide) {
+    if (wide && k >= QUAD) {
+        uint2 u = *(const uint2 *)m;
+        const uint32_t w[QUAD / 2] = {u.x, u.y};
 #pragma unroll
-        for (int j = 0; j < VW; j++)
+        for (int j = 0; j < QUAD; j++)
             r[j] = __uint_as_float(j % 2 ? w[j / 2] & 0xffff0000u : w[j / 2] << 16);
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++) r[j] = j < k ? __uint_as_float((uint32_t)m[j].bits << 16) : 0;
+        for (int j = 0; j < QUAD; j++) r[j] = j < k ? __uint_as_float((uint32_t)m[j].bits << 16) : 0;
     }
 }
-__device__ static inline void moment_store(acc *m, const float r[VW], const uint32_t[VW], int,
+__device__ static inline void moment_store(acc *m, const float r[QUAD], const uint32_t[QUAD], int,
                                            size_t k, bool wide) {
-    acc_store(m, r, k, wide);
+    acc_store<QUAD>(m, r, k, wide);
 }
 /* Rounded at random: the noise's half from bit `shift` on is added below the last kept bit. */
-__device__ static inline void moment_store(Bf16 *m, const float r[VW], const uint32_t noise[VW],
+__device__ static inline void moment_store(Bf16 *m, const float r[QUAD], const uint32_t noise[QUAD],
                                            int shift, size_t k, bool wide) {
-    uint32_t h[VW];
+    uint32_t h[QUAD];
 #pragma unroll
-    for (int j = 0; j < VW; j++)
+    for (int j = 0; j < QUAD; j++)
         h[j] = (__float_as_uint(r[j]) + (noise[j] >> shift & 0xffff)) >> 16;
-    if (wide && k >= VW) {
-        *(uint4 *)m = make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16,
-                                 h[6] | h[7] << 16);
+    if (wide && k >= QUAD) {
+        __stwb((uint2 *)m, make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16));
     } else {
 #pragma unroll
-        for (int j = 0; j < VW; j++)
+        for (int j = 0; j < QUAD; j++)
             if (j < k) m[j].bits = (uint16_t)h[j];
     }
 }
@@ -142,18 +142,20 @@ __global__ static void __launch_bounds__(BLOCK)
     p += c.weights, g += c.weights, m += c.moments, v += c.moments;
     w = w ? w + c.weights : w;
     bool wide = aligned16(p) && aligned16(g) && aligned16(m) && aligned16(v) && aligned16(w);
-    for (size_t i = threadIdx.x * VW; i < c.size; i += BLOCK * VW) {
+    for (size_t i = threadIdx.x * QUAD; i < c.size; i += BLOCK * QUAD) {
         size_t k = c.size - i;
-        float d[VW], m1[VW], v1[VW], p1[VW], zero[VW] = {0};
-        uint32_t noise[VW];
-        acc_load(d, g + i, k, wide);
-        acc_store(g + i, zero, k, wide);
-        if (!o.update) continue;
+        float d[QUAD], m1[QUAD], v1[QUAD], p1[QUAD], zero[QUAD] = {0};
+        uint32_t noise[QUAD];
+        if (!o.update) {
+            acc_store<QUAD>(g + i, zero, k, wide);
+            continue;
+        }
+        acc_load<QUAD>(d, g + i, k, wide);
         moment_load(m1, m + i, k, wide);
         moment_load(v1, v + i, k, wide);
-        acc_load(p1, p + i, k, wide);
+        acc_load<QUAD>(p1, p + i, k, wide);
 #pragma unroll
-        for (int j = 0; j < VW; j++) {
+        for (int j = 0; j < QUAD; j++) {
             float grad = d[j] * o.scale;
             m1[j] = o.keep1 * m1[j] + o.add1 * grad;
             v1[j] = o.keep2 * v1[j] + o.add2 * grad * grad;
@@ -163,8 +165,9 @@ __global__ static void __launch_bounds__(BLOCK)
         }
         moment_store(m + i, m1, noise, 0, k, wide);
         moment_store(v + i, v1, noise, 16, k, wide);
-        acc_store(p + i, p1, k, wide);
-        if (w) act_store(w + i, p1, k, wide);
+        acc_store<QUAD>(p + i, p1, k, wide);
+        acc_store<QUAD>(g + i, zero, k, wide);
+        if (w) act_store<QUAD>(w + i, p1, k, wide);
     }
 }
 
@@ -179,16 +182,16 @@ void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
 }
 
 __global__ static void acc_from_bf16(acc *dst, const Bf16 *src, size_t n, bool wide) {
-    size_t i = thread_index() * VW;
+    size_t i = thread_index() * QUAD;
     if (i >= n) return;
-    float x[VW];
+    float x[QUAD];
     moment_load(x, src + i, n - i, wide);
-    acc_store(dst + i, x, n - i, wide);
+    acc_store<QUAD>(dst + i, x, n - i, wide);
 }
 
 void FN(acc_from_bf16)(acc *dst, const void *src, size_t n) {
     GPU_TIMER(acc_from_bf16, 0, 6 * n);
-    LAUNCH(acc_from_bf16, blocks_of(n), BLOCK, 0, dst, (const Bf16 *)src, n,
+    LAUNCH(acc_from_bf16, quad_blocks_of(n), BLOCK, 0, dst, (const Bf16 *)src, n,
            aligned16(dst) && aligned16(src));
 }
 
@@ -204,35 +207,35 @@ void FN(bf16_from_acc)(void *dst, const acc *src, size_t n) {
 
 __global__ static void __launch_bounds__(BLOCK)
     axpy(acc *y, float alpha, const acc *x, size_t n, bool wide) {
-    size_t i = thread_index() * VW;
+    size_t i = thread_index() * QUAD;
     if (i >= n) return;
-    float a[VW], b[VW];
-    acc_load(a, y + i, n - i, wide);
-    acc_load(b, x + i, n - i, wide);
+    float a[QUAD], b[QUAD];
+    acc_load<QUAD>(a, y + i, n - i, wide);
+    acc_load<QUAD>(b, x + i, n - i, wide);
 #pragma unroll
-    for (int j = 0; j < VW; j++) a[j] += alpha * b[j];
-    acc_store(y + i, a, n - i, wide);
+    for (int j = 0; j < QUAD; j++) a[j] += alpha * b[j];
+    acc_store<QUAD>(y + i, a, n - i, wide);
 }
 
 void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {
     GPU_TIMER(axpy, 2 * n, 12 * n);
-    LAUNCH(axpy, blocks_of(n), BLOCK, 0, y, (float)alpha, x, n, aligned16(x) && aligned16(y));
+    LAUNCH(axpy, quad_blocks_of(n), BLOCK, 0, y, (float)alpha, x, n, aligned16(x) && aligned16(y));
 }
 
 __global__ static void __launch_bounds__(BLOCK)
     ema(acc *avg, const acc *x, float add, size_t n, bool wide) {
-    size_t i = thread_index() * VW;
+    size_t i = thread_index() * QUAD;
     if (i >= n) return;
-    float e[VW], v[VW];
-    acc_load(e, avg + i, n - i, wide);
-    acc_load(v, x + i, n - i, wide);
+    float e[QUAD], v[QUAD];
+    acc_load<QUAD>(e, avg + i, n - i, wide);
+    acc_load<QUAD>(v, x + i, n - i, wide);
 #pragma unroll
-    for (int j = 0; j < VW; j++) e[j] += (v[j] - e[j]) * add;
-    acc_store(avg + i, e, n - i, wide);
+    for (int j = 0; j < QUAD; j++) e[j] += (v[j] - e[j]) * add;
+    acc_store<QUAD>(avg + i, e, n - i, wide);
 }
 
 void FN(ema)(acc *avg, const acc *x, double decay, size_t n) {
     GPU_TIMER(ema, 3 * n, 12 * n);
-    LAUNCH(ema, blocks_of(n), BLOCK, 0, avg, x, (float)(1 - decay), n,
+    LAUNCH(ema, quad_blocks_of(n), BLOCK, 0, avg, x, (float)(1 - decay), n,
            aligned16(x) && aligned16(avg));
 }
