@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The profile of the layer that runs CUDA on the CPU (tests/cuda_on_cpu/profile.h): accesses whose sectors, wavefronts and lanes are
-# known are counted exactly. Prints cmocka's lines.
+# known are counted exactly; and the product's kernels stay near the least sectors and wavefronts. Prints cmocka's lines.
 . tests/support.sh cuda_profile
 bin=$(dirname "$clipc")/tests
 export CUDAEMU_QUIET=1
@@ -67,7 +67,65 @@ table() {
     grep -q '^words_2 ' "$dir/table" && grep -q '2.00 times the least, 2 wavefronts of 1 requests at .*profile.cu:' "$dir/table" || return 1
     CUDAEMU_PROFILE='' "$bin/cudaemu_profile" all 2>"$dir/nothing" && [ ! -s "$dir/nothing" ]
 }
+# Times the least sectors (read, written) and wavefronts that a kernel may need: 1.1, but
+#   layernorm_*   a lane's 8 weights are 32 bytes, in two loads: a sector comes twice, out of the first-level cache
+#   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24), and f32 pixels
+#   sort_*        a warp's digits and its keys go where they belong
+#   *_keys, row_spans   a sequence may begin anywhere
+#   mma_*<6,1>    rows of 176 bytes; tiles whose rows are no power of two are written by quarters of a warp that cross a row's end
+limits() { # profile on stdin, as a table
+    awk '
+        /^kernel, instructions/ { exit }
+        /^[a-z_0-9]+(<[^>]*>)? +[0-9]/ {
+            read = write = shared = 1.1
+            if ($1 ~ /^layernorm_/) read = 1.7
+            if ($1 ~ /^patches_/) read = 3.01
+            if ($1 ~ /(_keys|row_spans)$/) read = write = 1.3
+            if ($1 ~ /^sort_/) read = write = shared = 4
+            if ($1 ~ /<6,1>$/) read = write = shared = 1.15
+            count++
+            if ($9 > read || $10 > write || $12 > shared) {
+                print "too much (read " read ", write " write ", shared " shared " allowed): " $0
+                bad = 1
+            }
+        }
+        END { exit bad || !count }'
+}
+kernels() { # case and sizes…
+    CUDAEMU_PROFILE=1 "$bin/cuda_shapes" "$@" 2>"$dir/table" || return 1
+    limits <"$dir/table" && return
+    cat "$dir/table"
+    return 1
+}
+# what the limits are for shows: the planted accesses are beyond them
+planted() {
+    CUDAEMU_PROFILE=1 "$bin/cudaemu_profile" all 2>"$dir/table" || return 1
+    ! limits <"$dir/table" >"$dir/found" || return 1
+    for kernel in strided misaligned halves words_32 pieces tiles_64; do grep -q ": $kernel " "$dir/found" || return 1; done
+    ! grep -qE ': (coalesced|broadcast|words_33|tiles_72) ' "$dir/found"
+}
 check counts counts
 check lanes lanes
 check table table
+check planted planted
+while read -r name sizes; do
+    # shellcheck disable=SC2086
+    check "$name" kernels $sizes
+done <<'END'
+attention attention 1 197 2 64 0
+attention_50 attention 4 50 2 64 0
+attention_88 attention 1 257 1 88 0
+attention_text attention_text 8 8 77 2 64
+attention_pool attention_pool 4 50 4 64
+layernorm layernorm 1024 512
+layernorm_wide layernorm 512 1280
+l2norm l2norm 32 512
+pointwise pointwise 32 3072
+rows rows 4 50 768
+image image 2 224 32 768
+image_dropout image_dropout 2 224 16 512
+text text 16 8 24 1000 512
+logits logits 64 1024
+optim optim 50000
+END
 exit $failed

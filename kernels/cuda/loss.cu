@@ -27,8 +27,8 @@ __device__ static inline void stats_add(Stats *s, const float z[QUAD]) {
         s->sum *= expf(s->max - top);
         s->max = top;
     }
-    s->sum += (expf(z[0] - s->max) + expf(z[1] - s->max)) +
-              (expf(z[2] - s->max) + expf(z[3] - s->max));
+    s->sum += (__expf(z[0] - s->max) + __expf(z[1] - s->max)) +
+              (__expf(z[2] - s->max) + __expf(z[3] - s->max));
 }
 __device__ static inline Stats stats_joined(Stats a, Stats b) {
     float m = fmaxf(a.max, b.max);
@@ -196,7 +196,7 @@ __global__ static void __launch_bounds__(BLOCK)
                 bool positive = j + u == match;
                 float z = l.scale * c[u] + l.bias, g;
                 if (row_lse) {
-                    g = weight * (expf(z - lse) + expf(z - col[u]) - (positive ? 2.0f : 0.0f));
+                    g = weight * (__expf(z - lse) + __expf(z - col[u]) - (positive ? 2.0f : 0.0f));
                 } else {
                     float y = positive ? 1 : -1, e = expf(-fabsf(z)), yz = y * z;
                     sums[SUM_LOSS] += fmaxf(-yz, 0) + log1pf(e);
