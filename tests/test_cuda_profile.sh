@@ -68,7 +68,8 @@ table() {
     CUDAEMU_PROFILE='' "$bin/cudaemu_profile" all 2>"$dir/nothing" && [ ! -s "$dir/nothing" ]
 }
 # Times the least sectors (read, written) and wavefronts that a kernel may need: 1.1, but
-#   layernorm_*   a lane's 8 weights are 32 bytes, in two loads: a sector comes twice, out of the first-level cache
+#   layernorm_*   a lane's 8 weights are 32 bytes, in two loads: a sector comes twice, out of the first-level cache; its
+#                 weights' gradients are written once a launch
 #   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24), and f32 pixels
 #   sort_*        a warp's digits and its keys go where they belong
 #   *_keys, row_spans   a sequence may begin anywhere
@@ -79,6 +80,7 @@ limits() { # profile on stdin, as a table
         /^[a-z_0-9]+(<[^>]*>)? +[0-9]/ {
             read = write = shared = 1.1
             if ($1 ~ /^layernorm_/) read = 1.7
+            if ($1 == "layernorm_weights") write = 8
             if ($1 ~ /^patches_/) read = 3.01
             if ($1 ~ /(_keys|row_spans)$/) read = write = 1.3
             if ($1 ~ /^sort_/) read = write = shared = 4

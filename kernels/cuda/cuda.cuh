@@ -47,7 +47,7 @@ extern const Kernels FN(kernels);
 /* What several slots are made of. */
 /* dst[n] = src[n], rounded. */
 void FN(round_acc)(act *dst, const acc *src, size_t n);
-/* sum[n] += Σ_c parts[c,n], in the order of c. */
+/* sum[n] += Σ_c parts[c,n], in one order. */
 void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
 Columns FN(columns)(size_t M, size_t N);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
@@ -267,5 +267,20 @@ __device__ static inline void columns_store(float *parts, const float sum[VW], s
     float total = 0;
     for (int r = 0; r < COLUMN_TEAMS; r++) total += shared[r][threadIdx.x % VW][threadIdx.x / VW];
     parts[blockIdx.y * N + out] = total;
+}
+
+/* Σ_c parts[c, i] of parts[chunks, n], for a block of WARP × PART_TEAMS threads: each lane has its
+ * own i, the teams share the chunks. Only the first team gets the sum. */
+enum { PART_TEAMS = 8 };
+__device__ static inline float parts_sum(const float *parts, size_t chunks, size_t n, size_t i) {
+    __shared__ float shared[PART_TEAMS][WARP];
+    float sum = 0;
+#pragma unroll 8
+    for (size_t c = threadIdx.x / WARP; i < n && c < chunks; c += PART_TEAMS)
+        sum += parts[c * n + i];
+    shared[threadIdx.x / WARP][threadIdx.x % WARP] = sum;
+    __syncthreads();
+    for (int t = 1; t < PART_TEAMS; t++) sum += shared[t][threadIdx.x % WARP];
+    return sum;
 }
 #endif

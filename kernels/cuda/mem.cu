@@ -142,17 +142,15 @@ void FN(act_from_acc)(act *dst, const acc *src, size_t n) {
 
 /* ---- sums in a fixed order ---- */
 
-__global__ static void add_partials(acc *sum, const float *parts, size_t chunks, size_t n) {
-    size_t i = thread_index();
-    if (i >= n) return;
-    float s = sum[i].v;
-#pragma unroll 8
-    for (size_t c = 0; c < chunks; c++) s += parts[c * n + i];
-    sum[i].v = s;
+__global__ static void __launch_bounds__(BLOCK)
+    add_partials(acc *sum, const float *parts, size_t chunks, size_t n) {
+    size_t i = (size_t)blockIdx.x * WARP + threadIdx.x % WARP;
+    float s = parts_sum(parts, chunks, n, i);
+    if (threadIdx.x < WARP && i < n) sum[i].v += s;
 }
 
 void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n) {
-    LAUNCH(add_partials, div_up(n, 128), 128, 0, sum, parts, chunks, n);
+    LAUNCH(add_partials, div_up(n, WARP), WARP * PART_TEAMS, 0, sum, parts, chunks, n);
 }
 
 Columns FN(columns)(size_t M, size_t N) {

@@ -80,7 +80,7 @@ void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, con
 
 /* A thread owns VW columns, so that the sums of dw and db stay in its registers; a block walks over
  * its share of the rows, GROUP at a time: their loads are in flight together, and one barrier
- * serves the two sums of each. dw, db: partial sums [blocks, 2C]. */
+ * serves the two sums of each. parts: partial sums of dw and db [blocks, 2, VW, threads]. */
 enum { GROUP = 2, BWD_THREADS = 640 }; /* at most 96 registers */
 __global__ static void __launch_bounds__(BWD_THREADS)
     layernorm_bwd(act *dx, float *parts, act *y, const act *dy, const act *dres, const act *x,
@@ -140,22 +140,24 @@ __global__ static void __launch_bounds__(BWD_THREADS)
             act_store(dx + row * C + c, d, C - c, wide);
         }
     }
-    if (!mine) return;
-    acc *out = (acc *)parts + (size_t)blockIdx.x * 2 * C + c;
-    acc_store(out, dw, C - c, wide);
-    acc_store(out + C, db, C - c, wide);
+    float *out = parts + (size_t)blockIdx.x * 2 * VW * blockDim.x + threadIdx.x;
+#pragma unroll
+    for (int j = 0; j < VW; j++) {
+        out[j * blockDim.x] = dw[j];
+        out[(VW + j) * blockDim.x] = db[j];
+    }
 }
 
-/* dw[C], db[C] += the partial sums [chunks, 2C], in order. */
-__global__ static void layernorm_weights(acc *dw, acc *db, const float *parts, size_t chunks,
-                                         size_t C) {
-    size_t i = thread_index();
-    if (i >= 2 * C) return;
-    acc *into = i < C ? dw + i : db + (i - C);
-    float sum = into->v;
-#pragma unroll 8
-    for (size_t k = 0; k < chunks; k++) sum += parts[k * 2 * C + i];
-    into->v = sum;
+/* dw[C], db[C] += the partial sums [chunks, 2, VW, threads], in order. */
+__global__ static void __launch_bounds__(BLOCK)
+    layernorm_weights(acc *dw, acc *db, const float *parts, size_t chunks, unsigned threads,
+                      size_t C) {
+    unsigned i = blockIdx.x * WARP + threadIdx.x % WARP;
+    float sum = parts_sum(parts, chunks, 2 * VW * threads, i);
+    unsigned j = i / threads;
+    size_t c = i % threads * VW + j % VW;
+    if (threadIdx.x >= WARP || c >= C) return;
+    (j < VW ? dw + c : db + c)->v += sum;
 }
 
 void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const act *dres,
@@ -170,10 +172,12 @@ void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const a
                 aligned16(b) && (!y || aligned16(y)) && (!dres || aligned16(dres));
     size_t resident = (size_t)device_multiprocessors() * size_max(1, 768 / threads);
     size_t chunks = size_min(resident, div_up(rows, 4 * GROUP));
-    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, chunks * 2 * C * sizeof *parts);
+    size_t sums = 2 * VW * threads; /* threads: a multiple of WARP */
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, chunks * sums * sizeof *parts);
     LAUNCH(layernorm_bwd, chunks, (unsigned)threads, 0, dx, parts, y, dy, dres, x, mean, rstd, w, b,
            rows, C, wide);
-    LAUNCH(layernorm_weights, div_up(2 * C, 128), 128, 0, dw, db, parts, chunks, C);
+    LAUNCH(layernorm_weights, sums / WARP, WARP * PART_TEAMS, 0, dw, db, parts, chunks,
+           (unsigned)threads, C);
 }
 
 /* ---- L2 ---- (a warp a row) */
