@@ -18,6 +18,11 @@ train() { # run's name, options…
     "$clipc" train "${pairs[@]}" --batch-size 8 --epochs 1 --name "$name" "$@"
 }
 pack() { denied "$ro/" "$clipc" data pack $golden/pairs.tsv --out "$ro/t" && denied "$ro/" "$clipc" data pack $golden/pairs.tsv --out "$ro/deeper/t"; }
+pack_behind_its_lock() { # the lock was there, the shard cannot be made
+    mkdir "$dir/half" && : >"$dir/half/.t.lock" && chmod 555 "$dir/half" &&
+        refused 1 "Permission denied" obeying "$clipc" data pack $golden/pairs.tsv --out "$dir/half/t" &&
+        [ "$(ls -A "$dir/half")" = .t.lock ]
+}
 embed() { denied "$ro/" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$ro/x.npy"; }
 image() { denied "$ro/" "$clipc" data image $golden/00.jpg --size 32 --out "$ro/x.npy"; }
 logs() { denied "$ro/" "$clipc" train "${pairs[@]}" --batch-size 8 --logs "$ro" --name run; }
@@ -41,11 +46,12 @@ checkpoints() { # a run whose folder is closed half-way: the checkpoints before 
 
 mkdir "$ro" "$dir/sealed" && chmod 555 "$ro" && "$clipc" data pack $golden/pairs.tsv --out "$dir/t" 2>/dev/null
 if [ "$(id -u)" = 0 ] && ! setpriv --bounding-set=-dac_override true 2>/dev/null; then
-    skip "root here, and setpriv cannot drop its rights" the_folder_is_read_only pack embed data_image logs shards cache checkpoints
+    skip "root here, and setpriv cannot drop its rights" the_folder_is_read_only pack pack_behind_its_lock embed data_image logs shards cache checkpoints
     exit 0
 fi
 check the_folder_is_read_only really
 check pack pack
+check pack_behind_its_lock pack_behind_its_lock
 check embed embed
 check data_image image
 check logs logs

@@ -201,25 +201,6 @@ static void test_reading(void **state) {
     check_refused(test_path("read/3.tar"), "No such file");
 }
 
-static void test_options_are_copied(void **state) {
-    (void)state;
-    TarBytes t = {NULL, 0};
-    tar_bytes_text(&t, "0.jpg", "J");
-    tar_bytes_text(&t, "0.words", "of words");
-    tar_bytes_write(&t, "copied.tar");
-    char keys[] = "words";
-    DatasetOptions o = options();
-    o.text_keys = keys;
-    Dataset *d = open_it(test_path("copied.tar"), &o);
-    strcpy(keys, "txt  ");
-    Sample s = {.key = NULL};
-    Error err;
-    assert_true(dataset_read(d, 0, &s, &err));
-    assert_string_equal(s.text, "of words");
-    sample_free(&s);
-    dataset_close(d);
-}
-
 /* Of many shards no more are open than half of what the process may open. */
 static void test_few_descriptors(void **state) {
     (void)state;
@@ -564,17 +545,11 @@ static void test_damaged_frame(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_specifications),
-        cmocka_unit_test(test_reading),
-        cmocka_unit_test(test_few_descriptors),
-        cmocka_unit_test(test_options_are_copied),
-        cmocka_unit_test(test_json_and_labels),
-        cmocka_unit_test(test_index_beside),
-        cmocka_unit_test(test_bad_index),
-        cmocka_unit_test(test_cut_shard),
-        cmocka_unit_test(test_zstd),
-        cmocka_unit_test(test_large_frames),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_specifications),  cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_few_descriptors), cmocka_unit_test(test_json_and_labels),
+        cmocka_unit_test(test_index_beside),    cmocka_unit_test(test_bad_index),
+        cmocka_unit_test(test_cut_shard),       cmocka_unit_test(test_zstd),
+        cmocka_unit_test(test_large_frames),    cmocka_unit_test(test_threads),
         cmocka_unit_test(test_damaged_frame),
     };
     return cmocka_run_group_tests_name("shards", tests, NULL, NULL);
