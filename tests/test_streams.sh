@@ -54,7 +54,12 @@ ranks() { # each reads its share; refused where there are fewer streams
     local run=("${mpirun[@]}" -np 2 "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-num-samples 24
         --batch-size 4 --epochs 1 --logs "$dir" --precision fp32 --comm-timeout 60)
     says 0 "done" "${run[@]}" --train-data "$shards" --name ranks && [ "$(lines ranks)" = 3 ] &&
-        says 1 "1 streams for 2 ranks" "${run[@]}" --train-data "pipe:cat $dir/all.tar" --name few
+        says 1 "1 streams for 2 ranks" "${run[@]}" --train-data "pipe:cat $dir/all.tar" --name few || return 1
+    # in the middle of an epoch, and with another number than before
+    says 0 "done" "${run[@]}" --train-data "$shards" --name shared --epochs 2 --save-frequency-steps 2 || return 1
+    rm -r "$dir"/shared/checkpoints/{epoch_1,epoch_2,step_4,latest}
+    ! train shared "$shards" --batch-size 8 --resume latest >/dev/null && grep -q "read by 2 ranks, now there are 1" "$dir/stderr" &&
+        says 0 "reading over the first" "${run[@]}" --train-data "$shards" --name shared --epochs 2 --resume latest
 }
 failing() { # one of four commands fails: counted, or too much
     local one="pipe:f=$dir/s/t-{000000..000003}.tar; cat \$f; [ \${f##*/} != t-000002.tar ]"

@@ -111,16 +111,17 @@ static char *recent_text(const RecentLosses *r) {
 }
 
 static bool write_state(const char *path, const Params *p, const TrainState *s, Error *err) {
-    char number[4][24];
-    const uint64_t value[4] = {s->step, s->epoch, s->position, s->seed};
-    for (int i = 0; i < 4; i++)
+    char number[5][24];
+    const uint64_t value[5] = {s->step, s->epoch, s->position, s->seed, s->ranks};
+    for (int i = 0; i < 5; i++)
         snprintf(number[i], sizeof number[i], "%llu", (unsigned long long)value[i]);
     char best[METRIC_NAME + 80], *recent = recent_text(&s->recent);
     snprintf(best, sizeof best, "%a %llu %llu %s", s->best.value, (unsigned long long)s->best.step,
              (unsigned long long)s->best.stale, s->best.metric);
-    const char *const meta[] = {"format",        state_format, "step",    number[0], "epoch",
-                                number[1],       "position",   number[2], "seed",    number[3],
-                                "recent_losses", recent,       "best",    best};
+    const char *const meta[] = {"format", state_format, "step",          number[0],
+                                "epoch",  number[1],    "position",      number[2],
+                                "seed",   number[3],    "recent_losses", recent,
+                                "ranks",  number[4],    "best",          best};
     Dtype moments = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
     char(*names)[128] = xcalloc(PARTS * p->count, sizeof *names);
     Tensor *tensors = xcalloc(PARTS * p->count + 1, sizeof *tensors);
@@ -137,7 +138,7 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
     const Param scaling = fp8_param(p);
     shape_of(&tensors[count], &scaling, scaling.name);
     SafetensorsWriter *w =
-        safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 7 : 6);
+        safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 8 : 7);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int part = 0; part < PARTS; part++) {
         const acc *whole = state_block(p, part);
@@ -354,6 +355,7 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
     if (format && !strcmp(format, state_format) && read_counter(st, "step", &s->step) &&
         read_counter(st, "epoch", &s->epoch) && read_counter(st, "position", &s->position) &&
         read_counter(st, "seed", &s->seed)) {
+        if (!read_counter(st, "ranks", &s->ranks)) s->ranks = 0; /* of an older program */
         read_best(st, &s->best);
         read_recent(st, &s->recent);
         return true;

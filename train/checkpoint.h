@@ -28,6 +28,7 @@ typedef struct TrainState {
     uint64_t step;            /* optimiser steps done */
     uint64_t epoch, position; /* next global batch: epoch, samples consumed in it */
     uint64_t seed;
+    uint64_t ranks; /* that shared the data; 0: not known */
     Best best;
     RecentLosses recent;
 } TrainState;

@@ -543,7 +543,9 @@ static void train(Run *r) {
             "%s stands at sample %llu of its epoch, no multiple of this run's global batch "
             "of %zu: choose --batch-size and --accum-freq so that it is, as the run before did",
             r->resume, (unsigned long long)r->state.position, r->global_batch);
+    train_data_check_ranks(r->data, r->comm, r->resume, r->state.ranks);
     build_model(r);
+    r->state.ranks = (uint64_t)r->comm->size;
     make_run_folder(r);
     describe(r);
     Error err;

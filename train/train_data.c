@@ -73,3 +73,12 @@ Transform train_data_transform(const ClipConfig *c) {
     t.gray_prob = opt->gray_scale_prob;
     return t;
 }
+
+void train_data_check_ranks(const Dataset *d, const Comm *comm, const char *resume,
+                            uint64_t ranks) {
+    if (!resume || !dataset_feed(d) || !ranks || ranks == (uint64_t)comm->size) return;
+    comm_die(comm,
+             "%s: streams were read by %llu ranks, now there are %d: go on with as many (or "
+             "--pretrained instead of --resume)",
+             resume, (unsigned long long)ranks, comm->size);
+}

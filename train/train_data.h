@@ -15,4 +15,7 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
 Sampler *train_data_order(const Dataset *d, uint64_t seed, size_t samples, Error *err);
 /* The checkpoint's own transform of evaluation, with the options' augmentation. */
 Transform train_data_transform(const ClipConfig *c);
+/* Dies where a run that goes on from `resume` (or NULL) reads streams by another number of ranks
+ * than before (0: not known). */
+void train_data_check_ranks(const Dataset *d, const Comm *comm, const char *resume, uint64_t ranks);
 #endif
