@@ -75,7 +75,7 @@ CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
 # Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
-CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step uploads ranks
+CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step uploads ranks rank_steps
 CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
 # ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
@@ -195,7 +195,7 @@ $B/obj/cuda/tests/%.o: tests/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (for CUDA)'
 	$Q$(CC) $(CFLAGS) -DTEST_CUDA -c $< -o $@
-$B/tests/cuda_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libclipc.a $B/libcudaemu.a
+$B/tests/cuda_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $(NCCL_PART) $B/libclipc.a $B/libcudaemu.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
@@ -203,10 +203,10 @@ $B/tests/cuda_shapes: $B/obj/cuda/tests/cuda_shapes.o $(CUDA_PARTS) $B/libclipc.
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
-$B/tests/gpu_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $B/libclipc.a
+$B/tests/gpu_%: $B/obj/cuda/tests/test_%.o $(CUDA_SUPPORT) $(CUDA_PARTS) $(if $(NCCL_LIB),$(NCCL_PART)) $B/libclipc.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
-	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(CUDA_LDLIBS) $(LDLIBS)
+	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(NCCL_LIBS) $(CUDA_LDLIBS) $(LDLIBS)
 $B/clipc-cudaemu: $(EXE_OBJ) $(CUDA_PARTS) $(NCCL_PART) $B/libclipc.a $B/libcudaemu.a
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)

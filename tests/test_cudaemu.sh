@@ -33,7 +33,7 @@ for program in correct instructions products; do
     for name in $("$bin/tests/cudaemu_$program"); do check "$name" correct $program "$name"; done
 done
 if [ -x "$bin/tests/cudaemu_ranks" ]; then
-    for name in all_reduce reduce_scatter all_gather_and_broadcast types; do check $name correct_ranks $name; done
+    for name in all_reduce reduce_scatter all_gather_and_broadcast types captured; do check $name correct_ranks $name; done
 else
     skip "NCCL not found" ranks
 fi
@@ -105,6 +105,12 @@ faults_host stream_destroyed 99 a_stream_that_does_not_exist
 faults_host event_destroyed 99 an_event_that_does_not_exist
 faults_host capture_not_joined 2 cudaErrorStreamCaptureUnjoined
 faults_host sync_in_capture 2 cudaErrorStreamCaptureUnsupported
+faults_host sync_of_joined_stream 2 cudaErrorStreamCaptureUnsupported
+faults_host query_of_captured_event 2 cudaErrorCapturedEvent
+faults_host spoilt_capture 2 cudaErrorStreamCaptureInvalidated
+faults_host end_by_joined_stream 2 cudaErrorStreamCaptureUnmatched
+faults_host event_of_ended_capture 2 cudaErrorStreamCaptureIsolation
+faults_host event_from_outside_capture 2 cudaErrorStreamCaptureIsolation
 faults_host allocation_in_capture 2 cudaErrorStreamCaptureUnsupported
 faults_host pinning_in_capture 2 cudaErrorStreamCaptureUnsupported
 faults_host query_in_capture 2 cudaErrorStreamCaptureUnsupported
@@ -125,5 +131,10 @@ ranks rank_late 2 rank_1_did_not_come_in_time CUDAEMU_TIMEOUT=1
 ranks rank_aborts 2 rank_1_has_aborted
 ranks buffers_overlap 99 the_buffers_overlap
 ranks gather_past_buffer 99 ncclAllGather
+ranks captured_by_one_rank 2 or_in_another_graph
+ranks another_graph 2 or_in_another_graph
+ranks collective_not_joined 2 cudaErrorStreamCaptureUnjoined
+ranks graph_outlives_communicator 99 a_graph_still_holds
+ranks rank_dies_in_replay 2 rank_1_is_dead
 END
 exit $failed

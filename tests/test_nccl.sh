@@ -28,12 +28,12 @@ start_rank() { # run's name, rank, options…
     rank[r]=$!
 }
 export MASTER_ADDR=localhost
-# Three ranks, up to step 3.
+# Three ranks; up to step 5: what is recorded, is played back then.
 start() {
     port=$(free_port)
     rank=()
     for r in 0 1 2; do start_rank "$1" $r; done
-    await "${rank[0]}" has_lines "$1" 3 || { echo "did not come to step 3"; return 1; }
+    await "${rank[0]}" has_lines "$1" 5 || { echo "did not come to step 5"; return 1; }
 }
 # Waits for the ranks $2… at most $1 seconds; their exit codes in codes[].
 finish() {
@@ -63,9 +63,15 @@ stopped_rank() { # nobody sees it but the watchdog
         grep -hE "clipc: rank [02]: step [0-9]+: (all_reduce|all_gather|reduce_scatter) has waited" "$dir"/[02].err |
         grep -q "for rank 1 (process ${rank[1]}, stopped"
 }
-sigterm_to_one_rank() {
-    start ended && kill -TERM "${rank[2]}" && finish $slack 0 1 2 && [ "${codes[*]}" = "0 0 0" ] &&
-        [ -d "$dir/ended/checkpoints/step_$(lines ended)" ]
+sigterm_to_one_rank() { # all end after the same step, and go on from there
+    local n
+    start ended && kill -TERM "${rank[2]}" && finish $slack 0 1 2 && [ "${codes[*]}" = "0 0 0" ] || return 1
+    n=$(lines ended)
+    [ -d "$dir/ended/checkpoints/step_$n" ] && grep -q "stopped by a signal to another rank after step $n and saved" "$dir/0.err" || return 1
+    port=$(free_port)
+    for r in 0 1 2; do start_rank ended $r --resume latest --max-steps $((n + 3)); done
+    finish $slack 0 1 2 && [ "${codes[*]}" = "0 0 0" ] && [ "$(lines ended)" = $((n + 3)) ] &&
+        tail -n 1 "$dir/ended/metrics.jsonl" | grep -q "\"step\": *$((n + 3))\b"
 }
 rank_that_does_not_come() {
     port=$(free_port)

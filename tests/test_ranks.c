@@ -2,109 +2,24 @@
  * gradient, every weight after the last one. The ranks are processes: CPU ranks under mpirun, GPU
  * ranks started as torchrun, SLURM or mpirun would. */
 #include "tests/support.h"
+#include "tests/support_ranks.h"
 #include "data/safetensors.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #define GOLDEN "tests/golden/openclip"
 
-/* How the ranks come to know of each other. */
-typedef enum { BY_MPI, BY_TORCHRUN, BY_SLURM } Launcher;
-
-#if defined TEST_CUDA
-static const Launcher usual = BY_TORCHRUN;
-#else
-static const Launcher usual = BY_MPI;
-#endif
-
-enum { STEPS = 10, GLOBAL = 12, RANKS_MOST = 4 };
-
-/* On the layer: streams at once, only as far as somebody waits, in random turns
- * (cuda_on_cpu/emu.h).
- */
-static const int stream_order[] = {[BY_TORCHRUN] = 0, [BY_SLURM] = 1, [BY_MPI] = 2};
-
-static bool have_mpirun;
-static int ranks_possible; /* on this machine; why_not: more */
-static const char *why_not;
-
-static bool shell(const char *line) { return system(line) == 0; }
-
-/* The program that has the backend under test. */
-static const char *program(void) {
-    static char path[4096];
-    const char *clipc = getenv("CLIPC");
-    const char *kind = !strncmp(program_invocation_short_name, "cuda_", 5)  ? "-cudaemu"
-                       : !strncmp(program_invocation_short_name, "gpu_", 4) ? "-cuda"
-                                                                            : "";
-    snprintf(path, sizeof path, "%s%s", clipc ? clipc : "build/clipc", kind);
-    return path;
-}
-
-/* A port that nobody uses, for MASTER_PORT; the one after it is for the ranks. */
-static int free_port(void) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t size = sizeof a;
-    int s = socket(AF_INET, SOCK_STREAM, 0);
-    assert_true(s >= 0 && !bind(s, (struct sockaddr *)&a, size) &&
-                !getsockname(s, (struct sockaddr *)&a, &size));
-    close(s);
-    return ntohs(a.sin_port) - 1;
-}
-
-/* One shell line that runs the command on so many ranks (0: alone) and fails where one of them
- * does; the output of rank 0 goes to `out`. */
-static void launch_line(char *line, size_t room, Launcher by, int ranks, const char *command,
-                        const char *out) {
-    size_t at = 0;
-    if (!ranks || by == BY_MPI) {
-        char launcher[100] = "";
-        if (ranks)
-            snprintf(launcher, sizeof launcher,
-                     "mpirun --allow-run-as-root --oversubscribe --bind-to none -np %d ", ranks);
-        snprintf(line, room, "%s%s >'%s' 2>'%s'", launcher, command, out, test_path("stderr"));
-        return;
-    }
-    int port = free_port();
-    for (int r = 0; r < ranks; r++) {
-        char variables[200];
-        snprintf(variables, sizeof variables,
-                 by == BY_SLURM ? "SLURM_PROCID=%d SLURM_NTASKS=%d SLURM_LOCALID=%d MASTER_PORT=%d"
-                                : "RANK=%d WORLD_SIZE=%d LOCAL_RANK=%d MASTER_PORT=%d",
-                 r, ranks, r, port);
-        at += (size_t)snprintf(
-            line + at, room - at, "MASTER_ADDR=localhost %s %s >'%s' 2>%s'%s' & p%d=$!; ",
-            variables, command, r ? "/dev/null" : out, r ? ">" : "", test_path("stderr"), r);
-    }
-    at += (size_t)snprintf(line + at, room - at, "bad=0");
-    for (int r = 0; r < ranks; r++)
-        at += (size_t)snprintf(line + at, room - at, "; wait $p%d || bad=1", r);
-    snprintf(line + at, room - at, "; [ $bad = 0 ]");
-}
+enum { STEPS = 10, GLOBAL = 12 };
 
 /* The program under `ranks` ranks (0: alone, no launcher); what it says goes to a file. */
 static bool clipc(Launcher by, int ranks, const char *args, const char *out) {
-    static char line[1 << 16];
     char command[9000];
-    snprintf(command, sizeof command,
-             "env OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=%d "
-             "CUDAEMU_ASYNC=%d %s %s",
-             RANKS_MOST, stream_order[by], program(), args);
-    launch_line(line, sizeof line, by, ranks, command, out);
-    if (shell(line)) return true;
-    char *said = test_read_file(test_path("stderr"), NULL);
-    print_error("%s\n%s\n", line, said);
-    free(said);
-    return false;
+    snprintf(command, sizeof command, "%s %s", test_program(), args);
+    return ranks_run(by, ranks, command, out);
 }
 
 /* Into the run folder `name`; every checkpoint stays. With the usual eps of 1e-6 Adam would turn
@@ -125,7 +40,7 @@ static void train(int ranks, int accum, const char *name, const char *options) {
     char more[300];
     snprintf(more, sizeof more, "--batch-size %d --accum-freq %d %s",
              GLOBAL / accum / (ranks ? ranks : 1), accum, options);
-    train_by(usual, ranks, name, more);
+    train_by(ranks_usual, ranks, name, more);
 }
 
 static char *in_run(const char *name, const char *file) {
@@ -224,12 +139,6 @@ static void compare_within(const char *got, const char *want, double most) {
 
 static void compare(const char *got, const char *want) { compare_within(got, want, 1e-5); }
 
-static void need_ranks(const char *test, int ranks) {
-    if (ranks <= ranks_possible) return;
-    print_message("SKIP: %s: %s\n", test, why_not);
-    skip();
-}
-
 static void test_two(void **state) {
     (void)state;
     need_ranks("two_ranks", 2);
@@ -264,7 +173,7 @@ static void test_sharded(void **state) {
                  "cd '%s' && cmp two/checkpoints/latest/%s.safetensors "
                  "sharded_two/checkpoints/latest/%s.safetensors",
                  test_path("logs"), file, file);
-        assert_true(shell(line));
+        assert_true(test_shell(line));
     }
     train(3, 2, "sharded", "--shard-optimizer --grad-clip-norm 1");
     train(0, 1, "clipped", "--grad-clip-norm 1");
@@ -289,7 +198,7 @@ static void test_sharded_masters(void **state) {
     train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer");
     char *dir = in_run("sharded_bf16", "checkpoints");
     snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
-    assert_true(shell(line));
+    assert_true(test_shell(line));
     free(dir);
     train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer --resume latest");
     for (int state_file = 0; state_file < 2; state_file++) {
@@ -298,7 +207,7 @@ static void test_sharded_masters(void **state) {
                  "cd '%s' && cmp bf16/checkpoints/latest/%s.safetensors "
                  "sharded_bf16/checkpoints/latest/%s.safetensors",
                  test_path("logs"), file, file);
-        assert_true(shell(line));
+        assert_true(test_shell(line));
     }
     train(3, 2, "sharded_three", "--precision amp_bf16 --shard-optimizer");
     compare_within("sharded_three", "bf16", 5e-2);
@@ -321,7 +230,7 @@ static void test_resume(void **state) {
     train(4, 1, "moved", "");
     char *dir = in_run("moved", "checkpoints");
     snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
-    assert_true(shell(line));
+    assert_true(test_shell(line));
     free(dir);
     train(2, 1, "moved", "--resume latest --shard-optimizer");
     compare("moved", "one");
@@ -348,7 +257,7 @@ static void test_slurm(void **state) {
 static void test_mpirun(void **state) {
     (void)state;
     need_ranks("id_by_mpi", 2);
-    if (!have_mpirun) {
+    if (!ranks_have_mpirun()) {
         print_message("SKIP: id_by_mpi: no mpirun here (or a build without MPI)\n");
         skip();
     }
@@ -366,7 +275,7 @@ static void test_evaluation(void **state) {
     char line[2000], args[600];
     snprintf(line, sizeof line, "cp -r " GOLDEN " '%s' && echo bad >'%s/07.jpg'", test_path("data"),
              test_path("data"));
-    assert_true(shell(line));
+    assert_true(test_shell(line));
     snprintf(args, sizeof args,
              "eval retrieval --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --precision fp32 "
              "--device %s --batch-size 5 --json --data '%s/pairs.tsv'",
@@ -374,7 +283,7 @@ static void test_evaluation(void **state) {
     json_t *result[2];
     for (int i = 0; i < 2; i++) {
         json_error_t err;
-        assert_true(clipc(usual, i ? 3 : 0, args, test_path("json")));
+        assert_true(clipc(ranks_usual, i ? 3 : 0, args, test_path("json")));
         result[i] = json_load_file(test_path("json"), 0, &err);
         assert_non_null(result[i]);
         assert_int_equal(json_integer_value(json_object_get(result[i], "pairs")), 23);
@@ -400,7 +309,7 @@ static void test_simulated_share(void **state) {
                  "bench loss --global-batch 4096 --ranks-simulated 16 --dim 64 --reps 1 "
                  "--logit-memory %d --gather-dtype %s --device cpu --json",
                  kept ? 4 : 2, narrow ? "bf16" : "fp32");
-        assert_true(clipc(usual, 0, args, test_path("json")));
+        assert_true(clipc(ranks_usual, 0, args, test_path("json")));
         json_t *r = json_load_file(test_path("json"), 0, &err);
         assert_non_null(r);
         double sent = json_number_value(json_object_get(r, "sent_mib")), rows = 4096 - 256;
@@ -416,37 +325,10 @@ static void test_simulated_share(void **state) {
 }
 #endif
 
-/* Whether the program refuses to start ranks over this transport with these words. */
-static bool says(const char *comm, const char *words) {
-    char line[4300];
-    snprintf(line, sizeof line,
-             "'%s' train --comm %s --device cpu --dry-run --model small 2>&1 | grep -q '%s'",
-             program(), comm, words);
-    return shell(line);
-}
-
-static void find_ranks(void) {
-    have_mpirun = shell("mpirun --version >/dev/null 2>&1") && !says("mpi", "no MPI");
-    if (usual == BY_MPI) {
-        ranks_possible = have_mpirun ? RANKS_MOST : 0;
-        why_not = "no mpirun here (or a build without MPI)";
-    } else if (says("nccl", "without NCCL")) {
-        why_not = "no NCCL here";
-    } else if (!strncmp(program_invocation_short_name, "gpu_", 4)) {
-        FILE *f = popen("nvidia-smi -L | wc -l", "r");
-        if (!f || fscanf(f, "%d", &ranks_possible) != 1) ranks_possible = 1;
-        if (f) pclose(f);
-        why_not = "there are fewer GPUs";
-    } else {
-        ranks_possible = RANKS_MOST;
-    }
-}
-
 static int setup(void **state) {
     (void)state;
-    find_ranks();
     train(0, 1, "one", "");
-    if (ranks_possible >= 2) train(2, 1, "two", "");
+    if (ranks_possible(NULL) >= 2) train(2, 1, "two", "");
     return 0;
 }
 

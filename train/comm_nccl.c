@@ -101,6 +101,16 @@ static void retire(uint64_t end) {
     }
 }
 
+/* The host waits for the flight, and for the computation to have come to where it waits for it. */
+static void come_to_end(const Flight *f) {
+    const cudaEvent_t ends[] = {f->after, f->asked};
+    for (size_t i = 0; i < 1u + f->waited; i++) {
+        if (cudaEventQuery(ends[i]) == cudaSuccess) continue;
+        cudaGetLastError(); /* "not ready" is no error of what is asked for next */
+        CUDA(cudaEventSynchronize(ends[i]));
+    }
+}
+
 /* The oldest flight that has not come to its end, or NULL. Under lock. */
 static const Flight *look(void) {
     while (nccl.seen < nccl.begun && flight_at(nccl.seen)->all_asked &&
@@ -156,11 +166,7 @@ static void leave_device(void) {
 static Flight *begin(CommOp op, double bytes) {
     check();
     if (nccl.begun - nccl.done == FLIGHTS) {
-        cudaEvent_t oldest = flight_at(nccl.done)->after;
-        if (cudaEventQuery(oldest) != cudaSuccess) {
-            cudaGetLastError(); /* "not ready" would be the next launch's */
-            CUDA(cudaEventSynchronize(oldest));
-        }
+        come_to_end(flight_at(nccl.done));
         retire(nccl.done + 1);
     }
     Flight *f = flight_at(nccl.begun);

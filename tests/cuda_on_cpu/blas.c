@@ -443,6 +443,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
                               const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
     (void)h;
+    emu_count(COUNT_LAUNCHES);
     emu_enter();
     Product p = {0};
     Gemm *g = &p.g;

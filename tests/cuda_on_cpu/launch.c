@@ -180,6 +180,7 @@ static cudaError_t check_limits(const Kernel *k, dim3 g, dim3 b, size_t shared) 
 }
 static cudaError_t launch(Function *f, dim3 g, dim3 b, void **args, size_t shared,
                           cudaStream_t stream) {
+    emu_count(COUNT_LAUNCHES);
     emu_enter();
     Kernel *k = kernel_of(f);
     ptx_decode(k);

@@ -1,5 +1,8 @@
 /* nccl: NCCL's collectives between processes. Reductions add up in rank order, so all ranks get the
- * same bits. What goes wrong between ranks becomes an asynchronous error and results of NaN. */
+ * same bits. What goes wrong between ranks becomes an asynchronous error and results of NaN. A
+ * captured collective meets only the same one of the same capture on the other ranks, as NCCL's
+ * user guide
+ * ("Using NCCL with CUDA Graphs") has it. */
 #include "tests/cuda_on_cpu/ptx.h"
 #include "tests/cuda_on_cpu/ranks.h"
 #include "tests/cuda_on_cpu/runtime.h"
@@ -12,6 +15,7 @@
 struct ncclComm {
     Ranks *ranks;
     int rank, size, device;
+    uint64_t captured; /* so many collectives so far */
     _Atomic int async;
     char error[256];
 };
@@ -27,6 +31,7 @@ static const char *const kind_names[] = {"ncclAllReduce", "ncclReduce", "ncclRed
 typedef struct Call { /* what all ranks must agree about */
     int32_t kind, type, op, root;
     uint64_t count;
+    uint64_t captured; /* the how-manieth of the communicator's captured ones; 0: not in a graph */
 } Call;
 typedef struct Collective {
     Call call;
@@ -81,8 +86,14 @@ ncclResult_t ncclCommFinalize(ncclComm_t c) {
     stream_sync_all();
     return (ncclResult_t)c->async;
 }
+static void run_collective(void *ctx);
+static bool is_of(const void *collective, const void *comm) {
+    return ((const Collective *)collective)->comm == comm;
+}
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
     stream_sync_all();
+    if (graphs_hold(run_collective, is_of, c))
+        emu_stop("ncclCommDestroy: a graph still holds collectives of the communicator");
     ranks_leave(c->ranks);
     free(c);
     return ncclSuccess;
@@ -284,8 +295,9 @@ static ncclResult_t add(Collective c, cudaStream_t stream) {
         pending[pending_count++] = (Pending){c, stream};
         return ncclSuccess;
     }
-    return stream_add(stream_of(stream), run_collective, &c, sizeof c) ? ncclSuccess
-                                                                       : ncclUnhandledCudaError;
+    Stream *s = stream_of(stream);
+    if (stream_capturing(s)) c.call.captured = ++c.comm->captured;
+    return stream_add(s, run_collective, &c, sizeof c) ? ncclSuccess : ncclUnhandledCudaError;
 }
 ncclResult_t ncclGroupStart(void) {
     group_depth++;
@@ -305,24 +317,26 @@ ncclResult_t ncclGroupEnd(void) {
 
 ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-    return add((Collective){{ALL_REDUCE, (int)type, (int)op, 0, count}, comm, send, recv}, stream);
+    return add((Collective){{ALL_REDUCE, (int)type, (int)op, 0, count, 0}, comm, send, recv},
+               stream);
 }
 ncclResult_t ncclReduce(const void *send, void *recv, size_t count, ncclDataType_t type,
                         ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream) {
-    return add((Collective){{REDUCE, (int)type, (int)op, root, count}, comm, send, recv}, stream);
+    return add((Collective){{REDUCE, (int)type, (int)op, root, count, 0}, comm, send, recv},
+               stream);
 }
 ncclResult_t ncclReduceScatter(const void *send, void *recv, size_t count, ncclDataType_t type,
                                ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-    return add((Collective){{REDUCE_SCATTER, (int)type, (int)op, 0, count}, comm, send, recv},
+    return add((Collective){{REDUCE_SCATTER, (int)type, (int)op, 0, count, 0}, comm, send, recv},
                stream);
 }
 ncclResult_t ncclAllGather(const void *send, void *recv, size_t count, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream) {
-    return add((Collective){{ALL_GATHER, (int)type, 0, 0, count}, comm, send, recv}, stream);
+    return add((Collective){{ALL_GATHER, (int)type, 0, 0, count, 0}, comm, send, recv}, stream);
 }
 ncclResult_t ncclBroadcast(const void *send, void *recv, size_t count, ncclDataType_t type,
                            int root, ncclComm_t comm, cudaStream_t stream) {
-    return add((Collective){{BROADCAST, (int)type, 0, root, count}, comm, send, recv}, stream);
+    return add((Collective){{BROADCAST, (int)type, 0, root, count, 0}, comm, send, recv}, stream);
 }
 ncclResult_t ncclBcast(void *buffer, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
                        cudaStream_t stream) {

@@ -129,9 +129,9 @@ void ranks_abort(Ranks *r) { fail(r, ABORTED, r->rank); }
 
 const char *ranks_error(const Ranks *r) {
     static char text[96];
-    static const char *const what[] = {"", "is dead", "did not come in time",
-                                       "calls another collective, or with other sizes",
-                                       "has aborted"};
+    static const char *const what[] = {
+        "", "is dead", "did not come in time",
+        "calls another collective, or with other sizes, or in another graph", "has aborted"};
     int f = atomic_load(&r->shared->failure);
     if (!f) return NULL;
     snprintf(text, sizeof text, "rank %d %s", atomic_load(&r->shared->who), what[f]);

@@ -28,18 +28,27 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     stream_finish(stream_of(s));
     return cudaSuccess;
 }
+/* A call that a capture does not allow ends it as well. */
+static cudaError_t spoil_stream(Stream *s) {
+    stream_capture_spoil(s);
+    return emu_error(cudaErrorStreamCaptureUnsupported);
+}
+static cudaError_t spoil_event(const Event *e) {
+    event_capture_spoil(e);
+    return emu_error(cudaErrorCapturedEvent);
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     emu_count(COUNT_WAITS);
     emu_enter();
     Stream *s = stream_of(stream);
-    if (stream_capturing(s)) return emu_error(cudaErrorStreamCaptureUnsupported);
+    if (stream_capturing(s)) return spoil_stream(s);
     stream_sync(s);
     return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     emu_enter();
     Stream *s = stream_of(stream);
-    if (stream_capturing(s)) return emu_error(cudaErrorStreamCaptureUnsupported);
+    if (stream_capturing(s)) return spoil_stream(s);
     if (stream_idle(s)) return cudaSuccess;
     /* polling makes progress, but is answered "not ready" once */
     stream_sync(s);
@@ -91,7 +100,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     emu_count(COUNT_WAITS);
     emu_enter();
     Event *e = event_of(event);
-    if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    if (event_captured(e)) return spoil_event(e);
     if (emu_in_capture()) return emu_error(cudaErrorStreamCaptureUnsupported);
     event_sync(e);
     return cudaSuccess;
@@ -99,7 +108,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     emu_enter();
     Event *e = event_of(event);
-    if (event_captured(e)) return emu_error(cudaErrorCapturedEvent);
+    if (event_captured(e)) return spoil_event(e);
     if (emu_in_capture()) return emu_error(cudaErrorStreamCaptureUnsupported);
     if (event_done(e)) return cudaSuccess;
     if (!emu_bystander()) event_sync(e);
@@ -127,11 +136,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
     emu_enter();
-    bool unjoined;
-    Graph *graph = stream_capture_end(stream_of(s), &unjoined);
-    *g = (cudaGraph_t)graph;
-    if (graph) return cudaSuccess;
-    return emu_error(unjoined ? cudaErrorStreamCaptureUnjoined : cudaErrorStreamCaptureUnmatched);
+    static const cudaError_t errors[] = {
+        [CAPTURED] = cudaSuccess,
+        [UNMATCHED] = cudaErrorStreamCaptureUnmatched,
+        [UNJOINED] = cudaErrorStreamCaptureUnjoined,
+        [SPOILT] = cudaErrorStreamCaptureInvalidated,
+    };
+    CaptureEnd how;
+    *g = (cudaGraph_t)stream_capture_end(stream_of(s), &how);
+    return emu_error(errors[how]);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
     *status = stream_capturing(stream_of(s)) ? cudaStreamCaptureStatusActive

@@ -37,7 +37,7 @@ struct Event {
     bool recorded, timed;
     Dep at;
     double time;
-    Graph *capture;
+    uint64_t capture; /* serial of the graph it was last recorded into; 0: none */
     Tails tails;
 };
 typedef struct Node {
@@ -49,11 +49,15 @@ typedef struct Node {
 struct Graph {
     Node *nodes;
     int count, uses; /* uses: instances and launches under way */
+    uint64_t serial;
+    bool spoilt;
+    Graph *next, **link; /* among all that live */
 };
 
 static Stream **streams;
 static int stream_count;
 static Stream *legacy, *per_thread;
+static Graph *graphs;
 
 /* ---- streams ---- */
 Stream *stream_new(bool blocking) {
@@ -209,7 +213,7 @@ static void tails_add(Tails *t, int node) {
 static void note_time(void *ctx) { (*(Event **)ctx)->time = seconds(); }
 
 bool event_record(Event *e, Stream *s) {
-    e->capture = s->capture;
+    e->capture = s->capture ? s->capture->serial : 0;
     e->recorded = true;
     if (s->capture) {
         tails_set(&e->tails, &s->tails);
@@ -219,13 +223,21 @@ bool event_record(Event *e, Stream *s) {
     e->at = (Dep){s, s->issued};
     return true;
 }
+/* The capture that the event was recorded in, while it goes on. */
+static Graph *capture_of(const Event *e) {
+    for (int i = 0; i < stream_count; i++)
+        if (streams[i]->capture && streams[i]->capture->serial == e->capture)
+            return streams[i]->capture;
+    return NULL;
+}
 bool event_wait(Stream *s, Event *e) {
     if (!e->recorded) return true;
     if (e->capture) {
-        if (s->capture && s->capture != e->capture) return false;
+        Graph *g = capture_of(e);
+        if (!g || (s->capture && s->capture != g)) return false;
         if (!s->capture) s->tails.count = 0;
-        s->capture = e->capture;
-        for (int i = 0; i < e->tails.count; i++) tails_add(&s->tails, e->tails.node[i]);
+        s->capture = g;
+        for (int t = 0; t < e->tails.count; t++) tails_add(&s->tails, e->tails.node[t]);
         return true;
     }
     if (s->capture) return false;
@@ -239,7 +251,7 @@ bool event_done(const Event *e) { return !e->recorded || e->at.stream->done >= e
 bool event_recorded(const Event *e) { return e->recorded; }
 double event_time(const Event *e) { return e->time; }
 bool event_timed(const Event *e) { return e->timed; }
-bool event_captured(const Event *e) { return e->capture != NULL; }
+bool event_captured(const Event *e) { return e->capture != 0; }
 
 /* ---- graphs ---- */
 static void add_node(Graph *g, Stream *s, Work run, const void *ctx, size_t bytes) {
@@ -270,30 +282,45 @@ static void mark(const Graph *g, int node, bool *seen) {
     seen[node] = true;
     for (int d = 0; d < g->nodes[node].dep_count; d++) mark(g, g->nodes[node].deps[d], seen);
 }
-Graph *stream_capture_end(Stream *s, bool *unjoined) {
+void stream_capture_spoil(Stream *s) { s->capture->spoilt = true; }
+void event_capture_spoil(const Event *e) {
+    Graph *g = capture_of(e);
+    if (g) g->spoilt = true;
+}
+Graph *stream_capture_end(Stream *s, CaptureEnd *how) {
     Graph *g = s->capture;
-    *unjoined = false;
+    *how = UNMATCHED;
     if (!g || !s->owner) return NULL;
+    *how = g->spoilt ? SPOILT : CAPTURED;
     bool *seen = calloc((size_t)g->count + 1, 1);
     for (int t = 0; t < s->tails.count; t++) mark(g, s->tails.node[t], seen);
     for (int i = 0; i < stream_count; i++) {
         Stream *o = streams[i];
         if (o->capture != g) continue;
         for (int t = 0; t < o->tails.count; t++)
-            if (!seen[o->tails.node[t]]) *unjoined = true;
+            if (!seen[o->tails.node[t]] && *how == CAPTURED) *how = UNJOINED;
         o->capture = NULL;
         o->owner = false;
         o->tails.count = 0;
     }
     free(seen);
-    if (!*unjoined) return g;
+    if (*how == CAPTURED) return g;
     graph_close(g);
     return NULL;
 }
 Graph *graph_new(void) {
+    static uint64_t made;
     Graph *g = calloc(1, sizeof *g);
-    g->uses = 1;
+    *g = (Graph){.uses = 1, .serial = ++made, .next = graphs, .link = &graphs};
+    if (graphs) graphs->link = &g->next;
+    graphs = g;
     return g;
+}
+bool graphs_hold(Work run, bool (*is)(const void *ctx, const void *what), const void *what) {
+    for (const Graph *g = graphs; g; g = g->next)
+        for (int i = 0; i < g->count; i++)
+            if (g->nodes[i].run == run && is(g->nodes[i].ctx, what)) return true;
+    return false;
 }
 Graph *graph_copy(const Graph *g) {
     Graph *c = graph_new();
@@ -316,6 +343,8 @@ void graph_close(Graph *g) {
         free(g->nodes[i].ctx);
         free(g->nodes[i].deps);
     }
+    *g->link = g->next;
+    if (g->next) g->next->link = g->link;
     free(g->nodes);
     free(g);
 }

@@ -43,8 +43,14 @@ bool event_captured(const Event *e);
 bool stream_capture_begin(Stream *s);
 bool stream_capturing(const Stream *s);
 bool any_capturing(void);
-/* NULL: work of a joined stream was not joined back, or s does not own a capture. */
-Graph *stream_capture_end(Stream *s, bool *unjoined);
+/* What must not be done to a stream in a capture was done: the capture can only be ended. */
+void stream_capture_spoil(Stream *s);
+void event_capture_spoil(const Event *e);
+typedef enum { CAPTURED, UNMATCHED, UNJOINED, SPOILT } CaptureEnd;
+/* NULL: s does not own a capture; work of a joined stream was not joined back; it was spoilt. */
+Graph *stream_capture_end(Stream *s, CaptureEnd *how);
+/* Whether a graph or an instance that lives has work of this kind that is what is looked for. */
+bool graphs_hold(Work run, bool (*is)(const void *ctx, const void *what), const void *what);
 Graph *graph_new(void);
 Graph *graph_copy(const Graph *g);
 void graph_close(Graph *g);

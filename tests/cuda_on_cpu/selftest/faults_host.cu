@@ -136,6 +136,54 @@ static void sync_in_capture(void) {
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
     CUDA(cudaStreamSynchronize(a));
 }
+/* Records into the capture of a, which b joins. */
+static cudaEvent_t fork_capture(cudaStream_t a, cudaStream_t b) {
+    cudaEvent_t e = event_new();
+    CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
+    CUDA(cudaEventRecord(e, a));
+    CUDA(cudaStreamWaitEvent(b, e, 0));
+    return e;
+}
+static void sync_of_joined_stream(void) {
+    cudaStream_t a = stream_new(), b = stream_new();
+    fork_capture(a, b);
+    CUDA(cudaStreamSynchronize(b));
+}
+static void query_of_captured_event(void) {
+    cudaStream_t a = stream_new(), b = stream_new();
+    CUDA(cudaEventQuery(fork_capture(a, b)));
+}
+static void spoilt_capture(void) { /* the error of the query is not looked at */
+    cudaStream_t a = stream_new(), b = stream_new();
+    cudaGraph_t g;
+    fork_capture(a, b);
+    (void)cudaStreamQuery(b);
+    CUDA(cudaStreamEndCapture(a, &g));
+}
+static void end_by_joined_stream(void) {
+    cudaStream_t a = stream_new(), b = stream_new();
+    cudaGraph_t g;
+    fork_capture(a, b);
+    CUDA(cudaStreamEndCapture(b, &g));
+}
+static void event_of_ended_capture(void) {
+    cudaStream_t a = stream_new(), b = stream_new();
+    cudaGraph_t g;
+    cudaEvent_t e = event_new();
+    float *d = zeros();
+    CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
+    add_one<<<1, N, 0, a>>>(d, N);
+    CUDA(cudaEventRecord(e, a));
+    CUDA(cudaStreamEndCapture(a, &g));
+    CUDA(cudaStreamWaitEvent(b, e, 0));
+}
+static void event_from_outside_capture(void) {
+    cudaStream_t a = stream_new(), b = stream_new();
+    cudaEvent_t e = event_new();
+    CUDA(cudaEventRecord(e, b));
+    CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
+    CUDA(cudaStreamWaitEvent(a, e, 0));
+}
 static void allocation_in_capture(void) {
     cudaStream_t a = stream_new();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
@@ -282,7 +330,7 @@ int main(int argc, char **argv) {
         CASE(memory_leaked), CASE(out_of_memory), CASE(fork_after_use), CASE(result_read_early),
         CASE(source_overwritten), CASE(event_missing), CASE(event_recorded_early),
         CASE(stream_destroyed), CASE(event_destroyed), CASE(capture_not_joined),
-        CASE(sync_in_capture), CASE(allocation_in_capture), CASE(pinning_in_capture),
+        CASE(sync_in_capture), CASE(sync_of_joined_stream), CASE(query_of_captured_event), CASE(spoilt_capture), CASE(end_by_joined_stream), CASE(event_of_ended_capture), CASE(event_from_outside_capture), CASE(allocation_in_capture), CASE(pinning_in_capture),
         CASE(query_in_capture), CASE(event_without_time), CASE(not_ready_left_behind),
         CASE(driver_too_old), CASE(graph_edge_missing),
         CASE(no_fault_blas), CASE(blas_misaligned), CASE(blas_workspace_small),

@@ -128,7 +128,110 @@ static void types_body(int rank) {
 }
 static void types(void) { on_ranks(types_body); }
 
+/* ---- collectives in graphs: the communicator's stream forks off the computing one ---- */
+static cudaStream_t computing;
+static cudaEvent_t forked, joined;
+
+__global__ void times(float *x, float factor, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] *= factor;
+}
+static void open_capture(void) {
+    CUDA(cudaStreamCreateWithFlags(&computing, cudaStreamNonBlocking));
+    CUDA(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+    CUDA(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+}
+/* x times 2, summed over ranks, times 0.5. */
+static void ask_sum(float *x, int n, bool join) {
+    times<<<(n + 255) / 256, 256, 0, computing>>>(x, 2, n);
+    CUDA(cudaEventRecord(forked, computing));
+    CUDA(cudaStreamWaitEvent(stream, forked, 0));
+    NCCL(ncclAllReduce(x, x, n, ncclFloat32, ncclSum, comm, stream));
+    CUDA(cudaEventRecord(joined, stream));
+    if (join) CUDA(cudaStreamWaitEvent(computing, joined, 0));
+    if (join) times<<<(n + 255) / 256, 256, 0, computing>>>(x, 0.5f, n);
+}
+static cudaGraphExec_t capture_sum(float *x, int n, bool join) {
+    cudaGraph_t g;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamBeginCapture(computing, cudaStreamCaptureModeThreadLocal));
+    ask_sum(x, n, join);
+    CUDA(cudaStreamEndCapture(computing, &g));
+    CUDA(cudaGraphInstantiate(&exec, g, 0));
+    CUDA(cudaGraphDestroy(g));
+    return exec;
+}
+static void finish_computing(void) {
+    CUDA(cudaStreamSynchronize(computing));
+    finish();
+}
+static void captured_body(int rank) {
+    enum { FEW = 1000, TIMES = 3 };
+    static float y[FEW];
+    open_capture();
+    float *x = input(rank, FEW);
+    cudaGraphExec_t exec = capture_sum(x, FEW, true);
+    for (int t = 0; t < TIMES; t++) {
+        CUDA(cudaGraphLaunch(exec, computing));
+        ask_sum(x, FEW, true); /* and one that is not in a graph */
+    }
+    finish_computing();
+    host_copy(y, x, FEW);
+    for (int i = 0; i < FEW; i++) {
+        double want = 0;
+        for (int r = 0; r < RANKS; r++) want += value(r, i);
+        for (int t = 1; t < 2 * TIMES; t++) want *= RANKS;
+        expect(y[i], want, 2e-3, "sum");
+    }
+    CUDA(cudaGraphExecDestroy(exec));
+    NCCL(ncclCommDestroy(comm));
+}
+static void captured(void) { on_ranks(captured_body); }
+
 /* ---- faults ---- */
+static void captured_by_one_rank_body(int rank) {
+    open_capture();
+    float *x = input(rank, N);
+    if (rank == 1)
+        CUDA(cudaGraphLaunch(capture_sum(x, N, true), computing));
+    else
+        ask_sum(x, N, true);
+    finish_computing();
+}
+static void captured_by_one_rank(void) { on_ranks(captured_by_one_rank_body); }
+static void another_graph_body(int rank) {
+    open_capture();
+    float *x = input(rank, N);
+    cudaGraphExec_t exec[2] = {capture_sum(x, N, true), capture_sum(x, N, true)};
+    CUDA(cudaGraphLaunch(exec[rank == 1], computing));
+    finish_computing();
+}
+static void another_graph(void) { on_ranks(another_graph_body); }
+static void collective_not_joined_body(int rank) {
+    open_capture();
+    capture_sum(input(rank, N), N, false);
+}
+static void collective_not_joined(void) { on_ranks(collective_not_joined_body); }
+static void graph_outlives_communicator_body(int rank) {
+    open_capture();
+    float *x = input(rank, N);
+    CUDA(cudaGraphLaunch(capture_sum(x, N, true), computing));
+    finish_computing();
+    NCCL(ncclCommDestroy(comm));
+}
+static void graph_outlives_communicator(void) { on_ranks(graph_outlives_communicator_body); }
+static void rank_dies_in_replay_body(int rank) {
+    open_capture();
+    float *x = input(rank, N);
+    cudaGraphExec_t exec = capture_sum(x, N, true);
+    CUDA(cudaGraphLaunch(exec, computing));
+    finish_computing();
+    if (rank == 1) kill(getpid(), SIGKILL);
+    CUDA(cudaGraphLaunch(exec, computing));
+    finish_computing();
+}
+static void rank_dies_in_replay(void) { on_ranks(rank_dies_in_replay_body); }
+
 static void sizes_differ_body(int rank) {
     float *x = input(rank, N);
     NCCL(ncclAllReduce(x, x, rank == 1 ? N - 1 : N, ncclFloat32, ncclSum, comm, stream));
@@ -187,6 +290,7 @@ int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
     static const Case cases[] = {
         CASE(all_reduce), CASE(reduce_scatter), CASE(all_gather_and_broadcast), CASE(types),
+        CASE(captured), CASE(captured_by_one_rank), CASE(another_graph), CASE(collective_not_joined), CASE(graph_outlives_communicator), CASE(rank_dies_in_replay),
         CASE(sizes_differ), CASE(calls_differ), CASE(rank_dies), CASE(rank_late),
         CASE(rank_aborts), CASE(buffers_overlap), CASE(gather_past_buffer),
     };

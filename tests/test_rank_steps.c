@@ -1,0 +1,220 @@
+/* Steps of two ranks from inside: recorded ones give the bits of those that are not, whatever
+ * number of rows each rank has; asking for one takes no memory and waits for nothing; what ranks
+ * tell each other; more collectives than are remembered. The program starts itself as the ranks. */
+#include "tests/support.h"
+#include "tests/support_model.h"
+#include "tests/support_ranks.h"
+#include "train/agree.h"
+#include "train/shard.h"
+#include "train/signals.h"
+#include "train/step.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { B = 4, MICRO = 2, BUCKET = 16, STEPS = 10, ALL_RECORDED = 8, BATCHES = 3 };
+enum { FORWARDS = 2 * MICRO - 1 }; /* of a step: all but the last micro-batch come twice */
+
+static const Comm *comm;
+
+#define NEED(what)                                                                                 \
+    do {                                                                                           \
+        if (!(what)) die("%s:%d: not so: %s", __FILE__, __LINE__, #what);                          \
+    } while (0)
+
+/* ---- what the layer that runs CUDA without a GPU counts (cuda_on_cpu/runtime.h) ---- */
+
+enum { MEMORY, WAITS, LAUNCHES, COUNTS };
+unsigned long cudaemuCount(int what) __attribute__((weak));
+
+static void count(unsigned long counts[COUNTS]) {
+    for (int i = 0; i < COUNTS; i++) counts[i] = cudaemuCount ? cudaemuCount(i) : 0;
+}
+
+/* ---- steps ---- */
+
+typedef struct Setup {
+    Precision precision;
+    LossKind kind;
+    bool sharded, narrow;
+} Setup;
+
+typedef struct Trained {
+    double *weights; /* [size]: what learns */
+    size_t size;
+    StepResult results[STEPS];
+} Trained;
+
+/* Rank 0 has seen all of its batches after three steps; rank 1 meets new ones until the fifth:
+ * while one plays back what it has recorded, the other records or does neither. */
+static size_t batch_of(size_t t, size_t j) {
+    return comm->rank == 0 ? (t + j) % BATCHES : t < 2 ? j : (t + j) % BATCHES;
+}
+
+/* Once every batch has come by twice, everything is recorded, but the kernel that takes pixels from
+ * where they have arrived. */
+static void check_counts(const unsigned long before[COUNTS], bool graphs, size_t t) {
+    unsigned long after[COUNTS];
+    count(after);
+    if (!cudaemuCount || t < ALL_RECORDED) return;
+    NEED(after[MEMORY] == before[MEMORY]);
+    NEED(after[WAITS] == before[WAITS]);
+    unsigned long launches = after[LAUNCHES] - before[LAUNCHES];
+    NEED(graphs ? launches == FORWARDS : launches > 100 * FORWARDS);
+}
+
+static void run_steps(Step *s, const ClipConfig *c, bool graphs, StepResult *results) {
+    TestBatch b[BATCHES];
+    Batch batch[2][MICRO], *list[2][MICRO];
+    for (size_t i = 0; i < BATCHES; i++)
+        b[i] = random_batch(c, B, test_seed() + (uint64_t)comm->rank * BATCHES + i);
+    kernel_graphs_on = graphs;
+    for (size_t t = 0; t < STEPS; t++) {
+        for (size_t j = 0; j < MICRO; j++) {
+            const TestBatch *x = &b[batch_of(t, j)];
+            batch[t % 2][j] = (Batch){
+                .size = B, .pixels = x->u8, .ids = x->ids, .start = x->start, .sample = x->sample};
+            list[t % 2][j] = &batch[t % 2][j];
+        }
+        unsigned long before[COUNTS];
+        count(before);
+        step_start(s, list[t % 2], 1e-2, t + 1);
+        check_counts(before, graphs, t);
+        if (t > 0) results[t - 1] = step_result(s);
+    }
+    results[STEPS - 1] = step_result(s);
+    kernel_graphs_on = true;
+    for (size_t i = 0; i < BATCHES; i++) batch_free(&b[i]);
+}
+
+static Trained train(const Setup *setup, bool graphs) {
+    const Kernels *k = kernels_open(TEST_DEVICE, setup->precision);
+    ClipConfig c = odd_config();
+    c.has_logit_bias = setup->kind == LOSS_SIGLIP;
+    ClipOptions o = {.max_batch = B, .training = true, .text_bucket = BUCKET, .seed = 5};
+    OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
+    Params *p = params_declare(k, &c, NULL);
+    params_place(p, setup->sharded ? (size_t)comm->size : 1);
+    params_take(p, comm, MOMENTS_FP32);
+    params_init(p, &c, 7);
+    params_round(p);
+    if (setup->sharded && params_are_rounded(p)) shard_masters(p);
+    Clip *clip = clip_new(k, &c, p, &o);
+    Optim *optim = optim_new(p, &oo);
+    Step *s = step_new(k, comm, clip, p, optim, setup->kind, B, MICRO, c.embed_dim, 1 << 20);
+    if (setup->narrow) step_gather_bf16(s);
+    Trained result = {.size = p->learning};
+    run_steps(s, &c, graphs, result.results);
+    result.weights = host_copy(k, shard_whole_masters(p), p->learning);
+    agree_on(comm, "weights", hash_bytes(0, result.weights, p->learning * sizeof(double)));
+    step_free(s);
+    optim_free(optim);
+    clip_free(clip);
+    params_free(p);
+    return result;
+}
+
+static void check_recorded(const Setup *setup) {
+    Trained plain = train(setup, false), recorded = train(setup, true);
+    for (size_t t = 0; t < STEPS; t++) {
+        NEED(plain.results[t].loss == recorded.results[t].loss);
+        NEED(plain.results[t].grad_norm == recorded.results[t].grad_norm);
+        NEED(plain.results[t].logit_scale == recorded.results[t].logit_scale);
+        NEED(!plain.results[t].skipped);
+    }
+    NEED(plain.results[STEPS - 1].loss < plain.results[0].loss);
+    NEED(!memcmp(plain.weights, recorded.weights, plain.size * sizeof(double)));
+    free(plain.weights);
+    free(recorded.weights);
+}
+
+/* ---- the rest ---- */
+
+static void check_signals(const Kernels *k) {
+    Signals *s = signals_new(k, comm);
+    double first = comm->rank, sum[SIGNALS];
+    NEED(signals_travel(s) == k->asynchronous);
+    for (int round = 0; round < 3; round++) {
+        signals_say(s, (double[SIGNALS]){first, 0, 5});
+        signals_say(s, (double[SIGNALS]){0, 1, 7 + round});
+        signals_hear(s, sum);
+        NEED(sum[SIGNAL_STOP] == 1 && sum[SIGNAL_SAVE] == 0 && sum[SIGNAL_BAD] == 10);
+        signals_hear(s, sum);
+        NEED(sum[SIGNAL_STOP] == 0 && sum[SIGNAL_SAVE] == 2 && sum[SIGNAL_BAD] == 14 + 2 * round);
+    }
+    signals_free(s);
+}
+
+/* Without a wait of the host in between. */
+static void check_many(const Kernels *k) {
+    enum { MANY = 1100 };
+    acc *x = k->alloc(2 * k->acc_size);
+    double got[2];
+    k->acc_set(x, (double[2]){comm->rank, -comm->rank}, 2);
+    for (size_t i = 0; i < MANY; i++) {
+        if (i % 2)
+            comm->all_reduce_max(x, 2);
+        else
+            comm->all_reduce_start(acc_at(k, x, 1), 1), comm->wait();
+        k->axpy(acc_at(k, x, 1), -0.5, acc_at(k, x, 1), 1);
+    }
+    k->sync();
+    comm->check();
+    k->acc_get(got, x, 2);
+    NEED(got[0] == 1 && got[1] > -1 && got[1] <= 0);
+    k->release(x);
+}
+
+static const Setup setups[] = {
+    {PRECISION_AMP_BF16, LOSS_CLIP, true, true},
+    {PRECISION_FP32, LOSS_CLIP, false, false},
+    {PRECISION_FP32, LOSS_SIGLIP, true, false},
+};
+
+/* With the first so many setups. */
+static int rank_main(size_t count) {
+    const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
+    comm = comm_open(COMM_AUTO, k, 30, 0);
+    NEED(comm->size == 2);
+    for (size_t i = 0; i < count; i++) check_recorded(&setups[i]);
+    check_signals(k);
+    if (k->asynchronous) check_many(k);
+    comm->close();
+    return 0;
+}
+
+static void run(const char *test, Launcher by, size_t count) {
+    char self[4000], command[4100];
+    need_ranks(test, 2);
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    assert_true(n > 0);
+    self[n] = 0;
+    snprintf(command, sizeof command, "'%s' rank %zu", self, count);
+    assert_true(ranks_run(by, 2, command, "/dev/null"));
+}
+
+static void test_steps(void **state) {
+    (void)state;
+    run("steps", ranks_usual, kernels_open(TEST_DEVICE, PRECISION_FP32)->asynchronous ? 3 : 1);
+}
+
+#if defined TEST_CUDA
+/* On the layer, streams then do only what somebody waits for. */
+static void test_late_streams(void **state) {
+    (void)state;
+    run("late_streams", BY_SLURM, 1);
+}
+#endif
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),
+#if defined TEST_CUDA
+        cmocka_unit_test(test_late_streams),
+#endif
+    };
+    if (argc > 2 && !strcmp(argv[1], "rank")) return rank_main((size_t)atoi(argv[2]));
+    return cmocka_run_group_tests_name("rank_steps", tests, NULL, NULL);
+}
