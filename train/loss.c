@@ -280,6 +280,19 @@ static int compare_ids(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* How many of the sorted numbers are below x. */
+static size_t count_below(const uint64_t *sorted, size_t n, uint64_t x) {
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (sorted[mid] < x)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 /* Every rank's groups become small numbers (the place of the first equal one in order) and shares:
  * one over the group's size. */
 static void soft_groups(const Loss *l, const Walk *w) {
@@ -288,12 +301,11 @@ static void soft_groups(const Loss *l, const Walk *w) {
     memcpy(s->host_sorted, s->host_ids, w->N * sizeof *s->host_ids);
     qsort(s->host_sorted, w->N, sizeof *s->host_sorted, compare_ids);
     for (size_t i = 0; i < w->N; i++) {
-        const uint64_t *id = &s->host_ids[i], *end = s->host_sorted + w->N;
-        const uint64_t *at = bsearch(id, s->host_sorted, w->N, sizeof *id, compare_ids);
-        while (at > s->host_sorted && at[-1] == *id) at--;
-        s->host_groups[i] = (int32_t)(at - s->host_sorted);
-        size_t members = 0;
-        while (at + members < end && at[members] == *id) members++;
+        uint64_t id = s->host_ids[i];
+        size_t first = count_below(s->host_sorted, w->N, id);
+        size_t end = id == UINT64_MAX ? w->N : count_below(s->host_sorted, w->N, id + 1);
+        size_t members = end - first;
+        s->host_groups[i] = (int32_t)first;
         if (i >= w->first && i < w->first + w->n) s->host_share[i - w->first] = 1 / (double)members;
     }
     l->k->upload(s->groups, s->host_groups, w->N * sizeof *s->groups);

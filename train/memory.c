@@ -84,7 +84,7 @@ static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m
         free(way);
         fitting = joined;
     }
-    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free; %s%s",
+    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free for it; %s%s",
         (double)needed / (1 << 20), (double)m->unused / (1 << 20), (double)m->total / (1 << 20),
         shown ? "it would fit with"
               : "no --batch-size, --grad-checkpointing or --moments bf16 "
@@ -92,9 +92,16 @@ static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m
         fitting);
 }
 
+/* A hundredth stays for what is no buffer: kernels, loaded at their first use, and graphs. */
+static MemoryUse memory_there(const Kernels *k) {
+    MemoryUse m = k->memory();
+    m.unused -= size_min(m.unused, m.total / 100);
+    return m;
+}
+
 void memory_take(const MemoryPlan *p, const Comm *comm) {
     comm_rank0_begin(comm);
-    MemoryUse m = p->k->memory();
+    MemoryUse m = memory_there(p->k);
     size_t needed = plan(p, m.unused);
     if (needed > m.unused) die_of_memory(p, needed, &m);
     comm_rank0_end(comm);

@@ -43,6 +43,7 @@ static struct Device {
     bool capturing, recorded; /* a graph just now; one ever */
     Graph *graph;             /* the one that is, or was last */
     Space own;               /* allocations, of which one is the arena */
+    Space outgrown;          /* scratch memory that graphs may work in */
     void *arena_start;       /* that one: scratch memory, and what `arena` divides */
     Space arena;             /* what was planned; base NULL: none was taken */
     size_t taken, most;      /* of allocations */
@@ -254,7 +255,10 @@ MemoryUse device_memory(void) {
 }
 
 static void scratch_drop(Scratch *s) {
-    if (s->own && !device.recorded) own_give(s->p);
+    if (s->own && device.recorded)
+        block_insert(&device.outgrown, device.outgrown.count, s->p, s->bytes);
+    else if (s->own)
+        own_give(s->p);
     s->p = NULL;
     s->bytes = 0;
 }
@@ -342,6 +346,7 @@ size_t device_plan_end(size_t most) {
 void device_close(void) {
     if (!device.open) return;
     device.recorded = false;
+    while (device.outgrown.count) own_give(device.outgrown.list[--device.outgrown.count].p);
     for (int what = 0; what < SCRATCH_COUNT; what++)
         if (device.scratch[what].own) scratch_drop(&device.scratch[what]);
     arena_give();
