@@ -43,7 +43,7 @@ averaged() { as_planned 1 averaged --precision amp_bf16 --moments bf16 --ema 0.9
 in_8_bits() { CUDAEMU_ARCH=90 as_planned 1 eight --precision amp_fp8; }
 several_positives() { as_planned 1 positives --precision amp_bf16 --multi-positive --logit-memory 1; }
 distilled() { as_planned 1 distilled --precision fp32 --distill-pretrained $golden; }
-adapted() { as_planned 1 adapted --precision amp_bf16 --lora-rank 4; }
+adapted() { as_planned 1 adapted --precision amp_bf16 --lora-rank 4 --ema 0.9; }
 frozen_tower() { as_planned 1 frozen --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/0.err"; }
 measured_products() { as_planned 1 measured --precision fp32 --autotune; }
 # the scores of as many pairs as a tile has, of as many classes as there are
