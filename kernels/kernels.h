@@ -19,9 +19,10 @@
 #include "kernels/base.h"
 
 /* Never defined: host code cannot dereference or index device memory. */
-typedef struct act act; /* activations and compute weights: bf16 | f32 | f64 */
-typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, biases and LayerNorm
-                           weights: f32 | f64 */
+typedef struct act act; /* activations and compute weights, biases of products among them: bf16 |
+                           f32 | f64 */
+typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, LayerNorm weights
+                           and biases: f32 | f64 */
 
 typedef enum { PRECISION_FP32, PRECISION_AMP_BF16, PRECISION_AMP_FP8 } Precision;
 typedef enum {
@@ -138,7 +139,7 @@ typedef struct Kernels {
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
-    void (*linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+    void (*linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                        size_t K);
     /* dx[M,K] = dy[M,N] w[N,K]. */
     void (*linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
@@ -146,7 +147,7 @@ typedef struct Kernels {
     void (*linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
                               size_t K);
     /* pre[M,N] = x w ᵀ + b; y[M,N] = f(pre). */
-    void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b,
+    void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b,
                                   size_t M, size_t N, size_t K, Activation f);
     /* Projection to the embedding: y[M,E] = x[M,C] p[C,E]; f32 out, f32 gradient in. dx is written,
      * dp (may be NULL) added to. */

@@ -83,13 +83,18 @@ killed() {
 remembers_choices() {
     local file=$dir/tuned/checkpoints/epoch_1/gpu_products.txt
     train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --autotune --device cuda --epochs 1 --lr-scheduler const &&
-        head -n 1 "$file" | grep -q '^clipc products 1 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
+        head -n 1 "$file" | grep -q '^clipc products 2 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
     cp "$file" "$dir/first"
     train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --device cuda --epochs 2 --lr-scheduler const --resume latest &&
         ! grep -q anew "$dir/stderr" && head -n "$(wc -l <"$dir/first")" "$dir/tuned/checkpoints/epoch_2/gpu_products.txt" | cmp - "$dir/first" || return 1
     sed -i '3s/./x/' "$dir/tuned/checkpoints/epoch_2/gpu_products.txt"
     train tuned "$bin/clipc-cudaemu" --precision fp32 --device cuda --epochs 3 --lr-scheduler const --resume latest &&
         grep -q 'line 3 is damaged.*anew' "$dir/stderr"
+}
+# where cuBLASLt cannot sum dy beside a weight gradient, a kernel does
+sums_apart() {
+    CUDAEMU_BGRAD=0 "$bin/tests/cuda_kernels_linear" >"$dir/stdout" 2>&1 || { grep -i error "$dir/stdout" && return 1; }
+    CUDAEMU_BGRAD=0 train apart "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && near cuda_amp_bf16 apart 24 1e-3
 }
 # a model whose sizes are multiples of 16; const rate: an epoch more does not change those before
 train_8() { # program, name, epochs, options…
@@ -131,11 +136,12 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check with_little_shared_memory with_little_shared_memory
     check killed_and_resumed killed
     check remembers_choices remembers_choices
+    check sums_apart sums_apart
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
         any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong \
-        with_little_shared_memory killed_and_resumed remembers_choices in_8_bits kernels_on_the_layer model_on_the_layer
+        with_little_shared_memory killed_and_resumed remembers_choices sums_apart in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

@@ -22,8 +22,8 @@ static void linear_fwd(void **state) {
     (void)state;
     for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
             Buf *y = act_out(M * N), *x = act_in(M * K, 1), *w = act_in(N * K, 1);
-            Buf *b = bias ? acc_in(N, 1) : NULL;
-            RUN(linear_fwd, A(y), A(x), A(w), F(b), M, N, K);
+            Buf *b = bias ? act_in(N, 1) : NULL;
+            RUN(linear_fwd, A(y), A(x), A(w), A(b), M, N, K);
             y->size = bias ? 1 : TERM; /* the bias is a term too */
             check(y, 1, K);
             bufs_free();
@@ -41,16 +41,42 @@ static void linear_bwd_input(void **state) {
     }
 }
 
+/* The layer that runs CUDA without a GPU counts products that summed an operand (3): all with a
+ * bias gradient, unless it was told to refuse that. */
+unsigned long cudaemuCount(int what) __attribute__((weak));
+static unsigned long sums(void) { return cudaemuCount ? cudaemuCount(3) : 0; }
+
+static void check_sums(unsigned long before, bool wanted) {
+    const char *refused = getenv("CUDAEMU_BGRAD");
+    if (cudaemuCount) assert_true((sums() > before) == (wanted && !refused));
+}
+
 static void linear_bwd_weight(void **state) {
     (void)state;
     for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
             Buf *dw = acc_inout(N * K, 1), *db = bias ? acc_inout(N, 1) : NULL;
             Buf *dy = act_in(M * N, 1), *x = act_in(M * K, 1);
+            unsigned long before = sums();
             RUN(linear_bwd_weight, F(dw), F(db), A(dy), A(x), M, N, K);
+            check_sums(before, bias && M);
             check(dw, 1, M);
             if (db) check(db, 1, M);
             bufs_free();
         }
+}
+
+/* Whichever way --autotune finds faster, the gradients are the same. */
+static void linear_bwd_weight_tuned(void **state) {
+    (void)state;
+    enum { M = 130, N = 40, K = 24 };
+    kernel_tuning.autotune = true;
+    Buf *dw = acc_inout(N * K, 1), *db = acc_inout(N, 1), *dy = act_in(M * N, 1);
+    Buf *x = act_in(M * K, 1);
+    RUN(linear_bwd_weight, F(dw), F(db), A(dy), A(x), (size_t)M, (size_t)N, (size_t)K);
+    kernel_tuning.autotune = false;
+    check(dw, 1, M);
+    check(db, 1, M);
+    bufs_free();
 }
 
 static void linear_activation_fwd(void **state) {
@@ -59,8 +85,8 @@ static void linear_activation_fwd(void **state) {
         for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
                 Buf *y = act_out(M * N), *pre = act_out(M * N);
                 Buf *x = act_in(M * K, 1), *w = act_in(N * K, 3 / sqrt((double)K));
-                Buf *b = bias ? acc_in(N, 1) : NULL;
-                RUN(linear_activation_fwd, A(y), A(pre), A(x), A(w), F(b), M, N, K, (Activation)f);
+                Buf *b = bias ? act_in(N, 1) : NULL;
+                RUN(linear_activation_fwd, A(y), A(pre), A(x), A(w), A(b), M, N, K, (Activation)f);
                 y->size = pre->size = bias ? 1 : TERM;
                 check(pre, 1, K);
                 check(y, 2, K); /* f of the rounded pre, |f'| < 1.13, rounded again */
@@ -163,9 +189,9 @@ static double layer_loss(void *ctx) {
     if (l->project)
         ref->project_fwd((acc *)y, x, w, M, K, N);
     else if (l->activated)
-        ref->linear_activation_fwd((act *)y, (act *)pre, x, w, (acc *)l->b, M, N, K, l->f);
+        ref->linear_activation_fwd((act *)y, (act *)pre, x, w, (act *)l->b, M, N, K, l->f);
     else
-        ref->linear_fwd((act *)y, x, w, (acc *)l->b, M, N, K);
+        ref->linear_fwd((act *)y, x, w, (act *)l->b, M, N, K);
     return test_dot(l->r, y, M * N);
 }
 
@@ -183,7 +209,7 @@ static void check_layer(bool project, bool activated, Activation f) {
         ref->project_bwd((act *)dx, (acc *)dw, (acc *)l.r, x, w, M, K, N);
     } else {
         if (activated) {
-            ref->linear_fwd((act *)pre, x, w, (acc *)l.b, M, N, K);
+            ref->linear_fwd((act *)pre, x, w, (act *)l.b, M, N, K);
             ref->activation_bwd((act *)dpre, (act *)y, NULL, dy, (act *)pre, M, N, f);
             dy = (act *)dpre;
         }
@@ -216,6 +242,7 @@ int main(void) {
         cmocka_unit_test(project_fwd),
         cmocka_unit_test(project_bwd),
         cmocka_unit_test(project_bwd_input),
+        cmocka_unit_test(linear_bwd_weight_tuned),
         cmocka_unit_test(gemm_all_forms),
         cmocka_unit_test(tf32),
     };

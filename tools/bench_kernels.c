@@ -89,10 +89,10 @@ static void run_tower(const void *tower) {
     k->layernorm_fwd(t->y, t->mean, t->rstd, t->z, t->x, t->y, t->b, t->b, R, C);
     k->layernorm_bwd(t->y, t->dw, t->db, t->z, t->y, t->x, t->x, t->mean, t->rstd, t->b, t->b, R,
                      C);
-    k->linear_fwd(t->y, t->x, t->w, t->b, R, C, C);
+    k->linear_fwd(t->y, t->x, t->w, t->x, R, C, C);
     k->linear_bwd_input(t->y, t->x, t->w, R, C, C);
     k->linear_bwd_weight(t->dw, t->db, t->wide, t->x, R, M, C);
-    k->linear_activation_fwd(t->wide, t->wide2, t->x, t->w, t->b, R, M, C, ACTIVATION_GELU);
+    k->linear_activation_fwd(t->wide, t->wide2, t->x, t->w, t->x, R, M, C, ACTIVATION_GELU);
     k->activation_bwd(t->wide, t->wide2, t->db, t->wide, t->wide2, R, M, ACTIVATION_GELU);
     k->attention_fwd(t->y, t->lse, t->qkv, t->start, t->B, R, t->T, t->H, C / t->H, t->causal);
     k->attention_bwd(t->dqkv, t->x, t->y, t->lse, t->qkv, t->start, t->B, R, t->T, t->H, C / t->H,

@@ -1,8 +1,8 @@
 #include "train/block.h"
 
-/* Parameters as the kernels take them: compute weights, masters, gradients. */
+/* Parameters as products take them. */
 static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
-static const acc *bias(const Block *b, Layer l) { return param_acc(b->p, l.b); }
+static const act *bias(const Block *b, Layer l) { return param_act(b->p, l.b); }
 
 bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
 
@@ -144,9 +144,9 @@ void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     const Kernels *k = b->k;
     size_t rows = seq->rows, B = seq->B, C = b->C;
     const act *w = weight(b, b->in_proj);
-    const acc *wb = bias(b, b->in_proj);
+    const act *wb = bias(b, b->in_proj);
     input_norm(b, s, t, rows, x_in);
-    k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), acc_at(k, wb, C), rows, 2 * C, C);
+    k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
     k->gather_rows(t->gathered, t->y, seq->pool, B, C);
     k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
     k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);

@@ -7,12 +7,12 @@ static double gemm_bytes(size_t M, size_t N, size_t K) {
 }
 #define GEMM_FLOPS(M, N, K) (2.0 * (double)(M) * (double)(N) * (double)(K))
 
-static Product forward(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+static Product forward(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                        size_t K) {
     return (Product){.a = x,
                      .b = w,
                      .c = y,
-                     .bias = b ? &b->v : NULL,
+                     .bias = b,
                      .M = M,
                      .N = N,
                      .K = K,
@@ -24,7 +24,7 @@ static Product forward(act *y, const act *x, const act *w, const acc *b, size_t 
                      .out = ELEMENT_ACT};
 }
 
-void FN(linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                     size_t K) {
     KERNEL_TIMER(linear_fwd, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
     Product p = forward(y, x, w, b, M, N, K);
@@ -89,7 +89,7 @@ static void activation_row(act *y, const act *x, size_t n, Activation f) {
     }
 }
 
-void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b, size_t M,
+void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b, size_t M,
                                size_t N, size_t K, Activation f) {
     KERNEL_TIMER(linear_activation_fwd, GEMM_FLOPS(M, N, K) + 20.0 * (double)M * (double)N,
                  gemm_bytes(M, N, K) + (double)sizeof(act) * (double)M * (double)N);

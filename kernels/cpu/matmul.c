@@ -55,7 +55,7 @@ static dnnl_memory_desc_t stored_b(const Key *k) {
 static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Key *k) {
     dnnl_memory_desc_t a = matrix(k->M, k->K, k->lda, false, k->in);
     dnnl_memory_desc_t b, c = matrix(k->M, k->N, k->ldc, false, k->out);
-    dnnl_memory_desc_t bias = matrix(1, k->N, k->N, false, dnnl_f32);
+    dnnl_memory_desc_t bias = matrix(1, k->N, k->N, false, k->in);
     dnnl_dims_t dims = {(dnnl_dim_t)k->K, (dnnl_dim_t)k->N};
     check(dnnl_memory_desc_init_by_tag(&b, 2, dims, k->in, dnnl_format_tag_any), "a descriptor");
     dnnl_matmul_desc_t d;
@@ -393,12 +393,13 @@ static void widen(float *to, const act *from, size_t n) {
 
 static void emulate(const Product *p) {
     size_t na = p->M * p->K, nb = p->K * p->N, nc = p->out == ELEMENT_F32 ? 0 : p->M * p->N;
-    float *a = FN(scratch)(SCRATCH_EMULATE, (na + nb + nc + 64) * sizeof *a);
-    float *b = a + round_up(na, 16), *c = b + round_up(nb, 16);
+    float *a = FN(scratch)(SCRATCH_EMULATE, (na + nb + nc + p->N + 64) * sizeof *a);
+    float *b = a + round_up(na, 16), *c = b + round_up(nb, 16), *bias = c + round_up(nc, 16);
     widen(a, p->a, na);
     widen(b, p->b, nb);
+    if (p->bias) widen(bias, p->bias, p->N);
     Product q = *p;
-    q.a = a, q.b = b, q.in = q.out = ELEMENT_F32;
+    q.a = a, q.b = b, q.bias = p->bias ? bias : NULL, q.in = q.out = ELEMENT_F32;
     if (nc) q.c = c;
     FN(matmul)(&q);
     act *to = p->c;

@@ -21,15 +21,16 @@ static void blas_check(cublasStatus_t status, const char *call) {
 /* A product without its pointers: of them only the alignments matter. Compared as bytes. */
 typedef struct Key {
     uint64_t M, N, K, lda, ldb, ldc;
-    uint32_t align_a, align_b, align_c;
+    uint32_t align_a, align_b, align_c, align_vector; /* of the bias or the sums */
     int32_t in, out, b_type;
-    uint8_t ta, tb, add, tf32, bias, unused[3];
+    uint8_t ta, tb, add, tf32, bias, sums, unused[6];
 } Key;
-static_assert(sizeof(Key) == 6 * 8 + 6 * 4 + 8, "no padding");
+static_assert(sizeof(Key) == 6 * 8 + 7 * 4 + 12, "no padding");
 
 typedef struct Choice {
     Key key;
     cublasLtMatmulAlgo_t algo;
+    uint64_t beside; /* the sums are made by the product */
 } Choice;
 
 typedef struct Plan {
@@ -37,6 +38,7 @@ typedef struct Plan {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
+    bool beside;
     uint64_t used;
 } Plan;
 
@@ -64,7 +66,8 @@ static Key key_of(const Product *p) {
     k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
     k.align_a = alignment_of(p->a), k.align_b = alignment_of(p->b), k.align_c = alignment_of(p->c);
     k.in = p->in, k.out = p->out, k.b_type = p->scale_b ? p->b_type : p->in;
-    k.ta = p->ta, k.tb = p->tb, k.add = p->add, k.bias = p->bias != NULL;
+    k.ta = p->ta, k.tb = p->tb, k.add = p->add, k.bias = p->bias != NULL, k.sums = p->sums != NULL;
+    k.align_vector = alignment_of(p->bias ? p->bias : p->sums);
     k.tf32 = p->tf32 && p->in == CUDA_R_32F;
     return k;
 }
@@ -77,10 +80,10 @@ static Choice *choice_find(const Key *key) {
     return NULL;
 }
 
-static void choice_add(const Key *key, const cublasLtMatmulAlgo_t *algo) {
+static void choice_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool beside) {
     if (choice_count == CHOICES_MAX) return;
-    choices[choice_count].key = *key;
-    choices[choice_count++].algo = *algo;
+    Choice *c = &choices[choice_count++];
+    c->key = *key, c->algo = *algo, c->beside = beside;
 }
 
 /* ---- plans ---- */
@@ -99,6 +102,18 @@ static cublasLtMatrixLayout_t layout(cudaDataType_t type, size_t rows, size_t co
     return l;
 }
 
+static void plan_epilogue(Plan *plan, cublasLtEpilogue_t epilogue) {
+    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                        sizeof epilogue));
+}
+
+/* The library's second operand is a: BGRADB sums it over k, in c's type. */
+static void plan_sums(Plan *plan, bool beside) {
+    if (plan->key.sums)
+        plan_epilogue(plan, beside ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_DEFAULT);
+    plan->beside = beside;
+}
+
 static void plan_new(Plan *plan, const Product *p, const Key *key) {
     memset(plan, 0, sizeof *plan);
     plan->key = *key;
@@ -111,11 +126,8 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
                                         sizeof op_first));
     BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_second,
                                         sizeof op_second));
-    if (p->bias) {
-        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                            sizeof epilogue));
-    }
+    assert(!p->sums || (p->ta && !p->bias && p->out == CUDA_R_32F));
+    if (p->bias) plan_epilogue(plan, CUBLASLT_EPILOGUE_BIAS);
     /* forward alone: gradients are summed in full f32 */
     if (p->scale_b && p->in == CUDA_R_8F_E4M3) {
         const int8_t fast = 1;
@@ -129,9 +141,10 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
 
 /* The pointers that belong to the description: the library may look at them when it chooses. */
 static void plan_point(Plan *plan, const Product *p) {
-    if (p->bias)
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias,
-                                            sizeof p->bias));
+    const void *vector = p->bias ? p->bias : p->sums;
+    if (vector)
+        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector,
+                                            sizeof vector));
     if (p->scale_b) {
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
                                             &p->scale_b, sizeof p->scale_b));
@@ -148,7 +161,7 @@ static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
                           WORKSPACE, device_stream());
 }
 
-/* Milliseconds of one product: the best of three after one that is not counted. A way that the
+/* Milliseconds of one product, the sums included: the best of three after one that is not counted. A way that the
  * library does not take after all takes for ever. */
 static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
     float best = FLT_MAX;
@@ -156,6 +169,7 @@ static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start,
         float ms;
         CUDA(cudaEventRecord(start, device_stream()));
         if (plan_run(plan, p, c) != CUBLAS_STATUS_SUCCESS) return FLT_MAX;
+        if (p->sums && !plan->beside) p->sums_apart(p);
         CUDA(cudaEventRecord(stop, device_stream()));
         CUDA(cudaEventSynchronize(stop));
         CUDA(cudaEventElapsedTime(&ms, start, stop));
@@ -169,13 +183,16 @@ static size_t bytes_to_try(const Product *p) {
     return p->add ? p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2) : 0;
 }
 
-/* Leaves the fastest of the ways in plan->algo. Not while a graph is being captured: nothing runs
- * then. */
-static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeuristicResult_t *ways,
-                          int count) {
+/* Leaves the fastest of the ways in plan->algo and returns its time. FLT_MAX, the first way:
+ * nothing was measured, as while a graph is being captured, when nothing runs. */
+static float plan_autotune(Plan *plan, const Product *p,
+                           const cublasLtMatmulHeuristicResult_t *ways, int count) {
     cudaStreamCaptureStatus capturing;
     CUDA(cudaStreamIsCapturing(device_stream(), &capturing));
-    if (count < 2 || capturing != cudaStreamCaptureStatusNone) return;
+    plan->algo = ways[0].algo;
+    if (!kernel_tuning.autotune || (count < 2 && !p->sums) ||
+        capturing != cudaStreamCaptureStatusNone)
+        return FLT_MAX;
     size_t bytes = bytes_to_try(p);
     void *c = bytes ? device_alloc(bytes) : p->c;
     if (bytes) CUDA(cudaMemsetAsync(c, 0, bytes, device_stream()));
@@ -193,11 +210,13 @@ static void plan_autotune(Plan *plan, const Product *p, const cublasLtMatmulHeur
     CUDA(cudaEventDestroy(start));
     CUDA(cudaEventDestroy(stop));
     if (bytes) device_release(c);
+    return best_time;
 }
 
-/* Dies where the library knows no way. */
-static void plan_choose(Plan *plan, const Product *p) {
-    enum { WAYS = 8 };
+enum { WAYS = 8 };
+
+/* The library's usable ways; 0: *status says why there is none. */
+static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasStatus_t *status) {
     cublasLtMatmulPreference_t want;
     size_t workspace = WORKSPACE;
     BLAS(cublasLtMatmulPreferenceCreate(&want));
@@ -210,26 +229,48 @@ static void plan_choose(Plan *plan, const Product *p) {
     WANT(MIN_ALIGNMENT_C_BYTES, plan->key.align_c);
     WANT(MIN_ALIGNMENT_D_BYTES, plan->key.align_c);
 #undef WANT
-    cublasLtMatmulHeuristicResult_t ways[WAYS];
     int found = 0;
-    cublasStatus_t status =
+    *status =
         cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c, want,
                                        kernel_tuning.autotune ? WAYS : 1, ways, &found);
     int usable = 0; /* each has a state of its own */
-    for (int i = 0; i < found && status == CUBLAS_STATUS_SUCCESS; i++)
+    for (int i = 0; i < found && *status == CUBLAS_STATUS_SUCCESS; i++)
         if (ways[i].state == CUBLAS_STATUS_SUCCESS) ways[usable++] = ways[i];
-    if (!usable)
+    BLAS(cublasLtMatmulPreferenceDestroy(want));
+    return usable;
+}
+
+/* Sums are made beside the product where the library can, unless making them apart was measured to
+ * be faster. Dies where it cannot multiply. */
+static void plan_choose(Plan *plan, const Product *p) {
+    cublasLtMatmulHeuristicResult_t ways[WAYS];
+    cublasStatus_t status;
+    cublasLtMatmulAlgo_t algo = plan->algo;
+    float beside = FLT_MAX;
+    int count = 0;
+    if (p->sums) {
+        plan_sums(plan, true);
+        count = plan_ways(plan, ways, &status);
+        if (count) beside = plan_autotune(plan, p, ways, count);
+        if (count && beside == FLT_MAX) return;
+        algo = plan->algo;
+    }
+    plan_sums(plan, false);
+    int apart = plan_ways(plan, ways, &status);
+    if (!apart && !count)
         die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
             cublasLtGetStatusString(status));
-    BLAS(cublasLtMatmulPreferenceDestroy(want));
-    plan->algo = ways[0].algo;
-    plan_autotune(plan, p, ways, usable);
+    if (apart && plan_autotune(plan, p, ways, apart) < beside) return;
+    if (!count) return;
+    plan_sums(plan, true);
+    plan->algo = algo;
 }
 
 /* False: nothing was chosen before, or the library does not take it (the file was edited). */
 static bool plan_recall(Plan *plan) {
     Choice *c = choice_find(&plan->key);
     cublasLtMatmulHeuristicResult_t result;
+    if (c) plan_sums(plan, c->beside);
     if (!c || cublasLtMatmulAlgoCheck(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
                                       &c->algo, &result) != CUBLAS_STATUS_SUCCESS)
         return false;
@@ -263,29 +304,30 @@ static Plan *plan_get(const Product *p) {
     oldest->used = ++cache_clock;
     if (!plan_recall(oldest)) {
         plan_choose(oldest, p);
-        if (!choice_find(&key)) choice_add(&key, &oldest->algo);
+        if (!choice_find(&key)) choice_add(&key, &oldest->algo, oldest->beside);
     }
     return oldest;
 }
 
-void blas_product(const Product *p) {
-    if (!p->M || !p->N) return;
+bool blas_product(const Product *p) {
+    if (!p->M || !p->N) return false;
     if (!p->K) {
         assert(p->add || p->ldc == p->N);
         size_t size = p->out == CUDA_R_32F ? 4 : 2;
         if (!p->add && !device_planning())
             CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size, device_stream()));
-        return;
+        return false;
     }
     if (device_planning()) {
         device_scratch(SCRATCH_BLAS, WORKSPACE);
         size_t tried = kernel_tuning.autotune ? bytes_to_try(p) : 0;
         if (tried) device_release(device_alloc(tried));
-        return;
+        return false;
     }
     Plan *plan = plan_get(p);
     plan_point(plan, p);
     BLAS(plan_run(plan, p, p->c));
+    return plan->beside;
 }
 
 /* ---- choices as text: a line that says for what they hold, then a line each ---- */
@@ -295,7 +337,7 @@ static void title(char *out, size_t size) {
     cudaDeviceProp properties;
     CUDA(cudaGetDevice(&device));
     CUDA(cudaGetDeviceProperties(&properties, device));
-    snprintf(out, size, "clipc products 1 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
+    snprintf(out, size, "clipc products 2 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
 }
 
 extern "C" bool cuda_write_choices(const char *path, Error *err) {
@@ -342,7 +384,7 @@ extern "C" bool cuda_read_choices(const char *path, Error *err) {
         else if (!read_hex((unsigned char *)&c, sizeof c, line))
             ok = error_set(err, "%s: line %zu is damaged", path, number);
         else if (!choice_find(&c.key))
-            choice_add(&c.key, &c.algo);
+            choice_add(&c.key, &c.algo, c.beside);
     }
     fclose(f);
     return ok;

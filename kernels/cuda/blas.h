@@ -11,7 +11,8 @@ extern "C" {
 /* c[M,N] = (c if add) + a b + bias[N], sums in f32. ta: a is stored as [K,M], else [M,K]; tb: b is
  * stored as [N,K], else [K,N]; rows as stored are ld elements apart. bias (or NULL) has c's type.
  * tf32: f32 inputs may be rounded to TF32 (10 bits of mantissa). */
-typedef struct Product {
+typedef struct Product Product;
+struct Product {
     const void *a, *b, *bias;
     void *c;
     size_t M, N, K, lda, ldb, ldc;
@@ -21,9 +22,14 @@ typedef struct Product {
      * with */
     cudaDataType_t b_type = CUDA_R_32F;
     const float *scale_a = NULL, *scale_b = NULL;
-} Product;
+    /* With ta and an f32 c, if wanted: where the library can put Σ_k a, [M], beside the product,
+     * and what else makes them there, so that --autotune can compare. */
+    float *sums = NULL;
+    void (*sums_apart)(const Product *p) = NULL;
+};
 
-void blas_product(const Product *p);
+/* Whether p->sums were made: not where the library has no way to, or a slower one. */
+bool blas_product(const Product *p);
 #ifdef __cplusplus
 }
 #endif

@@ -52,7 +52,7 @@ void device_sync(void);
  * Where graphs were recorded, an outgrown block stays too: they may work in it. */
 enum ScratchUse {
     SCRATCH_BLAS,
-    SCRATCH_BIAS,
+    SCRATCH_SUMS,
     SCRATCH_CAST,
     SCRATCH_PARTIAL,
     SCRATCH_SORT,

@@ -19,30 +19,19 @@ static double product_bytes(size_t M, size_t N, size_t K, size_t in, size_t out)
     return (double)((M * K + N * K) * in + M * N * out);
 }
 
-/* The epilogue wants the bias in the type of the output. */
-static const void *bias_of(const acc *b, size_t N) {
-    if (!b || sizeof(act) == sizeof(acc)) return b;
-    act *rounded = (act *)device_scratch(SCRATCH_BIAS, N * sizeof *rounded);
-    FN(round_acc)(rounded, b, N);
-    return rounded;
-}
-
-static void linear(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N, size_t K) {
-    if (!M) return;
-    const void *bias = bias_of(b, N);
-    if (FN(fp8_fwd)(y, x, w, bias, M, N, K)) return;
-    Product p = {x,     w,    bias, y,    M,        N,       K, K, K, N,
-                 false, true, false,         TF32, ACT_TYPE, ACT_TYPE};
+static void linear(act *y, const act *x, const act *w, const act *b, size_t M, size_t N, size_t K) {
+    if (!M || FN(fp8_fwd)(y, x, w, b, M, N, K)) return;
+    Product p = {x, w, b, y, M, N, K, K, K, N, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&p);
 }
 
-void FN(linear_fwd)(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                     size_t K) {
     GPU_TIMER(linear_fwd, product_flops(M, N, K), product_bytes(M, N, K, sizeof(act), sizeof(act)));
     linear(y, x, w, b, M, N, K);
 }
 
-void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const acc *b, size_t M,
+void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b, size_t M,
                                size_t N, size_t K, Activation f) {
     GPU_TIMER(linear_activation_fwd, product_flops(M, N, K),
               product_bytes(M, N, K, sizeof(act), 2 * sizeof(act)));
@@ -58,15 +47,26 @@ void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t
     blas_product(&p);
 }
 
+static void sum_apart(const Product *p) {
+    FN(add_columns)((acc *)p->sums, (const act *)p->a, p->lda, p->K, p->M);
+}
+
 void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
                            size_t K) {
     GPU_TIMER(linear_bwd_weight, product_flops(M, N, K),
               product_bytes(N, K, M, sizeof(act), 2 * sizeof(acc)));
     if (!M) return;
-    if (db) FN(add_columns)(db, dy, N, M, N);
-    if (FN(fp8_bwd_weight)(dw, dy, x, M, N, K)) return;
-    Product p = {dy, x, NULL, dw, N, K, M, N, K, K, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
-    blas_product(&p);
+    bool summed = false;
+    float *sums = db ? (float *)device_scratch(SCRATCH_SUMS, N * sizeof *sums) : NULL;
+    if (!FN(fp8_bwd_weight)(dw, dy, x, M, N, K)) {
+        Product p = {dy, x, NULL, dw, N, K, M, N, K, K, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
+        p.sums = sums, p.sums_apart = sum_apart;
+        summed = blas_product(&p);
+    }
+    if (summed)
+        FN(add_partials)(db, sums, 1, N);
+    else if (db)
+        FN(add_columns)(db, dy, N, M, N);
 }
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {

@@ -3,7 +3,7 @@
 /* Every function runs its outermost loop over rows of the output: each sum belongs to one thread,
  * in index order. */
 
-void ref_linear_fwd(act *y, const act *x, const act *w, const acc *b, size_t M, size_t N,
+void ref_linear_fwd(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                     size_t K) {
 #pragma omp parallel for
     for (size_t m = 0; m < M; m++)
@@ -34,7 +34,7 @@ void ref_linear_bwd_weight(acc *dw, acc *db, const act *dy, const act *x, size_t
         }
 }
 
-void ref_linear_activation_fwd(act *y, act *pre, const act *x, const act *w, const acc *b, size_t M,
+void ref_linear_activation_fwd(act *y, act *pre, const act *x, const act *w, const act *b, size_t M,
                                size_t N, size_t K, Activation f) {
     ref_linear_fwd(pre, x, w, b, M, N, K);
     for (size_t i = 0; i < M * N; i++) y[i].v = ref_activation(pre[i].v, f);

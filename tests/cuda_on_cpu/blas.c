@@ -289,6 +289,11 @@ static cublasStatus_t read_epilogue(const Desc *d, const Layout *ld, Gemm *g) {
                                                       : 0;
     if (!matrix_type(d->bias_type < 0 ? ld->type : d->bias_type, &g->bias_type))
         return CUBLAS_STATUS_NOT_SUPPORTED;
+    /* as documented: what a gradient is summed into has D's type; none for FP8 */
+    if (g->grad_of && (g->bias_type != g->d.type || is_fp8(g->a.type) || is_fp8(g->b.type)))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    if ((g->grad_of == 'a' || g->grad_of == 'b') && !emu_options()->bgrad)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     g->bias_batch = d->bias_stride;
     if (!(e & 128)) return CUBLAS_STATUS_SUCCESS;
     if (d->aux_ld % 8 || d->aux_ld < g->m || (uintptr_t)d->aux % 16)
@@ -481,6 +486,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     bool biased = g->grad_of || (e->epilogue & CUBLASLT_EPILOGUE_BIAS), aux = e->epilogue & 128;
     if ((biased && !e->bias) || (aux && !e->aux)) return CUBLAS_STATUS_INVALID_VALUE;
     if (biased) p.bias = e->bias;
+    if (g->grad_of == 'a' || g->grad_of == 'b') emu_count(COUNT_SUMS);
     if (aux) p.aux = e->aux;
     return stream_add(stream_of(stream), run_product, &p, sizeof p)
                ? CUBLAS_STATUS_SUCCESS

@@ -18,6 +18,7 @@
  *   CUDAEMU_DRIVER=n      CUDA version of the driver, 12040 for 12.4, 0 for none (default the
  *                         runtime's)
  *   CUDAEMU_ARCH=80       compute capability, and the newest PTX that is taken from an object
+ *   CUDAEMU_BGRAD=0       cuBLASLt has no way to sum an operand beside a product
  *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
  *   CUDAEMU_TIMEOUT=s     seconds until a collective between ranks gives up (default 20)
  *   CUDAEMU_QUIET=1       no line at start
@@ -35,7 +36,7 @@ enum { EMU_EXIT = 99 };
 
 typedef struct EmuOptions {
     int order, async, arch, devices, driver;
-    bool alone, race, leaks, quiet, allocations;
+    bool alone, race, leaks, quiet, allocations, bgrad;
     size_t memory;
     uint64_t steps;
     double timeout;

@@ -6,8 +6,9 @@
 #include <pthread.h>
 
 /* How often the host took or gave back memory, waited for a stream or an event, asked for a kernel
- * or a product by itself; for tests, which know it as a weak symbol: on a GPU it is not there. */
-typedef enum { COUNT_MEMORY, COUNT_WAITS, COUNT_LAUNCHES, COUNTS } EmuCount;
+ * or a product by itself, for a product that sums an operand; for tests, which know it as a weak
+ * symbol: on a GPU it is not there. */
+typedef enum { COUNT_MEMORY, COUNT_WAITS, COUNT_LAUNCHES, COUNT_SUMS, COUNTS } EmuCount;
 unsigned long cudaemuCount(EmuCount what);
 void emu_count(EmuCount what);
 /* Keeps e for cudaGetLastError and returns it. */

@@ -322,6 +322,21 @@ static void blas_bias_missing(void) {
     BLAS(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &bias, sizeof bias));
     product_run(&p, 0, 256, 0);
 }
+static void sums_beside(bool sums_other_type) {
+    Product p = product_new(K);
+    cublasLtEpilogue_t bias = CUBLASLT_EPILOGUE_BGRADB;
+    cudaDataType_t type = CUDA_R_32F; /* D is bf16 */
+    void *sums = device_new<float>(M);
+    BLAS(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &bias, sizeof bias));
+    BLAS(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &sums,
+                                        sizeof sums));
+    if (sums_other_type)
+        BLAS(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type,
+                                            sizeof type));
+    product_run(&p, 0, 256, 0);
+}
+static void no_fault_sums(void) { sums_beside(false); }
+static void blas_sums_type(void) { sums_beside(true); }
 
 int main(int argc, char **argv) {
 #define CASE(name) {#name, name}
@@ -334,7 +349,7 @@ int main(int argc, char **argv) {
         CASE(query_in_capture), CASE(event_without_time), CASE(not_ready_left_behind),
         CASE(driver_too_old), CASE(graph_edge_missing),
         CASE(no_fault_blas), CASE(blas_misaligned), CASE(blas_workspace_small),
-        CASE(blas_past_buffer), CASE(blas_aux_ld), CASE(blas_bias_missing),
+        CASE(blas_past_buffer), CASE(blas_aux_ld), CASE(blas_bias_missing), CASE(no_fault_sums), CASE(blas_sums_type),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

@@ -126,6 +126,8 @@ static void products_bf16(void) {
 static void products_mixed(void) { /* weight gradients: bf16 in, added to f32 */
     product<__nv_bfloat16, float>(CUDA_R_16BF, CUDA_R_32F, false, true, 1,
                                   CUBLASLT_EPILOGUE_DEFAULT, 1e-6);
+    product<__nv_bfloat16, float>(CUDA_R_16BF, CUDA_R_32F, false, true, 1, CUBLASLT_EPILOGUE_BGRADB,
+                                  1e-6);
 }
 static void epilogues(void) {
     const cublasLtEpilogue_t all[] = {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU_BGRAD,
