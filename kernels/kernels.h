@@ -319,6 +319,10 @@ typedef struct Kernels {
      * that are no multiples of 16 are computed as before. */
     void (*fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
                        size_t K);
+    /* Until the next call: in products of a row a token, or of a row a sequence, x's rows of the
+     * sequences from number B on (of `sequences`; start[sequences+1]) are padding, and have no say
+     * in its largest magnitude. start NULL: there is none. Ignored where fp8 is false. */
+    void (*fp8_padding)(const int32_t *start, size_t B, size_t sequences);
     /* Ends a step: this step's magnitudes join the past (where finite), and each scale becomes the
      * largest power of two that keeps them within its type. */
     void (*fp8_update)(acc *scaling, size_t n);
@@ -347,7 +351,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
     X(group_targets) X(teacher_targets) X(soft_logits_grad) X(siglip_targets_tile) \
     X(sum_squares) X(skip_spike) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
-    X(fp8_weight) X(fp8_update)
+    X(fp8_weight) X(fp8_padding) X(fp8_update)
 /* clang-format on */
 
 enum KernelSlot {

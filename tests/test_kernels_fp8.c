@@ -154,6 +154,40 @@ static void fp8_weight(void **state) {
     }
 }
 
+/* Rows of padding are multiplied like others, but have no say in x's largest magnitude: those from
+ * start[B] on, or from B on where there is a row a sequence. */
+static void fp8_padding(void **state) {
+    (void)state;
+    enum { N = 32, K = 48, ROWS = 70, SEQUENCES = 5, B = 3 };
+    static const int32_t starts[SEQUENCES + 1] = {0, 20, 21, 37, 68, ROWS};
+    for (int pooled = 0; pooled < 2; pooled++) {
+        size_t M = pooled ? SEQUENCES : ROWS, real = pooled ? B : (size_t)starts[B];
+        int32_t *start = backend->alloc(sizeof starts);
+        backend->upload(start, starts, sizeof starts);
+        for (int padded = 0; padded < 2; padded++) {
+            Layer l = layer_new(M, N, K, 0);
+            for (size_t i = 0; i < N; i++) l.dy[(M - 1) * N + i] = 0;
+            l.x[real * K - 1] = -1.25; /* the last that counts */
+            l.x[real * K] = 1.5;
+            backend->act_set(l.dev_x, l.x, M * K);
+            backend->act_set(l.dev_dy, l.dy, M * N);
+            backend->fp8_padding(padded ? start : NULL, B, SEQUENCES);
+            layer_run(&l);
+            backend->fp8_padding(NULL, 0, 0);
+            double amax[FACTORS];
+            backend->acc_get(amax, l.scaling, FACTORS);
+            assert_true(amax[3] == (!in_8_bits() ? 0 : padded ? 1.25 : 1.5));
+            assert_true(amax[4] == (in_8_bits() ? largest(l.w, N * K) : 0));
+            assert_true(amax[5] == (in_8_bits() ? largest(l.dy, M * N) : 0));
+            backend->fp8_update(l.scaling, FACTORS);
+            layer_run(&l);
+            check_exactly(&l);
+            layer_free(&l);
+        }
+        backend->release(start);
+    }
+}
+
 /* 1 + 2^-5 has five bits behind the point; e4m3 keeps three. */
 static void takes_8_bits(void **state) {
     (void)state;
@@ -174,6 +208,7 @@ static void takes_8_bits(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {cmocka_unit_test(fp8_update), cmocka_unit_test(fp8_weight),
+                                      cmocka_unit_test(fp8_padding),
                                       cmocka_unit_test(takes_8_bits)};
 #if defined TEST_CUDA
     setenv("CUDAEMU_ARCH", "90", 0); /* where it runs without a GPU: one that has FP8 */

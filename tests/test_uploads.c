@@ -91,9 +91,23 @@ static const ClipBatch *other_padding(const ClipBatch *sent) {
     return &changed;
 }
 
+/* The largest magnitudes of x, w and (all: whether they are compared, too) dy are the same in both
+ * models; without amp_fp8 there are none. */
+static void assert_scaling(const TestModel *a, const TestModel *b, bool all) {
+    size_t n = a->p->fp8_factors;
+    if (!n) return;
+    double *x = host_copy(a->k, a->p->fp8, n), *y = host_copy(a->k, b->p->fp8, n);
+    for (size_t i = 0; i < n; i++) {
+        bool gradient = i % 3 == 2;
+        assert_true(x[i] > 0 || gradient);
+        assert_true(x[i] == y[i] || (gradient && !all));
+    }
+    free(x);
+    free(y);
+}
+
 /* Batches of n captions, so that the padding differs in length. */
-static void check_padding(const Kernels *k, double tolerance) {
-    ClipConfig c = odd_config();
+static void check_padding(const Kernels *k, ClipConfig c, double tolerance) {
     TestBatch b = random_batch(&c, B, test_seed());
     ClipOptions padded = options(BUCKET), not_padded = options(0);
     for (size_t n = 1; n <= B; n += 1 + n / 2 * 2) {
@@ -114,6 +128,8 @@ static void check_padding(const Kernels *k, double tolerance) {
         assert_memory_equal(features[0], features[1], E * sizeof(double));
         if (worst_gradient(&m[0], &m[1], &where) != 0)
             fail_msg("%s, %zu captions: padding shows in %s", k->name, n, where);
+        assert_scaling(&m[0], &m[1], true);
+        assert_scaling(&m[0], &m[2], false);
         /* without it, sums over rows may be cut elsewhere */
         assert_near(loss[0], loss[2], tolerance * fmax(1, loss[2]));
         assert_true(test_error_max(features[0], features[2], E) <= tolerance);
@@ -129,6 +145,13 @@ static void check_padding(const Kernels *k, double tolerance) {
     batch_free(&b);
 }
 
+#if defined TEST_CUDA
+extern bool device_has_fp8(void);
+static bool has_fp8(void) { return device_has_fp8(); }
+#else
+static bool has_fp8(void) { return false; }
+#endif
+
 static void test_like_host(void **state) {
     (void)state;
     check_like_host(kernels_open(TEST_DEVICE, PRECISION_FP32));
@@ -137,9 +160,12 @@ static void test_like_host(void **state) {
 
 static void test_padding(void **state) {
     (void)state;
-    check_padding(kernels_open("ref", PRECISION_FP32), 1e-12);
-    check_padding(kernels_open(TEST_DEVICE, PRECISION_FP32), 2e-6);
-    check_padding(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 1e-5);
+    check_padding(kernels_open("ref", PRECISION_FP32), odd_config(), 1e-12);
+    check_padding(kernels_open(TEST_DEVICE, PRECISION_FP32), odd_config(), 2e-6);
+    check_padding(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), odd_config(), 1e-5);
+    /* sizes that are multiples of 16, else nothing is computed in 8 bits */
+    if (has_fp8())
+        check_padding(kernels_open(TEST_DEVICE, PRECISION_AMP_FP8), golden_config(), 1e-5);
 }
 
 /* The layer that runs CUDA without a GPU counts: 0, calls that take or give back memory; 1, those
@@ -157,11 +183,19 @@ static void count_to(unsigned long memory_most, unsigned long waits_most) {
     assert_in_range(cudaemuCount(1) - waits, 0, waits_most);
 }
 
+/* What a validation does between steps: forwards of other samples. */
+static void validate(TestModel *m) {
+    TestBatch b = random_batch(&m->config, B, test_seed() + 77);
+    clip_image_fwd(m->clip, m->images, &(ClipImages){.u8 = b.u8}, B, false);
+    clip_text_fwd(m->clip, m->texts, b.ids, b.start, B, false);
+    m->k->sync();
+    batch_free(&b);
+}
+
 /* n steps of two micro-batches whose captions change in number of rows. Once every batch has come
  * by, asking for a step takes no memory and waits for nothing; its result is one wait. */
-static void run_steps(const Kernels *k, bool graphs, double *master, StepResult *results,
-                      size_t n) {
-    ClipConfig c = odd_config();
+static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validated, double *master,
+                      StepResult *results, size_t n) {
     ClipOptions o = options(BUCKET);
     TestModel m = model_new(k, &c, &o, LOSS_CLIP);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
@@ -176,11 +210,12 @@ static void run_steps(const Kernels *k, bool graphs, double *master, StepResult 
             batch[t % 2][j] = loaded(&b[(t + j) % 3], B);
             list[t % 2][j] = &batch[t % 2][j];
         }
+        if (validated && t % 2) validate(&m);
         count_from();
         step_start(s, list[t % 2], 1e-2, t + 1);
-        if (t > 2) count_to(0, 0);
+        if (t > 2 && !validated) count_to(0, 0);
         if (t > 0) results[t - 1] = step_result(s);
-        if (t > 2) count_to(0, 1);
+        if (t > 2 && !validated) count_to(0, 1);
     }
     results[n - 1] = step_result(s);
     kernel_graphs_on = true;
@@ -205,7 +240,7 @@ static void test_recorded_steps(void **state) {
     double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
     StepResult results[2][STEPS];
     for (int graphs = 0; graphs < 2; graphs++)
-        run_steps(k, graphs, master[graphs], results[graphs], STEPS);
+        run_steps(k, c, graphs, false, master[graphs], results[graphs], STEPS);
     for (size_t t = 0; t < STEPS; t++) {
         assert_true(results[0][t].loss == results[1][t].loss);
         assert_true(results[0][t].grad_norm == results[1][t].grad_norm);
@@ -218,10 +253,34 @@ static void test_recorded_steps(void **state) {
     free(master[1]);
 }
 
+/* Forwards that belong to no step leave no trace in the weights: in amp_fp8 not by way of the
+ * scales either. */
+static void test_validation_leaves_no_trace(void **state) {
+    (void)state;
+    enum { STEPS = 4 };
+    Precision precision = has_fp8() ? PRECISION_AMP_FP8 : PRECISION_AMP_BF16;
+    const Kernels *k = kernels_open(TEST_DEVICE, precision);
+    ClipConfig c = golden_config();
+    size_t learned, matrices, size = params_layout(&c, &learned, &matrices);
+    double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
+    StepResult results[STEPS];
+    for (int validated = 0; validated < 2; validated++)
+        run_steps(k, c, true, validated, master[validated], results, STEPS);
+    assert_memory_equal(master[0], master[1], size * sizeof(double));
+    free(master[0]);
+    free(master[1]);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_like_host),
     cmocka_unit_test(test_padding),
     cmocka_unit_test(test_recorded_steps),
+    cmocka_unit_test(test_validation_leaves_no_trace),
 };
 
-int main(void) { return cmocka_run_group_tests_name("uploads", tests, NULL, NULL); }
+int main(void) {
+#if defined TEST_CUDA
+    setenv("CUDAEMU_ARCH", "90", 0); /* where it runs without a GPU: one that has FP8 */
+#endif
+    return cmocka_run_group_tests_name("uploads", tests, NULL, NULL);
+}

@@ -63,6 +63,10 @@ Param fp8_param(const Params *p) {
                    .size = FP8_SCALING * p->fp8_factors};
 }
 
+void fp8_begin(const Params *p) {
+    if (p->fp8) p->k->zero(p->fp8, p->fp8_factors * p->k->acc_size);
+}
+
 void fp8_step(Params *p) {
     if (!p->fp8) return;
     if (p->comm) p->comm->all_reduce_max(p->fp8, p->fp8_factors);

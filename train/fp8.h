@@ -12,6 +12,8 @@ void fp8_stop(Params *p);
 void fp8_bind(const Params *p, const Param *q, const acc *dw);
 /* p->fp8 as a tensor [FP8_SCALING, factors] of a train state; without it, an empty one. */
 Param fp8_param(const Params *p);
+/* Before each step: what forwards outside of steps left (validation) does not count. */
+void fp8_begin(const Params *p);
 /* After each step: the next one's scales, the same on all ranks. */
 void fp8_step(Params *p);
 #endif

@@ -239,6 +239,7 @@ static void run_loss(Step *s, size_t n) {
 
 static void gradients(Step *s, Batch *const *batches) {
     size_t n = 0, last_row = 0, last = s->accum - 1;
+    fp8_begin(s->p);
     for (size_t j = 0; j < s->accum; j++) uploads_stage(s->uploads, s->started, j, batches[j]);
     /* The last micro-batch's activations still stand when the loss is known: it alone is not
      * computed again. */

@@ -66,6 +66,7 @@ void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, con
     k->upload(t->start, start, (B + 1) * sizeof *start);
     k->upload(t->pool, t->host_pool, B * sizeof *t->host_pool);
     t->seq = (Sequences){t->start, t->pool, B, rows, max_T};
+    t->captions = B;
 }
 
 void text_tower_load_sent(TextTower *t, const ClipBatch *sent) {
@@ -76,6 +77,14 @@ void text_tower_load_sent(TextTower *t, const ClipBatch *sent) {
     k->copy(t->start, sent->start, (n + 1) * sizeof *t->start);
     k->copy(t->pool, sent->pool, n * sizeof *t->pool);
     t->seq = (Sequences){t->start, t->pool, n, sent->rows, sent->max_T};
+    t->captions = sent->B;
+}
+
+static void padding_begin(const TextTower *t) {
+    if (t->captions < t->seq.B) t->tower.k->fp8_padding(t->start, t->captions, t->seq.B);
+}
+static void padding_end(const TextTower *t) {
+    if (t->captions < t->seq.B) t->tower.k->fp8_padding(NULL, 0, 0);
 }
 
 void text_tower_fwd(TextTower *t, bool keep) {
@@ -84,7 +93,9 @@ void text_tower_fwd(TextTower *t, bool keep) {
     assert(!keep || w->training);
     w->k->text_embed_fwd(pass->layer[0].x, t->ids, t->start, param_acc(w->p, t->embed.w),
                          param_acc(w->p, t->embed.b), t->seq.B, t->seq.rows, w->C);
+    padding_begin(t);
     tower_fwd(w, &t->seq, keep);
+    padding_end(t);
 }
 
 bool text_tower_trains(const TextTower *t) {
@@ -93,7 +104,9 @@ bool text_tower_trains(const TextTower *t) {
 
 void text_tower_bwd(TextTower *t) {
     Tower *w = &t->tower;
+    padding_begin(t);
     tower_bwd(w, &t->seq, layer_trains(t->embed));
+    padding_end(t);
     if (!layer_trains(t->embed)) return;
     w->k->text_embed_bwd(param_grad(w->p, t->embed.w), param_grad(w->p, t->embed.b),
                          w->kept.scratch.d, t->ids, t->start, t->seq.B, t->seq.rows, w->C);

@@ -12,7 +12,8 @@ typedef struct TextTower {
     Layer embed;                       /* token_embedding, positional_embedding */
     int32_t *ids, *start, *pool;       /* device: [rows], [B+1], [B] */
     int32_t *host_pool;
-    Sequences seq; /* of the last forward */
+    Sequences seq;   /* of the last forward */
+    size_t captions; /* its first so many; behind them comes padding */
 } TextTower;
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,

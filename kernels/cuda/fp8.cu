@@ -15,6 +15,15 @@ typedef struct Matrix {
     size_t n, i, N, K;
 } Matrix;
 
+static struct {
+    const int32_t *start;
+    size_t B, sequences;
+} padding;
+
+void FN(fp8_padding)(const int32_t *start, size_t B, size_t sequences) {
+    padding.start = start, padding.B = B, padding.sequences = sequences;
+}
+
 enum { MATRICES_MAX = 1024 }; /* a ViT-G has 4 · (48 + 24) */
 static Matrix matrices[MATRICES_MAX];
 static size_t matrix_count;
@@ -69,12 +78,12 @@ template <bool E5M2> __device__ static inline unsigned fp8x2(float lo, float hi)
 #endif
 
 /* q[rows,cols] and qt[cols,ldt] (either may be NULL) = x · *scale; qt's columns past rows are 0.
- * *amax = max |x| and itself: as whole numbers, in which floats ≥ 0 have the same order, and NaN
- * and infinity are the largest. */
+ * *amax = max |x| and itself, over the first *end or (where that is NULL) `counted` rows: as whole
+ * numbers, in which floats ≥ 0 have the same order, and NaN and infinity are the largest. */
 template <bool E5M2>
 __global__ static void __launch_bounds__(BLOCK)
-    quantise(uint8_t *q, uint8_t *qt, const acc *scale, acc *amax, const act *x, size_t rows,
-             size_t cols, size_t ldt) {
+    quantise(uint8_t *q, uint8_t *qt, const acc *scale, acc *amax, const int32_t *end,
+             size_t counted, const act *x, size_t rows, size_t cols, size_t ldt) {
 #if __CUDA_ARCH__ >= 890
     __shared__ __align__(16) uint8_t tile[TILE][TILE + 16];
     __shared__ unsigned largest;
@@ -92,8 +101,10 @@ __global__ static void __launch_bounds__(BLOCK)
         act_load(v, from, VW, (uintptr_t)from % 16 == 0);
         act_load(v + VW, from + VW, VW, (uintptr_t)from % 16 == 0);
         unsigned pair[RUN / 2];
+        bool counts = row < (end ? (size_t)*end : counted);
 #pragma unroll
-        for (int j = 0; j < RUN; j++) most = max(most, __float_as_uint(fabsf(v[j])));
+        for (int j = 0; j < RUN; j++)
+            most = max(most, counts ? __float_as_uint(fabsf(v[j])) : 0);
 #pragma unroll
         for (int j = 0; j < RUN / 2; j++) pair[j] = fp8x2<E5M2>(v[2 * j] * s, v[2 * j + 1] * s);
         bytes = make_uint4(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16,
@@ -123,11 +134,20 @@ static const uint8_t *factor(const Matrix *m, enum Factor f, const act *x, size_
     uint8_t *as_is = transposed ? NULL : q, *turned = transposed ? q : NULL;
     const acc *scale = m->scaling + SCALE * m->n + at;
     acc *amax = count ? m->scaling + at : NULL;
-    size_t blocks = div_up(rows, (size_t)TILE) * div_up(cols, (size_t)TILE);
+    size_t blocks = div_up(rows, (size_t)TILE) * div_up(cols, (size_t)TILE), counted = rows;
+    const int32_t *end = NULL; /* a gradient's padding is 0 */
+    if (f == FACTOR_X && padding.start) {
+        if (rows == padding.sequences)
+            counted = padding.B;
+        else
+            end = padding.start + padding.B;
+    }
     if (f == FACTOR_DY)
-        LAUNCH(quantise<true>, blocks, BLOCK, 0, as_is, turned, scale, amax, x, rows, cols, ldt);
+        LAUNCH(quantise<true>, blocks, BLOCK, 0, as_is, turned, scale, amax, end, counted, x, rows,
+               cols, ldt);
     else
-        LAUNCH(quantise<false>, blocks, BLOCK, 0, as_is, turned, scale, amax, x, rows, cols, ldt);
+        LAUNCH(quantise<false>, blocks, BLOCK, 0, as_is, turned, scale, amax, end, counted, x, rows,
+               cols, ldt);
     return q;
 }
 
