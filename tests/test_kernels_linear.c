@@ -235,16 +235,11 @@ static void gradients_of_ref(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(linear_fwd),
-        cmocka_unit_test(linear_bwd_input),
-        cmocka_unit_test(linear_bwd_weight),
-        cmocka_unit_test(linear_activation_fwd),
-        cmocka_unit_test(project_fwd),
-        cmocka_unit_test(project_bwd),
-        cmocka_unit_test(project_bwd_input),
-        cmocka_unit_test(linear_bwd_weight_tuned),
-        cmocka_unit_test(gemm_all_forms),
-        cmocka_unit_test(tf32),
+        cmocka_unit_test(linear_fwd),        cmocka_unit_test(linear_bwd_input),
+        cmocka_unit_test(linear_bwd_weight), cmocka_unit_test(linear_activation_fwd),
+        cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
+        cmocka_unit_test(project_bwd_input), cmocka_unit_test(linear_bwd_weight_tuned),
+        cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
     return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));

@@ -195,7 +195,7 @@ static void validate(TestModel *m) {
 /* n steps of two micro-batches whose captions change in number of rows. Once every batch has come
  * by, asking for a step takes no memory and waits for nothing; its result is one wait. */
 static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validated, double *master,
-                      StepResult *results, size_t n) {
+                      double **scaling, StepResult *results, size_t n) {
     ClipOptions o = options(BUCKET);
     TestModel m = model_new(k, &c, &o, LOSS_CLIP);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
@@ -219,6 +219,7 @@ static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validate
     }
     results[n - 1] = step_result(s);
     kernel_graphs_on = true;
+    if (scaling) *scaling = host_copy(k, m.p->fp8, FP8_SCALING * m.p->fp8_factors);
     double *got = host_copy(k, m.p->master, m.p->size);
     memcpy(master, got, m.p->size * sizeof *got);
     free(got);
@@ -228,19 +229,24 @@ static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validate
     model_free(&m);
 }
 
+static size_t elements(const Kernels *k, const ClipConfig *c) {
+    Params *p = params_declare(k, c, NULL);
+    params_place(p, 1);
+    size_t size = p->size;
+    params_free(p);
+    return size;
+}
+
 static void test_recorded_steps(void **state) {
     (void)state;
     enum { STEPS = 6 };
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_AMP_BF16);
     ClipConfig c = odd_config();
-    Params *p = params_declare(k, &c, NULL);
-    params_place(p, 1);
-    size_t size = p->size;
-    params_free(p);
+    size_t size = elements(k, &c);
     double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
     StepResult results[2][STEPS];
     for (int graphs = 0; graphs < 2; graphs++)
-        run_steps(k, c, graphs, false, master[graphs], results[graphs], STEPS);
+        run_steps(k, c, graphs, false, master[graphs], NULL, results[graphs], STEPS);
     for (size_t t = 0; t < STEPS; t++) {
         assert_true(results[0][t].loss == results[1][t].loss);
         assert_true(results[0][t].grad_norm == results[1][t].grad_norm);
@@ -253,20 +259,26 @@ static void test_recorded_steps(void **state) {
     free(master[1]);
 }
 
-/* Forwards that belong to no step leave no trace in the weights: in amp_fp8 not by way of the
- * scales either. */
+/* Forwards that belong to no step leave no trace in the weights, nor in the magnitudes that scales
+ * of amp_fp8 go by. */
 static void test_validation_leaves_no_trace(void **state) {
     (void)state;
     enum { STEPS = 4 };
     Precision precision = has_fp8() ? PRECISION_AMP_FP8 : PRECISION_AMP_BF16;
     const Kernels *k = kernels_open(TEST_DEVICE, precision);
     ClipConfig c = golden_config();
-    size_t learned, matrices, size = params_layout(&c, &learned, &matrices);
+    size_t size = elements(k, &c);
     double *master[2] = {xcalloc(size, sizeof(double)), xcalloc(size, sizeof(double))};
+    double *scaling[2] = {NULL, NULL};
     StepResult results[STEPS];
     for (int validated = 0; validated < 2; validated++)
-        run_steps(k, c, true, validated, master[validated], results, STEPS);
+        run_steps(k, c, true, validated, master[validated], k->fp8 ? &scaling[validated] : NULL,
+                  results, STEPS);
     assert_memory_equal(master[0], master[1], size * sizeof(double));
+    size_t factors = 3 * 4 * (c.image.layers + c.text.layers);
+    if (k->fp8) assert_memory_equal(scaling[0], scaling[1], FP8_SCALING * factors * sizeof(double));
+    free(scaling[0]);
+    free(scaling[1]);
     free(master[0]);
     free(master[1]);
 }

@@ -95,7 +95,7 @@ static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
     Layer c_fc = b->c_fc;
     acc *db = NULL;
     if (k->bias_in_activation) {
-        if (c_fc.b->trainable) db = param_grad(b->p, c_fc.b);
+        db = vector_grad(b->p, c_fc.b);
         c_fc.b = NULL;
     }
     k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
