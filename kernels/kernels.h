@@ -42,7 +42,6 @@ typedef struct AdamW {
 /* Settings that parts of the flat parameter block share. */
 typedef struct OptimGroup {
     double weight_decay, lo, hi; /* weights are clamped to lo … hi */
-    uint64_t trains;             /* 0: frozen, only its gradient is cleared */
     double lr_scale;             /* times the step's rate */
 } OptimGroup;
 /* A piece of the flat block with one setting: where it starts in the blocks of masters, compute
@@ -285,9 +284,8 @@ typedef struct Kernels {
                                 double weight);
 
     /* ---- optim ---- (chunk[count], group, o: device memory; the chunks do not overlap) */
-    /* *out += Σ g² over the chunks that train. */
-    void (*sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
-                        const OptimGroup *group);
+    /* *out += Σ g² over the chunks. */
+    void (*sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count);
     /* *squares = infinity where *loss > o->max_loss: adamw then leaves the step out. */
     void (*skip_spike)(acc *squares, const acc *loss, const AdamW *o);
     /* One AdamW step over all chunks. *squares: the sum of the squared gradients; where it is not

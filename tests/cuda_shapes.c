@@ -165,7 +165,7 @@ static void optim(void) {
         size_t at = c * OPTIM_CHUNK;
         host[c] = (OptimChunk){at, at, (uint32_t)size_min(n - at, OPTIM_CHUNK), 0};
     }
-    OptimGroup group = {0.2, -1e30, 1e30, 1, 1};
+    OptimGroup group = {0.2, -1e30, 1e30, 1};
     AdamW adamw = {1e-3, 0.9, 0.98, 1e-6, 0.1, 0.02, 1, 1, 1e30};
     OptimChunk *chunk = k->alloc(count * sizeof *chunk);
     OptimGroup *g = k->alloc(sizeof *g);
@@ -176,7 +176,7 @@ static void optim(void) {
     free(host);
     acc *p = accs(n, 1), *grad = accs(n, 1), *m = accs(n, 0), *v = accs(n, 0), *sum = accs(1, 0);
     act *w = acts(n);
-    k->sum_squares(sum, grad, chunk, count, g);
+    k->sum_squares(sum, grad, chunk, count);
     k->adamw(p, w, grad, m, v, MOMENTS_FP32, chunk, count, g, o, sum);
     k->adamw(p, w, grad, m, v, MOMENTS_BF16, chunk, count, g, o, sum);
     k->acc_from_bf16(grad, v, n);

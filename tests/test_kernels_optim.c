@@ -14,9 +14,9 @@ typedef struct Block {
     size_t count, n; /* n: elements with all gaps */
 } Block;
 static const OptimGroup groups[GROUPS] = {
-    {0, -INFINITY, INFINITY, 0, 1},    /* frozen */
-    {0, -0.1, 0.4, 1, 1},              /* clamped */
-    {0.2, -INFINITY, INFINITY, 1, 0.6} /* decays, and learns more slowly */
+    {0, -INFINITY, INFINITY, 1},
+    {0, -0.1, 0.4, 1},              /* clamped */
+    {0.2, -INFINITY, INFINITY, 0.6} /* decays, and learns more slowly */
 };
 
 static Block block_new(size_t n) {
@@ -38,10 +38,10 @@ static void sum_squares(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {
         Block b = block_new(sizes[i]);
-        Buf *out = acc_inout(1, 1), *x = acc_in(b.n, 2), *g = raw_in(groups, sizeof groups);
+        Buf *out = acc_inout(1, 1), *x = acc_in(b.n, 2);
         Buf *chunk = raw_in(b.chunk, b.count * sizeof *b.chunk);
         out->host[0] = fabs(out->host[0]);
-        RUN(sum_squares, F(out), F(x), P(chunk), b.count, P(g));
+        RUN(sum_squares, F(out), F(x), P(chunk), b.count);
         check(out, 1, b.n);
         bufs_free();
     }
@@ -71,9 +71,7 @@ static void sum_squares_keeps_nan_and_infinity(void **state) {
     static const double bad[] = {NAN, INFINITY, -INFINITY};
     acc *x = backend->alloc(N * backend->acc_size), *out = backend->alloc(backend->acc_size);
     OptimChunk one = {.size = N, .group = 1}, *chunk = backend->alloc(sizeof one);
-    OptimGroup *group = backend->alloc(sizeof groups);
     backend->upload(chunk, &one, sizeof one);
-    backend->upload(group, groups, sizeof groups);
     double *host = test_randoms(N), got;
     for (size_t i = 0; i < 40; i++) {
         size_t at = i < 20 ? i : test_random_below(N);
@@ -81,7 +79,7 @@ static void sum_squares_keeps_nan_and_infinity(void **state) {
         host[at] = bad[i % COUNT(bad)];
         backend->acc_set(x, host, N);
         backend->zero(out, backend->acc_size);
-        backend->sum_squares(out, x, chunk, 1, group);
+        backend->sum_squares(out, x, chunk, 1);
         backend->acc_get(&got, out, 1);
         assert_true(isnan(host[at]) ? isnan(got) : isinf(got) && got > 0);
         host[at] = old;
@@ -90,7 +88,6 @@ static void sum_squares_keeps_nan_and_infinity(void **state) {
     backend->release(x);
     backend->release(out);
     backend->release(chunk);
-    backend->release(group);
 }
 
 /* Every hyper-parameter differs from 0 and 1, so that none can be forgotten. */
@@ -330,7 +327,7 @@ static void ref_adamw_by_hand(void **state) {
     (void)state;
     double p = 1, w = 0, g = 2, m = 0, v = 0, squares = 4;
     AdamW o = {0.5, 0.5, 0.75, 0.25, 0.5, 0.25, 0.5 * (2 + 1e-6), 1, 1};
-    OptimGroup group = {0.4, -INFINITY, INFINITY, 1, 1};
+    OptimGroup group = {0.4, -INFINITY, INFINITY, 1};
     OptimChunk chunk = {.size = 1};
 #define STEP(weights)                                                                              \
     ref->adamw((acc *)&p, weights, (acc *)&g, &m, &v, MOMENTS_FP32, &chunk, 1, &group, &o,         \
@@ -369,9 +366,8 @@ static void ref_averages_by_hand(void **state) {
 static void ref_norm_by_hand(void **state) {
     (void)state;
     double x[3] = {3, -4, 100}, sum = 11;
-    OptimGroup group[2] = {{.trains = 1}, {.trains = 0}};
-    OptimChunk chunk[2] = {{.size = 2}, {.weights = 2, .size = 1, .group = 1}};
-    ref->sum_squares((acc *)&sum, (acc *)x, chunk, 2, group);
+    OptimChunk chunk[2] = {{.size = 1}, {.weights = 1, .size = 1, .group = 1}};
+    ref->sum_squares((acc *)&sum, (acc *)x, chunk, 2);
     assert_near(sum, 36, 0);
 }
 

@@ -59,7 +59,7 @@ static int by_offset(const void *a, const void *b) {
 }
 
 static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
-    OptimGroup g = {.lo = -INFINITY, .hi = INFINITY, .trains = 1};
+    OptimGroup g = {.lo = -INFINITY, .hi = INFINITY};
     g.lr_scale = q->lr_scale;
     if (optim_decays(q, o->wd_groups)) g.weight_decay = o->weight_decay;
     if (strcmp(q->name, "logit_scale")) return g;
@@ -202,7 +202,7 @@ void optim_update(Optim *o) {
     const Kernels *k = p->k;
     bool separate = params_are_rounded(p) && !is_sharded(p);
     k->zero(o->squares, k->acc_size);
-    k->sum_squares(o->squares, p->grad, o->chunks, o->count, o->groups);
+    k->sum_squares(o->squares, p->grad, o->chunks, o->count);
     if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
     if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
     for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)

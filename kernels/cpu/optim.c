@@ -6,14 +6,13 @@
 /* Elements ahead that are fetched by hand: the arrays are far larger than any cache. */
 #define AHEAD 512
 
-void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
-                     const OptimGroup *group) {
+void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count) {
     KERNEL_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, 4 * count * OPTIM_CHUNK);
     double *parts = FN(scratch)(SCRATCH_PARTIAL, count * sizeof *parts);
 #pragma omp parallel for schedule(static) if (count > 1)
     for (size_t k = 0; k < count; k++) {
         const acc *x = g + chunk[k].weights;
-        size_t end = group[chunk[k].group].trains ? chunk[k].size : 0, i = 0;
+        size_t end = chunk[k].size, i = 0;
         vf a = vzero(), b = vzero();
         for (; i + 2 * VW <= end; i += 2 * VW) {
             __builtin_prefetch(&x[i + AHEAD]);
@@ -115,7 +114,7 @@ void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
     for (size_t k = 0; k < count; k++) {
         const OptimChunk *c = &chunk[k];
         const OptimGroup *s = &group[c->group];
-        if (!s->trains || !isfinite(norm))
+        if (!isfinite(norm))
             memset(g + c->weights, 0, c->size * sizeof *g);
         else if (moments == MOMENTS_BF16)
             update(p, w, g, m, v, true, c, s, &constants, o->lr, o->t);

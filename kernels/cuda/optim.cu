@@ -6,14 +6,13 @@ __device__ static unsigned blocks_done;
 
 /* Every block leaves its sum; the block that comes last adds them up in their order. */
 __global__ static void __launch_bounds__(BLOCK)
-    sum_squares(acc *out, float *parts, const acc *g, const OptimChunk *chunk,
-                const OptimGroup *group) {
+    sum_squares(acc *out, float *parts, const acc *g, const OptimChunk *chunk) {
     __shared__ float shared[2][BLOCK / WARP];
     __shared__ bool last;
     OptimChunk c = chunk[blockIdx.x];
     const acc *x = g + c.weights;
     bool wide = aligned16(x);
-    size_t n = group[c.group].trains ? c.size : 0;
+    size_t n = c.size;
     float sum = 0;
 #pragma unroll 4
     for (size_t i = threadIdx.x * QUAD; i < n; i += BLOCK * QUAD) {
@@ -40,11 +39,10 @@ __global__ static void __launch_bounds__(BLOCK)
     }
 }
 
-void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
-                     const OptimGroup *group) {
+void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count) {
     GPU_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, count * OPTIM_CHUNK * sizeof(acc));
     float *parts = (float *)device_scratch(SCRATCH_PARTIAL, count * sizeof *parts);
-    LAUNCH(sum_squares, count, BLOCK, 0, out, parts, g, chunk, group);
+    LAUNCH(sum_squares, count, BLOCK, 0, out, parts, g, chunk);
 }
 
 __global__ static void skip_spike(acc *squares, const acc *loss, const AdamW *o) {
@@ -67,7 +65,7 @@ typedef struct Constants {
 __device__ static inline void constants_set(Constants *k, const AdamW *o, const OptimGroup *s,
                                             float squares) {
     double norm = sqrt((double)squares);
-    k->update = s->trains && isfinite(squares);
+    k->update = isfinite(squares);
     k->scale = o->max_norm > 0 ? (float)fmin(1.0, o->max_norm / (norm + 1e-6)) : 1;
     k->keep1 = (float)o->beta1;
     k->add1 = (float)(1 - o->beta1);

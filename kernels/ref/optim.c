@@ -3,12 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-void ref_sum_squares(acc *out, const acc *g, const OptimChunk *chunk, size_t count,
-                     const OptimGroup *group) {
+void ref_sum_squares(acc *out, const acc *g, const OptimChunk *chunk, size_t count) {
     double sum = 0;
     for (const OptimChunk *c = chunk; c < chunk + count; c++)
-        for (size_t i = 0; group[c->group].trains && i < c->size; i++)
-            sum += g[c->weights + i].v * g[c->weights + i].v;
+        for (size_t i = 0; i < c->size; i++) sum += g[c->weights + i].v * g[c->weights + i].v;
     out->v += sum;
 }
 
@@ -59,7 +57,7 @@ void ref_adamw(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
             size_t at = c->moments + i;
             double grad = d->v * scale;
             d->v = 0;
-            if (!s->trains || !isfinite(norm)) continue;
+            if (!isfinite(norm)) continue;
             double first = o->beta1 * moment_get(m, moments, at) + (1 - o->beta1) * grad;
             double second = o->beta2 * moment_get(v, moments, at) + (1 - o->beta2) * grad * grad;
             double lr = o->lr * s->lr_scale;
