@@ -125,8 +125,8 @@ faults_host blas_past_buffer 99 cuBLASLt:_B
 faults_host blas_aux_ld 2 INVALID
 faults_host blas_bias_missing 2 INVALID
 faults_host no_fault_sums 0
-faults_host no_fault_sums 2 NOT_SUPPORTED CUDAEMU_BGRAD=0
-faults_host blas_sums_type 2 NOT_SUPPORTED
+faults_host no_fault_sums 2 SUPPORTED CUDAEMU_BGRAD=0
+faults_host blas_sums_type 2 SUPPORTED
 ranks sizes_differ 2 calls_another_collective,_or_with_other_sizes
 ranks calls_differ 2 calls_another_collective
 ranks rank_dies 2 rank_1_is_dead

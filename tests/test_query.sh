@@ -52,7 +52,7 @@ score() { # probabilities of one picture sum to 1; from stdin as well; the best 
     norm() { sed "s/.*\"name\":\"$1\"[^}]*\"norm\":\([0-9.e+-]*\).*/\1/" "$dir/info"; }
     grep -o '"probability": [^}]*' "$dir/out" | tr -d ',}' | awk -v scale="$(norm logit_scale)" -v bias="$(norm logit_bias)" '
         { want = 1 / (1 + exp(bias - exp(scale) * $4)); d = $2 / want; if (d > 1.01 || d < 0.99) exit 1 }
-        END { exit NR != 4 || bias < 0.05 }'
+        END { exit NR != 4 || bias < 0.02 }'
 }
 retrieval() { # of a shard without an index: it is built where --cache-dir says
     local files=($golden/0?.jpg)
