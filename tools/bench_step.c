@@ -66,6 +66,15 @@ static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, u
     return b;
 }
 
+static void batch_free(const Kernels *k, Batch *b) {
+    k->host_release(b->pixels);
+    free(b->ids);
+    free(b->start);
+    free(b->sample);
+    free(b->label);
+    free(b);
+}
+
 static bool is_gemm(size_t slot) { return slot >= SLOT_linear_fwd && slot <= SLOT_gemm; }
 /* What model FLOPs are counted in; the operations of element-wise passes are not. */
 static bool is_model_work(size_t slot) {
@@ -217,5 +226,13 @@ int bench_step(int argc, char **argv) {
         print_kernels(total, peak, copy);
         printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
     }
+    step_free(s);
+    for (size_t j = 0; j < A; j++) batch_free(k, batches[j]);
+    free(batches);
+    free(r.seconds);
+    optim_free(o);
+    clip_free(m);
+    params_free(p);
+    clip_config_free(&c);
     return EXIT_OK;
 }
