@@ -15,6 +15,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MANIFEST "index.json"
@@ -37,6 +38,7 @@ static void segment_close(Segment *s) {
     free(s->key_bytes);
     free(s->keys);
     free(s->removed);
+    free(s->times);
     *s = (Segment){.rows = 0};
 }
 
@@ -227,6 +229,46 @@ const char *collection_key(const Collection *c, size_t row) {
     return s->keys[row - s->first];
 }
 
+char *collection_key_file(const char *key) {
+    if (!access(key, F_OK)) return xstrdup(key);
+    const char *tar = strstr(key, ".tar");
+    size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
+    if (!n || key[n] != ':') return NULL;
+    char *shard = xasprintf("%.*s", (int)n, key);
+    if (!access(shard, F_OK)) return shard;
+    free(shard);
+    return NULL;
+}
+
+static uint64_t nanoseconds(struct timespec t) {
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint64_t collection_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME_COARSE, &t);
+    return nanoseconds(t);
+}
+
+static uint64_t time_of(const Collection *c, size_t row) {
+    const Segment *s = segment_of(c, row);
+    const TimeRun *t = s->times;
+    if (!t) return 0;
+    for (row -= s->first; row >= t->rows; t++) row -= t->rows;
+    return t->time;
+}
+
+bool collection_stale(const Collection *c, size_t row) {
+    struct stat st;
+    uint64_t time = time_of(c, row);
+    if (!time) return false;
+    char *path = collection_key_file(collection_key(c, row));
+    bool stale = path && !stat(path, &st) &&
+                 (nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time);
+    free(path);
+    return stale;
+}
+
 bool collection_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
                            const uint8_t **jpeg, size_t *size) {
     uint64_t from, to;
@@ -287,6 +329,8 @@ typedef struct SegmentWriter {
     Collection *c;
     char name[9], *paths[3];
     size_t rows;
+    TimeRun *times; /* of the rows whose keys were written */
+    size_t time_count;
     NpyWriter *features;
     Writer *keys, *thumbs;
     uint64_t *offsets; /* [rows + 1] of thumbnails */
@@ -326,8 +370,18 @@ static void writer_rows(SegmentWriter *w, const float *rows, size_t n) {
     must(npy_writer_append(w->features, rows, n, &err), &err);
 }
 
-static void writer_key(SegmentWriter *w, const char *key, const uint8_t *thumb, size_t size) {
+static void writer_time(SegmentWriter *w, uint64_t time) {
+    if (!w->time_count || w->times[w->time_count - 1].time != time) {
+        w->times = xrealloc(w->times, (w->time_count + 1) * sizeof *w->times);
+        w->times[w->time_count++] = (TimeRun){0, time};
+    }
+    w->times[w->time_count - 1].rows++;
+}
+
+static void writer_key(SegmentWriter *w, const char *key, uint64_t time, const uint8_t *thumb,
+                       size_t size) {
     Error err;
+    writer_time(w, time);
     must(writer_put(w->keys, key, strlen(key), &err) && writer_put(w->keys, "\n", 1, &err), &err);
     if (w->thumbs && size) must(writer_put(w->thumbs, thumb, size, &err), &err);
 }
@@ -341,7 +395,8 @@ static void writer_finish(SegmentWriter *w) {
     if (w->thumbs) must(writer_commit(w->thumbs, NULL, NULL, &err), &err);
     c->segments = xrealloc(c->segments, (c->count + 1) * sizeof *c->segments);
     Segment *s = &c->segments[c->count];
-    *s = (Segment){.rows = w->rows, .first = c->rows};
+    *s = (Segment){
+        .rows = w->rows, .first = c->rows, .times = w->times, .time_count = w->time_count};
     memcpy(s->name, w->name, sizeof s->name);
     for (size_t f = 0; f < 3; f++) {
         if (has_file(c, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
@@ -356,13 +411,13 @@ static void writer_finish(SegmentWriter *w) {
 static size_t size_of_thumb(void *context, size_t i) { return ((const Thumb *)context)[i].size; }
 
 void collection_add(Collection *c, const float *rows, char *const *keys, const Thumb *thumbs,
-                    size_t n) {
+                    size_t n, uint64_t time) {
     SegmentWriter w;
     if (!n) return;
     writer_start(&w, c, n, size_of_thumb, (void *)thumbs);
     writer_rows(&w, rows, n);
     for (size_t i = 0; i < n; i++)
-        writer_key(&w, keys[i], thumbs ? thumbs[i].bytes : NULL, thumbs ? thumbs[i].size : 0);
+        writer_key(&w, keys[i], time, thumbs ? thumbs[i].bytes : NULL, thumbs ? thumbs[i].size : 0);
     writer_finish(&w);
     collection_commit(c);
 }
@@ -423,7 +478,7 @@ void collection_compact(Collection *c) {
             const uint8_t *jpeg = NULL;
             size_t size;
             collection_thumb(c, l.rows[i], &jpeg, &size);
-            writer_key(&w, collection_key(c, l.rows[i]), jpeg, size);
+            writer_key(&w, collection_key(c, l.rows[i]), time_of(c, l.rows[i]), jpeg, size);
         }
         writer_finish(&w);
         free(block);

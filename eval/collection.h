@@ -12,10 +12,18 @@
 
 enum { COLLECTION_SEGMENT_ROWS = 8192 }; /* embed commits so often */
 
+/* So many rows one after the other, whose pictures were read after this time. */
+typedef struct TimeRun {
+    size_t rows;
+    uint64_t time; /* ns since 1970; 0: not known */
+} TimeRun;
+
 typedef struct Segment {
     char name[9];       /* 8 digits */
     size_t rows, first; /* first: number of its first row in the collection */
     uint32_t crc[3];    /* crc32c of .npy, .keys, .thumbs */
+    TimeRun *times;     /* of all rows; NULL: not known */
+    size_t time_count;
     size_t removed_count;
     uint64_t *removed; /* a bit a row; NULL: none */
     /* of an opened collection */
@@ -57,9 +65,12 @@ void collection_create(Collection *c, const char *folder, const char *identity,
 void collection_close(Collection *c);
 
 /* Adds a segment of n rows and commits: afterwards it is on disk. keys hold no line break; dies on
- * features that are not finite. thumbs: NULL where the collection has none. */
+ * features that are not finite. thumbs: NULL where the collection has none. time: collection_now
+ * before the pictures were read. */
 void collection_add(Collection *c, const float *rows, char *const *keys, const Thumb *thumbs,
-                    size_t n);
+                    size_t n, uint64_t time);
+/* The clock that files' times come from, in ns since 1970. */
+uint64_t collection_now(void);
 /* Marks a row; collection_commit writes what was marked. */
 void collection_remove(Collection *c, size_t row);
 void collection_commit(Collection *c);
@@ -70,6 +81,11 @@ bool collection_check(const Collection *c, Error *err);
 
 bool collection_removed(const Collection *c, size_t row);
 const char *collection_key(const Collection *c, size_t row);
+/* The file that a key tells of, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: there is none.
+ */
+char *collection_key_file(const char *key);
+/* Whether that file has changed, or another took its place, since the row was made. */
+bool collection_stale(const Collection *c, size_t row);
 /* Size 0: none. The bytes are the mapped file's. */
 void collection_thumb(const Collection *c, size_t row, const uint8_t **bytes, size_t *size);
 

@@ -61,6 +61,23 @@ static bool take_removed(Segment *s, const json_t *list, Error *err) {
     return true;
 }
 
+/* [rows, time] of all rows. */
+static bool take_times(Segment *s, const json_t *list, Error *err) {
+    const json_t *run;
+    size_t i, at = 0;
+    if (!list) return true;
+    s->times = xcalloc(json_array_size(list) + 1, sizeof *s->times);
+    json_array_foreach(list, i, run) {
+        json_int_t n = json_integer_value(json_array_get(run, 0)),
+                   time = json_integer_value(json_array_get(run, 1));
+        if (json_array_size(run) != 2 || n < 1 || n > (json_int_t)(s->rows - at) || time < 0) break;
+        s->times[s->time_count++] = (TimeRun){(size_t)n, (uint64_t)time};
+        at += (size_t)n;
+    }
+    return at == s->rows || error_set(err, "\"times\" of segment %s are not those of its %zu rows",
+                                      s->name, s->rows);
+}
+
 static bool take_segment(Collection *c, Segment *s, const json_t *o, Error *err) {
     const char *name = json_string_value(json_object_get(o, "name"));
     if (!name || strlen(name) != 8 || strspn(name, "0123456789") != 8)
@@ -71,6 +88,7 @@ static bool take_segment(Collection *c, Segment *s, const json_t *o, Error *err)
     s->first = c->rows;
     if (!take_crcs(s, json_object_get(o, "crc32c"), err)) return false;
     if (!take_removed(s, json_object_get(o, "removed"), err)) return false;
+    if (!take_times(s, json_object_get(o, "times"), err)) return false;
     if (strtoull(name, NULL, 10) >= c->next)
         return error_set(err, "segment %s is not below \"next\"", name);
     if (s != c->segments && strcmp(s[-1].name, s->name) >= 0)
@@ -139,6 +157,13 @@ static json_t *removed_ranges(const Segment *s) {
     return list;
 }
 
+static json_t *time_runs(const Segment *s) {
+    json_t *list = json_array();
+    for (const TimeRun *t = s->times; t < s->times + s->time_count; t++)
+        json_array_append_new(list, json_pack("[I, I]", (json_int_t)t->rows, (json_int_t)t->time));
+    return list;
+}
+
 char *collection_to_json(const Collection *c) {
     json_t *segments = json_array();
     for (size_t i = 0; i < c->count; i++) {
@@ -147,6 +172,7 @@ char *collection_to_json(const Collection *c) {
         for (size_t f = 0; f < 3; f++) snprintf(crc[f], sizeof crc[f], "%08x", s->crc[f]);
         json_t *o = json_pack("{s:s, s:I, s:[s, s, s]}", "name", s->name, "rows",
                               (json_int_t)s->rows, "crc32c", crc[0], crc[1], crc[2]);
+        if (s->times) json_object_set_new(o, "times", time_runs(s));
         if (s->removed_count) json_object_set_new(o, "removed", removed_ranges(s));
         json_array_append_new(segments, o);
     }

@@ -167,7 +167,7 @@ static void add_some(Collection *c, size_t n, size_t number, const float *rows) 
         thumbs[i].size = i % 3; /* some have none */
         thumbs[i].bytes = (uint8_t *)keys[i];
     }
-    collection_add(c, rows, keys, thumbs, n);
+    collection_add(c, rows, keys, thumbs, n, 700 - number);
     for (size_t i = 0; i < n; i++) free(keys[i]);
     free(keys);
     free(thumbs);
@@ -221,7 +221,11 @@ static void make_and_change(const char *folder, NpyType type, const float *rows)
     assert_true(c.removed == 3 && collection_removed(&c, 4) && !collection_removed(&c, 5));
     collection_compact(&c);
     check_rows(&c, left, n, rows, tolerance);
-    assert_true(c.count == 1 && c.removed == 0);
+    assert_true(c.count == 1 && c.removed == 0 && c.segments[0].time_count == 3);
+    const size_t runs[] = {3, 5, 4};
+    for (size_t i = 0; i < 3; i++)
+        assert_true(c.segments[0].times[i].rows == runs[i] &&
+                    c.segments[0].times[i].time == 700 - 5 * i);
     assert_true(collection_check(&c, &err));
     collection_close(&c);
     check_rows(&reader, all, 15, rows, tolerance); /* what was opened stays */
@@ -354,13 +358,15 @@ static void test_damage(void **state) {
 
 static void test_manifest(void **state) {
     (void)state;
-    static const char good[] = HEAD SEGMENT(
-        "00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT("00000007", "3", "") "]}";
+    static const char good[] =
+        HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT(
+            "00000007", "3", ",\"times\":[[2,1700000000000000001],[1,0]]") "]}";
     Collection c;
     Error err;
     if (!collection_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
+    assert_true(!c.segments[0].times && c.segments[1].times[0].time == 1700000000000000001);
     assert_true(collection_removed(&c, 1) && !collection_removed(&c, 2) &&
                 collection_removed(&c, 4));
     char *again = collection_to_json(&c);
@@ -384,6 +390,11 @@ static void test_manifest(void **state) {
         {HEAD SEGMENT("00000002", "5", ",\"removed\":[[2,2],[3,1]]") "]}", "range"},
         {HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,0]]") "]}", "range"},
         {HEAD SEGMENT("00000002", "5", ",\"removed\":7") "]}", "removed"},
+        {HEAD SEGMENT("00000002", "5", ",\"times\":7") "]}", "times"},
+        {HEAD SEGMENT("00000002", "5", ",\"times\":[[4,1]]") "]}", "times"},
+        {HEAD SEGMENT("00000002", "5", ",\"times\":[[4,1],[2,1]]") "]}", "times"},
+        {HEAD SEGMENT("00000002", "5", ",\"times\":[[5,-1]]") "]}", "times"},
+        {HEAD SEGMENT("00000002", "5", ",\"times\":[[0,1],[5,1]]") "]}", "times"},
         {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {

@@ -23,6 +23,20 @@ add() { # what is there is not embedded again; what is found is what a .npy find
         same_scores 2e-4 && says 0 '"pictures": 20' "$clipc" index list "$dir/i" --json &&
         says 0 "07.jpg" "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 1
 }
+changed() { # what has changed under its name is embedded again, whatever its time of modification; what cannot be read stays as it was
+    mkdir -p "$dir/ch" && cp $golden/0*.jpg "$dir/ch/" && says 0 "10 added" embed --images "$dir/ch" --index "$dir/chi" &&
+        cp $golden/12.jpg "$dir/ch/05.jpg" && cp -p $golden/13.jpg "$dir/ch/new" && mv "$dir/ch/new" "$dir/ch/06.jpg" && echo >"$dir/ch/07.jpg" &&
+        says 0 "3 pictures have changed" embed --images "$dir/ch" --index "$dir/chi" && grep -q "2 added, 7 were there, 10 in all" "$dir/out" &&
+        grep -q "1 pictures could not be read" "$dir/out" || return 1
+    "$clipc" search "$dir/chi" --image $golden/12.jpg --top 1 | grep -q '1\.0000 .*/05.jpg' &&
+        "$clipc" search "$dir/chi" --image $golden/13.jpg --top 1 | grep -q '1\.0000 .*/06.jpg' &&
+        "$clipc" search "$dir/chi" --image $golden/07.jpg --top 1 | grep -q '1\.0000 .*/07.jpg' &&
+        says 0 '"removed": 2' "$clipc" index list "$dir/chi" --json && says 0 "sound" "$clipc" index check "$dir/chi" || return 1
+    cp $golden/14.jpg "$dir/ch/07.jpg" && says 0 "1 added, 9 were there, 10 in all" embed --images "$dir/ch" --index "$dir/chi" &&
+        says 0 "0 added, 10 were there" embed --images "$dir/ch" --index "$dir/chi" &&
+        sed -i 's/,"times":\[[^a-z]*\]\]//g' "$dir/chi/index.json" && touch "$dir"/ch/*.jpg &&
+        says 0 "0 added, 10 were there" embed --images "$dir/ch" --index "$dir/chi" # an index without times
+}
 half() { # f16: the same hits, scores to 1e-3
     says 0 "20 in all" embed --images "$dir/p" --index "$dir/h" --dtype f16 --thumbnails 0 && [ ! -e "$dir/h/00000001.thumbs" ] &&
         [ "$(stat -c %s "$dir/h/00000001.npy")" = $((128 + 20 * 40 * 2)) ] &&
@@ -100,6 +114,7 @@ bad_input() {
 }
 
 check add add
+check changed changed
 check half half
 check both both
 check remove remove

@@ -39,7 +39,7 @@ static const Command command = {
     "  clipc embed --checkpoint logs/run/checkpoints/latest --text captions.txt --out "
     "captions.npy\n"
     "  clipc embed --checkpoint CKPT --images photos/ --index photos.index   # again: what is "
-    "new\n",
+    "new or changed\n",
     options,
     COUNT(options),
 };

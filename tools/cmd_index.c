@@ -82,16 +82,10 @@ static const Command remove_command = {
     COUNT(remove_options),
 };
 
-/* A key of a shard is "SHARD:KEY": its file is the shard. */
 static bool file_is_there(const char *key) {
-    if (!access(key, F_OK)) return true;
-    const char *tar = strstr(key, ".tar");
-    size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
-    if (!n || key[n] != ':') return false;
-    char *shard = xasprintf("%.*s", (int)n, key);
-    bool there = !access(shard, F_OK);
-    free(shard);
-    return there;
+    char *path = collection_key_file(key);
+    free(path);
+    return path != NULL;
 }
 
 static bool fits_pattern(const char *key) {

@@ -8,6 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is to be embedded. */
+typedef struct Work {
+    size_t *samples; /* [count] of the data set */
+    char **keys;     /* [count] */
+    size_t *old;     /* [count] the row that has become stale, or NONE */
+    size_t count, there, changed;
+} Work;
+static const size_t NONE = SIZE_MAX;
+
 /* Pictures on their way into one segment. */
 typedef struct Batch {
     Dataset *data;
@@ -33,9 +42,11 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
            error_set(err, "%.200s: %.250s", s->key, why.text);
 }
 
-/* Embeds n samples; those that can be read become a segment. Returns how many. */
-static size_t add_segment(Collection *c, Encoder *e, Batch *b, char **keys, size_t n) {
+/* Embeds n samples from `at` on; those that can be read become a segment, and take the place of
+ * their stale rows. Returns how many. */
+static size_t add_segment(Collection *c, Encoder *e, Batch *b, const Work *w, size_t at, size_t n) {
     size_t good = 0, E = c->dim;
+    uint64_t time = collection_now();
     float *rows = xmalloc(size_mul(n, E * sizeof *rows));
     bool *ok = xcalloc(n, sizeof *ok);
     b->thumbs = xcalloc(n, sizeof *b->thumbs);
@@ -45,10 +56,11 @@ static size_t add_segment(Collection *c, Encoder *e, Batch *b, char **keys, size
     for (size_t i = 0; i < n; i++) {
         if (!ok[i]) continue;
         memmove(rows + good * E, rows + i * E, E * sizeof *rows);
-        good_keys[good] = keys[i];
+        good_keys[good] = w->keys[at + i];
+        if (w->old[at + i] != NONE) collection_remove(c, w->old[at + i]);
         good_thumbs[good++] = b->thumbs[i];
     }
-    collection_add(c, rows, good_keys, good_thumbs, good);
+    collection_add(c, rows, good_keys, good_thumbs, good, time);
     for (size_t i = 0; i < n; i++) free(b->thumbs[i].bytes);
     free(b->thumbs);
     free(good_thumbs);
@@ -78,55 +90,62 @@ static void open_index(Collection *c, const Encoder *e, const EmbedIndex *o) {
             c->thumb_side);
 }
 
-/* samples[*count]: those whose key is new; keys[…] theirs. Returns how many are there already. */
-static size_t find_new(const Collection *c, Dataset *d, size_t *samples, char **keys,
-                       size_t *count) {
+/* Pictures that are not there, or have changed since. */
+static Work find_work(const Collection *c, Dataset *d) {
     StringMap known = {0};
     Error err;
-    size_t there = 0, n = 0;
+    size_t n = dataset_count(d), *row = xcalloc(c->rows + n + 1, sizeof *row);
+    Work w = {.samples = xcalloc(n, sizeof *w.samples),
+              .keys = xcalloc(n, sizeof *w.keys),
+              .old = xcalloc(n, sizeof *w.old)};
     for (size_t i = 0; i < c->rows; i++)
-        if (!collection_removed(c, i)) string_map_put(&known, collection_key(c, i), NULL);
-    for (size_t i = 0; i < dataset_count(d); i++) {
-        bool added = false;
+        if (!collection_removed(c, i)) row[string_map_put(&known, collection_key(c, i), NULL)] = i;
+    for (size_t i = 0; i < n; i++) {
+        bool added = false, stale = false;
         char *key = dataset_key(d, i, &err);
         if (!key) die("%s", err.text);
-        if (strchr(key, '\n'))
+        if (strchr(key, '\n')) {
             log_warn("a name with a line break is left out: %.200s", key);
-        else
-            string_map_put(&known, key, &added);
-        if (added) {
-            samples[n] = i;
-            keys[n++] = key;
         } else {
-            there++;
+            size_t *known_row = &row[string_map_put(&known, key, &added)];
+            stale = !added && *known_row != NONE && collection_stale(c, *known_row);
+            w.old[w.count] = stale ? *known_row : NONE;
+            if (added || stale) *known_row = NONE;
+        }
+        if (added || stale) {
+            w.samples[w.count] = i;
+            w.keys[w.count++] = key;
+            w.changed += stale;
+        } else {
+            w.there++;
             free(key);
         }
     }
     string_map_free(&known);
-    *count = n;
-    return there;
+    free(row);
+    return w;
 }
 
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     Collection c;
     open_index(&c, e, o);
-    size_t *samples = xcalloc(dataset_count(d), sizeof *samples), n, added = 0, threads;
-    char **keys = xcalloc(dataset_count(d), sizeof *keys);
-    size_t there = find_new(&c, d, samples, keys, &n);
-    threads = (size_t)omp_get_max_threads();
+    Work w = find_work(&c, d);
+    size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
+    if (w.changed)
+        log_info("%s: %zu pictures have changed since they were embedded", o->folder, w.changed);
     Batch b = {.data = d, .thumb_side = c.thumb_side};
     b.sample = xcalloc(threads, sizeof *b.sample);
     b.scratch = xcalloc(threads, sizeof *b.scratch);
     double t0 = clock_now();
     for (size_t at = 0; at < n; at += COLLECTION_SEGMENT_ROWS) {
         size_t part = size_min(COLLECTION_SEGMENT_ROWS, n - at);
-        b.samples = samples + at;
-        added += add_segment(&c, e, &b, keys + at, part);
+        b.samples = w.samples + at;
+        added += add_segment(&c, e, &b, &w, at, part);
         if (at + part < n)
             log_info("%s: %zu of %zu new pictures, %.0f a second", o->folder, at + part, n,
                      (double)(at + part) / (clock_now() - t0));
     }
-    log_info("%s: %zu added, %zu were there, %zu in all", o->folder, added, there,
+    log_info("%s: %zu added, %zu were there, %zu in all", o->folder, added, w.there,
              c.rows - c.removed);
     if (added < n) log_warn("%zu pictures could not be read and are left out", n - added);
     if (!(c.rows - c.removed)) die("%s holds no picture", o->folder);
@@ -134,10 +153,11 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
         sample_free(&b.sample[t]);
         resize_scratch_free(&b.scratch[t]);
     }
-    for (size_t i = 0; i < n; i++) free(keys[i]);
+    for (size_t i = 0; i < n; i++) free(w.keys[i]);
     free(b.sample);
     free(b.scratch);
-    free(keys);
-    free(samples);
+    free(w.keys);
+    free(w.samples);
+    free(w.old);
     collection_close(&c);
 }
