@@ -45,14 +45,14 @@ score() { # probabilities of one picture sum to 1; from stdin as well; the best 
         tr -d ',}' | awk -v scale=14.2857 '{want = 1 / (1 + exp(-scale * $4)); d = $2 - want; if (d > 1e-3 || d < -1e-3) exit 1} END {exit NR != 4}' ||
         return 1
     # with the bias that a model of SigLIP's loss has; it has learned that most pairs do not belong together
-    "$clipc" train "${pairs[@]}" --siglip --max-steps 4 --warmup 1 --batch-size 8 --lr 0.1 --logs "$dir" --name siglip 2>/dev/null &&
+    "$clipc" train "${pairs[@]}" --siglip --max-steps 8 --warmup 1 --batch-size 8 --lr 0.1 --logs "$dir" --name siglip 2>/dev/null &&
         "$clipc" ckpt info "$dir/siglip/checkpoints/latest" --json | tr -d ' \n' >"$dir/info" &&
         "$clipc" score --checkpoint "$dir/siglip/checkpoints/latest" "${vocab[@]}" --image $golden/00.jpg "${words[@]}" \
         --sigmoid --json >"$dir/out" || return 1
     norm() { sed "s/.*\"name\":\"$1\"[^}]*\"norm\":\([0-9.e+-]*\).*/\1/" "$dir/info"; }
     grep -o '"probability": [^}]*' "$dir/out" | tr -d ',}' | awk -v scale="$(norm logit_scale)" -v bias="$(norm logit_bias)" '
         { want = 1 / (1 + exp(bias - exp(scale) * $4)); d = $2 / want; if (d > 1.01 || d < 0.99) exit 1 }
-        END { exit NR != 4 || bias < 0.02 }'
+        END { exit NR != 4 || bias < 0.05 }'
 }
 retrieval() { # of a shard without an index: it is built where --cache-dir says
     local files=($golden/0?.jpg)
