@@ -23,7 +23,7 @@ endif
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
 CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH_release) $(OPENMP) -ffp-contract=fast -fno-math-errno \
            -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
-# MPI, where it is there (MPI=0: without): train/comm_mpi.c alone knows
+# MPI, where it is there (MPI=0: without): train/ranks/comm_mpi.c alone knows
 ifneq ($(MPI),0)
 MPI_CFLAGS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)))
 MPI_LIBS   := $(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
@@ -32,11 +32,11 @@ LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -
 
 # ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
 CPU_SRC := $(wildcard kernels/cpu/*.c)
-LIB_SRC := $(wildcard kernels/*.c kernels/ref/*.c data/*.c train/*.c eval/*.c)
+LIB_SRC := $(wildcard kernels/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
 ifeq ($(FLAVOUR),fuzz)
 # only what parses: it needs neither OpenMP nor oneDNN
 CPU_SRC :=
-LIB_SRC := kernels/base.c kernels/rng.c $(wildcard data/*.c train/config.c train/folder.c train/hf_config.c train/options.c eval/collection*.c eval/rows.c)
+LIB_SRC := kernels/base.c kernels/rng.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c train/options.c eval/collection*.c eval/rows.c)
 endif
 LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(CPU_SRC:%.c=$B/obj/%.f32.o) $(CPU_SRC:%.c=$B/obj/%.bf16.o)
 EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
@@ -64,10 +64,10 @@ CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
               -Werror all-warnings -Xptxas -v -MMD -MP
-# NCCL, where its header is (and to run on GPUs its library): train/comm_nccl.c alone knows
+# NCCL, where its header is (and to run on GPUs its library): train/ranks/comm_nccl.c alone knows
 NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))
 NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu)))
-NCCL_PART  := $(if $(NCCL_H),$B/obj/train/comm_nccl.cuda.o)
+NCCL_PART  := $(if $(NCCL_H),$B/obj/train/ranks/comm_nccl.cuda.o)
 ifneq ($(NCCL_LIB),)
 NCCL_LIBS  := -L$(dir $(NCCL_LIB)) -Wl,-rpath,$(dir $(NCCL_LIB)) -lnccl
 endif
@@ -137,8 +137,8 @@ $B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (bf16)'
 	$Q$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
-$B/obj/train/comm_mpi.o: CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI $(MPI_CFLAGS))
-$B/obj/train/comm_mpi.o: $B/mpi.flags
+$B/obj/train/ranks/comm_mpi.o: CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI $(MPI_CFLAGS))
+$B/obj/train/ranks/comm_mpi.o: $B/mpi.flags
 .PHONY: FORCE
 $B/mpi.flags: FORCE
 	@mkdir -p $(@D)
@@ -182,7 +182,7 @@ $B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (with CUDA)'
 	$Q$(CC) $(CFLAGS) -DHAVE_CUDA -c $< -o $@
-$B/obj/train/comm_nccl.cuda.o: train/comm_nccl.c Makefile | $B/deps.ok
+$B/obj/train/ranks/comm_nccl.cuda.o: train/ranks/comm_nccl.c Makefile | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (with NCCL)'
 	$Q$(CC) $(CFLAGS) -DHAVE_NCCL -isystem $(dir $(NCCL_H)) -isystem $(CUDA_HOME)/include -c $< -o $@

@@ -1,7 +1,7 @@
 #include "data/caption_set.h"
 #include "data/sources.h"
-#include "data/stream.h"
-#include "data/string_map.h"
+#include "data/io/stream.h"
+#include "data/io/string_map.h"
 #include "data/table.h"
 
 #include <jansson.h>

@@ -1,6 +1,6 @@
 #include "data/idx.h"
-#include "data/image.h"
-#include "data/stream.h"
+#include "data/image/image.h"
+#include "data/io/stream.h"
 
 #include <limits.h>
 #include <stdlib.h>

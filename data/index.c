@@ -1,6 +1,6 @@
 #include "data/index.h"
 #include "data/tar.h"
-#include "data/writer.h"
+#include "data/io/writer.h"
 
 #include <ctype.h>
 #include <errno.h>

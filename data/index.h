@@ -3,7 +3,7 @@
  * Called by data/ and the `clipc data` commands. */
 #ifndef DATA_INDEX_H
 #define DATA_INDEX_H
-#include "data/stream.h"
+#include "data/io/stream.h"
 
 enum {
     INDEX_DAMAGED = 1, /* the shard is cut or damaged: what stood before that is indexed */

@@ -1,5 +1,5 @@
 #include "data/jsonl.h"
-#include "data/stream.h"
+#include "data/io/stream.h"
 
 #include <jansson.h>
 #include <stdlib.h>

@@ -4,8 +4,8 @@
  * positions from s·N + (j·ranks + r)·batch_size on. */
 #ifndef DATA_LOADER_H
 #define DATA_LOADER_H
-#include "data/augment.h"
-#include "data/bpe.h"
+#include "data/image/augment.h"
+#include "data/text/bpe.h"
 #include "data/sampler.h"
 
 #include <signal.h>

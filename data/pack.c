@@ -1,11 +1,11 @@
 #include "data/pack.h"
-#include "data/image.h"
+#include "data/image/image.h"
 #include "data/index.h"
 #include "data/pack_folder.h"
-#include "data/parallel.h"
-#include "data/resize.h"
+#include "data/io/parallel.h"
+#include "data/image/resize.h"
 #include "data/tar.h"
-#include "data/writer.h"
+#include "data/io/writer.h"
 
 #include <math.h>
 #include <stdio.h>

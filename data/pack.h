@@ -1,7 +1,7 @@
 /* pack: any data set → WebDataset shards with their indexes, for `clipc data pack`. */
 #ifndef DATA_PACK_H
 #define DATA_PACK_H
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 #include "data/pack_report.h"
 #include "data/shards.h"
 

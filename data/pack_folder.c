@@ -1,7 +1,7 @@
 #include "data/pack_folder.h"
 #include "data/sources.h"
-#include "data/stream.h"
-#include "data/writer.h"
+#include "data/io/stream.h"
+#include "data/io/writer.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 #include "data/shards.h"
 #include "data/idx.h"
 #include "data/jsonl.h"
-#include "data/parallel.h"
+#include "data/io/parallel.h"
 #include "data/sources.h"
 #include "data/table.h"
 #include "data/tarshard.h"

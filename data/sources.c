@@ -1,5 +1,5 @@
 #include "data/sources.h"
-#include "data/stream.h"
+#include "data/io/stream.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
 #include "data/csv.h"
 #include "data/index.h"
 #include "data/sources.h"
-#include "data/stream.h"
+#include "data/io/stream.h"
 
 #include <stdlib.h>
 #include <string.h>

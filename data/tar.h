@@ -2,7 +2,7 @@
  * long names, base-256 sizes), and the header blocks to write one. Called by data/ only. */
 #ifndef DATA_TAR_H
 #define DATA_TAR_H
-#include "data/stream.h"
+#include "data/io/stream.h"
 
 enum { TAR_BLOCK = 512, TAR_NAME_MAX = 4095, TAR_EXTENDED_MAX = 1 << 20 };
 

@@ -1,6 +1,6 @@
 #include "data/tarshard.h"
-#include "data/pipe.h"
-#include "data/writer.h"
+#include "data/io/pipe.h"
+#include "data/io/writer.h"
 
 #include <errno.h>
 #include <fcntl.h>

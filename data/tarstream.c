@@ -1,6 +1,6 @@
 #include "data/tarstream.h"
 #include "data/index.h"
-#include "data/pipe.h"
+#include "data/io/pipe.h"
 #include "data/tar.h"
 #include "kernels/rng.h"
 

@@ -1,9 +1,9 @@
 #include "eval/collection.h"
 
-#include "data/crc32c.h"
+#include "data/io/crc32c.h"
 #include "data/sources.h"
-#include "data/stream.h"
-#include "data/writer.h"
+#include "data/io/stream.h"
+#include "data/io/writer.h"
 #include "eval/search.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
 #include "eval/encoder.h"
 
-#include "data/augment.h"
-#include "data/bpe.h"
-#include "data/crc32c.h"
+#include "data/image/augment.h"
+#include "data/text/bpe.h"
+#include "data/io/crc32c.h"
 #include "train/checkpoint.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 
 #include <math.h>
 #include <omp.h>

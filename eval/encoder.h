@@ -2,14 +2,14 @@
  * host memory. Every command that runs a model without training it goes through here. */
 #ifndef EVAL_ENCODER_H
 #define EVAL_ENCODER_H
-#include "data/image.h"
+#include "data/image/image.h"
 #include "data/shards.h"
 #include "kernels/kernels.h"
-#include "data/bpe.h"
-#include "train/clip.h"
+#include "data/text/bpe.h"
+#include "train/model/clip.h"
 
 typedef struct EncoderOptions {
-    const char *checkpoint; /* folder or file of any format (train/weights.h) */
+    const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
     const char *model;      /* architecture where the checkpoint has none; NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
     int device, precision;  /* indices of "auto|cpu|cuda" and of Precision */

@@ -3,7 +3,7 @@
 #ifndef EVAL_FEATURES_H
 #define EVAL_FEATURES_H
 #include "eval/encoder.h"
-#include "train/comm.h"
+#include "train/ranks/comm.h"
 
 /* NULL arrays are not computed; the others are malloc'd. Rows are the samples that could be read,
  * in stored order. */

@@ -3,7 +3,7 @@
 #ifndef EVAL_LISTS_H
 #define EVAL_LISTS_H
 #include "eval/encoder.h"
-#include "train/comm.h"
+#include "train/ranks/comm.h"
 
 /* [n,E], malloc'd, the same on every rank; each computes its share of whole batches. ok[n]: files
  * that could not be read or decoded get ok = false and a row of zeros; the first `named` of them

@@ -1,5 +1,5 @@
 #include "eval/rows.h"
-#include "data/half.h"
+#include "data/tensors/half.h"
 
 #include <math.h>
 #include <stdlib.h>

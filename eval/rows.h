@@ -2,7 +2,7 @@
  * search, duplicates and probes read through it. */
 #ifndef EVAL_ROWS_H
 #define EVAL_ROWS_H
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 
 typedef struct Rows {
     size_t count, dim;

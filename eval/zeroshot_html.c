@@ -1,6 +1,6 @@
 /* The page of zeroshot_report.h: nothing is loaded from elsewhere, so that it can be sent on. */
-#include "data/thumbnail.h"
-#include "data/writer.h"
+#include "data/image/thumbnail.h"
+#include "data/io/writer.h"
 #include "eval/zeroshot_report.h"
 
 #include <jansson.h>

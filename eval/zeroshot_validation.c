@@ -1,7 +1,7 @@
 #include "eval/zeroshot_validation.h"
 
 #include "eval/zeroshot_report.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 #include "train/train_options.h"
 
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * and a harness that gives features, loss and gradients on the host. */
 #ifndef TESTS_SUPPORT_MODEL_H
 #define TESTS_SUPPORT_MODEL_H
-#include "train/clip.h"
+#include "train/model/clip.h"
 #include "train/loss.h"
 #include "train/optim.h"
 

@@ -1,6 +1,6 @@
 /* Transforms: open_clip's evaluation input bit for bit, torchvision's training operations with our
  * draws. */
-#include "data/augment.h"
+#include "data/image/augment.h"
 #include "tests/support_picture.h"
 
 #include <setjmp.h>

@@ -1,5 +1,6 @@
-/* The tokenizer: vocabulary files, encoding, decoding, learning (data/bpe.h), and clipc tok. */
-#include "data/bpe.h"
+/* The tokenizer: vocabulary files, encoding, decoding, learning (data/text/bpe.h), and clipc tok.
+ */
+#include "data/text/bpe.h"
 #include "tests/support.h"
 
 #include <stdio.h>

@@ -2,7 +2,7 @@
  * does it; damaged files, a full disk, a run killed while it saves. */
 #include "train/checkpoint.h"
 
-#include "data/safetensors.h"
+#include "data/tensors/safetensors.h"
 #include "tests/support.h"
 #include <math.h>
 #include <signal.h>

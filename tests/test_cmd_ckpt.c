@@ -1,6 +1,6 @@
 /* `clipc ckpt info` on a checkpoint, on a weights file, on what is neither. */
 #include "tests/support.h"
-#include "data/safetensors.h"
+#include "data/tensors/safetensors.h"
 #include "train/checkpoint.h"
 
 #include <jansson.h>

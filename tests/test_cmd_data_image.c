@@ -1,5 +1,5 @@
 /* `clipc data image`: the file it writes, and the files it refuses. */
-#include "data/augment.h"
+#include "data/image/augment.h"
 #include "tests/support.h"
 #include "tests/support_picture.h"
 

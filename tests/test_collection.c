@@ -1,6 +1,6 @@
 /* Index folders (manifest, adding, removing, damage, leftovers), search over parts, duplicates. */
 #include "tests/support.h"
-#include "data/string_map.h"
+#include "data/io/string_map.h"
 #include "eval/collection.h"
 #include "eval/duplicates.h"
 #include "eval/search.h"

@@ -1,5 +1,5 @@
 /* The model config reader: every shipped file, what is refused and how, what is written back. */
-#include "train/config.h"
+#include "train/model/config.h"
 
 #include <setjmp.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* clipc ckpt convert, mix, average, diff: what is written is what was read, in every format and
  * type; nothing is written over, and nothing half written stays. */
 #include "tests/support.h"
-#include "data/bpe.h"
-#include "data/npy.h"
+#include "data/text/bpe.h"
+#include "data/tensors/npy.h"
 #include "train/checkpoint.h"
-#include "train/folder.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -1,7 +1,7 @@
 /* feed: samples of streams: every one once an epoch, in an order that is a pure function of seed,
  * epoch and rank; going on in the middle; streams that fail, hang or hold nothing; no process left.
  * And the same streams as data sets that are read by number. */
-#include "data/pipe.h"
+#include "data/io/pipe.h"
 #include "data/shards.h"
 #include "tests/support_data.h"
 

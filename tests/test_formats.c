@@ -2,10 +2,10 @@
  * features that PyTorch gives, the same bits whatever the format; damaged and wrong files are
  * refused by name. */
 #include "tests/support.h"
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 #include "train/checkpoint.h"
-#include "train/hf_config.h"
-#include "train/weights.h"
+#include "train/model/hf_config.h"
+#include "train/model/weights.h"
 
 #include <math.h>
 #include <stdio.h>

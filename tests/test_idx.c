@@ -2,7 +2,7 @@
  */
 #include "tests/support.h"
 #include "data/idx.h"
-#include "data/image.h"
+#include "data/image/image.h"
 #include "data/shards.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* Decoding: Pillow's pixels, truncated, damaged and hostile files, and what is written is read. */
-#include "data/image.h"
+#include "data/image/image.h"
 #include "tests/support_picture.h"
 
 #include <math.h>

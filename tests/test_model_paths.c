@@ -4,7 +4,7 @@
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "kernels/rng.h"
-#include "train/vit.h"
+#include "train/model/vit.h"
 
 #include <math.h>
 #include <omp.h>

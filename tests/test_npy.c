@@ -1,5 +1,5 @@
 /* .npy files: what NumPy writes and reads, row by row, files that are not as they must be. */
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 #include "tests/support.h"
 
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* Against open_clip itself (tests/golden/make_openclip.py): features of JPEGs and captions, ten
  * training steps through the whole program. */
 #include "tests/support.h"
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 
 #include <jansson.h>
 #include <math.h>

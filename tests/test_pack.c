@@ -1,9 +1,9 @@
 /* pack: what goes in comes out again, in shards that any tar reads; rejects are counted by reason;
  * nothing is overwritten or left half-written. */
 #include "data/pack.h"
-#include "data/image.h"
+#include "data/image/image.h"
 #include "data/sources.h"
-#include "data/stream.h"
+#include "data/io/stream.h"
 #include "data/tar.h"
 #include "tests/support_data.h"
 #include "tests/support_picture.h"

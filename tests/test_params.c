@@ -1,5 +1,5 @@
 /* Names, order, shapes and counts of the parameters; the initial values' statistics. */
-#include "train/params.h"
+#include "train/model/params.h"
 
 #include <setjmp.h>
 #include <stdio.h>

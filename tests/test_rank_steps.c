@@ -4,9 +4,9 @@
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "tests/support_ranks.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 #include "train/shard.h"
-#include "train/signals.h"
+#include "train/ranks/signals.h"
 #include "train/step.h"
 
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * ranks started as torchrun, SLURM or mpirun would. */
 #include "tests/support.h"
 #include "tests/support_ranks.h"
-#include "data/safetensors.h"
+#include "data/tensors/safetensors.h"
 
 #include <jansson.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* How processes find rank 0: all meet, strangers do no harm, and whatever goes wrong ends in time
  * with one line on each side. */
 #include "tests/support.h"
-#include "train/rendezvous.h"
+#include "train/ranks/rendezvous.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

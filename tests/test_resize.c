@@ -1,5 +1,5 @@
 /* The resampler: Pillow's result with every instruction set, exact bounds of what is touched. */
-#include "data/resize.h"
+#include "data/image/resize.h"
 #include "tests/support_picture.h"
 
 #include <setjmp.h>
@@ -17,7 +17,7 @@ void narrow_resize_rgb(uint8_t *, size_t, const ResizeTarget *, const RgbView *,
 void narrow_resize_rgb_scalar(uint8_t *, size_t, const ResizeTarget *, const RgbView *,
                               Interpolation, ResizeScratch **);
 void narrow_resize_scratch_free(ResizeScratch **);
-#include "data/resize.c"
+#include "data/image/resize.c"
 #undef resize_rgb
 #undef resize_rgb_scalar
 #undef resize_scratch_free

@@ -1,8 +1,8 @@
 /* Ranks with several captions a picture, against plain loops; features of files; caption sets. */
 #include "tests/support.h"
 #include "data/caption_set.h"
-#include "data/half.h"
-#include "data/npy.h"
+#include "data/tensors/half.h"
+#include "data/tensors/npy.h"
 #include "eval/retrieval.h"
 #include "eval/tiles.h"
 #include "kernels/rng.h"

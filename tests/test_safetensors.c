@@ -1,7 +1,7 @@
 /* The safetensors reader and writer: round trips, element types, files that are not as they must
  * be, truncation at every byte. */
-#include "data/safetensors.h"
-#include "data/crc32c.h"
+#include "data/tensors/safetensors.h"
+#include "data/io/crc32c.h"
 #include "tests/support.h"
 
 #include <math.h>
@@ -15,7 +15,7 @@
 #undef __SSE4_2__
 #define crc32c crc32c_by_table
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t n);
-#include "data/crc32c.c"
+#include "data/io/crc32c.c"
 #undef crc32c
 
 static const float some_f32[6] = {1.5f, -2, 3e-20f, 4e20f, 0, -1};

@@ -1,6 +1,6 @@
 /* sampler: the order of samples is a permutation, a pure function of (seed, epoch), and stays
  * within its window of shards. */
-#include "data/parallel.h"
+#include "data/io/parallel.h"
 #include "data/sampler.h"
 #include "tests/support_data.h"
 

@@ -1,7 +1,7 @@
 /* shards: what a specification names, reading through indexes, their care about stale and damaged
  * files, zstd shards, threads. */
 #include "data/index.h"
-#include "data/parallel.h"
+#include "data/io/parallel.h"
 #include "data/shards.h"
 #include "data/sources.h"
 #include "data/tarshard.h"

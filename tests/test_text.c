@@ -1,7 +1,7 @@
-/* Cleaning captions and splitting them into words (data/text.h, codepoints, lines). */
-#include "data/codepoints.h"
-#include "data/lines.h"
-#include "data/text.h"
+/* Cleaning captions and splitting them into words (data/text/text.h, codepoints, lines). */
+#include "data/text/codepoints.h"
+#include "data/io/lines.h"
+#include "data/text/text.h"
 #include "tests/support.h"
 
 #include <stdio.h>

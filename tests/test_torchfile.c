@@ -1,8 +1,8 @@
 /* PyTorch's files: the restricted pickle reader, the archive around it. What is no plain data is
  * refused by name; nothing that bytes can say makes it take memory without bound. */
 #include "tests/support.h"
-#include "data/pickle.h"
-#include "data/torchfile.h"
+#include "data/tensors/pickle.h"
+#include "data/tensors/torchfile.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* Zero-shot classification against open_clip (tests/golden/make_zeroshot.py), and that batch size
  * and threads change nothing. */
 #include "tests/support.h"
-#include "data/npy.h"
-#include "data/thumbnail.h"
+#include "data/tensors/npy.h"
+#include "data/image/thumbnail.h"
 #include "eval/zeroshot_report.h"
 
 #include <math.h>

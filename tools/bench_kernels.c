@@ -2,7 +2,7 @@
  * machine, measured in the same call. */
 #include "tools/bench.h"
 #include "tools/common.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 #include "train/optim.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* clipc bench search: the k best of made-up features for one query and for several at once. */
-#include "data/half.h"
+#include "data/tensors/half.h"
 #include "eval/search.h"
 #include "kernels/rng.h"
 #include "tools/bench.h"

@@ -1,8 +1,8 @@
 /* clipc ckpt convert, mix, average: one new checkpoint out of one, two or several. */
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 #include "tools/commands.h"
 #include "train/checkpoint.h"
-#include "train/export.h"
+#include "train/model/export.h"
 #include "train/options.h"
 
 #include <stdlib.h>

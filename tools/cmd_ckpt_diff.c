@@ -1,7 +1,7 @@
 /* clipc ckpt diff: two checkpoints of any format, tensor by tensor, under open_clip's names. */
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "train/weights.h"
+#include "train/model/weights.h"
 
 #include <math.h>
 #include <stdio.h>

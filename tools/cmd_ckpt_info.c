@@ -1,9 +1,9 @@
 /* clipc ckpt info: what a checkpoint of any format holds. */
 #include "tools/commands.h"
 #include "train/checkpoint.h"
-#include "train/folder.h"
+#include "data/io/folder.h"
 #include "train/options.h"
-#include "train/weights.h"
+#include "train/model/weights.h"
 
 #include <jansson.h>
 #include <math.h>

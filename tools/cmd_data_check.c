@@ -1,9 +1,9 @@
 /* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists the bad
  * ones and pictures that are there twice. */
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 #include "data/content.h"
-#include "data/image.h"
-#include "data/parallel.h"
+#include "data/image/image.h"
+#include "data/io/parallel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/progress.h"

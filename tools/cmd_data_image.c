@@ -1,7 +1,7 @@
 /* clipc data image: image files → what the model sees of them, as one .npy. */
-#include "data/augment.h"
-#include "data/npy.h"
-#include "data/stream.h"
+#include "data/image/augment.h"
+#include "data/tensors/npy.h"
+#include "data/io/stream.h"
 #include "kernels/rng.h"
 #include "tools/commands.h"
 #include "train/options.h"

@@ -1,5 +1,5 @@
 /* clipc data peek: prints the first samples of a data set. */
-#include "data/image.h"
+#include "data/image/image.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 

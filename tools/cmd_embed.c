@@ -1,5 +1,5 @@
 /* clipc embed: images or captions → L2-normalised rows of a .npy file, or an index folder. */
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 #include "eval/features.h"
 #include "tools/commands.h"
 #include "tools/common.h"

@@ -5,7 +5,7 @@
 #include "eval/retrieval.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #include "eval/zeroshot_report.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* clipc index list|remove|compact|check: what is in an index folder, and keeping it. */
-#include "data/string_map.h"
+#include "data/io/string_map.h"
 #include "eval/collection.h"
 #include "tools/commands.h"
 #include "tools/common.h"

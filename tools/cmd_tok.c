@@ -1,6 +1,6 @@
 /* clipc tok: captions ↔ token ids, one a line, and `clipc tok train`, which learns a vocabulary. */
-#include "data/bpe.h"
-#include "data/lines.h"
+#include "data/text/bpe.h"
+#include "data/io/lines.h"
 #include "tools/commands.h"
 #include "train/options.h"
 

@@ -1,8 +1,8 @@
 #include "tools/common.h"
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 
 #include "eval/lists.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 
 #include <errno.h>
 #include <stdio.h>

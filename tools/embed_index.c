@@ -1,7 +1,7 @@
 #include "tools/embed_index.h"
 
-#include "data/string_map.h"
-#include "data/thumbnail.h"
+#include "data/io/string_map.h"
+#include "data/image/thumbnail.h"
 #include "eval/collection.h"
 
 #include <omp.h>

@@ -1,7 +1,7 @@
 /* embed_index: what `clipc embed --index` does. Called by tools/cmd_embed.c. */
 #ifndef TOOLS_EMBED_INDEX_H
 #define TOOLS_EMBED_INDEX_H
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 #include "eval/encoder.h"
 
 typedef struct EmbedIndex {

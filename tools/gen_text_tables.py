@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes data/text_tables.c and data/text_entities.c: the facts about characters that the caption
+"""Writes data/text/text_tables.c and data/text/text_entities.c: the facts about characters that the caption
 cleaner needs.
 
     pip install ftfy==6.3.1 regex && python3 tools/gen_text_tables.py
@@ -130,7 +130,7 @@ def classes():
 
 
 def check():
-    """What data/text.c takes for granted: one code point lowers to one, but for U+0130; one code
+    """What data/text/text.c takes for granted: one code point lowers to one, but for U+0130; one code
     point is part of no word of the tokenizer's pattern."""
     assert [c for c in ALL if len(chr(c).lower()) > 1] == [0x130]
     for c in range(0xFF01, 0xFFF0):
@@ -194,7 +194,7 @@ def write(path, about, body):
 (Unicode {unicodedata.unidata_version}), regex
  * {regex.__version__}; do not edit. */
 // clang-format off
-#include "data/text_tables.h"
+#include "data/text/text_tables.h"
 
 {body}""")
 
@@ -210,7 +210,7 @@ def main():
         charmaps.append("    { /* %s */\n%s}" % (e, packed(map(hex, row))[:-1]))
     ligatures = ['{0x%x, {%s}}' % (c, ", ".join("0x%x" % ord(x) for x in v))
                  for c, v in sorted(chardata.LIGATURES.items())]
-    write("data/text_tables.c", "text_tables: classes of code points and single-byte encodings",
+    write("data/text/text_tables.c", "text_tables: classes of code points and single-byte encodings",
           f"""const TextClass text_classes[TEXT_CLASSES] = {{
 {packed(rows)}
 }};
@@ -235,7 +235,7 @@ const TextLigature text_ligatures[] = {{
 }};
 const size_t text_ligature_count = COUNT(text_ligatures);
 """)
-    write("data/text_entities.c", "text_entities: HTML5's named character references",
+    write("data/text/text_entities.c", "text_entities: HTML5's named character references",
           f"""const char text_entities[] =
 {c_literals(entities())};
 

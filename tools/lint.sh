@@ -27,7 +27,7 @@ for backend in ref cpu cuda; do
     hits=$(git grep -nE "#include \"kernels/$backend/" -- ':!kernels/'$backend || true)
     [ -z "$hits" ] || complain "a private header of kernels/$backend leaves its folder" "$hits"
 done
-hits=$(git grep -nE 'cuda_runtime\.h|dnnl\.h' -- '*.c' '*.h' '*.cu' '*.cuh' ':!kernels/cuda' ':!train/comm_nccl.c' ':!kernels/cpu/matmul.c' || true)
+hits=$(git grep -nE 'cuda_runtime\.h|dnnl\.h' -- '*.c' '*.h' '*.cu' '*.cuh' ':!kernels/cuda' ':!train/ranks/comm_nccl.c' ':!kernels/cpu/matmul.c' || true)
 [ -z "$hits" ] || complain "cuda_runtime.h or dnnl.h outside its place" "$hits"
 
 # a .c with a header of its name includes it first

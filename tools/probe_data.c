@@ -1,11 +1,11 @@
 #include "tools/probe_data.h"
 
-#include "data/stream.h"
-#include "data/writer.h"
+#include "data/io/stream.h"
+#include "data/io/writer.h"
 #include "eval/classes.h"
 #include "eval/features.h"
 #include "tools/common.h"
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 
 #include <stdio.h>
 #include <stdlib.h>

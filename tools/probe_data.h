@@ -4,7 +4,7 @@
 #define TOOLS_PROBE_DATA_H
 #include "eval/encoder.h"
 #include "eval/probe.h"
-#include "train/comm.h"
+#include "train/ranks/comm.h"
 
 typedef struct Labelled {
     size_t count, dim;

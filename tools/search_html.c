@@ -1,6 +1,6 @@
 #include "tools/search_html.h"
 
-#include "data/thumbnail.h"
+#include "data/image/thumbnail.h"
 
 #include <errno.h>
 #include <stdlib.h>

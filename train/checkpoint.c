@@ -1,8 +1,8 @@
 #include "train/checkpoint.h"
 
-#include "train/fp8.h"
-#include "data/safetensors.h"
-#include "train/folder.h"
+#include "train/model/fp8.h"
+#include "data/tensors/safetensors.h"
+#include "data/io/folder.h"
 #include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>

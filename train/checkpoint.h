@@ -3,8 +3,8 @@
  * the last good one always stands. */
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
-#include "train/params.h"
-#include "train/weights.h"
+#include "train/model/params.h"
+#include "train/model/weights.h"
 
 enum { METRIC_NAME = 64 };
 

@@ -1,6 +1,6 @@
 #include "train/feature_cache.h"
 
-#include "data/image.h"
+#include "data/image/image.h"
 
 #include <omp.h>
 #include <stdlib.h>

@@ -2,11 +2,11 @@
  * once, before the first step, and looked up from then on. Called by learner.c and step.c. */
 #ifndef TRAIN_FEATURE_CACHE_H
 #define TRAIN_FEATURE_CACHE_H
-#include "data/augment.h"
-#include "data/bpe.h"
+#include "data/image/augment.h"
+#include "data/text/bpe.h"
 #include "data/shards.h"
-#include "train/clip.h"
-#include "train/comm.h"
+#include "train/model/clip.h"
+#include "train/ranks/comm.h"
 
 typedef struct FeatureCache {
     size_t count, dim, missing; /* samples; those that could not be read */

@@ -3,7 +3,7 @@
  * open_clip's. Called by learner.c. */
 #ifndef TRAIN_LAYERS_H
 #define TRAIN_LAYERS_H
-#include "train/params.h"
+#include "train/model/params.h"
 
 /* Groups from the top of the tower: 1 the projection, 2 the last block with the final LayerNorm,
  * 3 … the blocks below it, layers+2 the embeddings (image: conv1, class, positions, ln_pre; text:

@@ -1,6 +1,6 @@
 #include "train/log.h"
 
-#include "data/crc32c.h"
+#include "data/io/crc32c.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * Gradients are those of the global mean loss. */
 #ifndef TRAIN_LOSS_H
 #define TRAIN_LOSS_H
-#include "train/comm.h"
+#include "train/ranks/comm.h"
 
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 

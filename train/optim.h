@@ -2,7 +2,7 @@
  * clamp of the logit scale. */
 #ifndef TRAIN_OPTIM_H
 #define TRAIN_OPTIM_H
-#include "train/params.h"
+#include "train/model/params.h"
 
 typedef enum { WD_LEGACY, WD_HEAD } WdGroups;
 

@@ -1,8 +1,8 @@
 /* plan: what a training run will take, before it starts: parameters, FLOPs a sample, memory. */
 #ifndef TRAIN_PLAN_H
 #define TRAIN_PLAN_H
-#include "train/clip.h"
-#include "train/params.h"
+#include "train/model/clip.h"
+#include "train/model/params.h"
 
 typedef struct PlanOptions {
     size_t accum, logit_memory;

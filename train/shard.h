@@ -7,7 +7,7 @@
  * learner, step, optim, checkpoint. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
-#include "train/params.h"
+#include "train/model/params.h"
 
 typedef struct Bucket {
     size_t offset, size;  /* in the flat block */

@@ -1,7 +1,7 @@
 #include "train/step.h"
 
-#include "train/agree.h"
-#include "train/fp8.h"
+#include "train/ranks/agree.h"
+#include "train/model/fp8.h"
 #include "train/shard.h"
 #include "train/uploads.h"
 

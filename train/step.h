@@ -3,7 +3,7 @@
 #ifndef TRAIN_STEP_H
 #define TRAIN_STEP_H
 #include "data/loader.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 #include "train/feature_cache.h"
 #include "train/loss.h"
 #include "train/optim.h"

@@ -4,7 +4,7 @@
 #ifndef TRAIN_TEACHER_H
 #define TRAIN_TEACHER_H
 #include "data/loader.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 
 typedef struct Teacher Teacher;
 /* pretrained: a folder (which brings the architecture) or, with model, a file. Its pictures and

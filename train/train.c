@@ -1,6 +1,6 @@
 #include "train/train.h"
 
-#include "train/agree.h"
+#include "train/ranks/agree.h"
 #include "train/checkpoint.h"
 #include "train/guards.h"
 #include "train/learner.h"
@@ -8,11 +8,11 @@
 #include "train/memory.h"
 #include "train/plan.h"
 #include "train/sched.h"
-#include "train/signals.h"
+#include "train/ranks/signals.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/validate.h"
-#include "train/watchdog.h"
+#include "train/ranks/watchdog.h"
 
 #include <errno.h>
 #include <math.h>

@@ -2,10 +2,10 @@
  * on the way. Called by train/train.c. */
 #ifndef TRAIN_TRAIN_DATA_H
 #define TRAIN_TRAIN_DATA_H
-#include "data/augment.h"
+#include "data/image/augment.h"
 #include "data/sampler.h"
-#include "train/comm.h"
-#include "train/config.h"
+#include "train/ranks/comm.h"
+#include "train/model/config.h"
 
 /* Opens --train-data for this rank; *used: how, for other data of the run. Streams feed the loader.
  * NULL: err says why. */

@@ -1,6 +1,6 @@
 #include "train/train_options.h"
 
-#include "train/comm.h"
+#include "train/ranks/comm.h"
 #include "train/loss.h"
 
 #include <string.h>

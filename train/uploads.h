@@ -4,7 +4,7 @@
 #ifndef TRAIN_UPLOADS_H
 #define TRAIN_UPLOADS_H
 #include "data/loader.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 
 typedef struct Uploads Uploads;
 /* accum: micro-batches of a step. At most two steps may be under way. */

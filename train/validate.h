@@ -4,10 +4,10 @@
  * implements Validator. */
 #ifndef TRAIN_VALIDATE_H
 #define TRAIN_VALIDATE_H
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 #include "data/shards.h"
 #include "train/checkpoint.h"
-#include "train/clip.h"
+#include "train/model/clip.h"
 #include "train/loss.h"
 
 enum { METRICS_MOST = 64 };

@@ -1,7 +1,7 @@
 /* Any bytes as a caption: cleaned, split, merged, decoded. The vocabulary is learned from a few
  * captions at start. */
-#include "data/bpe.h"
-#include "data/codepoints.h"
+#include "data/text/bpe.h"
+#include "data/text/codepoints.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

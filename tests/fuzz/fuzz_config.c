@@ -1,5 +1,5 @@
 /* Any bytes as a model config: refused, or written back as a config that means the same. */
-#include "train/config.h"
+#include "train/model/config.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* One input is one image file: its decoding, and the transforms of what was decoded. */
-#include "data/augment.h"
+#include "data/image/augment.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 

@@ -1,5 +1,5 @@
 /* Any bytes as a .npy file: refused, or a matrix of exactly the file's floats. */
-#include "data/npy.h"
+#include "data/tensors/npy.h"
 #include "tests/fuzz/memory_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);

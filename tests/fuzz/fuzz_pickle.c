@@ -1,5 +1,5 @@
 /* Any bytes as a pickle: refused, or plain data whose parts are as their kind says. */
-#include "data/pickle.h"
+#include "data/tensors/pickle.h"
 
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /* Any bytes as a safetensors file: refused, or every element of every tensor can be read. */
-#include "data/safetensors.h"
+#include "data/tensors/safetensors.h"
 #include "tests/fuzz/memory_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);

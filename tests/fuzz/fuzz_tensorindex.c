@@ -1,6 +1,6 @@
 /* Any bytes as the JSON index of a checkpoint in parts: refused, or every tensor in a file of a
  * plain name. */
-#include "data/tensorfile.h"
+#include "data/tensors/tensorfile.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* Any bytes as an archive of PyTorch's: refused, or every element of every tensor can be read. */
-#include "data/torchfile.h"
+#include "data/tensors/torchfile.h"
 #include "tests/fuzz/memory_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);

@@ -1,5 +1,5 @@
 /* Any bytes as a vocabulary file, plain or gzipped; one that loads has to encode and decode. */
-#include "data/bpe.h"
+#include "data/text/bpe.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* Any bytes as a zip archive: refused, or every stored member lies inside. */
-#include "data/zip.h"
+#include "data/tensors/zip.h"
 
 #include <stdlib.h>
 

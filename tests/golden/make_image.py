@@ -190,7 +190,7 @@ for w, h in ((640, 480), (480, 640), (224, 224), (300, 224), (224, 301), (50, 40
                 lines.append(f"{w} {h} {2 if size == 63 else 0} {mode} {interpolation} {size} {zlib.crc32(x.tobytes()):08x}")
 write("eval.txt", "width height picture mode interpolation size crc32 of open_clip's normalised float32 output; fill 77", lines)
 
-# ---- training transform: the draws of data/augment.c, then torchvision ----
+# ---- training transform: the draws of data/image/augment.c, then torchvision ----
 MASK = (1 << 64) - 1
 RNG_AUGMENT = 4
 

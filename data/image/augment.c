@@ -1,0 +1,279 @@
+#include "data/image/augment.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/rng.h"
+
+/* Blending and hue follow Pillow's float arithmetic: no multiply-add with one rounding. */
+#ifdef __clang__
+#define EXACT
+#else
+#define EXACT __attribute__((optimize("fp-contract=off")))
+#endif
+
+/* Numbers of the draws; a crop takes 4 a try: area, log of the aspect ratio, top, left. */
+enum {
+    CROP_TRIES = 10,
+    DRAW_CROP = 0,
+    DRAW_JITTER = 4 * CROP_TRIES, /* whether */
+    DRAW_ORDER = DRAW_JITTER + 1, /* 3 swaps */
+    DRAW_FACTOR = DRAW_ORDER + 3, /* brightness, contrast, saturation, hue */
+    DRAW_GRAY = DRAW_FACTOR + 4,
+};
+
+struct TransformScratch {
+    ResizeScratch *resize;
+};
+
+Transform transform_default(int size, bool train) {
+    return (Transform){.size = size,
+                       .train = train,
+                       .resize_mode = RESIZE_SHORTEST,
+                       .interpolation = INTERPOLATION_BICUBIC,
+                       .scale = {0.9, 1.0},
+                       .ratio = {3.0 / 4.0, 4.0 / 3.0},
+                       .mean = {0.48145466f, 0.4578275f, 0.40821073f},
+                       .std = {0.26862954f, 0.26130258f, 0.27577711f}};
+}
+
+EXACT static double draw(uint64_t seed, uint64_t index, double lo, double hi) {
+    return lo + (hi - lo) * rng_uniform(seed, RNG_AUGMENT, index);
+}
+
+static int draw_below(uint64_t seed, uint64_t index, int n) {
+    return (int)rng_below(seed, RNG_AUGMENT, index, (uint64_t)n);
+}
+
+/* torchvision's RandomResizedCrop. */
+static RgbView random_crop(const Image *img, const Transform *t, uint64_t seed) {
+    int full_w = img->width, full_h = img->height;
+    double area = (double)full_w * full_h, log_lo = log(t->ratio[0]), log_hi = log(t->ratio[1]);
+    int w = 0, h = 0, top = 0, left = 0;
+    for (uint64_t i = 0; i < CROP_TRIES; i++) {
+        uint64_t d = DRAW_CROP + 4 * i;
+        double a = area * draw(seed, d, t->scale[0], t->scale[1]);
+        double r = exp(draw(seed, d + 1, log_lo, log_hi));
+        double want_w = rint(sqrt(a * r)), want_h = rint(sqrt(a / r));
+        if (want_w < 1 || want_w > full_w || want_h < 1 || want_h > full_h) continue;
+        w = (int)want_w;
+        h = (int)want_h;
+        top = draw_below(seed, d + 2, full_h - h + 1);
+        left = draw_below(seed, d + 3, full_w - w + 1);
+        break;
+    }
+    if (w == 0) {
+        double ratio = (double)full_w / full_h;
+        w = full_w;
+        h = full_h;
+        if (ratio < t->ratio[0])
+            h = (int)rint(w / t->ratio[0]);
+        else if (ratio > t->ratio[1])
+            w = (int)rint(h * t->ratio[1]);
+        w = w < 1 ? 1 : w > full_w ? full_w : w;
+        h = h < 1 ? 1 : h > full_h ? full_h : h;
+        top = (full_h - h) / 2;
+        left = (full_w - w) / 2;
+    }
+    size_t stride = (size_t)full_w * 3;
+    return (RgbView){img->rgb + (size_t)top * stride + (size_t)left * 3, stride, w, h};
+}
+
+static uint8_t to_grey(const uint8_t *p) {
+    return (uint8_t)((p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16);
+}
+
+/* from + factor · (to - from), cut off towards zero; factors past 1 are clipped. */
+EXACT static uint8_t blend(int from, int to, float factor) {
+    float v = (float)from + factor * (float)(to - from);
+    return (uint8_t)(v <= 0.0f ? 0 : v >= 255.0f ? 255 : (int)v);
+}
+
+/* Towards one grey level: 0 is brightness, the mean is contrast. */
+EXACT static void blend_with_level(uint8_t *rgb, size_t pixels, int level, float factor) {
+    uint8_t table[256];
+    for (int v = 0; v < 256; v++) table[v] = blend(level, v, factor);
+    for (size_t i = 0; i < 3 * pixels; i++) rgb[i] = table[rgb[i]];
+}
+
+static int mean_grey(const uint8_t *rgb, size_t pixels) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < pixels; i++) sum += to_grey(rgb + 3 * i);
+    return (int)((double)sum / (double)pixels + 0.5);
+}
+
+EXACT static void saturate(uint8_t *rgb, size_t pixels, float factor) {
+    for (size_t i = 0; i < pixels; i++, rgb += 3) {
+        int grey = to_grey(rgb);
+        for (int c = 0; c < 3; c++) rgb[c] = blend(grey, rgb[c], factor);
+    }
+}
+
+static uint8_t clip8(int v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
+
+/* Pillow's RGB → HSV, all three in [0, 255]; mixed float and double as there. */
+EXACT static void rgb_to_hsv(uint8_t hsv[3], const uint8_t *p) {
+    int max = p[0] > p[1] ? p[0] : p[1], min = p[0] < p[1] ? p[0] : p[1];
+    max = max > p[2] ? max : p[2];
+    min = min < p[2] ? min : p[2];
+    hsv[0] = hsv[1] = 0;
+    hsv[2] = (uint8_t)max;
+    if (max == min) return;
+    float range = (float)(max - min), s = range / (float)max, h;
+    float r = (float)(max - p[0]) / range, g = (float)(max - p[1]) / range,
+          b = (float)(max - p[2]) / range;
+    if (p[0] == max)
+        h = b - g;
+    else if (p[1] == max)
+        h = (float)(2.0 + r - b);
+    else
+        h = (float)(4.0 + g - r);
+    double turn = h / 6.0 + 1.0; /* in (0, 2) */
+    h = (float)(turn < 1.0 ? turn : turn - 1.0);
+    hsv[0] = clip8((int)(h * 255.0));
+    hsv[1] = clip8((int)(s * 255.0));
+}
+
+/* For x ≥ 0. */
+EXACT static uint8_t round_half_up(double x) {
+    int i = (int)x;
+    return clip8(i + (x - i >= 0.5));
+}
+
+EXACT static void hsv_to_rgb(uint8_t *p, const uint8_t hsv[3]) {
+    uint8_t v = hsv[2];
+    if (hsv[1] == 0) {
+        memset(p, v, 3);
+        return;
+    }
+    float at = (float)((float)hsv[0] * 6.0 / 255.0);
+    int sector = (int)at;
+    float f = (float)((float)hsv[0] * 6.0 / 255.0 - sector);
+    float s = (float)((float)hsv[1] / 255.0);
+    uint8_t low = round_half_up((float)v * (1.0 - s));
+    uint8_t fall = round_half_up((float)v * (1.0 - s * f));
+    uint8_t rise = round_half_up((float)v * (1.0 - s * (1.0 - f)));
+    const uint8_t by_sector[6][3] = {{v, rise, low}, {fall, v, low}, {low, v, rise},
+                                     {low, fall, v}, {rise, low, v}, {v, low, fall}};
+    memcpy(p, by_sector[sector % 6], 3);
+}
+
+EXACT static void rotate_hue(uint8_t *rgb, size_t pixels, double factor) {
+    uint8_t shift = (uint8_t)(int)(factor * 255);
+    for (size_t i = 0; i < pixels; i++, rgb += 3) {
+        uint8_t hsv[3];
+        rgb_to_hsv(hsv, rgb);
+        hsv[0] = (uint8_t)(hsv[0] + shift);
+        hsv_to_rgb(rgb, hsv);
+    }
+}
+
+/* torchvision's ColorJitter: the four in random order, factors in 1 ± strength (hue: ± strength).
+ */
+static void jitter(uint8_t *rgb, size_t pixels, const double strength[4], uint64_t seed) {
+    int order[4] = {0, 1, 2, 3};
+    for (int i = 3; i > 0; i--) {
+        int j = draw_below(seed, (uint64_t)(DRAW_ORDER + 3 - i), i + 1), t = order[i];
+        order[i] = order[j];
+        order[j] = t;
+    }
+    for (int i = 0; i < 4; i++) {
+        int op = order[i];
+        double s = strength[op], centre = op == 3 ? 0 : 1;
+        if (s == 0) continue;
+        double lo = op == 3 ? -s : fmax(0, 1 - s);
+        double factor = draw(seed, (uint64_t)(DRAW_FACTOR + op), lo, centre + s);
+        switch (op) {
+        case 0:
+            blend_with_level(rgb, pixels, 0, (float)factor);
+            break;
+        case 1:
+            blend_with_level(rgb, pixels, mean_grey(rgb, pixels), (float)factor);
+            break;
+        case 2:
+            saturate(rgb, pixels, (float)factor);
+            break;
+        default:
+            rotate_hue(rgb, pixels, factor);
+        }
+    }
+}
+
+static void train_transform(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
+                            ResizeScratch **scratch) {
+    int size = t->size;
+    size_t pixels = (size_t)size * (size_t)size;
+    RgbView crop = random_crop(img, t, seed);
+    ResizeTarget target = {size, size, 0, 0, size, size};
+    resize_rgb(out, (size_t)size * 3, &target, &crop, t->interpolation, scratch);
+    if (t->jitter_prob > 0 && draw(seed, DRAW_JITTER, 0, 1) < t->jitter_prob)
+        jitter(out, pixels, t->jitter, seed);
+    if (t->gray_prob > 0 && draw(seed, DRAW_GRAY, 0, 1) < t->gray_prob)
+        for (size_t i = 0; i < pixels; i++) memset(out + 3 * i, to_grey(out + 3 * i), 3);
+}
+
+/* Short edge → S, then the centre S × S; offsets are rounded half to even. */
+static void eval_shortest(uint8_t *out, const RgbView *in, const Transform *t,
+                          ResizeScratch **scratch) {
+    int64_t size = t->size, w = in->width, h = in->height;
+    ResizeTarget target = {size, size, 0, 0, t->size, t->size};
+    if (w <= h)
+        target.full_height = (int64_t)((double)(size * h) / (double)w);
+    else
+        target.full_width = (int64_t)((double)(size * w) / (double)h);
+    target.x = llrint((double)(target.full_width - size) / 2.0);
+    target.y = llrint((double)(target.full_height - size) / 2.0);
+    resize_rgb(out, (size_t)size * 3, &target, in, t->interpolation, scratch);
+}
+
+/* Long edge → S, centred on `fill`. */
+static void eval_longest(uint8_t *out, const RgbView *in, const Transform *t,
+                         ResizeScratch **scratch) {
+    int size = t->size;
+    size_t pixels = (size_t)size * (size_t)size, stride = (size_t)size * 3;
+    double by = fmax((double)in->height / size, (double)in->width / size);
+    int w = (int)fmax(1, rint(in->width / by)), h = (int)fmax(1, rint(in->height / by));
+    ResizeTarget target = {w, h, 0, 0, w, h};
+    assert(w <= size && h <= size);
+    for (size_t i = 0; i < pixels; i++) memcpy(out + 3 * i, t->fill, 3);
+    uint8_t *at = out + (size_t)((size - h) / 2) * stride + 3 * (size_t)((size - w) / 2);
+    resize_rgb(at, stride, &target, in, t->interpolation, scratch);
+}
+
+static void eval_squash(uint8_t *out, const RgbView *in, const Transform *t,
+                        ResizeScratch **scratch) {
+    ResizeTarget target = {t->size, t->size, 0, 0, t->size, t->size};
+    resize_rgb(out, (size_t)t->size * 3, &target, in, t->interpolation, scratch);
+}
+
+void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
+                     TransformScratch **scratch) {
+    assert(t->size > 0 && img->width > 0 && img->height > 0);
+    if (!*scratch) *scratch = xcalloc(1, sizeof **scratch);
+    ResizeScratch **s = &(*scratch)->resize;
+    RgbView whole = {img->rgb, (size_t)img->width * 3, img->width, img->height};
+    if (t->train)
+        train_transform(out, img, t, seed, s);
+    else if (t->resize_mode == RESIZE_SHORTEST)
+        eval_shortest(out, &whole, t, s);
+    else if (t->resize_mode == RESIZE_LONGEST)
+        eval_longest(out, &whole, t, s);
+    else
+        eval_squash(out, &whole, t, s);
+}
+
+EXACT void transform_normalise(float *out, const uint8_t *rgb, const Transform *t) {
+    size_t n = (size_t)t->size * (size_t)t->size;
+    for (int c = 0; c < 3; c++) {
+        float value[256];
+        for (int v = 0; v < 256; v++) value[v] = ((float)v / 255.0f - t->mean[c]) / t->std[c];
+        for (size_t i = 0; i < n; i++) out[(size_t)c * n + i] = value[rgb[3 * i + (size_t)c]];
+    }
+}
+
+void transform_scratch_free(TransformScratch **scratch) {
+    if (*scratch) resize_scratch_free(&(*scratch)->resize);
+    free(*scratch);
+    *scratch = NULL;
+}

@@ -1,0 +1,57 @@
+#include "data/image/image.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/image/jpeg.h"
+#include "data/image/png.h"
+#include "data/image/webp.h"
+
+bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, bool header_only,
+                    Error *err) {
+    assert(width <= INT32_MAX && height <= INT32_MAX);
+    if (width == 0 || height == 0) return error_set(err, "an image of %zu x %zu", width, height);
+    img->width = (int)width;
+    img->height = (int)height;
+    if (header_only) return true;
+    if (width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE || height > max_pixels / width)
+        return error_set(err, "an image of %zu x %zu pixels: the limit is %zu", width, height,
+                         max_pixels);
+    size_t need = size_mul(size_mul(width, height), 3);
+    if (need > img->capacity) {
+        free(img->rgb);
+        img->capacity = 0;
+        img->rgb = malloc(need);
+        if (!img->rgb) return error_set(err, "no memory for %zu x %zu pixels", width, height);
+        img->capacity = need;
+    }
+    return true;
+}
+
+static bool decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                   bool header_only, Error *err) {
+    if (size >= 3 && memcmp(bytes, "\xff\xd8\xff", 3) == 0)
+        return jpeg_decode(img, bytes, size, max_pixels, header_only, err);
+    if (size >= 8 && memcmp(bytes, "\x89PNG\r\n\x1a\n", 8) == 0)
+        return png_decode(img, bytes, size, max_pixels, header_only, err);
+    if (size >= 12 && memcmp(bytes, "RIFF", 4) == 0 && memcmp(bytes + 8, "WEBP", 4) == 0)
+        return webp_decode(img, bytes, size, max_pixels, header_only, err);
+    return error_set(err, "not a JPEG, PNG or WebP file");
+}
+
+bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err) {
+    return decode(img, bytes, size, max_pixels, false, err);
+}
+
+bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err) {
+    Image header = {0};
+    if (!decode(&header, bytes, size, 0, true, err)) return false;
+    *width = header.width;
+    *height = header.height;
+    return true;
+}
+
+void image_free(Image *img) {
+    free(img->rgb);
+    *img = (Image){0};
+}

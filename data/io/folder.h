@@ -1,0 +1,23 @@
+/* folder: folders that appear whole or not at all: written beside, fsynced, renamed. Checkpoints
+ * and exports are such folders of plain files. */
+#ifndef DATA_IO_FOLDER_H
+#define DATA_IO_FOLDER_H
+#include "kernels/base.h"
+
+char *folder_path(const char *folder, const char *name); /* "folder/name", malloc'd */
+bool folder_is(const char *path);
+/* `name` in the folder that `path` is, or in which the file `path` lies; malloc'd. */
+char *folder_beside(const char *path, const char *name);
+/* With all folders above it; dies where it cannot. */
+void folder_make(const char *path);
+/* The folder and all that it holds; a file that cannot go leaves the folder standing. */
+void folder_remove(const char *path);
+bool folder_sync(const char *path); /* false: errno */
+/* `from` takes the place of `to`, which disappears. A crash at any point leaves a whole folder:
+ * under the name `to` where the file system can exchange names, else perhaps as `to`.old. */
+bool folder_replace(const char *from, const char *to);
+/* `from`, a file or folder, gets the name `to`, which must not exist. */
+bool folder_place(const char *from, const char *to, Error *err);
+bool file_write(const char *path, const void *bytes, size_t n); /* fsynced; false: errno */
+bool file_copy(const char *from, const char *to);
+#endif

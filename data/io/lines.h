@@ -1,0 +1,26 @@
+/* lines: a file as blocks of whole lines, in memory that does not grow with the file or its longest
+ * line. For data/text/bpe_train.c and tools/. */
+#ifndef DATA_IO_LINES_H
+#define DATA_IO_LINES_H
+#include "kernels/base.h"
+#include <stdio.h>
+
+/* A longer line is cut to this many bytes, at the start of a UTF-8 character. */
+enum { LINES_BLOCK = 1 << 20 };
+
+typedef struct Lines {
+    FILE *file;
+    char *buffer;
+    size_t have, taken; /* bytes in the buffer, of which the last block took `taken` */
+    size_t cut;         /* lines that were cut so far */
+    bool skipping, ended;
+} Lines;
+
+void lines_open(Lines *l, FILE *file);
+void lines_close(Lines *l); /* leaves the file open */
+/* The next block: n > 0 bytes that end with a line feed but perhaps at the end of the file; stands
+ * until the next call. False at the end or where reading fails (ask ferror). */
+bool lines_next_block(Lines *l, const char **block, size_t *n);
+/* Takes one line, without its line feed, off the front of a block. False when it is used up. */
+bool lines_take(const char **block, size_t *n, const char **line, size_t *line_n);
+#endif

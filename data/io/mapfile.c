@@ -1,0 +1,30 @@
+#include "data/io/mapfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool map_file(MapFile *m, const char *path, Error *err) {
+    *m = (MapFile){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat s;
+    if (fd < 0) return error_set(err, "%s", strerror(errno));
+    if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
+        close(fd);
+        return error_set(err, "not a regular file");
+    }
+    void *bytes = s.st_size ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
+    int failed = bytes == MAP_FAILED ? errno : 0;
+    close(fd);
+    if (failed) return error_set(err, "%s", strerror(failed));
+    *m = (MapFile){bytes, (size_t)s.st_size};
+    return true;
+}
+
+void unmap_file(MapFile *m) {
+    if (m->bytes) munmap((void *)m->bytes, m->size);
+    *m = (MapFile){0};
+}

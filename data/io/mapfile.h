@@ -1,0 +1,14 @@
+/* mapfile: a whole regular file, mapped read-only. For parsers that look at large files in place.
+ */
+#ifndef DATA_IO_MAPFILE_H
+#define DATA_IO_MAPFILE_H
+#include "kernels/base.h"
+
+typedef struct MapFile {
+    const unsigned char *bytes; /* NULL for an empty file */
+    size_t size;
+} MapFile;
+
+bool map_file(MapFile *m, const char *path, Error *err); /* err: without the path */
+void unmap_file(MapFile *m);
+#endif

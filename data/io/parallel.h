@@ -1,0 +1,13 @@
+/* parallel: a plain parallel-for over pthreads, for data preparation (indexing, checking, packing).
+ * Called by data/ and the `clipc data` commands; the loader has its own threads. */
+#ifndef DATA_IO_PARALLEL_H
+#define DATA_IO_PARALLEL_H
+#include "kernels/base.h"
+
+/* Calls fn(context, i, thread) for every i in 0 … n-1, each once, on up to `threads` threads
+ * (thread: 0 … threads-1); i are handed out in increasing order. Returns when all are done. */
+void parallel_for(size_t n, size_t threads, void (*fn)(void *context, size_t i, size_t thread),
+                  void *context);
+/* Processors that are online, ≥ 1. */
+size_t cpu_count(void);
+#endif

@@ -1,0 +1,210 @@
+#include "data/io/pipe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SLICE_MS = 100,      /* between looks at `stop` */
+    CAPACITY = 1 << 20,  /* of the kernel's buffer: the command works ahead */
+    FINISH_SECONDS = 10, /* a command may still run after it closed its output */
+};
+
+struct Pipe {
+    int fd, life; /* life: what the watcher waits for; never written to */
+    pid_t pid;    /* 0: standard input, or reaped */
+    double seconds;
+    const atomic_bool *stop;
+    bool ended; /* its output */
+    int status;
+    Pipe *next; /* all that live, for the program's end */
+};
+
+static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
+static Pipe *live;
+
+static void kill_group(const Pipe *p) {
+    if (p->pid > 0 && kill(-p->pid, SIGKILL) != 0) kill(p->pid, SIGKILL);
+}
+
+static void kill_all(void) {
+    if (pthread_mutex_trylock(&live_lock) != 0) return;
+    for (const Pipe *p = live; p; p = p->next) kill_group(p);
+    pthread_mutex_unlock(&live_lock);
+}
+
+/* Runs the command $1 beside a watcher, which ends all of the process group once the program that
+ * started it is no more, however that came: then descriptor 3 closes. */
+static const char script[] = "{ read x; kill -9 0; } <&3 >/dev/null 2>&1 & w=$!; exec 3<&-; "
+                             "/bin/sh -c \"$1\"; s=$?; kill $w; wait $w 2>/dev/null; exit $s";
+
+/* In the child, which shares the parent's memory until it has become the shell. */
+static void become_shell(const char *command, int out, int life) __attribute__((noreturn));
+static void become_shell(const char *command, int out, int life) {
+    enum { HIGH = 10 }; /* out of the way of the numbers that are given below */
+    sigset_t none;
+    setpgid(0, 0);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), from[] = {null, out, -1, life};
+    for (int i = 0; i < 4; i++)
+        if (i != 2 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, HIGH)) < 0) _exit(127);
+    for (int i = 0; i < 4; i++)
+        if (i != 2 && dup2(from[i], i) < 0) _exit(127);
+    const int defaults[] = {SIGPIPE, SIGINT, SIGTERM, SIGCHLD, SIGHUP, SIGQUIT};
+    for (size_t i = 0; i < COUNT(defaults); i++) signal(defaults[i], SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execl("/bin/sh", "sh", "-c", script, "sh", command, (char *)NULL);
+    _exit(127);
+}
+
+static pid_t spawn(const char *command, int out, int life) {
+    /* unlike fork, it copies no page tables: a training program has many */
+    pid_t pid = vfork();
+    if (pid == 0) become_shell(command, out, life);
+    return pid;
+}
+
+static void kill_at_exit(void) { atexit(kill_all); }
+
+static Pipe *pipe_new(Pipe from) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, kill_at_exit);
+    Pipe *p = xcalloc(1, sizeof *p);
+    *p = from;
+    pthread_mutex_lock(&live_lock);
+    p->next = live;
+    live = p;
+    pthread_mutex_unlock(&live_lock);
+    return p;
+}
+
+Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err) {
+    int out[2], life[2];
+    if (pipe2(out, O_CLOEXEC) != 0) {
+        error_set(err, "cannot make a pipe: %s", strerror(errno));
+        return NULL;
+    }
+    pid_t pid = -1;
+    bool ok = pipe2(life, O_CLOEXEC) == 0;
+    if (ok) pid = spawn(command, out[1], life[0]);
+    int why = errno;
+    close(out[1]);
+    if (ok) close(life[0]);
+    if (pid < 0) {
+        close(out[0]);
+        if (ok) close(life[1]);
+        error_set(err, "cannot start a command: %s", strerror(why));
+        return NULL;
+    }
+    (void)fcntl(out[0], F_SETPIPE_SZ, CAPACITY);
+    return pipe_new(
+        (Pipe){.fd = out[0], .life = life[1], .pid = pid, .seconds = seconds, .stop = stop});
+}
+
+Pipe *pipe_stdin(double seconds, const atomic_bool *stop) {
+    return pipe_new((Pipe){.fd = STDIN_FILENO, .life = -1, .seconds = seconds, .stop = stop});
+}
+
+bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err) {
+    double until = clock_now() + p->seconds;
+    for (*got = 0; !p->ended;) {
+        if (p->stop && atomic_load(p->stop)) return error_set(err, "stopped");
+        struct pollfd ready = {.fd = p->fd, .events = POLLIN};
+        int any = poll(&ready, 1, SLICE_MS);
+        if (any < 0 && errno != EINTR) return error_set(err, "cannot read: %s", strerror(errno));
+        if (any <= 0) {
+            if (clock_now() < until) continue;
+            return error_set(err, "nothing came for %g s", p->seconds);
+        }
+        ssize_t size = read(p->fd, out, n);
+        if (size < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (size < 0) return error_set(err, "cannot read: %s", strerror(errno));
+        p->ended = size == 0;
+        *got = (size_t)size;
+        return true;
+    }
+    return true;
+}
+
+static bool say_status(int status, Error *err) {
+    /* a shell's own status is 128 more than the signal that ended its command */
+    int sig = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status) - 128;
+    if (sig > 0 && sig < NSIG)
+        return error_set(err, "ended by signal %d (%s)", sig, strsignal(sig));
+    return WEXITSTATUS(status) == 0 || error_set(err, "exit status %d", WEXITSTATUS(status));
+}
+
+/* The command is no more; its number may be another's from now on. */
+static void reaped(Pipe *p) {
+    pthread_mutex_lock(&live_lock);
+    p->pid = 0;
+    pthread_mutex_unlock(&live_lock);
+}
+
+bool pipe_finish(Pipe *p, Error *err) {
+    double until = clock_now() + FINISH_SECONDS;
+    for (long wait_ns = 100000; p->pid; wait_ns = wait_ns < 50000000 ? wait_ns * 2 : wait_ns) {
+        /* looked at without reaping first: its group is killed while the number is still its own */
+        siginfo_t info = {.si_pid = 0};
+        if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+            return error_set(err, "cannot wait for it: %s", strerror(errno));
+        if (info.si_pid) {
+            kill_group(p);
+            waitpid(p->pid, &p->status, 0);
+            reaped(p);
+        } else if (clock_now() > until || (p->stop && atomic_load(p->stop))) {
+            return error_set(err, "still running %d s after the end of its output", FINISH_SECONDS);
+        } else {
+            nanosleep(&(struct timespec){.tv_nsec = wait_ns}, NULL);
+        }
+    }
+    return say_status(p->status, err);
+}
+
+void pipe_close(Pipe *p) {
+    if (!p) return;
+    if (p->life >= 0) {
+        close(p->fd);
+        close(p->life);
+    }
+    if (p->pid) {
+        kill_group(p);
+        while (waitpid(p->pid, &p->status, 0) < 0 && errno == EINTR) {
+        }
+    }
+    pthread_mutex_lock(&live_lock);
+    Pipe **at = &live;
+    while (*at != p) at = &(*at)->next;
+    *at = p->next;
+    pthread_mutex_unlock(&live_lock);
+    free(p);
+}
+
+static bool read_pipe(void *context, void *out, size_t n, size_t *got, Error *err) {
+    return pipe_read(context, out, n, got, err);
+}
+
+bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
+                   Pipe **pipe, Error *err) {
+    Error why;
+    *stream = NULL;
+    *pipe = NULL;
+    if (s->kind == SOURCE_PIPE)
+        *pipe = pipe_start(source_command(s), seconds, stop, &why);
+    else if (s->kind == SOURCE_STDIN)
+        *pipe = pipe_stdin(seconds, stop);
+    else
+        return (*stream = stream_open(s->path, err)) != NULL;
+    if (*pipe) *stream = stream_open_source(read_pipe, *pipe, &why);
+    if (*stream) return true;
+    pipe_close(*pipe);
+    *pipe = NULL;
+    return error_set(err, "%s: %s", s->path, why.text);
+}

@@ -1,0 +1,43 @@
+/* stream: bytes of a file one after the other, plain or zstd (told by the first bytes; any number
+ * of frames), and exact reads of ranges. Called by data/ only. */
+#ifndef DATA_IO_STREAM_H
+#define DATA_IO_STREAM_H
+#include "kernels/base.h"
+
+typedef struct Stream Stream;
+
+/* Where a zstd frame starts: in the file, and in the decompressed bytes. */
+typedef struct StreamFrame {
+    uint64_t at, raw;
+} StreamFrame;
+
+/* NULL: err says why. */
+Stream *stream_open(const char *path, Error *err);
+/* Bytes of something that can only be read on: up to n, at least one but at the end. */
+typedef bool (*StreamSource)(void *context, void *out, size_t n, size_t *got, Error *err);
+/* NULL: err says why. */
+Stream *stream_open_source(StreamSource read, void *context, Error *err);
+/* The bytes must outlive the stream. */
+Stream *stream_open_memory(const uint8_t *bytes, size_t size);
+/* Reads up to n bytes; *got < n only at the end. False: unreadable, or a zstd frame that is cut or
+ * damaged. */
+bool stream_read(Stream *s, void *out, size_t n, size_t *got, Error *err);
+/* Passes over n bytes; false when there are fewer. A plain file is not read for it. */
+bool stream_skip(Stream *s, uint64_t n, Error *err);
+/* Decompressed bytes read so far. */
+uint64_t stream_tell(const Stream *s);
+/* The frames that are known whole (0 of a plain file), and one entry more: where the last of them
+ * ends. Valid until the next call on s. */
+size_t stream_frames(const Stream *s, const StreamFrame **frames);
+void stream_close(Stream *s);
+
+/* Exactly n bytes at `offset`; false when there are fewer. Thread-safe. */
+bool file_pread(int fd, void *out, size_t n, uint64_t offset, Error *err);
+/* Bytes of one zstd frame [from, to) decompressed to out[to.raw - from.raw]. Thread-safe. */
+bool frame_read(int fd, StreamFrame from, StreamFrame to, uint8_t *out, Error *err);
+/* A whole file, malloc'd, with a NUL after it; refuses more than `limit` bytes and all that is not
+ * a regular file. */
+bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err);
+/* Creates a folder and its parents. */
+bool make_folders(const char *path, Error *err);
+#endif

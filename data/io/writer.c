@@ -1,0 +1,155 @@
+#include "data/io/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <zstd.h>
+
+enum { LEVEL = 3 }; /* images do not compress; captions do at any level */
+
+struct Writer {
+    char *path, *beside;
+    int fd, level;
+    uint64_t tell, written;
+    size_t frame_bytes;
+    uint8_t *buffer, *packed; /* the current frame; its compressed form */
+    size_t held, capacity, packed_capacity;
+    StreamFrame *frames;
+    size_t count;
+};
+
+Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    char *beside =
+        xasprintf("%s.tmp.%d.%llx", path, (int)getpid(),
+                  (unsigned long long)now.tv_sec * 1000000000u + (unsigned long long)now.tv_nsec);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        error_set(err, "cannot write %s: %s", beside, strerror(errno));
+        free(beside);
+        return NULL;
+    }
+    Writer *w = xcalloc(1, sizeof *w);
+    w->fd = fd;
+    w->level = LEVEL;
+    w->path = xstrdup(path);
+    w->beside = beside;
+    w->frame_bytes = frame_bytes;
+    return w;
+}
+
+void writer_level(Writer *w, int level) { w->level = level; }
+
+static void writer_free(Writer *w) {
+    if (w->fd >= 0) close(w->fd);
+    free(w->path);
+    free(w->beside);
+    free(w->buffer);
+    free(w->packed);
+    free(w->frames);
+    free(w);
+}
+
+static bool write_all(Writer *w, const uint8_t *bytes, size_t size, Error *err) {
+    while (size > 0) {
+        ssize_t n = write(w->fd, bytes, size);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
+        bytes += n;
+        size -= (size_t)n;
+        w->written += (uint64_t)n;
+    }
+    return true;
+}
+
+static void add_frame(Writer *w) {
+    if (w->count % 256 == 0)
+        w->frames = xrealloc(w->frames, size_mul(w->count + 256, sizeof *w->frames));
+    w->frames[w->count++] = (StreamFrame){w->written, w->tell - w->held};
+}
+
+static bool end_frame(Writer *w, Error *err) {
+    if (w->held == 0) return true;
+    add_frame(w);
+    size_t bound = ZSTD_compressBound(w->held);
+    if (bound > w->packed_capacity) {
+        free(w->packed);
+        w->packed = xmalloc(bound);
+        w->packed_capacity = bound;
+    }
+    size_t n = ZSTD_compress(w->packed, w->packed_capacity, w->buffer, w->held, w->level);
+    if (ZSTD_isError(n)) die("zstd cannot compress: %s", ZSTD_getErrorName(n));
+    w->held = 0;
+    return write_all(w, w->packed, n, err);
+}
+
+bool writer_put(Writer *w, const void *bytes, size_t n, Error *err) {
+    w->tell += n;
+    if (!w->frame_bytes) return write_all(w, bytes, n, err);
+    if (w->held + n > w->capacity) {
+        w->capacity = size_max(size_add(w->held, n), w->capacity * 2);
+        w->buffer = xrealloc(w->buffer, w->capacity);
+    }
+    memcpy(w->buffer + w->held, bytes, n);
+    w->held += n;
+    return true;
+}
+
+bool writer_border(Writer *w, Error *err) {
+    return w->held < w->frame_bytes || !w->frame_bytes || end_frame(w, err);
+}
+
+uint64_t writer_tell(const Writer *w) { return w->tell; }
+
+/* A rename is only lasting once its folder is on disk; not all file systems can do it. */
+static void sync_folder(const char *path) {
+    char *copy = xstrdup(path);
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(copy);
+}
+
+bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
+    bool ok = end_frame(w, err);
+    if (ok && w->frame_bytes) add_frame(w);
+    if (ok && fsync(w->fd) != 0)
+        ok = error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
+    if (ok && rename(w->beside, w->path) != 0)
+        ok = error_set(err, "cannot rename %s to %s: %s", w->beside, w->path, strerror(errno));
+    if (!ok) {
+        writer_abort(w);
+        return false;
+    }
+    sync_folder(w->path);
+    if (frames) {
+        *count = w->count ? w->count - 1 : 0;
+        *frames = w->frames;
+        w->frames = NULL;
+    }
+    writer_free(w);
+    return true;
+}
+
+void writer_abort(Writer *w) {
+    unlink(w->beside);
+    writer_free(w);
+}
+
+bool file_write_atomic(const char *path, const void *bytes, size_t size, Error *err) {
+    Writer *w = writer_open(path, 0, err);
+    if (!w) return false;
+    if (!writer_put(w, bytes, size, err)) {
+        writer_abort(w);
+        return false;
+    }
+    return writer_commit(w, NULL, NULL, err);
+}

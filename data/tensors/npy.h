@@ -1,0 +1,30 @@
+/* npy: NumPy's array files, version 1.0, little-endian, C order. */
+#ifndef DATA_TENSORS_NPY_H
+#define DATA_TENSORS_NPY_H
+#include "kernels/base.h"
+
+/* float32 of any number of dimensions; written beside and renamed. */
+bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err);
+/* A 2-D float32 array, malloc'd [rows, cols]. */
+bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err);
+/* The same array mapped read-only, float32 or float16: one of f32, f16 is set. The file must not
+ * shrink while it is mapped. */
+typedef struct NpyMap {
+    size_t rows, cols;
+    const float *f32;
+    const uint16_t *f16;
+    void *base;
+    size_t bytes;
+} NpyMap;
+bool npy_map(NpyMap *m, const char *path, Error *err);
+void npy_unmap(NpyMap *m);
+
+typedef enum { NPY_F32, NPY_F16 } NpyType; /* "f32|f16" */
+#define NPY_TYPE_CHOICES "f32|f16"
+/* Row by row, when the whole does not fit: open with the final shape, append rows, close (which
+ * renames). After a failed append, close frees the writer and fails; nothing is left behind. */
+typedef struct NpyWriter NpyWriter;
+NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err);
+bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);
+bool npy_writer_close(NpyWriter *w, Error *err);
+#endif

@@ -1,0 +1,49 @@
+/* pickle: a restricted reader of Python's pickles, for PyTorch's checkpoints. Values become a tree
+ * of plain data; nothing is ever called or imported. Names of classes and functions are compared
+ * with a short list (tensors, storages, OrderedDict, TorchScript's modules and lists); any other is
+ * an error that names it. Source: Python, Lib/pickletools.py (protocols 2 to 4); PyTorch,
+ * torch/serialization.py and torch/csrc/jit/serialization. */
+#ifndef DATA_TENSORS_PICKLE_H
+#define DATA_TENSORS_PICKLE_H
+#include "kernels/base.h"
+
+typedef enum {
+    PICKLE_NONE,
+    PICKLE_BOOL,
+    PICKLE_INT,
+    PICKLE_FLOAT,
+    PICKLE_STRING,
+    PICKLE_TUPLE,   /* items */
+    PICKLE_LIST,    /* items */
+    PICKLE_DICT,    /* items: key, value, key, value … */
+    PICKLE_NAME,    /* a class or function of the list: text "torch FloatStorage" */
+    PICKLE_STORAGE, /* text: its key; name: its class; integer: elements */
+    PICKLE_TENSOR,  /* items: storage, offset, shape, strides */
+    PICKLE_OBJECT   /* a TorchScript module; items: attribute, value … */
+} PickleKind;
+
+typedef struct PickleValue PickleValue;
+struct PickleValue {
+    PickleKind kind;
+    union {
+        int64_t integer; /* of a bool too */
+        double number;
+    };
+    char *text; /* UTF-8, without NUL */
+    const char *name;
+    PickleValue **items;
+    size_t count, room;
+    PickleValue *next; /* of the pickle's values, to free them */
+};
+
+typedef struct Pickle {
+    PickleValue *root, *all;
+} Pickle;
+
+/* Memory is bounded by about a hundred times the bytes, of which at most 4 MiB are taken. Values
+ * may be shared, and lists may even hold themselves: who walks must bound depth and visits. */
+bool pickle_parse(Pickle *p, const unsigned char *bytes, size_t n, Error *err);
+void pickle_free(Pickle *p);
+/* The value of a string key in a dict or object; NULL: absent. */
+const PickleValue *pickle_get(const PickleValue *dict, const char *key);
+#endif

@@ -1,0 +1,30 @@
+/* tensorfile: named tensors of one checkpoint file: safetensors or PyTorch's, told by their first
+ * bytes, or a JSON index over several of them (Hugging Face's `*.index.json`). */
+#ifndef DATA_TENSORS_TENSORFILE_H
+#define DATA_TENSORS_TENSORFILE_H
+#include "data/tensors/safetensors.h"
+
+typedef struct TensorFile {
+    Tensor *tensors; /* names and data belong to the parts */
+    size_t count;
+    size_t bytes; /* of all files */
+    struct TensorPart *parts;
+    size_t part_count;
+} TensorFile;
+
+bool tensorfile_open(TensorFile *f, const char *path, Error *err);
+/* Whether the bytes are those that were written, as far as the files carry checksums. */
+bool tensorfile_verify(const TensorFile *f, Error *err);
+void tensorfile_close(TensorFile *f);
+
+/* The index alone: names of tensors and of the file each is in. */
+typedef struct TensorIndex {
+    char **tensors;
+    size_t *file_of; /* of each tensor, in files */
+    size_t count;
+    char **files; /* plain names, without folders */
+    size_t file_count;
+} TensorIndex;
+bool tensorindex_parse(TensorIndex *x, const char *json, size_t n, Error *err);
+void tensorindex_free(TensorIndex *x);
+#endif

@@ -1,0 +1,557 @@
+/* bpe: see the header. Vocabulary files and the encoder; learning is in data/text/bpe_train.c.
+ * Source: open_clip 3.3.0, open_clip/tokenizer.py; Sennrich et al. 2016, algorithm 1. */
+#include "data/text/bpe.h"
+#include "data/text/codepoints.h"
+#include "data/text/text.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+enum {
+    MAX_FILE = 1 << 26, /* bytes of a vocabulary file, also unpacked */
+    NO_ID = 0xFFFF,
+    PAIR_SLOTS = 1 << 17,
+    CACHE_SLOTS = 1 << 17,
+    CACHE_WORDS = CACHE_SLOTS / 2,
+    CACHE_BYTES = 1 << 22,
+    MAX_CACHED_WORD = 255 /* bytes */
+};
+#define WORD_END "</w>"
+
+typedef struct Pair {
+    uint32_t key; /* left << 16 | right; all ones: free */
+    uint32_t id;  /* what they merge into; the lower, the earlier */
+} Pair;
+
+struct Bpe {
+    size_t merges;
+    uint16_t byte_ids[256];
+    Pair *pairs;
+    char *strings; /* the symbols' bytes, end to end; WORD_END as in the file */
+    uint32_t *starts;
+};
+
+static uint64_t hash_bytes(const char *s, size_t n) {
+    uint64_t h = n;
+    for (; n > 8; s += 8, n -= 8) {
+        uint64_t part;
+        memcpy(&part, s, 8);
+        h = (h ^ part) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 29;
+    }
+    uint64_t part = 0;
+    memcpy(&part, s, n);
+    h = (h ^ part) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
+}
+
+/* ---- vocabulary ---- */
+
+uint32_t bpe_byte_symbol(int byte) {
+    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174)
+        return (uint32_t)byte;
+    uint32_t n = byte <= 32 ? (uint32_t)byte : byte <= 160 ? (uint32_t)byte - 127 + 33 : 67;
+    return 256 + n;
+}
+
+/* Symbols by their bytes, while a file is read. */
+typedef struct Symbols {
+    Bpe *bpe;
+    uint16_t *slots;
+    size_t count;
+    uint16_t byte_of[512]; /* the file's alphabet; NO_ID elsewhere */
+} Symbols;
+
+/* The slot that holds the symbol of these bytes, or the free one where it belongs. */
+static uint16_t *find_symbol(const Symbols *s, const char *bytes, size_t n) {
+    const Bpe *b = s->bpe;
+    for (uint64_t h = hash_bytes(bytes, n);; h++) {
+        uint16_t *slot = &s->slots[h & (PAIR_SLOTS - 1)];
+        if (*slot == NO_ID) return slot;
+        size_t start = b->starts[*slot], length = b->starts[*slot + 1] - start;
+        if (length == n && memcmp(b->strings + start, bytes, n) == 0) return slot;
+    }
+}
+
+static void add_symbol(Symbols *s, const char *bytes, size_t n) {
+    Bpe *b = s->bpe;
+    uint32_t start = b->starts[s->count];
+    memcpy(b->strings + start, bytes, n);
+    b->starts[s->count + 1] = start + (uint32_t)n;
+    if (n != 0) *find_symbol(s, bytes, n) = (uint16_t)s->count;
+    s->count++;
+}
+
+/* One part of a merge, from the file's alphabet to bytes in place. False: not of the alphabet. */
+static bool to_bytes(const Symbols *s, char *part, size_t *n) {
+    size_t out = 0;
+    for (size_t i = 0; i < *n;) {
+        uint32_t cp;
+        i += utf8_decode((const unsigned char *)part + i, *n - i, &cp);
+        if (cp >= COUNT(s->byte_of) || s->byte_of[cp] == NO_ID) return false;
+        part[out++] = (char)s->byte_of[cp];
+    }
+    *n = out;
+    return out > 0;
+}
+
+static Pair *find_pair(const Bpe *b, uint32_t left, uint32_t right) {
+    uint32_t key = left << 16 | right;
+    for (uint32_t h = key * 0x9E3779B1u >> 15;; h++) {
+        Pair *p = &b->pairs[h & (PAIR_SLOTS - 1)];
+        if (p->key == key || p->key == UINT32_MAX) return p;
+    }
+}
+
+/* Adds "left right", the merge of line `line` of the file; changes the bytes of `text`. */
+static bool add_merge(Symbols *s, char *text, size_t n, size_t line, Error *err) {
+    char *blank = memchr(text, ' ', n);
+    if (blank == NULL || memchr(blank + 1, ' ', (size_t)(text + n - blank - 1)) != NULL)
+        return error_set(err, "line %zu is not two symbols with a blank between", line);
+    char *right = blank + 1;
+    size_t left_n = (size_t)(blank - text), right_n = (size_t)(text + n - right);
+    if (!to_bytes(s, text, &left_n) || !to_bytes(s, right, &right_n))
+        return error_set(err, "line %zu holds a character outside the alphabet of merges", line);
+    uint16_t left_id = *find_symbol(s, text, left_n), right_id = *find_symbol(s, right, right_n);
+    if (left_id == NO_ID || right_id == NO_ID)
+        return error_set(err, "line %zu merges a symbol that no line before it made", line);
+    memmove(text + left_n, right, right_n);
+    if (*find_symbol(s, text, left_n + right_n) != NO_ID)
+        return error_set(err, "line %zu makes a symbol that already exists", line);
+    *find_pair(s->bpe, left_id, right_id) =
+        (Pair){(uint32_t)left_id << 16 | right_id, (uint32_t)s->count};
+    add_symbol(s, text, left_n + right_n);
+    return true;
+}
+
+/* The first 512 symbols: the bytes in the order of their code points in the file, then the same at
+ * the end of a word. */
+static void add_bytes(Symbols *s) {
+    memset(s->byte_of, 0xFF, sizeof s->byte_of);
+    for (int byte = 0; byte < 256; byte++) s->byte_of[bpe_byte_symbol(byte)] = (uint16_t)byte;
+    for (size_t end = 0; end < 2; end++) {
+        for (size_t cp = 0; cp < COUNT(s->byte_of); cp++) {
+            if (s->byte_of[cp] == NO_ID) continue;
+            char text[1 + sizeof WORD_END] = {(char)s->byte_of[cp]};
+            memcpy(text + 1, WORD_END, sizeof WORD_END);
+            if (end == 0) s->bpe->byte_ids[s->byte_of[cp]] = (uint16_t)s->count;
+            add_symbol(s, text, end == 0 ? 1 : 1 + strlen(WORD_END));
+        }
+    }
+}
+
+/* Every line after the first; an empty one, also that after the last line feed, takes an id, as it
+ * does in open_clip's loader. */
+static bool read_merges(Symbols *s, char *text, size_t n, Error *err) {
+    char *end = text + n, *p = memchr(text, '\n', n);
+    bool any = false;
+    for (size_t line = 2; p != NULL && s->bpe->merges < BPE_MAX_MERGES; line++) {
+        char *first = p + 1;
+        p = memchr(first, '\n', (size_t)(end - first));
+        size_t length = (size_t)((p ? p : end) - first);
+        if (length > 0 && first[length - 1] == '\r') length--;
+        if (length == 0)
+            add_symbol(s, first, 0);
+        else if (!add_merge(s, first, length, line, err))
+            return false;
+        else
+            any = true;
+        s->bpe->merges++;
+    }
+    return any || error_set(err, "it holds no merges");
+}
+
+static Bpe *parse(char *text, size_t n, Error *err) {
+    Bpe *b = xcalloc(1, sizeof *b);
+    b->pairs = xmalloc(PAIR_SLOTS * sizeof *b->pairs);
+    memset(b->pairs, 0xFF, PAIR_SLOTS * sizeof *b->pairs);
+    b->strings = xmalloc(n + 512 * (1 + strlen(WORD_END)) + 64);
+    b->starts = xcalloc(BPE_MAX_VOCAB + 1, sizeof *b->starts);
+    Symbols s = {.bpe = b, .slots = xmalloc(PAIR_SLOTS * sizeof *s.slots)};
+    memset(s.slots, 0xFF, PAIR_SLOTS * sizeof *s.slots);
+    add_bytes(&s);
+    bool ok = read_merges(&s, text, n, err);
+    if (ok) {
+        add_symbol(&s, TEXT_START, strlen(TEXT_START));
+        add_symbol(&s, TEXT_END, strlen(TEXT_END));
+    }
+    free(s.slots);
+    if (ok) return b;
+    bpe_free(b);
+    return NULL;
+}
+
+/* Unpacks every member of a gzip file. NULL: err says why. */
+static char *gunzip(const void *bytes, size_t n, size_t *out_n, Error *err) {
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)bytes, .avail_in = (uInt)n};
+    if (inflateInit2(&z, 15 + 16) != Z_OK) die("zlib cannot start: %s", z.msg ? z.msg : "memory");
+    char *out = NULL;
+    size_t room = 0, have = 0;
+    int rc = Z_OK;
+    while (rc == Z_OK && have < MAX_FILE) {
+        if (have == room) {
+            room = room ? room * 2 : 1 << 16;
+            out = xrealloc(out, room);
+        }
+        z.next_out = (Bytef *)out + have;
+        z.avail_out = (uInt)(room - have);
+        rc = inflate(&z, Z_NO_FLUSH);
+        have = room - z.avail_out;
+        if (rc == Z_STREAM_END && z.avail_in > 0) rc = inflateReset(&z);
+    }
+    inflateEnd(&z);
+    *out_n = have;
+    if (rc == Z_STREAM_END && have < MAX_FILE) return out;
+    free(out);
+    if (have >= MAX_FILE)
+        error_set(err, "unpacked it is larger than %d bytes", MAX_FILE);
+    else
+        error_set(err, "its gzip data are damaged or cut off");
+    return NULL;
+}
+
+Bpe *bpe_load_bytes(const void *bytes, size_t n, Error *err) {
+    char *text;
+    if (n > MAX_FILE) {
+        error_set(err, "it is larger than %d bytes", MAX_FILE);
+        return NULL;
+    }
+    if (n >= 2 && memcmp(bytes, "\x1F\x8B", 2) == 0) {
+        text = gunzip(bytes, n, &n, err);
+    } else {
+        text = xmalloc(n + 1);
+        if (n > 0) memcpy(text, bytes, n);
+    }
+    Bpe *b = text ? parse(text, n, err) : NULL;
+    free(text);
+    return b;
+}
+
+Bpe *bpe_load(const char *path, Error *err) {
+    FILE *f = fopen(path, "rb");
+    if (f == NULL) {
+        error_set(err, "cannot open vocabulary %s: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *bytes = NULL;
+    size_t have = 0, room = 0, got = 1;
+    while (got > 0 && have <= MAX_FILE) {
+        if (have == room) bytes = xrealloc(bytes, room = room ? room * 2 : 1 << 16);
+        have += got = fread(bytes + have, 1, room - have, f);
+    }
+    bool failed = ferror(f);
+    fclose(f);
+    Error why;
+    Bpe *b = NULL;
+    if (failed)
+        error_set(err, "cannot read vocabulary %s: %s", path, strerror(errno));
+    else if ((b = bpe_load_bytes(bytes, have, &why)) == NULL)
+        error_set(err, "vocabulary %s: %s", path, why.text);
+    free(bytes);
+    return b;
+}
+
+void bpe_free(Bpe *b) {
+    if (b == NULL) return;
+    free(b->pairs);
+    free(b->strings);
+    free(b->starts);
+    free(b);
+}
+
+size_t bpe_vocab_size(const Bpe *b) { return 512 + b->merges + 2; }
+int32_t bpe_start_id(const Bpe *b) { return (int32_t)(512 + b->merges); }
+int32_t bpe_end_id(const Bpe *b) { return (int32_t)(512 + b->merges + 1); }
+
+/* ---- back to a file ---- */
+
+/* Appends the symbol in the file's alphabet: two bytes at most for each of its own. */
+static char *put_symbol(char *to, const Bpe *b, uint32_t id) {
+    for (uint32_t i = b->starts[id]; i < b->starts[id + 1]; i++)
+        to += utf8_encode(bpe_byte_symbol((unsigned char)b->strings[i]), to);
+    return to;
+}
+
+char *bpe_symbol_text(const Bpe *b, int32_t id) {
+    char *text = xmalloc(2 * (b->starts[id + 1] - b->starts[id]) + 1);
+    *put_symbol(text, b, (uint32_t)id) = 0;
+    return text;
+}
+
+char *bpe_file_text(const Bpe *b, const char *header) {
+    uint32_t *made_of = xmalloc((b->merges + 1) * sizeof *made_of); /* left << 16 | right */
+    memset(made_of, 0xFF, (b->merges + 1) * sizeof *made_of);
+    for (size_t i = 0; i < PAIR_SLOTS; i++)
+        if (b->pairs[i].key != UINT32_MAX) made_of[b->pairs[i].id - 512] = b->pairs[i].key;
+    size_t room = strlen(header) + 2 * b->starts[512 + b->merges] + 2 * b->merges + 1;
+    char *text = xmalloc(room), *p = text + sprintf(text, "%s", header);
+    for (size_t i = 0; i < b->merges; i++) {
+        *p++ = '\n';
+        if (made_of[i] == UINT32_MAX) continue; /* an empty line */
+        p = put_symbol(p, b, made_of[i] >> 16);
+        *p++ = ' ';
+        p = put_symbol(p, b, made_of[i] & 0xFFFF);
+    }
+    *p = 0;
+    free(made_of);
+    return text;
+}
+
+/* ---- where the default one is ---- */
+
+/* The path when there is such a file, else NULL; frees what it does not return. */
+static char *if_file(char *path) {
+    if (access(path, R_OK) == 0) return path;
+    free(path);
+    return NULL;
+}
+
+static const char default_name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
+
+char *bpe_find_path(void) {
+    const char *named = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME");
+    if (named != NULL && *named != 0) {
+        if (access(named, R_OK) != 0)
+            die("cannot read %s: %s; CLIPC_VOCAB names it", named, strerror(errno));
+        return xstrdup(named);
+    }
+    char *path = NULL, binary[4096];
+    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, default_name));
+    ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
+    if (path == NULL && n > 0) {
+        binary[n] = 0;
+        char *slash = strrchr(binary, '/');
+        if (slash != NULL) *slash = 0;
+        static const char *const folders[] = {"", "/..", "/../share/clipc"};
+        for (size_t i = 0; path == NULL && i < COUNT(folders); i++)
+            path = if_file(xasprintf("%s%s/%s", binary, folders[i], default_name));
+    }
+    return path;
+}
+
+char *bpe_default_path(void) {
+    char *path = bpe_find_path();
+    if (path == NULL)
+        die("no vocabulary found: run make setup, which fetches it to build/%s, or name one with "
+            "--vocab or CLIPC_VOCAB",
+            default_name);
+    return path;
+}
+
+/* ---- encode ---- */
+
+typedef struct Slot {
+    uint64_t hash; /* 0: free */
+    uint32_t at;   /* in the arena: the ids, then the word's bytes */
+    uint16_t bytes, ids;
+} Slot;
+
+/* What merging one word needs, by place of its bytes; grows to the longest word. */
+typedef struct Work {
+    size_t room;
+    uint16_t *ids;    /* the symbol that begins here; NO_ID: merged into an earlier one */
+    uint16_t *merged; /* what it and the next one merge into, or NO_ID */
+    uint32_t *next, *previous;
+    uint64_t *heap; /* merged << 32 | place, lowest first */
+    size_t heap_count;
+} Work;
+
+struct BpeCache {
+    TextCleaner *text;
+    Slot *slots;
+    size_t words;
+    char *arena;
+    size_t used;
+    Work work;
+};
+
+BpeCache *bpe_cache_new(const Bpe *b) {
+    assert(b != NULL);
+    BpeCache *c = xcalloc(1, sizeof *c);
+    c->text = text_cleaner_new();
+    c->slots = xcalloc(CACHE_SLOTS, sizeof *c->slots);
+    c->arena = xmalloc(CACHE_BYTES);
+    return c;
+}
+
+void bpe_cache_free(BpeCache *c) {
+    if (c == NULL) return;
+    text_cleaner_free(c->text);
+    free(c->slots);
+    free(c->arena);
+    free(c->work.ids);
+    free(c->work.merged);
+    free(c->work.next);
+    free(c->work.previous);
+    free(c->work.heap);
+    free(c);
+}
+
+static void work_reserve(Work *w, size_t n) {
+    if (n <= w->room) return;
+    w->room = size_max(256, size_mul(n, 2));
+    w->ids = xrealloc(w->ids, w->room * sizeof *w->ids);
+    w->merged = xrealloc(w->merged, w->room * sizeof *w->merged);
+    w->next = xrealloc(w->next, size_mul(w->room, sizeof *w->next));
+    w->previous = xrealloc(w->previous, size_mul(w->room, sizeof *w->previous));
+    w->heap = xrealloc(w->heap, size_mul(w->room, 3 * sizeof *w->heap));
+}
+
+static void heap_push(Work *w, uint64_t value) {
+    size_t i = w->heap_count++;
+    for (; i > 0 && w->heap[(i - 1) / 2] > value; i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = value;
+}
+
+static uint64_t heap_pop(Work *w) {
+    uint64_t top = w->heap[0], value = w->heap[--w->heap_count];
+    size_t i = 0;
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= w->heap_count) break;
+        if (child + 1 < w->heap_count && w->heap[child + 1] < w->heap[child]) child++;
+        if (w->heap[child] >= value) break;
+        w->heap[i] = w->heap[child];
+        i = child;
+    }
+    w->heap[i] = value;
+    return top;
+}
+
+/* Looks up what the symbols at `place` and after it merge into. */
+static void queue_pair(const Bpe *b, Work *w, size_t place, size_t n) {
+    w->merged[place] = NO_ID;
+    if (w->next[place] >= n) return;
+    const Pair *pair = find_pair(b, w->ids[place], w->ids[w->next[place]]);
+    if (pair->key == UINT32_MAX) return;
+    w->merged[place] = (uint16_t)pair->id;
+    heap_push(w, (uint64_t)pair->id << 32 | place);
+}
+
+/* Merges the pair of lowest rank, leftmost first, until there is none; the ids are left at the
+ * front of w->ids. A merge's own pairs always rank after it (bpe_load sees to that), so one merge
+ * at a time does what a pass over all equal pairs does. */
+static size_t merge_word(const Bpe *b, Work *w, const char *word, size_t n) {
+    work_reserve(w, n);
+    w->heap_count = 0;
+    for (size_t i = 0; i < n; i++) {
+        w->ids[i] = b->byte_ids[(unsigned char)word[i]];
+        w->next[i] = (uint32_t)(i + 1);
+        w->previous[i] = (uint32_t)(i - 1);
+    }
+    w->ids[n - 1] = (uint16_t)(w->ids[n - 1] + 256);
+    for (size_t i = 0; i < n; i++) queue_pair(b, w, i, n);
+    while (w->heap_count > 0) {
+        uint64_t top = heap_pop(w);
+        size_t place = (uint32_t)top;
+        if (w->merged[place] != top >> 32) continue;
+        size_t after = w->next[place];
+        w->ids[place] = w->merged[place];
+        w->ids[after] = w->merged[after] = NO_ID;
+        w->next[place] = w->next[after];
+        if (w->next[place] < n) w->previous[w->next[place]] = (uint32_t)place;
+        queue_pair(b, w, place, n);
+        if (place > 0) queue_pair(b, w, w->previous[place], n);
+    }
+    size_t count = 0;
+    for (size_t i = 0; i < n; i = w->next[i]) w->ids[count++] = w->ids[i];
+    return count;
+}
+
+static void cache_add(BpeCache *c, uint64_t hash, const char *word, size_t n, size_t count) {
+    size_t ids_bytes = count * sizeof(uint16_t), bytes = round_up(ids_bytes + n, 2);
+    if (c->words == CACHE_WORDS || c->used + bytes > CACHE_BYTES) {
+        memset(c->slots, 0, CACHE_SLOTS * sizeof *c->slots);
+        c->words = c->used = 0;
+    }
+    size_t i = hash & (CACHE_SLOTS - 1);
+    while (c->slots[i].hash != 0) i = (i + 1) & (CACHE_SLOTS - 1);
+    c->slots[i] = (Slot){hash, (uint32_t)c->used, (uint16_t)n, (uint16_t)count};
+    memcpy(c->arena + c->used, c->work.ids, ids_bytes);
+    memcpy(c->arena + c->used + ids_bytes, word, n);
+    c->used += bytes;
+    c->words++;
+}
+
+/* The ids of one word; they stand until the next call. */
+static const uint16_t *word_ids(const Bpe *b, BpeCache *c, const char *word, size_t n,
+                                size_t *count) {
+    bool cached = n <= MAX_CACHED_WORD;
+    uint64_t hash = cached ? hash_bytes(word, n) | 1u << 31 : 0;
+    for (size_t i = hash & (CACHE_SLOTS - 1); cached && c->slots[i].hash != 0;
+         i = (i + 1) & (CACHE_SLOTS - 1)) {
+        const Slot *s = &c->slots[i];
+        if (s->hash != hash || s->bytes != n) continue;
+        const char *at = c->arena + s->at;
+        if (memcmp(at + s->ids * sizeof(uint16_t), word, n) != 0) continue;
+        *count = s->ids;
+        return (const uint16_t *)at;
+    }
+    *count = merge_word(b, &c->work, word, n);
+    if (cached) cache_add(c, hash, word, n, *count);
+    return c->work.ids;
+}
+
+size_t bpe_encode(const Bpe *b, BpeCache *c, const char *text, size_t bytes, size_t context,
+                  int32_t *ids) {
+    assert(context > 0);
+    size_t left, length, count, n = 0;
+    const char *word, *p = text_clean(c->text, text, bytes, &left);
+    ids[n++] = bpe_start_id(b);
+    while (n < context && text_next_word(&p, &left, &word, &length)) {
+        if (*word == '<' && text_is(word, length, TEXT_START)) {
+            ids[n++] = bpe_start_id(b);
+        } else if (*word == '<' && text_is(word, length, TEXT_END)) {
+            ids[n++] = bpe_end_id(b);
+        } else {
+            const uint16_t *found = word_ids(b, c, word, length, &count);
+            count = size_min(count, context - n);
+            for (size_t i = 0; i < count; i++) ids[n++] = found[i];
+        }
+    }
+    n = size_min(n, context - 1);
+    ids[n++] = bpe_end_id(b);
+    return n;
+}
+
+/* ---- decode ---- */
+
+char *bpe_decode(const Bpe *b, const int32_t *ids, size_t n) {
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        assert(ids[i] >= 0 && (size_t)ids[i] < bpe_vocab_size(b));
+        total = size_add(total, b->starts[ids[i] + 1] - b->starts[ids[i]]);
+    }
+    char *joined = xmalloc(total + 1), *out = xmalloc(size_add(size_mul(total, 3), 1)), *o = out;
+    total = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t length = b->starts[ids[i] + 1] - b->starts[ids[i]];
+        memcpy(joined + total, b->strings + b->starts[ids[i]], length);
+        total += length;
+    }
+    for (size_t i = 0; i < total;) {
+        const char *p = joined + i;
+        uint32_t cp;
+        if (total - i >= strlen(WORD_END) && memcmp(p, WORD_END, strlen(WORD_END)) == 0) {
+            *o++ = ' ';
+            i += strlen(WORD_END);
+            continue;
+        }
+        i += utf8_decode((const unsigned char *)p, total - i, &cp);
+        o += utf8_encode(cp == UTF8_INVALID || cp == 0 ? CODEPOINT_REPLACEMENT : cp, o);
+    }
+    *o = 0;
+    free(joined);
+    return out;
+}
+
+size_t bpe_pooled_length(const int32_t *ids, size_t n) {
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (ids[i] > ids[best]) best = i;
+    return n ? best + 1 : 0;
+}

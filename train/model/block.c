@@ -1,0 +1,181 @@
+#include "train/model/block.h"
+
+/* Parameters as products take them. */
+static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
+static const act *bias(const Block *b, Layer l) { return param_act(b->p, l.b); }
+
+bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
+
+/* Where a matrix's gradient is added to, until grad_done; what follows from it then is done. */
+static acc *matrix_grad(const Params *p, const Param *w) {
+    return w->adapted ? lora_grad_begin(p, w) : param_grad(p, w);
+}
+static void grad_done(const Params *p, const Param *w) {
+    if (w->adapted) lora_grad_end(p, w);
+}
+
+/* The place of a vector's gradient, NULL where it is frozen. */
+static acc *vector_grad(const Params *p, const Param *b) {
+    return b && b->trainable ? param_grad(p, b) : NULL;
+}
+
+void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
+                 size_t K) {
+    if (!layer_trains(l)) return;
+    p->k->linear_bwd_weight(matrix_grad(p, l.w), vector_grad(p, l.b), dy, x, M, N, K);
+    grad_done(p, l.w);
+}
+
+void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,
+              const act *r, size_t rows, size_t C) {
+    p->k->layernorm_fwd(y, mean, rstd, sum, x, r, param_acc(p, l.w), param_acc(p, l.b), rows, C);
+}
+
+void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
+              const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C) {
+    acc *dw = vector_grad(p, l.w), *db = vector_grad(p, l.b);
+    if (!dw) dw = p->unread;
+    if (!db) db = acc_at(p->k, p->unread, p->longest);
+    p->k->layernorm_bwd(dx, dw, db, y, dy, dres, x, mean, rstd, param_acc(p, l.w),
+                        param_acc(p, l.b), rows, C);
+}
+
+bool block_trains(const Block *b) {
+    return layer_trains(b->ln_1) || layer_trains(b->in_proj) || layer_trains(b->out_proj) ||
+           layer_trains(b->ln_2) || layer_trains(b->c_fc) || layer_trains(b->c_proj);
+}
+
+void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, size_t B, bool pooled,
+                        bool forward_only) {
+    size_t n = pooled ? B : rows, ac = b->k->act_size, sc = b->k->acc_size;
+    /* mean1 and rstd1 come first: stores of both forms may share memory, and the pooled block's
+     * ln_1 writes them while it reads the x2 of the block before. */
+    s->mean1 = arena_take(a, rows, sc);
+    s->rstd1 = arena_take(a, rows, sc);
+    s->x2 = arena_take(a, size_mul(n, b->C), ac);
+    s->mean2 = arena_take(a, n, sc);
+    s->rstd2 = arena_take(a, n, sc);
+    size_t mark = a->used;
+    s->qkv = arena_take(a, size_mul(rows, (pooled ? 2 : 3) * b->C), ac);
+    s->q = pooled ? arena_take(a, size_mul(B, b->C), ac) : NULL;
+    s->o = arena_take(a, size_mul(n, b->C), ac);
+    s->lse = arena_take(a, size_mul(n, b->H), sc);
+    size_t end = a->used;
+    if (forward_only) a->used = mark;
+    s->pre = arena_take(a, size_mul(n, b->mlp), ac);
+    a->used = size_max(end, a->used);
+}
+
+void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows, size_t B,
+                          bool backward) {
+    size_t ac = b->k->act_size;
+    s->h = arena_take(a, size_mul(rows, b->mlp), ac);
+    s->gathered = arena_take(a, size_mul(B, b->C), ac);
+    s->d = s->dh = s->dpooled = NULL;
+    if (!backward) return;
+    s->d = arena_take(a, size_mul(rows, b->C), ac);
+    s->dh = arena_take(a, size_mul(rows, size_max(b->mlp, 3 * b->C)), ac);
+    s->dpooled = arena_take(a, size_mul(B, b->C), ac);
+}
+
+/* From the residual x[n,C] and the attention branch to x2 and the MLP branch. */
+static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
+                    size_t n, bool recompute) {
+    norm_fwd(b->p, b->ln_2, t->y, s->mean2, s->rstd2, s->x2, x, t->branch, n, b->C);
+    b->k->linear_activation_fwd(t->h, s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n, b->mlp,
+                                b->C, b->f);
+    if (recompute) return;
+    b->k->linear_fwd(t->branch, t->h, weight(b, b->c_proj), bias(b, b->c_proj), n, b->C, b->mlp);
+}
+
+/* d[n,C]: gradient of the output → gradient of x2. */
+static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, act *d, size_t n) {
+    const Kernels *k = b->k;
+    k->linear_bwd_input(t->dh, d, weight(b, b->c_proj), n, b->C, b->mlp);
+    Layer c_fc = b->c_fc;
+    acc *db = NULL;
+    if (k->bias_in_activation) {
+        db = vector_grad(b->p, c_fc.b);
+        c_fc.b = NULL;
+    }
+    k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
+    linear_grad(b->p, b->c_proj, d, t->h, n, b->C, b->mlp);
+    k->linear_bwd_input(t->branch, t->dh, weight(b, b->c_fc), n, b->mlp, b->C);
+    norm_bwd(b->p, b->ln_2, d, t->y, t->branch, d, s->x2, s->mean2, s->rstd2, n, b->C);
+    linear_grad(b->p, c_fc, t->dh, t->y, n, b->mlp, b->C);
+}
+
+static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,
+                       const act *x_in) {
+    if (x_in)
+        norm_fwd(b->p, b->ln_1, t->y, s->mean1, s->rstd1, s->x, x_in, t->branch, rows, b->C);
+    else
+        norm_fwd(b->p, b->ln_1, t->y, s->mean1, s->rstd1, NULL, s->x, NULL, rows, b->C);
+}
+
+void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
+               const act *x_in, bool recompute) {
+    const Kernels *k = b->k;
+    size_t rows = seq->rows, C = b->C;
+    input_norm(b, s, t, rows, x_in);
+    k->linear_fwd(s->qkv, t->y, weight(b, b->in_proj), bias(b, b->in_proj), rows, 3 * C, C);
+    k->attention_fwd(s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T, b->H, C / b->H,
+                     b->causal);
+    k->linear_fwd(t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj), rows, C, C);
+    mlp_fwd(b, s, t, s->x, rows, recompute);
+}
+
+void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq) {
+    const Kernels *k = b->k;
+    size_t rows = seq->rows, C = b->C;
+    mlp_bwd(b, s, t, t->d, rows);
+    k->linear_bwd_input(t->branch, t->d, weight(b, b->out_proj), rows, C, C);
+    linear_grad(b->p, b->out_proj, t->d, s->o, rows, C, C);
+    act *dqkv = t->dh;
+    k->attention_bwd(dqkv, t->branch, s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T,
+                     b->H, C / b->H, b->causal);
+    k->linear_bwd_input(t->branch, dqkv, weight(b, b->in_proj), rows, 3 * C, C);
+    norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, t->d, s->x, s->mean1, s->rstd1, rows, C);
+    linear_grad(b->p, b->in_proj, dqkv, t->y, rows, 3 * C, C);
+}
+
+void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
+                    const Sequences *seq, const act *x_in, bool recompute) {
+    const Kernels *k = b->k;
+    size_t rows = seq->rows, B = seq->B, C = b->C;
+    const act *w = weight(b, b->in_proj);
+    const act *wb = bias(b, b->in_proj);
+    input_norm(b, s, t, rows, x_in);
+    k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
+    k->gather_rows(t->gathered, t->y, seq->pool, B, C);
+    k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
+    k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);
+    k->linear_fwd(t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj), B, C, C);
+    k->gather_rows(t->gathered, s->x, seq->pool, B, C);
+    mlp_fwd(b, s, t, t->gathered, B, recompute);
+}
+
+void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
+                    const Sequences *seq) {
+    const Kernels *k = b->k;
+    size_t rows = seq->rows, B = seq->B, C = b->C;
+    const act *w = weight(b, b->in_proj);
+    act *dkv = t->dh, *dq = act_at(k, t->dh, rows * 2 * C);
+    mlp_bwd(b, s, t, t->dpooled, B);
+    k->linear_bwd_input(t->branch, t->dpooled, weight(b, b->out_proj), B, C, C);
+    linear_grad(b->p, b->out_proj, t->dpooled, s->o, B, C, C);
+    k->attention_pool_bwd(dq, dkv, t->branch, s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H,
+                          C / b->H);
+    k->linear_bwd_input(t->branch, dkv, act_at(k, w, C * C), rows, 2 * C, C);
+    k->linear_bwd_input(t->gathered, dq, w, B, C, C);
+    k->scatter_add_rows(t->branch, t->gathered, seq->pool, B, C);
+    norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
+    k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
+    if (!layer_trains(b->in_proj)) return;
+    acc *dw = matrix_grad(b->p, b->in_proj.w), *db = vector_grad(b->p, b->in_proj.b);
+    k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, t->y, rows, 2 * C,
+                         C);
+    k->gather_rows(t->gathered, t->y, seq->pool, B, C);
+    k->linear_bwd_weight(dw, db, dq, t->gathered, B, C, C);
+    grad_done(b->p, b->in_proj.w);
+}

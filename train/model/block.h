@@ -1,0 +1,88 @@
+/* block: one transformer block, forward and backward, in two forms: every token, or (the last
+ * block) the pooled token of each sequence alone. x2 = x + Attn(ln_1(x)); out = x2 + MLP(ln_2(x2)).
+ * The sum x2 + MLP is left open: the branch is added by the LayerNorm that follows. LayerNorm and
+ * activation outputs are not kept: backward computes them again in the pass it makes anyway. Called
+ * by tower.c. */
+#ifndef TRAIN_MODEL_BLOCK_H
+#define TRAIN_MODEL_BLOCK_H
+#include "train/model/params.h"
+
+/* Weight and bias of one layer; b may be NULL. */
+typedef struct Layer {
+    const Param *w, *b;
+} Layer;
+
+/* Packed sequences on the device: sequence i owns rows start[i] … start[i+1]-1, its pooled row is
+ * pool[i]; max_T: the longest. */
+typedef struct Sequences {
+    const int32_t *start, *pool;
+    size_t B, rows, max_T;
+} Sequences;
+
+typedef struct Block {
+    const Kernels *k;
+    const Params *p;
+    size_t C, H, mlp;
+    Activation f;
+    bool causal;
+    Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
+} Block;
+
+/* What backward needs of a forward. n = rows, or B in the pooled form. */
+typedef struct BlockStore {
+    act *x;             /* [rows,C] the block's input */
+    acc *mean1, *rstd1; /* [rows] */
+    act *x2;            /* [n,C] after the attention branch */
+    acc *mean2, *rstd2; /* [n] */
+    act *qkv;           /* [rows,3C]; pooled: [rows,2C], K and V */
+    act *q;             /* pooled: [B,C] */
+    act *o;             /* [n,C] attention's output */
+    acc *lse;           /* [H,n] */
+    act *pre;           /* [n,mlp] before the activation */
+} BlockStore;
+
+/* Buffers whose content does not outlive a call, but `branch` (forward) and `d` (backward), which
+ * go on to the next block. */
+typedef struct BlockScratch {
+    act *y;        /* [rows,C] LayerNorm's output */
+    act *branch;   /* [rows,C] a branch's output, or the gradient of a LayerNorm's output */
+    act *h;        /* [rows,mlp] */
+    act *gathered; /* [B,C] */
+    act *d;        /* [rows,C] gradient of the residual stream */
+    act *dh;       /* [rows,max(mlp,3C)] */
+    act *dpooled;  /* [B,C] gradient of the pooled rows of the residual stream */
+} BlockScratch;
+
+/* Lays out all of a store but x. forward_only: what attention leaves shares memory with the MLP. */
+void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, size_t B, bool pooled,
+                        bool forward_only);
+/* Lays out all of the scratch but y and branch. */
+void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows, size_t B,
+                          bool backward);
+bool block_trains(const Block *b);
+
+/* x_in[rows,C]: s->x = x_in + t->branch is the input; NULL: s->x already holds it. Leaves s->x2 and
+ * t->branch, whose sum is the output. recompute: only what backward needs, the same bits. */
+void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
+               const act *x_in, bool recompute);
+/* The same for the pooled rows: s->x2, t->branch [B,C]. Every key takes part: a causal sequence has
+ * to end at its pooled token. */
+void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
+                    const Sequences *seq, const act *x_in, bool recompute);
+/* t->d: gradient of the output, replaced by that of the input. */
+void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq);
+/* t->dpooled [B,C] → t->d [rows,C]. */
+void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
+                    const Sequences *seq);
+
+/* ---- one layer's parameters; shared with tower.c and the towers ---- */
+bool layer_trains(Layer l);
+/* Gradients of a linear layer's parameters, as far as they are wanted; a bias that learns has a
+ * matrix that learns. */
+void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
+                 size_t K);
+void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,
+              const act *r, size_t rows, size_t C);
+void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
+              const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C);
+#endif

@@ -1,0 +1,258 @@
+#include "train/model/clip.h"
+#include "train/model/text_tower.h"
+#include "train/model/vit.h"
+
+#include <stdlib.h>
+
+/* A forward or backward pass that comes again with the same sizes. */
+typedef struct Recorded {
+    bool text, keep, backward, told; /* told: who listens to gradients is called in between */
+    size_t B, rows, max_T;
+    Graph *graph;
+} Recorded;
+
+struct Clip {
+    const Kernels *k;
+    Vit image;
+    TextTower text;
+    Arena arena;
+    bool image_kept, text_kept; /* a backward may follow */
+    bool image_sent, text_sent; /* the last forward was of a batch on the device */
+    Recorded *recorded;
+    size_t recorded_count;
+};
+
+static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
+                      const ClipOptions *o) {
+    m->k = k;
+    vit_init(&m->image, k, c, p, o);
+    text_tower_init(&m->text, k, c, p, o);
+}
+
+/* The towers never compute at the same time, so their scratch is one. */
+static void clip_layout(Clip *m) {
+    Arena *a = &m->arena;
+    vit_layout_kept(&m->image, a);
+    text_tower_layout_kept(&m->text, a);
+    size_t mark = a->used;
+    vit_layout_scratch(&m->image, a);
+    size_t end = a->used;
+    a->used = mark;
+    text_tower_layout_scratch(&m->text, a);
+    a->used = size_max(end, a->used);
+}
+
+Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o) {
+    Clip *m = xcalloc(1, sizeof *m);
+    assert(o->max_batch > 0 && (!o->training || p->grad));
+    clip_init(m, k, c, p, o);
+    clip_layout(m);
+    m->arena.size = m->arena.used;
+    m->arena.used = 0;
+    m->arena.base = k->alloc(m->arena.size);
+    clip_layout(m);
+    vit_start(&m->image);
+    return m;
+}
+
+void clip_free(Clip *m) {
+    if (!m) return;
+    for (size_t i = 0; i < m->recorded_count; i++) m->k->graph_free(m->recorded[i].graph);
+    free(m->recorded);
+    vit_free(&m->image);
+    text_tower_free(&m->text);
+    m->k->release(m->arena.base);
+    free(m);
+}
+
+size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o) {
+    Clip m = {0};
+    clip_init(&m, k, c, NULL, o);
+    clip_layout(&m);
+    vit_free(&m.image);
+    text_tower_free(&m.text);
+    return m.arena.used;
+}
+
+void clip_on_gradients(Clip *m, const GradientsReady *ready) {
+    m->image.tower.ready = m->text.tower.ready = ready ? *ready : (GradientsReady){NULL, NULL};
+}
+
+bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
+bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
+
+/* ---- passes ---- */
+
+static void run_pass(Clip *m, const Recorded *r) {
+    if (r->text && r->backward)
+        text_tower_bwd(&m->text);
+    else if (r->text)
+        text_tower_fwd(&m->text, r->keep);
+    else if (r->backward)
+        vit_bwd(&m->image);
+    else
+        vit_fwd(&m->image, r->keep);
+}
+
+/* Its place among those that came before. */
+static Recorded *find_pass(Clip *m, const Recorded *r) {
+    for (size_t i = 0; i < m->recorded_count; i++) {
+        Recorded *q = &m->recorded[i];
+        if (q->text == r->text && q->keep == r->keep && q->backward == r->backward &&
+            q->told == r->told && q->B == r->B && q->rows == r->rows && q->max_T == r->max_T)
+            return q;
+    }
+    m->recorded = xrealloc(m->recorded, (m->recorded_count + 1) * sizeof *m->recorded);
+    m->recorded[m->recorded_count] = *r;
+    return &m->recorded[m->recorded_count++];
+}
+
+static void pass(Clip *m, bool text, bool keep, bool backward) {
+    const Sequences *seq = text ? &m->text.seq : &m->image.seq;
+    const Tower *t = text ? &m->text.tower : &m->image.tower;
+    bool told = backward && t->ready.call;
+    Recorded r = {text, keep, backward, told, seq->B, seq->rows, seq->max_T, NULL};
+    if (!(text ? m->text_sent : m->image_sent)) {
+        run_pass(m, &r);
+        return;
+    }
+    Recorded *q = find_pass(m, &r);
+    if (!m->k->graph_begin(&q->graph)) return;
+    run_pass(m, &r);
+    m->k->graph_end(&q->graph);
+}
+
+static void give_features(const Clip *m, acc *features, const Tower *t, size_t B, bool keep) {
+    m->k->copy(features, (keep ? &t->kept : &t->transient)->unit, B * t->E * m->k->acc_size);
+}
+
+/* Padding has no gradient. */
+static void take_gradients(const Clip *m, const Tower *t, const acc *dfeatures, size_t B,
+                           size_t sequences) {
+    const Kernels *k = m->k;
+    size_t n = B * t->E;
+    k->copy(t->kept.raw, dfeatures, n * k->acc_size);
+    k->zero(acc_at(k, t->kept.raw, n), (sequences - B) * t->E * k->acc_size);
+}
+
+static void image_pass(Clip *m, acc *features, const ClipImages *images, const ClipBatch *sent,
+                       size_t B, bool keep) {
+    if (!B) return;
+    keep = keep && clip_image_trains(m);
+    m->image_kept = keep;
+    m->image_sent = sent != NULL;
+    vit_load(&m->image, images, sent, B, keep);
+    pass(m, false, keep, false);
+    give_features(m, features, &m->image.tower, B, keep);
+}
+
+void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep) {
+    image_pass(m, features, images, NULL, B, keep);
+}
+
+void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep) {
+    image_pass(m, features, NULL, sent, sent->B, keep);
+}
+
+void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
+    if (!B || !clip_image_trains(m)) return;
+    assert(m->image_kept && B == m->image.seq.B);
+    take_gradients(m, &m->image.tower, dfeatures, B, B);
+    pass(m, false, true, true);
+}
+
+static void text_pass(Clip *m, acc *features, size_t B, bool keep) {
+    keep = keep && clip_text_trains(m);
+    m->text_kept = keep;
+    pass(m, true, keep, false);
+    give_features(m, features, &m->text.tower, B, keep);
+}
+
+void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
+                      const int32_t *pool, size_t B, bool keep) {
+    if (!B) return;
+    m->text_sent = false;
+    text_tower_load(&m->text, ids, start, pool, B);
+    text_pass(m, features, B, keep);
+}
+
+void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
+                   bool keep) {
+    clip_text_fwd_at(m, features, ids, start, NULL, B, keep);
+}
+
+void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep) {
+    if (!sent->B) return;
+    m->text_sent = true;
+    text_tower_load_sent(&m->text, sent);
+    text_pass(m, features, sent->B, keep);
+}
+
+void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
+    if (!B || !clip_text_trains(m)) return;
+    size_t padding = m->text_sent ? m->text.padding : 0;
+    assert(m->text_kept && B + padding == m->text.seq.B);
+    take_gradients(m, &m->text.tower, dfeatures, B, B + padding);
+    pass(m, true, true, true);
+}
+
+void clip_plan(Clip *m, acc *features) {
+    ClipShape c = clip_shape(m);
+    ClipBatch most = {.B = c.max_batch,
+                      .rows = c.max_rows,
+                      .sequences = c.max_batch + c.padding,
+                      .max_T = c.context};
+    /* the address is not looked at, but whether there is one */
+    if (c.kept) most.keep = (const int32_t *)features;
+    clip_image_sent(m, features, &most, false);
+    clip_text_sent(m, features, &most, false);
+    if (m->image.tower.training) {
+        clip_image_sent(m, features, &most, true);
+        clip_image_bwd(m, features, c.max_batch);
+    }
+    if (m->text.tower.training) {
+        clip_text_sent(m, features, &most, true);
+        clip_text_bwd(m, features, c.max_batch);
+    }
+}
+
+ClipShape clip_shape(const Clip *m) {
+    const Vit *v = &m->image;
+    const TextTower *t = &m->text;
+    return (ClipShape){.max_batch = t->max_batch,
+                       .pixels = 3 * v->image_size * v->image_size,
+                       .kept = v->kept_grid < v->grid ? v->kept_grid : 0,
+                       .context = t->context,
+                       .vocab = t->vocab,
+                       .padding = t->padding,
+                       .max_rows = t->tower.max_rows};
+}
+
+size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->text, rows); }
+
+void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
+                       size_t B) {
+    const Vit *v = &m->image;
+    for (size_t i = 0; i < B; i++)
+        patch_dropout_draw(keep + i * v->kept_grid, v->kept_grid, v->grid, v->seed, sample[i],
+                           draw);
+}
+
+/* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
+static double stack_macs(const TowerConfig *t, double T, double scores, bool pooled) {
+    double C = (double)t->width, mlp = (double)t->mlp;
+    double full = T * (4 * C * C + 2 * C * mlp) + 2 * scores * C;
+    double last = T * 2 * C * C + 2 * C * C + 2 * C * mlp + 2 * T * C;
+    return pooled ? (double)(t->layers - 1) * full + last : (double)t->layers * full;
+}
+
+double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
+    double side = (double)(c->image_size / c->patch_size), n = side * side, T = n + 1;
+    double patch = 3 * (double)(c->patch_size * c->patch_size), E = (double)c->embed_dim;
+    double macs = n * patch * (double)c->image.width + (double)c->image.width * E;
+    macs += stack_macs(&c->image, T, T * T, !full && c->pool == POOL_TOK);
+    double L = full ? (double)c->context_length : (double)tokens;
+    macs += stack_macs(&c->text, L, full ? L * L : L * (L + 1) / 2, !full);
+    macs += (double)c->text.width * E;
+    return 2 * macs;
+}

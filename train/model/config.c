@@ -1,0 +1,502 @@
+#include "train/model/config.h"
+
+#include "data/io/folder.h"
+#include "train/model/hf_config.h"
+#include "train/options.h"
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Far above any published model, far below what could overflow a size. */
+enum {
+    MAX_JSON = 1 << 20,
+    MAX_WIDTH = 1 << 14,
+    MAX_MLP = 1 << 18,
+    MAX_LAYERS = 1 << 10,
+    MAX_IMAGE = 1 << 13,
+    MAX_CONTEXT = 1 << 16,
+    MAX_VOCAB = 1 << 22
+};
+static const double default_logit_scale = 2.6592600369327779; /* ln(1/0.07) */
+
+/* ---- fields ---- */
+
+/* What open_clip knows and this program computes only in its default form: `fallback` is the value
+ * that is accepted (as is null). NULL: the field has no effect here, any value is. */
+typedef struct NeutralField {
+    const char *name, *fallback;
+} NeutralField;
+
+static const NeutralField top_neutral[] = {{"custom_text", NULL},
+                                           {"nonscalar_logit_scale", NULL},
+                                           {"output_dict", NULL},
+                                           {"cast_dtype", "null"},
+                                           {NULL, NULL}};
+static const NeutralField image_neutral[] = {
+    {"ls_init_value", "null"},   {"attentional_pool", "false"}, {"attn_pooler_queries", NULL},
+    {"attn_pooler_heads", NULL}, {"no_ln_pre", "false"},        {"pos_embed_type", "\"learnable\""},
+    {"output_tokens", "false"},  {"timm_model_name", "null"},   {"timm_model_pretrained", NULL},
+    {"timm_pool", NULL},         {"timm_proj", NULL},           {"timm_proj_bias", NULL},
+    {"timm_drop", NULL},         {"timm_drop_path", NULL},      {NULL, NULL}};
+static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
+                                            {"tokenizer_mode", "null"},
+                                            {"tokenizer_kwargs", "{}"},
+                                            {"ls_init_value", "null"},
+                                            {"embed_cls", "false"},
+                                            {"pad_id", NULL},
+                                            {"eos_id", NULL},
+                                            {"no_causal_mask", "false"},
+                                            /* the same numbers: LayerNorm acts on each row alone */
+                                            {"final_ln_after_pool", NULL},
+                                            {"pool_type", "\"argmax\""},
+                                            {"proj_bias", "false"},
+                                            {"proj_type", "\"linear\""},
+                                            {"output_tokens", "false"},
+                                            {"hf_model_name", "null"},
+                                            {"hf_model_pretrained", NULL},
+                                            {"hf_proj_type", NULL},
+                                            {"hf_pooler_type", NULL},
+                                            {NULL, NULL}};
+static const NeutralField block_neutral[] = {{"act_kwargs", "{}"},
+                                             {"norm_kwargs", "{}"},
+                                             {"block_type", "\"default\""},
+                                             {"qk_norm", "false"},
+                                             {"scaled_cosine_attn", "false"},
+                                             {"scale_heads", "false"},
+                                             {"scale_attn_inner", "false"},
+                                             {"scale_attn", "false"},
+                                             {"scale_fc", "false"},
+                                             {NULL, NULL}};
+
+/* One JSON object being read. The first error stays; readers after it do nothing. */
+typedef struct Reader {
+    json_t *object;
+    const char *where; /* "vision_cfg" */
+    Error *err;
+    bool *ok;
+} Reader;
+
+static void fail(const Reader *r, const char *field, const char *what) {
+    if (*r->ok) error_set(r->err, "%s.%s: %s", r->where, field, what);
+    *r->ok = false;
+}
+
+/* Takes the field out of the object, so that what is left over is what nobody read. NULL: absent or
+ * null. The caller owns a reference. */
+static json_t *take(const Reader *r, const char *field) {
+    json_t *v = json_incref(json_object_get(r->object, field));
+    json_object_del(r->object, field);
+    if (v && json_is_null(v)) v = NULL;
+    return v;
+}
+
+static double take_number(const Reader *r, const char *field, double lo, double hi,
+                          double missing) {
+    json_t *v = take(r, field);
+    if (!v) return missing;
+    double x = json_is_number(v) ? json_number_value(v) : NAN;
+    json_decref(v);
+    if (x >= lo && x <= hi) return x;
+    char what[96];
+    snprintf(what, sizeof what, "expected a number from %g to %g", lo, hi);
+    fail(r, field, what);
+    return missing;
+}
+
+/* missing 0: the field is required. */
+static size_t take_size(const Reader *r, const char *field, size_t hi, size_t missing) {
+    json_t *v = take(r, field);
+    if (!v) {
+        if (!missing) fail(r, field, "is missing");
+        return missing;
+    }
+    json_t *one = v;
+    /* a square written as a pair */
+    if (json_is_array(v) && json_array_size(v) == 2 &&
+        json_equal(json_array_get(v, 0), json_array_get(v, 1)))
+        one = json_array_get(v, 0);
+    json_int_t x = json_is_integer(one) ? json_integer_value(one) : 0;
+    json_decref(v);
+    if (x >= 1 && (json_int_t)hi >= x) return (size_t)x;
+    char what[96];
+    snprintf(what, sizeof what, "expected a whole number from 1 to %zu", hi);
+    fail(r, field, what);
+    return missing;
+}
+
+static bool take_bool(const Reader *r, const char *field) {
+    json_t *v = take(r, field);
+    if (v && !json_is_boolean(v)) fail(r, field, "expected true or false");
+    bool x = v && json_is_true(v);
+    json_decref(v);
+    return x;
+}
+
+/* Index of the string in choices (NULL-terminated); 0 when absent. */
+static int take_choice(const Reader *r, const char *field, const char *const *choices) {
+    json_t *v = take(r, field);
+    if (!v) return 0;
+    int found = -1;
+    for (int i = 0; choices[i] && json_is_string(v); i++)
+        if (!strcmp(json_string_value(v), choices[i])) found = i;
+    json_decref(v);
+    if (found >= 0) return found;
+    char what[96];
+    snprintf(what, sizeof what, "only \"%s\" and \"%s\" are supported", choices[0], choices[1]);
+    fail(r, field, what);
+    return 0;
+}
+
+static void take_triple(const Reader *r, const char *field, double lo, double hi, float x[3]) {
+    json_t *v = take(r, field);
+    if (!v) return;
+    bool good = json_is_array(v) && json_array_size(v) == 3;
+    for (size_t i = 0; i < 3 && good; i++) {
+        json_t *e = json_array_get(v, i);
+        double value = json_is_number(e) ? json_number_value(e) : NAN;
+        good = value >= lo && value <= hi;
+        x[i] = (float)value;
+    }
+    json_decref(v);
+    if (!good) fail(r, field, "expected three numbers in range");
+}
+
+static void take_neutral(const Reader *r, const NeutralField *f) {
+    for (; f->name; f++) {
+        json_t *v = take(r, f->name);
+        if (!v) continue;
+        json_t *want = f->fallback ? json_loads(f->fallback, JSON_DECODE_ANY, NULL) : NULL;
+        if (f->fallback && !json_equal(v, want)) {
+            char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY), what[160];
+            snprintf(what, sizeof what, "%.80s is not supported (only %s)", text ? text : "this",
+                     f->fallback);
+            fail(r, f->name, what);
+            free(text);
+        }
+        json_decref(want);
+        json_decref(v);
+    }
+}
+
+static void nothing_left(const Reader *r) {
+    const char *field = json_object_iter_key(json_object_iter(r->object));
+    if (!field) return;
+    char shown[80];
+    snprintf(shown, sizeof shown, "%.64s", field);
+    fail(r, shown, "this field is not supported");
+}
+
+static Reader section(const Reader *parent, const char *field, json_t **object) {
+    *object = take(parent, field);
+    if (!*object) fail(parent, field, "is missing");
+    if (*object && !json_is_object(*object)) {
+        fail(parent, field, "expected an object");
+        json_decref(*object);
+        *object = NULL;
+    }
+    if (!*object) *object = json_object();
+    return (Reader){*object, field, parent->err, parent->ok};
+}
+
+/* ---- the three parts ---- */
+
+static void read_tower(const Reader *r, TowerConfig *t, size_t width, size_t heads) {
+    t->width = take_size(r, "width", MAX_WIDTH, width);
+    t->layers = take_size(r, "layers", MAX_LAYERS, 12);
+    t->mlp = (size_t)((double)t->width * take_number(r, "mlp_ratio", 1e-3, 64, 4));
+    if (!t->mlp || t->mlp > MAX_MLP) fail(r, "mlp_ratio", "the hidden width is out of range");
+    t->heads = heads;
+}
+
+static void read_image(ClipConfig *c, const Reader *r) {
+    static const char *const pools[] = {"tok", "avg", NULL};
+    size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
+    read_tower(r, &c->image, 768, 0);
+    c->image.heads = c->image.width / head_width;
+    if (!c->image.heads || c->image.width % head_width)
+        fail(r, "head_width", "does not divide the width");
+    c->patch_size = take_size(r, "patch_size", MAX_IMAGE, 16);
+    c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
+    if (c->image_size % c->patch_size) fail(r, "patch_size", "does not divide the image size");
+    c->patch_dropout = take_number(r, "patch_dropout", 0, 0.999, 0);
+    c->pool = take_choice(r, "pool_type", pools) ? POOL_AVG : POOL_TOK;
+    c->final_ln_after_pool = take_bool(r, "final_ln_after_pool");
+    take_neutral(r, image_neutral);
+    take_neutral(r, block_neutral);
+    nothing_left(r);
+}
+
+static void read_text(ClipConfig *c, const Reader *r) {
+    c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
+    c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
+    read_tower(r, &c->text, 512, take_size(r, "heads", MAX_WIDTH, 8));
+    if (c->text.width % c->text.heads) fail(r, "heads", "does not divide the width");
+    take_neutral(r, text_neutral);
+    take_neutral(r, block_neutral);
+    nothing_left(r);
+}
+
+static void read_model(ClipConfig *c, const Reader *r) {
+    c->embed_dim = take_size(r, "embed_dim", MAX_WIDTH, 0);
+    c->activation = take_bool(r, "quick_gelu") ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU;
+    c->init_logit_scale = take_number(r, "init_logit_scale", -100, 100, default_logit_scale);
+    c->init_logit_bias = take_number(r, "init_logit_bias", -1000, 1000, NAN);
+    c->has_logit_bias = !isnan(c->init_logit_bias);
+    if (!c->has_logit_bias) c->init_logit_bias = 0;
+    json_t *image, *text;
+    Reader image_reader = section(r, "vision_cfg", &image);
+    read_image(c, &image_reader);
+    json_decref(image);
+    Reader text_reader = section(r, "text_cfg", &text);
+    read_text(c, &text_reader);
+    json_decref(text);
+    take_neutral(r, top_neutral);
+    nothing_left(r);
+}
+
+static void read_preprocess(ClipConfig *c, const Reader *r) {
+    static const char *const resizes[] = {"shortest", "longest", "squash", NULL};
+    static const char *const interpolations[] = {"bicubic", "bilinear", NULL};
+    static const char *const modes[] = {"RGB", "RGB", NULL};
+    Transform *t = &c->eval_transform;
+    /* the model's own image size rules, as in open_clip */
+    take_size(r, "size", MAX_IMAGE, 1);
+    take_choice(r, "mode", modes);
+    take_triple(r, "mean", -10, 10, t->mean);
+    take_triple(r, "std", 1e-6, 10, t->std);
+    t->interpolation = take_choice(r, "interpolation", interpolations) ? INTERPOLATION_BILINEAR
+                                                                       : INTERPOLATION_BICUBIC;
+    t->resize_mode = (ResizeMode)take_choice(r, "resize_mode", resizes);
+    uint8_t fill = (uint8_t)take_number(r, "fill_color", 0, 255, 0);
+    memset(t->fill, fill, sizeof t->fill);
+    nothing_left(r);
+}
+
+/* ---- JSON in ---- */
+
+static bool parse_root(ClipConfig *c, json_t *root, Error *err) {
+    bool ok = true, wrapped = json_object_get(root, "model_cfg") != NULL;
+    Reader file = {root, "config", err, &ok};
+    json_t *model = root, *preprocess = NULL;
+    Reader r = file;
+    r.where = "model";
+    if (wrapped) r = section(&file, "model_cfg", &model);
+    c->json = json_dumps(model, JSON_COMPACT);
+    if (!c->json) fail(&file, "model_cfg", "cannot be written as JSON");
+    read_model(c, &r);
+    c->eval_transform = transform_default((int)c->image_size, false);
+    if (wrapped) {
+        if (json_object_get(root, "preprocess_cfg")) {
+            Reader p = section(&file, "preprocess_cfg", &preprocess);
+            read_preprocess(c, &p);
+            json_decref(preprocess);
+        }
+        nothing_left(&file);
+        json_decref(model);
+    }
+    return ok;
+}
+
+/* preprocessor: of Hugging Face's folder; NULL: none. Takes both references. */
+static bool parse_either(ClipConfig *c, json_t *root, json_t *preprocessor, Error *err) {
+    json_t *own = root;
+    bool ok = json_is_object(root) || error_set(err, "expected a JSON object");
+    if (ok && hf_config_is(root)) {
+        own = hf_config_in(root, preprocessor, err);
+        json_decref(root);
+        ok = own != NULL;
+    }
+    ok = ok && parse_root(c, own, err);
+    json_decref(own);
+    json_decref(preprocessor);
+    return ok;
+}
+
+static json_t *load_json(const char *name, const char *json, size_t bytes, Error *err) {
+    json_error_t where;
+    if (bytes > MAX_JSON) {
+        error_set(err, "%s: %zu bytes are too many for a model config", name, bytes);
+        return NULL;
+    }
+    json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &where);
+    if (!root) error_set(err, "%s:%d: %s", name, where.line, where.text);
+    return root;
+}
+
+static bool parse(ClipConfig *c, const char *name, json_t *root, json_t *preprocessor, Error *err) {
+    Error inner;
+    if (!parse_either(c, root, preprocessor, &inner)) {
+        error_set(err, "%s: %.400s", name, inner.text);
+        clip_config_free(c);
+        return false;
+    }
+    c->name = xstrdup(name);
+    return true;
+}
+
+bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t bytes,
+                       Error *err) {
+    memset(c, 0, sizeof *c);
+    json_t *root = load_json(name, json, bytes, err);
+    return root && parse(c, name, root, NULL, err);
+}
+
+/* ---- where it is ---- */
+
+static bool is_file(const char *path) {
+    struct stat s;
+    return !stat(path, &s) && S_ISREG(s.st_mode);
+}
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n > m && !strcmp(s + n - m, end);
+}
+
+char *clip_config_find(const char *checkpoint) {
+    static const char *const names[] = {"open_clip_config.json", "config.json"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *path = folder_beside(checkpoint, names[i]);
+        if (is_file(path)) return path;
+        free(path);
+    }
+    return NULL;
+}
+
+static char *find_config(const char *name) {
+    if (ends_with(name, ".json") && !ends_with(name, ".index.json")) return xstrdup(name);
+    bool checkpoint = folder_is(name) || is_file(name);
+    char *found = NULL;
+    if (checkpoint) {
+        found = clip_config_find(name);
+    } else if (!strchr(name, '/')) {
+        char *relative = xasprintf("configs/models/%s.json", name);
+        found = find_resource(relative);
+        free(relative);
+    }
+    if (!found && checkpoint)
+        die("%s has no architecture with it (open_clip_config.json or config.json): give --model "
+            "NAME or FILE.json",
+            name);
+    if (!found)
+        die("model '%s': not one of configs/models, no checkpoint with open_clip_config.json or "
+            "config.json, no .json file",
+            name);
+    return found;
+}
+
+static json_t *read_json(const char *path, Error *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        error_set(err, "%.200s: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *text = xmalloc(MAX_JSON + 1);
+    size_t n = fread(text, 1, MAX_JSON + 1, f);
+    json_t *root = NULL;
+    if (ferror(f))
+        error_set(err, "%.200s: %s", path, strerror(errno));
+    else
+        root = load_json(path, text, n, err);
+    fclose(f);
+    free(text);
+    return root;
+}
+
+bool clip_config_read(ClipConfig *c, const char *path, Error *err) {
+    memset(c, 0, sizeof *c);
+    json_t *root = read_json(path, err), *preprocessor = NULL;
+    bool ok = root != NULL;
+    if (ok && hf_config_is(root)) {
+        char *file = folder_beside(path, "preprocessor_config.json");
+        if (is_file(file)) ok = (preprocessor = read_json(file, err)) != NULL;
+        free(file);
+    }
+    if (ok) return parse(c, path, root, preprocessor, err);
+    json_decref(root);
+    return false;
+}
+
+void clip_config_load(ClipConfig *c, const char *name) {
+    char *path = find_config(name);
+    Error err;
+    if (!clip_config_read(c, path, &err)) die("model config %s", err.text);
+    free(c->name);
+    c->name = xstrdup(name);
+    free(path);
+}
+
+/* ---- JSON out ---- */
+
+static void set_number(json_t *object, const char *field, double now, double missing) {
+    json_t *old = json_object_get(object, field);
+    double before = json_is_number(old) ? json_number_value(old) : missing;
+    if (!(before == now)) json_object_set_new(object, field, json_real(now));
+}
+
+json_t *clip_config_triple(const float x[3]) {
+    json_t *a = json_array();
+    for (int i = 0; i < 3; i++) {
+        char digits[32];
+        for (int n = 1; n <= 9; n++) {
+            snprintf(digits, sizeof digits, "%.*g", n, (double)x[i]);
+            if (strtof(digits, NULL) == x[i]) break;
+        }
+        json_array_append_new(a, json_real(strtod(digits, NULL)));
+    }
+    return a;
+}
+
+char *clip_config_to_json(const ClipConfig *c) {
+    static const char *const resizes[] = {"shortest", "longest", "squash"};
+    json_t *root = json_object(), *model = json_loads(c->json, 0, NULL), *pre = json_object();
+    assert(root && model && pre);
+    json_t *image = json_object_get(model, "vision_cfg");
+    json_t *size = json_object_get(image, "image_size");
+    if (!json_is_array(size) ||
+        (size_t)json_integer_value(json_array_get(size, 0)) != c->image_size)
+        json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
+    /* what options of a run may have changed since the file was read */
+    if (json_is_true(json_object_get(model, "quick_gelu")) !=
+        (c->activation == ACTIVATION_QUICK_GELU))
+        json_object_set_new(model, "quick_gelu", json_boolean(c->activation));
+    set_number(image, "patch_dropout", c->patch_dropout, 0);
+    set_number(model, "init_logit_scale", c->init_logit_scale, default_logit_scale);
+    if (c->has_logit_bias)
+        set_number(model, "init_logit_bias", c->init_logit_bias, NAN);
+    else
+        json_object_del(model, "init_logit_bias");
+    const Transform *t = &c->eval_transform;
+    json_object_set_new(pre, "size", json_integer((json_int_t)c->image_size));
+    json_object_set_new(pre, "mode", json_string("RGB"));
+    json_object_set_new(pre, "mean", clip_config_triple(t->mean));
+    json_object_set_new(pre, "std", clip_config_triple(t->std));
+    json_object_set_new(
+        pre, "interpolation",
+        json_string(t->interpolation == INTERPOLATION_BILINEAR ? "bilinear" : "bicubic"));
+    json_object_set_new(pre, "resize_mode", json_string(resizes[t->resize_mode]));
+    json_object_set_new(pre, "fill_color", json_integer(t->fill[0]));
+    json_object_set_new(root, "model_cfg", model);
+    json_object_set_new(root, "preprocess_cfg", pre);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+    assert(text);
+    json_decref(root);
+    char *with_newline = xasprintf("%s\n", text);
+    free(text);
+    return with_newline;
+}
+
+void clip_config_free(ClipConfig *c) {
+    free(c->name);
+    free(c->json);
+    memset(c, 0, sizeof *c);
+}
+
+size_t clip_image_tokens(const ClipConfig *c) {
+    size_t grid = c->image_size / c->patch_size;
+    return grid * grid + 1;
+}

@@ -1,0 +1,50 @@
+/* config: a model's architecture and preprocessing, from open_clip's JSON (bare model config, or a
+ * file with model_cfg and preprocess_cfg). A field this program does not support is an error with
+ * its name; nothing is silently ignored. */
+#ifndef TRAIN_MODEL_CONFIG_H
+#define TRAIN_MODEL_CONFIG_H
+#include "data/image/augment.h"
+#include "kernels/kernels.h"
+
+typedef enum { POOL_TOK, POOL_AVG } Pooling;
+
+typedef struct TowerConfig {          /* one transformer */
+    size_t width, layers, heads, mlp; /* mlp: hidden width */
+} TowerConfig;
+
+typedef struct ClipConfig {
+    char *name; /* "ViT-B-32", or the path it came from */
+    size_t embed_dim;
+    Activation activation;
+    TowerConfig image, text;
+    size_t image_size, patch_size;
+    double patch_dropout;
+    Pooling pool;
+    bool final_ln_after_pool;
+    size_t context_length, vocab_size;
+    double init_logit_scale; /* the log: ln(1/0.07) */
+    bool has_logit_bias;
+    double init_logit_bias;
+    Transform eval_transform; /* size, mean, std, interpolation, resize mode: preprocess_cfg or the
+                                 defaults */
+    char *json;               /* model_cfg as compact JSON text, written back into checkpoints */
+} ClipConfig;
+
+/* name: one of configs/models (without .json), a .json file, or a checkpoint: a folder with
+ * open_clip_config.json or Hugging Face's config.json (its preprocessor_config.json is read too),
+ * or a file of weights in such a folder. Dies on anything unusable. */
+void clip_config_load(ClipConfig *c, const char *name);
+/* The JSON file that a checkpoint's path has beside its weights, malloc'd; NULL: none. */
+char *clip_config_find(const char *checkpoint);
+/* One JSON file, of either schema. */
+bool clip_config_read(ClipConfig *c, const char *path, Error *err);
+/* The same from memory, without a preprocessor_config.json. */
+bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t bytes, Error *err);
+/* The text of open_clip_config.json; malloc'd. */
+char *clip_config_to_json(const ClipConfig *c);
+void clip_config_free(ClipConfig *c);
+/* Three floats as JSON, each by its shortest decimal: 0.48145467, not 0.48145467042922974. */
+struct json_t *clip_config_triple(const float x[3]);
+/* Tokens of the image tower without patch dropout: (S/P)² + 1. */
+size_t clip_image_tokens(const ClipConfig *c);
+#endif

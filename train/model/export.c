@@ -1,0 +1,269 @@
+#include "train/model/export.h"
+
+#include "data/text/bpe.h"
+#include "data/tensors/torchwriter.h"
+#include "data/io/folder.h"
+#include "train/model/hf_config.h"
+#include "train/model/weight_names.h"
+#include <errno.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 18, HF_NAME = WEIGHT_NAME + 32 };
+
+/* ---- weights ---- */
+
+/* One tensor of the file: a parameter, or a part of one. */
+typedef struct Piece {
+    size_t param, first, count;
+    bool transposed;
+    char name[HF_NAME];
+} Piece;
+
+static bool is_stacked(const Param *q) { return strstr(q->name, "attn.in_proj_") != NULL; }
+
+static size_t list_pieces(const Export *e, Piece *pieces) {
+    size_t n = 0;
+    for (size_t i = 0; i < e->count; i++) {
+        const Param *q = &e->list[i];
+        size_t parts = e->format == EXPORT_HF && is_stacked(q) ? 3 : 1;
+        for (size_t part = 0; part < parts; part++) {
+            Piece *p = &pieces[n++];
+            *p = (Piece){.param = i, .first = part * (q->size / parts), .count = q->size / parts};
+            if (e->format != EXPORT_HF) {
+                memcpy(p->name, q->name, sizeof q->name);
+                continue;
+            }
+            bool known =
+                weight_name_hf(q->name, parts > 1 ? (int)part : -1, p->name, &p->transposed);
+            assert(known); /* export_check: the configuration has a place for it */
+        }
+    }
+    return n;
+}
+
+static Tensor describe(const Export *e, const Piece *p) {
+    const Param *q = &e->list[p->param];
+    Tensor t = {.name = p->name, .dtype = e->dtype, .ndim = q->ndim, .count = p->count};
+    for (int d = 0; d < q->ndim; d++) t.shape[d] = q->shape[d];
+    if (q->ndim) t.shape[0] /= q->size / p->count;
+    if (p->transposed) {
+        t.shape[0] = q->shape[1];
+        t.shape[1] = q->shape[0];
+    }
+    return t;
+}
+
+/* The file that is being written, of one kind or the other. */
+typedef struct Sink {
+    const Export *e;
+    SafetensorsWriter *safetensors;
+    TorchWriter *torch;
+} Sink;
+
+static Sink sink_open(const Export *e, const char *path, const Tensor *tensors, size_t n) {
+    static const char *const meta[] = {"format", "pt"}; /* transformers asks for it */
+    if (e->format == EXPORT_PT)
+        return (Sink){.e = e, .torch = torchwriter_create(path, tensors, n)};
+    return (Sink){.e = e, .safetensors = safetensors_create(path, tensors, n, meta, 1)};
+}
+
+/* whole: false where something went wrong, so that the file goes away; err stays then. */
+static bool sink_close(Sink *s, bool whole, Error *err) {
+    if (whole && s->torch) return torchwriter_finish(s->torch, err);
+    if (whole) return safetensors_finish(s->safetensors, err);
+    if (s->torch)
+        torchwriter_abandon(s->torch);
+    else
+        safetensors_abandon(s->safetensors);
+    return false;
+}
+
+static bool append(Sink *s, const Piece *p, const float *x, size_t n, void *bytes, Error *err) {
+    Dtype d = s->e->dtype;
+    if (!dtype_from_f32(d, x, n, bytes))
+        return error_set(err, "%s has values beyond the range of %s: take another --dtype", p->name,
+                         dtype_name(d));
+    if (s->torch)
+        torchwriter_append(s->torch, bytes, n * dtype_size(d));
+    else
+        safetensors_append(s->safetensors, bytes, n * dtype_size(d));
+    return true;
+}
+
+static bool append_transposed(Sink *s, const Piece *p, Error *err) {
+    const Export *e = s->e;
+    const Param *q = &e->list[p->param];
+    size_t rows = q->shape[0], cols = q->shape[1];
+    float *x = xmalloc(size_mul(2 * q->size, sizeof *x)), *turned = x + q->size;
+    e->read(e->context, p->param, 0, q->size, x);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++) turned[c * rows + r] = x[r * cols + c];
+    bool ok = append(s, p, turned, q->size, x, err);
+    free(x);
+    return ok;
+}
+
+static bool append_piece(Sink *s, const Piece *p, float *chunk, void *bytes, Error *err) {
+    const Export *e = s->e;
+    if (p->transposed) return append_transposed(s, p, err);
+    for (size_t done = 0; done < p->count; done += CHUNK) {
+        size_t n = size_min(CHUNK, p->count - done);
+        e->read(e->context, p->param, p->first + done, n, chunk);
+        if (!append(s, p, chunk, n, bytes, err)) return false;
+    }
+    return true;
+}
+
+static bool write_weights(const Export *e, const char *path, Error *err) {
+    Piece *pieces = xcalloc(3 * e->count, sizeof *pieces);
+    Tensor *tensors = xcalloc(3 * e->count, sizeof *tensors);
+    size_t n = list_pieces(e, pieces);
+    for (size_t i = 0; i < n; i++) tensors[i] = describe(e, &pieces[i]);
+    Sink s = sink_open(e, path, tensors, n);
+    float *chunk = xmalloc(2 * CHUNK * sizeof *chunk);
+    bool ok = true;
+    for (size_t i = 0; i < n && ok; i++)
+        ok = append_piece(&s, &pieces[i], chunk, chunk + CHUNK, err);
+    free(chunk);
+    free(tensors);
+    free(pieces);
+    return sink_close(&s, ok, err);
+}
+
+/* ---- the files beside ---- */
+
+/* Takes the text. */
+static bool write_text(const char *folder, const char *name, char *text, Error *err) {
+    if (!text) return false;
+    char *path = folder_path(folder, name);
+    bool ok =
+        file_write(path, text, strlen(text)) || error_set(err, "%.200s: %s", path, strerror(errno));
+    free(path);
+    free(text);
+    return ok;
+}
+
+static char *json_text(json_t *root, size_t flags) {
+    char *text = json_dumps(root, flags);
+    assert(text);
+    json_decref(root);
+    return text;
+}
+
+static char *vocab_json(const Bpe *bpe) {
+    json_t *ids = json_object();
+    for (int32_t id = 0; id < bpe_start_id(bpe); id++) {
+        char *symbol = bpe_symbol_text(bpe, id);
+        json_object_set_new(ids, symbol, json_integer(id));
+        free(symbol);
+    }
+    json_object_set_new(ids, "<|startoftext|>", json_integer(bpe_start_id(bpe)));
+    json_object_set_new(ids, "<|endoftext|>", json_integer(bpe_end_id(bpe)));
+    return json_text(ids, JSON_COMPACT);
+}
+
+static json_t *special_tokens(void) {
+    static const char end[] = "<|endoftext|>";
+    return json_pack("{s:s, s:s, s:s, s:s}", "bos_token", "<|startoftext|>", "eos_token", end,
+                     "pad_token", end, "unk_token", end);
+}
+
+/* The files of CLIPTokenizer. */
+static bool write_tokenizer(const Export *e, const char *folder, Error *err) {
+    Bpe *bpe = bpe_load(e->vocab, err);
+    if (!bpe) return false;
+    if (bpe_vocab_size(bpe) != e->config->vocab_size) {
+        error_set(err, "%.200s has %zu entries, the model %zu: give the --vocab that belongs to it",
+                  e->vocab, bpe_vocab_size(bpe), e->config->vocab_size);
+        bpe_free(bpe);
+        return false;
+    }
+    json_t *config = special_tokens();
+    json_object_update_new(config, json_pack("{s:s, s:I, s:b, s:b, s:s}", "tokenizer_class",
+                                             "CLIPTokenizer", "model_max_length",
+                                             (json_int_t)e->config->context_length, "do_lower_case",
+                                             1, "add_prefix_space", 0, "errors", "replace"));
+    bool ok = write_text(folder, "merges.txt", bpe_file_text(bpe, "#version: 0.2"), err);
+    ok = write_text(folder, "vocab.json", ok ? vocab_json(bpe) : NULL, err) && ok;
+    char *tokenizer = json_text(config, JSON_INDENT(2));
+    ok = write_text(folder, "tokenizer_config.json", tokenizer, err) && ok;
+    char *special = json_text(special_tokens(), JSON_INDENT(2));
+    ok = write_text(folder, "special_tokens_map.json", special, err) && ok;
+    bpe_free(bpe);
+    return ok;
+}
+
+static const char *torch_dtype(Dtype d) {
+    return d == DTYPE_F16 ? "float16" : d == DTYPE_BF16 ? "bfloat16" : "float32";
+}
+
+static bool write_hf(const Export *e, const char *folder, Error *err) {
+    char *model = folder_path(folder, "model.safetensors");
+    bool ok =
+        write_weights(e, model, err) &&
+        write_text(folder, "config.json", hf_config_out(e->config, torch_dtype(e->dtype), err),
+                   err) &&
+        write_text(folder, "preprocessor_config.json", hf_preprocessor_out(e->config, err), err) &&
+        (!e->vocab || write_tokenizer(e, folder, err));
+    free(model);
+    return ok;
+}
+
+static bool write_open_clip(const Export *e, const char *folder, Error *err) {
+    char *model = folder_path(folder, "open_clip_model.safetensors");
+    char *vocab = folder_path(folder, "vocab.bpe");
+    bool ok = write_weights(e, model, err) &&
+              write_text(folder, "open_clip_config.json", clip_config_to_json(e->config), err) &&
+              (!e->vocab || file_copy(e->vocab, vocab) ||
+               error_set(err, "%.200s: %s", e->vocab, strerror(errno)));
+    free(model);
+    free(vocab);
+    return ok;
+}
+
+/* ---- in place ---- */
+
+bool export_check(const Export *e, Error *err) {
+    struct stat s;
+    if (!lstat(e->out, &s))
+        return error_set(err, "%.200s: exists already, and nothing is written over", e->out);
+    if (e->format != EXPORT_HF) return true;
+    char *config = hf_config_out(e->config, "float32", err);
+    char *preprocessor = config ? hf_preprocessor_out(e->config, err) : NULL;
+    free(config);
+    free(preprocessor);
+    return preprocessor != NULL;
+}
+
+/* In `beside`; then it gets its name. */
+static bool write_beside(const Export *e, const char *beside, Error *err) {
+    if (e->format == EXPORT_SAFETENSORS || e->format == EXPORT_PT)
+        return write_weights(e, beside, err);
+    if (mkdir(beside, 0777)) return error_set(err, "%.200s: %s", beside, strerror(errno));
+    bool ok = e->format == EXPORT_HF ? write_hf(e, beside, err) : write_open_clip(e, beside, err);
+    return ok && (folder_sync(beside) || error_set(err, "%.200s: %s", beside, strerror(errno)));
+}
+
+bool export_write(const Export *e, Error *err) {
+    if (!export_check(e, err)) return false;
+    char *a = xstrdup(e->out), *b = xstrdup(e->out), *parent = dirname(a), *name = basename(b);
+    char *beside = xasprintf("%s/.tmp-%s", parent, name);
+    folder_make(parent);
+    unlink(beside); /* what a killed run left */
+    folder_remove(beside);
+    bool ok = write_beside(e, beside, err) && folder_place(beside, e->out, err);
+    if (ok && !folder_sync(parent)) log_warn("%s: %s", parent, strerror(errno));
+    if (!ok) {
+        unlink(beside);
+        folder_remove(beside);
+    }
+    free(beside);
+    free(a);
+    free(b);
+    return ok;
+}

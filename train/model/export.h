@@ -1,0 +1,30 @@
+/* export: a model as a checkpoint of another program's format, written beside and put in place
+ * whole; what is there already is never written over. Formats: docs/FORMATS.md. */
+#ifndef TRAIN_MODEL_EXPORT_H
+#define TRAIN_MODEL_EXPORT_H
+#include "data/tensors/safetensors.h"
+#include "train/model/params.h"
+
+typedef enum { EXPORT_OPEN_CLIP, EXPORT_HF, EXPORT_SAFETENSORS, EXPORT_PT } ExportFormat;
+#define EXPORT_FORMATS "open_clip|hf|safetensors|pt"
+
+/* Values first … first+n-1 of parameter i. */
+typedef void ExportRead(void *context, size_t i, size_t first, size_t n, float *out);
+
+typedef struct Export {
+    const char *out; /* a folder, or for EXPORT_SAFETENSORS and _PT a file; must not exist */
+    ExportFormat format;
+    Dtype dtype; /* F32, F16 or BF16 */
+    const ClipConfig *config;
+    const Param *list; /* the model's parameters, in order */
+    size_t count;
+    const char *vocab; /* NULL: without one */
+    ExportRead *read;
+    void *context;
+} Export;
+
+/* Whether it can be written, before anything is read: `out` is free, the format has a place for all
+ * of the model. */
+bool export_check(const Export *e, Error *err);
+bool export_write(const Export *e, Error *err);
+#endif

@@ -1,0 +1,226 @@
+#include "train/model/hf_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Fields with their defaults in CLIPTextConfig and CLIPVisionConfig. */
+typedef struct Section {
+    const char *name;    /* text_config */
+    const json_t *plain; /* may be NULL */
+    const json_t *dict;  /* text_config_dict of old files: wins */
+} Section;
+
+static Section section(const json_t *root, const char *name) {
+    char dict[32];
+    snprintf(dict, sizeof dict, "%s_dict", name);
+    return (Section){name, json_object_get(root, name), json_object_get(root, dict)};
+}
+
+/* NULL: absent or null. */
+static const json_t *field(const Section *s, const char *name) {
+    const json_t *v = json_object_get(s->dict, name);
+    if (!v || json_is_null(v)) v = json_object_get(s->plain, name);
+    return v && !json_is_null(v) ? v : NULL;
+}
+
+static bool whole(const Section *s, const char *name, json_int_t missing, json_int_t *out,
+                  Error *err) {
+    const json_t *v = field(s, name);
+    *out = v ? json_integer_value(v) : missing;
+    if (*out >= 1 && *out <= 1 << 24 && (!v || json_is_integer(v))) return true;
+    return error_set(err, "%s.%s: expected a whole number from 1", s->name, name);
+}
+
+/* NULL: refused. */
+static const char *activation(const Section *s, Error *err) {
+    const json_t *v = field(s, "hidden_act");
+    const char *name = v ? json_string_value(v) : "quick_gelu";
+    if (name && (!strcmp(name, "quick_gelu") || !strcmp(name, "gelu"))) return name;
+    error_set(err, "%s.hidden_act: only \"quick_gelu\" and \"gelu\" are supported", s->name);
+    return NULL;
+}
+
+/* A ratio that open_clip's rule, int(width × ratio), turns into exactly this hidden width, also
+ * when its last digits are lost on the way through a file. */
+static double ratio_of(json_int_t hidden, json_int_t width) {
+    char digits[32];
+    snprintf(digits, sizeof digits, "%.6g", (double)hidden / (double)width);
+    double ratio = strtod(digits, NULL), got = (double)width * ratio;
+    bool exact = hidden % width == 0 || (got > (double)hidden + 1e-6 && got < (double)hidden + 1);
+    return exact ? ratio : ((double)hidden + 0.5) / (double)width;
+}
+
+typedef struct TowerFields {
+    json_int_t width, hidden, layers, heads;
+    const char *activation;
+} TowerFields;
+
+static bool read_tower(const Section *s, json_int_t width, json_int_t heads, TowerFields *t,
+                       Error *err) {
+    if (!whole(s, "hidden_size", width, &t->width, err) ||
+        !whole(s, "intermediate_size", 4 * width, &t->hidden, err) ||
+        !whole(s, "num_hidden_layers", 12, &t->layers, err) ||
+        !whole(s, "num_attention_heads", heads, &t->heads, err) ||
+        !(t->activation = activation(s, err)))
+        return false;
+    if (t->width % t->heads)
+        return error_set(err, "%s.num_attention_heads: does not divide hidden_size", s->name);
+    const json_t *eps = field(s, "layer_norm_eps");
+    if (eps && !(fabs(json_number_value(eps) - 1e-5) < 1e-9))
+        return error_set(err, "%s.layer_norm_eps: only 1e-5 is supported", s->name);
+    return true;
+}
+
+/* Where a caption is read: CLIPModel takes the first eos_token_id, or with the value 2 of early
+ * files the largest id; here it is the largest, which is the same where eos is the last id. */
+static bool check_eos(const Section *s, json_int_t vocab, Error *err) {
+    const json_t *v = field(s, "eos_token_id");
+    json_int_t eos = v ? json_integer_value(v) : 49407;
+    if (eos == 2 || eos == vocab - 1) return true;
+    return error_set(err, "%s.eos_token_id: only the vocabulary's last id (%lld) is supported",
+                     s->name, (long long)vocab - 1);
+}
+
+static json_t *model_cfg(const json_t *root, Error *err) {
+    Section top = {"config", root, NULL}, image = section(root, "vision_config"),
+            text = section(root, "text_config");
+    TowerFields i, t;
+    json_int_t embed, size, patch, channels, context, vocab;
+    const json_t *type = field(&top, "model_type");
+    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "clip"))) {
+        error_set(err, "config.model_type: only \"clip\" is supported");
+        return NULL;
+    }
+    if (!read_tower(&image, 768, 12, &i, err) || !read_tower(&text, 512, 8, &t, err) ||
+        !whole(&top, "projection_dim", 512, &embed, err) ||
+        !whole(&image, "image_size", 224, &size, err) ||
+        !whole(&image, "patch_size", 32, &patch, err) ||
+        !whole(&image, "num_channels", 3, &channels, err) ||
+        !whole(&text, "max_position_embeddings", 77, &context, err) ||
+        !whole(&text, "vocab_size", 49408, &vocab, err) || !check_eos(&text, vocab, err))
+        return NULL;
+    if (channels != 3) {
+        error_set(err, "vision_config.num_channels: only 3 are supported");
+        return NULL;
+    }
+    if (strcmp(i.activation, t.activation)) {
+        error_set(err, "hidden_act: both towers must have the same");
+        return NULL;
+    }
+    json_t *cfg = json_pack(
+        "{s:I, s:{s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I, s:I}}", "embed_dim", embed,
+        "vision_cfg", "image_size", size, "layers", i.layers, "width", i.width, "head_width",
+        i.width / i.heads, "patch_size", patch, "text_cfg", "context_length", context, "vocab_size",
+        vocab, "width", t.width, "heads", t.heads, "layers", t.layers);
+    assert(cfg);
+    if (!strcmp(i.activation, "quick_gelu")) json_object_set_new(cfg, "quick_gelu", json_true());
+    if (i.hidden != 4 * i.width)
+        json_object_set_new(json_object_get(cfg, "vision_cfg"), "mlp_ratio",
+                            json_real(ratio_of(i.hidden, i.width)));
+    if (t.hidden != 4 * t.width)
+        json_object_set_new(json_object_get(cfg, "text_cfg"), "mlp_ratio",
+                            json_real(ratio_of(t.hidden, t.width)));
+    return cfg;
+}
+
+/* The numbers are checked where preprocess_cfg is read. */
+static json_t *preprocess_cfg(const json_t *pre, Error *err) {
+    json_t *cfg = json_object(), *mean = json_object_get(pre, "image_mean"),
+           *std = json_object_get(pre, "image_std");
+    const json_t *resample = json_object_get(pre, "resample"), *size = json_object_get(pre, "size");
+    json_int_t filter = json_is_integer(resample) ? json_integer_value(resample) : 3;
+    if (filter != 2 && filter != 3) {
+        error_set(err, "preprocessor.resample: only 2 (bilinear) and 3 (bicubic) are supported");
+        json_decref(cfg);
+        return NULL;
+    }
+    if (mean) json_object_set(cfg, "mean", mean);
+    if (std) json_object_set(cfg, "std", std);
+    json_object_set_new(cfg, "interpolation", json_string(filter == 2 ? "bilinear" : "bicubic"));
+    bool both = json_object_get(size, "height") && json_object_get(size, "width");
+    json_object_set_new(cfg, "resize_mode", json_string(both ? "squash" : "shortest"));
+    return cfg;
+}
+
+bool hf_config_is(const json_t *root) {
+    return json_is_object(json_object_get(root, "vision_config")) ||
+           json_is_object(json_object_get(root, "text_config")) ||
+           json_is_object(json_object_get(root, "vision_config_dict")) ||
+           json_is_string(json_object_get(root, "model_type"));
+}
+
+json_t *hf_config_in(const json_t *root, const json_t *preprocessor, Error *err) {
+    json_t *model = model_cfg(root, err), *pre = model ? preprocess_cfg(preprocessor, err) : NULL;
+    if (model && pre) return json_pack("{s:o, s:o}", "model_cfg", model, "preprocess_cfg", pre);
+    json_decref(model);
+    return NULL;
+}
+
+/* ---- out ---- */
+
+static char *text_of(json_t *root) {
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+    assert(text);
+    json_decref(root);
+    char *with_newline = xasprintf("%s\n", text);
+    free(text);
+    return with_newline;
+}
+
+static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *type) {
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f}", "model_type", type,
+                     "hidden_size", (json_int_t)t->width, "intermediate_size", (json_int_t)t->mlp,
+                     "num_hidden_layers", (json_int_t)t->layers, "num_attention_heads",
+                     (json_int_t)t->heads, "projection_dim", (json_int_t)c->embed_dim, "hidden_act",
+                     c->activation == ACTIVATION_QUICK_GELU ? "quick_gelu" : "gelu",
+                     "layer_norm_eps", 1e-5, "attention_dropout", 0.0);
+}
+
+char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
+    const char *what = c->has_logit_bias        ? "a logit_bias"
+                       : c->pool == POOL_AVG    ? "pool_type avg"
+                       : c->final_ln_after_pool ? "final_ln_after_pool"
+                                                : NULL;
+    if (what) {
+        error_set(err, "Hugging Face's CLIPModel has no place for %s", what);
+        return NULL;
+    }
+    json_int_t vocab = (json_int_t)c->vocab_size;
+    json_t *image = tower_out(&c->image, c, "clip_vision_model"),
+           *text = tower_out(&c->text, c, "clip_text_model");
+    json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
+    json_object_set_new(image, "patch_size", json_integer((json_int_t)c->patch_size));
+    json_object_set_new(image, "num_channels", json_integer(3));
+    json_object_set_new(text, "max_position_embeddings",
+                        json_integer((json_int_t)c->context_length));
+    json_object_set_new(text, "vocab_size", json_integer(vocab));
+    json_object_set_new(text, "bos_token_id", json_integer(vocab - 2));
+    json_object_set_new(text, "eos_token_id", json_integer(vocab - 1));
+    json_object_set_new(text, "pad_token_id", json_integer(vocab - 1));
+    return text_of(json_pack("{s:[s], s:s, s:I, s:f, s:s, s:o, s:o}", "architectures", "CLIPModel",
+                             "model_type", "clip", "projection_dim", (json_int_t)c->embed_dim,
+                             "logit_scale_init_value", c->init_logit_scale, "torch_dtype", dtype,
+                             "text_config", text, "vision_config", image));
+}
+
+char *hf_preprocessor_out(const ClipConfig *c, Error *err) {
+    const Transform *t = &c->eval_transform;
+    if (t->resize_mode == RESIZE_LONGEST) {
+        error_set(err, "Hugging Face's CLIPImageProcessor has no resize_mode longest");
+        return NULL;
+    }
+    bool squash = t->resize_mode == RESIZE_SQUASH;
+    json_int_t S = (json_int_t)c->image_size;
+    json_t *square = json_pack("{s:I, s:I}", "height", S, "width", S);
+    json_t *size = squash ? json_incref(square) : json_pack("{s:I}", "shortest_edge", S);
+    json_t *root = json_pack("{s:s, s:b, s:o, s:i, s:b, s:o, s:b, s:f, s:b, s:b}",
+                             "image_processor_type", "CLIPImageProcessor", "do_resize", 1, "size",
+                             size, "resample", t->interpolation == INTERPOLATION_BILINEAR ? 2 : 3,
+                             "do_center_crop", !squash, "crop_size", square, "do_rescale", 1,
+                             "rescale_factor", 1.0 / 255, "do_normalize", 1, "do_convert_rgb", 1);
+    json_object_set_new(root, "image_mean", clip_config_triple(t->mean));
+    json_object_set_new(root, "image_std", clip_config_triple(t->std));
+    return text_of(root);
+}

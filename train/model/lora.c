@@ -1,0 +1,139 @@
+#include "train/model/lora.h"
+
+#include "train/model/fp8.h"
+#include "train/model/params.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One product: `out` rows of a matrix, from `row` on. Numbers in the list of parameters. */
+typedef struct Adapter {
+    size_t target, a, b, row, out, in;
+} Adapter;
+
+struct Lora {
+    LoraOptions o;
+    Adapter *list;
+    size_t count, largest, widest; /* elements of the largest matrix; longest row */
+    acc *whole;                    /* [largest] W_eff or dW */
+    acc *scaled, *small;           /* [rank,widest] (alpha/rank)·A; a product */
+};
+
+static void adapt(Lora *l, Params *p, size_t target, const char *part, size_t row, size_t out) {
+    size_t in = p->list[target].shape[1], rank = l->o.rank;
+    char name[sizeof p->list->name];
+    Adapter *a = &l->list[l->count++];
+    *a = (Adapter){.target = target, .row = row, .out = out, .in = in};
+    snprintf(name, sizeof name, "lora_a.%.70s%s", p->list[target].name, part);
+    a->a = params_register(p, name, rank, in);
+    snprintf(name, sizeof name, "lora_b.%.70s%s", p->list[target].name, part);
+    a->b = params_register(p, name, out, rank);
+    l->largest = l->largest > p->list[target].size ? l->largest : p->list[target].size;
+    l->widest = l->widest > in ? l->widest : in;
+}
+
+Lora *lora_new(Params *p, const LoraOptions *o) {
+    Lora *l = xcalloc(1, sizeof *l);
+    size_t count = p->count;
+    l->o = *o;
+    l->list = xcalloc(3 * count, sizeof *l->list);
+    for (size_t i = 0; i < count; i++) {
+        Param *q = &p->list[i];
+        bool image = !strncmp(q->name, "visual.", 7);
+        if (strncmp(q->name, "logit_", 6)) q->trainable = false;
+        if (!strstr(q->name, "resblocks.") || q->ndim != 2 || !(image ? o->image : o->text))
+            continue;
+        q->adapted = true;
+        size_t out = q->shape[0];
+        if (strstr(q->name, "in_proj_weight")) {
+            static const char *const parts[] = {".q", ".k", ".v"};
+            for (size_t j = 0; j < 3; j++) adapt(l, p, i, parts[j], j * out / 3, out / 3);
+        } else {
+            adapt(l, p, i, "", 0, out);
+        }
+    }
+    return l;
+}
+
+void lora_bind(Lora *l, const Params *p) {
+    const Kernels *k = p->k;
+    l->whole = k->alloc(size_mul(l->largest, k->acc_size));
+    l->scaled = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
+    l->small = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
+}
+
+size_t lora_bytes(const Lora *l, const Kernels *k) {
+    return size_mul(l->largest + 2 * l->o.rank * l->widest, k->acc_size);
+}
+
+void lora_free(Lora *l, const Params *p) {
+    if (!l) return;
+    if (l->whole) {
+        p->k->release(l->whole);
+        p->k->release(l->scaled);
+        p->k->release(l->small);
+    }
+    free(l->list);
+    free(l);
+}
+
+static void scale_a(const Params *p, const acc *block, const Adapter *a) {
+    const Lora *l = p->lora;
+    const Kernels *k = p->k;
+    size_t n = l->o.rank * a->in;
+    k->zero(l->scaled, n * k->acc_size);
+    k->axpy(l->scaled, l->o.alpha / (double)l->o.rank, param_in(p, block, &p->list[a->a]), n);
+}
+
+/* whole += B·(scaled A) for one adapter. */
+static void add_product(const Params *p, const acc *block, const Adapter *a) {
+    const Lora *l = p->lora;
+    const Kernels *k = p->k;
+    scale_a(p, block, a);
+    k->gemm(acc_at(k, l->whole, a->row * a->in), a->in, param_in(p, block, &p->list[a->b]),
+            l->o.rank, false, l->scaled, a->in, false, a->out, a->in, l->o.rank, true);
+}
+
+const acc *lora_merged(const Params *p, const acc *block, const Param *q) {
+    const Lora *l = p->lora;
+    p->k->copy(l->whole, param_acc(p, q), q->size * p->k->acc_size);
+    for (size_t i = 0; i < l->count; i++)
+        if (&p->list[l->list[i].target] == q) add_product(p, block, &l->list[i]);
+    return l->whole;
+}
+
+void lora_merge(const Params *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        const Param *q = &p->list[i];
+        if (q->adapted) p->k->act_from_acc(param_act(p, q), lora_merged(p, p->master, q), q->size);
+    }
+}
+
+acc *lora_grad_begin(const Params *p, const Param *q) {
+    acc *dw = p->lora->whole;
+    p->k->zero(dw, q->size * p->k->acc_size);
+    fp8_bind(p, q, dw);
+    return dw;
+}
+
+/* The products of one adapter. */
+static void add_gradients(const Params *p, const Adapter *a) {
+    const Lora *l = p->lora;
+    const Kernels *k = p->k;
+    const Param *A = &p->list[a->a], *B = &p->list[a->b];
+    const acc *dw = acc_at(k, l->whole, a->row * a->in);
+    k->gemm(l->small, a->in, param_acc(p, B), l->o.rank, true, dw, a->in, false, l->o.rank, a->in,
+            a->out, false);
+    k->axpy(param_grad(p, A), l->o.alpha / (double)l->o.rank, l->small, l->o.rank * a->in);
+    scale_a(p, p->master, a);
+    k->gemm(param_grad(p, B), l->o.rank, dw, a->in, false, l->scaled, a->in, true, a->out,
+            l->o.rank, a->in, true);
+}
+
+void lora_grad_end(const Params *p, const Param *q) {
+    const Lora *l = p->lora;
+    for (size_t i = 0; i < l->count; i++)
+        if (&p->list[l->list[i].target] == q) add_gradients(p, &l->list[i]);
+    fp8_bind(p, q, NULL); /* the place is the next matrix's */
+}

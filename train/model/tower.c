@@ -1,0 +1,227 @@
+#include "train/model/tower.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+const Param *tower_param(const Params *p, const char *prefix, const char *name) {
+    char full[128];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    const Param *q = params_find(p, full);
+    if (!q) die("the model has no tensor %s", full);
+    return q;
+}
+
+static Layer layer_find(const Params *p, const char *prefix, const char *weight, const char *bias) {
+    return (Layer){tower_param(p, prefix, weight), tower_param(p, prefix, bias)};
+}
+
+void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *shape, Activation f,
+                bool causal, const TowerNames *names) {
+    t->k = k;
+    t->p = p;
+    t->C = shape->width;
+    t->layers = shape->layers;
+    t->blocks = xcalloc(t->layers, sizeof *t->blocks);
+    t->kept.layer = xcalloc(t->layers, sizeof *t->kept.layer);
+    t->transient.layer = xcalloc(t->layers, sizeof *t->transient.layer);
+    for (size_t i = 0; i < t->layers; i++) {
+        Block *b = &t->blocks[i];
+        *b = (Block){k, p, t->C, shape->heads, shape->mlp, f, causal, .ln_1 = {0}};
+        if (!p) continue;
+        char at[80];
+        snprintf(at, sizeof at, "%s%zu.", names->block, i);
+        b->ln_1 = layer_find(p, at, "ln_1.weight", "ln_1.bias");
+        b->in_proj = layer_find(p, at, "attn.in_proj_weight", "attn.in_proj_bias");
+        b->out_proj = layer_find(p, at, "attn.out_proj.weight", "attn.out_proj.bias");
+        b->ln_2 = layer_find(p, at, "ln_2.weight", "ln_2.bias");
+        b->c_fc = layer_find(p, at, "mlp.c_fc.weight", "mlp.c_fc.bias");
+        b->c_proj = layer_find(p, at, "mlp.c_proj.weight", "mlp.c_proj.bias");
+    }
+    if (!p) return;
+    t->ln_final = layer_find(p, names->norm, ".weight", ".bias");
+    t->proj = (Layer){tower_param(p, names->proj, ""), NULL};
+}
+
+void tower_free(Tower *t) {
+    free(t->blocks);
+    free(t->kept.layer);
+    free(t->transient.layer);
+}
+
+static bool is_pooled(const Tower *t, size_t layer) { return t->prune && layer + 1 == t->layers; }
+
+/* Whether the final LayerNorm sees every row, not the pooled ones. */
+static bool norms_all(const Tower *t) { return t->pool == POOL_AVG && !t->norm_after_pool; }
+
+static void head_layout(const Tower *t, TowerPass *s, Arena *a, size_t rows) {
+    size_t n = norms_all(t) ? rows : t->max_B, sc = t->k->acc_size, ac = t->k->act_size;
+    s->x3 = arena_take(a, size_mul(n, t->C), ac);
+    s->mean = arena_take(a, n, sc);
+    s->rstd = arena_take(a, n, sc);
+    s->pooled = arena_take(a, size_mul(t->max_B, t->C), ac);
+    s->unit = arena_take(a, size_mul(t->max_B, t->E), sc);
+    s->norm = arena_take(a, t->max_B, sc);
+}
+
+void tower_layout_kept(Tower *t, Arena *a) {
+    if (!t->training) return;
+    for (size_t i = 0; i < t->layers; i++) {
+        BlockStore *s = &t->kept.layer[i];
+        s->x = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
+        if (!t->checkpoint)
+            block_store_layout(s, a, &t->blocks[i], t->kept_rows, t->max_B, is_pooled(t, i), false);
+    }
+    head_layout(t, &t->kept, a, t->kept_rows);
+}
+
+/* One store for all layers (two shapes of it, where the last block is pooled), x set apart. */
+static void shared_stores(Tower *t, TowerPass *s, Arena *a, size_t rows, bool forward_only) {
+    size_t mark = a->used, end = mark;
+    for (size_t i = 0; i < t->layers; i++) {
+        BlockStore store;
+        a->used = mark;
+        block_store_layout(&store, a, &t->blocks[i], rows, t->max_B, is_pooled(t, i), forward_only);
+        end = size_max(end, a->used);
+        store.x = s->layer[i].x;
+        s->layer[i] = store;
+    }
+    a->used = end;
+}
+
+static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, size_t front, bool keep) {
+    size_t ac = t->k->act_size;
+    s->raw = arena_take(a, size_mul(t->max_B, t->E), t->k->acc_size);
+    s->scratch.y = arena_take(a, size_mul(rows, t->C), ac);
+    s->scratch.branch = arena_take(a, size_mul(rows, t->C), ac);
+    size_t mark = a->used;
+    s->front = arena_take(a, front, 1);
+    size_t front_end = a->used;
+    a->used = mark;
+    if (!keep) {
+        act *x = arena_take(a, size_mul(rows, t->C), ac);
+        for (size_t i = 0; i < t->layers; i++) s->layer[i].x = x;
+        head_layout(t, s, a, rows);
+    }
+    if (!keep || t->checkpoint) shared_stores(t, s, a, rows, !keep);
+    block_scratch_layout(&s->scratch, a, t->blocks, rows, t->max_B, keep);
+    a->used = size_max(front_end, a->used);
+}
+
+void tower_layout_scratch(Tower *t, Arena *a) {
+    size_t mark = a->used, end = mark;
+    if (t->training) {
+        pass_layout(t, &t->kept, a, t->kept_rows, t->kept_front, true);
+        end = a->used;
+        a->used = mark;
+    }
+    pass_layout(t, &t->transient, a, t->max_rows, t->front, false);
+    a->used = size_max(end, a->used);
+}
+
+/* Pooling and final LayerNorm of the last block's output x2 + branch → s->pooled. */
+static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
+    const Kernels *k = t->k;
+    const BlockScratch *w = &s->scratch;
+    const act *x2 = s->layer[t->layers - 1].x2;
+    size_t C = t->C, B = seq->B;
+    if (t->prune) {
+        norm_fwd(t->p, t->ln_final, s->pooled, s->mean, s->rstd, s->x3, x2, w->branch, B, C);
+    } else if (norms_all(t)) {
+        norm_fwd(t->p, t->ln_final, w->y, s->mean, s->rstd, s->x3, x2, w->branch, seq->rows, C);
+        k->mean_pool_fwd(s->pooled, w->y, seq->start, B, 1, C);
+    } else {
+        k->add(w->y, x2, w->branch, seq->rows * C);
+        if (t->pool == POOL_AVG)
+            k->mean_pool_fwd(s->x3, w->y, seq->start, B, 1, C);
+        else
+            k->gather_rows(s->x3, w->y, seq->pool, B, C);
+        norm_fwd(t->p, t->ln_final, s->pooled, s->mean, s->rstd, NULL, s->x3, NULL, B, C);
+    }
+}
+
+/* scratch.gathered [B,C]: gradient of s->pooled → scratch.dpooled where pruned, else scratch.d. */
+static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
+    const Kernels *k = t->k;
+    const BlockScratch *w = &s->scratch;
+    size_t C = t->C, B = seq->B;
+    if (norms_all(t)) {
+        k->mean_pool_bwd(w->branch, w->gathered, seq->start, B, 1, C);
+        norm_bwd(t->p, t->ln_final, w->d, NULL, w->branch, NULL, s->x3, s->mean, s->rstd, seq->rows,
+                 C);
+        return;
+    }
+    norm_bwd(t->p, t->ln_final, w->dpooled, NULL, w->gathered, NULL, s->x3, s->mean, s->rstd, B, C);
+    if (t->prune) return;
+    if (t->pool == POOL_AVG) {
+        k->mean_pool_bwd(w->d, w->dpooled, seq->start, B, 1, C);
+    } else {
+        k->zero(w->d, seq->rows * C * k->act_size);
+        k->scatter_add_rows(w->d, w->dpooled, seq->pool, B, C);
+    }
+}
+
+void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
+    const Kernels *k = t->k;
+    const TowerPass *s = keep ? &t->kept : &t->transient;
+    const act *x_in = NULL;
+    for (size_t i = 0; i < t->layers; i++) {
+        const BlockStore *store = &s->layer[i];
+        (is_pooled(t, i) ? block_pool_fwd : block_fwd)(&t->blocks[i], store, &s->scratch, seq, x_in,
+                                                       false);
+        x_in = store->x2;
+    }
+    pool_fwd(t, s, seq);
+    k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
+    k->l2norm_fwd(s->unit, s->norm, s->raw, seq->B, t->E);
+}
+
+bool tower_trains(const Tower *t) {
+    for (size_t i = 0; i < t->layers; i++)
+        if (block_trains(&t->blocks[i])) return true;
+    return layer_trains(t->ln_final) || layer_trains(t->proj);
+}
+
+typedef struct Told {
+    const GradientsReady *whom;
+    size_t offset, size;
+} Told;
+
+static void tell(const void *context) {
+    const Told *t = context;
+    t->whom->call(t->whom->context, t->offset, t->size);
+}
+
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
+    size_t first = SIZE_MAX, end = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Param *w = matrices[i];
+        if (!w->trainable) continue;
+        first = size_min(first, w->offset);
+        end = size_max(end, w->offset + w->size);
+    }
+    Told told = {&t->ready, first, end - first};
+    if (t->ready.call && end) t->k->graph_call(tell, &told, sizeof told);
+}
+
+void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
+    const Kernels *k = t->k;
+    const TowerPass *s = &t->kept;
+    if (!embed_trains && !tower_trains(t)) return;
+    size_t lowest = 0;
+    while (!embed_trains && lowest < t->layers && !block_trains(&t->blocks[lowest])) lowest++;
+
+    k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, seq->B, t->E);
+    k->project_bwd(s->scratch.gathered, layer_trains(t->proj) ? param_grad(t->p, t->proj.w) : NULL,
+                   s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
+    if (lowest == t->layers && !layer_trains(t->ln_final)) return;
+    pool_bwd(t, s, seq);
+    for (size_t i = t->layers; i-- > lowest;) {
+        const Block *b = &t->blocks[i];
+        const BlockStore *store = &s->layer[i];
+        if (t->checkpoint)
+            (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
+        (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
+        const Param *const matrices[] = {b->in_proj.w, b->out_proj.w, b->c_fc.w, b->c_proj.w};
+        tower_ready(t, matrices, COUNT(matrices));
+    }
+}

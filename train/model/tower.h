@@ -1,0 +1,62 @@
+/* tower: what the image and the text tower share: a stack of blocks, then pooling, the final
+ * LayerNorm, the projection and the L2 norm. Owns no memory: it lays out an arena of the caller's.
+ * Called by vit.c and text_tower.c. */
+#ifndef TRAIN_MODEL_TOWER_H
+#define TRAIN_MODEL_TOWER_H
+#include "train/model/block.h"
+
+/* Buffers of one kind of forward pass. */
+typedef struct TowerPass {
+    BlockStore *layer; /* [layers] */
+    BlockScratch scratch;
+    act *x3;          /* what the final LayerNorm read: [n,C], n = B or rows (mean of LayerNorms) */
+    acc *mean, *rstd; /* [n] */
+    act *pooled;      /* [B,C] the projection's input */
+    acc *unit, *norm; /* [B,E], [B] normalised features, their norms before */
+    acc *raw;         /* [B,E] scratch: features or their gradients before the norm */
+    unsigned char *front; /* bytes to use before the first block; scratch.y and .branch lie apart */
+} TowerPass;
+
+typedef struct Tower {
+    const Kernels *k;
+    const Params *p;
+    size_t C, layers, E;
+    Pooling pool;
+    bool norm_after_pool; /* final LayerNorm of the pooled rows, not of all */
+    bool prune;           /* the last block for the pooled token only */
+    bool training, checkpoint;
+    size_t max_B, kept_rows, max_rows; /* rows of a kept forward, of any */
+    size_t kept_front, front;          /* bytes of front in each pass */
+    Block *blocks;                     /* [layers] */
+    Layer ln_final, proj;
+    TowerPass kept, transient;
+    GradientsReady ready;
+} Tower;
+
+typedef struct TowerNames {
+    const char *block, *norm, *proj; /* "visual.transformer.resblocks.", "visual.ln_post", … */
+} TowerNames;
+
+/* Fills the blocks from the shape; p may be NULL where only sizes are asked for. */
+void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *shape, Activation f,
+                bool causal, const TowerNames *names);
+void tower_free(Tower *t);
+/* What has to last from a kept forward to its backward. */
+void tower_layout_kept(Tower *t, Arena *a);
+/* The rest; towers may share it, and nothing of it outlives a call. */
+void tower_layout_scratch(Tower *t, Arena *a);
+
+/* From layer[0].x of the pass to the features, which it leaves in its `unit`. */
+void tower_fwd(Tower *t, const Sequences *seq, bool keep);
+/* From the gradients of the features in kept.raw: adds those of the blocks, final LayerNorm and
+ * projection. embed_trains: something below the blocks wants its gradient; then kept.scratch.d
+ * holds that of layer[0].x afterwards. */
+void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
+/* Tells t->ready of the gradients of those that learn: neighbours in the flat block. */
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
+/* Whether a block, the final LayerNorm or the projection is trainable. */
+bool tower_trains(const Tower *t);
+
+/* Parameter of that name, which must exist. */
+const Param *tower_param(const Params *p, const char *prefix, const char *name);
+#endif

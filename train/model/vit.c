@@ -1,0 +1,179 @@
+#include "train/model/vit.h"
+#include "kernels/rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
+              const ClipOptions *o) {
+    static const TowerNames names = {"visual.transformer.resblocks.", "visual.ln_post",
+                                     "visual.proj"};
+    size_t side = c->image_size / c->patch_size, B = o->max_batch;
+    memset(v, 0, sizeof *v);
+    v->image_size = c->image_size;
+    v->patch_size = c->patch_size;
+    v->grid = v->kept_grid = side * side;
+    if (o->training && o->patch_dropout > 0)
+        v->kept_grid = size_max(1, (size_t)((double)v->grid * (1 - o->patch_dropout)));
+    memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
+    memcpy(v->std, c->eval_transform.std, sizeof v->std);
+    v->seed = o->seed;
+    /* Rounded, so that the patches behind the pixels are aligned like everything else. */
+    size_t pixels =
+        round_up(size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float)), 64);
+    size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
+    v->tower = (Tower){.E = c->embed_dim,
+                       .pool = c->pool,
+                       .norm_after_pool = c->final_ln_after_pool,
+                       .prune = c->pool == POOL_TOK && !o->full_compute,
+                       .training = o->training && !o->frozen_image,
+                       .checkpoint = o->grad_checkpointing,
+                       .max_B = B,
+                       .kept_rows = size_mul(B, v->kept_grid + 1),
+                       .max_rows = size_mul(B, v->grid + 1),
+                       .kept_front = pixels,
+                       .front = size_add(pixels, size_mul(patches, k->act_size))};
+    tower_init(&v->tower, k, p, &c->image, c->activation, false, &names);
+    if (!p) return;
+    v->conv1 = (Layer){tower_param(p, "visual.", "conv1.weight"), NULL};
+    v->ln_pre = (Layer){tower_param(p, "visual.", "ln_pre.weight"),
+                        tower_param(p, "visual.", "ln_pre.bias")};
+    v->class_embedding = tower_param(p, "visual.", "class_embedding");
+    v->positional_embedding = tower_param(p, "visual.", "positional_embedding");
+    v->host_keep = xcalloc(size_mul(B, v->kept_grid), sizeof *v->host_keep);
+}
+
+void vit_free(Vit *v) {
+    tower_free(&v->tower);
+    free(v->host_keep);
+}
+
+void vit_layout_kept(Vit *v, Arena *a) {
+    Tower *t = &v->tower;
+    size_t B = t->max_B, patch = 3 * v->patch_size * v->patch_size;
+    for (int i = 0; i < 2; i++) {
+        v->start[i] = arena_take(a, B + 1, sizeof *v->start[i]);
+        v->pool[i] = arena_take(a, B, sizeof *v->pool[i]);
+    }
+    v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
+    if (t->training) {
+        v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
+        v->kept.x0 = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
+        v->kept.mean = arena_take(a, t->kept_rows, t->k->acc_size);
+        v->kept.rstd = arena_take(a, t->kept_rows, t->k->acc_size);
+    }
+    tower_layout_kept(t, a);
+}
+
+void vit_layout_scratch(Vit *v, Arena *a) {
+    Tower *t = &v->tower;
+    size_t mark = a->used;
+    v->transient.mean = arena_take(a, t->max_rows, t->k->acc_size);
+    v->transient.rstd = arena_take(a, t->max_rows, t->k->acc_size);
+    tower_layout_scratch(t, a);
+    if (!a->base) return;
+    assert(a->used > mark);
+    v->transient.x0 = t->transient.scratch.y;
+    v->transient.patches = (act *)(t->transient.front + t->kept_front);
+}
+
+void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
+                        uint64_t draw) {
+    uint64_t s = rng_mix(rng_mix(seed, sample), draw);
+    size_t taken = 0;
+    for (size_t g = 0; taken < n; g++)
+        if (rng_below(s, RNG_PATCH_DROPOUT, g, grid - g) < n - taken) keep[taken++] = (int32_t)g;
+}
+
+void vit_start(Vit *v) {
+    const Kernels *k = v->tower.k;
+    size_t B = v->tower.max_B;
+    int32_t *first = xmalloc((B + 1) * sizeof *first);
+    for (int dropped = 0; dropped < 2; dropped++) {
+        size_t T = (dropped ? v->kept_grid : v->grid) + 1;
+        for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
+        k->upload(v->start[dropped], first, (B + 1) * sizeof *first);
+        k->upload(v->pool[dropped], first, B * sizeof *first);
+    }
+    free(first);
+}
+
+/* Positions that stay, on the device; NULL: all. */
+static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B) {
+    const Kernels *k = v->tower.k;
+    size_t n = v->kept_grid;
+    bool dropped = n < v->grid && (sent ? sent->keep != NULL : images->sample != NULL);
+    if (dropped && sent) k->copy(v->keep, sent->keep, B * n * sizeof *v->keep);
+    if (dropped && images) {
+        for (size_t i = 0; i < B; i++)
+            patch_dropout_draw(v->host_keep + i * n, n, v->grid, v->seed, images->sample[i],
+                               images->draw);
+        k->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
+    }
+    v->n = dropped ? n : v->grid;
+    v->seq = (Sequences){v->start[dropped], v->pool[dropped], B, B * (v->n + 1), v->n + 1};
+    return dropped ? v->keep : NULL;
+}
+
+void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep) {
+    Tower *t = &v->tower;
+    const Kernels *k = t->k;
+    size_t S = v->image_size, P = v->patch_size, values = B * 3 * S * S;
+    act *patches = keep ? v->kept.patches : v->transient.patches;
+    unsigned char *front = (keep ? &t->kept : &t->transient)->front;
+    assert(B <= t->max_B && !images == !!sent);
+    const int32_t *kept = load_keep(v, images, sent, B);
+    assert(!keep || (t->training && v->n == v->kept_grid));
+    if (sent) {
+        k->patches_u8(patches, sent->pixels, kept, v->mean, v->std, B, S, P, v->n);
+    } else if (images->u8) {
+        assert(!images->f32);
+        k->upload(front, images->u8, values);
+        k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
+    } else {
+        k->upload(front, images->f32, values * sizeof(float));
+        k->patches_f32(patches, (const void *)front, kept, B, S, P, v->n);
+    }
+}
+
+void vit_fwd(Vit *v, bool keep) {
+    Tower *t = &v->tower;
+    const Params *p = t->p;
+    const VitPass *s = keep ? &v->kept : &v->transient;
+    const TowerPass *pass = keep ? &t->kept : &t->transient;
+    size_t B = v->seq.B;
+    act *tok = pass->scratch.branch;
+    t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
+                     3 * v->patch_size * v->patch_size);
+    t->k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
+                          param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B,
+                          v->n, t->C);
+    norm_fwd(p, v->ln_pre, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
+             t->C);
+    tower_fwd(t, &v->seq, keep);
+}
+
+static bool embed_trains(const Vit *v) {
+    return layer_trains(v->conv1) || layer_trains(v->ln_pre) || v->class_embedding->trainable ||
+           v->positional_embedding->trainable;
+}
+
+bool vit_trains(const Vit *v) { return embed_trains(v) || tower_trains(&v->tower); }
+
+void vit_bwd(Vit *v) {
+    Tower *t = &v->tower;
+    const Params *p = t->p;
+    const BlockScratch *w = &t->kept.scratch;
+    size_t B = v->seq.B;
+    tower_bwd(t, &v->seq, embed_trains(v));
+    if (!embed_trains(v)) return;
+    norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
+             v->seq.rows, t->C);
+    if (!layer_trains(v->conv1) && !v->class_embedding->trainable) return;
+    act *dtok = w->branch;
+    t->k->image_embed_bwd(dtok, param_grad(p, v->class_embedding),
+                          param_grad(p, v->positional_embedding), w->d,
+                          v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
+    linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
+                3 * v->patch_size * v->patch_size);
+}

@@ -1,0 +1,49 @@
+/* vit: the image tower: pixels → patches → embedding → ln_pre → tower (spec 1.2), with patch
+ * dropout in training. Called by clip.c, which owns the memory. */
+#ifndef TRAIN_MODEL_VIT_H
+#define TRAIN_MODEL_VIT_H
+#include "train/model/clip.h"
+#include "train/model/tower.h"
+
+/* What lies below the blocks, for one kind of forward. */
+typedef struct VitPass {
+    act *patches;     /* [B·n, 3·P·P] */
+    act *x0;          /* [rows,C] before ln_pre */
+    acc *mean, *rstd; /* [rows] */
+} VitPass;
+
+typedef struct Vit {
+    Tower tower;
+    size_t image_size, patch_size;
+    size_t grid, kept_grid; /* patches of a picture; those that patch dropout leaves */
+    float mean[3], std[3];
+    uint64_t seed;
+    Layer conv1, ln_pre;
+    const Param *class_embedding, *positional_embedding;
+    VitPass kept, transient;
+    /* device: row offsets [B+1] and pooled rows [B] of whole pictures and of dropped ones; kept
+     * positions [B,kept_grid] */
+    int32_t *start[2], *pool[2], *keep;
+    int32_t *host_keep;
+    /* of the last forward */
+    Sequences seq;
+    size_t n; /* patches a picture */
+} Vit;
+
+void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p, const ClipOptions *o);
+void vit_free(Vit *v);
+void vit_layout_kept(Vit *v, Arena *a);
+void vit_layout_scratch(Vit *v, Arena *a);
+/* Constants in device memory; after the layout. */
+void vit_start(Vit *v);
+/* Patches of the next forward, from host memory or (images NULL) from a batch on the device. */
+void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep);
+/* From the patches to the features, in `unit` of the pass. */
+void vit_fwd(Vit *v, bool keep);
+/* From the features' gradients in tower.kept.raw. */
+void vit_bwd(Vit *v);
+bool vit_trains(const Vit *v);
+/* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */
+void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
+                        uint64_t draw);
+#endif

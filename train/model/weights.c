@@ -1,0 +1,261 @@
+#include "train/model/weights.h"
+
+#include "data/io/folder.h"
+#include "train/model/positions.h"
+#include "train/model/weight_names.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 18, MAX_TENSORS = 1 << 14 };
+
+/* ---- opening ---- */
+
+char *weights_find_file(const char *path) {
+    static const char *const names[] = {
+        "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
+        "model.safetensors",           "model.safetensors.index.json",
+        "pytorch_model.bin",           "pytorch_model.bin.index.json"};
+    if (!folder_is(path)) return xstrdup(path);
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *file = folder_path(path, names[i]);
+        if (!access(file, F_OK)) return file;
+        free(file);
+    }
+    return NULL;
+}
+
+/* Published weights that need QuickGELU, by the names of their files (spec 1.1). */
+static bool openai_by_name(const char *path) {
+    static const char *const families[] = {"openai", "metaclip", "dfn2b", "dfn5b"};
+    for (size_t i = 0; i < COUNT(families); i++)
+        if (strcasestr(path, families[i])) return true;
+    return strcasestr(path, "laion400m") && (strcasestr(path, "b-32") || strcasestr(path, "b_32"));
+}
+
+Weight weight_of(const Tensor *t) {
+    Weight w = {.part = {t}, .ndim = t->ndim, .count = t->count};
+    memcpy(w.shape, t->shape, sizeof w.shape);
+    return w;
+}
+
+static bool add_tensor(Weights *w, const Tensor *t, Error *err) {
+    WeightName n = weight_name_in(t->name);
+    Weight *old = (Weight *)weights_find(w, n.name);
+    bool split = n.part >= 0, place_free = old && old->split && split && !old->part[n.part];
+    if (old && !place_free) return error_set(err, "%s is there twice", n.name);
+    if (old) {
+        old->part[n.part] = t;
+        return true;
+    }
+    Weight *new = &w->list[w->count++];
+    *new = weight_of(t);
+    memcpy(new->name, n.name, sizeof new->name);
+    new->split = split;
+    new->transposed = n.transposed && t->ndim == 2;
+    if (split) {
+        new->part[0] = NULL;
+        new->part[n.part] = t;
+    }
+    if (new->transposed) {
+        new->shape[0] = t->shape[1];
+        new->shape[1] = t->shape[0];
+    }
+    return true;
+}
+
+static bool stack_parts(Weight *w, Error *err) {
+    if (!w->split) return true;
+    const Tensor *q = w->part[0], *k = w->part[1], *v = w->part[2];
+    if (!q || !k || !v)
+        return error_set(err, "%s: the %s projection is missing", w->name,
+                         !q   ? "query"
+                         : !k ? "key"
+                              : "value");
+    for (int i = 0; i < 3; i++) {
+        const Tensor *t = w->part[i];
+        bool same = t->ndim == q->ndim && t->ndim >= 1;
+        for (int d = 0; same && d < t->ndim; d++) same = t->shape[d] == q->shape[d];
+        if (!same) return error_set(err, "%s: query, key and value differ in shape", w->name);
+    }
+    w->shape[0] = size_mul(q->shape[0], 3);
+    w->count = size_mul(q->count, 3);
+    return true;
+}
+
+static bool name_all(Weights *w, Error *err) {
+    if (w->file.count > MAX_TENSORS)
+        return error_set(err, "%zu tensors are too many", w->file.count);
+    w->list = xcalloc(w->file.count + 1, sizeof *w->list);
+    for (size_t i = 0; i < w->file.count; i++) {
+        const Tensor *t = &w->file.tensors[i];
+        if (weight_is_buffer(t->name))
+            w->openai |= strstr(t->name, "input_resolution") != NULL;
+        else if (!add_tensor(w, t, err))
+            return false;
+    }
+    for (size_t i = 0; i < w->count; i++)
+        if (!stack_parts(&w->list[i], err)) return false;
+    return true;
+}
+
+bool weights_open(Weights *w, const char *path, Error *err) {
+    *w = (Weights){.path = weights_find_file(path), .openai = openai_by_name(path)};
+    if (!w->path)
+        return error_set(err,
+                         "%.200s: no weights in this folder (open_clip_model.safetensors, "
+                         "model.safetensors, pytorch_model.bin, …)",
+                         path);
+    if (!tensorfile_open(&w->file, w->path, err)) {
+        weights_close(w);
+        return false;
+    }
+    Error inner;
+    if (tensorfile_verify(&w->file, err)) {
+        if (name_all(w, &inner)) return true;
+        error_set(err, "%.200s: %.300s", w->path, inner.text);
+    }
+    weights_close(w);
+    return false;
+}
+
+void weights_close(Weights *w) {
+    for (size_t i = 0; i < w->count; i++) free(w->list[i].own);
+    free(w->list);
+    free(w->path);
+    tensorfile_close(&w->file);
+    *w = (Weights){0};
+}
+
+const Weight *weights_find(const Weights *w, const char *name) {
+    for (size_t i = 0; i < w->count; i++)
+        if (!strcmp(w->list[i].name, name)) return &w->list[i];
+    return NULL;
+}
+
+/* ---- fitting to a model ---- */
+
+static const char *shape_text(char out[160], int ndim, const size_t *shape) {
+    int n = snprintf(out, 160, "[");
+    for (int i = 0; i < ndim && n < 140; i++)
+        n += snprintf(out + n, (size_t)(160 - n), i ? ",%zu" : "%zu", shape[i]);
+    snprintf(out + n, (size_t)(160 - n), "]");
+    return out;
+}
+
+static bool same_shape(const Weight *w, const Param *q) {
+    if (w->count == 1 && q->size == 1 && w->ndim <= 1 && q->ndim <= 1) return true; /* [] and [1] */
+    if (w->ndim != q->ndim) return false;
+    for (int i = 0; i < q->ndim; i++)
+        if (w->shape[i] != q->shape[i]) return false;
+    return true;
+}
+
+/* A positional embedding of another length; false: not that, or not resizable. */
+static bool resize_to(Weight *w, const Param *q) {
+    bool image = !strcmp(q->name, "visual.positional_embedding");
+    if ((!image && strcmp(q->name, "positional_embedding")) || w->ndim != 2 ||
+        w->shape[1] != q->shape[1])
+        return false;
+    float *from = xmalloc(size_mul(w->count, sizeof *from));
+    weight_read(w, 0, w->count, from);
+    w->own = positions_resize(from, w->shape[0], q->shape[0], q->shape[1], image);
+    free(from);
+    if (!w->own) return false;
+    log_info("%s resized from %zu to %zu positions", q->name, w->shape[0], q->shape[0]);
+    w->shape[0] = q->shape[0];
+    w->count = q->size;
+    return true;
+}
+
+static bool fit_one(Weight *w, const Param *q, Error *err) {
+    for (int i = 0; i < 3; i++)
+        if (w->part[i] && w->part[i]->dtype > DTYPE_BF16)
+            return error_set(err, "%.100s is not a floating-point tensor", w->part[i]->name);
+    char has[160], wants[160];
+    if (same_shape(w, q) || resize_to(w, q)) return true;
+    return error_set(err, "%s is %s, the model needs %s: is this another --model?",
+                     w->part[0]->name, shape_text(has, w->ndim, w->shape),
+                     shape_text(wants, q->ndim, q->shape));
+}
+
+static bool fit_all(Weights *w, Weight *fitted, const Param *list, size_t count, Error *err) {
+    for (size_t i = 0; i < count; i++) {
+        const Weight *found = weights_find(w, list[i].name);
+        if (!found && strcmp(list[i].name, "logit_bias"))
+            return error_set(err, "%s is missing: is this another --model?", list[i].name);
+        if (found) {
+            fitted[i] = *found;
+            if (!fit_one(&fitted[i], &list[i], err)) return false;
+            continue;
+        }
+        log_info("%s has no logit_bias: 0", w->path);
+        fitted[i] = (Weight){.count = 1, .own = xcalloc(1, sizeof(float))};
+        memcpy(fitted[i].name, list[i].name, sizeof fitted[i].name);
+    }
+    return true;
+}
+
+bool weights_fit(Weights *w, const Param *list, size_t count, const char *model, Error *err) {
+    for (size_t i = 0; i < w->count; i++) {
+        bool known = false;
+        for (size_t j = 0; j < count && !known; j++) known = !strcmp(w->list[i].name, list[j].name);
+        if (!known)
+            return error_set(err,
+                             "%s: %s is no tensor of the model %.100s: is this another "
+                             "--model?",
+                             w->path, w->list[i].name, model);
+    }
+    Weight *fitted = xcalloc(count, sizeof *fitted);
+    Error inner;
+    bool ok = fit_all(w, fitted, list, count, &inner);
+    if (!ok) error_set(err, "%.200s: %.300s", w->path, inner.text);
+    free(w->list);
+    w->list = fitted;
+    w->count = count;
+    return ok;
+}
+
+/* ---- reading ---- */
+
+static void read_part(const Tensor *t, size_t first, size_t n, float *out) {
+    bool ok = tensor_read_f32(t, first, n, out);
+    assert(ok);
+}
+
+void weight_read(const Weight *w, size_t first, size_t n, float *out) {
+    assert(first <= w->count && n <= w->count - first);
+    if (w->own) {
+        memcpy(out, w->own + first, n * sizeof *out);
+    } else if (w->transposed) {
+        size_t rows = w->shape[0], cols = w->shape[1];
+        for (size_t i = 0; i < n; i++)
+            read_part(w->part[0], (first + i) % cols * rows + (first + i) / cols, 1, out + i);
+    } else if (w->split) {
+        size_t size = w->count / 3;
+        while (n) {
+            size_t at = first % size, here = size_min(n, size - at);
+            read_part(w->part[first / size], at, here, out);
+            first += here;
+            out += here;
+            n -= here;
+        }
+    } else {
+        read_part(w->part[0], first, n, out);
+    }
+}
+
+void weight_load(const Weight *w, const Params *p, acc *block, const Param *q) {
+    assert(w->count == q->size);
+    acc *to = param_in(p, block, q);
+    float *chunk = xmalloc(CHUNK * sizeof *chunk);
+    for (size_t first = 0; first < q->size; first += CHUNK) {
+        size_t n = size_min(CHUNK, q->size - first);
+        weight_read(w, first, n, chunk);
+        p->k->acc_set_f32(acc_at(p->k, to, first), chunk, n);
+    }
+    free(chunk);
+}

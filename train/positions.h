@@ -1,9 +1,0 @@
-/* positions: positional embeddings for another image size or context length (spec 11). */
-#ifndef TRAIN_POSITIONS_H
-#define TRAIN_POSITIONS_H
-#include "kernels/base.h"
-
-/* from [rows,C] → malloc'd [n,C]. image: a class row, then a square grid, resized bicubically with
- * antialiasing; otherwise linearly, without. NULL: rows or n is no such grid, or nothing. */
-float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image);
-#endif

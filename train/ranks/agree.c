@@ -1,0 +1,56 @@
+#include "train/ranks/agree.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n) {
+    const unsigned char *b = bytes;
+    uint64_t h = hash ? hash : 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 0x100000001b3u;
+    return h;
+}
+
+uint64_t hash_file(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return 0;
+    unsigned char chunk[1 << 16];
+    uint64_t h = 0;
+    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) h = hash_bytes(h, chunk, n);
+    fclose(f);
+    return h;
+}
+
+/* The first rank whose hash is not rank 0's; 0: all agree. */
+static int first_other(const Comm *c, uint64_t hash) {
+    uint64_t *all = xcalloc((size_t)c->size, sizeof *all);
+    c->gather_bytes(all, &hash, sizeof hash);
+    int other = 0;
+    for (int r = c->size - 1; r > 0; r--)
+        if (all[r] != all[0]) other = r;
+    free(all);
+    return other;
+}
+
+void agree_on(const Comm *c, const char *what, uint64_t hash) {
+    int other = c->size > 1 ? first_other(c, hash) : 0;
+    if (other)
+        comm_die(c, "rank %d has another %s than rank 0: all ranks need the same", other, what);
+}
+
+void agree_on_start(const Comm *c, const Command *command) {
+    if (c->size == 1) return;
+    agree_on(c, "clipc program", hash_file("/proc/self/exe"));
+    uint64_t all = 0;
+    for (size_t i = 0; i < command->count; i++) {
+        uint64_t h = option_hash(&command->options[i]);
+        if (strcmp(command->options[i].name, "config")) all = hash_bytes(all, &h, sizeof h);
+    }
+    if (!first_other(c, all)) return;
+    for (size_t i = 0; i < command->count; i++) {
+        const Option *o = &command->options[i];
+        char what[80];
+        snprintf(what, sizeof what, "--%s", o->name);
+        if (strcmp(o->name, "config")) agree_on(c, what, option_hash(o));
+    }
+}

@@ -1,0 +1,434 @@
+/* comm_nccl: GPU ranks through NCCL. Collectives run on a stream of their own: each waits there for
+ * the computation asked for before it, and the computation asked for after it waits for it, except
+ * where it was started to run beside that. The host waits only where host memory is concerned.
+ *
+ * Among recorded calls a collective is put between two graphs (graph_call). Captured into one, it
+ * would bind the ranks to capture and to launch the same graphs at the same time (NCCL's user
+ * guide, "Using NCCL with CUDA Graphs"), and their packed captions differ in rows.
+ *
+ * A flight is a collective from the moment it is asked for until the host has seen its end. The
+ * watchdog's thread looks at the oldest one, and at NCCL's asynchronous errors. */
+#include "train/ranks/comm.h"
+#include "train/ranks/rendezvous.h"
+#include "train/ranks/watchdog.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef HAVE_NCCL
+bool comm_nccl_built(void) { return false; }
+
+const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, double timeout) {
+    (void)k, (void)host, (void)launch, (void)timeout;
+    die("this program was built without NCCL: build/clipc-cuda has it where make finds nvcc and "
+        "nccl.h; CPU ranks talk through --comm mpi");
+}
+#else
+#include <cuda_runtime.h>
+#include <nccl.h>
+#include <pthread.h>
+
+bool comm_nccl_built(void) { return true; }
+
+/* kernels/cuda: the stream that everything is computed on */
+extern cudaStream_t device_stream(void);
+/* the header declares these two without saying that they take nothing */
+ncclResult_t ncclGroupStart(void);
+ncclResult_t ncclGroupEnd(void);
+
+/* FLIGHTS: more than two steps have, else the host would wait for one of them */
+enum { FLIGHTS = 1024, STAGE = COMM_MEMORY - 256 };
+
+typedef struct Flight {
+    CommOp op;
+    uint64_t step;
+    double bytes;
+    bool all_asked; /* `after` is recorded */
+    bool waited;    /* the computation waits for its end: since `asked` */
+    cudaEvent_t ready, before, after, asked;
+} Flight;
+
+static struct {
+    const Kernels *k;
+    const Comm *host; /* for host memory, where MPI is there; NULL: none */
+    Comm table;
+    ncclComm_t comm;
+    cudaStream_t stream;
+    int device;
+    char *stage, *bounce; /* STAGE bytes on the device and on the host, for host memory */
+    acc *one;
+    pthread_mutex_t lock; /* of the flights */
+    Flight flight[FLIGHTS];
+    uint64_t done, begun; /* seen at their end by the host, asked for */
+    uint64_t seen;        /* the same by the watchdog */
+    bool closing;
+} nccl = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+#define CUDA(call) cuda_check(call, #call)
+static void cuda_check(cudaError_t status, const char *call) {
+    if (status != cudaSuccess) die("CUDA: %s failed: %s", call, cudaGetErrorString(status));
+}
+
+#define NCCL(call) nccl_check(call, #call)
+static void nccl_check(ncclResult_t status, const char *call) {
+    if (status == ncclSuccess || status == ncclInProgress) return;
+    const char *more = ncclGetLastError(nccl.comm);
+    die("NCCL: %.40s failed: %s%s%s (NCCL_DEBUG=INFO says more; two ranks cannot share a GPU)",
+        call, ncclGetErrorString(status), more && *more ? ": " : "", more && *more ? more : "");
+}
+
+/* ---- flights ---- */
+
+static Flight *flight_at(uint64_t i) { return &nccl.flight[i % FLIGHTS]; }
+
+static double seconds_between(cudaEvent_t from, cudaEvent_t to) {
+    float ms = 0;
+    CUDA(cudaEventElapsedTime(&ms, from, to));
+    return ms > 0 ? 1e-3 * (double)ms : 0;
+}
+
+/* Books the flights before number `end`, which have come to their end. */
+static void retire(uint64_t end) {
+    for (; nccl.done < end; nccl.done++) {
+        const Flight *f = flight_at(nccl.done);
+        comm_stats.bytes += f->bytes;
+        comm_stats.seconds += seconds_between(f->before, f->after);
+        if (f->waited) comm_stats.waited += seconds_between(f->asked, f->after);
+        pthread_mutex_lock(&nccl.lock); /* its events may now be used again */
+        if (nccl.seen <= nccl.done) nccl.seen = nccl.done + 1;
+        pthread_mutex_unlock(&nccl.lock);
+    }
+}
+
+/* The host waits for the flight, and for the computation to have come to where it waits for it. */
+static void come_to_end(const Flight *f) {
+    const cudaEvent_t ends[] = {f->after, f->asked};
+    for (size_t i = 0; i < 1u + f->waited; i++) {
+        if (cudaEventQuery(ends[i]) == cudaSuccess) continue;
+        cudaGetLastError(); /* "not ready" is no error of what is asked for next */
+        CUDA(cudaEventSynchronize(ends[i]));
+    }
+}
+
+/* The oldest flight that has not come to its end, or NULL. Under lock. */
+static const Flight *look(void) {
+    while (nccl.seen < nccl.begun && flight_at(nccl.seen)->all_asked &&
+           cudaEventQuery(flight_at(nccl.seen)->after) == cudaSuccess)
+        nccl.seen++;
+    return nccl.seen < nccl.begun ? flight_at(nccl.seen) : NULL;
+}
+
+/* A collective after a failed one would give numbers without a meaning. */
+static void check(void) {
+    ncclResult_t error = ncclSuccess;
+    if (ncclCommGetAsyncError(nccl.comm, &error) != ncclSuccess) error = ncclInternalError;
+    if (error == ncclSuccess || error == ncclInProgress) return;
+    char why[400];
+    const char *more = ncclGetLastError(nccl.comm);
+    snprintf(why, sizeof why, "NCCL: %s%s%s", ncclGetErrorString(error), more && *more ? ": " : "",
+             more && *more ? more : "");
+    pthread_mutex_lock(&nccl.lock);
+    const Flight *f = look();
+    if (!f && nccl.begun) f = flight_at(nccl.begun - 1);
+    CommOp op = f ? f->op : OP_START;
+    uint64_t step = f ? f->step : watchdog_now();
+    pthread_mutex_unlock(&nccl.lock);
+    watchdog_fail(op, step, why);
+}
+
+static void poll_device(void) {
+    static bool ready;
+    if (!ready) {
+        /* this thread asks while the other one may be capturing a graph */
+        enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+        CUDA(cudaSetDevice(nccl.device));
+        CUDA(cudaThreadExchangeStreamCaptureMode(&mode));
+        ready = true;
+    }
+    pthread_mutex_lock(&nccl.lock);
+    if (!nccl.comm || nccl.closing) {
+        pthread_mutex_unlock(&nccl.lock);
+        return;
+    }
+    const Flight *f = look();
+    bool runs = f && cudaEventQuery(f->before) == cudaSuccess;
+    watchdog_at(LANE_SIDE, runs ? f->op : OP_NONE, nccl.seen + runs, runs ? f->step : 0);
+    pthread_mutex_unlock(&nccl.lock);
+    check();
+}
+
+/* Frees the GPU from a collective that will not end. */
+static void leave_device(void) {
+    if (nccl.comm && !nccl.closing) ncclCommAbort(nccl.comm);
+}
+
+static Flight *begin(CommOp op, double bytes) {
+    check();
+    if (nccl.begun - nccl.done == FLIGHTS) {
+        come_to_end(flight_at(nccl.done));
+        retire(nccl.done + 1);
+    }
+    Flight *f = flight_at(nccl.begun);
+    f->op = op;
+    f->step = watchdog_now();
+    f->bytes = bytes;
+    f->all_asked = f->waited = false;
+    CUDA(cudaEventRecord(f->ready, device_stream()));
+    CUDA(cudaStreamWaitEvent(nccl.stream, f->ready, 0));
+    CUDA(cudaEventRecord(f->before, nccl.stream));
+    pthread_mutex_lock(&nccl.lock);
+    nccl.begun++;
+    pthread_mutex_unlock(&nccl.lock);
+    return f;
+}
+
+/* The computation asked for from now on waits for the flight. */
+static void await(Flight *f) {
+    f->waited = true;
+    CUDA(cudaEventRecord(f->asked, device_stream()));
+    CUDA(cudaStreamWaitEvent(device_stream(), f->after, 0));
+}
+
+static void asked(Flight *f) {
+    CUDA(cudaEventRecord(f->after, nccl.stream));
+    pthread_mutex_lock(&nccl.lock);
+    f->all_asked = true;
+    pthread_mutex_unlock(&nccl.lock);
+}
+
+/* ---- device memory ---- */
+
+typedef struct Collective {
+    CommOp op;
+    bool beside; /* the computation does not wait for it */
+    void *to;
+    const void *from;
+    size_t n; /* f32 elements; of a broadcast, bytes */
+    int how;  /* ncclRedOp_t; of a broadcast, the root */
+} Collective;
+
+typedef struct Gather {
+    size_t count;
+    CommPiece piece[COMM_PIECES];
+} Gather;
+
+static double others(void) { return (double)(nccl.table.size - 1); }
+static size_t bytes_of(size_t n) { return size_mul(n, sizeof(float)); }
+
+static double bytes_sent(const Collective *c) {
+    switch (c->op) {
+    case OP_ALL_REDUCE:
+        return 2 * others() / nccl.table.size * (double)bytes_of(c->n);
+    case OP_REDUCE_SCATTER:
+        return others() * (double)bytes_of(c->n);
+    default:
+        return nccl.table.rank == c->how ? (double)c->n : 0;
+    }
+}
+
+static void run(const void *context) {
+    const Collective *c = context;
+    Flight *f = begin(c->op, bytes_sent(c));
+    if (c->op == OP_ALL_REDUCE)
+        NCCL(ncclAllReduce(c->from, c->to, c->n, ncclFloat32, (ncclRedOp_t)c->how, nccl.comm,
+                           nccl.stream));
+    else if (c->op == OP_REDUCE_SCATTER)
+        NCCL(ncclReduceScatter(c->from, c->to, c->n, ncclFloat32, (ncclRedOp_t)c->how, nccl.comm,
+                               nccl.stream));
+    else
+        NCCL(ncclBroadcast(c->from, c->to, c->n, ncclUint8, c->how, nccl.comm, nccl.stream));
+    asked(f);
+    if (!c->beside) await(f);
+}
+
+/* One launch instead of one a piece. */
+static void run_gather(const void *context) {
+    const Gather *g = context;
+    size_t bytes = 0;
+    for (size_t i = 0; i < g->count; i++) bytes += g->piece[i].bytes;
+    Flight *f = begin(OP_ALL_GATHER, others() * (double)bytes);
+    NCCL(ncclGroupStart());
+    for (size_t i = 0; i < g->count; i++)
+        NCCL(ncclAllGather(g->piece[i].part, g->piece[i].all, g->piece[i].bytes, ncclUint8,
+                           nccl.comm, nccl.stream));
+    NCCL(ncclGroupEnd());
+    asked(f);
+    await(f);
+}
+
+static void ask(CommOp op, bool beside, void *to, const void *from, size_t n, int how) {
+    Collective c = {op, beside, to, from, n, how};
+    nccl.k->graph_call(run, &c, sizeof c);
+}
+
+static void all_reduce_sum(acc *x, size_t n) { ask(OP_ALL_REDUCE, false, x, x, n, ncclSum); }
+static void all_reduce_max(acc *x, size_t n) { ask(OP_ALL_REDUCE, false, x, x, n, ncclMax); }
+static void all_reduce_start(acc *x, size_t n) { ask(OP_ALL_REDUCE, true, x, x, n, ncclSum); }
+static void reduce_scatter(acc *part, const acc *all, size_t n) {
+    ask(OP_REDUCE_SCATTER, false, part, all, n, ncclSum);
+}
+static void reduce_scatter_start(acc *part, const acc *all, size_t n) {
+    ask(OP_REDUCE_SCATTER, true, part, all, n, ncclSum);
+}
+
+static void gather_pieces(const CommPiece *pieces, size_t count) {
+    Gather g = {.count = count};
+    assert(count <= COMM_PIECES);
+    memcpy(g.piece, pieces, count * sizeof *pieces);
+    nccl.k->graph_call(run_gather, &g, sizeof g);
+}
+
+static void all_gather(void *all, const void *part, size_t bytes) {
+    gather_pieces(&(CommPiece){all, part, bytes}, 1);
+}
+static void all_gather_acc(acc *all, const acc *part, size_t n) {
+    all_gather(all, part, bytes_of(n));
+}
+
+static void broadcast_device(void *x, size_t bytes, int root) {
+    ask(OP_BROADCAST, false, x, x, bytes, root);
+}
+static void broadcast(acc *x, size_t n, int root) { broadcast_device(x, bytes_of(n), root); }
+
+static void await_last(const void *context) {
+    (void)context;
+    if (nccl.begun > nccl.done) await(flight_at(nccl.begun - 1));
+}
+static void wait_all(void) { nccl.k->graph_call(await_last, "", 0); }
+
+/* ---- host memory and the host itself ---- */
+
+/* The host waits for all of it. */
+static void settle(void) {
+    nccl.k->sync();
+    check();
+    retire(nccl.begun);
+}
+
+static void gather_bytes(void *all, const void *part, size_t n) {
+    if (nccl.host) {
+        nccl.host->gather_bytes(all, part, n);
+        return;
+    }
+    size_t ranks = (size_t)nccl.table.size, own = (size_t)nccl.table.rank, most = STAGE / ranks;
+    for (size_t at = 0; at < n; at += most) {
+        size_t k = size_min(most, n - at);
+        char *mine = nccl.stage + own * k;
+        nccl.k->upload(mine, (const char *)part + at, k);
+        all_gather(nccl.stage, mine, k);
+        nccl.k->download(nccl.bounce, nccl.stage, ranks * k);
+        settle();
+        for (size_t r = 0; r < ranks; r++) memcpy((char *)all + r * n + at, nccl.bounce + r * k, k);
+    }
+}
+
+static void broadcast_bytes(void *x, size_t n, int root) {
+    if (nccl.host) {
+        nccl.host->broadcast_bytes(x, n, root);
+        return;
+    }
+    for (size_t at = 0; at < n; at += STAGE) {
+        size_t k = size_min(STAGE, n - at);
+        if (nccl.table.rank == root) nccl.k->upload(nccl.stage, (char *)x + at, k);
+        broadcast_device(nccl.stage, k, root);
+        nccl.k->download(nccl.bounce, nccl.stage, k);
+        settle();
+        memcpy((char *)x + at, nccl.bounce, k);
+    }
+}
+
+static void barrier(void) {
+    all_reduce_sum(nccl.one, 1);
+    settle();
+}
+
+/* ---- start and end ---- */
+
+static void close_nccl(void) {
+    barrier();
+    pthread_mutex_lock(&nccl.lock);
+    nccl.closing = true;
+    pthread_mutex_unlock(&nccl.lock);
+    watchdog_enter(LANE_MAIN, OP_END);
+    NCCL(ncclCommDestroy(nccl.comm));
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        const Flight *f = &nccl.flight[i];
+        const cudaEvent_t events[] = {f->ready, f->before, f->after, f->asked};
+        for (size_t e = 0; e < COUNT(events); e++) CUDA(cudaEventDestroy(events[e]));
+    }
+    CUDA(cudaStreamDestroy(nccl.stream));
+    nccl.k->release(nccl.stage);
+    free(nccl.bounce);
+    watchdog_leave(LANE_MAIN);
+    if (nccl.host)
+        nccl.host->close();
+    else
+        watchdog_stop();
+}
+
+static void open_flights(void) {
+    CUDA(cudaGetDevice(&nccl.device));
+    CUDA(cudaStreamCreateWithFlags(&nccl.stream, cudaStreamNonBlocking));
+    for (size_t i = 0; i < FLIGHTS; i++) {
+        Flight *f = &nccl.flight[i];
+        cudaEvent_t *const events[] = {&f->ready, &f->before, &f->after, &f->asked};
+        for (size_t e = 0; e < COUNT(events); e++)
+            CUDA(cudaEventCreateWithFlags(events[e], cudaEventDefault));
+    }
+    nccl.stage = nccl.k->alloc(COMM_MEMORY);
+    nccl.bounce = xmalloc(STAGE);
+    nccl.one = (acc *)(nccl.stage + STAGE);
+    nccl.k->zero(nccl.one, sizeof(float));
+}
+
+static void exchange_id(ncclUniqueId *id, const Launch *l, double timeout) {
+    _Static_assert(sizeof *id == RENDEZVOUS_BYTES, "an id is what a rendezvous carries");
+    if (l->rank == 0) NCCL(ncclGetUniqueId(id));
+    if (nccl.host) {
+        nccl.host->broadcast_bytes(id, sizeof *id, 0);
+    } else if (l->size > 1) {
+        Rendezvous r = {l->rank, l->size, l->address, l->port, timeout};
+        Error err;
+        if (!rendezvous_meet(&r, id, &err)) die("rank %d: %s", l->rank, err.text);
+    }
+}
+
+const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, double timeout) {
+    static const WatchdogDevice device = {poll_device, leave_device};
+    assert(!nccl.k && k->acc_size == sizeof(float));
+    ncclUniqueId id;
+    ncclComm_t comm;
+    nccl.k = k;
+    nccl.host = host;
+    device_stream(); /* opens the device of this rank */
+    open_flights();
+    exchange_id(&id, launch, timeout);
+    if (!host) watchdog_start(launch->rank, timeout);
+    watchdog_device(&device);
+    watchdog_enter(LANE_MAIN, OP_START);
+    NCCL(ncclCommInitRank(&comm, launch->size, id, launch->rank));
+    watchdog_leave(LANE_MAIN);
+    pthread_mutex_lock(&nccl.lock);
+    nccl.comm = comm;
+    pthread_mutex_unlock(&nccl.lock);
+    nccl.table = (Comm){.name = "nccl",
+                        .rank = launch->rank,
+                        .size = launch->size,
+                        .all_gather = all_gather_acc,
+                        .gather_pieces = gather_pieces,
+                        .reduce_scatter = reduce_scatter,
+                        .all_reduce_sum = all_reduce_sum,
+                        .all_reduce_max = all_reduce_max,
+                        .broadcast = broadcast,
+                        .barrier = barrier,
+                        .all_reduce_start = all_reduce_start,
+                        .reduce_scatter_start = reduce_scatter_start,
+                        .wait = wait_all,
+                        .gather_bytes = gather_bytes,
+                        .broadcast_bytes = broadcast_bytes,
+                        .check = check,
+                        .close = close_nccl};
+    return &nccl.table;
+}
+#endif

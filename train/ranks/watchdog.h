@@ -1,0 +1,60 @@
+/* watchdog: no silent hang. A thread that ends the process, naming rank, step and operation, when a
+ * collective takes longer than the timeout or has failed; where the ranks of a node share a table,
+ * it also names those that have not come. Called by transports and node; train.c says the step. */
+#ifndef TRAIN_RANKS_WATCHDOG_H
+#define TRAIN_RANKS_WATCHDOG_H
+#include "kernels/base.h"
+
+typedef enum {
+    OP_NONE,
+    OP_START, /* of the transport, and its end */
+    OP_END,
+    OP_ALL_GATHER,
+    OP_REDUCE_SCATTER,
+    OP_ALL_REDUCE,
+    OP_BROADCAST,
+    OP_BARRIER,
+    OP_GATHER_BYTES
+} CommOp;
+
+/* Two streams of collectives, each in one order on all ranks: those the host waits for, and those
+ * beside it (a second thread's, a device's). */
+typedef enum { LANE_MAIN, LANE_SIDE, LANES } CommLane;
+
+/* What one rank is doing; in memory that the ranks of a node share. */
+typedef struct Beat {
+    _Atomic int rank, pid;
+    _Atomic int said;             /* of the first rank: one line a node is enough */
+    _Atomic uint64_t step, alive; /* alive: clock in milliseconds, at the last sign of life */
+    struct {
+        _Atomic uint64_t entered; /* collectives begun */
+        _Atomic int op;           /* the one it is in, or OP_NONE */
+        _Atomic uint64_t step;    /* that this one belongs to */
+    } lane[LANES];
+} Beat;
+
+/* A transport whose collectives run on a device: `poll` is called several times within a timeout,
+ * at least once a second, and says by watchdog_at what the device is at; `leave` is called before
+ * the process ends because of a collective, and gets two seconds. Both on the watchdog's thread or
+ * one of its own. */
+typedef struct WatchdogDevice {
+    void (*poll)(void), (*leave)(void);
+} WatchdogDevice;
+
+/* timeout in seconds. From then on, a process that exits without watchdog_stop leaves at once: the
+ * libraries' own clean-up would race with threads that are inside them. */
+void watchdog_start(int rank, double timeout);
+void watchdog_device(const WatchdogDevice *device);
+/* The ranks of a node in one table[n], zeroed; this rank's entry is table[own]. */
+void watchdog_share(Beat *table, size_t n, size_t own);
+void watchdog_enter(CommLane lane, CommOp op);
+void watchdog_leave(CommLane lane);
+/* The lane is in its `entered`th collective, `op` of a step, or (OP_NONE) has done so many. */
+void watchdog_at(CommLane lane, CommOp op, uint64_t entered, uint64_t step);
+/* Ends the process: `op` of that step failed, and why. */
+void watchdog_fail(CommOp op, uint64_t step, const char *why) __attribute__((noreturn));
+/* The step that the host works on, for messages; may be called without a watchdog. */
+void watchdog_step(uint64_t step);
+uint64_t watchdog_now(void);
+void watchdog_stop(void);
+#endif
