@@ -3,7 +3,7 @@
  * rows. */
 #ifndef DATA_CAPTION_SET_H
 #define DATA_CAPTION_SET_H
-#include "data/shards.h"
+#include "data/dataset.h"
 
 typedef struct CaptionSet {
     char **images;      /* [image_count] paths, in order of first appearance */

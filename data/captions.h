@@ -1,5 +1,5 @@
 /* captions: which text of a sample is its caption: members and fields of .json, with probabilities,
- * and one of several captions. Called by data/shards.c and data/feed.c.
+ * and one of several captions. Called by data/dataset.c and data/feed.c.
  *
  * A text key (--text-key): choices with commas between; a choice is keys with semicolons between,
  * the first one that the sample has, and perhaps ":" and a weight (1); a key is an extension (txt)

@@ -1,5 +1,5 @@
 /* feed: samples of streams for training: commands, standard input, shards read from end to end.
- * Called by data/shards.c and data/loader.c.
+ * Called by data/dataset.c and data/loader.c.
  *
  * An epoch begins anew at the first byte (standard input goes on instead). Its sources are permuted
  * and split over ranks, read one after the other, and mixed in a buffer from which samples are

@@ -3,7 +3,7 @@
 #define DATA_PACK_H
 #include "data/text/bpe.h"
 #include "data/pack_report.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 
 typedef struct PackOptions {
     const char *out; /* DIR/NAME: DIR/NAME-000000.tar, … */

@@ -1,5 +1,5 @@
 /* sample: one image with its caption as stored, in buffers that are used again. Filled by
- * data/shards.c and data/feed.c. */
+ * data/dataset.c and data/feed.c. */
 #ifndef DATA_SAMPLE_H
 #define DATA_SAMPLE_H
 #include "kernels/base.h"

@@ -4,7 +4,7 @@
  * instead, and pieces of tables and folders as if they were shards. */
 #ifndef DATA_SAMPLER_H
 #define DATA_SAMPLER_H
-#include "data/shards.h"
+#include "data/dataset.h"
 
 typedef struct Sampler Sampler;
 /* window: shards shuffled together (≥ 1). shuffle false: stored order in every epoch. */

@@ -1,5 +1,5 @@
 /* sources: what a data specification names: `{000..999}` and `{a,b}`, `a::b`, @list files, folders.
- * Called by data/shards.c and the `clipc data` commands. */
+ * Called by data/dataset.c and the `clipc data` commands. */
 #ifndef DATA_SOURCES_H
 #define DATA_SOURCES_H
 #include "kernels/base.h"

@@ -1,8 +1,8 @@
 /* table: samples that are files of their own: the rows of a CSV/TSV, or the images of a folder.
- * Called by data/shards.c. */
+ * Called by data/dataset.c. */
 #ifndef DATA_TABLE_H
 #define DATA_TABLE_H
-#include "data/shards.h"
+#include "data/dataset.h"
 
 typedef struct TableRow {
     const char *folder, *name; /* the image is folder/name; folder "": name is the path */

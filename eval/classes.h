@@ -2,7 +2,7 @@
  * and how labels of data name them. Called by eval/zeroshot* and `clipc eval zeroshot`. */
 #ifndef EVAL_CLASSES_H
 #define EVAL_CLASSES_H
-#include "data/shards.h"
+#include "data/dataset.h"
 
 typedef struct ClassSet {
     char *path;       /* of its file, for messages */

@@ -3,7 +3,7 @@
 #ifndef EVAL_ENCODER_H
 #define EVAL_ENCODER_H
 #include "data/image/image.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "kernels/kernels.h"
 #include "data/text/bpe.h"
 #include "train/model/clip.h"

@@ -1,7 +1,7 @@
 /* captions: the grammar of a text key, choices by lot, one of several captions; then through data
  * sets: shards with .txt and .json, tables with several rows a picture. */
 #include "data/captions.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "kernels/rng.h"
 #include "tests/support_data.h"
 

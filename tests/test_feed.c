@@ -2,7 +2,7 @@
  * epoch and rank; going on in the middle; streams that fail, hang or hold nothing; no process left.
  * And the same streams as data sets that are read by number. */
 #include "data/io/pipe.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "tests/support_data.h"
 
 #include <errno.h>

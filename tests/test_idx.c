@@ -3,7 +3,7 @@
 #include "tests/support.h"
 #include "data/idx.h"
 #include "data/image/image.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* table: CSV with quoted fields, folders of images, folders of class folders. */
 #include "data/csv.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "tests/support_data.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* clipc data index: writes NAME.tar.idx beside shards, so that training need not build it. */
 #include "data/index.h"
 #include "data/io/parallel.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "data/sources.h"
 #include "tools/commands.h"
 #include "tools/common.h"

@@ -2,7 +2,7 @@
  * JSON on stdout. */
 #ifndef TOOLS_COMMON_H
 #define TOOLS_COMMON_H
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "eval/encoder.h"
 #include "train/options.h"
 

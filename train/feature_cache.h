@@ -4,7 +4,7 @@
 #define TRAIN_FEATURE_CACHE_H
 #include "data/image/augment.h"
 #include "data/text/bpe.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "train/model/clip.h"
 #include "train/ranks/comm.h"
 

@@ -5,7 +5,7 @@
 #ifndef TRAIN_VALIDATE_H
 #define TRAIN_VALIDATE_H
 #include "data/text/bpe.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "train/checkpoint.h"
 #include "train/model/clip.h"
 #include "train/loss.h"

@@ -1,10 +1,10 @@
-/* shards: a data set as random access to samples, whatever it is stored in: WebDataset shards
+/* dataset: a data set as random access to samples, whatever it is stored in: WebDataset shards
  * (.tar, .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a folder of images with
  * a .txt beside each, a folder of class folders, a folder of shards. Sample numbers run 0 … count-1
  * in stored order, shard after shard. Streams (`pipe:command`, `-`) are copied or fed. Nothing is
  * ever written into the data's own folder. */
-#ifndef DATA_SHARDS_H
-#define DATA_SHARDS_H
+#ifndef DATA_DATASET_H
+#define DATA_DATASET_H
 #include "data/feed.h"
 
 typedef struct DatasetOptions {

@@ -2,7 +2,7 @@
  * files, zstd shards, threads. */
 #include "data/index.h"
 #include "data/io/parallel.h"
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "data/sources.h"
 #include "data/tarshard.h"
 #include "tests/support_data.h"

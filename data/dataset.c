@@ -1,4 +1,4 @@
-#include "data/shards.h"
+#include "data/dataset.h"
 #include "data/idx.h"
 #include "data/jsonl.h"
 #include "data/io/parallel.h"
