@@ -3,8 +3,7 @@
 #include "data/image/augment.h"
 #include "data/text/bpe.h"
 #include "data/io/crc32c.h"
-#include "train/checkpoint.h"
-#include "train/model/clip.h"
+#include "train/model/pretrained.h"
 
 #include <math.h>
 #include <omp.h>
@@ -34,7 +33,7 @@ struct Encoder {
 static void load_vocab(Encoder *e) {
     Error err;
     if (e->bpe) return;
-    char *path = e->vocab ? xstrdup(e->vocab) : checkpoint_vocab(e->checkpoint);
+    char *path = e->vocab ? xstrdup(e->vocab) : pretrained_vocab(e->checkpoint);
     if (!path) path = bpe_default_path();
     e->bpe = bpe_load(path, &err);
     if (!e->bpe) die("%s", err.text);
@@ -61,12 +60,12 @@ Encoder *encoder_open(const EncoderOptions *o) {
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
     Encoder *e = xcalloc(1, sizeof *e);
     e->k = kernels_open_choice(o->device, o->precision);
-    checkpoint_config(&e->config, o->checkpoint, o->model);
+    pretrained_config(&e->config, o->checkpoint, o->model);
     e->checkpoint = xstrdup(o->checkpoint);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */
     e->params = params_new(e->k, &e->config, false);
-    checkpoint_load_weights(o->checkpoint, e->params, &e->config);
+    pretrained_load(o->checkpoint, e->params, &e->config);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch};
     e->clip = clip_new(e->k, &e->config, e->params, &co);

@@ -74,7 +74,7 @@ static void test_round_trip(void **state) {
 
     char *latest = checkpoint_latest(dir), *folder = path_of(dir, "step_12");
     assert_string_equal(latest, folder);
-    char *in_folder = checkpoint_vocab(folder);
+    char *in_folder = pretrained_vocab(folder);
     assert_non_null(in_folder);
     char *text = test_read_file(in_folder, NULL);
     assert_string_equal(text, "merges");
@@ -85,7 +85,7 @@ static void test_round_trip(void **state) {
     assert_int_equal(c2.image.width, 4);
     assert_true(c2.has_logit_bias && c2.image_size == 6);
     Params *q = params_new(k, &c2, true);
-    checkpoint_load_weights(link, q, &c2);
+    pretrained_load(link, q, &c2);
     check_equal(p, p->master, q, q->master);
     assert_true(checkpoint_load_state(link, NULL, &t));
     assert_memory_equal(&s, &t, sizeof s);
@@ -115,7 +115,7 @@ static void test_same_name_again(void **state) {
     checkpoint_save(dir, "step_5", p, &c, &s, vocab);
     assert_int_equal(test_entries(dir, true), 0);
     assert_int_equal(test_entries(dir, false), 2);
-    char *folder = path_of(dir, "latest"), *found = checkpoint_vocab(folder);
+    char *folder = path_of(dir, "latest"), *found = pretrained_vocab(folder);
     assert_non_null(found);
     assert_true(checkpoint_load_state(folder, NULL, &t));
     assert_int_equal(t.seed, 9);
@@ -199,7 +199,7 @@ static void test_foreign_names_and_types(void **state) {
     const char *path = test_path("foreign.safetensors");
     write_foreign(path, p, NONE);
     params_init(p, &c, 1);
-    checkpoint_load_weights(path, p, &c);
+    pretrained_load(path, p, &c);
     for (size_t i = 0; i < p->count; i++) {
         float *x = get(p, p->master, p->list[i].name);
         bool bias = !strcmp(p->list[i].name, "logit_bias");
@@ -220,7 +220,7 @@ static void load(void *argument) {
     const Load *l = argument;
     ClipConfig c;
     Params *p = model(&c, l->g, l->n, l->bias, false);
-    checkpoint_load_weights(l->path, p, &c);
+    pretrained_load(l->path, p, &c);
 }
 
 static void test_wrong_tensors_are_named(void **state) {
@@ -267,7 +267,7 @@ static void check_resize(const Safetensors *golden, const char *kind, size_t fro
     assert_int_equal(old->count, params_find(p, name)->size);
     k->acc_set_f32(param_acc(p, params_find(p, name)), values, old->count);
     checkpoint_save(test_path("resize"), "step_1", p, &c, &(TrainState){0}, NULL);
-    checkpoint_load_weights(test_path("resize/step_1"), q, &d);
+    pretrained_load(test_path("resize/step_1"), q, &d);
     snprintf(key, sizeof key, "%s.%zu.%zu.new", kind, from, to);
     const Tensor *new = safetensors_find(golden, key);
     assert_non_null(new);
@@ -447,7 +447,7 @@ static void test_killed_while_saving(void **state) {
         ClipConfig c;
         Params *p = model(&c, 2, 5, false, true);
         TrainState s;
-        checkpoint_load_weights(latest, p, &c);
+        pretrained_load(latest, p, &c);
         assert_true(checkpoint_load_state(latest, p, &s));
         float *x = get(p, p->master, "logit_scale");
         assert_true(s.step == 1 || *x == (float)s.step);

@@ -3,7 +3,7 @@
  * refused by name. */
 #include "tests/support.h"
 #include "data/tensors/npy.h"
-#include "train/checkpoint.h"
+#include "train/model/pretrained.h"
 #include "train/model/hf_config.h"
 #include "train/model/weights.h"
 
@@ -245,11 +245,11 @@ static void test_preprocessor(void **state) {
     assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BILINEAR);
     assert_int_equal(c.eval_transform.resize_mode, RESIZE_SQUASH);
     clip_config_free(&c);
-    checkpoint_config(&c, test_path("hf"), MODEL); /* --model does not change it */
+    pretrained_config(&c, test_path("hf"), MODEL); /* --model does not change it */
     assert_near((double)c.eval_transform.mean[1], 0.25, 0);
     assert_int_equal(c.eval_transform.size, 8);
     clip_config_free(&c);
-    checkpoint_config(&c, GOLDEN "plain.pt", MODEL); /* none beside it */
+    pretrained_config(&c, GOLDEN "plain.pt", MODEL); /* none beside it */
     assert_near((double)c.eval_transform.mean[0], 0.48145466, 1e-7);
     clip_config_free(&c);
     clip_config_load(&c, GOLDEN "hf"); /* has none: CLIP's */

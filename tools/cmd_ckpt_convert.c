@@ -1,7 +1,7 @@
 /* clipc ckpt convert, mix, average: one new checkpoint out of one, two or several. */
 #include "data/text/bpe.h"
 #include "tools/commands.h"
-#include "train/checkpoint.h"
+#include "train/model/pretrained.h"
 #include "train/model/export.h"
 #include "train/options.h"
 
@@ -93,7 +93,7 @@ static void read_sum(void *context, size_t i, size_t first, size_t n, float *out
 /* malloc'd; NULL: none. open_clip's own folders have none, transformers' need one. */
 static char *find_vocab(const char *from, const ClipConfig *c) {
     if (vocab) return xstrdup(vocab);
-    char *own = checkpoint_vocab(from);
+    char *own = pretrained_vocab(from);
     if (own || format != EXPORT_HF) return own;
     if (c->vocab_size == 512 + BPE_MAX_MERGES + 2) return bpe_default_path();
     log_warn("no vocabulary of %zu entries: %s gets no tokenizer (give --vocab)", c->vocab_size,
@@ -105,7 +105,7 @@ static void write_sum(const Command *command, const StringList *paths, const dou
     ClipConfig config;
     Error err;
     if (!out) die_usage("clipc %s: --out is missing (what to write)", command->name);
-    checkpoint_config(&config, paths->items[0], model);
+    pretrained_config(&config, paths->items[0], model);
     size_t count;
     Param *list = params_describe(&config, &count);
     Sources s = {.count = paths->count};
@@ -125,7 +125,7 @@ static void write_sum(const Command *command, const StringList *paths, const dou
     s.share = xcalloc(s.count, sizeof *s.share);
     for (size_t k = 0; k < s.count; k++) {
         s.share[k] = share ? share[k] : 1.0 / (double)s.count;
-        checkpoint_open_weights(&s.weights[k], paths->items[k], &config, list, count);
+        pretrained_open(&s.weights[k], paths->items[k], &config, list, count);
     }
     if (!export_write(&e, &err)) die("%s", err.text);
     log_info("%s: written", out);

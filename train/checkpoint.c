@@ -17,7 +17,6 @@ enum { CHUNK = 1 << 18 }; /* elements on their way between device and file */
 static const char model_file[] = "open_clip_model.safetensors";
 static const char config_file[] = "open_clip_config.json";
 static const char state_file[] = "train_state.safetensors";
-static const char vocab_file[] = "vocab.bpe";
 static const char choices_file[] = "gpu_products.txt";
 static const char ema_folder[] = "ema";
 static const char state_format[] = "clipc-train-state-1";
@@ -159,7 +158,7 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
 static bool copy_vocab(const char *dir, const char *vocab_path, const char *to) {
     if (file_copy(vocab_path, to)) return true;
     if (errno != ENOENT) return false;
-    char *latest = xasprintf("%s/latest/%s", dir, vocab_file);
+    char *latest = xasprintf("%s/latest/%s", dir, PRETRAINED_VOCAB);
     bool ok = file_copy(latest, to);
     free(latest);
     return ok;
@@ -175,7 +174,7 @@ static bool write_folder(const char *dir, const char *folder, const Params *p, c
                          Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
     char *path[] = {folder_path(folder, model_file), folder_path(folder, config_file),
-                    folder_path(folder, state_file), folder_path(folder, vocab_file),
+                    folder_path(folder, state_file), folder_path(folder, PRETRAINED_VOCAB),
                     folder_path(folder, choices_file)};
     char *json = clip_config_to_json(c);
     bool ok = write_model(path[0], p, block, err);
@@ -233,17 +232,6 @@ void checkpoint_help_save(const Params *p) {
     shard_done(p);
 }
 
-char *checkpoint_vocab(const char *path) {
-    /* Hugging Face's has the form of open_clip's vocabulary */
-    static const char *const names[] = {vocab_file, "merges.txt"};
-    for (size_t i = 0; i < COUNT(names); i++) {
-        char *vocab = folder_beside(path, names[i]);
-        if (!access(vocab, R_OK)) return vocab;
-        free(vocab);
-    }
-    return NULL;
-}
-
 void checkpoint_load_choices(const char *path) {
     char *choices = folder_path(path, choices_file);
     Error err;
@@ -256,61 +244,10 @@ void checkpoint_load_choices(const char *path) {
 
 /* ---- loading ---- */
 
-void checkpoint_config(ClipConfig *c, const char *path, const char *model) {
-    clip_config_load(c, model ? model : path);
-    char *file = model && path ? clip_config_find(path) : NULL;
-    ClipConfig own;
-    Error err;
-    if (file && clip_config_read(&own, file, &err)) {
-        own.eval_transform.size = c->eval_transform.size;
-        c->eval_transform = own.eval_transform;
-        clip_config_free(&own);
-    }
-    free(file);
-}
-
-/* The wrong activation costs many points and nothing else shows it. */
-static void warn_of_activation(const char *path, const Weights *w, const ClipConfig *c) {
-    static const char *const names[] = {
-        [ACTIVATION_GELU] = "GELU", [ACTIVATION_QUICK_GELU] = "QuickGELU"};
-    ClipConfig own;
-    Error err;
-    char *config = clip_config_find(path);
-    Activation trained = c->activation;
-    if (config && clip_config_read(&own, config, &err)) {
-        trained = own.activation;
-        clip_config_free(&own);
-    } else if (w->openai) {
-        trained = ACTIVATION_QUICK_GELU;
-    }
-    free(config);
-    if (trained != c->activation)
-        log_warn("%s was trained with %s, the model %s computes %s: its features will be wrong; %s",
-                 path, names[trained], c->name, names[c->activation],
-                 trained == ACTIVATION_QUICK_GELU ? "give the --model whose name ends in -quickgelu"
-                                                  : "give the --model without -quickgelu");
-}
-
 /* A frozen tensor's average is itself. */
 static void load_average(const Weights *w, const Params *p) {
     for (size_t i = 0; i < p->tensors; i++)
         if (p->list[i].trainable) weight_load(&w->list[i], p, p->ema, &p->list[i]);
-}
-
-void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, const Param *list,
-                             size_t count) {
-    Error err;
-    if (!weights_open(w, path, &err) || !weights_fit(w, list, count, c->name, &err))
-        die("weights: %s", err.text);
-    warn_of_activation(path, w, c);
-}
-
-void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c) {
-    Weights w;
-    checkpoint_open_weights(&w, path, c, p->list, p->tensors);
-    for (size_t i = 0; i < p->tensors; i++) weight_load(&w.list[i], p, p->master, &p->list[i]);
-    weights_close(&w);
-    params_round(p);
 }
 
 static bool same_shape(const Tensor *t, const Param *q) {

@@ -4,7 +4,7 @@
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
 #include "train/model/params.h"
-#include "train/model/weights.h"
+#include "train/model/pretrained.h"
 
 enum { METRIC_NAME = 64 };
 
@@ -42,22 +42,9 @@ typedef struct TrainState {
 void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path);
 void checkpoint_help_save(const Params *p);
-/* Path of the vocabulary in a checkpoint folder (or beside a file of weights); malloc'd, NULL when
- * it has none. */
-char *checkpoint_vocab(const char *path);
 /* The ways of doing products that the checkpoint's run had chosen; warns where they do not hold
  * here. */
 void checkpoint_load_choices(const char *path);
-/* The architecture of --model, or without one (NULL) the checkpoint's own; mean, std and resizing
- * are the checkpoint's wherever it says them. Not both NULL. Dies where there is none. */
-void checkpoint_config(ClipConfig *c, const char *path, const char *model);
-/* Opens any checkpoint's weights as the model's parameters, in their order; dies where they do not
- * fit. Positional embeddings of another size are resized (spec 11); warns where they were trained
- * with another activation than c's. */
-void checkpoint_open_weights(Weights *w, const char *path, const ClipConfig *c, const Param *list,
-                             size_t count);
-/* The same into p. */
-void checkpoint_load_weights(const char *path, Params *p, const ClipConfig *c);
 /* Everything needed to go on: moments, moving average, LoRA's factors (p NULL: the TrainState
  * alone). False: no train state there. Dies on a damaged file. With p over ranks all of them call
  * it; rank 0 reads the file, the others leave s.

@@ -90,9 +90,9 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     if (l->comm->rank == 0) {
         params_init(p, l->config, state->seed);
         if (resume)
-            checkpoint_load_weights(resume, p, l->config);
+            pretrained_load(resume, p, l->config);
         else if (opt->pretrained)
-            checkpoint_load_weights(opt->pretrained, p, l->config);
+            pretrained_load(opt->pretrained, p, l->config);
     }
     comm_rank0_end(l->comm);
     if (p->comm) params_broadcast(p);

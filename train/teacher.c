@@ -1,6 +1,6 @@
 #include "train/teacher.h"
 
-#include "train/checkpoint.h"
+#include "train/model/pretrained.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +30,7 @@ Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained
                      const ClipConfig *student, size_t batch, size_t rows) {
     Teacher *t = xcalloc(1, sizeof *t);
     t->k = k;
-    checkpoint_config(&t->config, pretrained, model);
+    pretrained_config(&t->config, pretrained, model);
     check_inputs(&t->config, student, pretrained);
     t->params = params_new(k, &t->config, false);
     t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
@@ -41,7 +41,7 @@ Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained
 }
 
 void teacher_load(Teacher *t, const char *pretrained) {
-    checkpoint_load_weights(pretrained, t->params, &t->config);
+    pretrained_load(pretrained, t->params, &t->config);
     log_info("teacher %s: %zu parameters", pretrained, params_learned(t->params));
 }
 
@@ -50,7 +50,7 @@ void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
 size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
                      const ClipConfig *student, size_t batch, size_t rows, size_t *dim) {
     ClipConfig c;
-    checkpoint_config(&c, pretrained, model);
+    pretrained_config(&c, pretrained, model);
     check_inputs(&c, student, pretrained);
     Params *p = params_declare(k, &c, NULL);
     params_place(p, 1);

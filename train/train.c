@@ -106,7 +106,7 @@ static void load_config(Run *r) {
     if (r->resume)
         clip_config_load(&r->config, r->resume);
     else
-        checkpoint_config(&r->config, opt->pretrained, opt->model);
+        pretrained_config(&r->config, opt->pretrained, opt->model);
     if (opt->siglip && !r->config.has_logit_bias) {
         r->config.has_logit_bias = true;
         r->config.init_logit_scale = log(10.0);
@@ -128,7 +128,7 @@ static void open_data(Run *r) {
     if (opt->vocab)
         r->vocab_path = xstrdup(opt->vocab);
     else if (from)
-        r->vocab_path = checkpoint_vocab(from);
+        r->vocab_path = pretrained_vocab(from);
     if (!r->vocab_path) r->vocab_path = bpe_default_path();
     r->bpe = bpe_load(r->vocab_path, &err);
     if (!r->bpe) die("%s", err.text);

@@ -4,6 +4,7 @@
 #include "data/tensors/torchwriter.h"
 #include "data/io/folder.h"
 #include "train/model/hf_config.h"
+#include "train/model/pretrained.h"
 #include "train/model/weight_names.h"
 #include <errno.h>
 #include <libgen.h>
@@ -216,7 +217,7 @@ static bool write_hf(const Export *e, const char *folder, Error *err) {
 
 static bool write_open_clip(const Export *e, const char *folder, Error *err) {
     char *model = folder_path(folder, "open_clip_model.safetensors");
-    char *vocab = folder_path(folder, "vocab.bpe");
+    char *vocab = folder_path(folder, PRETRAINED_VOCAB);
     bool ok = write_weights(e, model, err) &&
               write_text(folder, "open_clip_config.json", clip_config_to_json(e->config), err) &&
               (!e->vocab || file_copy(e->vocab, vocab) ||

@@ -1,0 +1,67 @@
+#include "train/model/pretrained.h"
+
+#include "data/io/folder.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+void pretrained_config(ClipConfig *c, const char *path, const char *model) {
+    clip_config_load(c, model ? model : path);
+    char *file = model && path ? clip_config_find(path) : NULL;
+    ClipConfig own;
+    Error err;
+    if (file && clip_config_read(&own, file, &err)) {
+        own.eval_transform.size = c->eval_transform.size;
+        c->eval_transform = own.eval_transform;
+        clip_config_free(&own);
+    }
+    free(file);
+}
+
+/* The wrong activation costs many points and nothing else shows it. */
+static void warn_of_activation(const char *path, const Weights *w, const ClipConfig *c) {
+    static const char *const names[] = {
+        [ACTIVATION_GELU] = "GELU", [ACTIVATION_QUICK_GELU] = "QuickGELU"};
+    ClipConfig own;
+    Error err;
+    char *config = clip_config_find(path);
+    Activation trained = c->activation;
+    if (config && clip_config_read(&own, config, &err)) {
+        trained = own.activation;
+        clip_config_free(&own);
+    } else if (w->openai) {
+        trained = ACTIVATION_QUICK_GELU;
+    }
+    free(config);
+    if (trained != c->activation)
+        log_warn("%s was trained with %s, the model %s computes %s: its features will be wrong; %s",
+                 path, names[trained], c->name, names[c->activation],
+                 trained == ACTIVATION_QUICK_GELU ? "give the --model whose name ends in -quickgelu"
+                                                  : "give the --model without -quickgelu");
+}
+
+void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
+                     size_t count) {
+    Error err;
+    if (!weights_open(w, path, &err) || !weights_fit(w, list, count, c->name, &err))
+        die("weights: %s", err.text);
+    warn_of_activation(path, w, c);
+}
+
+void pretrained_load(const char *path, Params *p, const ClipConfig *c) {
+    Weights w;
+    pretrained_open(&w, path, c, p->list, p->tensors);
+    for (size_t i = 0; i < p->tensors; i++) weight_load(&w.list[i], p, p->master, &p->list[i]);
+    weights_close(&w);
+    params_round(p);
+}
+
+char *pretrained_vocab(const char *path) {
+    /* Hugging Face's has the form of open_clip's vocabulary */
+    static const char *const names[] = {PRETRAINED_VOCAB, "merges.txt"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *vocab = folder_beside(path, names[i]);
+        if (!access(vocab, R_OK)) return vocab;
+        free(vocab);
+    }
+    return NULL;
+}
