@@ -6,7 +6,7 @@
 #include "tests/support_ranks.h"
 #include "train/ranks/agree.h"
 #include "train/shard.h"
-#include "train/ranks/signals.h"
+#include "train/ranks/votes.h"
 #include "train/step.h"
 
 #include <stdio.h>
@@ -132,19 +132,19 @@ static void check_recorded(const Setup *setup) {
 
 /* ---- the rest ---- */
 
-static void check_signals(const Kernels *k) {
-    Signals *s = signals_new(k, comm);
-    double first = comm->rank, sum[SIGNALS];
-    NEED(signals_travel(s) == k->asynchronous);
+static void check_votes(const Kernels *k) {
+    Votes *v = votes_new(k, comm);
+    double first = comm->rank, sum[VOTES];
+    NEED(votes_deferred(v) == k->asynchronous);
     for (int round = 0; round < 3; round++) {
-        signals_say(s, (double[SIGNALS]){first, 0, 5});
-        signals_say(s, (double[SIGNALS]){0, 1, 7 + round});
-        signals_hear(s, sum);
-        NEED(sum[SIGNAL_STOP] == 1 && sum[SIGNAL_SAVE] == 0 && sum[SIGNAL_BAD] == 10);
-        signals_hear(s, sum);
-        NEED(sum[SIGNAL_STOP] == 0 && sum[SIGNAL_SAVE] == 2 && sum[SIGNAL_BAD] == 14 + 2 * round);
+        votes_cast(v, (double[VOTES]){first, 0, 5});
+        votes_cast(v, (double[VOTES]){0, 1, 7 + round});
+        votes_count(v, sum);
+        NEED(sum[VOTE_STOP] == 1 && sum[VOTE_SAVE] == 0 && sum[VOTE_BAD] == 10);
+        votes_count(v, sum);
+        NEED(sum[VOTE_STOP] == 0 && sum[VOTE_SAVE] == 2 && sum[VOTE_BAD] == 14 + 2 * round);
     }
-    signals_free(s);
+    votes_free(v);
 }
 
 /* Without a wait of the host in between. */
@@ -179,7 +179,7 @@ static int rank_main(size_t count) {
     comm = comm_open(COMM_AUTO, k, 30, 0);
     NEED(comm->size == 2);
     for (size_t i = 0; i < count; i++) check_recorded(&setups[i]);
-    check_signals(k);
+    check_votes(k);
     if (k->asynchronous) check_many(k);
     comm->close();
     return 0;

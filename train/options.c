@@ -290,6 +290,15 @@ uint64_t option_hash(const Option *o) {
     return h;
 }
 
+NamedHash *options_hashes(const Command *c) {
+    NamedHash *hashes = xcalloc(c->count, sizeof *hashes);
+    for (size_t i = 0; i < c->count; i++) {
+        const Option *o = &c->options[i];
+        hashes[i] = (NamedHash){o->name, strcmp(o->name, "config") ? option_hash(o) : 0};
+    }
+    return hashes;
+}
+
 void options_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);

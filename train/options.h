@@ -2,7 +2,7 @@
  * recipe, --help, and what a run folder records. Every command of tools/ has such a table. */
 #ifndef TRAIN_OPTIONS_H
 #define TRAIN_OPTIONS_H
-#include "kernels/base.h"
+#include "train/ranks/agree.h"
 #include <stdio.h>
 
 typedef enum {
@@ -59,8 +59,11 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
 void options_read_recipe(const Command *c, const char *path);
 /* Writes every option as a recipe that gives the same values again. */
 void options_write(const Command *c, const char *path);
-/* Of an option's name and value: two processes can compare what they were told. */
+/* Of an option's name and value. */
 uint64_t option_hash(const Option *o);
+/* Of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0: only
+ * what it says has to agree. */
+NamedHash *options_hashes(const Command *c);
 void options_help(const Command *c, FILE *out);
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);

@@ -8,7 +8,7 @@
 #include "train/memory.h"
 #include "train/plan.h"
 #include "train/sched.h"
-#include "train/ranks/signals.h"
+#include "train/ranks/votes.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/validate.h"
@@ -51,8 +51,8 @@ typedef struct Run {
     Watch watch;
     Sched sched;
     TrainLog *log; /* rank 0's; NULL elsewhere */
-    Signals *signals;
-    bool stop, save; /* what a rank asked for: of these, all hear at the same step */
+    Votes *votes;
+    bool stop, save; /* a rank voted for it: all ranks know at the same step */
     size_t global_batch;
     uint64_t steps_per_epoch, total_steps;
     TrainState state;
@@ -197,7 +197,7 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
                       .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                       .dataset = r->dataset_options,
                       .planning = planning};
-    r->signals = signals_new(r->k, l->comm);
+    r->votes = votes_new(r->k, l->comm);
     r->validation = validation_open(r->validators, r->validator_count, &view);
 }
 
@@ -209,7 +209,7 @@ static void plan_rest(void *run, const Learner *l) {
 static void close_rest(void *run) {
     Run *r = run;
     validation_close(r->validation);
-    signals_free(r->signals);
+    votes_free(r->votes);
 }
 
 static MemoryPlan memory_plan(Run *r, int ranks) {
@@ -331,36 +331,36 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
 
 /* A step that was asked for: what is known of it before its result is. */
 typedef struct Pending {
-    bool open, said; /* said: what the ranks said with it is not heard yet */
+    bool open, voted; /* voted: the votes cast with it are not counted yet */
     Batch **batches;
     StepMetrics metrics;
     double limit; /* of its loss */
 } Pending;
 
-static void say(Run *r, Pending *p, const LoaderStats *ls) {
+static void cast_votes(Run *r, Pending *p, const LoaderStats *ls) {
     bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
                    clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
-    double said[SIGNALS] = {stop_signal != 0, minutes, (double)ls->bad};
-    signals_say(r->signals, said);
+    double own[VOTES] = {stop_signal != 0, minutes, (double)ls->bad};
+    votes_cast(r->votes, own);
     if (minutes) r->last_save = clock_now();
-    p->said = true;
+    p->voted = true;
 }
 
-static void hear(Run *r, Pending *p) {
-    double sum[SIGNALS];
-    if (!p->said) return;
-    p->said = false;
-    signals_hear(r->signals, sum);
-    r->stop |= sum[SIGNAL_STOP] > 0;
-    r->save |= sum[SIGNAL_SAVE] > 0;
-    p->metrics.bad = (uint64_t)sum[SIGNAL_BAD];
+static void count_votes(Run *r, Pending *p) {
+    double sum[VOTES];
+    if (!p->voted) return;
+    p->voted = false;
+    votes_count(r->votes, sum);
+    r->stop |= sum[VOTE_STOP] > 0;
+    r->save |= sum[VOTE_SAVE] > 0;
+    p->metrics.bad = (uint64_t)sum[VOTE_BAD];
 }
 
 /* A signal before the first step: what there is, is saved all the same. */
 static bool stop_at_start(Run *r) {
     Pending none = {.open = false};
-    say(r, &none, &(LoaderStats){.bad = 0});
-    hear(r, &none);
+    cast_votes(r, &none, &(LoaderStats){.bad = 0});
+    count_votes(r, &none);
     if (!r->stop) return false;
     char name[48];
     snprintf(name, sizeof name, "step_%llu", (unsigned long long)r->state.step);
@@ -371,7 +371,7 @@ static bool stop_at_start(Run *r) {
 /* Waits for its result, judges and logs it. */
 static void finish_step(Run *r, Pending *p) {
     if (!p->open) return;
-    hear(r, p);
+    count_votes(r, p);
     StepMetrics *m = &p->metrics;
     StepResult res = step_result(r->learner.step);
     p->open = false;
@@ -411,7 +411,7 @@ static bool is_due(const Run *r) {
 }
 
 /* Where the device works on its own, the result of a step is taken while the next one runs, and
- * with it what the ranks said: a stop then acts one step later. Whether it ended before the last
+ * with it the votes: a stop then acts one step later. Whether it ended before the last
  * step, by a signal. */
 static bool run_steps(Run *r) {
     bool ends = false; /* what ends the loop has been saved */
@@ -433,8 +433,8 @@ static bool run_steps(Run *r) {
         }
         finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
-        say(r, now, &ls);
-        if (!signals_travel(r->signals)) hear(r, now);
+        cast_votes(r, now, &ls);
+        if (!votes_deferred(r->votes)) count_votes(r, now);
         double dt = clock_now() - t0;
         now->metrics.samples_per_s = (double)r->global_batch / dt;
         now->metrics.data_wait = (ls.wait_seconds - waited) / dt;
@@ -470,7 +470,9 @@ static void describe(const Run *r) {
 
 /* Before anything is computed: rank 0 looks where the run stands, all hear it. */
 static void start_run(Run *r) {
-    agree_on_start(r->comm, &train_command);
+    NamedHash *hashes = options_hashes(&train_command);
+    agree_on_start(r->comm, hashes, train_command.count);
+    free(hashes);
     r->state.seed = (uint64_t)opt->seed;
     comm_rank0_begin(r->comm);
     if (writes(r)) find_run(r);

@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n) {
     const unsigned char *b = bytes;
@@ -38,19 +37,16 @@ void agree_on(const Comm *c, const char *what, uint64_t hash) {
         comm_die(c, "rank %d has another %s than rank 0: all ranks need the same", other, what);
 }
 
-void agree_on_start(const Comm *c, const Command *command) {
+void agree_on_start(const Comm *c, const NamedHash *options, size_t count) {
     if (c->size == 1) return;
     agree_on(c, "clipc program", hash_file("/proc/self/exe"));
     uint64_t all = 0;
-    for (size_t i = 0; i < command->count; i++) {
-        uint64_t h = option_hash(&command->options[i]);
-        if (strcmp(command->options[i].name, "config")) all = hash_bytes(all, &h, sizeof h);
-    }
+    for (size_t i = 0; i < count; i++)
+        all = hash_bytes(all, &options[i].hash, sizeof options[i].hash);
     if (!first_other(c, all)) return;
-    for (size_t i = 0; i < command->count; i++) {
-        const Option *o = &command->options[i];
+    for (size_t i = 0; i < count; i++) {
         char what[80];
-        snprintf(what, sizeof what, "--%s", o->name);
-        if (strcmp(o->name, "config")) agree_on(c, what, option_hash(o));
+        snprintf(what, sizeof what, "--%s", options[i].name);
+        agree_on(c, what, options[i].hash);
     }
 }

@@ -1,13 +1,16 @@
-/* agree: are all ranks about to do the same? Before the first step hashes are exchanged; a rank
- * that differs from rank 0 is named together with what differs, and all ranks end. Called by
- * train.c. */
+/* agree: are all ranks about to do the same? Before the first step ranks exchange hashes; if one
+ * differs from rank 0's, all ranks exit with an error that names the rank and what differs. */
 #ifndef TRAIN_RANKS_AGREE_H
 #define TRAIN_RANKS_AGREE_H
 #include "train/ranks/comm.h"
-#include "train/options.h"
 
-/* The program and every option but those that may differ (`config`: what it says is compared). */
-void agree_on_start(const Comm *c, const Command *command);
+typedef struct NamedHash {
+    const char *name;
+    uint64_t hash;
+} NamedHash;
+
+/* The program, and the values of options by their names without "--". */
+void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
 /* One more thing, named `what` ("the data set"). */
 void agree_on(const Comm *c, const char *what, uint64_t hash);
 /* FNV-1a of bytes, to go on from `hash` (0: a fresh start); of a file (0 where it cannot be read).

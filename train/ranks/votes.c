@@ -1,0 +1,68 @@
+#include "train/ranks/votes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPEN = 2 };
+
+struct Votes {
+    const Kernels *k;
+    const Comm *comm;
+    acc *sums;  /* device [VOTES] */
+    char *host; /* [OPEN, VOTES] acc: on their way to the device and back */
+    double alone[OPEN][VOTES];
+    Mark *back[OPEN];
+    uint64_t cast, counted;
+};
+
+Votes *votes_new(const Kernels *k, const Comm *comm) {
+    Votes *v = xcalloc(1, sizeof *v);
+    v->k = k;
+    v->comm = comm;
+    if (comm->size == 1) return v;
+    v->sums = k->alloc(VOTES * k->acc_size);
+    v->host = k->host_alloc(OPEN * VOTES * k->acc_size);
+    for (size_t i = 0; i < OPEN; i++) v->back[i] = k->mark_new();
+    return v;
+}
+
+void votes_free(Votes *v) {
+    if (!v) return;
+    v->k->sync();
+    for (size_t i = 0; i < OPEN && v->comm->size > 1; i++) v->k->mark_free(v->back[i]);
+    v->k->host_release(v->host);
+    v->k->release(v->sums);
+    free(v);
+}
+
+bool votes_deferred(const Votes *v) { return v->comm->size > 1 && v->k->asynchronous; }
+
+void votes_cast(Votes *v, const double own[VOTES]) {
+    const Kernels *k = v->k;
+    size_t place = v->cast++ % OPEN, bytes = VOTES * k->acc_size;
+    char *host = v->host + place * bytes;
+    assert(v->cast - v->counted <= OPEN);
+    if (v->comm->size == 1) {
+        memcpy(v->alone[place], own, sizeof v->alone[place]);
+        return;
+    }
+    for (size_t i = 0; i < VOTES; i++) acc_put(k, host, i, own[i]);
+    k->upload_start(QUEUE_COMPUTE, v->sums, host, bytes);
+    v->comm->all_reduce_sum(v->sums, VOTES);
+    k->download_start(QUEUE_COMPUTE, host, v->sums, bytes);
+    k->mark_set(v->back[place], QUEUE_COMPUTE);
+}
+
+void votes_count(Votes *v, double sum[VOTES]) {
+    const Kernels *k = v->k;
+    size_t place = v->counted++ % OPEN;
+    assert(v->counted <= v->cast);
+    if (v->comm->size == 1) {
+        memcpy(sum, v->alone[place], sizeof v->alone[place]);
+        return;
+    }
+    k->mark_wait(v->back[place]);
+    v->comm->check();
+    for (size_t i = 0; i < VOTES; i++)
+        sum[i] = acc_value(k, v->host + place * VOTES * k->acc_size, i);
+}
