@@ -1,5 +1,5 @@
-/* log: what a run reports: metrics.jsonl and TensorBoard events in the run folder, a progress line
- * on stderr. Only train.c calls it. */
+/* log: reports a run: metrics.jsonl and TensorBoard events in the run folder, a progress line on
+ * stderr. */
 #ifndef TRAIN_LOG_H
 #define TRAIN_LOG_H
 #include "train/validate.h"
