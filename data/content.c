@@ -3,21 +3,12 @@
 #include <stdlib.h>
 
 typedef struct ContentSlot {
-    ContentHash hash;
+    Hash128 hash;
     uint64_t number; /* + 1; 0: empty */
 } ContentSlot;
 
-ContentHash content_hash(const void *bytes, size_t n) {
-    typedef unsigned __int128 u128;
-    const uint8_t *b = bytes;
-    const u128 prime = (u128)1 << 88 | 0x13b;
-    u128 h = (u128)0x6c62272e07bb0142u << 64 | 0x62b821756295c58du;
-    for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * prime;
-    return (ContentHash){(uint64_t)(h >> 64), (uint64_t)h};
-}
-
 /* Where h stands, or the empty slot it would take. */
-static ContentSlot *find(const ContentSet *s, ContentHash h) {
+static ContentSlot *find(const ContentSet *s, Hash128 h) {
     size_t at = (size_t)h.low & (s->capacity - 1);
     for (;; at = (at + 1) & (s->capacity - 1)) {
         ContentSlot *slot = &s->slots[at];
@@ -34,7 +25,7 @@ static void grow(ContentSet *s) {
     free(old.slots);
 }
 
-bool content_set_add(ContentSet *s, ContentHash h, uint64_t number, uint64_t *earlier) {
+bool content_set_add(ContentSet *s, Hash128 h, uint64_t number, uint64_t *earlier) {
     if (s->count * 4 >= s->capacity * 3) grow(s);
     ContentSlot *slot = find(s, h);
     if (slot->number) {

@@ -1,6 +1,7 @@
 #include "data/index.h"
 #include "data/tar.h"
 #include "data/io/writer.h"
+#include "kernels/hash.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -20,12 +21,6 @@ enum { HEADER = 104, VERSION = 1, FRAME = 16, SAMPLE = 8, MEMBER = 24 };
 static const char MAGIC[8] = "clipcidx";
 /* What one shard may hold: bounds the memory that a hostile one can take. */
 enum { MEMBERS_MAX = 1 << 24, STRINGS_MAX = 1 << 29 };
-
-uint64_t fnv_hash(uint64_t h, const void *bytes, size_t n) {
-    const uint8_t *b = bytes;
-    for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 0x100000001b3u;
-    return h;
-}
 
 static void put32(uint8_t *b, uint32_t v) {
     for (int i = 0; i < 4; i++) b[i] = (uint8_t)(v >> 8 * i);

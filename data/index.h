@@ -42,10 +42,6 @@ typedef struct Index {
     size_t sample_capacity, member_capacity, string_capacity; /* while it is built */
 } Index;
 
-/* FNV-1a, 64 bits, of n bytes more; the first h is FNV_START. */
-#define FNV_START 0xcbf29ce484222325u
-uint64_t fnv_hash(uint64_t h, const void *bytes, size_t n);
-
 /* Which members make a sample usable: an image, and a caption that is not blank. */
 typedef struct IndexKeys {
     char *images;  /* ";"-separated, first one present */

@@ -6,6 +6,7 @@
 #include "data/image/resize.h"
 #include "data/tar.h"
 #include "data/io/writer.h"
+#include "kernels/hash.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ typedef struct Item {
     char *text, *json;
     size_t text_size, json_size, characters;
     int label;
-    ContentHash hash; /* of the image as it came */
+    Hash128 hash; /* of the image as it came */
     Error why;
 } Item;
 
@@ -180,7 +181,7 @@ static Verdict judge(Scratch *s, Item *item, Packer *p, size_t index) {
         return UNREADABLE;
     }
     if (o->dedup) {
-        item->hash = content_hash(sample->image, sample->image_size);
+        item->hash = fnv_hash128(sample->image, sample->image_size);
         error_set(&item->why, "%s: the same picture as an earlier one", sample->key);
     }
     keep_sample(item, sample);

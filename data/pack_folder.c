@@ -82,7 +82,7 @@ static bool read_hashes(const PackFolder *f, PackState *s, Error *err) {
     size_t size, want = size_mul(s->added_count, sizeof *s->added);
     if (!want) return true;
     if (!file_read_all(f->hashes, &bytes, &size, SIZE_MAX / 2, err)) return false;
-    s->added = (ContentHash *)(void *)bytes;
+    s->added = (Hash128 *)(void *)bytes;
     if (size < want) return error_set(err, "%s: cut: --force begins again", f->hashes);
     if (truncate(f->hashes, (off_t)want) != 0)
         return error_set(err, "%s: %s", f->hashes, strerror(errno));

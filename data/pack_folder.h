@@ -18,8 +18,8 @@ typedef struct PackFolder {
 typedef struct PackState {
     size_t next; /* the first sample that was not looked at */
     PackReport report;
-    json_t *sizes;      /* of the shards, by name */
-    ContentHash *added; /* of images, all in order; dedup only */
+    json_t *sizes;  /* of the shards, by name */
+    Hash128 *added; /* of images, all in order; dedup only */
     size_t added_count;
 } PackState;
 

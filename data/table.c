@@ -3,6 +3,7 @@
 #include "data/index.h"
 #include "data/sources.h"
 #include "data/io/stream.h"
+#include "kernels/hash.h"
 
 #include <stdlib.h>
 #include <string.h>

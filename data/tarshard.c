@@ -1,6 +1,7 @@
 #include "data/tarshard.h"
 #include "data/io/pipe.h"
 #include "data/io/writer.h"
+#include "kernels/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,7 @@
 #include "eval/classes.h"
 
 #include "data/index.h"
+#include "kernels/hash.h"
 
 #include <ctype.h>
 #include <jansson.h>

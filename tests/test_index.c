@@ -2,6 +2,7 @@
 #include "data/index.h"
 #include "data/tar.h"
 #include "tests/support_data.h"
+#include "kernels/hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,6 +5,7 @@
 #include "data/index.h"
 #include "kernels/rng.h"
 #include "tests/support_data.h"
+#include "kernels/hash.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -8,6 +8,7 @@
 #include "train/shard.h"
 #include "train/ranks/votes.h"
 #include "train/step.h"
+#include "kernels/hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,7 +109,7 @@ static Trained train(const Setup *setup, bool graphs) {
     Trained result = {.size = p->learning};
     run_steps(s, &c, graphs, result.results);
     result.weights = host_copy(k, shard_whole_masters(p), p->learning);
-    agree_on(comm, "weights", hash_bytes(0, result.weights, p->learning * sizeof(double)));
+    agree_on(comm, "weights", fnv_hash(FNV_START, result.weights, p->learning * sizeof(double)));
     step_free(s);
     optim_free(optim);
     clip_free(clip);

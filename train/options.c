@@ -1,4 +1,5 @@
 #include "train/options.h"
+#include "kernels/hash.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -284,8 +285,7 @@ uint64_t option_hash(const Option *o) {
     fprintf(f, "%s %d ", o->name, is_empty(o));
     if (!is_empty(o)) print_value(o, f);
     if (fclose(f)) die("out of memory");
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    uint64_t h = fnv_hash(FNV_START, text, n);
     free(text);
     return h;
 }

@@ -1,6 +1,6 @@
 #include "train/step.h"
 
-#include "train/ranks/agree.h"
+#include "kernels/hash.h"
 #include "train/model/fp8.h"
 #include "train/shard.h"
 #include "train/uploads.h"
@@ -159,8 +159,8 @@ void step_limit_loss(Step *s, double most) {
 /* Pairs belong together whose class label is the same or, without labels, whose tokens are. */
 static uint64_t group_of(const Batch *b, size_t i) {
     if (b->label && b->label[i] >= 0) return (uint64_t)b->label[i];
-    return hash_bytes(0, b->ids + b->start[i],
-                      (size_t)(b->start[i + 1] - b->start[i]) * sizeof *b->ids);
+    return fnv_hash(FNV_START, b->ids + b->start[i],
+                    (size_t)(b->start[i + 1] - b->start[i]) * sizeof *b->ids);
 }
 
 /* Which pairs belong together, and the teacher's features. */

@@ -13,6 +13,7 @@
 #include "train/train_options.h"
 #include "train/validate.h"
 #include "train/ranks/watchdog.h"
+#include "kernels/hash.h"
 
 #include <errno.h>
 #include <math.h>
@@ -141,10 +142,10 @@ static void open_data(Run *r) {
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
     comm_rank0_end(r->comm);
     agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
-    uint64_t shards = 0;
+    uint64_t shards = FNV_START;
     for (size_t i = 0; i <= dataset_shards(r->data); i++) {
         size_t start = dataset_shard_start(r->data, i);
-        shards = hash_bytes(shards, &start, sizeof start);
+        shards = fnv_hash(shards, &start, sizeof start);
     }
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
 
@@ -487,7 +488,7 @@ static void start_run(Run *r) {
     comm_rank0_end(r->comm);
     learner_check_options(&r->config);
     char *json = clip_config_to_json(&r->config);
-    agree_on(r->comm, "model configuration", hash_bytes(0, json, strlen(json)));
+    agree_on(r->comm, "model configuration", fnv_hash(FNV_START, json, strlen(json)));
     free(json);
 }
 

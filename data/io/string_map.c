@@ -1,17 +1,13 @@
 #include "data/io/string_map.h"
+#include "kernels/hash.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t fnv1a(const char *s) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *s; s++) h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    return h ^ h >> 32;
-}
-
 /* Where s stands, or the empty slot where it would. */
 static uint32_t *find_slot(const StringMap *m, const char *s) {
-    size_t at = fnv1a(s) & (m->slot_count - 1);
+    uint64_t hash = fnv_hash(FNV_START, s, strlen(s));
+    size_t at = (hash ^ hash >> 32) & (m->slot_count - 1);
     while (m->slots[at] && strcmp(m->strings[m->slots[at] - 1], s) != 0)
         at = (at + 1) & (m->slot_count - 1);
     return &m->slots[at];

@@ -5,6 +5,7 @@
 #include "data/text/codepoints.h"
 #include "data/io/lines.h"
 #include "data/text/text.h"
+#include "kernels/hash.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -51,14 +52,9 @@ typedef struct Trainer {
 
 /* ---- words ---- */
 
-static uint64_t hash_bytes(const char *s, size_t n) {
-    uint64_t h = 0xCBF29CE484222325u;
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * 0x100000001B3u;
-    return h ^ h >> 29;
-}
-
 static uint32_t *word_slot(const Trainer *t, const char *s, size_t n) {
-    for (uint64_t h = hash_bytes(s, n);; h++) {
+    uint64_t hash = fnv_hash(FNV_START, s, n);
+    for (uint64_t h = hash ^ hash >> 29;; h++) {
         uint32_t *slot = &t->word_slots[h & (t->word_slot_count - 1)];
         if (*slot == 0) return slot;
         const Word *w = &t->words[*slot - 1];

@@ -1,5 +1,6 @@
 /* Any bytes as an index file whose sums are right: refused, or every number in it can be used. */
 #include "data/index.h"
+#include "kernels/hash.h"
 
 #include <stdlib.h>
 #include <string.h>

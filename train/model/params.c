@@ -3,6 +3,7 @@
 #include "train/model/fp8.h"
 
 #include "kernels/rng.h"
+#include "kernels/hash.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -271,12 +272,8 @@ static Init init_of(const Param *q, const ClipConfig *c) {
     return normal(1 / (image ? d : w));
 }
 
-/* FNV-1a: a tensor's draws depend on its name, not on its place in the list. */
-static uint64_t name_hash(const char *s) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *s; s++) h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    return h;
-}
+/* A tensor's draws depend on its name, not on its place in the list. */
+static uint64_t name_hash(const char *s) { return fnv_hash(FNV_START, s, strlen(s)); }
 
 void params_init(Params *p, const ClipConfig *c, uint64_t seed) {
     double *values = xmalloc(CHUNK * sizeof *values);

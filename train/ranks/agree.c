@@ -1,21 +1,15 @@
 #include "train/ranks/agree.h"
+#include "kernels/hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n) {
-    const unsigned char *b = bytes;
-    uint64_t h = hash ? hash : 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 0x100000001b3u;
-    return h;
-}
 
 uint64_t hash_file(const char *path) {
     FILE *f = fopen(path, "rb");
     if (!f) return 0;
     unsigned char chunk[1 << 16];
-    uint64_t h = 0;
-    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) h = hash_bytes(h, chunk, n);
+    uint64_t h = FNV_START;
+    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) h = fnv_hash(h, chunk, n);
     fclose(f);
     return h;
 }
@@ -40,9 +34,9 @@ void agree_on(const Comm *c, const char *what, uint64_t hash) {
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count) {
     if (c->size == 1) return;
     agree_on(c, "clipc program", hash_file("/proc/self/exe"));
-    uint64_t all = 0;
+    uint64_t all = FNV_START;
     for (size_t i = 0; i < count; i++)
-        all = hash_bytes(all, &options[i].hash, sizeof options[i].hash);
+        all = fnv_hash(all, &options[i].hash, sizeof options[i].hash);
     if (!first_other(c, all)) return;
     for (size_t i = 0; i < count; i++) {
         char what[80];

@@ -1,6 +1,6 @@
 #include "train/ranks/node.h"
 
-#include "train/ranks/agree.h"
+#include "kernels/hash.h"
 #include "train/ranks/watchdog.h"
 
 #include <fcntl.h>
@@ -26,7 +26,7 @@ static uint64_t node_key(void) {
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
     if (f && !fgets(boot, sizeof boot, f)) *boot = 0;
     if (f) fclose(f);
-    return hash_bytes(hash_bytes(0, name, strlen(name)), boot, strlen(boot));
+    return fnv_hash(fnv_hash(FNV_START, name, strlen(name)), boot, strlen(boot));
 }
 
 static void share_cpus(const Member *all, int size, int rank) {
@@ -65,7 +65,7 @@ void node_join(const Comm *c) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     int64_t seed[3] = {getpid(), t.tv_sec, t.tv_nsec};
-    Member mine = {.node = node_key(), .token = hash_bytes(0, seed, sizeof seed)};
+    Member mine = {.node = node_key(), .token = fnv_hash(FNV_START, seed, sizeof seed)};
     if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus)) CPU_ZERO(&mine.cpus);
     Member *all = xcalloc((size_t)c->size, sizeof *all);
     c->gather_bytes(all, &mine, sizeof mine);
