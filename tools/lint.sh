@@ -12,15 +12,19 @@ complain() {
 
 mapfile -t sources < <(git ls-files '*.c' '*.h')
 
-# layers: kernels <- data <- train <- eval <- tools, tests
+# layers: kernels <- data <- train/ranks <- train/model <- eval <- train <- tools, tests
 up() { # folder, forbidden folders
     hits=$(git grep -nE "#include \"($2)/" -- "$1" || true)
     [ -z "$hits" ] || complain "$1/ includes a higher layer" "$hits"
 }
 up kernels 'data|train|eval|tools|tests'
 up data 'train|eval|tools|tests'
-up train 'eval|tools|tests'
+up train/ranks 'train/model|eval|tools|tests'
+up train/model 'eval|tools|tests'
 up eval 'tools|tests'
+up train 'tools|tests'
+hits=$(git grep -nE '#include "train/[a-z_]+\.h"' -- train/ranks train/model eval | grep -v '"train/options\.h"' || true)
+[ -z "$hits" ] || complain "what lies below the training loop includes it" "$hits"
 hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|hash|rng)\.h' || true)
 [ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h, hash.h and rng.h" "$hits"
 for backend in ref cpu cuda; do

@@ -59,8 +59,6 @@ typedef struct Run {
     TrainState state;
     double last_save; /* or when it was last asked for by the clock */
     uint64_t skipped_in_a_row;
-    const Validator *const *validators;
-    size_t validator_count;
     Validation *validation; /* NULL: nothing is measured */
     bool stopped_early;
 } Run;
@@ -199,7 +197,7 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
                       .dataset = r->dataset_options,
                       .planning = planning};
     r->votes = votes_new(r->k, l->comm);
-    r->validation = validation_open(r->validators, r->validator_count, &view);
+    r->validation = validation_open(validators, VALIDATORS, &view);
 }
 
 static void plan_rest(void *run, const Learner *l) {
@@ -569,11 +567,9 @@ static void train(Run *r) {
     learner_close(&r->learner);
 }
 
-int train_main(const Validator *const *validators, size_t count) {
+int train_main(void) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
-    r->validators = validators;
-    r->validator_count = count;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
     signal(SIGINT, on_signal);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const Validator *const validators[VALIDATORS] = {&validate_pairs, &validate_zeroshot};
+
 typedef struct Opened {
     const Validator *what;
     void *self;

@@ -1,7 +1,5 @@
-/* validate: what is measured of a model while it trains. Those who measure live above train/
- * (eval/) and are handed to train_main as Validators; this file asks each when it is due, and
- * judges by one metric which step was the best and when to stop. Called by train.c; eval/
- * implements Validator. */
+/* validate: measurements of a model while it trains. A table of Validators; each runs when it is
+ * due, and one metric decides which step is the best and when to stop. */
 #ifndef TRAIN_VALIDATE_H
 #define TRAIN_VALIDATE_H
 #include "data/text/bpe.h"
@@ -57,6 +55,10 @@ typedef struct Validator {
     void (*run)(void *self, const TrainView *v, Metrics *m);
     void (*close)(void *self);
 } Validator;
+
+enum { VALIDATORS = 2 };
+extern const Validator validate_pairs, validate_zeroshot;
+extern const Validator *const validators[VALIDATORS];
 
 typedef struct Validation Validation;
 /* Opens those that are wanted; NULL where none is. */

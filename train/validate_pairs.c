@@ -1,4 +1,7 @@
-#include "eval/validation.h"
+/* Held-out pairs: --val-data every --val-frequency steps: val/loss (mean over batches of the
+ * training's size, weighted by their pairs), and recalls in both directions:
+ * val/image_to_text_R@1, … , val/text_to_image_median_rank. */
+#include "train/validate.h"
 
 #include "eval/features.h"
 #include "eval/retrieval.h"
@@ -118,9 +121,9 @@ static void pairs_run(void *self, const TrainView *v, Metrics *m) {
     features_free(&f);
 }
 
-const Validator validation_pairs = {.wanted = pairs_wanted,
-                                    .open = pairs_open,
-                                    .plan = pairs_plan,
-                                    .due = pairs_due,
-                                    .run = pairs_run,
-                                    .close = pairs_close};
+const Validator validate_pairs = {.wanted = pairs_wanted,
+                                  .open = pairs_open,
+                                  .plan = pairs_plan,
+                                  .due = pairs_due,
+                                  .run = pairs_run,
+                                  .close = pairs_close};

@@ -1,4 +1,7 @@
-#include "eval/zeroshot_validation.h"
+/* Zero-shot accuracy on ImageNet or another labelled set, as open_clip's --imagenet-val: at the end
+ * of every --zeroshot-frequency epochs and every --zeroshot-frequency-steps steps:
+ * val/imagenet-zeroshot-val-top1, -top5, -mean_per_class_recall. */
+#include "train/validate.h"
 
 #include "eval/zeroshot_report.h"
 #include "train/ranks/agree.h"
@@ -93,9 +96,9 @@ static void task_close(void *self) {
     free(t);
 }
 
-const Validator validation_zeroshot = {.wanted = task_wanted,
-                                       .open = task_open,
-                                       .plan = task_plan,
-                                       .due = task_due,
-                                       .run = task_run,
-                                       .close = task_close};
+const Validator validate_zeroshot = {.wanted = task_wanted,
+                                     .open = task_open,
+                                     .plan = task_plan,
+                                     .due = task_due,
+                                     .run = task_run,
+                                     .close = task_close};
