@@ -328,6 +328,55 @@ static void test_strides(void **state) {
     torchfile_close(&f);
 }
 
+/* Shape and strides as lists that grow, through the memo, after the tensor was made of them. */
+static void test_lists_that_grow(void **state) {
+    (void)state;
+    char pickle[400];
+    TorchFile f;
+    Error err = {""};
+    size_t n = tensor_pickle(pickle, "FloatStorage", 6, 0, "]q\5(K\2K\3e", "]q\6(K\3K\1e") - 1;
+    static const char grow[] = "h\5(K\1K\1e0h\6(X\1\0\0\0se0.";
+    memcpy(pickle + n, grow, sizeof grow - 1);
+    n += sizeof grow - 1;
+    if (!torchfile_open(&f, torch_archive(pickle, n, six, sizeof six, "little"), &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(f.tensors[0].ndim, 2);
+    assert_int_equal(f.tensors[0].shape[0], 2);
+    assert_int_equal(f.tensors[0].shape[1], 3);
+    float x[6];
+    assert_true(tensor_read_f32(&f.tensors[0], 0, 6, x));
+    assert_memory_equal(x, six, sizeof x);
+    torchfile_close(&f);
+}
+
+/* Many names of one tensor whose elements must be laid out anew: copies are bounded by the file. */
+static void test_views_are_bounded(void **state) {
+    (void)state;
+    enum { SIDE = 32, VIEWS = 40 };
+    static float square[SIDE * SIDE];
+    char pickle[2000] = P2 "}(";
+    size_t n = 4;
+    for (int i = 0; i < VIEWS; i++) {
+        n += (size_t)sprintf(pickle + n, "X%c%c%c%c%c", 1, 0, 0, 0, '0' + i);
+        if (i) {
+            n += (size_t)sprintf(pickle + n, "h%c", 7);
+            continue;
+        }
+        char made[400];
+        size_t m = tensor_pickle(made, "FloatStorage", 0, 0, "K K \x86", "K\1K \x86");
+        memcpy(pickle + n, made + 9, m - 11); /* without the dictionary around it */
+        char *elements = memmem(pickle + n, m, "cpuK\0", 5);
+        assert_non_null(elements);
+        memmove(elements + 6, elements + 5, m);
+        memcpy(elements + 3, "M\0\4", 3); /* 1024 */
+        n += m - 10;
+        n += (size_t)sprintf(pickle + n, "q%c", 7);
+    }
+    memcpy(pickle + n, "u.", 2);
+    torch_refused(torch_archive(pickle, n + 2, square, sizeof square, "little"),
+                  "take more than the file");
+}
+
 static void test_tensors_refused(void **state) {
     (void)state;
     static const struct {
@@ -395,6 +444,8 @@ int main(void) {
         cmocka_unit_test(test_zip),
         cmocka_unit_test(test_zip64),
         cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_lists_that_grow),
+        cmocka_unit_test(test_views_are_bounded),
         cmocka_unit_test(test_tensors_refused),
         cmocka_unit_test(test_archives_refused),
     };

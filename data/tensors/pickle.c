@@ -280,8 +280,16 @@ static bool make_tensor(Reader *r, const PickleValue *args) {
     if (args->count < 4 || a[0]->kind != PICKLE_STORAGE || !is_index(a[1]) || !is_shape(a[2]) ||
         !is_shape(a[3]) || a[2]->count != a[3]->count)
         return FAIL(r, "pickle: a tensor is not described as it must be");
+    size_t n = a[2]->count;
+    if (!may_copy(r, 2 * n)) return false;
+    PickleTensor *t = xmalloc(sizeof *t + 2 * n * sizeof *t->sizes);
+    *t = (PickleTensor){.storage = a[0], .offset = (size_t)a[1]->integer, .ndim = n};
+    for (size_t d = 0; d < n; d++) {
+        t->sizes[d] = (size_t)a[2]->items[d]->integer;
+        t->sizes[n + d] = (size_t)a[3]->items[d]->integer;
+    }
     PickleValue *v = new_value(r, PICKLE_TENSOR);
-    for (int i = 0; i < 4; i++) append(v, a[i]);
+    v->tensor = t;
     push(r, v);
     return true;
 }
@@ -541,6 +549,7 @@ bool pickle_parse(Pickle *p, const unsigned char *bytes, size_t n, Error *err) {
 void pickle_free(Pickle *p) {
     for (PickleValue *v = p->all, *next; v; v = next) {
         next = v->next;
+        if (v->kind == PICKLE_TENSOR) free(v->tensor);
         free(v->text);
         free(v->items);
         free(v);

@@ -18,16 +18,25 @@ typedef enum {
     PICKLE_DICT,    /* items: key, value, key, value … */
     PICKLE_NAME,    /* a class or function of the list: text "torch FloatStorage" */
     PICKLE_STORAGE, /* text: its key; name: its class; integer: elements */
-    PICKLE_TENSOR,  /* items: storage, offset, shape, strides */
+    PICKLE_TENSOR,  /* tensor */
     PICKLE_OBJECT   /* a TorchScript module; items: attribute, value … */
 } PickleKind;
 
 typedef struct PickleValue PickleValue;
+
+/* Copied when the tensor is made: the lists that described it may still grow. */
+typedef struct PickleTensor {
+    const PickleValue *storage;
+    size_t offset, ndim; /* in elements */
+    size_t sizes[];      /* shape[ndim], strides[ndim] */
+} PickleTensor;
+
 struct PickleValue {
     PickleKind kind;
     union {
         int64_t integer; /* of a bool too */
         double number;
+        PickleTensor *tensor;
     };
     char *text; /* UTF-8, without NUL */
     const char *name;

@@ -23,7 +23,7 @@ typedef struct Walk {
     TorchFile *f;
     const char *root; /* the archive's folder */
     char name[MAX_NAME];
-    size_t visits, room;
+    size_t visits, room, gathered;
     Error *err;
 } Walk;
 
@@ -85,28 +85,27 @@ static const void *gather(TorchFile *f, const Tensor *t, const size_t *stride,
     return to;
 }
 
-static bool read_shape(Tensor *t, size_t *stride, const PickleValue *v) {
-    const PickleValue *shape = v->items[2], *strides = v->items[3];
-    if (shape->count > COUNT(t->shape)) return false;
-    t->ndim = (int)shape->count;
+static bool read_shape(Tensor *t, size_t *stride, const PickleTensor *p) {
+    if (p->ndim > COUNT(t->shape)) return false;
+    t->ndim = (int)p->ndim;
     t->count = 1;
     for (int d = 0; d < t->ndim; d++) {
-        t->shape[d] = (size_t)shape->items[d]->integer;
-        stride[d] = (size_t)strides->items[d]->integer;
+        t->shape[d] = p->sizes[d];
+        stride[d] = p->sizes[p->ndim + (size_t)d];
         if (__builtin_mul_overflow(t->count, t->shape[d], &t->count)) return false;
     }
     return true;
 }
 
-static bool read_tensor(Walk *w, Tensor *t, const PickleValue *v, Error *err) {
-    const PickleValue *s = v->items[0];
+static bool read_tensor(Walk *w, Tensor *t, const PickleTensor *p, Error *err) {
+    const PickleValue *s = p->storage;
     size_t stride[COUNT(t->shape)], kind = 0, end;
     while (kind < COUNT(storages) && strcmp(storages[kind].name, s->name)) kind++;
     assert(kind < COUNT(storages));
-    size_t size = storages[kind].size, offset = (size_t)v->items[1]->integer;
+    size_t size = storages[kind].size, offset = p->offset;
     const unsigned char *data;
     t->dtype = storages[kind].dtype;
-    if (!read_shape(t, stride, v)) return error_set(err, "its shape is not usable");
+    if (!read_shape(t, stride, p)) return error_set(err, "its shape is not usable");
     if (!find_storage(w, s, size, &data, err)) return false;
     if (!t->count) return true;
     /* a tensor with more elements than its storage is one that repeats them */
@@ -114,13 +113,19 @@ static bool read_tensor(Walk *w, Tensor *t, const PickleValue *v, Error *err) {
         t->count > (size_t)s->integer)
         return error_set(err, "it reaches beyond its data");
     data += offset * size;
-    t->data = is_row_major(t, stride) ? data : gather(w->f, t, stride, data, size);
+    t->data = data;
+    if (is_row_major(t, stride)) return true;
+    /* many views may share one storage */
+    w->gathered += t->count * size;
+    if (w->gathered > w->f->map.size)
+        return error_set(err, "views that are not contiguous take more than the file");
+    t->data = gather(w->f, t, stride, data, size);
     return true;
 }
 
 /* ---- the tree ---- */
 
-static bool add_tensor(Walk *w, const PickleValue *v) {
+static bool add_tensor(Walk *w, const PickleTensor *p) {
     TorchFile *f = w->f;
     if (f->count == MAX_TENSORS) return error_set(w->err, "more than %d tensors", MAX_TENSORS);
     if (f->count == w->room) {
@@ -129,7 +134,7 @@ static bool add_tensor(Walk *w, const PickleValue *v) {
     }
     Tensor t = {0};
     Error inner;
-    if (!read_tensor(w, &t, v, &inner))
+    if (!read_tensor(w, &t, p, &inner))
         return error_set(w->err, "tensor %.100s: %.300s", w->name, inner.text);
     t.name = xstrdup(w->name);
     f->tensors[f->count++] = t;
@@ -148,7 +153,7 @@ static bool walk(Walk *w, const PickleValue *v, size_t length, int depth) {
         if (length + dot + n >= MAX_NAME) return error_set(w->err, "a name that is too long");
         if (dot) w->name[length] = '.';
         memcpy(w->name + length + dot, key->text, n + 1);
-        if (tensor ? !add_tensor(w, value) : !walk(w, value, length + dot + n, depth + 1))
+        if (tensor ? !add_tensor(w, value->tensor) : !walk(w, value, length + dot + n, depth + 1))
             return false;
     }
     return true;
