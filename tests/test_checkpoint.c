@@ -482,6 +482,36 @@ static void test_prune(void **state) {
     end(p, &c);
 }
 
+/* Links lead elsewhere, and other spellings of a number are somebody's: both stay, and neither
+ * counts among those that are kept. */
+static void test_prune_stays_inside(void **state) {
+    (void)state;
+    const char *dir = test_path("prune-inside");
+    char *elsewhere = path_of(dir, "elsewhere");
+    save_steps(dir, (unsigned[]){1, 2}, 2);
+    static const char *const others[] = {"elsewhere", "step_+900", "step_0007", "step_8x"};
+    for (size_t i = 0; i < COUNT(others); i++) {
+        char *path = path_of(dir, others[i]);
+        assert_int_equal(mkdir(path, 0777), 0);
+        free(path);
+    }
+    char *precious = path_of(elsewhere, "precious");
+    test_write_file(precious, "x", 1);
+    free(precious);
+    static const char *const links[] = {"step_0", "step_999", "step_1/inner"};
+    for (size_t i = 0; i < COUNT(links); i++) {
+        char *path = path_of(dir, links[i]);
+        assert_int_equal(symlink(i == 2 ? "../elsewhere" : "elsewhere", path), 0);
+        free(path);
+    }
+    checkpoint_prune(dir, 1);
+    assert_false(exists(dir, "step_1"));
+    assert_true(exists(dir, "step_2") && exists(dir, "step_0") && exists(dir, "step_999"));
+    for (size_t i = 0; i < COUNT(others); i++) assert_true(exists(dir, others[i]));
+    assert_true(exists(elsewhere, "precious"));
+    free(elsewhere);
+}
+
 static int setup(void **state) {
     (void)state;
     k = kernels_open("ref", PRECISION_FP32);
@@ -502,6 +532,7 @@ int main(void) {
         cmocka_unit_test(test_read_only_folder),
         cmocka_unit_test(test_killed_while_saving),
         cmocka_unit_test(test_prune),
+        cmocka_unit_test(test_prune_stays_inside),
     };
     return cmocka_run_group_tests_name("checkpoint", tests, setup, NULL);
 }

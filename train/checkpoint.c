@@ -498,6 +498,16 @@ static int larger_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
+/* A folder whose name is as this program writes it: no link, no step_007, no step_+7. */
+static bool is_step(const char *dir, const char *name, unsigned long long *step) {
+    if (sscanf(name, "step_%llu", step) != 1) return false;
+    char *path = xasprintf("%s/step_%llu", dir, *step);
+    struct stat s;
+    bool is = !strcmp(strrchr(path, '/') + 1, name) && !lstat(path, &s) && S_ISDIR(s.st_mode);
+    free(path);
+    return is;
+}
+
 void checkpoint_prune(const char *dir, size_t keep) {
     DIR *d = opendir(dir);
     if (!d) return;
@@ -505,8 +515,7 @@ void checkpoint_prune(const char *dir, size_t keep) {
     size_t count = 0;
     for (struct dirent *e; (e = readdir(d));) {
         unsigned long long step;
-        int end = 0;
-        if (sscanf(e->d_name, "step_%llu%n", &step, &end) != 1 || e->d_name[end]) continue;
+        if (!is_step(dir, e->d_name, &step)) continue;
         steps = xrealloc(steps, (count + 1) * sizeof *steps);
         steps[count++] = step;
     }

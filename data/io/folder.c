@@ -22,18 +22,22 @@ char *folder_beside(const char *path, const char *name) {
     return xasprintf("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name);
 }
 
-void folder_remove(const char *path) {
-    DIR *d = opendir(path);
-    if (!d) return;
+/* By descriptors, never through a link: nothing outside the folder can be reached. */
+static void remove_at(int parent, const char *name) {
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0) close(fd);
+        return;
+    }
     for (struct dirent *e; (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(dirfd(d), e->d_name, 0)) {
-            char *inner = folder_path(path, e->d_name);
-            folder_remove(inner);
-            free(inner);
-        }
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(fd, e->d_name, 0))
+            remove_at(fd, e->d_name);
     closedir(d);
-    rmdir(path);
+    unlinkat(parent, name, AT_REMOVEDIR);
 }
+
+void folder_remove(const char *path) { remove_at(AT_FDCWD, path); }
 
 void folder_make(const char *path) {
     char *part = xstrdup(path);

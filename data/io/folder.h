@@ -10,7 +10,8 @@ bool folder_is(const char *path);
 char *folder_beside(const char *path, const char *name);
 /* With all folders above it; dies where it cannot. */
 void folder_make(const char *path);
-/* The folder and all that it holds; a file that cannot go leaves the folder standing. */
+/* The folder and all that it holds; a file that cannot be removed keeps the folder. Links are
+ * removed, never followed; a path that is a link or a file is kept. */
 void folder_remove(const char *path);
 bool folder_sync(const char *path); /* false: errno */
 /* `from` takes the place of `to`, which disappears. A crash at any point leaves a whole folder:
