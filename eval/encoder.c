@@ -145,11 +145,12 @@ void encoder_identity(const Encoder *e, char identity[17]) {
         }
     }
     free(host);
-    char *form = xasprintf("%zu %zu %zu %zu %zu %d %d %d %d %d %d %d,%d,%d %a,%a,%a %a,%a,%a",
-                           c->embed_dim, c->image.heads, c->text.heads, c->image_size,
-                           c->patch_size, c->activation, c->pool, c->final_ln_after_pool, t->size,
-                           t->resize_mode, t->interpolation, t->fill[0], t->fill[1], t->fill[2],
-                           t->mean[0], t->mean[1], t->mean[2], t->std[0], t->std[1], t->std[2]);
+    char *form =
+        xasprintf("%zu %zu %zu %zu %zu %d %d %d %d %d %d %d,%d,%d %a,%a,%a %a,%a,%a", c->embed_dim,
+                  c->image.heads, c->text.heads, c->image_size, c->patch_size, c->image.activation,
+                  c->image.pool == POOL_MEAN, c->image.norm_after_pool, t->size, t->resize_mode,
+                  t->interpolation, t->fill[0], t->fill[1], t->fill[2], t->mean[0], t->mean[1],
+                  t->mean[2], t->std[0], t->std[1], t->std[2]);
     snprintf(identity, 17, "%08x%08x", weights, crc32c(0, form, strlen(form)));
     free(form);
 }

@@ -26,13 +26,13 @@ static ClipConfig config_of(size_t embed, size_t image, size_t patch, TowerConfi
 }
 
 ClipConfig golden_config(void) {
-    TowerConfig tower = {64, 2, 2, 256};
-    return config_of(32, 32, 8, tower, 16, 64, tower);
+    return config_of(32, 32, 8, clip_image_tower(64, 2, 2, 256), 16, 64,
+                     clip_text_tower(64, 2, 2, 256));
 }
 
 ClipConfig odd_config(void) {
-    return config_of(29, 21, 7, (TowerConfig){160, 3, 2, 335}, 13, 37,
-                     (TowerConfig){72, 2, 3, 190});
+    return config_of(29, 21, 7, clip_image_tower(160, 3, 2, 335), 13, 37,
+                     clip_text_tower(72, 2, 3, 190));
 }
 
 double golden_value(uint32_t k, uint32_t i) {

@@ -44,7 +44,7 @@ static void test_values(void **state) {
     parse_good(&c, plain);
     assert_string_equal(c.name, "test");
     assert_int_equal(c.embed_dim, 32);
-    assert_int_equal(c.activation, ACTIVATION_GELU);
+    assert_int_equal(c.image.activation, ACTIVATION_GELU);
     assert_int_equal(c.image.width, 64);
     assert_int_equal(c.image.heads, 2);
     assert_int_equal(c.image.mlp, 256);
@@ -53,7 +53,7 @@ static void test_values(void **state) {
     assert_int_equal(c.context_length, 16);
     assert_int_equal(c.vocab_size, 64);
     assert_int_equal(clip_image_tokens(&c), 17);
-    assert_int_equal(c.pool, POOL_TOK);
+    assert_int_equal(c.image.pool, POOL_CLASS);
     assert_false(c.has_logit_bias);
     assert_true(fabs(c.init_logit_scale - log(1 / 0.07)) < 1e-12);
     assert_int_equal(c.eval_transform.size, 32);
@@ -70,7 +70,7 @@ static void test_shipped_models(void **state) {
         ClipConfig c;
         clip_config_load(&c, g.gl_pathv[i]);
         bool quick = strstr(g.gl_pathv[i], "quickgelu") != NULL;
-        assert_int_equal(c.activation, quick ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU);
+        assert_int_equal(c.image.activation, quick ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU);
         clip_config_free(&c);
     }
     globfree(&g);
@@ -142,7 +142,7 @@ static void test_harmless(void **state) {
                            "2.302585, \"init_logit_bias\": -10, ");
     ClipConfig c;
     parse_good(&c, json);
-    assert_int_equal(c.activation, ACTIVATION_QUICK_GELU);
+    assert_int_equal(c.image.activation, ACTIVATION_QUICK_GELU);
     assert_true(c.has_logit_bias && c.init_logit_bias == -10);
     assert_true(c.init_logit_scale == 2.302585);
     clip_config_free(&c);
@@ -151,8 +151,8 @@ static void test_harmless(void **state) {
                                      "false, \"ls_init_value\": null, \"pool_type\": \"avg\", "
                                      "\"final_ln_after_pool\": true, \"patch_dropout\": 0.5, ");
     parse_good(&c, json);
-    assert_int_equal(c.pool, POOL_AVG);
-    assert_true(c.final_ln_after_pool && c.patch_dropout == 0.5);
+    assert_int_equal(c.image.pool, POOL_MEAN);
+    assert_true(c.image.norm_after_pool && c.patch_dropout == 0.5);
     clip_config_free(&c);
     free(json);
 }
@@ -175,7 +175,7 @@ static void test_written_back(void **state) {
     c.has_logit_bias = true;
     c.init_logit_bias = -10;
     c.init_logit_scale = 2.302585;
-    c.activation = ACTIVATION_QUICK_GELU;
+    c.image.activation = c.text.activation = ACTIVATION_QUICK_GELU;
     c.image_size = 64;
     c.eval_transform.size = 64;
     char *text = clip_config_to_json(&c);
@@ -192,7 +192,7 @@ static void test_written_back(void **state) {
     assert_memory_equal(&c.embed_dim, &d.embed_dim, sizeof d.embed_dim);
     assert_memory_equal(&c.image, &d.image, sizeof c.image);
     assert_memory_equal(&c.text, &d.text, sizeof c.text);
-    assert_int_equal(c.activation, d.activation);
+    assert_int_equal(c.image.activation, d.text.activation);
     assert_int_equal(c.image_size, d.image_size);
     assert_true(d.has_logit_bias && d.init_logit_bias == -10 && d.init_logit_scale == 2.302585);
     const Transform *s = &c.eval_transform, *t = &d.eval_transform;

@@ -61,7 +61,7 @@ static void test_there_and_back(void **state) {
         clip_config_load(&b, test_path(folders[i]));
         assert_memory_equal(&a.image, &b.image, sizeof a.image);
         assert_memory_equal(&a.text, &b.text, sizeof a.text);
-        assert_int_equal(b.activation, ACTIVATION_QUICK_GELU);
+        assert_int_equal(b.image.activation, ACTIVATION_QUICK_GELU);
         assert_memory_equal(&a.eval_transform, &b.eval_transform, sizeof a.eval_transform);
         clip_config_free(&b);
         free(test_clipc(

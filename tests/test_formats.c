@@ -156,8 +156,8 @@ static void test_hf_config(void **state) {
     Error err;
     if (!clip_config_parse(&c, "hf", good, strlen(good), &err)) fail_msg("%s", err.text);
     assert_int_equal(c.embed_dim, 64);
-    assert_int_equal(c.activation, ACTIVATION_QUICK_GELU); /* the default there */
-    assert_int_equal(c.image.mlp, 385);                    /* no multiple of the width */
+    assert_int_equal(c.image.activation, ACTIVATION_QUICK_GELU); /* the default there */
+    assert_int_equal(c.image.mlp, 385);                          /* no multiple of the width */
     assert_int_equal(c.image.layers, 12);
     assert_int_equal(c.image.heads, 1);
     assert_int_equal(c.text.heads, 4);
@@ -196,7 +196,7 @@ static void test_hf_config(void **state) {
                                "\"text_config\": {\"hidden_size\": 128}}";
     if (!clip_config_parse(&c, "dict", dict, strlen(dict), &err)) fail_msg("%s", err.text);
     assert_int_equal(c.text.width, 64);
-    assert_int_equal(c.activation, ACTIVATION_GELU);
+    assert_int_equal(c.image.activation, ACTIVATION_GELU);
     clip_config_free(&c);
 }
 

@@ -203,7 +203,7 @@ static void test_gradients_bf16(void **state) {
 
 static void check_quick_gelu(const Kernels *k, double loss, double feature) {
     ClipConfig c = golden_config();
-    c.activation = ACTIVATION_QUICK_GELU;
+    c.image.activation = c.text.activation = ACTIVATION_QUICK_GELU;
     TestBatch b = golden_batch(0);
     TestModel m = model_new(k, &c, &options, LOSS_CLIP);
     assert_near(model_loss(&m, &b, plain), 1.689072437002, loss);

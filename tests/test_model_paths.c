@@ -83,8 +83,8 @@ static void check_differences(const ClipConfig *c, const ClipOptions *o, LossKin
 /* Small enough for hundreds of float64 forwards. */
 static ClipConfig tiny_config(void) {
     ClipConfig c = odd_config();
-    c.image = (TowerConfig){24, 2, 2, 40};
-    c.text = (TowerConfig){18, 2, 3, 31};
+    c.image = clip_image_tower(24, 2, 2, 40);
+    c.text = clip_text_tower(18, 2, 3, 31);
     c.image_size = 12;
     c.patch_size = 4;
     c.embed_dim = 7;
@@ -102,7 +102,7 @@ static void test_differences_clip(void **state) {
 static void test_differences_siglip_quick_gelu(void **state) {
     (void)state;
     ClipConfig c = tiny_config();
-    c.activation = ACTIVATION_QUICK_GELU;
+    c.image.activation = c.text.activation = ACTIVATION_QUICK_GELU;
     c.has_logit_bias = true;
     c.init_logit_bias = -2;
     c.init_logit_scale = log(5);
@@ -112,9 +112,9 @@ static void test_differences_siglip_quick_gelu(void **state) {
 static void test_differences_mean_pooling(void **state) {
     (void)state;
     ClipConfig c = tiny_config();
-    c.pool = POOL_AVG;
+    c.image.pool = POOL_MEAN;
     for (int after = 0; after < 2; after++) {
-        c.final_ln_after_pool = after;
+        c.image.norm_after_pool = after;
         check_differences(&c, &three, LOSS_CLIP, plain);
     }
 }
@@ -126,7 +126,7 @@ static void test_differences_patch_dropout(void **state) {
     o.patch_dropout = 0.5;
     RunHow how = {.dropout = true, .u8 = true, .draw = 3};
     check_differences(&c, &o, LOSS_CLIP, how);
-    c.pool = POOL_AVG;
+    c.image.pool = POOL_MEAN;
     check_differences(&c, &o, LOSS_CLIP, how);
 }
 
@@ -166,7 +166,7 @@ static void test_checkpointing_same_bits(void **state) {
     ClipConfig c = odd_config();
     for (size_t j = 0; backend(j); j++)
         for (int variant = 0; variant < 4; variant++) {
-            c.pool = variant == 3 ? POOL_AVG : POOL_TOK;
+            c.image.pool = variant == 3 ? POOL_MEAN : POOL_CLASS;
             ClipOptions o = {.max_batch = 5,
                              .training = true,
                              .full_compute = variant == 1,
@@ -392,15 +392,15 @@ static void test_frozen_costs_nothing(void **state) {
 static void test_flops(void **state) {
     (void)state;
     ClipConfig b32 = {.embed_dim = 512,
-                      .image = {768, 12, 12, 3072},
-                      .text = {512, 12, 8, 2048},
+                      .image = clip_image_tower(768, 12, 12, 3072),
+                      .text = clip_text_tower(512, 12, 8, 2048),
                       .image_size = 224,
                       .patch_size = 32,
                       .context_length = 77,
                       .vocab_size = 49408};
     ClipConfig l14 = {.embed_dim = 768,
-                      .image = {1024, 24, 16, 4096},
-                      .text = {768, 12, 12, 3072},
+                      .image = clip_image_tower(1024, 24, 16, 4096),
+                      .text = clip_text_tower(768, 12, 12, 3072),
                       .image_size = 224,
                       .patch_size = 14,
                       .context_length = 77,
@@ -411,8 +411,8 @@ static void test_flops(void **state) {
     assert_true(clip_flops(&b32, 16, false) < 0.75 * clip_flops(&b32, 77, false));
     /* By hand: a grid of 1 patch, width 2, mlp 3, E 1; 1 image layer, 2 text layers, 2 tokens. */
     ClipConfig tiny = {.embed_dim = 1,
-                       .image = {2, 1, 1, 3},
-                       .text = {2, 2, 1, 3},
+                       .image = clip_image_tower(2, 1, 1, 3),
+                       .text = clip_text_tower(2, 2, 1, 3),
                        .image_size = 1,
                        .patch_size = 1,
                        .context_length = 2,

@@ -86,7 +86,7 @@ static void print_config(const ClipConfig *c) {
     print_tower("text       ", &c->text);
     printf(", %zu tokens of %zu\n", c->context_length, c->vocab_size);
     printf("embedding    %zu, %s\n", c->embed_dim,
-           c->activation == ACTIVATION_QUICK_GELU ? "QuickGELU" : "GELU");
+           c->image.activation == ACTIVATION_QUICK_GELU ? "QuickGELU" : "GELU");
 }
 
 static void print_tensor(const Tensor *t) {

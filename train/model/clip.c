@@ -250,7 +250,7 @@ double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
     double side = (double)(c->image_size / c->patch_size), n = side * side, T = n + 1;
     double patch = 3 * (double)(c->patch_size * c->patch_size), E = (double)c->embed_dim;
     double macs = n * patch * (double)c->image.width + (double)c->image.width * E;
-    macs += stack_macs(&c->image, T, T * T, !full && c->pool == POOL_TOK);
+    macs += stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
     double L = full ? (double)c->context_length : (double)tokens;
     macs += stack_macs(&c->text, L, full ? L * L : L * (L + 1) / 2, !full);
     macs += (double)c->text.width * E;

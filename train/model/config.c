@@ -204,27 +204,36 @@ static Reader section(const Reader *parent, const char *field, json_t **object) 
 
 /* ---- the three parts ---- */
 
-static void read_tower(const Reader *r, TowerConfig *t, size_t width, size_t heads) {
-    t->width = take_size(r, "width", MAX_WIDTH, width);
-    t->layers = take_size(r, "layers", MAX_LAYERS, 12);
+TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
+    return (TowerConfig){width, layers, heads, mlp, .pool = POOL_CLASS};
+}
+
+TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
+    return (TowerConfig){width, layers, heads, mlp, .causal = true, .pool = POOL_END};
+}
+
+/* t: the values of absent fields. */
+static void read_tower(const Reader *r, TowerConfig *t) {
+    t->width = take_size(r, "width", MAX_WIDTH, t->width);
+    t->layers = take_size(r, "layers", MAX_LAYERS, t->layers);
     t->mlp = (size_t)((double)t->width * take_number(r, "mlp_ratio", 1e-3, 64, 4));
     if (!t->mlp || t->mlp > MAX_MLP) fail(r, "mlp_ratio", "the hidden width is out of range");
-    t->heads = heads;
 }
 
 static void read_image(ClipConfig *c, const Reader *r) {
     static const char *const pools[] = {"tok", "avg", NULL};
     size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
-    read_tower(r, &c->image, 768, 0);
-    c->image.heads = c->image.width / head_width;
-    if (!c->image.heads || c->image.width % head_width)
-        fail(r, "head_width", "does not divide the width");
+    TowerConfig *t = &c->image;
+    *t = clip_image_tower(768, 12, 0, 0);
+    read_tower(r, t);
+    t->heads = t->width / head_width;
+    if (!t->heads || t->width % head_width) fail(r, "head_width", "does not divide the width");
     c->patch_size = take_size(r, "patch_size", MAX_IMAGE, 16);
     c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
     if (c->image_size % c->patch_size) fail(r, "patch_size", "does not divide the image size");
     c->patch_dropout = take_number(r, "patch_dropout", 0, 0.999, 0);
-    c->pool = take_choice(r, "pool_type", pools) ? POOL_AVG : POOL_TOK;
-    c->final_ln_after_pool = take_bool(r, "final_ln_after_pool");
+    t->pool = take_choice(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
+    t->norm_after_pool = take_bool(r, "final_ln_after_pool");
     take_neutral(r, image_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);
@@ -233,8 +242,11 @@ static void read_image(ClipConfig *c, const Reader *r) {
 static void read_text(ClipConfig *c, const Reader *r) {
     c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
     c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
-    read_tower(r, &c->text, 512, take_size(r, "heads", MAX_WIDTH, 8));
-    if (c->text.width % c->text.heads) fail(r, "heads", "does not divide the width");
+    TowerConfig *t = &c->text;
+    *t = clip_text_tower(512, 12, 8, 0);
+    t->heads = take_size(r, "heads", MAX_WIDTH, t->heads);
+    read_tower(r, t);
+    if (t->width % t->heads) fail(r, "heads", "does not divide the width");
     take_neutral(r, text_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);
@@ -242,7 +254,7 @@ static void read_text(ClipConfig *c, const Reader *r) {
 
 static void read_model(ClipConfig *c, const Reader *r) {
     c->embed_dim = take_size(r, "embed_dim", MAX_WIDTH, 0);
-    c->activation = take_bool(r, "quick_gelu") ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU;
+    Activation f = take_bool(r, "quick_gelu") ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU;
     c->init_logit_scale = take_number(r, "init_logit_scale", -100, 100, default_logit_scale);
     c->init_logit_bias = take_number(r, "init_logit_bias", -1000, 1000, NAN);
     c->has_logit_bias = !isnan(c->init_logit_bias);
@@ -254,6 +266,7 @@ static void read_model(ClipConfig *c, const Reader *r) {
     Reader text_reader = section(r, "text_cfg", &text);
     read_text(c, &text_reader);
     json_decref(text);
+    c->image.activation = c->text.activation = f;
     take_neutral(r, top_neutral);
     nothing_left(r);
 }
@@ -461,9 +474,9 @@ char *clip_config_to_json(const ClipConfig *c) {
         (size_t)json_integer_value(json_array_get(size, 0)) != c->image_size)
         json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
     /* what options of a run may have changed since the file was read */
-    if (json_is_true(json_object_get(model, "quick_gelu")) !=
-        (c->activation == ACTIVATION_QUICK_GELU))
-        json_object_set_new(model, "quick_gelu", json_boolean(c->activation));
+    bool quick = c->image.activation == ACTIVATION_QUICK_GELU;
+    if (json_is_true(json_object_get(model, "quick_gelu")) != quick)
+        json_object_set_new(model, "quick_gelu", json_boolean(quick));
     set_number(image, "patch_dropout", c->patch_dropout, 0);
     set_number(model, "init_logit_scale", c->init_logit_scale, default_logit_scale);
     if (c->has_logit_bias)

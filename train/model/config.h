@@ -6,21 +6,44 @@
 #include "data/image/augment.h"
 #include "kernels/kernels.h"
 
-typedef enum { POOL_TOK, POOL_AVG } Pooling;
+/* The rows of the last block that a feature is made of. */
+typedef enum {
+    POOL_CLASS, /* the class token's */
+    POOL_END,   /* that of a caption's first largest id, the end token */
+    POOL_MEAN   /* the mean of all but the class token's */
+} Pooling;
 
-typedef struct TowerConfig {          /* one transformer */
+/* One transformer: what the towers, their blocks and the list of tensors know of an architecture.
+ */
+typedef struct TowerConfig {
     size_t width, layers, heads, mlp; /* mlp: hidden width */
+    Activation activation;
+    bool causal; /* a position attends to itself and those before it */
+    Pooling pool;
+    bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
 } TowerConfig;
+
+/* The towers of CLIP (Radford et al. 2021), which absent fields of a configuration mean. */
+TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp);
+TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp);
+
+/* Work that cannot change a feature is skipped; these say where that is exact. */
+
+/* Positions after the pooled one: attention does not show them to it. */
+static inline bool tower_ends_at_pool(const TowerConfig *t) {
+    return t->causal && t->pool == POOL_END;
+}
+/* The last block for all rows but the pooled one, which attends to every row that is computed. */
+static inline bool tower_pools_one(const TowerConfig *t) {
+    return t->causal ? tower_ends_at_pool(t) : t->pool != POOL_MEAN;
+}
 
 typedef struct ClipConfig {
     char *name; /* "ViT-B-32", or the path it came from */
     size_t embed_dim;
-    Activation activation;
     TowerConfig image, text;
     size_t image_size, patch_size;
     double patch_dropout;
-    Pooling pool;
-    bool final_ln_after_pool;
     size_t context_length, vocab_size;
     double init_logit_scale; /* the log: ln(1/0.07) */
     bool has_logit_bias;

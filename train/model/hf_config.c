@@ -174,15 +174,15 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
                      "hidden_size", (json_int_t)t->width, "intermediate_size", (json_int_t)t->mlp,
                      "num_hidden_layers", (json_int_t)t->layers, "num_attention_heads",
                      (json_int_t)t->heads, "projection_dim", (json_int_t)c->embed_dim, "hidden_act",
-                     c->activation == ACTIVATION_QUICK_GELU ? "quick_gelu" : "gelu",
+                     t->activation == ACTIVATION_QUICK_GELU ? "quick_gelu" : "gelu",
                      "layer_norm_eps", 1e-5, "attention_dropout", 0.0);
 }
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
-    const char *what = c->has_logit_bias        ? "a logit_bias"
-                       : c->pool == POOL_AVG    ? "pool_type avg"
-                       : c->final_ln_after_pool ? "final_ln_after_pool"
-                                                : NULL;
+    const char *what = c->has_logit_bias            ? "a logit_bias"
+                       : c->image.pool == POOL_MEAN ? "pool_type avg"
+                       : c->image.norm_after_pool   ? "final_ln_after_pool"
+                                                    : NULL;
     if (what) {
         error_set(err, "Hugging Face's CLIPModel has no place for %s", what);
         return NULL;

@@ -24,17 +24,17 @@ static void warn_of_activation(const char *path, const Weights *w, const ClipCon
     ClipConfig own;
     Error err;
     char *config = clip_config_find(path);
-    Activation trained = c->activation;
+    Activation trained = c->image.activation;
     if (config && clip_config_read(&own, config, &err)) {
-        trained = own.activation;
+        trained = own.image.activation;
         clip_config_free(&own);
     } else if (w->openai) {
         trained = ACTIVATION_QUICK_GELU;
     }
     free(config);
-    if (trained != c->activation)
+    if (trained != c->image.activation)
         log_warn("%s was trained with %s, the model %s computes %s: its features will be wrong; %s",
-                 path, names[trained], c->name, names[c->activation],
+                 path, names[trained], c->name, names[c->image.activation],
                  trained == ACTIVATION_QUICK_GELU ? "give the --model whose name ends in -quickgelu"
                                                   : "give the --model without -quickgelu");
 }

@@ -17,14 +17,13 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     if (t->bucket > 1) t->padding = div_up(t->bucket - 1, t->context - 1);
     rows = text_tower_rows(t, rows);
     t->tower = (Tower){.E = c->embed_dim,
-                       .pool = POOL_TOK,
-                       .prune = !o->full_compute,
+                       .prune = tower_pools_one(&c->text) && !o->full_compute,
                        .training = o->training && !o->frozen_text,
                        .checkpoint = o->grad_checkpointing,
                        .max_B = B + t->padding,
                        .kept_rows = rows,
                        .max_rows = rows};
-    tower_init(&t->tower, k, p, &c->text, c->activation, true, &names);
+    tower_init(&t->tower, k, p, &c->text, &names);
     if (!p) return;
     t->embed = (Layer){tower_param(p, "", "token_embedding.weight"),
                        tower_param(p, "", "positional_embedding")};

@@ -15,18 +15,19 @@ static Layer layer_find(const Params *p, const char *prefix, const char *weight,
     return (Layer){tower_param(p, prefix, weight), tower_param(p, prefix, bias)};
 }
 
-void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *shape, Activation f,
-                bool causal, const TowerNames *names) {
+void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
+                const TowerNames *names) {
     t->k = k;
     t->p = p;
-    t->C = shape->width;
-    t->layers = shape->layers;
+    t->config = *c;
+    t->C = c->width;
+    t->layers = c->layers;
     t->blocks = xcalloc(t->layers, sizeof *t->blocks);
     t->kept.layer = xcalloc(t->layers, sizeof *t->kept.layer);
     t->transient.layer = xcalloc(t->layers, sizeof *t->transient.layer);
     for (size_t i = 0; i < t->layers; i++) {
         Block *b = &t->blocks[i];
-        *b = (Block){k, p, t->C, shape->heads, shape->mlp, f, causal, .ln_1 = {0}};
+        *b = (Block){k, p, t->C, c->heads, c->mlp, c->activation, c->causal, .ln_1 = {0}};
         if (!p) continue;
         char at[80];
         snprintf(at, sizeof at, "%s%zu.", names->block, i);
@@ -51,7 +52,9 @@ void tower_free(Tower *t) {
 static bool is_pooled(const Tower *t, size_t layer) { return t->prune && layer + 1 == t->layers; }
 
 /* Whether the final LayerNorm sees every row, not the pooled ones. */
-static bool norms_all(const Tower *t) { return t->pool == POOL_AVG && !t->norm_after_pool; }
+static bool norms_all(const Tower *t) {
+    return t->config.pool == POOL_MEAN && !t->config.norm_after_pool;
+}
 
 static void head_layout(const Tower *t, TowerPass *s, Arena *a, size_t rows) {
     size_t n = norms_all(t) ? rows : t->max_B, sc = t->k->acc_size, ac = t->k->act_size;
@@ -131,7 +134,7 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
         k->mean_pool_fwd(s->pooled, w->y, seq->start, B, 1, C);
     } else {
         k->add(w->y, x2, w->branch, seq->rows * C);
-        if (t->pool == POOL_AVG)
+        if (t->config.pool == POOL_MEAN)
             k->mean_pool_fwd(s->x3, w->y, seq->start, B, 1, C);
         else
             k->gather_rows(s->x3, w->y, seq->pool, B, C);
@@ -152,7 +155,7 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
     norm_bwd(t->p, t->ln_final, w->dpooled, NULL, w->gathered, NULL, s->x3, s->mean, s->rstd, B, C);
     if (t->prune) return;
-    if (t->pool == POOL_AVG) {
+    if (t->config.pool == POOL_MEAN) {
         k->mean_pool_bwd(w->d, w->dpooled, seq->start, B, 1, C);
     } else {
         k->zero(w->d, seq->rows * C * k->act_size);

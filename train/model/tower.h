@@ -20,10 +20,9 @@ typedef struct TowerPass {
 typedef struct Tower {
     const Kernels *k;
     const Params *p;
+    TowerConfig config;
     size_t C, layers, E;
-    Pooling pool;
-    bool norm_after_pool; /* final LayerNorm of the pooled rows, not of all */
-    bool prune;           /* the last block for the pooled token only */
+    bool prune; /* the last block for the pooled row only */
     bool training, checkpoint;
     size_t max_B, kept_rows, max_rows; /* rows of a kept forward, of any */
     size_t kept_front, front;          /* bytes of front in each pass */
@@ -37,9 +36,9 @@ typedef struct TowerNames {
     const char *block, *norm, *proj; /* "visual.transformer.resblocks.", "visual.ln_post", … */
 } TowerNames;
 
-/* Fills the blocks from the shape; p may be NULL where only sizes are asked for. */
-void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *shape, Activation f,
-                bool causal, const TowerNames *names);
+/* Fills the blocks; p may be NULL if only sizes are wanted. */
+void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
+                const TowerNames *names);
 void tower_free(Tower *t);
 /* What has to last from a kept forward to its backward. */
 void tower_layout_kept(Tower *t, Arena *a);

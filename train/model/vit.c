@@ -23,9 +23,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
         round_up(size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float)), 64);
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
-                       .pool = c->pool,
-                       .norm_after_pool = c->final_ln_after_pool,
-                       .prune = c->pool == POOL_TOK && !o->full_compute,
+                       .prune = tower_pools_one(&c->image) && !o->full_compute,
                        .training = o->training && !o->frozen_image,
                        .checkpoint = o->grad_checkpointing,
                        .max_B = B,
@@ -33,7 +31,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .max_rows = size_mul(B, v->grid + 1),
                        .kept_front = pixels,
                        .front = size_add(pixels, size_mul(patches, k->act_size))};
-    tower_init(&v->tower, k, p, &c->image, c->activation, false, &names);
+    tower_init(&v->tower, k, p, &c->image, &names);
     if (!p) return;
     v->conv1 = (Layer){tower_param(p, "visual.", "conv1.weight"), NULL};
     v->ln_pre = (Layer){tower_param(p, "visual.", "ln_pre.weight"),
