@@ -1,5 +1,7 @@
 #include "kernels/base.h"
 
+#include "kernels/terminal.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +12,10 @@ static bool quiet_info;
 static char log_marker[32];
 
 static void print_line(const char *mark, const char *fmt, va_list args) {
-    char line[2048];
+    char line[2048], shown[TERMINAL_GROWTH * (sizeof line + 1)];
     vsnprintf(line, sizeof line, fmt, args);
-    fprintf(stderr, "clipc: %s%s\n", mark, line);
+    size_t n = terminal_escape(&(TerminalText){0}, shown, line, strlen(line));
+    fprintf(stderr, "clipc: %s%.*s\n", mark, (int)n, shown);
 }
 
 void die(const char *fmt, ...) {

@@ -63,6 +63,21 @@ bad() {
         says 1 "\"bad\": 2" "$clipc" data check "$dir/badshards" --json &&
         says 0 "w?rds" "$clipc" data peek "$dir/badshards" --json
 }
+# On a terminal a caption's control characters are shown as text; in a file they stay as they are.
+terminal() {
+    local esc
+    esc=$(printf '\033')
+    { echo "filepath,title"; printf '%s,"red\033]0;title\007 \302\233 boat"\n' "$(basename "${files[0]}")"; } >"$dir/evil.csv"
+    script -qec "'$clipc' data peek '$dir/evil.csv'" /dev/null >"$dir/out" </dev/null &&
+        grep -qF 'red\x1b]0;title\x07 \x9b boat' "$dir/out" && ! grep -qF "$esc" "$dir/out" &&
+        "$clipc" data peek "$dir/evil.csv" | grep -qF "red$esc]0;title" &&
+        says 1 '\x1b' "$clipc" data peek "$dir/none$esc.csv" && ! grep -qF "$esc" "$dir/out"
+}
+# What could not be written is an error.
+full() {
+    "$clipc" data peek "$table" >/dev/full 2>"$dir/err" && return 1
+    [ "$(wc -l <"$dir/err")" = 1 ] && grep -q 'standard output: No space left' "$dir/err"
+}
 help() {
     for c in pack index check peek; do says 0 "usage: clipc data $c" "$clipc" data $c --help || return 1; done
 }
@@ -72,5 +87,7 @@ check data_peek peek
 check data_index index
 check data_check_good good
 check data_check_bad bad
+check data_terminal terminal
+check data_full_output full
 check data_help help
 exit $failed

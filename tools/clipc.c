@@ -1,5 +1,6 @@
 /* clipc: one program, a table of commands. */
 #include "kernels/kernels.h"
+#include "kernels/terminal.h"
 #include "tools/commands.h"
 
 #include <signal.h>
@@ -83,6 +84,7 @@ static void spin_briefly(char **argv) {
 
 int main(int argc, char **argv) {
     spin_briefly(argv);
+    terminal_guard();
     if (argc < 2) {
         print_help();
         return EXIT_USAGE;
