@@ -63,14 +63,15 @@ bad() {
         says 1 "\"bad\": 2" "$clipc" data check "$dir/badshards" --json &&
         says 0 "w?rds" "$clipc" data peek "$dir/badshards" --json
 }
-# On a terminal a caption's control characters are shown as text; in a file they stay as they are.
+# On a terminal control characters of captions and names are shown as text; in a file they stay as they are.
 terminal() {
-    local esc
-    esc=$(printf '\033')
-    { echo "filepath,title"; printf '%s,"red\033]0;title\007 \302\233 boat"\n' "$(basename "${files[0]}")"; } >"$dir/evil.csv"
+    local esc csi=$'\302\233' picture
+    esc=$(printf '\033') picture="a$esc.jpg"
+    cp "${files[0]}" "$dir/$picture"
+    { echo "filepath,title"; printf '%s,"red %s boat"\n' "$picture" "$csi"; } >"$dir/evil.csv"
     script -qec "'$clipc' data peek '$dir/evil.csv'" /dev/null >"$dir/out" </dev/null &&
-        grep -qF 'red\x1b]0;title\x07 \x9b boat' "$dir/out" && ! grep -qF "$esc" "$dir/out" &&
-        "$clipc" data peek "$dir/evil.csv" | grep -qF "red$esc]0;title" &&
+        grep -qF 'a\x1b.jpg' "$dir/out" && grep -qF 'red \x9b boat' "$dir/out" && ! grep -qF "$esc" "$dir/out" &&
+        "$clipc" data peek "$dir/evil.csv" >"$dir/out" && grep -qF "$picture" "$dir/out" && grep -qF "red $csi boat" "$dir/out" &&
         says 1 '\x1b' "$clipc" data peek "$dir/none$esc.csv" && ! grep -qF "$esc" "$dir/out"
 }
 # What could not be written is an error.
