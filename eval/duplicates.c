@@ -1,7 +1,7 @@
 #include "eval/duplicates.h"
 
 #include "eval/search.h"
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 
 #include <math.h>
 #include <omp.h>
@@ -13,7 +13,7 @@ typedef struct Linking {
     uint32_t *group; /* a forest: group[i] <= i, roots point to themselves */
     float *alike;
     size_t pairs;
-    uint32_t *found; /* [threads,TILE_COLS] */
+    uint32_t *found; /* [threads,SCORE_TILE_COLS] */
 } Linking;
 
 static bool skipped(const RowsPart *p, size_t i) { return p->skip && bit_of(p->skip, i); }
@@ -36,17 +36,17 @@ static void link_rows(Linking *l, size_t i, size_t j, float score) {
 }
 
 /* Of two equal parts only what lies right of the diagonal. */
-static bool above_diagonal(void *context, const Tile *t) {
+static bool above_diagonal(void *context, const ScoreTile *t) {
     const Linking *l = context;
     return l->a != l->b || t->j0 + t->m > t->i0 + 1;
 }
 
-static void link_tile(void *context, const Tile *t) {
+static void link_tile(void *context, const ScoreTile *t) {
     Linking *l = context;
 #pragma omp parallel for schedule(dynamic, 16)
     for (size_t i = 0; i < t->n; i++) {
         const float *scores = t->scores + i * t->m;
-        uint32_t *found = l->found + (size_t)omp_get_thread_num() * TILE_COLS;
+        uint32_t *found = l->found + (size_t)omp_get_thread_num() * SCORE_TILE_COLS;
         size_t row = t->i0 + i, n = 0;
         size_t from = l->a == l->b && row + 1 > t->j0 ? row + 1 - t->j0 : 0;
         for (size_t j = from; j < t->m; j++) {
@@ -64,7 +64,7 @@ static void link_tile(void *context, const Tile *t) {
 size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, double threshold,
                        uint32_t *group, float *alike) {
     Linking l = {.threshold = (float)threshold, .group = group, .alike = alike};
-    l.found = xmalloc((size_t)omp_get_max_threads() * TILE_COLS * sizeof *l.found);
+    l.found = xmalloc((size_t)omp_get_max_threads() * SCORE_TILE_COLS * sizeof *l.found);
     size_t rows = 0;
     for (size_t p = 0; p < count; p++) rows = size_max(rows, parts[p].first + parts[p].rows->count);
     if (rows > UINT32_MAX) die("%zu rows: at most %u", rows, UINT32_MAX);
@@ -76,8 +76,8 @@ size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, do
         for (size_t q = p; q < count; q++) {
             l.a = &parts[p];
             l.b = &parts[q];
-            tiles_walk(k, parts[p].rows, parts[q].rows,
-                       &(TileWalk){above_diagonal, link_tile, &l, "duplicates"});
+            score_tiles_walk(k, parts[p].rows, parts[q].rows,
+                             &(ScoreTileWalk){above_diagonal, link_tile, &l, "duplicates"});
         }
     }
     for (size_t i = 0; i < rows; i++) group[i] = root_of(group, (uint32_t)i);

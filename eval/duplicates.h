@@ -4,7 +4,7 @@
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
-/* A part of a collection: row i is number first + i; skip as in search_add. */
+/* A part of an index: row i is number first + i; skip as in search_add. */
 typedef struct RowsPart {
     const Rows *rows;
     size_t first;

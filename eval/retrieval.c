@@ -1,6 +1,6 @@
 #include "eval/retrieval.h"
 
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ typedef struct Ranking {
     uint32_t *best_text; /* … and its index */
     float *own;          /* [texts]: score with the caption's image */
     size_t *to_text, *to_image;
-    uint32_t *columns; /* [TILE_COLS]: of one tile */
+    uint32_t *columns; /* [SCORE_TILE_COLS]: of one tile */
 } Ranking;
 
 #define NONE UINT32_MAX
@@ -25,13 +25,13 @@ static size_t image_of(const Ranking *r, size_t text) {
 
 /* ---- first walk: the positives' scores ---- */
 
-static bool has_positive(void *context, const Tile *t) {
+static bool has_positive(void *context, const ScoreTile *t) {
     const Ranking *r = context;
-    return r->positives[t->i0 / TILE_ROWS * r->tile_columns + t->j0 / TILE_COLS];
+    return r->positives[t->i0 / SCORE_TILE_ROWS * r->tile_columns + t->j0 / SCORE_TILE_COLS];
 }
 
 /* Tiles of a row of tiles come from left to right: the first of equal scores stays. */
-static void take_positives(void *context, const Tile *t) {
+static void take_positives(void *context, const ScoreTile *t) {
     Ranking *r = context;
     for (size_t j = t->j0; j < t->j0 + t->m; j++) {
         size_t i = image_of(r, j);
@@ -57,7 +57,7 @@ static size_t before_best(const float *row, size_t m, float best, ptrdiff_t at) 
 
 enum { STRIP = 512 }; /* columns a thread counts at once: their counters stay in its cache */
 
-static void count_columns(const Ranking *r, const Tile *t, size_t from, size_t to) {
+static void count_columns(const Ranking *r, const ScoreTile *t, size_t from, size_t to) {
     const float *own = r->own + t->j0;
     uint32_t *count = r->columns, image[STRIP] = {0};
     for (size_t j = from; j < to; j++) {
@@ -73,7 +73,7 @@ static void count_columns(const Ranking *r, const Tile *t, size_t from, size_t t
     for (size_t j = from; j < to; j++) r->to_image[t->j0 + j] += count[j];
 }
 
-static void count_before(void *context, const Tile *t) {
+static void count_before(void *context, const ScoreTile *t) {
     const Ranking *r = context;
 #pragma omp parallel
     {
@@ -98,24 +98,26 @@ void retrieval_ranks_of(const Kernels *k, size_t *to_text, size_t *to_image, con
     size_t N = images->count, M = texts->count;
     assert(image_of_text || N == M);
     if (M >= NONE) die("%zu captions: at most %u", M, NONE - 1);
-    Ranking r = {.tile_columns = div_up(M, TILE_COLS)};
+    Ranking r = {.tile_columns = div_up(M, SCORE_TILE_COLS)};
     r.image_of = image_of_text;
     r.to_text = to_text;
     r.to_image = to_image;
-    r.positives = xcalloc(div_up(N, TILE_ROWS) * r.tile_columns + 1, sizeof *r.positives);
+    r.positives = xcalloc(div_up(N, SCORE_TILE_ROWS) * r.tile_columns + 1, sizeof *r.positives);
     r.best = xcalloc(N + 1, sizeof *r.best);
     r.best_text = xcalloc(N + 1, sizeof *r.best_text);
     r.own = xcalloc(M + 1, sizeof *r.own);
-    r.columns = xcalloc(TILE_COLS, sizeof *r.columns);
+    r.columns = xcalloc(SCORE_TILE_COLS, sizeof *r.columns);
     if (to_text) memset(to_text, 0, N * sizeof *to_text);
     if (to_image) memset(to_image, 0, M * sizeof *to_image);
     for (size_t i = 0; i < N; i++) r.best_text[i] = NONE;
     for (size_t j = 0; j < M; j++) {
         assert(image_of(&r, j) < N);
-        r.positives[image_of(&r, j) / TILE_ROWS * r.tile_columns + j / TILE_COLS] = true;
+        r.positives[image_of(&r, j) / SCORE_TILE_ROWS * r.tile_columns + j / SCORE_TILE_COLS] =
+            true;
     }
-    tiles_walk(k, images, texts, &(TileWalk){has_positive, take_positives, &r, NULL});
-    tiles_walk(k, images, texts, &(TileWalk){NULL, count_before, &r, progress ? "ranks" : NULL});
+    score_tiles_walk(k, images, texts, &(ScoreTileWalk){has_positive, take_positives, &r, NULL});
+    score_tiles_walk(k, images, texts,
+                     &(ScoreTileWalk){NULL, count_before, &r, progress ? "ranks" : NULL});
     free(r.positives);
     free(r.best);
     free(r.best_text);

@@ -1,4 +1,4 @@
-/* search: the k rows of a collection that score highest for a query, exactly. One walk over the
+/* search: the k rows that score highest for a query, exactly. One walk over the
  * rows serves many queries. */
 #ifndef EVAL_SEARCH_H
 #define EVAL_SEARCH_H
@@ -14,7 +14,7 @@ typedef struct Hit {
 typedef struct Search Search;
 /* queries[Q,E] are copied. */
 Search *search_new(size_t k, const float *queries, size_t Q, size_t E);
-/* Row i of the part is row first + i of the collection. skip: a bit a row, set where it is to be
+/* Row i of the part is row first + i of all. skip: a bit a row, set where it is to be
  * left out; NULL: none is. */
 void search_add(Search *s, const Rows *rows, size_t first, const uint64_t *skip);
 /* hits[Q,k], each query's by falling score, ties by lower row; returns how many each has (k, or all

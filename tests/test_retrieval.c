@@ -4,7 +4,7 @@
 #include "data/tensors/half.h"
 #include "data/tensors/npy.h"
 #include "eval/retrieval.h"
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 #include "kernels/rng.h"
 
 #include <math.h>
@@ -73,7 +73,7 @@ static void test_grouped(void **state) {
     (void)state;
     check_ranks(1, 1, 1);
     check_ranks(101, 407, 101);
-    check_ranks(TILE_ROWS + 3, TILE_COLS + 1000, 40); /* several tiles both ways */
+    check_ranks(SCORE_TILE_ROWS + 3, SCORE_TILE_COLS + 1000, 40); /* several tiles both ways */
 }
 
 /* The same numbers as f16 of a file, not of length 1: normalised as they are read. */

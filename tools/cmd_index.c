@@ -1,6 +1,6 @@
 /* clipc index list|remove|compact|check: what is in an index folder, and keeping it. */
 #include "data/io/string_map.h"
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
@@ -37,26 +37,26 @@ static const Command list_command = {
 
 int cmd_index_list(int argc, char **argv) {
     StringList operands = {0};
-    Collection c;
+    IndexFolder x;
     options_parse(&list_command, argc, argv, &operands);
-    collection_open(&c, one_folder(&list_command, &operands));
+    index_folder_open(&x, one_folder(&list_command, &operands));
     json_t *keys = json_array();
-    for (size_t i = 0; i < c.rows; i++) {
-        if (collection_removed(&c, i)) continue;
+    for (size_t i = 0; i < x.rows; i++) {
+        if (index_folder_removed(&x, i)) continue;
         if (json)
-            json_array_append_new(keys, json_text(collection_key(&c, i)));
+            json_array_append_new(keys, json_text(index_folder_key(&x, i)));
         else
-            puts(collection_key(&c, i));
+            puts(index_folder_key(&x, i));
     }
     if (json)
         print_json(json_pack("{s:s, s:o, s:I, s:s, s:I, s:I, s:I, s:I, s:O}", "identity",
-                             c.identity, "checkpoint", json_text(c.checkpoint), "dim",
-                             (json_int_t)c.dim, "dtype", c.type == NPY_F16 ? "f16" : "f32",
-                             "thumbnails", (json_int_t)c.thumb_side, "segments",
-                             (json_int_t)c.count, "pictures", (json_int_t)(c.rows - c.removed),
-                             "removed", (json_int_t)c.removed, "keys", keys));
+                             x.identity, "checkpoint", json_text(x.checkpoint), "dim",
+                             (json_int_t)x.dim, "dtype", x.type == NPY_F16 ? "f16" : "f32",
+                             "thumbnails", (json_int_t)x.thumb_side, "segments",
+                             (json_int_t)x.count, "pictures", (json_int_t)(x.rows - x.removed),
+                             "removed", (json_int_t)x.removed, "keys", keys));
     json_decref(keys);
-    collection_close(&c);
+    index_folder_close(&x);
     string_list_free(&operands);
     return EXIT_OK;
 }
@@ -83,7 +83,7 @@ static const Command remove_command = {
 };
 
 static bool file_is_there(const char *key) {
-    char *path = collection_key_file(key);
+    char *path = index_folder_key_file(key);
     free(path);
     return path != NULL;
 }
@@ -97,7 +97,7 @@ static bool fits_pattern(const char *key) {
 int cmd_index_remove(int argc, char **argv) {
     StringList operands = {0}, listed = {0};
     StringMap keys = {0};
-    Collection c;
+    IndexFolder x;
     options_parse(&remove_command, argc, argv, &operands);
     if (!operands.count) die_usage("clipc index remove: name the index folder");
     if (operands.count == 1 && !patterns.count && !from_file && !missing)
@@ -105,13 +105,13 @@ int cmd_index_remove(int argc, char **argv) {
     if (from_file) listed.items = read_lines(from_file, &listed.count);
     for (size_t i = 1; i < operands.count; i++) string_map_put(&keys, operands.items[i], NULL);
     for (size_t i = 0; i < listed.count; i++) string_map_put(&keys, listed.items[i], NULL);
-    collection_open_locked(&c, operands.items[0]);
+    index_folder_open_locked(&x, operands.items[0]);
     bool *found = xcalloc(keys.count + 1, sizeof *found);
     size_t n = 0, gone = 0;
-    size_t *rows = xcalloc(c.rows + 1, sizeof *rows);
-    for (size_t i = 0; i < c.rows; i++) {
-        if (collection_removed(&c, i)) continue;
-        const char *key = collection_key(&c, i);
+    size_t *rows = xcalloc(x.rows + 1, sizeof *rows);
+    for (size_t i = 0; i < x.rows; i++) {
+        if (index_folder_removed(&x, i)) continue;
+        const char *key = index_folder_key(&x, i);
         uint32_t named = string_map_find(&keys, key);
         if (named != UINT32_MAX) found[named] = true;
         if (named != UINT32_MAX || fits_pattern(key) || (missing && !file_is_there(key)))
@@ -120,20 +120,20 @@ int cmd_index_remove(int argc, char **argv) {
     for (size_t i = 0; i < keys.count; i++)
         if (!found[i])
             die("%s has no '%s' (clipc index list shows what it has): nothing was removed",
-                c.folder, keys.strings[i]);
+                x.folder, keys.strings[i]);
     for (size_t i = 0; i < n; i++) {
-        puts(collection_key(&c, rows[i]));
-        if (!dry_run) collection_remove(&c, rows[i]), gone++;
+        puts(index_folder_key(&x, rows[i]));
+        if (!dry_run) index_folder_remove(&x, rows[i]), gone++;
     }
-    if (gone) collection_commit(&c);
-    log_info("%s: %zu %s, %zu left%s", c.folder, n, dry_run ? "would be removed" : "removed",
-             c.rows - c.removed,
-             2 * c.removed > c.rows ? "; clipc index compact gives the room back" : "");
+    if (gone) index_folder_commit(&x);
+    log_info("%s: %zu %s, %zu left%s", x.folder, n, dry_run ? "would be removed" : "removed",
+             x.rows - x.removed,
+             2 * x.removed > x.rows ? "; clipc index compact gives the room back" : "");
     free(rows);
     free(found);
     string_map_free(&keys);
     if (listed.items) free_lines(listed.items, listed.count);
-    collection_close(&c);
+    index_folder_close(&x);
     string_list_free(&operands);
     return EXIT_OK;
 }
@@ -151,13 +151,13 @@ static const Command compact_command = {
 
 int cmd_index_compact(int argc, char **argv) {
     StringList operands = {0};
-    Collection c;
+    IndexFolder x;
     options_parse(&compact_command, argc, argv, &operands);
-    collection_open_locked(&c, one_folder(&compact_command, &operands));
-    if (c.count > 1 || c.removed) collection_compact(&c);
-    log_info("%s: %zu pictures in %zu segment%s", c.folder, c.rows, c.count,
-             c.count == 1 ? "" : "s");
-    collection_close(&c);
+    index_folder_open_locked(&x, one_folder(&compact_command, &operands));
+    if (x.count > 1 || x.removed) index_folder_compact(&x);
+    log_info("%s: %zu pictures in %zu segment%s", x.folder, x.rows, x.count,
+             x.count == 1 ? "" : "s");
+    index_folder_close(&x);
     string_list_free(&operands);
     return EXIT_OK;
 }
@@ -173,13 +173,13 @@ static const Command check_command = {
 
 int cmd_index_check(int argc, char **argv) {
     StringList operands = {0};
-    Collection c;
+    IndexFolder x;
     Error err;
     options_parse(&check_command, argc, argv, &operands);
-    collection_open(&c, one_folder(&check_command, &operands));
-    if (!collection_check(&c, &err)) die("%s", err.text);
-    printf("%s: %zu pictures, %zu segments: sound\n", c.folder, c.rows - c.removed, c.count);
-    collection_close(&c);
+    index_folder_open(&x, one_folder(&check_command, &operands));
+    if (!index_folder_check(&x, &err)) die("%s", err.text);
+    printf("%s: %zu pictures, %zu segments: sound\n", x.folder, x.rows - x.removed, x.count);
+    index_folder_close(&x);
     string_list_free(&operands);
     return EXIT_OK;
 }

@@ -1,6 +1,6 @@
 /* clipc search: the nearest pictures of an index folder or a .npy to a text, an image or both; and
  * which pictures of it are alike. */
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 #include "eval/duplicates.h"
 #include "eval/search.h"
 #include "tools/commands.h"
@@ -15,14 +15,14 @@
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static StringList texts, image_files;
-static const char *collection, *text_file, *html;
+static const char *npy, *text_file, *html;
 static int64_t top = 5;
 static double weight = 0.5, duplicates;
 static bool json;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"collection", OPT_STRING, &collection, "FILE.npy", 0, 0,
+    {"collection", OPT_STRING, &npy, "FILE.npy", 0, 0,
      "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)", 0},
     {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "queries in words", 0},
     {"text", OPT_STRING, &text_file, "FILE", 0, 0, "queries in words, one a line; - is stdin", 0},
@@ -53,61 +53,32 @@ static const Command command = {
 
 /* ---- what is searched ---- */
 
-typedef struct Shelf {
-    const char *name;
-    Collection *index; /* NULL: a .npy */
-    Collection store;
-    Rows npy;
-    char **keys; /* of a .npy; NULL: none */
-    RowsPart *parts;
-    size_t count, rows, dim, usable;
-} Shelf;
-
-static void shelf_open_npy(Shelf *s, const char *path) {
-    s->npy = rows_open(path);
-    s->npy.drop = false;
-    s->rows = s->usable = s->npy.count;
-    s->dim = s->npy.dim;
+/* A .npy with its keys, as an index of one segment that no model's identity is known of. */
+static void open_npy(IndexFolder *x, const char *path) {
+    Segment *g = xcalloc(1, sizeof *g);
+    g->features = rows_open(path);
+    g->features.drop = false;
+    g->rows = g->features.count;
+    *x = (IndexFolder){.folder = xstrdup(path),
+                       .dim = g->features.dim,
+                       .rows = g->rows,
+                       .segments = g,
+                       .count = 1,
+                       .lock = -1};
     char *keys = xasprintf("%s.keys", path);
     size_t n = 0;
-    if (!access(keys, R_OK)) s->keys = read_lines(keys, &n);
-    if (s->keys && n != s->rows)
-        die("%s has %zu keys, the collection %zu rows: embed it again", keys, n, s->rows);
+    if (!access(keys, R_OK)) g->keys = (const char **)read_lines(keys, &n);
+    if (g->keys && n != g->rows)
+        die("%s has %zu keys, the collection %zu rows: embed it again", keys, n, g->rows);
     free(keys);
-    s->parts = xcalloc(s->count = 1, sizeof *s->parts);
-    s->parts[0] = (RowsPart){&s->npy, 0, NULL};
 }
 
-static void shelf_open(Shelf *s, const char *folder, const char *npy) {
-    *s = (Shelf){.name = folder ? folder : npy};
-    if (!folder) {
-        shelf_open_npy(s, npy);
-        return;
-    }
-    collection_open(&s->store, folder);
-    s->index = &s->store;
-    s->rows = s->store.rows;
-    s->usable = s->rows - s->store.removed;
-    s->dim = s->store.dim;
-    if (!s->usable) die("%s holds no picture", folder);
-    s->parts = xcalloc(s->count = s->store.count, sizeof *s->parts);
-    for (size_t i = 0; i < s->count; i++) {
-        const Segment *g = &s->store.segments[i];
-        s->parts[i] = (RowsPart){&g->features, g->first, g->removed};
-    }
+static void close_npy(IndexFolder *x) {
+    for (size_t i = 0; x->segments->keys && i < x->rows; i++) free((char *)x->segments->keys[i]);
+    index_folder_close(x);
 }
 
-static const char *shelf_key(const Shelf *s, size_t row) {
-    if (s->index) return collection_key(s->index, row);
-    return s->keys ? s->keys[row] : "";
-}
-
-static void shelf_close(Shelf *s) {
-    if (s->index) collection_close(s->index);
-    if (s->keys) free_lines(s->keys, s->rows);
-    rows_close(&s->npy);
-    free(s->parts);
-}
+static size_t living(const IndexFolder *x) { return x->rows - x->removed; }
 
 /* ---- queries ---- */
 
@@ -117,23 +88,23 @@ typedef struct Queries {
     char **names;
 } Queries;
 
-static void open_model(const Shelf *s, Encoder **e) {
-    if (!encoder.checkpoint && s->index) {
-        encoder.checkpoint = s->index->checkpoint;
+static void open_model(const IndexFolder *x, Encoder **e) {
+    if (!encoder.checkpoint && x->checkpoint) {
+        encoder.checkpoint = x->checkpoint;
         if (access(encoder.checkpoint, F_OK))
             die("%s was made with %s, which is not there: say with --checkpoint where it is",
-                s->name, encoder.checkpoint);
+                x->folder, encoder.checkpoint);
     }
     *e = encoder_open(&encoder);
-    if (encoder_dim(*e) != s->dim)
+    if (encoder_dim(*e) != x->dim)
         die("%s holds rows of %zu, the model's features have %zu: embed it with this model",
-            s->name, s->dim, encoder_dim(*e));
+            x->folder, x->dim, encoder_dim(*e));
     char identity[17];
     encoder_identity(*e, identity);
-    if (s->index && strcmp(identity, s->index->identity) != 0)
+    if (x->checkpoint && strcmp(identity, x->identity) != 0)
         die("%s was embedded by another model (%s of %s; %s is %s): embed it again, or name its "
             "own",
-            s->name, s->index->identity, s->index->checkpoint, encoder.checkpoint, identity);
+            x->folder, x->identity, x->checkpoint, encoder.checkpoint, identity);
 }
 
 static void normalise(float *v, size_t E) {
@@ -161,10 +132,10 @@ static void join_queries(Queries *q, const float *words, const float *pictures) 
     }
 }
 
-static Queries make_queries(const Shelf *s) {
+static Queries make_queries(const IndexFolder *x) {
     Encoder *e;
-    open_model(s, &e);
-    Queries q = {.dim = s->dim};
+    open_model(x, &e);
+    Queries q = {.dim = x->dim};
     float *words = texts.count ? embed_texts(e, texts.items, texts.count) : NULL,
           *pictures =
               image_files.count ? embed_image_files(e, image_files.items, image_files.count) : NULL;
@@ -187,24 +158,24 @@ static Queries make_queries(const Shelf *s) {
 
 /* ---- output ---- */
 
-static json_t *hit_json(const Shelf *s, size_t row, double score) {
-    return json_pack("{s:I, s:o, s:f}", "row", (json_int_t)row, "key", json_text(shelf_key(s, row)),
-                     "score", score);
+static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
+    return json_pack("{s:I, s:o, s:f}", "row", (json_int_t)row, "key",
+                     json_text(index_folder_key(x, row)), "score", score);
 }
 
 /* As many queries at once as their hits fit. */
 enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
 
-static void search(const Shelf *s, const Queries *q, FILE *page) {
-    size_t k = size_min((size_t)top, s->usable);
+static void search(const IndexFolder *x, const Queries *q, FILE *page) {
+    size_t k = size_min((size_t)top, living(x));
     size_t at_once = size_max(1, size_min(QUERIES_AT_ONCE, HITS_AT_ONCE / k));
     Hit *hits = xcalloc(size_mul(at_once, k), sizeof *hits);
     json_t *results = json_array();
     for (size_t first = 0; first < q->count; first += at_once) {
         size_t n = size_min(at_once, q->count - first);
         Search *walk = search_new(k, q->features + first * q->dim, n, q->dim);
-        for (size_t p = 0; p < s->count; p++)
-            search_add(walk, s->parts[p].rows, s->parts[p].first, s->parts[p].skip);
+        for (const Segment *g = x->segments; g < x->segments + x->count; g++)
+            search_add(walk, &g->features, g->first, g->removed);
         size_t found = search_finish(walk, hits);
         for (size_t i = 0; i < n; i++) {
             json_t *list = json_array();
@@ -212,12 +183,12 @@ static void search(const Shelf *s, const Queries *q, FILE *page) {
             if (page) search_html_heading(page, q->names[first + i]);
             for (size_t h = 0; h < found; h++) {
                 Hit hit = hits[i * k + h];
-                const char *key = shelf_key(s, hit.row);
+                const char *key = index_folder_key(x, hit.row);
                 if (json)
-                    json_array_append_new(list, hit_json(s, hit.row, hit.score));
+                    json_array_append_new(list, hit_json(x, hit.row, hit.score));
                 else
                     printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hit.score, hit.row, key);
-                if (page) search_html_hit(page, s->index, hit.row, hit.score, key);
+                if (page) search_html_hit(page, x, hit.row, hit.score);
             }
             json_array_append_new(results, json_pack("{s:o, s:o}", "query",
                                                      json_text(q->names[first + i]), "hits", list));
@@ -229,21 +200,27 @@ static void search(const Shelf *s, const Queries *q, FILE *page) {
 }
 
 /* Groups in the order of their first rows; members in rising order. */
-static void report_duplicates(const Shelf *s, FILE *page) {
-    uint32_t *group = xmalloc(size_mul(s->rows, sizeof *group)),
-             *next = xmalloc(size_mul(s->rows, sizeof *next)),
-             *last = xmalloc(size_mul(s->rows, sizeof *last));
-    float *alike = xmalloc(size_mul(s->rows, sizeof *alike));
+static void report_duplicates(const IndexFolder *x, FILE *page) {
+    uint32_t *group = xmalloc(size_mul(x->rows, sizeof *group)),
+             *next = xmalloc(size_mul(x->rows, sizeof *next)),
+             *last = xmalloc(size_mul(x->rows, sizeof *last));
+    float *alike = xmalloc(size_mul(x->rows, sizeof *alike));
     const Kernels *k = kernels_open_choice(encoder.device, encoder.precision);
-    size_t pairs = duplicates_find(k, s->parts, s->count, duplicates, group, alike), groups = 0,
+    RowsPart *parts = xcalloc(x->count, sizeof *parts);
+    for (size_t i = 0; i < x->count; i++) {
+        const Segment *g = &x->segments[i];
+        parts[i] = (RowsPart){&g->features, g->first, g->removed};
+    }
+    size_t pairs = duplicates_find(k, parts, x->count, duplicates, group, alike), groups = 0,
            members = 0;
-    for (size_t i = 0; i < s->rows; i++) { /* chains from each group's first row */
+    free(parts);
+    for (size_t i = 0; i < x->rows; i++) { /* chains from each group's first row */
         next[i] = UINT32_MAX;
         if (group[i] != i) next[last[group[i]]] = (uint32_t)i;
         last[group[i]] = (uint32_t)i;
     }
     json_t *list = json_array();
-    for (size_t i = 0; i < s->rows; i++) {
+    for (size_t i = 0; i < x->rows; i++) {
         if (group[i] != i || next[i] == UINT32_MAX) continue;
         json_t *rows = json_array();
         char title[64];
@@ -253,19 +230,19 @@ static void report_duplicates(const Shelf *s, FILE *page) {
         for (uint32_t r = (uint32_t)i; r != UINT32_MAX; r = next[r]) {
             members++;
             if (json)
-                json_array_append_new(rows, hit_json(s, r, alike[r]));
+                json_array_append_new(rows, hit_json(x, r, alike[r]));
             else
-                printf("  %7.4f  row %u  %s\n", alike[r], r, shelf_key(s, r));
-            if (page) search_html_hit(page, s->index, r, alike[r], shelf_key(s, r));
+                printf("  %7.4f  row %u  %s\n", alike[r], r, index_folder_key(x, r));
+            if (page) search_html_hit(page, x, r, alike[r]);
         }
         json_array_append_new(list, rows);
     }
     if (json)
         print_json(json_pack("{s:f, s:I, s:I, s:O}", "threshold", duplicates, "pictures",
-                             (json_int_t)s->usable, "pairs", (json_int_t)pairs, "groups", list));
+                             (json_int_t)living(x), "pairs", (json_int_t)pairs, "groups", list));
     else
         printf("%zu pairs of %zu pictures are at least %.6g alike: %zu pictures in %zu groups\n",
-               pairs, s->usable, duplicates, members, groups);
+               pairs, living(x), duplicates, members, groups);
     json_decref(list);
     free(group);
     free(next);
@@ -277,7 +254,7 @@ int cmd_search(int argc, char **argv) {
     StringList operands = {0};
     options_parse(&command, argc, argv, &operands);
     bool alike = option_find(&command, "duplicates")->given;
-    if (operands.count + (collection != NULL) != 1)
+    if (operands.count + (npy != NULL) != 1)
         die_usage("clipc search: name one index folder, or --collection (a .npy that clipc embed "
                   "wrote)");
     if (texts.count && text_file) die_usage("clipc search: give one of --texts and --text");
@@ -288,22 +265,26 @@ int cmd_search(int argc, char **argv) {
         die_usage("clipc search: --weight is for words and pictures together");
     if (text_file) texts.items = read_lines(text_file, &texts.count);
     if (text_file && !texts.count) die("%s holds no query", text_file);
-    Shelf s;
-    shelf_open(&s, operands.count ? operands.items[0] : NULL, collection);
+    IndexFolder x;
+    if (npy)
+        open_npy(&x, npy);
+    else
+        index_folder_open(&x, operands.items[0]);
+    if (!living(&x)) die("%s holds no picture", x.folder);
     FILE *page = NULL;
     if (alike) {
         if (html) page = search_html_open(html);
-        report_duplicates(&s, page);
+        report_duplicates(&x, page);
     } else {
-        Queries q = make_queries(&s);
+        Queries q = make_queries(&x);
         if (html) page = search_html_open(html);
-        search(&s, &q, page);
+        search(&x, &q, page);
         for (size_t i = 0; i < q.count; i++) free(q.names[i]);
         free(q.names);
         free(q.features);
     }
     if (page) search_html_close(page, html);
-    shelf_close(&s);
+    (npy ? close_npy : index_folder_close)(&x);
     string_list_free(&operands);
     return EXIT_OK;
 }

@@ -2,7 +2,7 @@
 
 #include "data/io/string_map.h"
 #include "data/image/thumbnail.h"
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -44,9 +44,10 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
 
 /* Embeds n samples from `at` on; those that can be read become a segment, and take the place of
  * their stale rows. Returns how many. */
-static size_t add_segment(Collection *c, Encoder *e, Batch *b, const Work *w, size_t at, size_t n) {
-    size_t good = 0, E = c->dim;
-    uint64_t time = collection_now();
+static size_t add_segment(IndexFolder *x, Encoder *e, Batch *b, const Work *w, size_t at,
+                          size_t n) {
+    size_t good = 0, E = x->dim;
+    uint64_t time = index_folder_now();
     float *rows = xmalloc(size_mul(n, E * sizeof *rows));
     bool *ok = xcalloc(n, sizeof *ok);
     b->thumbs = xcalloc(n, sizeof *b->thumbs);
@@ -57,10 +58,10 @@ static size_t add_segment(Collection *c, Encoder *e, Batch *b, const Work *w, si
         if (!ok[i]) continue;
         memmove(rows + good * E, rows + i * E, E * sizeof *rows);
         good_keys[good] = w->keys[at + i];
-        if (w->old[at + i] != NONE) collection_remove(c, w->old[at + i]);
+        if (w->old[at + i] != NONE) index_folder_remove(x, w->old[at + i]);
         good_thumbs[good++] = b->thumbs[i];
     }
-    collection_add(c, rows, good_keys, good_thumbs, good, time);
+    index_folder_add(x, rows, good_keys, good_thumbs, good, time);
     for (size_t i = 0; i < n; i++) free(b->thumbs[i].bytes);
     free(b->thumbs);
     free(good_thumbs);
@@ -70,36 +71,37 @@ static size_t add_segment(Collection *c, Encoder *e, Batch *b, const Work *w, si
     return good;
 }
 
-static void open_index(Collection *c, const Encoder *e, const EmbedIndex *o) {
+static void open_index(IndexFolder *x, const Encoder *e, const EmbedIndex *o) {
     char identity[17];
     encoder_identity(e, identity);
-    if (!collection_exists(o->folder)) {
-        collection_create(c, o->folder, identity, o->checkpoint, encoder_dim(e), o->type,
-                          o->thumb_side);
+    if (!index_folder_exists(o->folder)) {
+        index_folder_create(x, o->folder, identity, o->checkpoint, encoder_dim(e), o->type,
+                            o->thumb_side);
         return;
     }
-    collection_open_locked(c, o->folder);
-    if (strcmp(c->identity, identity) != 0)
+    index_folder_open_locked(x, o->folder);
+    if (strcmp(x->identity, identity) != 0)
         die("%s was embedded by another model (%s of %s, now %s): make a new index", o->folder,
-            c->identity, c->checkpoint, identity);
-    if (o->type_given && o->type != c->type)
+            x->identity, x->checkpoint, identity);
+    if (o->type_given && o->type != x->type)
         die("%s holds %s: --dtype is for a new index", o->folder,
-            c->type == NPY_F16 ? "f16" : "f32");
-    if (o->side_given && o->thumb_side != c->thumb_side)
+            x->type == NPY_F16 ? "f16" : "f32");
+    if (o->side_given && o->thumb_side != x->thumb_side)
         die("%s has thumbnails of %zu pixels: --thumbnails is for a new index", o->folder,
-            c->thumb_side);
+            x->thumb_side);
 }
 
 /* Pictures that are not there, or have changed since. */
-static Work find_work(const Collection *c, Dataset *d) {
+static Work find_work(const IndexFolder *x, Dataset *d) {
     StringMap known = {0};
     Error err;
-    size_t n = dataset_count(d), *row = xcalloc(c->rows + n + 1, sizeof *row);
+    size_t n = dataset_count(d), *row = xcalloc(x->rows + n + 1, sizeof *row);
     Work w = {.samples = xcalloc(n, sizeof *w.samples),
               .keys = xcalloc(n, sizeof *w.keys),
               .old = xcalloc(n, sizeof *w.old)};
-    for (size_t i = 0; i < c->rows; i++)
-        if (!collection_removed(c, i)) row[string_map_put(&known, collection_key(c, i), NULL)] = i;
+    for (size_t i = 0; i < x->rows; i++)
+        if (!index_folder_removed(x, i))
+            row[string_map_put(&known, index_folder_key(x, i), NULL)] = i;
     for (size_t i = 0; i < n; i++) {
         bool added = false, stale = false;
         char *key = dataset_key(d, i, &err);
@@ -108,7 +110,7 @@ static Work find_work(const Collection *c, Dataset *d) {
             log_warn("a name with a line break is left out: %.200s", key);
         } else {
             size_t *known_row = &row[string_map_put(&known, key, &added)];
-            stale = !added && *known_row != NONE && collection_stale(c, *known_row);
+            stale = !added && *known_row != NONE && index_folder_stale(x, *known_row);
             w.old[w.count] = stale ? *known_row : NONE;
             if (added || stale) *known_row = NONE;
         }
@@ -127,28 +129,28 @@ static Work find_work(const Collection *c, Dataset *d) {
 }
 
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
-    Collection c;
-    open_index(&c, e, o);
-    Work w = find_work(&c, d);
+    IndexFolder x;
+    open_index(&x, e, o);
+    Work w = find_work(&x, d);
     size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
     if (w.changed)
         log_info("%s: %zu pictures have changed since they were embedded", o->folder, w.changed);
-    Batch b = {.data = d, .thumb_side = c.thumb_side};
+    Batch b = {.data = d, .thumb_side = x.thumb_side};
     b.sample = xcalloc(threads, sizeof *b.sample);
     b.scratch = xcalloc(threads, sizeof *b.scratch);
     double t0 = clock_now();
-    for (size_t at = 0; at < n; at += COLLECTION_SEGMENT_ROWS) {
-        size_t part = size_min(COLLECTION_SEGMENT_ROWS, n - at);
+    for (size_t at = 0; at < n; at += INDEX_SEGMENT_ROWS) {
+        size_t part = size_min(INDEX_SEGMENT_ROWS, n - at);
         b.samples = w.samples + at;
-        added += add_segment(&c, e, &b, &w, at, part);
+        added += add_segment(&x, e, &b, &w, at, part);
         if (at + part < n)
             log_info("%s: %zu of %zu new pictures, %.0f a second", o->folder, at + part, n,
                      (double)(at + part) / (clock_now() - t0));
     }
     log_info("%s: %zu added, %zu were there, %zu in all", o->folder, added, w.there,
-             c.rows - c.removed);
+             x.rows - x.removed);
     if (added < n) log_warn("%zu pictures could not be read and are left out", n - added);
-    if (!(c.rows - c.removed)) die("%s holds no picture", o->folder);
+    if (!(x.rows - x.removed)) die("%s holds no picture", o->folder);
     for (size_t t = 0; t < threads; t++) {
         sample_free(&b.sample[t]);
         resize_scratch_free(&b.scratch[t]);
@@ -159,5 +161,5 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     free(w.keys);
     free(w.samples);
     free(w.old);
-    collection_close(&c);
+    index_folder_close(&x);
 }

@@ -34,10 +34,10 @@ void search_html_heading(FILE *f, const char *text) {
     fputs("</h2>\n<section>\n", f);
 }
 
-void search_html_hit(FILE *f, const Collection *c, size_t row, double score, const char *key) {
+void search_html_hit(FILE *f, const IndexFolder *x, size_t row, double score) {
     const uint8_t *jpeg;
     size_t size = 0;
-    if (c) collection_thumb(c, row, &jpeg, &size);
+    index_folder_thumb(x, row, &jpeg, &size);
     fputs("<figure>", f);
     if (size) {
         char *base64 = base64_text(jpeg, size);
@@ -45,7 +45,7 @@ void search_html_hit(FILE *f, const Collection *c, size_t row, double score, con
         free(base64);
     }
     fprintf(f, "<figcaption>%.4f ", score);
-    put_text(f, key);
+    put_text(f, index_folder_key(x, row));
     fputs("</figcaption></figure>\n", f);
 }
 

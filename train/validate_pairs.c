@@ -5,7 +5,7 @@
 
 #include "eval/features.h"
 #include "eval/retrieval.h"
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 #include "train/train_options.h"
 
 #include <stdio.h>
@@ -67,7 +67,7 @@ static void batch_loss(const Pairs *p, const TrainView *v, size_t n) {
 
 static void pairs_plan(void *self, const TrainView *v) {
     batch_loss(self, v, v->batch);
-    tiles_plan(v->k, v->config->embed_dim);
+    score_tiles_plan(v->k, v->config->embed_dim);
 }
 
 /* Mean over the pairs of their batch's loss: a batch's loss depends on how many it holds. */

@@ -1,4 +1,4 @@
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 
 #include <stdlib.h>
 
@@ -32,12 +32,12 @@ static void block_free(Block *b, const Kernels *k) {
     free(b->host);
 }
 
-void tiles_plan(const Kernels *k, size_t dim) {
-    acc *rows = k->alloc(size_mul(TILE_ROWS * dim, k->acc_size));
-    acc *cols = k->alloc(size_mul(TILE_COLS * dim, k->acc_size));
-    acc *product = k->alloc(TILE_ROWS * TILE_COLS * k->acc_size);
-    k->gemm(product, TILE_COLS, rows, dim, false, cols, dim, true, TILE_ROWS, TILE_COLS, dim,
-            false);
+void score_tiles_plan(const Kernels *k, size_t dim) {
+    acc *rows = k->alloc(size_mul(SCORE_TILE_ROWS * dim, k->acc_size));
+    acc *cols = k->alloc(size_mul(SCORE_TILE_COLS * dim, k->acc_size));
+    acc *product = k->alloc(SCORE_TILE_ROWS * SCORE_TILE_COLS * k->acc_size);
+    k->gemm(product, SCORE_TILE_COLS, rows, dim, false, cols, dim, true, SCORE_TILE_ROWS,
+            SCORE_TILE_COLS, dim, false);
     k->release(product);
     k->release(cols);
     k->release(rows);
@@ -50,18 +50,19 @@ static void report(const char *what, double share, double t0, double *last) {
     log_info("%s: %.1f %%, %.0f min left", what, 100 * share, (now - t0) * (1 / share - 1) / 60);
 }
 
-void tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const TileWalk *w) {
+void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const ScoreTileWalk *w) {
     assert(a->dim == b->dim);
     if (!a->count || !b->count) return;
-    size_t E = a->dim, size = size_min(TILE_ROWS, a->count) * size_min(TILE_COLS, b->count);
-    Block rows = block_new(k, a, TILE_ROWS), cols = block_new(k, b, TILE_COLS);
+    size_t E = a->dim,
+           size = size_min(SCORE_TILE_ROWS, a->count) * size_min(SCORE_TILE_COLS, b->count);
+    Block rows = block_new(k, a, SCORE_TILE_ROWS), cols = block_new(k, b, SCORE_TILE_COLS);
     acc *product = k->alloc(size_mul(size, k->acc_size));
     float *scores = xmalloc(size_mul(size, sizeof *scores));
     double t0 = clock_now(), last = t0;
-    for (size_t i0 = 0; i0 < a->count; i0 += TILE_ROWS) {
-        for (size_t j0 = 0; j0 < b->count; j0 += TILE_COLS) {
-            Tile t = {i0, size_min(TILE_ROWS, a->count - i0), j0,
-                      size_min(TILE_COLS, b->count - j0), NULL};
+    for (size_t i0 = 0; i0 < a->count; i0 += SCORE_TILE_ROWS) {
+        for (size_t j0 = 0; j0 < b->count; j0 += SCORE_TILE_COLS) {
+            ScoreTile t = {i0, size_min(SCORE_TILE_ROWS, a->count - i0), j0,
+                           size_min(SCORE_TILE_COLS, b->count - j0), NULL};
             if (w->wanted && !w->wanted(w->context, &t)) continue;
             block_load(&rows, k, i0);
             block_load(&cols, k, j0);

@@ -1,6 +1,6 @@
 /* Any bytes as an index.json: refused, or written back as the same. Any bytes as a file of
  * thumbnails: every one that is found lies inside it. */
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,23 +13,23 @@ static void check_thumbs(const uint8_t *bytes, size_t n) {
     for (size_t i = 0; i < 17; i++) {
         const uint8_t *at;
         size_t size;
-        if (!collection_find_thumb(bytes, n, rows, i, &at, &size)) continue;
+        if (!index_folder_find_thumb(bytes, n, rows, i, &at, &size)) continue;
         if (at < bytes || at > bytes + n || size > (size_t)(bytes + n - at)) abort();
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
-    Collection c, again;
+    IndexFolder c, again;
     Error err;
     check_thumbs(bytes, n);
-    if (!collection_parse(&c, (const char *)bytes, n, &err)) return 0;
-    char *json = collection_to_json(&c);
-    if (!collection_parse(&again, json, strlen(json), &err)) abort();
+    if (!index_folder_parse(&c, (const char *)bytes, n, &err)) return 0;
+    char *json = index_folder_to_json(&c);
+    if (!index_folder_parse(&again, json, strlen(json), &err)) abort();
     if (again.rows != c.rows || again.removed != c.removed || again.count != c.count ||
         strcmp(again.identity, c.identity) != 0)
         abort();
     free(json);
-    collection_close(&c);
-    collection_close(&again);
+    index_folder_close(&c);
+    index_folder_close(&again);
     return 0;
 }

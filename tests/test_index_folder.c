@@ -1,10 +1,10 @@
 /* Index folders (manifest, adding, removing, damage, leftovers), search over parts, duplicates. */
 #include "tests/support.h"
 #include "data/io/string_map.h"
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 #include "eval/duplicates.h"
 #include "eval/search.h"
-#include "eval/tiles.h"
+#include "eval/score_tiles.h"
 #include "kernels/rng.h"
 
 #include <math.h>
@@ -159,7 +159,7 @@ static void test_threshold_counts(void **state) {
 enum { DIM = 6 };
 static const char identity[] = "0123456789abcdef";
 
-static void add_some(Collection *c, size_t n, size_t number, const float *rows) {
+static void add_some(IndexFolder *c, size_t n, size_t number, const float *rows) {
     char **keys = xcalloc(n, sizeof *keys);
     Thumb *thumbs = xcalloc(n, sizeof *thumbs);
     for (size_t i = 0; i < n; i++) {
@@ -167,27 +167,27 @@ static void add_some(Collection *c, size_t n, size_t number, const float *rows) 
         thumbs[i].size = i % 3; /* some have none */
         thumbs[i].bytes = (uint8_t *)keys[i];
     }
-    collection_add(c, rows, keys, thumbs, n, 700 - number);
+    index_folder_add(c, rows, keys, thumbs, n, 700 - number);
     for (size_t i = 0; i < n; i++) free(keys[i]);
     free(keys);
     free(thumbs);
 }
 
-static void check_rows(const Collection *c, const size_t *numbers, size_t n, const float *rows,
+static void check_rows(const IndexFolder *c, const size_t *numbers, size_t n, const float *rows,
                        float tolerance) {
     assert_int_equal(c->rows, n);
     for (size_t i = 0; i < n; i++) {
         char key[32];
         float row[DIM];
         snprintf(key, sizeof key, "p/%zu.jpg", numbers[i]);
-        assert_string_equal(collection_key(c, i), key);
+        assert_string_equal(index_folder_key(c, i), key);
         const Segment *s = c->segments;
         while (i >= s->first + s->rows) s++;
         rows_load(&s->features, i - s->first, 1, row, DIM);
         for (size_t j = 0; j < DIM; j++) assert_near(row[j], rows[numbers[i] * DIM + j], tolerance);
         const uint8_t *thumb;
         size_t size;
-        collection_thumb(c, i, &thumb, &size);
+        index_folder_thumb(c, i, &thumb, &size);
         assert_int_equal(size, numbers[i] % 5 % 3);
         assert_memory_equal(thumb, "p/", size);
     }
@@ -198,41 +198,41 @@ static void make_and_change(const char *folder, NpyType type, const float *rows)
     const float tolerance = type == NPY_F16 ? 3e-4f : 0;
     size_t all[15], left[12], n = 0;
     Error err;
-    Collection c, reader;
-    collection_create(&c, folder, identity, "ckpt", DIM, type, 64);
+    IndexFolder c, reader;
+    index_folder_create(&c, folder, identity, "ckpt", DIM, type, 64);
     for (size_t s = 0; s < 3; s++) add_some(&c, 5, 5 * s, rows + 5 * s * DIM);
     for (size_t i = 0; i < 15; i++) {
         all[i] = i;
         if (i != 3 && i != 4 && i != 12) left[n++] = i;
     }
     check_rows(&c, all, 15, rows, tolerance);
-    collection_close(&c);
-    collection_open(&reader, folder);
+    index_folder_close(&c);
+    index_folder_open(&reader, folder);
     check_rows(&reader, all, 15, rows, tolerance);
-    collection_open_locked(&c, folder);
-    collection_remove(&c, 4);
-    collection_remove(&c, 3);
-    collection_remove(&c, 12);
-    collection_remove(&c, 12);
+    index_folder_open_locked(&c, folder);
+    index_folder_remove(&c, 4);
+    index_folder_remove(&c, 3);
+    index_folder_remove(&c, 12);
+    index_folder_remove(&c, 12);
     assert_int_equal(c.removed, 3);
-    collection_commit(&c);
-    collection_close(&c);
-    collection_open_locked(&c, folder);
-    assert_true(c.removed == 3 && collection_removed(&c, 4) && !collection_removed(&c, 5));
-    collection_compact(&c);
+    index_folder_commit(&c);
+    index_folder_close(&c);
+    index_folder_open_locked(&c, folder);
+    assert_true(c.removed == 3 && index_folder_removed(&c, 4) && !index_folder_removed(&c, 5));
+    index_folder_compact(&c);
     check_rows(&c, left, n, rows, tolerance);
     assert_true(c.count == 1 && c.removed == 0 && c.segments[0].time_count == 3);
     const size_t runs[] = {3, 5, 4};
     for (size_t i = 0; i < 3; i++)
         assert_true(c.segments[0].times[i].rows == runs[i] &&
                     c.segments[0].times[i].time == 700 - 5 * i);
-    assert_true(collection_check(&c, &err));
-    collection_close(&c);
+    assert_true(index_folder_check(&c, &err));
+    index_folder_close(&c);
     check_rows(&reader, all, 15, rows, tolerance); /* what was opened stays */
-    collection_close(&reader);
-    collection_open(&c, folder);
+    index_folder_close(&reader);
+    index_folder_open(&c, folder);
     check_rows(&c, left, n, rows, tolerance);
-    collection_close(&c);
+    index_folder_close(&c);
 }
 
 static void test_folder(void **state) {
@@ -241,16 +241,16 @@ static void test_folder(void **state) {
     make_and_change(test_path("f32"), NPY_F32, rows);
     make_and_change(test_path("f16"), NPY_F16, rows);
     /* everything removed, then compacted: an empty index that can be added to */
-    Collection c;
-    collection_create(&c, test_path("empty"), identity, "ckpt", DIM, NPY_F32, 64);
+    IndexFolder c;
+    index_folder_create(&c, test_path("empty"), identity, "ckpt", DIM, NPY_F32, 64);
     add_some(&c, 2, 0, rows);
-    collection_remove(&c, 0);
-    collection_remove(&c, 1);
-    collection_compact(&c);
+    index_folder_remove(&c, 0);
+    index_folder_remove(&c, 1);
+    index_folder_compact(&c);
     assert_true(c.rows == 0 && c.count == 0);
     add_some(&c, 2, 0, rows);
     assert_int_equal(c.rows, 2);
-    collection_close(&c);
+    index_folder_close(&c);
     free(rows);
 }
 
@@ -259,10 +259,10 @@ static void test_leftovers(void **state) {
     (void)state;
     float *rows = random_rows(5, DIM, 5);
     const char *folder = test_path("killed");
-    Collection c;
-    collection_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
+    IndexFolder c;
+    index_folder_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
     add_some(&c, 5, 0, rows);
-    collection_close(&c);
+    index_folder_close(&c);
     const char *left[] = {"00000002.npy", "00000002.keys.tmp.3.4", "00000001.npy.tmp-12",
                           "index.json.tmp.5.6"};
     char path[4][512], own[512], other[512];
@@ -273,37 +273,37 @@ static void test_leftovers(void **state) {
     snprintf(own, sizeof own, "%s/00000001.npy", folder);
     snprintf(other, sizeof other, "%s/notes.txt", folder);
     test_write_file(other, "x", 1);
-    collection_open(&c, folder); /* a reader clears nothing */
+    index_folder_open(&c, folder); /* a reader clears nothing */
     assert_int_equal(access(path[0], F_OK), 0);
-    collection_close(&c);
-    collection_open_locked(&c, folder);
+    index_folder_close(&c);
+    index_folder_open_locked(&c, folder);
     for (size_t i = 0; i < 4; i++) assert_int_equal(access(path[i], F_OK), -1);
     assert_int_equal(access(own, F_OK) + access(other, F_OK), 0);
     add_some(&c, 5, 5, rows);
-    collection_close(&c);
+    index_folder_close(&c);
     free(rows);
 }
 
 /* ---- damage ---- */
 
 static void open_it(void *folder) {
-    Collection c;
-    collection_open(&c, folder);
+    IndexFolder c;
+    index_folder_open(&c, folder);
 }
 static void open_locked(void *folder) {
-    Collection c;
-    collection_open_locked(&c, folder);
+    IndexFolder c;
+    index_folder_open_locked(&c, folder);
 }
 static void check_it(void *folder) {
-    Collection c;
+    IndexFolder c;
     Error err;
-    collection_open(&c, folder);
-    if (!collection_check(&c, &err)) die("%s", err.text);
+    index_folder_open(&c, folder);
+    if (!index_folder_check(&c, &err)) die("%s", err.text);
 }
 static void add_nan(void *folder) {
-    Collection c;
+    IndexFolder c;
     float row[DIM] = {1, NAN};
-    collection_open_locked(&c, folder);
+    index_folder_open_locked(&c, folder);
     add_some(&c, 1, 0, row);
 }
 
@@ -327,11 +327,11 @@ static void test_damage(void **state) {
     (void)state;
     float *rows = random_rows(5, DIM, 5);
     const char *folder = test_path("damaged");
-    Collection c;
-    collection_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
+    IndexFolder c;
+    index_folder_create(&c, folder, identity, "ckpt", DIM, NPY_F32, 64);
     add_some(&c, 5, 0, rows);
     test_dies(open_locked, (void *)folder, EXIT_ERROR, "another clipc is writing");
-    collection_close(&c);
+    index_folder_close(&c);
     damaged(folder, "00000001.keys", 3, false, open_it, "00000001.keys is damaged (checksum)");
     damaged(folder, "00000001.npy", -1, false, check_it, "00000001.npy is damaged (checksum)");
     damaged(folder, "00000001.thumbs", -1, false, check_it, "00000001.thumbs is damaged");
@@ -341,9 +341,9 @@ static void test_damage(void **state) {
     damaged(folder, "index.json", 20, true, open_it, "index.json: line 1");
     test_dies(add_nan, (void *)folder, EXIT_ERROR, "not finite (NaN)");
     test_dies(open_it, (void *)test_path("nowhere"), EXIT_ERROR, "is no index folder");
-    collection_open_locked(&c, folder); /* none of that did harm */
+    index_folder_open_locked(&c, folder); /* none of that did harm */
     assert_int_equal(c.rows, 5);
-    collection_close(&c);
+    index_folder_close(&c);
     free(rows);
 }
 
@@ -361,20 +361,20 @@ static void test_manifest(void **state) {
     static const char good[] =
         HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT(
             "00000007", "3", ",\"times\":[[2,1700000000000000001],[1,0]]") "]}";
-    Collection c;
+    IndexFolder c;
     Error err;
-    if (!collection_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
+    if (!index_folder_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
     assert_true(!c.segments[0].times && c.segments[1].times[0].time == 1700000000000000001);
-    assert_true(collection_removed(&c, 1) && !collection_removed(&c, 2) &&
-                collection_removed(&c, 4));
-    char *again = collection_to_json(&c);
+    assert_true(index_folder_removed(&c, 1) && !index_folder_removed(&c, 2) &&
+                index_folder_removed(&c, 4));
+    char *again = index_folder_to_json(&c);
     assert_string_equal(again, good);
     free(again);
-    collection_close(&c);
+    index_folder_close(&c);
     for (size_t cut = 0; cut < strlen(good); cut++)
-        assert_false(collection_parse(&c, good, cut, &err));
+        assert_false(index_folder_parse(&c, good, cut, &err));
     static const struct {
         const char *json, *needle;
     } bad[] = {
@@ -398,7 +398,7 @@ static void test_manifest(void **state) {
         {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {
-        assert_false(collection_parse(&c, bad[i].json, strlen(bad[i].json), &err));
+        assert_false(index_folder_parse(&c, bad[i].json, strlen(bad[i].json), &err));
         if (!strstr(err.text, bad[i].needle)) fail_msg("%zu: %s", i, err.text);
     }
 }
@@ -435,5 +435,5 @@ int main(void) {
         cmocka_unit_test(test_string_map),       cmocka_unit_test(test_late_link),
         cmocka_unit_test(test_threshold_counts),
     };
-    return cmocka_run_group_tests_name("collection", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("index_folder", tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* collection: its index.json. */
-#include "eval/collection.h"
+/* index_folder: its index.json. */
+#include "eval/index_folder.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -78,27 +78,27 @@ static bool take_times(Segment *s, const json_t *list, Error *err) {
                                       s->name, s->rows);
 }
 
-static bool take_segment(Collection *c, Segment *s, const json_t *o, Error *err) {
+static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, Error *err) {
     const char *name = json_string_value(json_object_get(o, "name"));
     if (!name || strlen(name) != 8 || strspn(name, "0123456789") != 8)
         return error_set(err, "a segment's \"name\" is not 8 digits");
     memcpy(s->name, name, 9);
     if (!take_size(o, "rows", 1, ROWS_MAX, &s->rows, err)) return false;
-    if (s->rows > ROWS_MAX - c->rows) return error_set(err, "more than %zu rows", ROWS_MAX);
-    s->first = c->rows;
+    if (s->rows > ROWS_MAX - x->rows) return error_set(err, "more than %zu rows", ROWS_MAX);
+    s->first = x->rows;
     if (!take_crcs(s, json_object_get(o, "crc32c"), err)) return false;
     if (!take_removed(s, json_object_get(o, "removed"), err)) return false;
     if (!take_times(s, json_object_get(o, "times"), err)) return false;
-    if (strtoull(name, NULL, 10) >= c->next)
+    if (strtoull(name, NULL, 10) >= x->next)
         return error_set(err, "segment %s is not below \"next\"", name);
-    if (s != c->segments && strcmp(s[-1].name, s->name) >= 0)
+    if (s != x->segments && strcmp(s[-1].name, s->name) >= 0)
         return error_set(err, "segment %s is out of order", name);
-    c->rows += s->rows;
-    c->removed += s->removed_count;
+    x->rows += s->rows;
+    x->removed += s->removed_count;
     return true;
 }
 
-static bool take_fields(Collection *c, const json_t *root, Error *err) {
+static bool take_fields(IndexFolder *x, const json_t *root, Error *err) {
     const char *format = json_string_value(json_object_get(root, "format"));
     const char *dtype = json_string_value(json_object_get(root, "dtype"));
     const char *checkpoint = json_string_value(json_object_get(root, "checkpoint"));
@@ -110,34 +110,34 @@ static bool take_fields(Collection *c, const json_t *root, Error *err) {
         return error_set(err, "version %zu; this program knows %d", version, VERSION);
     if (!dtype || (strcmp(dtype, "f32") && strcmp(dtype, "f16")))
         return error_set(err, "\"dtype\" is neither f32 nor f16");
-    c->type = strcmp(dtype, "f16") ? NPY_F32 : NPY_F16;
-    if (!take_size(root, "dim", 1, DIM_MAX, &c->dim, err) ||
-        !take_size(root, "thumbnails", 0, SIDE_MAX, &c->thumb_side, err) ||
+    x->type = strcmp(dtype, "f16") ? NPY_F32 : NPY_F16;
+    if (!take_size(root, "dim", 1, DIM_MAX, &x->dim, err) ||
+        !take_size(root, "thumbnails", 0, SIDE_MAX, &x->thumb_side, err) ||
         !take_size(root, "next", 1, 99999999, &next, err))
         return false;
-    c->next = next;
-    if (!take_hex(json_object_get(root, "identity"), 16, c->identity))
+    x->next = next;
+    if (!take_hex(json_object_get(root, "identity"), 16, x->identity))
         return error_set(err, "\"identity\" is not 16 hexadecimal digits");
     if (!checkpoint) return error_set(err, "no \"checkpoint\"");
-    c->checkpoint = xstrdup(checkpoint);
+    x->checkpoint = xstrdup(checkpoint);
     if (!json_is_array(segments) || json_array_size(segments) > SEGMENTS_MAX)
         return error_set(err, "no list \"segments\"");
-    c->segments = xcalloc(json_array_size(segments) + 1, sizeof *c->segments);
+    x->segments = xcalloc(json_array_size(segments) + 1, sizeof *x->segments);
     json_array_foreach(segments, i, o) {
-        c->count++;
-        if (!take_segment(c, &c->segments[i], o, err)) return false;
+        x->count++;
+        if (!take_segment(x, &x->segments[i], o, err)) return false;
     }
     return true;
 }
 
-bool collection_parse(Collection *c, const char *json, size_t bytes, Error *err) {
-    *c = (Collection){.lock = -1};
+bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err) {
+    *x = (IndexFolder){.lock = -1};
     json_error_t why;
     json_t *root = json_loadb(json, bytes, 0, &why);
     if (!root) return error_set(err, "line %d: %.160s", why.line, why.text);
-    bool ok = take_fields(c, root, err);
+    bool ok = take_fields(x, root, err);
     json_decref(root);
-    if (!ok) collection_close(c);
+    if (!ok) index_folder_close(x);
     return ok;
 }
 
@@ -164,10 +164,10 @@ static json_t *time_runs(const Segment *s) {
     return list;
 }
 
-char *collection_to_json(const Collection *c) {
+char *index_folder_to_json(const IndexFolder *x) {
     json_t *segments = json_array();
-    for (size_t i = 0; i < c->count; i++) {
-        const Segment *s = &c->segments[i];
+    for (size_t i = 0; i < x->count; i++) {
+        const Segment *s = &x->segments[i];
         char crc[3][9];
         for (size_t f = 0; f < 3; f++) snprintf(crc[f], sizeof crc[f], "%08x", s->crc[f]);
         json_t *o = json_pack("{s:s, s:I, s:[s, s, s]}", "name", s->name, "rows",
@@ -176,12 +176,12 @@ char *collection_to_json(const Collection *c) {
         if (s->removed_count) json_object_set_new(o, "removed", removed_ranges(s));
         json_array_append_new(segments, o);
     }
-    json_t *checkpoint = json_string(c->checkpoint);
+    json_t *checkpoint = json_string(x->checkpoint);
     json_t *root = json_pack(
         "{s:s, s:i, s:s, s:o, s:I, s:s, s:I, s:I, s:o}", "format", FORMAT, "version", VERSION,
-        "identity", c->identity, "checkpoint", checkpoint ? checkpoint : json_string(""), "dim",
-        (json_int_t)c->dim, "dtype", c->type == NPY_F16 ? "f16" : "f32", "thumbnails",
-        (json_int_t)c->thumb_side, "next", (json_int_t)c->next, "segments", segments);
+        "identity", x->identity, "checkpoint", checkpoint ? checkpoint : json_string(""), "dim",
+        (json_int_t)x->dim, "dtype", x->type == NPY_F16 ? "f16" : "f32", "thumbnails",
+        (json_int_t)x->thumb_side, "next", (json_int_t)x->next, "segments", segments);
     char *text = json_dumps(root, JSON_COMPACT);
     if (!text) die("index.json cannot be made");
     json_decref(root);

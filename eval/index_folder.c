@@ -1,4 +1,4 @@
-#include "eval/collection.h"
+#include "eval/index_folder.h"
 
 #include "data/io/crc32c.h"
 #include "data/sources.h"
@@ -24,11 +24,11 @@
 enum { CHUNK_ROWS = 1024 };
 static const char *const suffixes[3] = {"npy", "keys", "thumbs"};
 
-static char *file_of(const Collection *c, const char *segment, size_t suffix) {
-    return xasprintf("%s/%s.%s", c->folder, segment, suffixes[suffix]);
+static char *file_of(const IndexFolder *x, const char *segment, size_t suffix) {
+    return xasprintf("%s/%s.%s", x->folder, segment, suffixes[suffix]);
 }
 
-static bool has_file(const Collection *c, size_t suffix) { return suffix < 2 || c->thumb_side; }
+static bool has_file(const IndexFolder *x, size_t suffix) { return suffix < 2 || x->thumb_side; }
 
 /* ---- opening ---- */
 
@@ -42,17 +42,17 @@ static void segment_close(Segment *s) {
     *s = (Segment){.rows = 0};
 }
 
-void collection_close(Collection *c) {
-    for (size_t i = 0; i < c->count; i++) segment_close(&c->segments[i]);
-    if (c->lock >= 0) close(c->lock);
-    free(c->segments);
-    free(c->folder);
-    free(c->checkpoint);
-    *c = (Collection){.lock = -1};
+void index_folder_close(IndexFolder *x) {
+    for (size_t i = 0; i < x->count; i++) segment_close(&x->segments[i]);
+    if (x->lock >= 0) close(x->lock);
+    free(x->segments);
+    free(x->folder);
+    free(x->checkpoint);
+    *x = (IndexFolder){.lock = -1};
 }
 
-static bool open_keys(const Collection *c, Segment *s, Error *err) {
-    char *path = file_of(c, s->name, 1);
+static bool open_keys(const IndexFolder *x, Segment *s, Error *err) {
+    char *path = file_of(x, s->name, 1);
     uint8_t *bytes;
     size_t size, n = 0;
     bool ok = file_read_all(path, &bytes, &size, KEYS_MAX, err);
@@ -73,23 +73,23 @@ static bool open_keys(const Collection *c, Segment *s, Error *err) {
     return ok;
 }
 
-static bool open_features(const Collection *c, Segment *s, Error *err) {
-    char *path = file_of(c, s->name, 0);
+static bool open_features(const IndexFolder *x, Segment *s, Error *err) {
+    char *path = file_of(x, s->name, 0);
     NpyMap m;
     bool ok = npy_map(&m, path, err);
     if (ok) {
         s->features = (Rows){m.rows, m.cols, m.f32, m.f16, NULL, false, m};
-        if (m.rows != s->rows || m.cols != c->dim || (m.f16 != NULL) != (c->type == NPY_F16))
+        if (m.rows != s->rows || m.cols != x->dim || (m.f16 != NULL) != (x->type == NPY_F16))
             ok = error_set(err, "%s is not %zu rows of %zu as index.json says", path, s->rows,
-                           c->dim);
+                           x->dim);
     }
     free(path);
     return ok;
 }
 
-static bool open_thumbs(const Collection *c, Segment *s, Error *err) {
-    if (!c->thumb_side) return true;
-    char *path = file_of(c, s->name, 2);
+static bool open_thumbs(const IndexFolder *x, Segment *s, Error *err) {
+    if (!x->thumb_side) return true;
+    char *path = file_of(x, s->name, 2);
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     bool ok = fd >= 0 && !fstat(fd, &st) && st.st_size > 0;
@@ -105,32 +105,32 @@ static bool open_thumbs(const Collection *c, Segment *s, Error *err) {
     return ok;
 }
 
-static bool open_all(Collection *c, const char *folder, int lock, Error *err) {
+static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
     char *path = xasprintf("%s/" MANIFEST, folder);
     uint8_t *bytes;
     size_t size;
     Error why;
     bool ok = file_read_all(path, &bytes, &size, MANIFEST_MAX, err);
     if (ok) {
-        ok = collection_parse(c, (const char *)bytes, size, &why) ||
+        ok = index_folder_parse(x, (const char *)bytes, size, &why) ||
              error_set(err, "%.200s: %.300s", path, why.text);
         free(bytes);
     }
     free(path);
     if (!ok) return false;
-    c->folder = xstrdup(folder);
-    c->lock = lock;
-    for (size_t i = 0; ok && i < c->count; i++) {
-        Segment *s = &c->segments[i];
-        ok = open_features(c, s, err) && open_keys(c, s, err) && open_thumbs(c, s, err);
+    x->folder = xstrdup(folder);
+    x->lock = lock;
+    for (size_t i = 0; ok && i < x->count; i++) {
+        Segment *s = &x->segments[i];
+        ok = open_features(x, s, err) && open_keys(x, s, err) && open_thumbs(x, s, err);
     }
     if (ok) return true;
-    c->lock = -1; /* it stays the caller's */
-    collection_close(c);
+    x->lock = -1; /* it stays the caller's */
+    index_folder_close(x);
     return false;
 }
 
-bool collection_exists(const char *folder) {
+bool index_folder_exists(const char *folder) {
     char *path = xasprintf("%s/" MANIFEST, folder);
     bool there = access(path, F_OK) == 0;
     free(path);
@@ -139,13 +139,13 @@ bool collection_exists(const char *folder) {
 
 /* A writer that compacts may delete files between our reading of index.json and their opening: then
  * there is a newer index.json. */
-void collection_open(Collection *c, const char *folder) {
+void index_folder_open(IndexFolder *x, const char *folder) {
     Error err;
-    if (!collection_exists(folder))
+    if (!index_folder_exists(folder))
         die("%s is no index folder (no " MANIFEST "): clipc embed --images ... --index makes one",
             folder);
     for (int attempt = 0; attempt < 3; attempt++)
-        if (open_all(c, folder, -1, &err)) return;
+        if (open_all(x, folder, -1, &err)) return;
     die("%s", err.text);
 }
 
@@ -159,77 +159,77 @@ static int take_lock(const char *folder) {
     return fd;
 }
 
-static bool is_known(const Collection *c, const char *name) {
-    for (size_t i = 0; i < c->count; i++)
-        if (strncmp(c->segments[i].name, name, 8) == 0) return true;
+static bool is_known(const IndexFolder *x, const char *name) {
+    for (size_t i = 0; i < x->count; i++)
+        if (strncmp(x->segments[i].name, name, 8) == 0) return true;
     return false;
 }
 
 /* Files of segments that index.json does not name, and half-written ones. */
-static void clear_leftovers(const Collection *c) {
+static void clear_leftovers(const IndexFolder *x) {
     char **names;
     size_t count;
     Error err;
-    if (!list_folder(c->folder, &names, &count, &err)) die("%s", err.text);
+    if (!list_folder(x->folder, &names, &count, &err)) die("%s", err.text);
     for (size_t i = 0; i < count; i++) {
         bool segment = strspn(names[i], "0123456789") == 8 && names[i][8] == '.';
         bool half = strstr(names[i], ".tmp") && (segment || !strncmp(names[i], MANIFEST, 10));
-        if (!half && !(segment && !is_known(c, names[i]))) continue;
-        char *path = xasprintf("%s/%s", c->folder, names[i]);
+        if (!half && !(segment && !is_known(x, names[i]))) continue;
+        char *path = xasprintf("%s/%s", x->folder, names[i]);
         unlink(path);
         free(path);
     }
     names_free(names, count);
 }
 
-void collection_open_locked(Collection *c, const char *folder) {
+void index_folder_open_locked(IndexFolder *x, const char *folder) {
     Error err;
-    if (!collection_exists(folder)) die("%s is no index folder (no " MANIFEST ")", folder);
+    if (!index_folder_exists(folder)) die("%s is no index folder (no " MANIFEST ")", folder);
     int lock = take_lock(folder);
-    if (!open_all(c, folder, lock, &err)) die("%s", err.text);
-    clear_leftovers(c);
+    if (!open_all(x, folder, lock, &err)) die("%s", err.text);
+    clear_leftovers(x);
 }
 
-void collection_create(Collection *c, const char *folder, const char *identity,
-                       const char *checkpoint, size_t dim, NpyType type, size_t thumb_side) {
+void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
+                         const char *checkpoint, size_t dim, NpyType type, size_t thumb_side) {
     Error err;
     if (!make_folders(folder, &err)) die("%s", err.text);
-    *c = (Collection){.dim = dim, .type = type, .thumb_side = thumb_side, .next = 1};
-    c->lock = take_lock(folder);
-    if (collection_exists(folder)) die("%s has an index already", folder);
-    c->folder = xstrdup(folder);
-    c->checkpoint = xstrdup(checkpoint);
-    memcpy(c->identity, identity, sizeof c->identity);
-    clear_leftovers(c);
-    collection_commit(c);
+    *x = (IndexFolder){.dim = dim, .type = type, .thumb_side = thumb_side, .next = 1};
+    x->lock = take_lock(folder);
+    if (index_folder_exists(folder)) die("%s has an index already", folder);
+    x->folder = xstrdup(folder);
+    x->checkpoint = xstrdup(checkpoint);
+    memcpy(x->identity, identity, sizeof x->identity);
+    clear_leftovers(x);
+    index_folder_commit(x);
 }
 
 /* ---- rows ---- */
 
-static Segment *segment_of(const Collection *c, size_t row) {
-    assert(row < c->rows);
-    size_t lo = 0, hi = c->count;
+static Segment *segment_of(const IndexFolder *x, size_t row) {
+    assert(row < x->rows);
+    size_t lo = 0, hi = x->count;
     while (hi - lo > 1) {
         size_t mid = lo + (hi - lo) / 2;
-        if (c->segments[mid].first <= row)
+        if (x->segments[mid].first <= row)
             lo = mid;
         else
             hi = mid;
     }
-    return &c->segments[lo];
+    return &x->segments[lo];
 }
 
-bool collection_removed(const Collection *c, size_t row) {
-    const Segment *s = segment_of(c, row);
+bool index_folder_removed(const IndexFolder *x, size_t row) {
+    const Segment *s = segment_of(x, row);
     return s->removed && bit_of(s->removed, row - s->first);
 }
 
-const char *collection_key(const Collection *c, size_t row) {
-    const Segment *s = segment_of(c, row);
-    return s->keys[row - s->first];
+const char *index_folder_key(const IndexFolder *x, size_t row) {
+    const Segment *s = segment_of(x, row);
+    return s->keys ? s->keys[row - s->first] : "";
 }
 
-char *collection_key_file(const char *key) {
+char *index_folder_key_file(const char *key) {
     if (!access(key, F_OK)) return xstrdup(key);
     const char *tar = strstr(key, ".tar");
     size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
@@ -244,33 +244,33 @@ static uint64_t nanoseconds(struct timespec t) {
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-uint64_t collection_now(void) {
+uint64_t index_folder_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME_COARSE, &t);
     return nanoseconds(t);
 }
 
-static uint64_t time_of(const Collection *c, size_t row) {
-    const Segment *s = segment_of(c, row);
+static uint64_t time_of(const IndexFolder *x, size_t row) {
+    const Segment *s = segment_of(x, row);
     const TimeRun *t = s->times;
     if (!t) return 0;
     for (row -= s->first; row >= t->rows; t++) row -= t->rows;
     return t->time;
 }
 
-bool collection_stale(const Collection *c, size_t row) {
+bool index_folder_stale(const IndexFolder *x, size_t row) {
     struct stat st;
-    uint64_t time = time_of(c, row);
+    uint64_t time = time_of(x, row);
     if (!time) return false;
-    char *path = collection_key_file(collection_key(c, row));
+    char *path = index_folder_key_file(index_folder_key(x, row));
     bool stale = path && !stat(path, &st) &&
                  (nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time);
     free(path);
     return stale;
 }
 
-bool collection_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
-                           const uint8_t **jpeg, size_t *size) {
+bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
+                             const uint8_t **jpeg, size_t *size) {
     uint64_t from, to;
     if (row >= rows || bytes / 8 < rows + 1) return false;
     memcpy(&from, file + 8 * row, 8);
@@ -281,32 +281,32 @@ bool collection_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_
     return true;
 }
 
-void collection_thumb(const Collection *c, size_t row, const uint8_t **bytes, size_t *size) {
-    const Segment *s = segment_of(c, row);
+void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size) {
+    const Segment *s = segment_of(x, row);
     *size = 0;
     if (s->thumbs)
-        collection_find_thumb(s->thumbs, s->thumb_bytes, s->rows, row - s->first, bytes, size);
+        index_folder_find_thumb(s->thumbs, s->thumb_bytes, s->rows, row - s->first, bytes, size);
 }
 
 /* ---- writing ---- */
 
-void collection_commit(Collection *c) {
+void index_folder_commit(IndexFolder *x) {
     Error err;
-    char *json = collection_to_json(c), *path = xasprintf("%s/" MANIFEST, c->folder);
-    assert(c->lock >= 0);
+    char *json = index_folder_to_json(x), *path = xasprintf("%s/" MANIFEST, x->folder);
+    assert(x->lock >= 0);
     if (!file_write_atomic(path, json, strlen(json), &err)) die("%s", err.text);
     free(path);
     free(json);
 }
 
-void collection_remove(Collection *c, size_t row) {
-    Segment *s = segment_of(c, row);
+void index_folder_remove(IndexFolder *x, size_t row) {
+    Segment *s = segment_of(x, row);
     size_t i = row - s->first;
     if (!s->removed) s->removed = xcalloc(div_up(s->rows, 64), sizeof *s->removed);
     if (bit_of(s->removed, i)) return;
     s->removed[i / 64] |= 1ull << i % 64;
     s->removed_count++;
-    c->removed++;
+    x->removed++;
 }
 
 /* The checksum of a file as it is on disk. */
@@ -326,7 +326,7 @@ static bool file_crc(const char *path, uint32_t *crc, Error *err) {
 
 /* The files of a segment in the making. */
 typedef struct SegmentWriter {
-    Collection *c;
+    IndexFolder *x;
     char name[9], *paths[3];
     size_t rows;
     TimeRun *times; /* of the rows whose keys were written */
@@ -341,18 +341,18 @@ static void must(bool ok, const Error *err) {
 }
 
 /* The table of offsets comes first, so sizes of all thumbnails are asked for at the start. */
-static void writer_start(SegmentWriter *w, Collection *c, size_t rows,
+static void writer_start(SegmentWriter *w, IndexFolder *x, size_t rows,
                          size_t (*thumb_size)(void *context, size_t i), void *context) {
     Error err = {""};
-    *w = (SegmentWriter){.c = c, .rows = rows};
-    if (c->next > 99999999) die("%s: no numbers for segments are left", c->folder);
-    snprintf(w->name, sizeof w->name, "%08u", (unsigned)c->next);
-    for (size_t f = 0; f < 3; f++) w->paths[f] = file_of(c, w->name, f);
-    w->features = npy_writer_open(w->paths[0], c->type, rows, c->dim, &err);
+    *w = (SegmentWriter){.x = x, .rows = rows};
+    if (x->next > 99999999) die("%s: no numbers for segments are left", x->folder);
+    snprintf(w->name, sizeof w->name, "%08u", (unsigned)x->next);
+    for (size_t f = 0; f < 3; f++) w->paths[f] = file_of(x, w->name, f);
+    w->features = npy_writer_open(w->paths[0], x->type, rows, x->dim, &err);
     must(w->features != NULL, &err);
     w->keys = writer_open(w->paths[1], 0, &err);
     must(w->keys != NULL, &err);
-    if (!c->thumb_side) return;
+    if (!x->thumb_side) return;
     w->thumbs = writer_open(w->paths[2], 0, &err);
     must(w->thumbs != NULL, &err);
     uint64_t *offsets = xcalloc(rows + 1, sizeof *offsets);
@@ -364,7 +364,7 @@ static void writer_start(SegmentWriter *w, Collection *c, size_t rows,
 
 static void writer_rows(SegmentWriter *w, const float *rows, size_t n) {
     Error err;
-    for (size_t i = 0; i < n * w->c->dim; i++)
+    for (size_t i = 0; i < n * w->x->dim; i++)
         if (!isfinite(rows[i]))
             die("a feature is not finite (NaN): nothing was added; is the checkpoint sound?");
     must(npy_writer_append(w->features, rows, n, &err), &err);
@@ -386,44 +386,44 @@ static void writer_key(SegmentWriter *w, const char *key, uint64_t time, const u
     if (w->thumbs && size) must(writer_put(w->thumbs, thumb, size, &err), &err);
 }
 
-/* Puts the files in place and opens them as the collection's last segment, in memory only. */
+/* Puts the files in place and opens them as the index's last segment, in memory only. */
 static void writer_finish(SegmentWriter *w) {
     Error err;
-    Collection *c = w->c;
+    IndexFolder *x = w->x;
     must(npy_writer_close(w->features, &err), &err);
     must(writer_commit(w->keys, NULL, NULL, &err), &err);
     if (w->thumbs) must(writer_commit(w->thumbs, NULL, NULL, &err), &err);
-    c->segments = xrealloc(c->segments, (c->count + 1) * sizeof *c->segments);
-    Segment *s = &c->segments[c->count];
+    x->segments = xrealloc(x->segments, (x->count + 1) * sizeof *x->segments);
+    Segment *s = &x->segments[x->count];
     *s = (Segment){
-        .rows = w->rows, .first = c->rows, .times = w->times, .time_count = w->time_count};
+        .rows = w->rows, .first = x->rows, .times = w->times, .time_count = w->time_count};
     memcpy(s->name, w->name, sizeof s->name);
     for (size_t f = 0; f < 3; f++) {
-        if (has_file(c, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
+        if (has_file(x, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
         free(w->paths[f]);
     }
-    must(open_features(c, s, &err) && open_keys(c, s, &err) && open_thumbs(c, s, &err), &err);
-    c->count++;
-    c->rows += s->rows;
-    c->next++;
+    must(open_features(x, s, &err) && open_keys(x, s, &err) && open_thumbs(x, s, &err), &err);
+    x->count++;
+    x->rows += s->rows;
+    x->next++;
 }
 
 static size_t size_of_thumb(void *context, size_t i) { return ((const Thumb *)context)[i].size; }
 
-void collection_add(Collection *c, const float *rows, char *const *keys, const Thumb *thumbs,
-                    size_t n, uint64_t time) {
+void index_folder_add(IndexFolder *x, const float *rows, char *const *keys, const Thumb *thumbs,
+                      size_t n, uint64_t time) {
     SegmentWriter w;
     if (!n) return;
-    writer_start(&w, c, n, size_of_thumb, (void *)thumbs);
+    writer_start(&w, x, n, size_of_thumb, (void *)thumbs);
     writer_rows(&w, rows, n);
     for (size_t i = 0; i < n; i++)
         writer_key(&w, keys[i], time, thumbs ? thumbs[i].bytes : NULL, thumbs ? thumbs[i].size : 0);
     writer_finish(&w);
-    collection_commit(c);
+    index_folder_commit(x);
 }
 
 typedef struct Living {
-    const Collection *c;
+    const IndexFolder *x;
     size_t *rows; /* numbers of the rows that stay */
 } Living;
 
@@ -431,24 +431,24 @@ static size_t size_of_living(void *context, size_t i) {
     const Living *l = context;
     const uint8_t *jpeg;
     size_t size;
-    collection_thumb(l->c, l->rows[i], &jpeg, &size);
+    index_folder_thumb(l->x, l->rows[i], &jpeg, &size);
     return size;
 }
 
 /* Deletes the first n segments and their files. */
-static void drop_segments(Collection *c, size_t n) {
+static void drop_segments(IndexFolder *x, size_t n) {
     char **paths = xcalloc(3 * n, sizeof *paths);
     for (size_t i = 0; i < n; i++) {
-        for (size_t f = 0; f < 3; f++) paths[3 * i + f] = file_of(c, c->segments[i].name, f);
-        c->rows -= c->segments[i].rows;
-        c->removed -= c->segments[i].removed_count;
-        segment_close(&c->segments[i]);
+        for (size_t f = 0; f < 3; f++) paths[3 * i + f] = file_of(x, x->segments[i].name, f);
+        x->rows -= x->segments[i].rows;
+        x->removed -= x->segments[i].removed_count;
+        segment_close(&x->segments[i]);
     }
-    memmove(c->segments, c->segments + n, (c->count - n) * sizeof *c->segments);
-    c->count -= n;
-    for (size_t i = 0, first = 0; i < c->count; first += c->segments[i++].rows)
-        c->segments[i].first = first;
-    collection_commit(c);
+    memmove(x->segments, x->segments + n, (x->count - n) * sizeof *x->segments);
+    x->count -= n;
+    for (size_t i = 0, first = 0; i < x->count; first += x->segments[i++].rows)
+        x->segments[i].first = first;
+    index_folder_commit(x);
     for (size_t i = 0; i < 3 * n; i++) {
         unlink(paths[i]);
         free(paths[i]);
@@ -456,20 +456,20 @@ static void drop_segments(Collection *c, size_t n) {
     free(paths);
 }
 
-void collection_compact(Collection *c) {
-    size_t old = c->count, n = 0;
-    Living l = {c, xcalloc(c->rows + 1, sizeof *l.rows)};
-    for (size_t i = 0; i < c->rows; i++)
-        if (!collection_removed(c, i)) l.rows[n++] = i;
+void index_folder_compact(IndexFolder *x) {
+    size_t old = x->count, n = 0;
+    Living l = {x, xcalloc(x->rows + 1, sizeof *l.rows)};
+    for (size_t i = 0; i < x->rows; i++)
+        if (!index_folder_removed(x, i)) l.rows[n++] = i;
     if (n) {
         SegmentWriter w;
-        float *block = xmalloc(size_mul(CHUNK_ROWS, c->dim * sizeof *block));
-        writer_start(&w, c, n, size_of_living, &l);
+        float *block = xmalloc(size_mul(CHUNK_ROWS, x->dim * sizeof *block));
+        writer_start(&w, x, n, size_of_living, &l);
         for (size_t at = 0; at < n;) {
             size_t m = size_min(CHUNK_ROWS, n - at);
             for (size_t i = 0; i < m; i++) {
-                const Segment *s = segment_of(c, l.rows[at + i]);
-                rows_load(&s->features, l.rows[at + i] - s->first, 1, block + i * c->dim, c->dim);
+                const Segment *s = segment_of(x, l.rows[at + i]);
+                rows_load(&s->features, l.rows[at + i] - s->first, 1, block + i * x->dim, x->dim);
             }
             writer_rows(&w, block, m);
             at += m;
@@ -477,22 +477,22 @@ void collection_compact(Collection *c) {
         for (size_t i = 0; i < n; i++) {
             const uint8_t *jpeg = NULL;
             size_t size;
-            collection_thumb(c, l.rows[i], &jpeg, &size);
-            writer_key(&w, collection_key(c, l.rows[i]), time_of(c, l.rows[i]), jpeg, size);
+            index_folder_thumb(x, l.rows[i], &jpeg, &size);
+            writer_key(&w, index_folder_key(x, l.rows[i]), time_of(x, l.rows[i]), jpeg, size);
         }
         writer_finish(&w);
         free(block);
     }
     free(l.rows);
-    drop_segments(c, old);
+    drop_segments(x, old);
 }
 
-bool collection_check(const Collection *c, Error *err) {
-    for (size_t i = 0; i < c->count; i++) {
-        const Segment *s = &c->segments[i];
+bool index_folder_check(const IndexFolder *x, Error *err) {
+    for (size_t i = 0; i < x->count; i++) {
+        const Segment *s = &x->segments[i];
         for (size_t f = 0; f < 3; f++) {
-            if (!has_file(c, f)) continue;
-            char *path = file_of(c, s->name, f);
+            if (!has_file(x, f)) continue;
+            char *path = file_of(x, s->name, f);
             uint32_t crc;
             bool ok = file_crc(path, &crc, err);
             if (ok && crc != s->crc[f]) ok = error_set(err, "%s is damaged (checksum)", path);

@@ -1,0 +1,98 @@
+/* index_folder: embedded pictures that can be added to and removed from.
+ *
+ * Rows are stored in segments, files that are written once: SEGMENT.npy (features), .keys (a name a
+ * row), .thumbs (JPEGs). index.json names them with their checksums, the model that made them and
+ * the rows that are removed. It is replaced as a whole, after the files it names are on disk: a
+ * crash leaves the index unchanged, and a reader keeps what it opened. One process writes at a time
+ * (a lock on the file "lock"). docs/FORMATS.md has the fields. */
+#ifndef EVAL_INDEX_FOLDER_H
+#define EVAL_INDEX_FOLDER_H
+#include "eval/rows.h"
+
+enum { INDEX_SEGMENT_ROWS = 8192 }; /* embed commits so often */
+
+/* So many rows one after the other, whose pictures were read after this time. */
+typedef struct TimeRun {
+    size_t rows;
+    uint64_t time; /* ns since 1970; 0: not known */
+} TimeRun;
+
+typedef struct Segment {
+    char name[9];       /* 8 digits */
+    size_t rows, first; /* first: number of its first row in the index */
+    uint32_t crc[3];    /* crc32c of .npy, .keys, .thumbs */
+    TimeRun *times;     /* of all rows; NULL: not known */
+    size_t time_count;
+    size_t removed_count;
+    uint64_t *removed; /* a bit a row; NULL: none */
+    /* of an opened index */
+    Rows features;
+    char *key_bytes;
+    const char **keys;     /* [rows] */
+    const uint8_t *thumbs; /* mapped .thumbs */
+    size_t thumb_bytes;
+} Segment;
+
+typedef struct IndexFolder {
+    char *folder;
+    size_t dim, rows, removed; /* of all segments */
+    NpyType type;
+    size_t thumb_side; /* longest side in pixels; 0: no pictures */
+    char identity[17]; /* encoder_identity of the model */
+    char *checkpoint;  /* where it was */
+    uint64_t next;     /* number of the next segment */
+    Segment *segments;
+    size_t count;
+    int lock; /* of a writer; -1 */
+} IndexFolder;
+
+/* A thumbnail: JPEG bytes; size 0: none. */
+typedef struct Thumb {
+    uint8_t *bytes;
+    size_t size;
+} Thumb;
+
+bool index_folder_exists(const char *folder);
+/* Reading: maps everything. Dies naming what is damaged. */
+void index_folder_open(IndexFolder *x, const char *folder);
+/* The same for a writer: takes the lock (dies where another has it), and clears away what a killed
+ * writer left. */
+void index_folder_open_locked(IndexFolder *x, const char *folder);
+/* An empty one, locked; the folder is made. Dies where an index is there already. */
+void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
+                         const char *checkpoint, size_t dim, NpyType type, size_t thumb_side);
+void index_folder_close(IndexFolder *x);
+
+/* Adds a segment of n rows and commits: afterwards it is on disk. keys hold no line break; dies on
+ * features that are not finite. thumbs: NULL if the index has none. time: index_folder_now
+ * before the pictures were read. */
+void index_folder_add(IndexFolder *x, const float *rows, char *const *keys, const Thumb *thumbs,
+                      size_t n, uint64_t time);
+/* The clock that files' times come from, in ns since 1970. */
+uint64_t index_folder_now(void);
+/* Marks a row; index_folder_commit writes what was marked. */
+void index_folder_remove(IndexFolder *x, size_t row);
+void index_folder_commit(IndexFolder *x);
+/* Writes what is not removed into one new segment and deletes the others' files. */
+void index_folder_compact(IndexFolder *x);
+/* Reads every byte: false where a checksum or a feature is wrong. */
+bool index_folder_check(const IndexFolder *x, Error *err);
+
+bool index_folder_removed(const IndexFolder *x, size_t row);
+const char *index_folder_key(const IndexFolder *x, size_t row);
+/* The file that a key tells of, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: there is none.
+ */
+char *index_folder_key_file(const char *key);
+/* Whether that file has changed, or another took its place, since the row was made. */
+bool index_folder_stale(const IndexFolder *x, size_t row);
+/* Size 0: none. The bytes are the mapped file's. */
+void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size);
+
+/* index.json; segments' files are not looked at. */
+bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err);
+char *index_folder_to_json(const IndexFolder *x);
+/* Where JPEG `row` of a .thumbs file lies: offsets u64[rows + 1], then the JPEGs. False: damaged.
+ */
+bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
+                             const uint8_t **jpeg, size_t *size);
+#endif
