@@ -51,7 +51,7 @@ typedef struct Worker {
     Sample sample;
     Image image;
     TransformScratch *scratch;
-    BpeCache *cache;
+    TokenizerCache *cache;
 } Worker;
 
 static size_t global_batch(const LoaderOptions *o) {
@@ -116,8 +116,8 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
         return error_set(err, "%s: no picture", sample->key);
     }
     int32_t *ids = s->row_ids + row * o->context;
-    size_t n = bpe_encode(o->bpe, w->cache, sample->text, sample->text_size, o->context, ids);
-    s->row_count[row] = (int32_t)bpe_pooled_length(ids, n);
+    s->row_count[row] = (int32_t)tokenizer_encode_pooled(w->cache, sample->text, sample->text_size,
+                                                         o->context, ids);
     s->batch.sample[row] = index;
     s->batch.label[row] = sample->label;
     return true;
@@ -242,7 +242,7 @@ static void *worker_main(void *arg) {
     Loader *l = w.l;
     Slot *s;
     size_t row;
-    w.cache = bpe_cache_new(l->o.bpe);
+    w.cache = tokenizer_cache_new(l->o.tokenizer);
     while (claim(l, &s, &row)) {
         if (!dataset_feed(l->data))
             fill_row(&w, s, row);
@@ -258,7 +258,7 @@ static void *worker_main(void *arg) {
         pthread_cond_broadcast(&l->filled);
         pthread_mutex_unlock(&l->lock);
     }
-    bpe_cache_free(w.cache);
+    tokenizer_cache_free(w.cache);
     transform_scratch_free(&w.scratch);
     image_free(&w.image);
     sample_free(&w.sample);

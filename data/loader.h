@@ -5,16 +5,15 @@
 #ifndef DATA_LOADER_H
 #define DATA_LOADER_H
 #include "data/image/augment.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/sampler.h"
 
 #include <signal.h>
 
 typedef struct Batch {
-    size_t size;     /* B */
-    uint8_t *pixels; /* [B,S,S,3] */
-    int32_t
-        *ids; /* packed: start[B] ids, each caption up to its pooled token (bpe_pooled_length) */
+    size_t size;          /* B */
+    uint8_t *pixels;      /* [B,S,S,3] */
+    int32_t *ids;         /* packed: start[B] ids, each caption up to its pooled token */
     int32_t *start;       /* [B+1] */
     uint64_t *sample;     /* [B] sample numbers, for the RNG of patch dropout and for messages */
     int32_t *label;       /* [B] */
@@ -24,7 +23,7 @@ typedef struct Batch {
 
 typedef struct LoaderOptions {
     Transform transform;
-    const Bpe *bpe;
+    const Tokenizer *tokenizer;
     size_t context;
     size_t batch_size, accum;
     size_t samples_per_epoch; /* the first so many positions of an epoch; 0: all */

@@ -43,7 +43,7 @@ typedef struct Scratch {
     Sample sample;
     Image image;
     ResizeScratch *resize;
-    BpeCache *cache;
+    TokenizerCache *cache;
 } Scratch;
 
 typedef struct Packer {
@@ -133,10 +133,11 @@ static bool too_short(const Packer *p, Scratch *s, Item *item) {
         return !error_set(&item->why, "%s: a caption of %zu characters", sample->key,
                           item->characters);
     if (!p->o->min_tokens) return false;
-    if (!s->cache) s->cache = bpe_cache_new(p->o->bpe);
-    size_t n = bpe_encode(p->o->bpe, s->cache, sample->text, sample->text_size, TOKENS_MAX, ids);
-    return n - 2 < p->o->min_tokens &&
-           !error_set(&item->why, "%s: a caption of %zu tokens", sample->key, n - 2);
+    if (!s->cache) s->cache = tokenizer_cache_new(p->o->tokenizer);
+    size_t n = tokenizer_encode(s->cache, sample->text, sample->text_size, TOKENS_MAX, ids);
+    n -= p->o->tokenizer->added;
+    return n < p->o->min_tokens &&
+           !error_set(&item->why, "%s: a caption of %zu tokens", sample->key, n);
 }
 
 static void keep_sample(Item *item, const Sample *s) {
@@ -383,7 +384,7 @@ bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err) 
         sample_free(&p->scratch[i].sample);
         image_free(&p->scratch[i].image);
         resize_scratch_free(&p->scratch[i].resize);
-        if (p->scratch[i].cache) bpe_cache_free(p->scratch[i].cache);
+        tokenizer_cache_free(p->scratch[i].cache);
     }
     pack_folder_close(&p->folder);
     pack_state_free(&p->state);

@@ -1,7 +1,7 @@
 /* pack: any data set → WebDataset shards with their indexes, for `clipc data pack`. */
 #ifndef DATA_PACK_H
 #define DATA_PACK_H
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/pack_report.h"
 #include "data/dataset.h"
 
@@ -19,8 +19,8 @@ typedef struct PackOptions {
     int quality;          /* of that JPEG */
     bool dedup;           /* reject images that are the same byte for byte as an earlier one */
     size_t min_chars;  /* shorter captions are rejected: characters, without white space around */
-    size_t min_tokens; /* likewise tokens, without start and end; > 0 needs bpe */
-    const Bpe *bpe;
+    size_t min_tokens; /* likewise tokens, without start and end; > 0 needs a tokenizer */
+    const Tokenizer *tokenizer;
     size_t threads;
     uint64_t source; /* hash of what is packed and how, as far as the options do not say it */
     void (*progress)(void *context, size_t done, size_t all, const PackReport *r); /* or NULL */

@@ -1,7 +1,7 @@
 #include "eval/encoder.h"
 
 #include "data/image/augment.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/io/crc32c.h"
 #include "train/model/pretrained.h"
 
@@ -13,13 +13,13 @@
 
 struct Encoder {
     const Kernels *k;
-    bool borrowed; /* config, params, clip and bpe are another's */
+    bool borrowed; /* config, params, clip and tokenizer are another's */
     ClipConfig config;
     Params *params;
     Clip *clip;
-    char *checkpoint, *vocab; /* of the options; vocab may be NULL */
-    const Bpe *bpe;           /* NULL before the first caption */
-    BpeCache *cache;
+    char *checkpoint, *vocab;   /* of the options; vocab may be NULL */
+    const Tokenizer *tokenizer; /* NULL before the first caption */
+    TokenizerCache *cache;
     size_t batch;
     acc *features;   /* device [batch,E] */
     uint8_t *pixels; /* of two batches: one is decoded while a GPU computes the other */
@@ -32,15 +32,15 @@ struct Encoder {
 /* Pictures need none: it is loaded for the first caption. */
 static void load_vocab(Encoder *e) {
     Error err;
-    if (e->bpe) return;
+    if (e->tokenizer) return;
     char *path = e->vocab ? xstrdup(e->vocab) : pretrained_vocab(e->checkpoint);
-    if (!path) path = bpe_default_path();
-    e->bpe = bpe_load(path, &err);
-    if (!e->bpe) die("%s", err.text);
-    if (bpe_vocab_size(e->bpe) != e->config.vocab_size)
+    if (!path) path = tokenizer_default_path();
+    e->tokenizer = tokenizer_open(path, &err);
+    if (!e->tokenizer) die("%s", err.text);
+    if (e->tokenizer->vocab_size != e->config.vocab_size)
         die("%s has %zu entries, the model %zu: give the --vocab that belongs to the model", path,
-            bpe_vocab_size(e->bpe), e->config.vocab_size);
-    e->cache = bpe_cache_new(e->bpe);
+            e->tokenizer->vocab_size, e->config.vocab_size);
+    e->cache = tokenizer_cache_new(e->tokenizer);
     free(path);
 }
 
@@ -73,16 +73,16 @@ Encoder *encoder_open(const EncoderOptions *o) {
     return e;
 }
 
-Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m, const Bpe *bpe,
-                          size_t batch) {
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
+                          const Tokenizer *tokenizer, size_t batch) {
     Encoder *e = xcalloc(1, sizeof *e);
     *e = (Encoder){.k = k,
                    .borrowed = true,
                    .config = *c,
                    .params = p,
                    .clip = m,
-                   .bpe = bpe,
-                   .cache = bpe ? bpe_cache_new(bpe) : NULL,
+                   .tokenizer = tokenizer,
+                   .cache = tokenizer ? tokenizer_cache_new(tokenizer) : NULL,
                    .batch = batch};
     take_buffers(e);
     return e;
@@ -99,11 +99,11 @@ void encoder_close(Encoder *e) {
     free(e->ids);
     free(e->start);
     e->k->release(e->features);
-    if (e->bpe) bpe_cache_free(e->cache);
+    tokenizer_cache_free(e->cache);
     if (!e->borrowed) {
         clip_free(e->clip);
         params_free(e->params);
-        bpe_free((Bpe *)e->bpe);
+        tokenizer_close((Tokenizer *)e->tokenizer);
         free(e->checkpoint);
         free(e->vocab);
         clip_config_free(&e->config);
@@ -164,9 +164,9 @@ void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
         for (size_t b = 0; b < B; b++) {
             int32_t *ids = e->ids + e->start[b];
             const char *text = texts[first + b];
-            size_t length =
-                bpe_encode(e->bpe, e->cache, text, strlen(text), e->config.context_length, ids);
-            e->start[b + 1] = e->start[b] + (int32_t)bpe_pooled_length(ids, length);
+            size_t length = tokenizer_encode_pooled(e->cache, text, strlen(text),
+                                                    e->config.context_length, ids);
+            e->start[b + 1] = e->start[b] + (int32_t)length;
         }
         clip_text_fwd(e->clip, e->features, e->ids, e->start, B, false);
         e->k->acc_get_f32(out + first * E, e->features, B * E);

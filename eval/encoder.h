@@ -5,7 +5,7 @@
 #include "data/image/image.h"
 #include "data/dataset.h"
 #include "kernels/kernels.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "train/model/clip.h"
 
 typedef struct EncoderOptions {
@@ -19,8 +19,8 @@ typedef struct EncoderOptions {
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const EncoderOptions *o); /* dies with a clear line */
 /* Over a model that somebody else owns: its forward passes are used, with the vocabulary given. */
-Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m, const Bpe *bpe,
-                          size_t batch);
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
+                          const Tokenizer *tokenizer, size_t batch);
 void encoder_close(Encoder *e);
 const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);

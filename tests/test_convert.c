@@ -1,7 +1,7 @@
 /* clipc ckpt convert, mix, average, diff: what is written is what was read, in every format and
  * type; nothing is written over, and nothing half written stays. */
 #include "tests/support.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/tensors/npy.h"
 #include "train/checkpoint.h"
 #include "data/io/folder.h"
@@ -108,14 +108,14 @@ static void test_tokenizer_files(void **state) {
 static void test_vocabulary_round_trip(void **state) {
     (void)state;
     Error err;
-    Bpe *a = bpe_load("tests/golden/openclip/vocab.txt", &err);
+    Tokenizer *a = tokenizer_open("tests/golden/openclip/vocab.txt", &err);
     assert_non_null(a);
-    char *text = bpe_file_text(a, "#version: small");
+    char *text = tokenizer_file_text(a, "#version: small");
     char *original = test_read_file("tests/golden/openclip/vocab.txt", NULL);
     assert_string_equal(text, original);
     free(text);
     free(original);
-    bpe_free(a);
+    tokenizer_close(a);
 }
 
 static void test_nothing_is_written_over(void **state) {

@@ -15,21 +15,21 @@
 
 enum { SIZE = 16, CONTEXT = 12, SAMPLES = 61, SHARDS = 3, GLOBAL = 8 };
 
-static Bpe *bpe;
+static Tokenizer *tokenizer;
 
 static int set_up(void **state) {
     (void)state;
     static const char vocab[] = "#version\nt h\nth e</w>\nc a\nca t</w>\n";
     Error err;
     test_write_file(test_path("vocab.txt"), vocab, sizeof vocab - 1);
-    bpe = bpe_load(test_path("vocab.txt"), &err);
-    if (!bpe) print_error("%s\n", err.text);
-    return bpe ? 0 : -1;
+    tokenizer = tokenizer_open(test_path("vocab.txt"), &err);
+    if (!tokenizer) print_error("%s\n", err.text);
+    return tokenizer ? 0 : -1;
 }
 
 static int tear_down(void **state) {
     (void)state;
-    bpe_free(bpe);
+    tokenizer_close(tokenizer);
     return 0;
 }
 
@@ -82,7 +82,7 @@ static Dataset *make_data(size_t samples, size_t shards, const size_t *bad) {
 
 static LoaderOptions options(void) {
     LoaderOptions o = {.transform = transform_default(SIZE, true),
-                       .bpe = bpe,
+                       .tokenizer = tokenizer,
                        .context = CONTEXT,
                        .batch_size = GLOBAL,
                        .accum = 1,
@@ -160,7 +160,7 @@ static void test_contract(void **state) {
     Sample sample = {.key = NULL};
     Image img = {0};
     TransformScratch *scratch = NULL;
-    BpeCache *cache = bpe_cache_new(bpe);
+    TokenizerCache *cache = tokenizer_cache_new(tokenizer);
     uint8_t pixels[SIZE * SIZE * 3];
     Error err;
     for (size_t j = 0; j < 2; j++) {
@@ -175,8 +175,7 @@ static void test_contract(void **state) {
             assert_true(image_decode(&img, sample.image, sample.image_size, o.max_pixels, &err));
             transform_apply(pixels, &img, &o.transform, rng_mix(rng_mix(o.seed, 3), at), &scratch);
             assert_memory_equal(pixels, b->pixels + i * sizeof pixels, sizeof pixels);
-            size_t n = bpe_encode(bpe, cache, sample.text, sample.text_size, CONTEXT, ids);
-            n = bpe_pooled_length(ids, n);
+            size_t n = tokenizer_encode_pooled(cache, sample.text, sample.text_size, CONTEXT, ids);
             assert_int_equal(b->start[i + 1] - b->start[i], n);
             assert_memory_equal(b->ids + b->start[i], ids, n * sizeof *ids);
         }
@@ -184,7 +183,7 @@ static void test_contract(void **state) {
     }
     loader_stop(l);
     sampler_free(s);
-    bpe_cache_free(cache);
+    tokenizer_cache_free(cache);
     transform_scratch_free(&scratch);
     image_free(&img);
     sample_free(&sample);

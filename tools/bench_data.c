@@ -14,15 +14,6 @@ static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads
 static bool json, eval_transform, shuffle = true;
 static int device = 1; /* cpu */
 
-static Bpe *load_vocab(void) {
-    Error err;
-    char *path = vocab ? xstrdup(vocab) : bpe_default_path();
-    Bpe *bpe = bpe_load(path, &err);
-    if (!bpe) die("%s", err.text);
-    free(path);
-    return bpe;
-}
-
 static Option loader_options[] = {
     {"train-data", OPT_STRING, &data, "SPEC", 0, 0, "shards, a CSV/TSV or a folder", 0},
     {"image-size", OPT_INT, &side, NULL, 1, 4096, "pixels a side", 0},
@@ -82,7 +73,7 @@ int bench_loader(int argc, char **argv) {
     Sampler *s = sampler_new(d, shuffle, 64, 1);
     LoaderOptions o = {
         .transform = transform_default((int)side, !eval_transform),
-        .bpe = load_vocab(),
+        .tokenizer = open_tokenizer(vocab),
         .context = 77,
         .batch_size = (size_t)batch_size,
         .accum = 1,
@@ -145,7 +136,7 @@ static const Command tok_command = {
 int bench_tok(int argc, char **argv) {
     options_parse(&tok_command, argc, argv, NULL);
     if (!text) die_usage("clipc bench tok: --text is missing");
-    Bpe *bpe = load_vocab();
+    Tokenizer *tokenizer = open_tokenizer(vocab);
     size_t n, *counts = xcalloc((size_t)threads, sizeof *counts), tokens = 0;
     char **lines = read_lines(text, &n);
     double *seconds = xcalloc((size_t)reps, sizeof *seconds);
@@ -154,12 +145,12 @@ int bench_tok(int argc, char **argv) {
 #pragma omp parallel num_threads((int)threads)
         {
             size_t t = (size_t)omp_get_thread_num(), T = (size_t)omp_get_num_threads(), sum = 0;
-            BpeCache *cache = bpe_cache_new(bpe);
+            TokenizerCache *cache = tokenizer_cache_new(tokenizer);
             int32_t ids[77];
             for (size_t i = n * t / T; i < n * (t + 1) / T; i++)
-                sum += bpe_encode(bpe, cache, lines[i], strlen(lines[i]), COUNT(ids), ids);
+                sum += tokenizer_encode(cache, lines[i], strlen(lines[i]), COUNT(ids), ids);
             counts[t] = sum;
-            bpe_cache_free(cache);
+            tokenizer_cache_free(cache);
         }
         seconds[r] = clock_now() - t0;
     }

@@ -1,5 +1,5 @@
 /* clipc ckpt convert, mix, average: one new checkpoint out of one, two or several. */
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "tools/commands.h"
 #include "train/model/pretrained.h"
 #include "train/model/export.h"
@@ -95,7 +95,7 @@ static char *find_vocab(const char *from, const ClipConfig *c) {
     if (vocab) return xstrdup(vocab);
     char *own = pretrained_vocab(from);
     if (own || format != EXPORT_HF) return own;
-    if (c->vocab_size == 512 + BPE_MAX_MERGES + 2) return bpe_default_path();
+    if (c->vocab_size == TOKENIZER_DEFAULT_SIZE) return tokenizer_default_path();
     log_warn("no vocabulary of %zu entries: %s gets no tokenizer (give --vocab)", c->vocab_size,
              out);
     return NULL;

@@ -1,6 +1,6 @@
 /* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists the bad
  * ones and pictures that are there twice. */
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/content.h"
 #include "data/image/image.h"
 #include "data/io/parallel.h"
@@ -49,7 +49,7 @@ static const Command command = {
 typedef struct Thread {
     Sample sample;
     Image image;
-    BpeCache *cache;
+    TokenizerCache *cache;
     size_t cut; /* captions longer than the context */
 } Thread;
 
@@ -61,8 +61,8 @@ typedef struct Result {
 
 typedef struct Check {
     Dataset *d;
-    const Bpe *bpe; /* NULL: there is no vocabulary */
-    bool captions;  /* samples have some */
+    Tokenizer *tokenizer; /* NULL: there is no vocabulary */
+    bool captions;        /* samples have some */
     Thread *threads;
     size_t first;
     Result results[CHUNK];
@@ -88,11 +88,11 @@ static const char *judge_caption(const Check *c, Thread *t) {
     int32_t ids[CONTEXT_MAX];
     const Sample *s = &t->sample;
     if (!valid_utf8(s->text, s->text_size)) return "its caption is not UTF-8";
-    if (!c->bpe || !c->captions) return NULL;
-    if (!t->cache) t->cache = bpe_cache_new(c->bpe);
-    size_t n = bpe_encode(c->bpe, t->cache, s->text, s->text_size, (size_t)context + 1, ids);
+    if (!c->tokenizer || !c->captions) return NULL;
+    if (!t->cache) t->cache = tokenizer_cache_new(c->tokenizer);
+    size_t n = tokenizer_encode(t->cache, s->text, s->text_size, (size_t)context + 1, ids);
     t->cut += n > (size_t)context;
-    return n <= 2 ? "its caption has no tokens" : NULL;
+    return n <= c->tokenizer->added ? "its caption has no tokens" : NULL;
 }
 
 static void check_one(void *argument, size_t i, size_t thread) {
@@ -158,14 +158,14 @@ static void check_all(Check *c) {
 }
 
 /* The default vocabulary may be missing: a data set can be checked without. */
-static Bpe *find_vocab(void) {
-    char *path = vocab ? xstrdup(vocab) : bpe_find_path();
-    Bpe *bpe = path ? open_vocab(path) : NULL;
+static Tokenizer *find_vocab(void) {
+    char *path = vocab ? xstrdup(vocab) : tokenizer_find_path();
+    Tokenizer *tokenizer = path ? open_tokenizer(path) : NULL;
     if (!path)
         log_warn(
             "no vocabulary here (make setup, --vocab): captions are looked at for UTF-8 alone");
     free(path);
-    return bpe;
+    return tokenizer;
 }
 
 static void say_result(const Check *c, size_t cut) {
@@ -189,10 +189,9 @@ int cmd_data_check(int argc, char **argv) {
     dataset = dataset_options_default();
     workers = (int64_t)cpu_count();
     options_parse(&command, argc, argv, &operands);
-    Bpe *bpe = find_vocab();
     Check *c = xcalloc(1, sizeof *c);
+    c->tokenizer = find_vocab();
     c->d = open_operands(&command, &operands, &dataset);
-    c->bpe = bpe;
     c->captions = dataset.json_text_key || (dataset.text_keys && *dataset.text_keys);
     c->threads = xcalloc((size_t)workers, sizeof *c->threads);
     c->reasons = json_array();
@@ -203,7 +202,7 @@ int cmd_data_check(int argc, char **argv) {
         cut += c->threads[i].cut;
         sample_free(&c->threads[i].sample);
         image_free(&c->threads[i].image);
-        if (c->threads[i].cache) bpe_cache_free(c->threads[i].cache);
+        tokenizer_cache_free(c->threads[i].cache);
     }
     say_result(c, cut);
     bool clean = !c->bad && !dataset_damaged(c->d) && !(unique && c->duplicates);
@@ -211,7 +210,7 @@ int cmd_data_check(int argc, char **argv) {
     json_decref(c->same);
     content_set_free(&c->seen);
     dataset_close(c->d);
-    if (bpe) bpe_free(bpe);
+    tokenizer_close(c->tokenizer);
     free(c->threads);
     free(c);
     return clean ? EXIT_OK : EXIT_ERROR;

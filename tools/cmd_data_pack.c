@@ -176,14 +176,14 @@ int cmd_data_pack(int argc, char **argv) {
     PackReport report;
     Error err;
     Progress progress = {.what = "packing"};
-    Bpe *bpe = min_tokens ? open_vocab(vocab) : NULL;
-    pack.bpe = bpe;
+    Tokenizer *tokenizer = min_tokens ? open_tokenizer(vocab) : NULL;
+    pack.tokenizer = tokenizer;
     pack.progress = show;
     pack.context = &progress;
     bool ok = pack_run(d, &pack, &report, &err);
     progress_end(&progress);
     if (!ok) die("%s", err.text);
-    bpe_free(bpe);
+    tokenizer_close(tokenizer);
     print_report(&report);
     dataset_close(d);
     return EXIT_OK;

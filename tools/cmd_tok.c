@@ -1,7 +1,8 @@
 /* clipc tok: captions ↔ token ids, one a line, and `clipc tok train`, which learns a vocabulary. */
-#include "data/text/bpe.h"
 #include "data/io/lines.h"
+#include "data/text/bpe_train.h"
 #include "tools/commands.h"
+#include "tools/common.h"
 #include "train/options.h"
 
 #include <errno.h>
@@ -67,30 +68,33 @@ static void output_reserve(Output *o, size_t more) {
     o->bytes = xrealloc(o->bytes, o->room);
 }
 
-/* A number below 100,000 (the largest id has five digits) and a blank. */
+enum { ID_DIGITS = 10 };
+
 static char *put_id(char *out, uint32_t id) {
-    char digits[5];
+    char digits[ID_DIGITS];
     size_t n = 0;
     do digits[n++] = (char)('0' + id % 10);
     while ((id /= 10) != 0);
     while (n > 0) *out++ = digits[--n];
-    *out++ = ' ';
     return out;
 }
 
-static void encode_line(const Bpe *bpe, BpeCache *cache, const char *line, size_t n, int32_t *ids,
+static void encode_line(TokenizerCache *cache, const char *line, size_t n, int32_t *ids,
                         Output *o) {
-    size_t count = bpe_encode(bpe, cache, line, n, (size_t)context_length, ids);
-    output_reserve(o, count * 6);
+    size_t count = tokenizer_encode(cache, line, n, (size_t)context_length, ids);
+    output_reserve(o, count * (ID_DIGITS + 1) + 1);
     char *out = o->bytes + o->count;
-    for (size_t i = 0; i < count; i++) out = put_id(out, (uint32_t)ids[i]);
-    out[-1] = '\n';
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0) *out++ = ' ';
+        out = put_id(out, (uint32_t)ids[i]);
+    }
+    *out++ = '\n';
     o->count = (size_t)(out - o->bytes);
 }
 
 /* Ids of one line into *ids, which grows. */
-static bool read_ids(const Bpe *bpe, const char *line, size_t n, int32_t **ids, size_t *room,
-                     size_t *count, Error *bad) {
+static bool read_ids(const Tokenizer *tokenizer, const char *line, size_t n, int32_t **ids,
+                     size_t *room, size_t *count, Error *bad) {
     *count = 0;
     for (size_t i = 0; i < n;) {
         if (line[i] == ' ' || line[i] == '\t' || line[i] == '\r') {
@@ -101,9 +105,9 @@ static bool read_ids(const Bpe *bpe, const char *line, size_t n, int32_t **ids, 
         for (; i < n && line[i] >= '0' && line[i] <= '9' && i - first < 9; i++)
             value = value * 10 + (size_t)(line[i] - '0');
         bool ended = i == n || line[i] == ' ' || line[i] == '\t' || line[i] == '\r';
-        if (i == first || !ended || value >= bpe_vocab_size(bpe))
+        if (i == first || !ended || value >= tokenizer->vocab_size)
             return error_set(bad, "'%.*s' is no id below %zu", (int)size_min(n - first, 20),
-                             line + first, bpe_vocab_size(bpe));
+                             line + first, tokenizer->vocab_size);
         if (*count == *room) {
             *room = *room * 2 + 128;
             *ids = xrealloc(*ids, size_mul(*room, sizeof **ids));
@@ -114,10 +118,10 @@ static bool read_ids(const Bpe *bpe, const char *line, size_t n, int32_t **ids, 
 }
 
 /* The caption alone: without the start and end tokens around it and the last word's blank. */
-static void decode_ids(const Bpe *bpe, const int32_t *ids, size_t n, Output *o) {
-    if (n > 0 && ids[0] == bpe_start_id(bpe)) ids++, n--;
-    if (n > 0 && ids[n - 1] == bpe_end_id(bpe)) n--;
-    char *text = bpe_decode(bpe, ids, n);
+static void decode_ids(const Tokenizer *tokenizer, const int32_t *ids, size_t n, Output *o) {
+    if (n > 0 && ids[0] == tokenizer->start) ids++, n--;
+    if (n > 0 && ids[n - 1] == tokenizer->end) n--;
+    char *text = tokenizer_decode(tokenizer, ids, n);
     size_t length = strlen(text);
     if (length > 0 && text[length - 1] == ' ') length--;
     output_reserve(o, length + 1);
@@ -127,16 +131,16 @@ static void decode_ids(const Bpe *bpe, const int32_t *ids, size_t n, Output *o) 
     free(text);
 }
 
-static void work_on_chunk(const Bpe *bpe, BpeCache *cache, const char *chunk, size_t n, Output *o) {
+static void work_on_chunk(TokenizerCache *cache, const char *chunk, size_t n, Output *o) {
     size_t room = decode ? 128 : (size_t)context_length, count, line_n;
     int32_t *ids = xmalloc(room * sizeof *ids);
     const char *line;
     while (o->bad.text[0] == 0 && lines_take(&chunk, &n, &line, &line_n)) {
         o->lines++;
         if (!decode)
-            encode_line(bpe, cache, line, line_n, ids, o);
-        else if (read_ids(bpe, line, line_n, &ids, &room, &count, &o->bad))
-            decode_ids(bpe, ids, count, o);
+            encode_line(cache, line, line_n, ids, o);
+        else if (read_ids(cache->tokenizer, line, line_n, &ids, &room, &count, &o->bad))
+            decode_ids(cache->tokenizer, ids, count, o);
     }
     free(ids);
 }
@@ -164,11 +168,11 @@ static void write_out(Output *o, size_t *line) {
     o->count = o->lines = 0;
 }
 
-static void run(const Bpe *bpe) {
+static void run(const Tokenizer *tokenizer) {
     int workers = threads > 0 ? (int)threads : omp_get_max_threads();
-    BpeCache **caches = xcalloc((size_t)workers, sizeof *caches);
+    TokenizerCache **caches = xcalloc((size_t)workers, sizeof *caches);
     Output *outputs = xcalloc(MAX_CHUNKS, sizeof *outputs);
-    for (int i = 0; i < workers; i++) caches[i] = bpe_cache_new(bpe);
+    for (int i = 0; i < workers; i++) caches[i] = tokenizer_cache_new(tokenizer);
     Lines lines;
     lines_open(&lines, stdin);
     const char *block;
@@ -178,7 +182,7 @@ static void run(const Bpe *bpe) {
 #pragma omp parallel for num_threads(workers) schedule(dynamic)
         for (size_t i = 0; i < chunks; i++) {
             size_t first = i ? ends[i - 1] : 0;
-            work_on_chunk(bpe, caches[omp_get_thread_num()], block + first, ends[i] - first,
+            work_on_chunk(caches[omp_get_thread_num()], block + first, ends[i] - first,
                           &outputs[i]);
         }
         for (size_t i = 0; i < chunks; i++) write_out(&outputs[i], &line);
@@ -188,7 +192,7 @@ static void run(const Bpe *bpe) {
     if (lines.cut > 0)
         log_warn("standard input: %zu lines cut to %d bytes", lines.cut, (int)LINES_BLOCK);
     lines_close(&lines);
-    for (int i = 0; i < workers; i++) bpe_cache_free(caches[i]);
+    for (int i = 0; i < workers; i++) tokenizer_cache_free(caches[i]);
     for (size_t i = 0; i < MAX_CHUNKS; i++) free(outputs[i].bytes);
     free(outputs);
     free(caches);
@@ -206,12 +210,8 @@ static int train(int argc, char **argv) {
 int cmd_tok(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "train") == 0) return train(argc - 1, argv + 1);
     options_parse(&command, argc, argv, NULL);
-    char *path = vocab ? xstrdup(vocab) : bpe_default_path();
-    Error err;
-    Bpe *bpe = bpe_load(path, &err);
-    if (bpe == NULL) die("%s", err.text);
-    run(bpe);
-    bpe_free(bpe);
-    free(path);
+    Tokenizer *tokenizer = open_tokenizer(vocab);
+    run(tokenizer);
+    tokenizer_close(tokenizer);
     return EXIT_OK;
 }

@@ -1,5 +1,5 @@
 #include "tools/common.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 
 #include "eval/lists.h"
 #include "train/ranks/agree.h"
@@ -59,13 +59,13 @@ Dataset *open_operands(const Command *c, const StringList *operands, const Datas
     return set;
 }
 
-Bpe *open_vocab(const char *path) {
+Tokenizer *open_tokenizer(const char *path) {
     Error err;
-    char *found = path ? xstrdup(path) : bpe_default_path();
-    Bpe *bpe = bpe_load(found, &err);
-    if (!bpe) die("%s", err.text);
+    char *found = path ? xstrdup(path) : tokenizer_default_path();
+    Tokenizer *tokenizer = tokenizer_open(found, &err);
+    if (!tokenizer) die("%s", err.text);
     free(found);
-    return bpe;
+    return tokenizer;
 }
 
 char **read_lines(const char *path, size_t *count) {

@@ -74,7 +74,7 @@ char *join_operands(const Command *c, const StringList *operands);
 /* Opens the data set that a command's operands name, or dies. */
 Dataset *open_operands(const Command *c, const StringList *operands, const DatasetOptions *d);
 /* A vocabulary (NULL: the default one), or dies. */
-struct Bpe *open_vocab(const char *path);
+struct Tokenizer *open_tokenizer(const char *path);
 /* One caption a line (an empty line is an empty caption); malloc'd. Dies where the file cannot be
  * read. */
 char **read_lines(const char *path, size_t *count);

@@ -14,7 +14,7 @@ typedef struct Pass {
     size_t dim, batch;
     const Transform *transform;
     size_t max_pixels;
-    const Bpe *bpe;
+    const Tokenizer *tokenizer;
     size_t context;
     acc *features; /* device [batch,dim] */
 } Pass;
@@ -82,7 +82,7 @@ static void compute_images(const Pass *p, FeatureCache *c, size_t first, size_t 
 /* What cannot be read has the empty caption, and is no sample. */
 static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t end) {
     Sample sample = {0};
-    BpeCache *words = bpe_cache_new(p->bpe);
+    TokenizerCache *words = tokenizer_cache_new(p->tokenizer);
     int32_t *ids = xmalloc(size_mul(p->batch * p->context, sizeof *ids));
     int32_t *start = xcalloc(p->batch + 1, sizeof *start);
     for (size_t at = first; at < end; at += p->batch) {
@@ -92,15 +92,15 @@ static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t e
             c->ok[at + i] = dataset_read(p->data, at + i, &sample, &err);
             if (!c->ok[at + i]) log_warn("bad sample %s", err.text);
             size_t bytes = c->ok[at + i] ? sample.text_size : 0;
-            size_t length = bpe_encode(p->bpe, words, bytes ? sample.text : "", bytes, p->context,
-                                       ids + start[i]);
-            start[i + 1] = start[i] + (int32_t)bpe_pooled_length(ids + start[i], length);
+            size_t length = tokenizer_encode_pooled(words, bytes ? sample.text : "", bytes,
+                                                    p->context, ids + start[i]);
+            start[i + 1] = start[i] + (int32_t)length;
         }
         clip_text_fwd(p->clip, p->features, ids, start, n, false);
         p->k->acc_get_f32(c->rows + at * c->dim, p->features, n * c->dim);
     }
     sample_free(&sample);
-    bpe_cache_free(words);
+    tokenizer_cache_free(words);
     free(ids);
     free(start);
 }
@@ -145,9 +145,15 @@ FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, 
 }
 
 FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                  Dataset *d, const Bpe *bpe, size_t context, size_t batch) {
-    Pass p = {
-        .k = k, .clip = m, .data = d, .dim = dim, .batch = batch, .bpe = bpe, .context = context};
+                                  Dataset *d, const Tokenizer *tokenizer, size_t context,
+                                  size_t batch) {
+    Pass p = {.k = k,
+              .clip = m,
+              .data = d,
+              .dim = dim,
+              .batch = batch,
+              .tokenizer = tokenizer,
+              .context = context};
     return fill(&p, comm, compute_texts);
 }
 

@@ -3,7 +3,7 @@
 #ifndef TRAIN_FEATURE_CACHE_H
 #define TRAIN_FEATURE_CACHE_H
 #include "data/image/augment.h"
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/dataset.h"
 #include "train/model/clip.h"
 #include "train/ranks/comm.h"
@@ -21,7 +21,8 @@ typedef struct FeatureCache {
 FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
                                    Dataset *d, const Transform *t, size_t max_pixels, size_t batch);
 FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                  Dataset *d, const Bpe *bpe, size_t context, size_t batch);
+                                  Dataset *d, const Tokenizer *tokenizer, size_t context,
+                                  size_t batch);
 /* Between plan_begin and plan_end (kernels.h): takes what these two take of the device's memory. */
 void feature_cache_plan(const Kernels *k, size_t dim, size_t batch);
 void feature_cache_free(FeatureCache *c);

@@ -206,7 +206,8 @@ static void say_cache(const char *what, const FeatureCache *c) {
              (double)(c->count * c->dim) * sizeof(float) / (1 << 20));
 }
 
-void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples) {
+void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
+                   uint64_t samples) {
     size_t count = dataset_count(d), E = l->config->embed_dim, batch = (size_t)opt->batch_size;
     bool fits = (double)count * (double)E * sizeof(float) <= (double)opt->feature_cache * (1 << 20);
     bool worth = fits && samples > count && !dataset_feed(d);
@@ -216,8 +217,8 @@ void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, u
         say_cache("image", l->images);
     }
     if (worth && text_is_frozen() && captions_stay()) {
-        l->texts = feature_cache_texts(l->k, l->comm, l->clip, E, d, bpe, l->config->context_length,
-                                       batch);
+        l->texts = feature_cache_texts(l->k, l->comm, l->clip, E, d, tokenizer,
+                                       l->config->context_length, batch);
         say_cache("text", l->texts);
     }
     extend(l);

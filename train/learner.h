@@ -32,6 +32,7 @@ PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int rank
  * ranks. */
 void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c);
 /* Features of frozen towers, where they are the same in every epoch and needed more than once. */
-void learner_cache(Learner *l, Dataset *d, const Transform *t, const Bpe *bpe, uint64_t samples);
+void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
+                   uint64_t samples);
 void learner_close(Learner *l);
 #endif

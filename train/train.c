@@ -40,7 +40,7 @@ typedef struct Run {
     char *resume;            /* checkpoint to go on from, or NULL */
     ClipConfig config;
     char *vocab_path;
-    Bpe *bpe;
+    Tokenizer *tokenizer;
     Dataset *data;
     DatasetOptions dataset_options;
     Sampler *sampler;
@@ -128,18 +128,18 @@ static void open_data(Run *r) {
         r->vocab_path = xstrdup(opt->vocab);
     else if (from)
         r->vocab_path = pretrained_vocab(from);
-    if (!r->vocab_path) r->vocab_path = bpe_default_path();
-    r->bpe = bpe_load(r->vocab_path, &err);
-    if (!r->bpe) die("%s", err.text);
-    if (bpe_vocab_size(r->bpe) != r->config.vocab_size)
+    if (!r->vocab_path) r->vocab_path = tokenizer_default_path();
+    r->tokenizer = tokenizer_open(r->vocab_path, &err);
+    if (!r->tokenizer) die("%s", err.text);
+    if (r->tokenizer->vocab_size != r->config.vocab_size)
         die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
-            r->vocab_path, bpe_vocab_size(r->bpe), r->config.name, r->config.vocab_size);
+            r->vocab_path, r->tokenizer->vocab_size, r->config.name, r->config.vocab_size);
 
     char *cache = xasprintf("%s/index", r->dir);
     r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
     comm_rank0_end(r->comm);
-    agree_on(r->comm, "vocabulary", hash_file(r->vocab_path));
+    agree_on(r->comm, "vocabulary", tokenizer_identity(r->tokenizer));
     uint64_t shards = FNV_START;
     for (size_t i = 0; i <= dataset_shards(r->data); i++) {
         size_t start = dataset_shard_start(r->data, i);
@@ -149,7 +149,7 @@ static void open_data(Run *r) {
 
     r->loader_options = (LoaderOptions){
         .transform = train_data_transform(&r->config),
-        .bpe = r->bpe,
+        .tokenizer = r->tokenizer,
         .context = r->config.context_length,
         .batch_size = (size_t)opt->batch_size,
         .accum = (size_t)opt->accum_freq,
@@ -191,7 +191,7 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
                       .config = &r->config,
                       .params = l->params,
                       .clip = l->clip,
-                      .bpe = r->bpe,
+                      .tokenizer = r->tokenizer,
                       .batch = (size_t)opt->batch_size,
                       .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                       .dataset = r->dataset_options,
@@ -220,7 +220,7 @@ static void build_model(Run *r) {
     MemoryPlan plan = memory_plan(r, r->comm->size);
     memory_take(&plan, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
-    learner_cache(&r->learner, r->data, &r->loader_options.transform, r->bpe,
+    learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
                   (r->total_steps - r->state.step) * r->global_batch);
     open_rest(r, &r->learner, false);
     if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
@@ -588,7 +588,7 @@ int train_main(void) {
         train(r);
     r->comm->close();
     dataset_close(r->data);
-    bpe_free(r->bpe);
+    tokenizer_close(r->tokenizer);
     clip_config_free(&r->config);
     free((char *)r->dataset_options.cache_dir);
     free(r->vocab_path);

@@ -2,7 +2,7 @@
  * due, and one metric decides which step is the best and when to stop. */
 #ifndef TRAIN_VALIDATE_H
 #define TRAIN_VALIDATE_H
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/dataset.h"
 #include "train/checkpoint.h"
 #include "train/model/clip.h"
@@ -33,7 +33,7 @@ typedef struct TrainView {
     const ClipConfig *config;
     Params *params;
     Clip *clip;
-    const Bpe *bpe;
+    const Tokenizer *tokenizer;
     size_t batch;
     LossKind loss;
     DatasetOptions dataset; /* as the training data are read */

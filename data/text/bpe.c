@@ -1,17 +1,13 @@
-/* bpe: see the header. Vocabulary files and the encoder; learning is in data/text/bpe_train.c.
- * Source: open_clip 3.3.0, open_clip/tokenizer.py; Sennrich et al. 2016, algorithm 1. */
+/* Vocabulary files and the encoder. Source: open_clip 3.3.0, open_clip/tokenizer.py; Sennrich et
+ * al. 2016, algorithm 1. */
 #include "data/text/bpe.h"
 #include "data/text/codepoints.h"
 #include "data/text/text.h"
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#include <zlib.h>
 
 enum {
-    MAX_FILE = 1 << 26, /* bytes of a vocabulary file, also unpacked */
     NO_ID = 0xFFFF,
     PAIR_SLOTS = 1 << 17,
     CACHE_SLOTS = 1 << 17,
@@ -26,13 +22,14 @@ typedef struct Pair {
     uint32_t id;  /* what they merge into; the lower, the earlier */
 } Pair;
 
-struct Bpe {
+typedef struct Bpe {
+    Tokenizer base;
     size_t merges;
     uint16_t byte_ids[256];
     Pair *pairs;
     char *strings; /* the symbols' bytes, end to end; WORD_END as in the file */
     uint32_t *starts;
-};
+} Bpe;
 
 static uint64_t hash_bytes(const char *s, size_t n) {
     uint64_t h = n;
@@ -164,7 +161,15 @@ static bool read_merges(Symbols *s, char *text, size_t n, Error *err) {
     return any || error_set(err, "it holds no merges");
 }
 
-static Bpe *parse(char *text, size_t n, Error *err) {
+static void bpe_free(Tokenizer *t) {
+    Bpe *b = (Bpe *)t;
+    free(b->pairs);
+    free(b->strings);
+    free(b->starts);
+    free(b);
+}
+
+static Tokenizer *bpe_load(char *text, size_t n, Error *err) {
     Bpe *b = xcalloc(1, sizeof *b);
     b->pairs = xmalloc(PAIR_SLOTS * sizeof *b->pairs);
     memset(b->pairs, 0xFF, PAIR_SLOTS * sizeof *b->pairs);
@@ -175,96 +180,16 @@ static Bpe *parse(char *text, size_t n, Error *err) {
     add_bytes(&s);
     bool ok = read_merges(&s, text, n, err);
     if (ok) {
+        int32_t start = (int32_t)s.count, end = start + 1;
         add_symbol(&s, TEXT_START, strlen(TEXT_START));
         add_symbol(&s, TEXT_END, strlen(TEXT_END));
+        b->base = (Tokenizer){&bpe_kind, s.count, start, end, 2};
     }
     free(s.slots);
-    if (ok) return b;
-    bpe_free(b);
+    if (ok) return &b->base;
+    bpe_free(&b->base);
     return NULL;
 }
-
-/* Unpacks every member of a gzip file. NULL: err says why. */
-static char *gunzip(const void *bytes, size_t n, size_t *out_n, Error *err) {
-    z_stream z = {.next_in = (Bytef *)(uintptr_t)bytes, .avail_in = (uInt)n};
-    if (inflateInit2(&z, 15 + 16) != Z_OK) die("zlib cannot start: %s", z.msg ? z.msg : "memory");
-    char *out = NULL;
-    size_t room = 0, have = 0;
-    int rc = Z_OK;
-    while (rc == Z_OK && have < MAX_FILE) {
-        if (have == room) {
-            room = room ? room * 2 : 1 << 16;
-            out = xrealloc(out, room);
-        }
-        z.next_out = (Bytef *)out + have;
-        z.avail_out = (uInt)(room - have);
-        rc = inflate(&z, Z_NO_FLUSH);
-        have = room - z.avail_out;
-        if (rc == Z_STREAM_END && z.avail_in > 0) rc = inflateReset(&z);
-    }
-    inflateEnd(&z);
-    *out_n = have;
-    if (rc == Z_STREAM_END && have < MAX_FILE) return out;
-    free(out);
-    if (have >= MAX_FILE)
-        error_set(err, "unpacked it is larger than %d bytes", MAX_FILE);
-    else
-        error_set(err, "its gzip data are damaged or cut off");
-    return NULL;
-}
-
-Bpe *bpe_load_bytes(const void *bytes, size_t n, Error *err) {
-    char *text;
-    if (n > MAX_FILE) {
-        error_set(err, "it is larger than %d bytes", MAX_FILE);
-        return NULL;
-    }
-    if (n >= 2 && memcmp(bytes, "\x1F\x8B", 2) == 0) {
-        text = gunzip(bytes, n, &n, err);
-    } else {
-        text = xmalloc(n + 1);
-        if (n > 0) memcpy(text, bytes, n);
-    }
-    Bpe *b = text ? parse(text, n, err) : NULL;
-    free(text);
-    return b;
-}
-
-Bpe *bpe_load(const char *path, Error *err) {
-    FILE *f = fopen(path, "rb");
-    if (f == NULL) {
-        error_set(err, "cannot open vocabulary %s: %s", path, strerror(errno));
-        return NULL;
-    }
-    char *bytes = NULL;
-    size_t have = 0, room = 0, got = 1;
-    while (got > 0 && have <= MAX_FILE) {
-        if (have == room) bytes = xrealloc(bytes, room = room ? room * 2 : 1 << 16);
-        have += got = fread(bytes + have, 1, room - have, f);
-    }
-    bool failed = ferror(f);
-    fclose(f);
-    Error why;
-    Bpe *b = NULL;
-    if (failed)
-        error_set(err, "cannot read vocabulary %s: %s", path, strerror(errno));
-    else if ((b = bpe_load_bytes(bytes, have, &why)) == NULL)
-        error_set(err, "vocabulary %s: %s", path, why.text);
-    free(bytes);
-    return b;
-}
-
-void bpe_free(Bpe *b) {
-    if (b == NULL) return;
-    free(b->pairs);
-    free(b->strings);
-    free(b->starts);
-    free(b);
-}
-
-size_t bpe_vocab_size(const Bpe *b) { return 512 + b->merges + 2; }
-int32_t bpe_start_id(const Bpe *b) { return (int32_t)(512 + b->merges); }
-int32_t bpe_end_id(const Bpe *b) { return (int32_t)(512 + b->merges + 1); }
 
 /* ---- back to a file ---- */
 
@@ -275,13 +200,15 @@ static char *put_symbol(char *to, const Bpe *b, uint32_t id) {
     return to;
 }
 
-char *bpe_symbol_text(const Bpe *b, int32_t id) {
+static char *bpe_symbol_text(const Tokenizer *t, int32_t id) {
+    const Bpe *b = (const Bpe *)t;
     char *text = xmalloc(2 * (b->starts[id + 1] - b->starts[id]) + 1);
     *put_symbol(text, b, (uint32_t)id) = 0;
     return text;
 }
 
-char *bpe_file_text(const Bpe *b, const char *header) {
+static char *bpe_file_text(const Tokenizer *t, const char *header) {
+    const Bpe *b = (const Bpe *)t;
     uint32_t *made_of = xmalloc((b->merges + 1) * sizeof *made_of); /* left << 16 | right */
     memset(made_of, 0xFF, (b->merges + 1) * sizeof *made_of);
     for (size_t i = 0; i < PAIR_SLOTS; i++)
@@ -298,47 +225,6 @@ char *bpe_file_text(const Bpe *b, const char *header) {
     *p = 0;
     free(made_of);
     return text;
-}
-
-/* ---- where the default one is ---- */
-
-/* The path when there is such a file, else NULL; frees what it does not return. */
-static char *if_file(char *path) {
-    if (access(path, R_OK) == 0) return path;
-    free(path);
-    return NULL;
-}
-
-static const char default_name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
-
-char *bpe_find_path(void) {
-    const char *named = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME");
-    if (named != NULL && *named != 0) {
-        if (access(named, R_OK) != 0)
-            die("cannot read %s: %s; CLIPC_VOCAB names it", named, strerror(errno));
-        return xstrdup(named);
-    }
-    char *path = NULL, binary[4096];
-    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, default_name));
-    ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
-    if (path == NULL && n > 0) {
-        binary[n] = 0;
-        char *slash = strrchr(binary, '/');
-        if (slash != NULL) *slash = 0;
-        static const char *const folders[] = {"", "/..", "/../share/clipc"};
-        for (size_t i = 0; path == NULL && i < COUNT(folders); i++)
-            path = if_file(xasprintf("%s%s/%s", binary, folders[i], default_name));
-    }
-    return path;
-}
-
-char *bpe_default_path(void) {
-    char *path = bpe_find_path();
-    if (path == NULL)
-        die("no vocabulary found: run make setup, which fetches it to build/%s, or name one with "
-            "--vocab or CLIPC_VOCAB",
-            default_name);
-    return path;
 }
 
 /* ---- encode ---- */
@@ -359,26 +245,27 @@ typedef struct Work {
     size_t heap_count;
 } Work;
 
-struct BpeCache {
+typedef struct BpeCache {
+    TokenizerCache base;
     TextCleaner *text;
     Slot *slots;
     size_t words;
     char *arena;
     size_t used;
     Work work;
-};
+} BpeCache;
 
-BpeCache *bpe_cache_new(const Bpe *b) {
-    assert(b != NULL);
+static TokenizerCache *bpe_cache_new(const Tokenizer *t) {
     BpeCache *c = xcalloc(1, sizeof *c);
+    c->base.tokenizer = t;
     c->text = text_cleaner_new();
     c->slots = xcalloc(CACHE_SLOTS, sizeof *c->slots);
     c->arena = xmalloc(CACHE_BYTES);
-    return c;
+    return &c->base;
 }
 
-void bpe_cache_free(BpeCache *c) {
-    if (c == NULL) return;
+static void bpe_cache_free(TokenizerCache *cache) {
+    BpeCache *c = (BpeCache *)cache;
     text_cleaner_free(c->text);
     free(c->slots);
     free(c->arena);
@@ -496,17 +383,20 @@ static const uint16_t *word_ids(const Bpe *b, BpeCache *c, const char *word, siz
     return c->work.ids;
 }
 
-size_t bpe_encode(const Bpe *b, BpeCache *c, const char *text, size_t bytes, size_t context,
-                  int32_t *ids) {
-    assert(context > 0);
+/* Start token, the caption's ids, end token; a caption that is too long ends with its last id
+ * replaced by the end token, as in open_clip. */
+static size_t bpe_encode(TokenizerCache *cache, const char *text, size_t bytes, size_t context,
+                         int32_t *ids) {
+    BpeCache *c = (BpeCache *)cache;
+    const Bpe *b = (const Bpe *)cache->tokenizer;
     size_t left, length, count, n = 0;
     const char *word, *p = text_clean(c->text, text, bytes, &left);
-    ids[n++] = bpe_start_id(b);
+    ids[n++] = b->base.start;
     while (n < context && text_next_word(&p, &left, &word, &length)) {
         if (*word == '<' && text_is(word, length, TEXT_START)) {
-            ids[n++] = bpe_start_id(b);
+            ids[n++] = b->base.start;
         } else if (*word == '<' && text_is(word, length, TEXT_END)) {
-            ids[n++] = bpe_end_id(b);
+            ids[n++] = b->base.end;
         } else {
             const uint16_t *found = word_ids(b, c, word, length, &count);
             count = size_min(count, context - n);
@@ -514,18 +404,18 @@ size_t bpe_encode(const Bpe *b, BpeCache *c, const char *text, size_t bytes, siz
         }
     }
     n = size_min(n, context - 1);
-    ids[n++] = bpe_end_id(b);
+    ids[n++] = b->base.end;
     return n;
 }
 
 /* ---- decode ---- */
 
-char *bpe_decode(const Bpe *b, const int32_t *ids, size_t n) {
+/* A blank after each word; U+FFFD for what is not UTF-8 and for U+0000. */
+static char *bpe_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
+    const Bpe *b = (const Bpe *)t;
     size_t total = 0;
-    for (size_t i = 0; i < n; i++) {
-        assert(ids[i] >= 0 && (size_t)ids[i] < bpe_vocab_size(b));
+    for (size_t i = 0; i < n; i++)
         total = size_add(total, b->starts[ids[i] + 1] - b->starts[ids[i]]);
-    }
     char *joined = xmalloc(total + 1), *out = xmalloc(size_add(size_mul(total, 3), 1)), *o = out;
     total = 0;
     for (size_t i = 0; i < n; i++) {
@@ -549,9 +439,24 @@ char *bpe_decode(const Bpe *b, const int32_t *ids, size_t n) {
     return out;
 }
 
-size_t bpe_pooled_length(const int32_t *ids, size_t n) {
+/* CLIP pools the first position of the largest id: the end token, unless the caption holds its
+ * literal. */
+static size_t bpe_pooled_length(const int32_t *ids, size_t n) {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
         if (ids[i] > ids[best]) best = i;
     return n ? best + 1 : 0;
 }
+
+const TokenizerKind bpe_kind = {
+    .name = "bpe",
+    .load = bpe_load,
+    .free = bpe_free,
+    .cache_new = bpe_cache_new,
+    .cache_free = bpe_cache_free,
+    .encode = bpe_encode,
+    .pooled_length = bpe_pooled_length,
+    .decode = bpe_decode,
+    .symbol_text = bpe_symbol_text,
+    .file_text = bpe_file_text,
+};

@@ -1,9 +1,9 @@
-/* bpe_train: learns a vocabulary (bpe_train of data/text/bpe.h). Pair counts are kept up to date
- * word by word, so that a merge costs what it changes. Source: Sennrich et al. 2016, section 3.2.
- */
-#include "data/text/bpe.h"
-#include "data/text/codepoints.h"
+/* Pair counts are kept up to date word by word, so that a merge costs only what it changes. Source:
+ * Sennrich et al. 2016, section 3.2. */
+#include "data/text/bpe_train.h"
+
 #include "data/io/lines.h"
+#include "data/text/codepoints.h"
 #include "data/text/text.h"
 #include "kernels/hash.h"
 #include <errno.h>

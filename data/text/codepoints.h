@@ -1,5 +1,5 @@
 /* codepoints: a growing array of Unicode code points, UTF-8 in and out, and NFC. For the caption
- * cleaner (data/text*.c, data/text/bpe.c). */
+ * cleaner (data/text/). */
 #ifndef DATA_TEXT_CODEPOINTS_H
 #define DATA_TEXT_CODEPOINTS_H
 #include "kernels/base.h"

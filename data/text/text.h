@@ -1,6 +1,6 @@
 /* text: cleans a caption and splits it into words, as CLIP's tokenizer does before its merges:
  * repair (ftfy), HTML unescape twice, white space collapsed, lower case (open_clip's clean
- * "lower"). For data/text/bpe.c. Source: open_clip 3.3.0, open_clip/tokenizer.py. */
+ * "lower"). Source: open_clip 3.3.0, open_clip/tokenizer.py. */
 #ifndef DATA_TEXT_TEXT_H
 #define DATA_TEXT_TEXT_H
 #include "kernels/base.h"

@@ -1,6 +1,6 @@
 /* Any bytes as a caption: cleaned, split, merged, decoded. The vocabulary is learned from a few
  * captions at start. */
-#include "data/text/bpe.h"
+#include "data/text/bpe_train.h"
 #include "data/text/codepoints.h"
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +9,8 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
-static Bpe *bpe;
-static BpeCache *cache;
+static Tokenizer *tokenizer;
+static TokenizerCache *cache;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
@@ -26,25 +26,26 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     close(fd);
     Error err;
     log_quiet(true);
-    if (!bpe_train(in, 1000, out, &err) || (bpe = bpe_load(out, &err)) == NULL) die("%s", err.text);
+    if (!bpe_train(in, 1000, out, &err) || (tokenizer = tokenizer_open(out, &err)) == NULL)
+        die("%s", err.text);
     unlink(in);
     unlink(out);
-    cache = bpe_cache_new(bpe);
+    cache = tokenizer_cache_new(tokenizer);
     return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     enum { LONG = 4096 };
     static int32_t ids[LONG], cut[77];
-    size_t count = bpe_encode(bpe, cache, (const char *)bytes, n, LONG, ids);
-    assert(count >= 2 && count <= LONG && ids[0] == bpe_start_id(bpe));
-    assert(ids[count - 1] == bpe_end_id(bpe));
-    size_t cut_count = bpe_encode(bpe, cache, (const char *)bytes, n, COUNT(cut), cut);
+    size_t count = tokenizer_encode(cache, (const char *)bytes, n, LONG, ids);
+    assert(count >= 2 && count <= LONG && ids[0] == tokenizer->start);
+    assert(ids[count - 1] == tokenizer->end);
+    size_t cut_count = tokenizer_encode(cache, (const char *)bytes, n, COUNT(cut), cut);
     assert(cut_count == size_min(count, COUNT(cut)));
     assert(memcmp(ids, cut, (cut_count - 1) * sizeof *ids) == 0);
-    assert(bpe_pooled_length(ids, count) <= count);
+    assert(bpe_kind.pooled_length(ids, count) <= count);
 
-    char *text = bpe_decode(bpe, ids, count);
+    char *text = tokenizer_decode(tokenizer, ids, count);
     uint32_t cp;
     for (size_t i = 0, length = strlen(text); i < length;) {
         i += utf8_decode((const unsigned char *)text + i, length - i, &cp);

@@ -1,6 +1,6 @@
 #include "train/model/export.h"
 
-#include "data/text/bpe.h"
+#include "data/text/tokenizer.h"
 #include "data/tensors/torchwriter.h"
 #include "data/io/folder.h"
 #include "train/model/hf_config.h"
@@ -156,15 +156,15 @@ static char *json_text(json_t *root, size_t flags) {
     return text;
 }
 
-static char *vocab_json(const Bpe *bpe) {
+static char *vocab_json(const Tokenizer *tokenizer) {
     json_t *ids = json_object();
-    for (int32_t id = 0; id < bpe_start_id(bpe); id++) {
-        char *symbol = bpe_symbol_text(bpe, id);
+    for (int32_t id = 0; id < tokenizer->start; id++) {
+        char *symbol = tokenizer_symbol_text(tokenizer, id);
         json_object_set_new(ids, symbol, json_integer(id));
         free(symbol);
     }
-    json_object_set_new(ids, "<|startoftext|>", json_integer(bpe_start_id(bpe)));
-    json_object_set_new(ids, "<|endoftext|>", json_integer(bpe_end_id(bpe)));
+    json_object_set_new(ids, "<|startoftext|>", json_integer(tokenizer->start));
+    json_object_set_new(ids, "<|endoftext|>", json_integer(tokenizer->end));
     return json_text(ids, JSON_COMPACT);
 }
 
@@ -176,12 +176,12 @@ static json_t *special_tokens(void) {
 
 /* The files of CLIPTokenizer. */
 static bool write_tokenizer(const Export *e, const char *folder, Error *err) {
-    Bpe *bpe = bpe_load(e->vocab, err);
-    if (!bpe) return false;
-    if (bpe_vocab_size(bpe) != e->config->vocab_size) {
+    Tokenizer *tokenizer = tokenizer_open(e->vocab, err);
+    if (!tokenizer) return false;
+    if (tokenizer->vocab_size != e->config->vocab_size) {
         error_set(err, "%.200s has %zu entries, the model %zu: give the --vocab that belongs to it",
-                  e->vocab, bpe_vocab_size(bpe), e->config->vocab_size);
-        bpe_free(bpe);
+                  e->vocab, tokenizer->vocab_size, e->config->vocab_size);
+        tokenizer_close(tokenizer);
         return false;
     }
     json_t *config = special_tokens();
@@ -189,13 +189,14 @@ static bool write_tokenizer(const Export *e, const char *folder, Error *err) {
                                              "CLIPTokenizer", "model_max_length",
                                              (json_int_t)e->config->context_length, "do_lower_case",
                                              1, "add_prefix_space", 0, "errors", "replace"));
-    bool ok = write_text(folder, "merges.txt", bpe_file_text(bpe, "#version: 0.2"), err);
-    ok = write_text(folder, "vocab.json", ok ? vocab_json(bpe) : NULL, err) && ok;
-    char *tokenizer = json_text(config, JSON_INDENT(2));
-    ok = write_text(folder, "tokenizer_config.json", tokenizer, err) && ok;
+    bool ok =
+        write_text(folder, "merges.txt", tokenizer_file_text(tokenizer, "#version: 0.2"), err);
+    ok = write_text(folder, "vocab.json", ok ? vocab_json(tokenizer) : NULL, err) && ok;
+    char *settings = json_text(config, JSON_INDENT(2));
+    ok = write_text(folder, "tokenizer_config.json", settings, err) && ok;
     char *special = json_text(special_tokens(), JSON_INDENT(2));
     ok = write_text(folder, "special_tokens_map.json", special, err) && ok;
-    bpe_free(bpe);
+    tokenizer_close(tokenizer);
     return ok;
 }
 

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-uint64_t hash_file(const char *path) {
-    FILE *f = fopen(path, "rb");
+static uint64_t program_hash(void) {
+    FILE *f = fopen("/proc/self/exe", "rb");
     if (!f) return 0;
     unsigned char chunk[1 << 16];
     uint64_t h = FNV_START;
@@ -33,7 +33,7 @@ void agree_on(const Comm *c, const char *what, uint64_t hash) {
 
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count) {
     if (c->size == 1) return;
-    agree_on(c, "clipc program", hash_file("/proc/self/exe"));
+    agree_on(c, "clipc program", program_hash());
     uint64_t all = FNV_START;
     for (size_t i = 0; i < count; i++)
         all = fnv_hash(all, &options[i].hash, sizeof options[i].hash);

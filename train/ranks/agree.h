@@ -13,6 +13,4 @@ typedef struct NamedHash {
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
 /* One more thing, named `what` ("the data set"). */
 void agree_on(const Comm *c, const char *what, uint64_t hash);
-/* FNV-1a of a file's bytes; 0 if it cannot be opened. */
-uint64_t hash_file(const char *path);
 #endif

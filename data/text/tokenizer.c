@@ -1,0 +1,179 @@
+#include "data/text/tokenizer.h"
+
+#include "data/text/bpe.h"
+#include "kernels/hash.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+enum { MAX_FILE = 1 << 26 }; /* bytes of a vocabulary file, also unpacked */
+
+static const TokenizerKind *const kinds[] = {&bpe_kind};
+
+/* ---- opening ---- */
+
+/* Unpacks every member of a gzip file. NULL: err says why. */
+static char *gunzip(const void *bytes, size_t n, size_t *out_n, Error *err) {
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)bytes, .avail_in = (uInt)n};
+    if (inflateInit2(&z, 15 + 16) != Z_OK) die("zlib cannot start: %s", z.msg ? z.msg : "memory");
+    char *out = NULL;
+    size_t room = 0, have = 0;
+    int rc = Z_OK;
+    while (rc == Z_OK && have < MAX_FILE) {
+        if (have == room) {
+            room = room ? room * 2 : 1 << 16;
+            out = xrealloc(out, room);
+        }
+        z.next_out = (Bytef *)out + have;
+        z.avail_out = (uInt)(room - have);
+        rc = inflate(&z, Z_NO_FLUSH);
+        have = room - z.avail_out;
+        if (rc == Z_STREAM_END && z.avail_in > 0) rc = inflateReset(&z);
+    }
+    inflateEnd(&z);
+    *out_n = have;
+    if (rc == Z_STREAM_END && have < MAX_FILE) return out;
+    free(out);
+    if (have >= MAX_FILE)
+        error_set(err, "unpacked it is larger than %d bytes", MAX_FILE);
+    else
+        error_set(err, "its gzip data are damaged or cut off");
+    return NULL;
+}
+
+static const TokenizerKind *kind_of(const char *text, size_t n) {
+    size_t i = 0;
+    while (kinds[i]->matches != NULL && !kinds[i]->matches(text, n)) i++;
+    return kinds[i];
+}
+
+Tokenizer *tokenizer_open_bytes(const void *bytes, size_t n, Error *err) {
+    char *text;
+    if (n > MAX_FILE) {
+        error_set(err, "it is larger than %d bytes", MAX_FILE);
+        return NULL;
+    }
+    if (n >= 2 && memcmp(bytes, "\x1F\x8B", 2) == 0) {
+        text = gunzip(bytes, n, &n, err);
+    } else {
+        text = xmalloc(n + 1);
+        if (n > 0) memcpy(text, bytes, n);
+    }
+    Tokenizer *t = text ? kind_of(text, n)->load(text, n, err) : NULL;
+    free(text);
+    return t;
+}
+
+Tokenizer *tokenizer_open(const char *path, Error *err) {
+    FILE *f = fopen(path, "rb");
+    if (f == NULL) {
+        error_set(err, "cannot open vocabulary %s: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *bytes = NULL;
+    size_t have = 0, room = 0, got = 1;
+    while (got > 0 && have <= MAX_FILE) {
+        if (have == room) bytes = xrealloc(bytes, room = room ? room * 2 : 1 << 16);
+        have += got = fread(bytes + have, 1, room - have, f);
+    }
+    bool failed = ferror(f);
+    fclose(f);
+    Error why;
+    Tokenizer *t = NULL;
+    if (failed)
+        error_set(err, "cannot read vocabulary %s: %s", path, strerror(errno));
+    else if ((t = tokenizer_open_bytes(bytes, have, &why)) == NULL)
+        error_set(err, "vocabulary %s: %s", path, why.text);
+    free(bytes);
+    return t;
+}
+
+void tokenizer_close(Tokenizer *t) {
+    if (t != NULL) t->kind->free(t);
+}
+
+/* ---- where the default one is ---- */
+
+/* The path when there is such a file, else NULL; frees what it does not return. */
+static char *if_file(char *path) {
+    if (access(path, R_OK) == 0) return path;
+    free(path);
+    return NULL;
+}
+
+static const char default_name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
+
+char *tokenizer_find_path(void) {
+    const char *named = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME");
+    if (named != NULL && *named != 0) {
+        if (access(named, R_OK) != 0)
+            die("cannot read %s: %s; CLIPC_VOCAB names it", named, strerror(errno));
+        return xstrdup(named);
+    }
+    char *path = NULL, binary[4096];
+    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, default_name));
+    ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
+    if (path == NULL && n > 0) {
+        binary[n] = 0;
+        char *slash = strrchr(binary, '/');
+        if (slash != NULL) *slash = 0;
+        static const char *const folders[] = {"", "/..", "/../share/clipc"};
+        for (size_t i = 0; path == NULL && i < COUNT(folders); i++)
+            path = if_file(xasprintf("%s%s/%s", binary, folders[i], default_name));
+    }
+    return path;
+}
+
+char *tokenizer_default_path(void) {
+    char *path = tokenizer_find_path();
+    if (path == NULL)
+        die("no vocabulary found: run make setup, which fetches it to build/%s, or name one with "
+            "--vocab or CLIPC_VOCAB",
+            default_name);
+    return path;
+}
+
+/* ---- the kind's functions ---- */
+
+uint64_t tokenizer_identity(const Tokenizer *t) {
+    char *file = tokenizer_file_text(t, t->kind->name);
+    uint64_t h = fnv_hash(FNV_START, file, strlen(file));
+    free(file);
+    return h;
+}
+
+TokenizerCache *tokenizer_cache_new(const Tokenizer *t) {
+    assert(t != NULL);
+    return t->kind->cache_new(t);
+}
+
+void tokenizer_cache_free(TokenizerCache *c) {
+    if (c != NULL) c->tokenizer->kind->cache_free(c);
+}
+
+size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_t context,
+                        int32_t *ids) {
+    assert(context > 0);
+    return c->tokenizer->kind->encode(c, text, bytes, context, ids);
+}
+
+size_t tokenizer_encode_pooled(TokenizerCache *c, const char *text, size_t bytes, size_t context,
+                               int32_t *ids) {
+    size_t n = tokenizer_encode(c, text, bytes, context, ids);
+    return c->tokenizer->kind->pooled_length(ids, n);
+}
+
+char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
+    for (size_t i = 0; i < n; i++) assert(ids[i] >= 0 && (size_t)ids[i] < t->vocab_size);
+    return t->kind->decode(t, ids, n);
+}
+
+char *tokenizer_symbol_text(const Tokenizer *t, int32_t id) { return t->kind->symbol_text(t, id); }
+
+char *tokenizer_file_text(const Tokenizer *t, const char *header) {
+    return t->kind->file_text(t, header);
+}

@@ -1,0 +1,73 @@
+/* tokenizer: captions to token ids and back. A Tokenizer is one vocabulary: read-only, shared by
+ * threads, each of which encodes through a TokenizerCache. A TokenizerKind is a row of the table: a
+ * format of vocabularies and its context rule, which are CLIP's (data/text/bpe.h) or another
+ * model's. */
+#ifndef DATA_TEXT_TOKENIZER_H
+#define DATA_TEXT_TOKENIZER_H
+#include "kernels/base.h"
+
+typedef struct TokenizerKind TokenizerKind;
+
+/* First member of a kind's struct. */
+typedef struct Tokenizer {
+    const TokenizerKind *kind;
+    size_t vocab_size;
+    int32_t start, end; /* the ids before and after a caption's own */
+    size_t added;       /* how many ids encode adds to a caption's own */
+} Tokenizer;
+
+/* Scratch memory and the ids of words; bounded. First member of a kind's struct. */
+typedef struct TokenizerCache {
+    const Tokenizer *tokenizer;
+} TokenizerCache;
+
+/* A vocabulary file, plain or gzipped; its content selects the kind. NULL: err says why. */
+Tokenizer *tokenizer_open(const char *path, Error *err);
+Tokenizer *tokenizer_open_bytes(const void *bytes, size_t n, Error *err);
+void tokenizer_close(Tokenizer *t);
+/* Equal for equal vocabularies, however their files are packed. */
+uint64_t tokenizer_identity(const Tokenizer *t);
+
+/* The vocabulary to use when none is named: $CLIPC_VOCAB, $CLIPC_HOME/build/vocab/…, beside the
+ * binary, the install prefix; malloc'd. find: NULL if there is none; default: exits with an error
+ * that says what to do. */
+char *tokenizer_find_path(void);
+char *tokenizer_default_path(void);
+enum { TOKENIZER_DEFAULT_SIZE = 49408 }; /* its vocab_size, CLIP's */
+
+TokenizerCache *tokenizer_cache_new(const Tokenizer *t);
+void tokenizer_cache_free(TokenizerCache *c);
+
+/* The ids that the model reads for a caption, at most `context`, which is how many ids must hold;
+ * returns how many. Text is UTF-8; invalid bytes become U+FFFD. */
+size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_t context,
+                        int32_t *ids);
+/* The same, but returns how many of them the text tower must see: up to and including the pooled
+ * one. */
+size_t tokenizer_encode_pooled(TokenizerCache *c, const char *text, size_t bytes, size_t context,
+                               int32_t *ids);
+/* ids (all below vocab_size) to valid UTF-8, malloc'd: start and end as their literals. */
+char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n);
+/* A symbol, UTF-8, as the vocabulary's file has it; malloc'd. */
+char *tokenizer_symbol_text(const Tokenizer *t, int32_t id);
+/* The vocabulary's file with `header` as its first line, without a line feed at the end; malloc'd.
+ */
+char *tokenizer_file_text(const Tokenizer *t, const char *header);
+
+/* The functions above for one kind. */
+struct TokenizerKind {
+    const char *name;
+    /* Whether an unpacked file is of this kind; NULL: every file that no row before it takes. */
+    bool (*matches)(const char *text, size_t n);
+    Tokenizer *(*load)(char *text, size_t n, Error *err); /* may overwrite the text */
+    void (*free)(Tokenizer *t);
+    TokenizerCache *(*cache_new)(const Tokenizer *t);
+    void (*cache_free)(TokenizerCache *c);
+    size_t (*encode)(TokenizerCache *c, const char *text, size_t bytes, size_t context,
+                     int32_t *ids);
+    size_t (*pooled_length)(const int32_t *ids, size_t n);
+    char *(*decode)(const Tokenizer *t, const int32_t *ids, size_t n);
+    char *(*symbol_text)(const Tokenizer *t, int32_t id);
+    char *(*file_text)(const Tokenizer *t, const char *header);
+};
+#endif
