@@ -1,10 +1,10 @@
 #include "data/loader.h"
+#include "data/io/parallel.h"
 #include "kernels/rng.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     SHOWN_AT_ONCE = 10, /* bad samples logged one by one */
@@ -319,12 +319,9 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
 /* Waits until the next batch is ready; the lock is held. False: o.interrupted. */
 static bool wait_for(Loader *l, const Slot *s) {
     while (!(s->ready && s->number == l->next_number)) {
-        struct timespec until;
         if (l->broken && l->broken_number <= l->next_number) die("%s", l->broken_by.text);
         if (l->o.interrupted && *l->o.interrupted) return false;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++; /* a signal does not wake us */
-        pthread_cond_timedwait(&l->filled, &l->lock, &until);
+        condition_wait(&l->filled, &l->lock, 1); /* a signal does not wake us */
     }
     return true;
 }

@@ -47,3 +47,10 @@ size_t cpu_count(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (size_t)n : 1;
 }
+
+void condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock, double seconds) {
+    double until = clock_now() + seconds;
+    struct timespec t = {.tv_sec = (time_t)until};
+    t.tv_nsec = (long)((until - (double)t.tv_sec) * 1e9);
+    pthread_cond_clockwait(condition, lock, CLOCK_MONOTONIC, &t);
+}

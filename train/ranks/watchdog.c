@@ -1,11 +1,11 @@
 #include "train/ranks/watchdog.h"
 
+#include "data/io/parallel.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *const op_names[] = {"nothing",    "the ranks' start", "the ranks' end",
@@ -33,16 +33,6 @@ static struct {
          .n = 1};
 
 static uint64_t milliseconds(double seconds) { return (uint64_t)(seconds * 1e3); }
-
-/* Waits for a condition, under lock, at most so many seconds. */
-static void wait_for(pthread_cond_t *condition, double seconds) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    double until = (double)t.tv_nsec * 1e-9 + seconds;
-    t.tv_sec += (time_t)until;
-    t.tv_nsec = (long)((until - (double)(time_t)until) * 1e9);
-    pthread_cond_timedwait(condition, &dog.lock, &t);
-}
 
 /* Ranks of this node that have not begun the collective this rank waits in, or whose process does
  * not run at all. */
@@ -89,7 +79,7 @@ static void end_process(uint64_t step, const char *what) {
     pthread_t thread;
     if (dog.device.leave && !pthread_create(&thread, NULL, leave_device, NULL))
         for (double until = clock_now() + 2; !dog.gone && clock_now() < until;)
-            wait_for(&dog.left, until - clock_now());
+            condition_wait(&dog.left, &dog.lock, until - clock_now());
     _exit(EXIT_ERROR);
 }
 
@@ -133,7 +123,7 @@ static void *watch(void *unused) {
         /* what is entered while it sleeps is late by at most a tenth of the timeout */
         double pause = dog.timeout - (now - first), most = dog.timeout / 10;
         if (dog.device.poll && most > 1) most = 1;
-        if (!dog.stop) wait_for(&dog.wake, pause > most ? most : pause);
+        if (!dog.stop) condition_wait(&dog.wake, &dog.lock, pause > most ? most : pause);
     }
     pthread_mutex_unlock(&dog.lock);
     return NULL;
