@@ -1,4 +1,5 @@
-/* retrieval: recall@k and ranks, images among captions and captions among images (spec 10).
+/* retrieval: recall@k and ranks, images among captions and captions among images.
+ * Source: docs/NUMERICS.md, Evaluation.
  *
  * Every caption has one image; an image has any number of captions, one of which is enough to be
  * found (CLIP_benchmark's recall). The rank of a query is the number of keys that stand before its

@@ -1,6 +1,6 @@
-/* zeroshot: a classifier from class names and prompt templates (spec 10): per class, every
- * template's caption is encoded, normalised, averaged, normalised again; and what it says of a data
- * set, by all ranks. Called by `clipc eval zeroshot` and by training. */
+/* zeroshot: a classifier from class names and prompt templates, and its accuracy on a data set over
+ * all ranks. For each class, every template's caption is encoded and normalised; their mean is
+ * normalised again. Source: open_clip 3.3.0, open_clip/zero_shot_classifier.py. */
 #ifndef EVAL_ZEROSHOT_H
 #define EVAL_ZEROSHOT_H
 #include "eval/classes.h"

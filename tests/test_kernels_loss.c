@@ -361,7 +361,7 @@ static Golden siglip_whole(const Kernels *k, double log_scale, double bias, size
     return loss_result(k, &l);
 }
 
-/* Values of torch in float64 (spec: CLIP with s = 1/0.07; SigLIP with s = 10, b = -10). */
+/* Values of torch in float64 (CLIP with s = 1/0.07; SigLIP with s = 10, b = -10). */
 static void check_golden(const Kernels *k, double tolerance) {
     static const double dimage0[E] = {-.0991300348, -.0100186779, .0791178447};
     static const double dtext0[E] = {-.0174203665, -.0372603298, -.0549235532};

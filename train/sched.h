@@ -1,4 +1,5 @@
-/* sched: the learning rate of a step (spec 4), steps from 0. */
+/* sched: the learning rate of a step, steps from 0. Source: open_clip 3.3.0,
+ * open_clip_train/scheduler.py; docs/NUMERICS.md, Schedule. */
 #ifndef TRAIN_SCHED_H
 #define TRAIN_SCHED_H
 #include <stdint.h>

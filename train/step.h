@@ -1,5 +1,5 @@
 /* step: one optimisation step over `accum` micro-batches: one true large-batch loss through cached
- * features (spec 5). */
+ * features (Gao et al. 2021, GradCache). */
 #ifndef TRAIN_STEP_H
 #define TRAIN_STEP_H
 #include "data/loader.h"

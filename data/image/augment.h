@@ -1,5 +1,5 @@
-/* augment: an RGB picture → the S×S u8 picture the model sees (spec: open_clip's train and eval
- * transforms; Pillow's resampler). */
+/* augment: an RGB picture → the S×S u8 picture the model sees. Source: open_clip 3.3.0,
+ * open_clip/transform.py; docs/NUMERICS.md, Image transforms. */
 #ifndef DATA_IMAGE_AUGMENT_H
 #define DATA_IMAGE_AUGMENT_H
 #include "data/image/image.h"
