@@ -46,7 +46,7 @@ static void load_vocab(Encoder *e) {
 
 static void take_buffers(Encoder *e) {
     size_t S = e->config.image_size;
-    e->features = e->k->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
+    e->features = e->k->device->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
     e->pixels = xmalloc(size_mul(2 * e->batch, 3 * S * S));
     e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
     e->start = xmalloc((e->batch + 1) * sizeof *e->start);
@@ -98,7 +98,7 @@ void encoder_close(Encoder *e) {
     free(e->pixels);
     free(e->ids);
     free(e->start);
-    e->k->release(e->features);
+    e->k->device->release(e->features);
     tokenizer_cache_free(e->cache);
     if (!e->borrowed) {
         clip_free(e->clip);

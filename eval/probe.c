@@ -98,11 +98,11 @@ static Problem problem_new(const Kernels *k, const ProbeSet *s, size_t classes, 
     size_t chunk = size_min(CHUNK_ROWS, s->count);
     /* the softmax's two vectors w₁ = -w₀ have half the binary form's penalty */
     p.lambda = (classes == 2 ? 2 : 1) / (C * (double)s->count);
-    p.x = k->alloc(size_mul(s->count * E, k->acc_size));
+    p.x = k->device->alloc(size_mul(s->count * E, k->acc_size));
     k->acc_set_f32(p.x, s->x, s->count * E);
-    p.w = k->alloc(size_mul(classes * E, k->acc_size));
-    p.dw = k->alloc(size_mul(classes * E, k->acc_size));
-    p.z = k->alloc(size_mul(chunk * classes, k->acc_size));
+    p.w = k->device->alloc(size_mul(classes * E, k->acc_size));
+    p.dw = k->device->alloc(size_mul(classes * E, k->acc_size));
+    p.z = k->device->alloc(size_mul(chunk * classes, k->acc_size));
     p.host = xmalloc(size_mul(chunk, classes * sizeof *p.host));
     p.flat = xmalloc(size_mul(classes, E * sizeof *p.flat));
     p.row_loss = xcalloc(chunk, sizeof *p.row_loss);
@@ -110,10 +110,10 @@ static Problem problem_new(const Kernels *k, const ProbeSet *s, size_t classes, 
 }
 
 static void problem_free(Problem *p) {
-    p->k->release(p->x);
-    p->k->release(p->w);
-    p->k->release(p->dw);
-    p->k->release(p->z);
+    p->k->device->release(p->x);
+    p->k->device->release(p->w);
+    p->k->device->release(p->dw);
+    p->k->device->release(p->z);
     free(p->host);
     free(p->flat);
     free(p->row_loss);

@@ -15,7 +15,7 @@ typedef struct Block {
 static Block block_new(const Kernels *k, const Rows *r, size_t most) {
     Block b = {.rows = r, .size = size_min(most, r->count), .first = SIZE_MAX};
     b.host = xmalloc(size_mul(b.size, r->dim * sizeof *b.host));
-    b.device = k->alloc(size_mul(b.size, r->dim * k->acc_size));
+    b.device = k->device->alloc(size_mul(b.size, r->dim * k->acc_size));
     return b;
 }
 
@@ -28,19 +28,19 @@ static void block_load(Block *b, const Kernels *k, size_t first) {
 }
 
 static void block_free(Block *b, const Kernels *k) {
-    k->release(b->device);
+    k->device->release(b->device);
     free(b->host);
 }
 
 void score_tiles_plan(const Kernels *k, size_t dim) {
-    acc *rows = k->alloc(size_mul(SCORE_TILE_ROWS * dim, k->acc_size));
-    acc *cols = k->alloc(size_mul(SCORE_TILE_COLS * dim, k->acc_size));
-    acc *product = k->alloc(SCORE_TILE_ROWS * SCORE_TILE_COLS * k->acc_size);
+    acc *rows = k->device->alloc(size_mul(SCORE_TILE_ROWS * dim, k->acc_size));
+    acc *cols = k->device->alloc(size_mul(SCORE_TILE_COLS * dim, k->acc_size));
+    acc *product = k->device->alloc(SCORE_TILE_ROWS * SCORE_TILE_COLS * k->acc_size);
     k->gemm(product, SCORE_TILE_COLS, rows, dim, false, cols, dim, true, SCORE_TILE_ROWS,
             SCORE_TILE_COLS, dim, false);
-    k->release(product);
-    k->release(cols);
-    k->release(rows);
+    k->device->release(product);
+    k->device->release(cols);
+    k->device->release(rows);
 }
 
 static void report(const char *what, double share, double t0, double *last) {
@@ -56,7 +56,7 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
     size_t E = a->dim,
            size = size_min(SCORE_TILE_ROWS, a->count) * size_min(SCORE_TILE_COLS, b->count);
     Block rows = block_new(k, a, SCORE_TILE_ROWS), cols = block_new(k, b, SCORE_TILE_COLS);
-    acc *product = k->alloc(size_mul(size, k->acc_size));
+    acc *product = k->device->alloc(size_mul(size, k->acc_size));
     float *scores = xmalloc(size_mul(size, sizeof *scores));
     double t0 = clock_now(), last = t0;
     for (size_t i0 = 0; i0 < a->count; i0 += SCORE_TILE_ROWS) {
@@ -77,7 +77,7 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
         }
     }
     free(scores);
-    k->release(product);
+    k->device->release(product);
     block_free(&cols, k);
     block_free(&rows, k);
 }

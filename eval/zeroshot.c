@@ -106,9 +106,9 @@ Scorer *scorer_new(const Kernels *k, const float *weights, size_t classes, size_
     *s = (Scorer){.k = k,
                   .classes = classes,
                   .dim = dim,
-                  .weights = k->alloc(size_mul(classes * dim, k->acc_size)),
-                  .images = k->alloc(SCORE_ROWS * dim * k->acc_size),
-                  .scores = k->alloc(size_mul(classes, SCORE_ROWS * k->acc_size)),
+                  .weights = k->device->alloc(size_mul(classes * dim, k->acc_size)),
+                  .images = k->device->alloc(SCORE_ROWS * dim * k->acc_size),
+                  .scores = k->device->alloc(size_mul(classes, SCORE_ROWS * k->acc_size)),
                   .host = xmalloc(size_mul(classes, SCORE_ROWS * sizeof(float)))};
     k->acc_set_f32(s->weights, weights, classes * dim);
     return s;
@@ -143,9 +143,9 @@ void scorer_plan(const Kernels *k, size_t classes, size_t dim) {
 }
 
 void scorer_free(Scorer *s) {
-    s->k->release(s->weights);
-    s->k->release(s->images);
-    s->k->release(s->scores);
+    s->k->device->release(s->weights);
+    s->k->device->release(s->images);
+    s->k->device->release(s->scores);
     free(s->host);
     free(s);
 }

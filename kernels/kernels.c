@@ -53,7 +53,7 @@ static const Kernels *cuda_open(Precision precision) {
 
 const char *const kernel_names[SLOT_COUNT] = {
 #define X(slot) #slot,
-    KERNEL_LIST(X)
+    DEVICE_LIST(X) KERNEL_LIST(X)
 #undef X
 };
 
@@ -64,8 +64,12 @@ KernelTuning kernel_tuning;
 
 /* A slot that is in the struct but not in the list changes the struct's size: it does not compile.
  */
-_Static_assert(sizeof(Kernels) == offsetof(Kernels, alloc) + SLOT_COUNT * sizeof(void (*)(void)),
+#define X(slot) +sizeof(void (*)(void))
+_Static_assert(sizeof(Device) == offsetof(Device, alloc) DEVICE_LIST(X),
+               "DEVICE_LIST and struct Device disagree");
+_Static_assert(sizeof(Kernels) == offsetof(Kernels, acc_set) KERNEL_LIST(X),
                "KERNEL_LIST and struct Kernels disagree");
+#undef X
 
 static const Kernels *checked(const Kernels *k) {
 #define X(slot)                                                                                    \

@@ -17,6 +17,7 @@
 #ifndef KERNELS_KERNELS_H
 #define KERNELS_KERNELS_H
 #include "kernels/base.h"
+#include "kernels/device.h"
 
 /* Never defined: host code cannot dereference or index device memory. */
 typedef struct act act; /* activations and compute weights, biases of products among them: bf16 |
@@ -55,46 +56,15 @@ enum { OPTIM_CHUNK = 1 << 14 };
 typedef enum { MOMENTS_FP32, MOMENTS_BF16 } Moments;
 #define MOMENTS_CHOICES "fp32|bf16"
 
-typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
-typedef struct Mark Mark;   /* never defined: a place in a queue */
-typedef struct Graph Graph; /* a backend's own: recorded work */
-
-/* Bytes of a device's memory: what this process took (now, and at most) and used of it (at most);
- * what it took beside the plan (at most; plan_end); what is left of it all. */
-typedef struct MemoryUse {
-    size_t taken, most, used, unplanned, unused, total;
-} MemoryUse;
-
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
     size_t act_size, acc_size;
-    bool asynchronous; /* slots return before their work is done: results are worth waiting for
-                          later. false: every slot returns with its work done */
     bool bias_in_activation; /* a bias gradient costs least in activation_bwd; false: in
                                 linear_bwd_weight, where there is one anyway */
     bool fp8;                /* matrices that fp8_weight names are multiplied in 8 bits (amp_fp8) */
+    const Device *device;
 
     /* ---- mem ---- */
-    /* Device memory, 64-byte aligned; dies naming the size where there is none. */
-    void *(*alloc)(size_t bytes);
-    void (*release)(void *p);
-    /* Zeros where the backend's memory is the host's. */
-    MemoryUse (*memory)(void);
-    /* Planning: from plan_begin to plan_end nothing is done; alloc gives addresses without memory
-     * behind them, downloads leave the host's memory as it is, and what would be taken is counted:
-     * by alloc, and the most scratch memory that the slots called would work in. plan_end returns
-     * the sum; where that is at most `most`, it is taken now as one allocation, which the calls of
-     * alloc and the slots' scratch memory then divide; what they want beyond it is allocated when
-     * it is wanted. (With CLIPC_ARENA=0 in the environment each has its own allocation, so that a
-     * tool that watches memory knows where it ends.)
-     * plan_begin is false where there is nothing to plan: the backend takes scratch as it goes. */
-    bool (*plan_begin)(void);
-    size_t (*plan_end)(size_t most);
-    /* Raw bytes host → device, device → host, device → device; zero fill. */
-    void (*upload)(void *dst, const void *host, size_t bytes);
-    void (*download)(void *host, const void *src, size_t bytes);
-    void (*copy)(void *dst, const void *src, size_t bytes);
-    void (*zero)(void *dst, size_t bytes);
     /* Host doubles or floats to and from device elements, rounded to nearest even. */
     void (*acc_set)(acc *dst, const double *host, size_t n);
     void (*acc_get)(double *host, const acc *src, size_t n);
@@ -104,37 +74,6 @@ typedef struct Kernels {
     void (*act_get)(double *host, const act *src, size_t n);
     /* dst[n] = src[n], rounded: compute weights from master weights. */
     void (*act_from_acc)(act *dst, const acc *src, size_t n);
-    /* Returns when everything asked for so far is done. */
-    void (*sync)(void);
-
-    /* ---- queue ---- (two queues of work, each done in the order asked for; nothing but marks
-     * orders one by the other. All other slots work in QUEUE_COMPUTE) */
-    /* Host memory for the two copies below: from any other they may wait for the queue. */
-    void *(*host_alloc)(size_t bytes);
-    void (*host_release)(void *p);
-    /* Copies that may still be under way on return: what they read must not change until then. */
-    void (*upload_start)(Queue q, void *dst, const void *host, size_t bytes);
-    void (*download_start)(Queue q, void *host, const void *src, size_t bytes);
-    Mark *(*mark_new)(void);
-    void (*mark_free)(Mark *m);
-    /* Sets the mark behind what q was asked for so far. */
-    void (*mark_set)(Mark *m, Queue q);
-    /* What q is asked for from now on is done after the mark; a mark never set holds nobody up. */
-    void (*queue_wait)(Queue q, Mark *m);
-    /* The host waits until the work before the mark is done. */
-    void (*mark_wait)(Mark *m);
-    /* Calls that are repeated with the same arguments, *g NULL before the first time:
-     *     if (k->graph_begin(&g)) { calls; k->graph_end(&g); }
-     * A backend that records has them made twice (the first time takes what memory they need), and
-     * then does all of them at once; others have them made every time. They are slots that work in
-     * QUEUE_COMPUTE and involve no host memory. */
-    bool (*graph_begin)(Graph **g);
-    void (*graph_end)(Graph **g);
-    /* call(context) now and, where this stands among recorded calls, at its place whenever those
-     * are done again. It is not recorded itself, nor is what it asks for: a graph is cut there. A
-     * copy of the context's bytes is kept. */
-    void (*graph_call)(void (*call)(const void *context), const void *context, size_t bytes);
-    void (*graph_free)(Graph *g);
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
@@ -330,14 +269,10 @@ typedef struct Kernels {
 #define FP8_E5M2_MAX 57344.0f
 enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 
-/* Every slot, in the order above: names for messages, the backends' tables, test coverage. */
+/* Every slot, in the order above: the backends' tables, the statistics' names, test coverage. */
 /* clang-format off */
 #define KERNEL_LIST(X) \
-    X(alloc) X(release) X(memory) X(plan_begin) X(plan_end) X(upload) X(download) X(copy) X(zero) X(acc_set) X(acc_get) \
-    X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) X(sync) \
-    X(host_alloc) X(host_release) X(upload_start) X(download_start) \
-    X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \
-    X(graph_begin) X(graph_end) X(graph_call) X(graph_free) \
+    X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
@@ -354,14 +289,13 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 
 enum KernelSlot {
 #define X(slot) SLOT_##slot,
-    KERNEL_LIST(X)
+    DEVICE_LIST(X) KERNEL_LIST(X)
 #undef X
         SLOT_COUNT
 };
 extern const char *const kernel_names[SLOT_COUNT];
 
-/* A backend declares its functions with the table's own types: KERNEL_DECLARE(ref_) declares
- * ref_linear_fwd and so on. */
+/* A backend declares its functions with the table's own types. */
 #define KERNEL_TYPE(slot) __typeof__(*((Kernels *)0)->slot)
 
 /* backend "ref" (float64, naive, precision ignored), "cpu", "cuda", or "auto": cuda where a GPU is

@@ -21,22 +21,22 @@ static double *noise(size_t n, double scale) {
     return x;
 }
 static act *acts(size_t n) {
-    act *x = k->alloc(n * k->act_size);
+    act *x = k->device->alloc(n * k->act_size);
     double *host = noise(n, 1);
     k->act_set(x, host, n);
     free(host);
     return x;
 }
 static acc *accs(size_t n, double scale) {
-    acc *x = k->alloc(n * k->acc_size);
+    acc *x = k->device->alloc(n * k->acc_size);
     double *host = noise(n, scale);
     k->acc_set(x, host, n);
     free(host);
     return x;
 }
 static int32_t *ints(const int32_t *host, size_t n) {
-    int32_t *x = k->alloc(n * sizeof *x);
-    k->upload(x, host, n * sizeof *x);
+    int32_t *x = k->device->alloc(n * sizeof *x);
+    k->device->upload(x, host, n * sizeof *x);
     return x;
 }
 /* Lengths from least to most in turn, one end to the other; sets the sum and the number of rows. */
@@ -107,8 +107,8 @@ static void image(void) {
     size_t B = size[0], S = size[1], P = size[2], C = size[3], n = S / P * (S / P);
     const float mean[3] = {0.48f, 0.46f, 0.41f}, std[3] = {0.27f, 0.26f, 0.28f};
     size_t tokens = B * (1 + n) * C;
-    void *pixels = k->alloc(B * S * S * 3);
-    k->zero(pixels, B * S * S * 3);
+    void *pixels = k->device->alloc(B * S * S * 3);
+    k->device->zero(pixels, B * S * S * 3);
     act *patches = acts(B * n * 3 * P * P), *tok = acts(B * n * C), *x = acts(tokens);
     k->patches_u8(patches, pixels, NULL, mean, std, B, S, P, n);
     k->image_embed_fwd(x, tok, accs(C, 1), accs((1 + n) * C, 1), NULL, B, n, C);
@@ -167,12 +167,12 @@ static void optim(void) {
     }
     OptimGroup group = {0.2, -1e30, 1e30, 1};
     AdamW adamw = {1e-3, 0.9, 0.98, 1e-6, 0.1, 0.02, 1, 1, 1e30};
-    OptimChunk *chunk = k->alloc(count * sizeof *chunk);
-    OptimGroup *g = k->alloc(sizeof *g);
-    AdamW *o = k->alloc(sizeof *o);
-    k->upload(chunk, host, count * sizeof *chunk);
-    k->upload(g, &group, sizeof group);
-    k->upload(o, &adamw, sizeof adamw);
+    OptimChunk *chunk = k->device->alloc(count * sizeof *chunk);
+    OptimGroup *g = k->device->alloc(sizeof *g);
+    AdamW *o = k->device->alloc(sizeof *o);
+    k->device->upload(chunk, host, count * sizeof *chunk);
+    k->device->upload(g, &group, sizeof group);
+    k->device->upload(o, &adamw, sizeof adamw);
     free(host);
     acc *p = accs(n, 1), *grad = accs(n, 1), *m = accs(n, 0), *v = accs(n, 0), *sum = accs(1, 0);
     act *w = acts(n);
@@ -222,7 +222,7 @@ int main(int argc, char **argv) {
                 size[s] = (size_t)strtoull(argv[at + 1 + s], NULL, 10);
             k = kernels_open("cuda", fp32 ? PRECISION_FP32 : PRECISION_AMP_BF16);
             c->run();
-            k->sync();
+            k->device->sync();
             return 0;
         }
     }

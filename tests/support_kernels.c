@@ -93,8 +93,8 @@ static Buf *buf_new(BufType type, BufRole role, size_t n, double scale) {
     b->before = xmalloc(b->bytes);
     b->after = xmalloc(b->bytes);
     for (int t = 0; t < THREAD_COUNTS; t++) b->got[t] = xmalloc(n * sizeof(double));
-    b->ref = ref->alloc(n * elem_size(ref, type));
-    b->block = backend->alloc(b->bytes + 2 * GUARD);
+    b->ref = ref->device->alloc(n * elem_size(ref, type));
+    b->block = backend->device->alloc(b->bytes + 2 * GUARD);
     for (size_t i = 0; i < n; i++) b->host[i] = role == BUF_OUT ? NAN : scale * test_random();
     return b;
 }
@@ -140,8 +140,8 @@ void becomes_input(Buf *b) {
 
 static void buf_free(Buf *b) {
     UNPOISON(b->block, b->bytes + 2 * GUARD);
-    ref->release(b->ref);
-    backend->release(b->block);
+    ref->device->release(b->ref);
+    backend->device->release(b->block);
     for (int t = 0; t < THREAD_COUNTS; t++) free(b->got[t]);
     free(b->host);
     free(b->want);
@@ -190,7 +190,7 @@ static void elements_set(const Kernels *k, BufType type, void *dst, const double
             if (type == BUF_U8) raw[i] = (uint8_t)host[i];
             if (type == BUF_BF16) ((uint16_t *)raw)[i] = bf16_bits((float)host[i]);
         }
-        k->upload(dst, raw, n * size);
+        k->device->upload(dst, raw, n * size);
         free(raw);
     }
 }
@@ -200,7 +200,7 @@ static void elements_get(const Kernels *k, BufType type, double *host, const voi
     if (type == BUF_ACC) k->acc_get(host, src, n);
     if (type != BUF_BF16) return;
     uint16_t *half = xmalloc(n * sizeof *half);
-    k->download(half, src, n * sizeof *half);
+    k->device->download(half, src, n * sizeof *half);
     for (size_t i = 0; i < n; i++) {
         uint32_t u = (uint32_t)half[i] << 16;
         float f;
@@ -218,7 +218,7 @@ static void ref_prepare(Buf *b) {
         elements_get(backend, b->type, b->host, b->block, b->n);
     }
     if (b->raw)
-        ref->upload(b->ref, b->raw, b->n);
+        ref->device->upload(b->ref, b->raw, b->n);
     else
         elements_set(ref, b->type, b->ref, b->host, b->n);
 }
@@ -227,14 +227,14 @@ static void backend_prepare(Buf *b, size_t shift) {
     unsigned char *bytes = xmalloc(b->bytes + 2 * GUARD);
     memset(bytes, GUARD_BYTE, b->bytes + 2 * GUARD);
     memset(bytes + GUARD + shift, NAN_BYTE, b->bytes);
-    backend->upload(b->block, bytes, b->bytes + 2 * GUARD);
+    backend->device->upload(b->block, bytes, b->bytes + 2 * GUARD);
     free(bytes);
     b->at = (char *)b->block + GUARD + shift;
     if (b->raw)
-        backend->upload(b->at, b->raw, b->n);
+        backend->device->upload(b->at, b->raw, b->n);
     else if (b->role != BUF_OUT)
         elements_set(backend, b->type, b->at, b->host, b->n);
-    backend->download(b->before, b->at, b->bytes);
+    backend->device->download(b->before, b->at, b->bytes);
     if (backend_on_host) {
         POISON(b->block, GUARD + shift);
         POISON((char *)b->at + b->bytes, GUARD - shift);
@@ -245,7 +245,7 @@ static void backend_collect(Buf *b, size_t index, int threads, int repeat) {
     size_t whole = b->bytes + 2 * GUARD, shift = (size_t)((char *)b->at - (char *)b->block) - GUARD;
     UNPOISON(b->block, whole);
     unsigned char *bytes = xmalloc(whole);
-    backend->download(bytes, b->block, whole);
+    backend->device->download(bytes, b->block, whole);
     bool guarded = true;
     for (size_t i = 0; i < whole; i++)
         if ((i < GUARD + shift || i >= GUARD + shift + b->bytes) && bytes[i] != GUARD_BYTE)
@@ -280,7 +280,7 @@ const Kernels *run_next(void) {
         omp_set_num_threads(2);
         return ref;
     }
-    backend->sync();
+    backend->device->sync();
     for (size_t i = 0; i < buf_count; i++) {
         Buf *b = bufs[i];
         if (last == 0)

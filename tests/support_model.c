@@ -174,11 +174,11 @@ TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOpti
     fill(m.p, c);
     m.clip = clip_new(k, c, m.p, o);
     m.loss = loss_new(k, comm_self(k), kind, m.B, c->embed_dim, 1 << 20);
-    m.images = k->alloc(features);
-    m.texts = k->alloc(features);
-    m.dimages = k->alloc(features);
-    m.dtexts = k->alloc(features);
-    m.value = k->alloc(k->acc_size);
+    m.images = k->device->alloc(features);
+    m.texts = k->device->alloc(features);
+    m.dimages = k->device->alloc(features);
+    m.dtexts = k->device->alloc(features);
+    m.value = k->device->alloc(k->acc_size);
     return m;
 }
 
@@ -193,11 +193,11 @@ void model_free(TestModel *m) {
     clip_free(m->clip);
     loss_free(m->loss);
     params_free(m->p);
-    m->k->release(m->images);
-    m->k->release(m->texts);
-    m->k->release(m->dimages);
-    m->k->release(m->dtexts);
-    m->k->release(m->value);
+    m->k->device->release(m->images);
+    m->k->device->release(m->texts);
+    m->k->device->release(m->dimages);
+    m->k->device->release(m->dtexts);
+    m->k->device->release(m->value);
 }
 
 void model_set(TestModel *m, const char *name, double value) {
@@ -227,18 +227,18 @@ static double run_loss(TestModel *m, size_t B, bool gradients) {
              gradients ? param_grad(p, scale) : NULL,
              gradients && bias ? param_grad(p, bias) : NULL, m->images, m->texts,
              param_acc(p, scale), bias ? param_acc(p, bias) : NULL, B);
-    m->k->sync();
+    m->k->device->sync();
     m->k->acc_get(&loss, m->value, 1);
     return loss;
 }
 
 double model_gradients(TestModel *m, const TestBatch *b, RunHow how) {
-    m->k->zero(m->p->grad, m->p->learning * m->k->acc_size);
+    m->k->device->zero(m->p->grad, m->p->learning * m->k->acc_size);
     forward(m, b, how, true);
     double loss = run_loss(m, b->B, true);
     clip_text_bwd(m->clip, m->dtexts, b->B);
     clip_image_bwd(m->clip, m->dimages, b->B);
-    m->k->sync();
+    m->k->device->sync();
     return loss;
 }
 
@@ -249,7 +249,7 @@ double model_loss(TestModel *m, const TestBatch *b, RunHow how) {
 
 double *host_copy(const Kernels *k, const acc *x, size_t n) {
     double *v = xmalloc(n * sizeof *v);
-    k->sync();
+    k->device->sync();
     k->acc_get(v, x, n);
     return v;
 }

@@ -166,7 +166,7 @@ static Trainer lora_trainer(size_t n) {
     for (size_t i = 0; i < t.m.p->count; i++) {
         Param *q = &t.m.p->list[i];
         const Param *old = params_find(plain, q->name);
-        if (old) k->copy(param_acc(t.m.p, q), param_acc(plain, old), q->size * k->acc_size);
+        if (old) k->device->copy(param_acc(t.m.p, q), param_acc(plain, old), q->size * k->acc_size);
         if (strncmp(q->name, "lora_b.", 7)) continue;
         double *x = xmalloc(q->size * sizeof *x);
         for (size_t j = 0; j < q->size; j++)
@@ -222,7 +222,7 @@ static double loss_of(void *context) {
     Trainer *t = context;
     params_round(t->m.p);
     double loss = step_gradients(t->step, batches(t));
-    t->m.k->zero(t->m.p->grad, t->m.p->learning * t->m.k->acc_size);
+    t->m.k->device->zero(t->m.p->grad, t->m.p->learning * t->m.k->acc_size);
     return loss;
 }
 
@@ -241,7 +241,7 @@ static void lora_gradients_are_derivatives(void **state) {
     double *g = host_copy(k, p->grad, p->learning);
     double *before = host_copy(k, p->master, p->learning);
     double *fixed = host_copy(k, p->frozen, p->size - p->learning);
-    k->zero(p->grad, p->learning * k->acc_size);
+    k->device->zero(p->grad, p->learning * k->acc_size);
     for (size_t n = 0; n < COUNT(names); n++) {
         const Param *q = params_find(p, names[n]);
         for (size_t i = 0; i < q->size; i += q->size / 3) {

@@ -27,10 +27,12 @@ static bool frozen_none(const Param *q) { return !q; }
 static size_t memory(bool (*frozen)(const Param *), const LoraOptions *lora, Moments moments,
                      bool average, size_t *elements) {
     Kernels k = *kernels_open("cpu", PRECISION_AMP_BF16);
-    k.alloc = count_memory;
-    k.zero = nothing;
-    k.copy = no_copy;
-    k.release = no_release;
+    Device none = *k.device;
+    none.alloc = count_memory;
+    none.zero = nothing;
+    none.copy = no_copy;
+    none.release = no_release;
+    k.device = &none;
     ClipConfig c;
     clip_config_load(&c, "ViT-B-32");
     Params *p = params_declare(&k, &c, lora);
@@ -123,8 +125,8 @@ static void locked_as_beside_full_gradients(void **state) {
             assert_true(model_gradients(&locked, &b, (RunHow){.u8 = true}) == want);
             for (size_t i = 0; i < full.p->count; i++)
                 if (!locked.p->list[i].trainable)
-                    k->zero(param_grad(full.p, &full.p->list[i]),
-                            full.p->list[i].size * k->acc_size);
+                    k->device->zero(param_grad(full.p, &full.p->list[i]),
+                                    full.p->list[i].size * k->acc_size);
             optim_step(of, 1e-2, t);
             optim_step(ol, 1e-2, t);
             batch_free(&b);
@@ -153,12 +155,12 @@ static void check_factors(const TestModel *lora, const LoraOptions *o, const cha
     const acc *b = param_acc(lora->p, params_find(lora->p, b_name));
     size_t r = o->rank;
     double scale = o->alpha / (double)r;
-    acc *da = k->alloc(r * in * k->acc_size), *db = k->alloc(out * r * k->acc_size);
-    acc *x = k->alloc(r * in * k->acc_size);
-    k->zero(da, r * in * k->acc_size);
+    acc *da = k->device->alloc(r * in * k->acc_size), *db = k->device->alloc(out * r * k->acc_size);
+    acc *x = k->device->alloc(r * in * k->acc_size);
+    k->device->zero(da, r * in * k->acc_size);
     k->gemm(x, in, b, r, true, dw, in, false, r, in, out, false);
     k->axpy(da, scale, x, r * in);
-    k->zero(x, r * in * k->acc_size);
+    k->device->zero(x, r * in * k->acc_size);
     k->axpy(x, scale, a, r * in);
     k->gemm(db, r, dw, in, false, x, in, true, out, r, in, false);
     double *want[] = {host_copy(k, da, r * in), host_copy(k, db, out * r)};
@@ -167,9 +169,9 @@ static void check_factors(const TestModel *lora, const LoraOptions *o, const cha
     for (size_t i = 0; i < r * in; i++) assert_true(got[0][i] == want[0][i]);
     for (size_t i = 0; i < out * r; i++) assert_true(got[1][i] == want[1][i]);
     for (int i = 0; i < 2; i++) free(want[i]), free(got[i]);
-    k->release(da);
-    k->release(db);
-    k->release(x);
+    k->device->release(da);
+    k->device->release(db);
+    k->device->release(x);
 }
 
 static void use_params(TestModel *m, Params *p, const ClipOptions *o) {
@@ -186,7 +188,8 @@ static Params *adapted_params(const Params *from, const ClipConfig *c, const Lor
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
         if (!q->factor) {
-            k->copy(param_acc(p, q), param_acc(from, &from->list[i]), q->size * k->acc_size);
+            k->device->copy(param_acc(p, q), param_acc(from, &from->list[i]),
+                            q->size * k->acc_size);
             continue;
         }
         double *x = xmalloc(q->size * sizeof *x);
@@ -212,8 +215,8 @@ static void lora_as_from_full_gradients(void **state) {
         for (size_t i = 0; i < full.p->count; i++) {
             const Param *q = &lora.p->list[i];
             if (q->adapted)
-                k->copy(param_acc(full.p, &full.p->list[i]), lora_merged(lora.p, lora.p->master, q),
-                        q->size * k->acc_size);
+                k->device->copy(param_acc(full.p, &full.p->list[i]),
+                                lora_merged(lora.p, lora.p->master, q), q->size * k->acc_size);
         }
         params_round(full.p);
         TestBatch b = random_batch(&c, 4, test_seed());

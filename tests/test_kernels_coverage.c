@@ -1,6 +1,5 @@
-/* Every slot of the kernel table is called by some test of tests/test_kernels_*.c: through RUN, or
- * from the table of the backend under test. Reads the sources, so it runs in the repository's root.
- */
+/* Some test of tests/test_kernels_*.c calls every slot of the device and of the kernel table, from
+ * the backend under test or through RUN. Reads the sources, so it runs in the repository's root. */
 #include "kernels/kernels.h"
 #include "tests/support.h"
 
@@ -24,7 +23,8 @@ static void every_slot_is_tested(void **state) {
     for (size_t f = 0; f < files.gl_pathc; f++) {
         char *text = test_read_file(files.gl_pathv[f], NULL);
         for (int s = 0; s < SLOT_COUNT; s++)
-            tested[s] |= calls(text, "RUN(", kernel_names[s], ",") ||
+            tested[s] |= calls(text, "backend->device->", kernel_names[s], "(") ||
+                         calls(text, "RUN(", kernel_names[s], ",") ||
                          calls(text, "backend->", kernel_names[s], "(");
         free(text);
     }

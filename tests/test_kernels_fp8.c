@@ -42,7 +42,7 @@ static void fill(double *v, size_t n, double unit, bool e5m2) {
 }
 
 static act *to_device(const double *v, size_t n) {
-    act *p = backend->alloc(n * backend->act_size);
+    act *p = backend->device->alloc(n * backend->act_size);
     backend->act_set(p, v, n);
     return p;
 }
@@ -58,10 +58,10 @@ static Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
     l.dev_x = to_device(l.x, M * K);
     l.dev_w = to_device(l.w, (part + N) * K);
     l.dev_dy = to_device(l.dy, M * N);
-    l.y = backend->alloc(M * N * backend->act_size);
-    l.dx = backend->alloc(M * K * backend->act_size);
-    l.dw = backend->alloc((part + N) * K * backend->acc_size);
-    l.scaling = backend->alloc(FACTORS * FP8_SCALING * backend->acc_size);
+    l.y = backend->device->alloc(M * N * backend->act_size);
+    l.dx = backend->device->alloc(M * K * backend->act_size);
+    l.dw = backend->device->alloc((part + N) * K * backend->acc_size);
+    l.scaling = backend->device->alloc(FACTORS * FP8_SCALING * backend->acc_size);
     double scaling[FACTORS * FP8_SCALING] = {0};
     for (size_t i = FACTORS; i < 3 * FACTORS; i++) scaling[i] = 1;
     backend->acc_set(l.scaling, scaling, COUNT(scaling));
@@ -72,7 +72,7 @@ static Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
 static void layer_run(Layer *l) {
     const act *w = act_at(backend, l->dev_w, l->part * l->K);
     acc *dw = acc_at(backend, l->dw, l->part * l->K);
-    backend->zero(l->dw, (l->part + l->N) * l->K * backend->acc_size);
+    backend->device->zero(l->dw, (l->part + l->N) * l->K * backend->acc_size);
     backend->linear_fwd(l->y, l->dev_x, w, NULL, l->M, l->N, l->K);
     backend->linear_bwd_input(l->dx, l->dev_dy, w, l->M, l->N, l->K);
     backend->linear_bwd_weight(dw, NULL, l->dev_dy, l->dev_x, l->M, l->N, l->K);
@@ -81,7 +81,7 @@ static void layer_run(Layer *l) {
 static void layer_free(Layer *l) {
     backend->fp8_weight(l->dev_w, l->dw, NULL, 0, 0, 0, 0);
     void *device[] = {l->dev_x, l->dev_w, l->dev_dy, l->y, l->dx, l->dw, l->scaling};
-    for (size_t i = 0; i < COUNT(device); i++) backend->release(device[i]);
+    for (size_t i = 0; i < COUNT(device); i++) backend->device->release(device[i]);
     free(l->x);
     free(l->w);
     free(l->dy);
@@ -91,7 +91,7 @@ static double as_act(double v) {
     double out;
     act *p = to_device(&v, 1);
     backend->act_get(&out, p, 1);
-    backend->release(p);
+    backend->device->release(p);
     return out;
 }
 
@@ -162,8 +162,8 @@ static void fp8_padding(void **state) {
     static const int32_t starts[SEQUENCES + 1] = {0, 20, 21, 37, 68, ROWS};
     for (int pooled = 0; pooled < 2; pooled++) {
         size_t M = pooled ? SEQUENCES : ROWS, real = pooled ? B : (size_t)starts[B];
-        int32_t *start = backend->alloc(sizeof starts);
-        backend->upload(start, starts, sizeof starts);
+        int32_t *start = backend->device->alloc(sizeof starts);
+        backend->device->upload(start, starts, sizeof starts);
         for (int padded = 0; padded < 2; padded++) {
             Layer l = layer_new(M, N, K, 0);
             for (size_t i = 0; i < N; i++) l.dy[(M - 1) * N + i] = 0;
@@ -184,7 +184,7 @@ static void fp8_padding(void **state) {
             check_exactly(&l);
             layer_free(&l);
         }
-        backend->release(start);
+        backend->device->release(start);
     }
 }
 

@@ -160,12 +160,12 @@ static void tf32(void **state) {
     for (int allowed = 0; allowed < 2; allowed++) {
         double out;
         kernel_tuning.tf32 = allowed;
-        acc *x = backend->alloc(4 * backend->acc_size);
+        acc *x = backend->device->alloc(4 * backend->acc_size);
         backend->acc_set_f32(x, in, 2);
         acc *c = acc_at(backend, x, 2);
         backend->gemm(c, 1, x, 1, false, acc_at(backend, x, 1), 1, false, 1, 1, 1, false);
         backend->acc_get(&out, c, 1);
-        backend->release(x);
+        backend->device->release(x);
         kernel_tuning.tf32 = false;
         bool rounded = on_gpu() && (allowed || backend->act_size == 2);
         assert_true(out == (rounded ? 1 : (double)(float)((1 + 0x1p-12) * (1 + 0x1p-12))));

@@ -270,8 +270,8 @@ typedef struct LossArrays {
 } LossArrays;
 
 static acc *acc_zeros(const Kernels *k, size_t n) {
-    acc *p = k->alloc(n * k->acc_size);
-    k->zero(p, n * k->acc_size);
+    acc *p = k->device->alloc(n * k->acc_size);
+    k->device->zero(p, n * k->acc_size);
     return p;
 }
 
@@ -296,7 +296,7 @@ static Golden loss_result(const Kernels *k, LossArrays *l) {
     k->acc_get(g.dimages, l->dimages, N * E);
     k->acc_get(g.dtexts, l->dtexts, N * E);
     acc **all = (acc **)l;
-    for (size_t i = 0; i < sizeof *l / sizeof *all; i++) k->release(all[i]);
+    for (size_t i = 0; i < sizeof *l / sizeof *all; i++) k->device->release(all[i]);
     return g;
 }
 

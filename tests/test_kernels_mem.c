@@ -16,12 +16,12 @@ static const size_t sizes[] = {0, 1, 2, 3, 7, 16, 17, 63, 64, 65, 1000, 4099};
 static void memory_is_aligned(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {
-        void *p = backend->alloc(sizes[i]);
+        void *p = backend->device->alloc(sizes[i]);
         assert_non_null(p);
         assert_int_equal((uintptr_t)p % 64, 0);
-        backend->release(p);
+        backend->device->release(p);
     }
-    backend->release(NULL);
+    backend->device->release(NULL);
 }
 
 static const size_t too_much = (size_t)1 << 60;
@@ -34,7 +34,7 @@ static void ask_too_much(void *k) {
 static void ask_too_much_here(const char *name) {
     const char *device = !strcmp(name, "ref") ? "ref" : !strncmp(name, "cpu", 3) ? "cpu" : "cuda";
     Precision precision = strstr(name, "bf16") ? PRECISION_AMP_BF16 : PRECISION_FP32;
-    kernels_open(device, precision)->alloc(too_much);
+    kernels_open(device, precision)->device->alloc(too_much);
 }
 
 static void memory_runs_out(void **state) {
@@ -47,33 +47,33 @@ static void planning_does_nothing(void **state) {
     (void)state;
     enum { N = 5000 };
     double *x = test_randoms(N), *got = test_randoms(N);
-    acc *a = backend->alloc(N * backend->acc_size);
+    acc *a = backend->device->alloc(N * backend->acc_size);
     backend->acc_set(a, x, N);
     backend->acc_get(x, a, N);
-    MemoryUse before = backend->memory();
-    if (backend->plan_begin()) {
-        acc *b = backend->alloc((size_t)1 << 40);
+    MemoryUse before = backend->device->memory();
+    if (backend->device->plan_begin()) {
+        acc *b = backend->device->alloc((size_t)1 << 40);
         assert_non_null(b);
-        backend->zero(b, (size_t)1 << 40);
-        backend->copy(a, b, N * backend->acc_size);
+        backend->device->zero(b, (size_t)1 << 40);
+        backend->device->copy(a, b, N * backend->acc_size);
         backend->axpy(a, 2, b, N);
         backend->gemm(a, 10, b, 10, false, b, 10, true, 10, 10, 10, false);
         backend->acc_set(a, got, N);
-        backend->release(b);
-        size_t planned = backend->plan_end(0);
+        backend->device->release(b);
+        size_t planned = backend->device->plan_end(0);
         assert_in_range(planned, (size_t)1 << 40, ((size_t)1 << 40) + ((size_t)1 << 30));
         assert_true(planned > (size_t)1 << 40); /* products want a workspace */
     } else {
-        assert_int_equal(backend->plan_end(0), 0);
+        assert_int_equal(backend->device->plan_end(0), 0);
         assert_int_equal(before.total, 0);
     }
-    MemoryUse after = backend->memory();
+    MemoryUse after = backend->device->memory();
     assert_int_equal(after.taken, before.taken);
     assert_int_equal(after.unused, before.unused);
     backend->acc_get(got, a, N);
     assert_memory_equal(got, x, N * sizeof *x);
-    backend->release(a);
-    after = backend->memory();
+    backend->device->release(a);
+    after = backend->device->memory();
     assert_true(!before.total || after.taken + N * backend->acc_size == before.taken);
     free(x);
     free(got);
@@ -84,42 +84,43 @@ static void plan_is_divided(void **state) {
     (void)state;
     enum { N = 10 };
     double x[N * N], got[N * N];
-    MemoryUse none = backend->memory();
+    MemoryUse none = backend->device->memory();
     size_t planned = 0;
     for (int i = 0; i < N * N; i++) x[i] = i;
     for (int real = 0; real < 2; real++) {
-        if (!real && !backend->plan_begin()) return;
-        void *a = backend->alloc(4 * N * N), *b = backend->alloc(5000), *c, *d = NULL;
+        if (!real && !backend->device->plan_begin()) return;
+        void *a = backend->device->alloc(4 * N * N), *b = backend->device->alloc(5000), *c,
+             *d = NULL;
         backend->acc_set(b, x, N * N);
         backend->gemm(a, N, b, N, false, b, N, true, N, N, N, false);
-        backend->release(a);
-        c = backend->alloc(300);
+        backend->device->release(a);
+        c = backend->device->alloc(300);
         assert_ptr_equal(c, a); /* the first gap that is large enough */
         assert_int_equal((uintptr_t)b % 256, 0);
         if (real) {
-            MemoryUse m = backend->memory();
+            MemoryUse m = backend->device->memory();
             assert_int_equal(m.taken, none.taken + planned);
             assert_int_equal(m.unplanned, 0);
-            d = backend->alloc(planned);
-            m = backend->memory();
+            d = backend->device->alloc(planned);
+            m = backend->device->memory();
             assert_int_equal(m.taken, none.taken + 2 * planned);
             assert_int_equal(m.unplanned, planned);
-            backend->zero(d, planned);
-            backend->zero(c, 300);
+            backend->device->zero(d, planned);
+            backend->device->zero(c, 300);
             backend->acc_get(got, b, N * N);
             assert_memory_equal(got, x, sizeof x);
         }
-        backend->release(d);
-        backend->release(c);
-        backend->release(b);
-        if (!real) planned = backend->plan_end(SIZE_MAX);
+        backend->device->release(d);
+        backend->device->release(c);
+        backend->device->release(b);
+        if (!real) planned = backend->device->plan_end(SIZE_MAX);
     }
     /* two blocks, the workspace and little else */
     assert_in_range(planned, 5000 + 4 * N * N, (33 << 20));
-    assert_int_equal(backend->memory().taken, none.taken + planned);
-    backend->plan_begin();
-    assert_int_equal(backend->plan_end(SIZE_MAX), 0);
-    assert_int_equal(backend->memory().taken, none.taken);
+    assert_int_equal(backend->device->memory().taken, none.taken + planned);
+    backend->device->plan_begin();
+    assert_int_equal(backend->device->plan_end(SIZE_MAX), 0);
+    assert_int_equal(backend->device->memory().taken, none.taken);
 }
 
 static void bytes_travel(void **state) {
@@ -128,24 +129,24 @@ static void bytes_travel(void **state) {
         for (size_t offset = 0; offset < 4; offset++) {
             size_t n = sizes[i], whole = n + 8;
             unsigned char *sent = xmalloc(whole), *got = xmalloc(whole);
-            unsigned char *a = backend->alloc(whole), *b = backend->alloc(whole);
+            unsigned char *a = backend->device->alloc(whole), *b = backend->device->alloc(whole);
             for (size_t j = 0; j < whole; j++) sent[j] = (unsigned char)test_random_below(256);
-            backend->upload(a, sent, whole);
-            backend->zero(b, whole);
-            backend->copy(b + offset, a + offset, n);
-            backend->sync();
+            backend->device->upload(a, sent, whole);
+            backend->device->zero(b, whole);
+            backend->device->copy(b + offset, a + offset, n);
+            backend->device->sync();
             memset(got, 1, whole);
-            backend->download(got + offset, b + offset, n);
+            backend->device->download(got + offset, b + offset, n);
             assert_memory_equal(got + offset, sent + offset, n);
-            backend->download(got, b, whole);
+            backend->device->download(got, b, whole);
             for (size_t j = 0; j < whole; j++)
                 assert_int_equal(got[j], j >= offset && j < offset + n ? sent[j] : 0);
-            backend->zero(a + offset, n);
-            backend->download(got, a, whole);
+            backend->device->zero(a + offset, n);
+            backend->device->download(got, a, whole);
             for (size_t j = 0; j < whole; j++)
                 assert_int_equal(got[j], j >= offset && j < offset + n ? 0 : sent[j]);
-            backend->release(a);
-            backend->release(b);
+            backend->device->release(a);
+            backend->device->release(b);
             free(sent);
             free(got);
         }
@@ -213,8 +214,8 @@ static void conversions_round_to_even(void **state) {
         double *x = conversion_values(n), *got = xmalloc(n * sizeof *got);
         float *f = xmalloc(n * sizeof *f);
         for (size_t j = 0; j < n; j++) f[j] = (float)x[j];
-        act *a = backend->alloc(n * backend->act_size);
-        acc *c = backend->alloc(n * backend->acc_size);
+        act *a = backend->device->alloc(n * backend->act_size);
+        acc *c = backend->device->alloc(n * backend->acc_size);
 
         backend->act_set(a, x, n);
         backend->act_get(got, a, n);
@@ -224,12 +225,12 @@ static void conversions_round_to_even(void **state) {
         backend->acc_get(got, c, n);
         assert_converted(got, x, n, significant_bits(backend->acc_size));
 
-        backend->zero(a, n * backend->act_size);
+        backend->device->zero(a, n * backend->act_size);
         backend->act_from_acc(a, c, n);
         backend->act_get(got, a, n);
         assert_converted(got, x, n, significant_bits(backend->act_size));
 
-        backend->zero(c, n * backend->acc_size);
+        backend->device->zero(c, n * backend->acc_size);
         backend->acc_set_f32(c, f, n);
         backend->acc_get(got, c, n);
         assert_converted(got, x, n, significant_bits(backend->acc_size));
@@ -239,8 +240,8 @@ static void conversions_round_to_even(void **state) {
         for (size_t j = 0; j < n; j++) got[j] = (double)f[j];
         assert_converted(got, x, n, FLT_MANT_DIG);
 
-        backend->release(a);
-        backend->release(c);
+        backend->device->release(a);
+        backend->device->release(c);
         free(x);
         free(got);
         free(f);
@@ -253,32 +254,32 @@ static void act_set_rounds_once(void **state) {
     const double x[] = {1 + 0x1p-8 + 0x1p-40, -1 - 0x1p-8 - 0x1p-40, 1 + 3 * 0x1p-8 - 0x1p-40,
                         1 + 0x1p-24 + 0x1p-50};
     double got[COUNT(x)];
-    act *a = backend->alloc(COUNT(x) * backend->act_size);
+    act *a = backend->device->alloc(COUNT(x) * backend->act_size);
     backend->act_set(a, x, COUNT(x));
     backend->act_get(got, a, COUNT(x));
     assert_converted(got, x, COUNT(x), significant_bits(backend->act_size));
-    backend->release(a);
+    backend->device->release(a);
 }
 
 static void sync_returns(void **state) {
     (void)state;
-    backend->sync();
-    backend->sync();
+    backend->device->sync();
+    backend->device->sync();
 }
 
 /* The largest floats round up to infinity, never to NaN or a wrong sign. */
 static void overflow_is_infinite(void **state) {
     (void)state;
     double x[2] = {(double)FLT_MAX, -(double)FLT_MAX}, got[2];
-    act *a = backend->alloc(2 * backend->act_size);
-    acc *c = backend->alloc(2 * backend->acc_size);
+    act *a = backend->device->alloc(2 * backend->act_size);
+    acc *c = backend->device->alloc(2 * backend->acc_size);
     backend->acc_set(c, x, 2);
     backend->act_from_acc(a, c, 2);
     backend->act_get(got, a, 2);
     for (int i = 0; i < 2; i++)
         assert_true(got[i] == (backend->act_size == 2 ? copysign(INFINITY, x[i]) : x[i]));
-    backend->release(a);
-    backend->release(c);
+    backend->device->release(a);
+    backend->device->release(c);
 }
 
 static void act_from_acc_guarded(void **state) {

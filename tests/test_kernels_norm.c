@@ -82,11 +82,11 @@ static void layernorm_fwd_rounds_sum_first(void **state) {
     (void)state;
     enum { ROWS = 5, C = 33, N = ROWS * C };
     double *x = test_randoms(N), *r = test_randoms(N), got[4][ROWS], sum[N], want[N];
-    act *in[2], *y = backend->alloc(N * backend->act_size);
-    act *s = backend->alloc(N * backend->act_size);
-    acc *stats[4], *w = backend->alloc(C * backend->acc_size);
-    for (int i = 0; i < 2; i++) in[i] = backend->alloc(N * backend->act_size);
-    for (int i = 0; i < 4; i++) stats[i] = backend->alloc(ROWS * backend->acc_size);
+    act *in[2], *y = backend->device->alloc(N * backend->act_size);
+    act *s = backend->device->alloc(N * backend->act_size);
+    acc *stats[4], *w = backend->device->alloc(C * backend->acc_size);
+    for (int i = 0; i < 2; i++) in[i] = backend->device->alloc(N * backend->act_size);
+    for (int i = 0; i < 4; i++) stats[i] = backend->device->alloc(ROWS * backend->acc_size);
     backend->act_set(in[0], x, N);
     backend->act_set(in[1], r, N);
     backend->acc_set(w, x, C);
@@ -100,11 +100,11 @@ static void layernorm_fwd_rounds_sum_first(void **state) {
     backend->act_get(r, in[1], N);
     for (int i = 0; i < N; i++) want[i] = x[i] + r[i];
     assert_true(test_error_max(sum, want, N) <= (backend->act_size == 2 ? 0x1p-8 : 0x1p-23));
-    for (int i = 0; i < 2; i++) backend->release(in[i]);
-    for (int i = 0; i < 4; i++) backend->release(stats[i]);
-    backend->release(y);
-    backend->release(s);
-    backend->release(w);
+    for (int i = 0; i < 2; i++) backend->device->release(in[i]);
+    for (int i = 0; i < 4; i++) backend->device->release(stats[i]);
+    backend->device->release(y);
+    backend->device->release(s);
+    backend->device->release(w);
     free(x);
     free(r);
 }

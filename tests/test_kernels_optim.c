@@ -69,25 +69,26 @@ static void sum_squares_keeps_nan_and_infinity(void **state) {
     (void)state;
     enum { N = 1001 };
     static const double bad[] = {NAN, INFINITY, -INFINITY};
-    acc *x = backend->alloc(N * backend->acc_size), *out = backend->alloc(backend->acc_size);
-    OptimChunk one = {.size = N, .group = 1}, *chunk = backend->alloc(sizeof one);
-    backend->upload(chunk, &one, sizeof one);
+    acc *x = backend->device->alloc(N * backend->acc_size),
+        *out = backend->device->alloc(backend->acc_size);
+    OptimChunk one = {.size = N, .group = 1}, *chunk = backend->device->alloc(sizeof one);
+    backend->device->upload(chunk, &one, sizeof one);
     double *host = test_randoms(N), got;
     for (size_t i = 0; i < 40; i++) {
         size_t at = i < 20 ? i : test_random_below(N);
         double old = host[at];
         host[at] = bad[i % COUNT(bad)];
         backend->acc_set(x, host, N);
-        backend->zero(out, backend->acc_size);
+        backend->device->zero(out, backend->acc_size);
         backend->sum_squares(out, x, chunk, 1);
         backend->acc_get(&got, out, 1);
         assert_true(isnan(host[at]) ? isnan(got) : isinf(got) && got > 0);
         host[at] = old;
     }
     free(host);
-    backend->release(x);
-    backend->release(out);
-    backend->release(chunk);
+    backend->device->release(x);
+    backend->device->release(out);
+    backend->device->release(chunk);
 }
 
 /* Every hyper-parameter differs from 0 and 1, so that none can be forgotten. */
@@ -167,32 +168,32 @@ static Flat flat_new(size_t n, Moments moments) {
     size_t bytes = n * backend->acc_size;
     assert(n <= OPTIM_CHUNK);
     OptimChunk one = {.size = (uint32_t)n, .group = 2};
-    f.p = backend->alloc(bytes);
-    f.g = backend->alloc(bytes);
-    f.m = backend->alloc(bytes);
-    f.v = backend->alloc(bytes);
-    f.w = backend->alloc(n * backend->act_size);
-    f.squares = backend->alloc(backend->acc_size);
-    f.chunk = backend->alloc(sizeof one);
-    f.group = backend->alloc(sizeof groups);
-    f.numbers = backend->alloc(sizeof *f.numbers);
-    backend->upload(f.chunk, &one, sizeof one);
-    backend->upload(f.group, groups, sizeof groups);
-    backend->zero(f.p, bytes);
-    backend->zero(f.m, bytes);
-    backend->zero(f.v, bytes);
-    backend->zero(f.squares, backend->acc_size);
+    f.p = backend->device->alloc(bytes);
+    f.g = backend->device->alloc(bytes);
+    f.m = backend->device->alloc(bytes);
+    f.v = backend->device->alloc(bytes);
+    f.w = backend->device->alloc(n * backend->act_size);
+    f.squares = backend->device->alloc(backend->acc_size);
+    f.chunk = backend->device->alloc(sizeof one);
+    f.group = backend->device->alloc(sizeof groups);
+    f.numbers = backend->device->alloc(sizeof *f.numbers);
+    backend->device->upload(f.chunk, &one, sizeof one);
+    backend->device->upload(f.group, groups, sizeof groups);
+    backend->device->zero(f.p, bytes);
+    backend->device->zero(f.m, bytes);
+    backend->device->zero(f.v, bytes);
+    backend->device->zero(f.squares, backend->acc_size);
     return f;
 }
 
 static void flat_free(Flat *f) {
     void *all[] = {f->p, f->g, f->m, f->v, f->w, f->squares, f->chunk, f->group, f->numbers};
-    for (size_t i = 0; i < COUNT(all); i++) backend->release(all[i]);
+    for (size_t i = 0; i < COUNT(all); i++) backend->device->release(all[i]);
 }
 
 static void flat_step(const Flat *f, const double *gradient, AdamW o) {
     backend->acc_set(f->g, gradient, f->n);
-    backend->upload(f->numbers, &o, sizeof o);
+    backend->device->upload(f->numbers, &o, sizeof o);
     backend->adamw(f->p, f->w, f->g, f->m, f->v, f->moments, f->chunk, 1, f->group, f->numbers,
                    f->squares);
 }
@@ -224,7 +225,7 @@ static void adamw_weights_are_rounded(void **state) {
     enum { N = 1001 };
     double *host = test_randoms(N), *got[2] = {test_randoms(N), test_randoms(N)};
     Flat f = flat_new(N, MOMENTS_FP32);
-    act *w = backend->alloc(N * backend->act_size);
+    act *w = backend->device->alloc(N * backend->act_size);
     for (int step = 0; step < 3; step++) {
         flat_step(&f, host, ordinary);
         backend->act_from_acc(w, f.p, N);
@@ -232,7 +233,7 @@ static void adamw_weights_are_rounded(void **state) {
         backend->act_get(got[1], w, N);
         assert_memory_equal(got[0], got[1], N * sizeof(double));
     }
-    backend->release(w);
+    backend->device->release(w);
     flat_free(&f);
     for (int i = 0; i < 2; i++) free(got[i]);
     free(host);
@@ -247,7 +248,7 @@ static void bf16_moments_keep_small_changes(void **state) {
     Flat f = flat_new(N, MOMENTS_BF16);
     AdamW o = {0, 0.9, 0.999, 1e-6, 1, 1, 0, 1, 1};
     for (size_t i = 0; i < N; i++) one[i] = 1;
-    acc *wide = backend->alloc(N * backend->acc_size);
+    acc *wide = backend->device->alloc(N * backend->acc_size);
     for (o.t = 1; o.t <= STEPS; o.t++) flat_step(&f, one, o);
     for (size_t i = 0; i < N; i++) one[i] = 0;
     for (; o.t <= 2 * STEPS; o.t++) flat_step(&f, one, o);
@@ -257,7 +258,7 @@ static void bf16_moments_keep_small_changes(void **state) {
     for (size_t i = 0; i < N; i++) sum += got[i];
     assert_near(sum / N, want, 0.004 * want);
     for (size_t i = 0; i < N; i++) assert_near(got[i], want, 0.3 * want);
-    backend->release(wide);
+    backend->device->release(wide);
     flat_free(&f);
     free(one);
     free(got);

@@ -10,64 +10,66 @@ static const size_t sizes[] = {0, 1, 3, 64, 1000, 70000};
 /* host → device by one queue, device → host by the other, in a chain of marks. */
 static void copies_are_ordered_by_marks(void **state) {
     (void)state;
-    Mark *mark[QUEUES] = {backend->mark_new(), backend->mark_new()};
+    Mark *mark[QUEUES] = {backend->device->mark_new(), backend->device->mark_new()};
     for (size_t i = 0; i < COUNT(sizes); i++)
         for (int q = 0; q < QUEUES; q++) {
             size_t n = sizes[i];
             Queue there = (Queue)q, back = (Queue)!q;
-            unsigned char *sent = backend->host_alloc(n + 1), *got = backend->host_alloc(n + 1);
-            unsigned char *device = backend->alloc(n + 1);
+            unsigned char *sent = backend->device->host_alloc(n + 1),
+                          *got = backend->device->host_alloc(n + 1);
+            unsigned char *device = backend->device->alloc(n + 1);
             for (size_t j = 0; j < n; j++) sent[j] = (unsigned char)test_random_below(256);
             memset(got, 0, n + 1);
             got[n] = 77;
-            backend->upload_start(there, device, sent, n);
-            backend->mark_set(mark[0], there);
-            backend->queue_wait(back, mark[0]);
-            backend->download_start(back, got, device, n);
-            backend->mark_set(mark[1], back);
-            backend->mark_wait(mark[1]);
+            backend->device->upload_start(there, device, sent, n);
+            backend->device->mark_set(mark[0], there);
+            backend->device->queue_wait(back, mark[0]);
+            backend->device->download_start(back, got, device, n);
+            backend->device->mark_set(mark[1], back);
+            backend->device->mark_wait(mark[1]);
             assert_memory_equal(got, sent, n);
             assert_int_equal(got[n], 77);
             /* the next content may come as soon as the last was fetched */
             memset(sent, 5, n);
-            backend->queue_wait(there, mark[1]);
-            backend->upload_start(there, device, sent, n);
-            backend->mark_set(mark[0], there);
-            backend->queue_wait(back, mark[0]);
-            backend->download_start(back, got, device, n);
-            backend->mark_set(mark[1], back);
-            backend->mark_wait(mark[1]);
+            backend->device->queue_wait(there, mark[1]);
+            backend->device->upload_start(there, device, sent, n);
+            backend->device->mark_set(mark[0], there);
+            backend->device->queue_wait(back, mark[0]);
+            backend->device->download_start(back, got, device, n);
+            backend->device->mark_set(mark[1], back);
+            backend->device->mark_wait(mark[1]);
             assert_memory_equal(got, sent, n);
-            backend->release(device);
-            backend->host_release(sent);
-            backend->host_release(got);
+            backend->device->release(device);
+            backend->device->host_release(sent);
+            backend->device->host_release(got);
         }
-    for (int q = 0; q < QUEUES; q++) backend->mark_free(mark[q]);
+    for (int q = 0; q < QUEUES; q++) backend->device->mark_free(mark[q]);
 }
 
 /* A mark that was never set holds nobody up; other slots work in the compute queue. */
 static void slots_compute(void **state) {
     (void)state;
     enum { N = 1000 };
-    Mark *never = backend->mark_new(), *set = backend->mark_new();
-    char *got = backend->host_alloc(N), *sent = backend->host_alloc(N), *device = backend->alloc(N);
+    Mark *never = backend->device->mark_new(), *set = backend->device->mark_new();
+    char *got = backend->device->host_alloc(N), *sent = backend->device->host_alloc(N),
+         *device = backend->device->alloc(N);
     memset(sent, 9, N);
-    backend->queue_wait(QUEUE_COMPUTE, never);
-    backend->queue_wait(QUEUE_COPY, never);
-    backend->upload_start(QUEUE_COMPUTE, device, sent, N);
-    backend->zero(device, N / 2);
-    backend->mark_set(set, QUEUE_COMPUTE);
-    backend->queue_wait(QUEUE_COPY, set);
-    backend->download_start(QUEUE_COPY, got, device, N);
-    backend->mark_set(set, QUEUE_COPY);
-    backend->mark_wait(set);
-    backend->mark_wait(never);
+    backend->device->queue_wait(QUEUE_COMPUTE, never);
+    backend->device->queue_wait(QUEUE_COPY, never);
+    backend->device->upload_start(QUEUE_COMPUTE, device, sent, N);
+    backend->device->zero(device, N / 2);
+    backend->device->mark_set(set, QUEUE_COMPUTE);
+    backend->device->queue_wait(QUEUE_COPY, set);
+    backend->device->download_start(QUEUE_COPY, got, device, N);
+    backend->device->mark_set(set, QUEUE_COPY);
+    backend->device->mark_wait(set);
+    backend->device->mark_wait(never);
     for (size_t i = 0; i < N; i++) assert_int_equal(got[i], i < N / 2 ? 0 : 9);
-    backend->mark_free(never);
-    backend->mark_free(set);
-    backend->release(device);
-    backend->host_release(got);
-    backend->host_release(sent);
+    backend->device->mark_free(never);
+    backend->device->mark_free(set);
+    backend->device->release(device);
+    backend->device->host_release(got);
+    backend->device->host_release(sent);
 }
 
 /* Recorded calls do the same every time, in their order among others, also when they have been
@@ -76,37 +78,38 @@ static void graphs_repeat_their_calls(void **state) {
     (void)state;
     enum { N = 3000, TIMES = 5 };
     double *x = test_randoms(N), *got = test_randoms(N), *want = xcalloc(N, sizeof *want);
-    acc *a = backend->alloc(N * backend->acc_size), *sum = backend->alloc(N * backend->acc_size);
+    acc *a = backend->device->alloc(N * backend->acc_size),
+        *sum = backend->device->alloc(N * backend->acc_size);
     Graph *g = NULL;
     int asked = 0;
-    backend->zero(sum, N * backend->acc_size);
+    backend->device->zero(sum, N * backend->acc_size);
     for (int t = 0; t < TIMES; t++) {
         for (size_t i = 0; i < N; i++) x[i] = (double)(float)test_random();
         backend->acc_set(a, x, N);
-        if (backend->graph_begin(&g)) {
+        if (backend->device->graph_begin(&g)) {
             asked++;
             backend->axpy(sum, 2, a, N);
-            backend->zero(a, N * backend->acc_size / 2);
+            backend->device->zero(a, N * backend->acc_size / 2);
             backend->axpy(sum, 1, a, N);
-            backend->graph_end(&g);
+            backend->device->graph_end(&g);
         }
         for (size_t i = 0; i < N; i++) want[i] += i < N / 2 ? 2 * x[i] : 3 * x[i];
         backend->acc_get(got, sum, N);
         for (size_t i = 0; i < N; i++) assert_near(got[i], want[i], 1e-5);
     }
-    assert_int_equal(asked, backend->asynchronous ? 2 : TIMES);
+    assert_int_equal(asked, backend->device->asynchronous ? 2 : TIMES);
     /* where they are switched off the calls are made as they stand */
     kernel_graphs_on = false;
-    assert_true(backend->graph_begin(&g));
-    backend->zero(sum, N * backend->acc_size);
-    backend->graph_end(&g);
+    assert_true(backend->device->graph_begin(&g));
+    backend->device->zero(sum, N * backend->acc_size);
+    backend->device->graph_end(&g);
     kernel_graphs_on = true;
     backend->acc_get(got, sum, N);
     for (size_t i = 0; i < N; i++) assert_true(got[i] == 0);
-    backend->graph_free(g);
-    backend->graph_free(NULL);
-    backend->release(a);
-    backend->release(sum);
+    backend->device->graph_free(g);
+    backend->device->graph_free(NULL);
+    backend->device->release(a);
+    backend->device->release(sum);
     free(x);
     free(got);
     free(want);
@@ -131,27 +134,28 @@ static void between(const void *context) {
 static void graphs_call_the_host_in_between(void **state) {
     (void)state;
     enum { N = 500, TIMES = 5 };
-    acc *a = backend->alloc(N * backend->acc_size), *b = backend->alloc(N * backend->acc_size);
+    acc *a = backend->device->alloc(N * backend->acc_size),
+        *b = backend->device->alloc(N * backend->acc_size);
     double *x = test_randoms(N), *got = test_randoms(N);
     Graph *g = NULL;
     calls = 0;
     for (size_t i = 0; i < N; i++) x[i] = (double)(float)x[i];
     for (int t = 0; t < TIMES; t++) {
         backend->acc_set(a, x, N);
-        backend->zero(b, N * backend->acc_size);
-        if (backend->graph_begin(&g)) {
+        backend->device->zero(b, N * backend->acc_size);
+        if (backend->device->graph_begin(&g)) {
             Between c = {b, a, 1, N};
-            backend->graph_call(between, &c, sizeof c); /* b = x */
-            backend->axpy(a, 1, b, N);                  /* a = 2x */
+            backend->device->graph_call(between, &c, sizeof c); /* b = x */
+            backend->axpy(a, 1, b, N);                          /* a = 2x */
             c.factor = 2;
-            backend->graph_call(between, &c, sizeof c); /* b = 5x */
+            backend->device->graph_call(between, &c, sizeof c); /* b = 5x */
             c = (Between){a, b, -1, N};
-            backend->graph_call(between, &c, sizeof c); /* a = -3x */
-            backend->axpy(b, 2, a, N);                  /* b = -x */
+            backend->device->graph_call(between, &c, sizeof c); /* a = -3x */
+            backend->axpy(b, 2, a, N);                          /* b = -x */
             c = (Between){a, b, 4, N};
-            backend->graph_call(between, &c, sizeof c); /* a = -7x */
+            backend->device->graph_call(between, &c, sizeof c); /* a = -7x */
             memset(&c, 0xFF, sizeof c);
-            backend->graph_end(&g);
+            backend->device->graph_end(&g);
         }
         assert_int_equal(calls, 4 * (t + 1));
         backend->acc_get(got, a, N);
@@ -160,11 +164,11 @@ static void graphs_call_the_host_in_between(void **state) {
         for (size_t i = 0; i < N; i++) assert_near(got[i], -x[i], 1e-5);
     }
     Between c = {b, a, 1, N};
-    backend->graph_call(between, &c, sizeof c); /* outside of all: just now */
+    backend->device->graph_call(between, &c, sizeof c); /* outside of all: just now */
     assert_int_equal(calls, 4 * TIMES + 1);
-    backend->graph_free(g);
-    backend->release(a);
-    backend->release(b);
+    backend->device->graph_free(g);
+    backend->device->release(a);
+    backend->device->release(b);
     free(x);
     free(got);
 }

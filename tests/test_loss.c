@@ -20,7 +20,7 @@ typedef struct Result {
 } Result;
 
 static acc *to_device(const double *x, size_t n) {
-    acc *p = k->alloc(n * k->acc_size);
+    acc *p = k->device->alloc(n * k->acc_size);
     k->acc_set(p, x, n);
     return p;
 }
@@ -81,10 +81,10 @@ static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacit
     r.dI = to_host(dI, n * E);
     r.dT = to_host(dT, n * E);
     acc *all[] = {images, texts, scale, loss, ds, db, dI, dT};
-    for (size_t i = 0; i < COUNT(all); i++) k->release(all[i]);
-    if (b) k->release(b);
+    for (size_t i = 0; i < COUNT(all); i++) k->device->release(all[i]);
+    if (b) k->device->release(b);
     for (size_t i = 0; i < COUNT(teacher); i++)
-        if (teacher[i]) k->release(teacher[i]);
+        if (teacher[i]) k->device->release(teacher[i]);
     loss_free(l);
     return r;
 }
@@ -338,9 +338,9 @@ static void fake_pieces(const CommPiece *pieces, size_t count) {
         size_t n = pieces[i].bytes;
         if (my_rank == 0) shared = malloc((size_t)ranks * n);
         meet();
-        k->download((char *)shared + (size_t)my_rank * n, pieces[i].part, n);
+        k->device->download((char *)shared + (size_t)my_rank * n, pieces[i].part, n);
         meet();
-        k->upload(pieces[i].all, shared, (size_t)ranks * n);
+        k->device->upload(pieces[i].all, shared, (size_t)ranks * n);
         retire();
     }
 }

@@ -18,10 +18,13 @@ static void no_release(void *p) { assert_null(p); }
 
 static Params *layout(const char *model, ClipConfig *c) {
     static Kernels k;
+    static Device none;
     k = *kernels_open("ref", PRECISION_FP32);
-    k.alloc = no_memory;
-    k.zero = nothing;
-    k.release = no_release;
+    none = *k.device;
+    none.alloc = no_memory;
+    none.zero = nothing;
+    none.release = no_release;
+    k.device = &none;
     clip_config_load(c, model);
     return params_new(&k, c, true);
 }

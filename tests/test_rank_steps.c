@@ -136,7 +136,7 @@ static void check_recorded(const Setup *setup) {
 static void check_votes(const Kernels *k) {
     Votes *v = votes_new(k, comm);
     double first = comm->rank, sum[VOTES];
-    NEED(votes_deferred(v) == k->asynchronous);
+    NEED(votes_deferred(v) == k->device->asynchronous);
     for (int round = 0; round < 3; round++) {
         votes_cast(v, (double[VOTES]){first, 0, 5});
         votes_cast(v, (double[VOTES]){0, 1, 7 + round});
@@ -151,7 +151,7 @@ static void check_votes(const Kernels *k) {
 /* Without a wait of the host in between. */
 static void check_many(const Kernels *k) {
     enum { MANY = 1100 };
-    acc *x = k->alloc(2 * k->acc_size);
+    acc *x = k->device->alloc(2 * k->acc_size);
     double got[2];
     k->acc_set(x, (double[2]){comm->rank, -comm->rank}, 2);
     for (size_t i = 0; i < MANY; i++) {
@@ -161,11 +161,11 @@ static void check_many(const Kernels *k) {
             comm->all_reduce_start(acc_at(k, x, 1), 1), comm->wait();
         k->axpy(acc_at(k, x, 1), -0.5, acc_at(k, x, 1), 1);
     }
-    k->sync();
+    k->device->sync();
     comm->check();
     k->acc_get(got, x, 2);
     NEED(got[0] == 1 && got[1] > -1 && got[1] <= 0);
-    k->release(x);
+    k->device->release(x);
 }
 
 static const Setup setups[] = {
@@ -181,7 +181,7 @@ static int rank_main(size_t count) {
     NEED(comm->size == 2);
     for (size_t i = 0; i < count; i++) check_recorded(&setups[i]);
     check_votes(k);
-    if (k->asynchronous) check_many(k);
+    if (k->device->asynchronous) check_many(k);
     comm->close();
     return 0;
 }
@@ -198,7 +198,8 @@ static void run(const char *test, Launcher by, size_t count) {
 
 static void test_steps(void **state) {
     (void)state;
-    run("steps", ranks_usual, kernels_open(TEST_DEVICE, PRECISION_FP32)->asynchronous ? 3 : 1);
+    run("steps", ranks_usual,
+        kernels_open(TEST_DEVICE, PRECISION_FP32)->device->asynchronous ? 3 : 1);
 }
 
 #if defined TEST_CUDA

@@ -33,7 +33,7 @@ static double sent_gradients(TestModel *m, const Batch *b,
     const Kernels *k = m->k;
     double loss;
     Uploads *f = uploads_new(k, m->clip, 1);
-    k->zero(m->p->grad, m->p->size * k->acc_size);
+    k->device->zero(m->p->grad, m->p->size * k->acc_size);
     uploads_stage(f, 0, 0, b);
     const ClipBatch *sent = uploads_send(f, 0, 0, true, true);
     if (change) sent = change(sent);
@@ -45,7 +45,7 @@ static double sent_gradients(TestModel *m, const Batch *b,
              m->texts, param_acc(m->p, scale), NULL, b->size);
     clip_text_bwd(m->clip, m->dtexts, b->size);
     clip_image_bwd(m->clip, m->dimages, b->size);
-    k->sync();
+    k->device->sync();
     k->acc_get(&loss, m->value, 1);
     if (features) k->acc_get(features, m->texts, b->size * m->config.embed_dim);
     uploads_free(f);
@@ -74,9 +74,9 @@ static const ClipBatch *other_padding(const ClipBatch *sent) {
     const Kernels *k = model_now->k;
     int32_t *ids = xmalloc(sent->rows * sizeof *ids), *start = xmalloc((sent->sequences + 1) * 4);
     changed = *sent;
-    k->sync();
-    k->download(ids, sent->ids, sent->rows * sizeof *ids);
-    k->download(start, sent->start, (sent->sequences + 1) * sizeof *start);
+    k->device->sync();
+    k->device->download(ids, sent->ids, sent->rows * sizeof *ids);
+    k->device->download(start, sent->start, (sent->sequences + 1) * sizeof *start);
     assert_true(sent->sequences > sent->B && sent->rows % BUCKET == 0);
     assert_int_equal(start[sent->sequences], sent->rows);
     for (size_t i = sent->B; i < sent->sequences; i++) {
@@ -85,7 +85,7 @@ static const ClipBatch *other_padding(const ClipBatch *sent) {
     }
     for (size_t i = (size_t)start[sent->B]; i < sent->rows; i++)
         ids[i] = (int32_t)(1 + (i * 7) % (model_now->config.vocab_size - 1));
-    k->upload((int32_t *)(uintptr_t)sent->ids, ids, sent->rows * sizeof *ids);
+    k->device->upload((int32_t *)(uintptr_t)sent->ids, ids, sent->rows * sizeof *ids);
     free(ids);
     free(start);
     return &changed;
@@ -188,7 +188,7 @@ static void validate(TestModel *m) {
     TestBatch b = random_batch(&m->config, B, test_seed() + 77);
     clip_image_fwd(m->clip, m->images, &(ClipImages){.u8 = b.u8}, B, false);
     clip_text_fwd(m->clip, m->texts, b.ids, b.start, B, false);
-    m->k->sync();
+    m->k->device->sync();
     batch_free(&b);
 }
 

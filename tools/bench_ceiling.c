@@ -13,11 +13,11 @@ act *bench_filled(const Kernels *k, size_t n, double v) {
     double *host = xmalloc(first * sizeof *host);
     for (size_t i = 0; i < first; i++)
         host[i] = v * (double)((i * 2654435761u >> 8) % 1000) / 1000 - v / 2;
-    act *x = k->alloc(n * size);
+    act *x = k->device->alloc(n * size);
     k->act_set(x, host, first);
     for (size_t done = first; done < n;) {
         size_t more = size_min(done, n - done);
-        k->copy((char *)x + done * size, x, more * size);
+        k->device->copy((char *)x + done * size, x, more * size);
         done += more;
     }
     free(host);
@@ -25,7 +25,7 @@ act *bench_filled(const Kernels *k, size_t n, double v) {
 }
 
 double bench_device_memory(const Kernels *k) {
-    MemoryUse m = k->memory();
+    MemoryUse m = k->device->memory();
     return (double)(m.total ? m.most : peak_rss());
 }
 
@@ -40,7 +40,7 @@ typedef struct Operands {
 static void product(const Operands *o) {
     o->k->linear_fwd(o->y, o->x, o->w, NULL, o->n, o->n, o->n);
 }
-static void copy(const Operands *o) { o->k->copy(o->y, o->x, o->n * o->k->act_size); }
+static void copy(const Operands *o) { o->k->device->copy(o->y, o->x, o->n * o->k->act_size); }
 /* x = x + y reads two and writes one: like a copy, but by every core */
 static void add(const Operands *o) { o->k->add(o->x, o->x, o->y, o->n); }
 
@@ -52,12 +52,12 @@ static double fastest(const Operands *o, enum KernelSlot slot, void (*run)(const
     memcpy(saved, kernel_stats, sizeof saved);
     kernel_stats_on = true;
     run(o);
-    o->k->sync();
+    o->k->device->sync();
     double best = INFINITY, all = 0;
     for (int i = 0; i < RUNS || (i < RUNS_MOST && all < 0.1); i++) {
         kernel_stats_reset();
         run(o);
-        o->k->sync();
+        o->k->device->sync();
         double t = kernel_stats[slot].seconds;
         all += t;
         best = fmin(best, t);
@@ -73,34 +73,34 @@ static double fastest(const Operands *o, enum KernelSlot slot, void (*run)(const
  * of zeros takes less power, so that the clock rises. */
 static double product_seconds(const Kernels *k, size_t n) {
     Operands o = {k, bench_filled(k, n * n, 1), bench_filled(k, n * n, 1),
-                  k->alloc(n * n * k->act_size), n};
+                  k->device->alloc(n * n * k->act_size), n};
     double t = fastest(&o, SLOT_linear_fwd, product);
-    k->release(o.x);
-    k->release(o.w);
-    k->release(o.y);
+    k->device->release(o.x);
+    k->device->release(o.w);
+    k->device->release(o.y);
     return t;
 }
 
 double bench_gemm_peak(const Kernels *k) {
     enum { LARGEST = 8192 };
-    size_t n = k->asynchronous ? 512 : 2048;
+    size_t n = k->device->asynchronous ? 512 : 2048;
     double t = product_seconds(k, n);
-    while (k->asynchronous && t < 1e-3 && n < LARGEST) t = product_seconds(k, n *= 2);
+    while (k->device->asynchronous && t < 1e-3 && n < LARGEST) t = product_seconds(k, n *= 2);
     return 2e-9 * (double)n * (double)n * (double)n / t;
 }
 
 double bench_copy_peak(const Kernels *k) {
     const size_t most = (size_t)256 << 20;
-    size_t bytes = k->asynchronous ? (size_t)1 << 20 : (size_t)128 << 20;
-    MemoryUse m = k->memory();
+    size_t bytes = k->device->asynchronous ? (size_t)1 << 20 : (size_t)128 << 20;
+    MemoryUse m = k->device->memory();
     for (;;) {
         Operands o = {k, bench_filled(k, bytes / k->act_size, 1), NULL,
                       bench_filled(k, bytes / k->act_size, 1), bytes / k->act_size};
         double t = fastest(&o, SLOT_add, add), u = fastest(&o, SLOT_copy, copy);
-        k->release(o.x);
-        k->release(o.y);
+        k->device->release(o.x);
+        k->device->release(o.y);
         bool room = !m.total || 6 * bytes < m.unused;
-        if (!k->asynchronous || t > 1e-3 || bytes >= most || !room)
+        if (!k->device->asynchronous || t > 1e-3 || bytes >= most || !room)
             return 1e-9 * (double)bytes * fmax(3 / t, 2 / u);
         bytes *= 2;
     }

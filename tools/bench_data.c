@@ -49,7 +49,7 @@ typedef struct Sink {
 
 static void sink_finish(Sink *s) {
     if (!s->under_way) return;
-    s->k->mark_wait(s->copied);
+    s->k->device->mark_wait(s->copied);
     loader_release(s->loader, s->under_way);
     s->under_way = NULL;
 }
@@ -60,8 +60,9 @@ static void sink_take(Sink *s, Batch *b) {
         return;
     }
     sink_finish(s);
-    s->k->upload_start(QUEUE_COPY, s->place, b->pixels, b->size * (size_t)(side * side * 3));
-    s->k->mark_set(s->copied, QUEUE_COPY);
+    s->k->device->upload_start(QUEUE_COPY, s->place, b->pixels,
+                               b->size * (size_t)(side * side * 3));
+    s->k->device->mark_set(s->copied, QUEUE_COPY);
     s->under_way = b;
 }
 
@@ -82,16 +83,16 @@ int bench_loader(int argc, char **argv) {
         .seed = 1,
         .max_bad = 1,
         .max_pixels = IMAGE_MAX_PIXELS,
-        .alloc = k->host_alloc,
-        .release = k->host_release,
+        .alloc = k->device->host_alloc,
+        .release = k->device->host_release,
     };
     if (!loader_steps_per_epoch(d, &o))
         die("%s holds fewer than --batch-size %lld samples", data, (long long)batch_size);
     Loader *l = loader_start(d, s, &o, 0, 0);
     Sink sink = {.k = k, .loader = l};
-    if (k->asynchronous) {
-        sink.place = k->alloc((size_t)(batch_size * side * side * 3));
-        sink.copied = k->mark_new();
+    if (k->device->asynchronous) {
+        sink.place = k->device->alloc((size_t)(batch_size * side * side * 3));
+        sink.copied = k->device->mark_new();
     }
     for (int i = 0; i < 4; i++)
         loader_release(l, loader_next(l)); /* the ring is filled at leisure before the clock runs */
@@ -112,7 +113,7 @@ int bench_loader(int argc, char **argv) {
                              (json_int_t)ls.bad));
     else
         printf("%zu samples, %lld workers%s: %.0f images/s\n", n, (long long)workers,
-               k->asynchronous ? ", onto the GPU" : "", (double)n / t);
+               k->device->asynchronous ? ", onto the GPU" : "", (double)n / t);
     return EXIT_OK;
 }
 

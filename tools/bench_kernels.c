@@ -45,8 +45,8 @@ typedef struct Tower {
 } Tower;
 
 static acc *zeros(const Kernels *k, size_t n) {
-    acc *x = k->alloc(n * k->acc_size);
-    k->zero(x, n * k->acc_size);
+    acc *x = k->device->alloc(n * k->acc_size);
+    k->device->zero(x, n * k->acc_size);
     return x;
 }
 
@@ -74,10 +74,10 @@ static Tower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *
                zeros(k, rows),
                zeros(k, rows),
                zeros(k, rows * c->heads),
-               k->alloc((B + 1) * sizeof(int32_t))};
+               k->device->alloc((B + 1) * sizeof(int32_t))};
     int32_t *host = xcalloc(B + 1, sizeof *host);
     for (size_t b = 0; b <= B; b++) host[b] = (int32_t)(b * T);
-    k->upload(t.start, host, (B + 1) * sizeof *host);
+    k->device->upload(t.start, host, (B + 1) * sizeof *host);
     free(host);
     return t;
 }
@@ -115,8 +115,8 @@ typedef struct Ends {
 } Ends;
 
 static void *uploaded(const Kernels *k, void *host, size_t bytes) {
-    void *p = k->alloc(bytes);
-    k->upload(p, host, bytes);
+    void *p = k->device->alloc(bytes);
+    k->device->upload(p, host, bytes);
     free(host);
     return p;
 }
@@ -179,12 +179,12 @@ static json_t *measure(const char *name, const Kernels *k, void (*run)(const voi
     double *seconds[SLOT_COUNT] = {0};
     json_t *o = json_object();
     run(x);
-    k->sync();
+    k->device->sync();
     kernel_stats_on = true;
     for (int64_t r = 0; r < reps; r++) {
         kernel_stats_reset();
         run(x);
-        k->sync();
+        k->device->sync();
         for (int s = 0; s < SLOT_COUNT; s++) {
             if (!kernel_stats[s].calls) continue;
             if (!seconds[s]) seconds[s] = xcalloc((size_t)reps, sizeof **seconds);

@@ -51,7 +51,7 @@ static acc *random_features(const Kernels *k, size_t rows, size_t E, uint64_t se
         }
         for (size_t j = 0; j < E; j++) host[i * E + j] /= (float)sqrt(sum);
     }
-    acc *x = k->alloc(size_mul(rows, E * k->acc_size));
+    acc *x = k->device->alloc(size_mul(rows, E * k->acc_size));
     k->acc_set_f32(x, host, rows * E);
     free(host);
     return x;
@@ -71,8 +71,8 @@ static void gather_rows(char *all, const void *part, size_t bytes, const void *o
                         size_t row_bytes) {
     size_t total = bytes * (size_t)ranks_simulated, made = MADE_UP * row_bytes;
     for (size_t at = bytes; at < total; at += made)
-        kernels->copy(all + at, others, size_min(made, total - at));
-    if (part != all) kernels->copy(all, part, bytes);
+        kernels->device->copy(all + at, others, size_min(made, total - at));
+    if (part != all) kernels->device->copy(all, part, bytes);
     sent += (double)(ranks_simulated - 1) * (double)bytes;
 }
 static void fake_gather(acc *all, const acc *part, size_t count) {
@@ -80,14 +80,14 @@ static void fake_gather(acc *all, const acc *part, size_t count) {
     gather_rows((char *)all, part, count * size, made_up, (size_t)dim * size);
 }
 static void fake_pieces(const CommPiece *pieces, size_t count) {
-    void *narrow = kernels->alloc(2 * MADE_UP * (size_t)dim);
+    void *narrow = kernels->device->alloc(2 * MADE_UP * (size_t)dim);
     kernels->bf16_from_acc(narrow, made_up, MADE_UP * (size_t)dim);
     for (size_t i = 0; i < count; i++)
         gather_rows(pieces[i].all, pieces[i].part, pieces[i].bytes, narrow, 2 * (size_t)dim);
-    kernels->release(narrow);
+    kernels->device->release(narrow);
 }
 static void fake_scatter(acc *part, const acc *all, size_t count) {
-    kernels->copy(part, all, count * kernels->acc_size);
+    kernels->device->copy(part, all, count * kernels->acc_size);
     sent += (double)(ranks_simulated - 1) * (double)(count * kernels->acc_size);
 }
 static void fake_reduce(acc *x, size_t count) {
@@ -115,7 +115,8 @@ static void report(size_t rows, size_t N, size_t E, double t, double memory, dou
                    double flops, size_t elem) {
     double product = 2e-9 * (double)rows * (double)N * (double)E;
     int products = (int)lround(1e-9 * flops / product);
-    double wire = sent / (double)(reps + (kernels && kernels->asynchronous ? 3 : 1)) / (1 << 20);
+    double wire =
+        sent / (double)(reps + (kernels && kernels->device->asynchronous ? 3 : 1)) / (1 << 20);
     double two_matrix = 4 * (double)(N - rows) * (double)(E * elem) / (1 << 20);
     if (json) {
         print_json(json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:i, s:f, s:f, s:f, s:f}", "n",
@@ -145,30 +146,31 @@ int bench_loss(int argc, char **argv) {
     if (global_batch) n = global_batch / ranks_simulated;
     size_t N = (size_t)n, E = (size_t)dim, bytes = N * E * k->acc_size;
     acc *images = random_features(k, N, E, 1), *texts = random_features(k, N, E, 2);
-    acc *dimages = k->alloc(bytes), *dtexts = k->alloc(bytes), *scalars = k->alloc(5 * k->acc_size);
-    k->zero(dimages, bytes);
-    k->zero(dtexts, bytes);
+    acc *dimages = k->device->alloc(bytes), *dtexts = k->device->alloc(bytes),
+        *scalars = k->device->alloc(5 * k->acc_size);
+    k->device->zero(dimages, bytes);
+    k->device->zero(dtexts, bytes);
     double before = bench_device_memory(k);
     Loss *l = loss_new(k, simulated(k), siglip ? LOSS_SIGLIP : LOSS_CLIP, N, E,
                        size_mul((size_t)logit_memory, 1 << 20));
     if (gather_dtype == GATHER_BF16) loss_gather_bf16(l);
     double *seconds = xcalloc((size_t)reps, sizeof *seconds), out;
     /* one run to warm up, whose products are counted; on a GPU two more, until it is a graph */
-    int64_t first = k->asynchronous ? -3 : -1;
+    int64_t first = k->device->asynchronous ? -3 : -1;
     Graph *graph = NULL;
     for (int64_t i = first; i < reps; i++) {
         kernel_stats_on = i == first;
-        k->zero(scalars, 5 * k->acc_size);
+        k->device->zero(scalars, 5 * k->acc_size);
         k->acc_set(scalars, (double[]){siglip ? log(10) : log(1 / 0.07), siglip ? -10 : 0}, 2);
-        k->sync();
+        k->device->sync();
         double t0 = clock_now();
-        if (ranks_simulated > 1 || k->graph_begin(&graph)) {
+        if (ranks_simulated > 1 || k->device->graph_begin(&graph)) {
             loss_run(l, acc_at(k, scalars, 2), dimages, dtexts, acc_at(k, scalars, 3),
                      acc_at(k, scalars, 4), images, texts, scalars,
                      siglip ? acc_at(k, scalars, 1) : NULL, N);
-            if (ranks_simulated == 1) k->graph_end(&graph);
+            if (ranks_simulated == 1) k->device->graph_end(&graph);
         }
-        k->sync();
+        k->device->sync();
         if (i >= 0) seconds[i] = clock_now() - t0;
     }
     k->acc_get(&out, acc_at(k, scalars, 2), 1);
@@ -176,7 +178,7 @@ int bench_loss(int argc, char **argv) {
            mib = (bench_device_memory(k) - before) / (1 << 20);
     report(N, size_mul(N, (size_t)ranks_simulated), E, t, mib, out, kernel_stats[SLOT_gemm].flops,
            k->acc_size);
-    k->graph_free(graph);
+    k->device->graph_free(graph);
     loss_free(l);
     return EXIT_OK;
 }

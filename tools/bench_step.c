@@ -44,7 +44,7 @@ static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, u
     Batch *b = xcalloc(1, sizeof *b);
     size_t S = c->image_size, T = (size_t)caption_tokens, bytes = 3 * S * S * B;
     b->size = B;
-    b->pixels = k->host_alloc(bytes); /* as the loader's ring */
+    b->pixels = k->device->host_alloc(bytes); /* as the loader's ring */
     b->ids = xmalloc(B * T * sizeof *b->ids);
     b->start = xmalloc((B + 1) * sizeof *b->start);
     b->sample = xcalloc(B, sizeof *b->sample);
@@ -67,7 +67,7 @@ static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, u
 }
 
 static void batch_free(const Kernels *k, Batch *b) {
-    k->host_release(b->pixels);
+    k->device->host_release(b->pixels);
     free(b->ids);
     free(b->start);
     free(b->sample);
@@ -184,10 +184,10 @@ int bench_step(int argc, char **argv) {
     for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
     Run r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
     warm_up(&r);
-    if (k->asynchronous) run_steps(&r); /* timing a GPU's kernels holds the steps up */
+    if (k->device->asynchronous) run_steps(&r); /* timing a GPU's kernels holds the steps up */
     kernel_stats_on = true;
     kernel_stats_reset();
-    double total = run_observed(&r, !k->asynchronous);
+    double total = run_observed(&r, !k->device->asynchronous);
     kernel_stats_on = false;
     double flops = 0, gemm = 0, kernels = 0;
     for (size_t i = 0; i < SLOT_COUNT; i++) {
@@ -222,7 +222,7 @@ int bench_step(int argc, char **argv) {
         printf("open_clip's work for as many samples: %.1f GFLOP/s = %.1f %% of the peak\n", whole,
                100 * whole / peak);
         printf("peak memory %.0f MiB%s; loss %.4f\n", memory,
-               k->memory().total ? " of the GPU's" : "", loss);
+               k->device->memory().total ? " of the GPU's" : "", loss);
         print_kernels(total, peak, copy);
         printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
     }

@@ -321,7 +321,7 @@ static void load_part(const char *file, const Safetensors *st, Params *p, int pa
         char name[128];
         const Tensor *t = find_in_part(st, part, q, name);
         if (!t && part <= PART_V && was_frozen(st, q)) {
-            p->k->zero(param_in(p, whole, q), q->size * p->k->acc_size);
+            p->k->device->zero(param_in(p, whole, q), q->size * p->k->acc_size);
             fresh++;
             continue;
         }

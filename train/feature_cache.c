@@ -106,7 +106,7 @@ static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t e
 }
 
 void feature_cache_plan(const Kernels *k, size_t dim, size_t batch) {
-    k->release(k->alloc(size_mul(batch * dim, k->acc_size)));
+    k->device->release(k->device->alloc(size_mul(batch * dim, k->acc_size)));
 }
 
 static FeatureCache *fill(Pass *p, const Comm *comm,
@@ -114,9 +114,9 @@ static FeatureCache *fill(Pass *p, const Comm *comm,
     double t0 = clock_now();
     FeatureCache *c = cache_new(p->data, p->dim, p->batch, comm);
     size_t share = div_up(c->count, (size_t)comm->size), first = share * (size_t)comm->rank;
-    p->features = p->k->alloc(size_mul(p->batch * p->dim, p->k->acc_size));
+    p->features = p->k->device->alloc(size_mul(p->batch * p->dim, p->k->acc_size));
     compute(p, c, size_min(first, c->count), size_min(first + share, c->count));
-    p->k->release(p->features);
+    p->k->device->release(p->features);
     if (comm->size > 1) {
         size_t bytes = share * c->dim * sizeof *c->rows;
         void *own = xmalloc(bytes);

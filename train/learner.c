@@ -48,7 +48,7 @@ static size_t text_bucket(const ClipConfig *c) {
 ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed) {
     return (ClipOptions){
         .max_batch = (size_t)opt->batch_size,
-        .text_bucket = k->asynchronous ? text_bucket(c) : 0,
+        .text_bucket = k->device->asynchronous ? text_bucket(c) : 0,
         .training = true,
         .grad_checkpointing = opt->grad_checkpointing,
         .patch_dropout = c->patch_dropout,

@@ -111,7 +111,7 @@ Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size
     Arena arena = {0};
     Loss *l = xmalloc(sizeof *l);
     *l = plan(k, comm, kind, n, E, logit_memory, &arena);
-    l->memory = k->alloc(arena.used);
+    l->memory = k->device->alloc(arena.used);
     arena = (Arena){.base = l->memory, .size = arena.used};
     lay_out(l, &arena);
     return l;
@@ -153,10 +153,10 @@ void loss_allow_soft(Loss *l, size_t teacher_dim) {
     s->dim = teacher_dim;
     Arena arena = {0};
     lay_out_soft(l, s, &arena);
-    s->memory = l->k->alloc(arena.used);
+    s->memory = l->k->device->alloc(arena.used);
     arena = (Arena){.base = s->memory, .size = arena.used};
     lay_out_soft(l, s, &arena);
-    l->k->zero(s->zero, l->n * l->k->acc_size);
+    l->k->device->zero(s->zero, l->n * l->k->acc_size);
     s->host_ids = xcalloc(N, sizeof *s->host_ids);
     s->host_sorted = xcalloc(N, sizeof *s->host_sorted);
     s->host_groups = xcalloc(N, sizeof *s->host_groups);
@@ -166,7 +166,7 @@ void loss_allow_soft(Loss *l, size_t teacher_dim) {
 static void soft_free(Loss *l) {
     Soft *s = l->soft;
     if (!s) return;
-    l->k->release(s->memory);
+    l->k->device->release(s->memory);
     free(s->host_ids);
     free(s->host_sorted);
     free(s->host_groups);
@@ -183,7 +183,7 @@ void loss_soften(Loss *l, const SoftTargets *t) {
 void loss_free(Loss *l) {
     if (!l) return;
     soft_free(l);
-    l->k->release(l->memory);
+    l->k->device->release(l->memory);
     free(l);
 }
 
@@ -265,7 +265,7 @@ static const acc *join_columns(const Loss *l, size_t N, acc *max, acc *sum, acc 
         return max;
     }
     k->stats_init(all_max, all_sum, N);
-    k->copy(all_max, max, N * k->acc_size);
+    k->device->copy(all_max, max, N * k->acc_size);
     l->comm->all_reduce_max(all_max, N);
     k->stats_join(all_max, all_sum, max, sum, N);
     l->comm->all_reduce_sum(all_sum, N);
@@ -308,7 +308,7 @@ static void soft_groups(const Loss *l, const Walk *w) {
         s->host_groups[i] = (int32_t)first;
         if (i >= w->first && i < w->first + w->n) s->host_share[i - w->first] = 1 / (double)members;
     }
-    l->k->upload(s->groups, s->host_groups, w->N * sizeof *s->groups);
+    l->k->device->upload(s->groups, s->host_groups, w->N * sizeof *s->groups);
     l->k->acc_set(s->share, s->host_share, w->n);
 }
 
@@ -402,8 +402,8 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
               .N = N,
               .first = first,
               .weight = l->kind == LOSS_SIGLIP ? 1.0 / (double)N : 0.5 / (double)N};
-    k->zero(loss, k->acc_size);
-    k->zero(l->scratch, k->acc_size);
+    k->device->zero(loss, k->acc_size);
+    k->device->zero(l->scratch, k->acc_size);
     if (!alone) gather_texts(l, texts, n);
     if (l->softened) soft_groups(l, &w);
     if (l->softened && l->soft->dim) walk_teacher(l, &w);

@@ -13,13 +13,13 @@ static size_t plan(const MemoryPlan *p, size_t most) {
     Comm comm = *comm_self(p->k);
     Learner l;
     comm.size = p->ranks;
-    if (!p->k->plan_begin()) return 0;
+    if (!p->k->device->plan_begin()) return 0;
     learner_plan(&l, p->k, &comm, p->config);
     p->open(p->context, &l);
     step_plan(l.step);
     p->close(p->context);
     learner_close(&l);
-    return p->k->plan_end(most);
+    return p->k->device->plan_end(most);
 }
 
 size_t memory_needed(const MemoryPlan *p) {
@@ -94,7 +94,7 @@ static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m
 
 /* A hundredth stays for what is no buffer: kernels, loaded at their first use, and graphs. */
 static MemoryUse memory_there(const Kernels *k) {
-    MemoryUse m = k->memory();
+    MemoryUse m = k->device->memory();
     m.unused -= size_min(m.unused, m.total / 100);
     return m;
 }
@@ -108,7 +108,7 @@ void memory_take(const MemoryPlan *p, const Comm *comm) {
 }
 
 void memory_report(const Kernels *k) {
-    MemoryUse m = k->memory();
+    MemoryUse m = k->device->memory();
     if (m.total)
         log_info("GPU memory: %.2f MiB were taken of %.1f, %.2f used, %.2f not planned",
                  (double)m.most / (1 << 20), (double)m.total / (1 << 20),

@@ -151,24 +151,24 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
     o->count = find_chunks(o, NULL);
     Arena a = {0};
     lay_out(o, &a);
-    o->memory = k->alloc(a.used);
+    o->memory = k->device->alloc(a.used);
     a = (Arena){.base = o->memory, .size = a.used};
     lay_out(o, &a);
-    o->host = k->host_alloc(2 * sizeof *o->host);
+    o->host = k->device->host_alloc(2 * sizeof *o->host);
 
     OptimChunk *chunks = xmalloc(size_mul(o->count, sizeof *chunks));
     find_chunks(o, chunks);
-    k->upload(o->groups, o->settings.list, o->settings.count * sizeof *o->groups);
-    k->upload(o->chunks, chunks, o->count * sizeof *chunks);
+    k->device->upload(o->groups, o->settings.list, o->settings.count * sizeof *o->groups);
+    k->device->upload(o->chunks, chunks, o->count * sizeof *chunks);
     free(chunks);
     return o;
 }
 
 void optim_free(Optim *o) {
     if (!o) return;
-    o->p->k->sync();
-    o->p->k->release(o->memory);
-    o->p->k->host_release(o->host);
+    o->p->k->device->sync();
+    o->p->k->device->release(o->memory);
+    o->p->k->device->host_release(o->host);
     free(o->settings.list);
     free(o->calls);
     free(o);
@@ -194,14 +194,14 @@ void optim_set(Optim *o, double lr, uint64_t t) {
                     .max_norm = s->grad_clip_norm,
                     .t = t,
                     .max_loss = o->max_loss};
-    o->p->k->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
+    o->p->k->device->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
 }
 
 void optim_update(Optim *o) {
     Params *p = o->p;
     const Kernels *k = p->k;
     bool separate = params_are_rounded(p) && !is_sharded(p);
-    k->zero(o->squares, k->acc_size);
+    k->device->zero(o->squares, k->acc_size);
     k->sum_squares(o->squares, p->grad, o->chunks, o->count);
     if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
     if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
@@ -211,7 +211,7 @@ void optim_update(Optim *o) {
                  o->numbers, o->squares);
     if (is_sharded(p)) {
         shard_share_weights(p);
-        k->zero(p->grad, p->learning * k->acc_size);
+        k->device->zero(p->grad, p->learning * k->acc_size);
     }
     if (p->lora) lora_merge(p);
     if (p->ema) k->ema(p->ema, p->master, p->ema_decay, p->learning);
@@ -222,7 +222,7 @@ double optim_step(Optim *o, double lr, uint64_t t) {
     double squares;
     optim_set(o, lr, t);
     optim_update(o);
-    k->sync();
+    k->device->sync();
     k->acc_get(&squares, o->squares, 1);
     return sqrt(squares);
 }

@@ -79,7 +79,7 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
         loss += loss_soft_bytes(k, p->ranks, n, c->embed_dim, p->logit_memory, p->teacher_dim);
     size_t batch =
         size_mul(o->max_batch, 3 * c->image_size * c->image_size + 4 * c->context_length) *
-        (p->accum + 3 + (k->asynchronous ? p->accum : 0));
+        (p->accum + 3 + (k->device->asynchronous ? p->accum : 0));
     size_t weights = w.masters + w.frozen + w.gradients + w.moments;
     size_t total = size_add(size_add(weights, w.compute + w.average),
                             size_add(activations, size_add(loss, batch + p->teacher)));
@@ -113,7 +113,7 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
     if (p->teacher) line("teacher: weights, activations, features", p->teacher);
     line("total", total);
     /* measured at the two ends of the models: beside a ViT-B-32's and beside a tiny one's plan */
-    if (!k->asynchronous)
+    if (!k->device->asynchronous)
         printf("  beside it: the program, its libraries, decoding%s: some %d MiB\n",
                p->ranks > 1 ? ", MPI" : "", p->ranks > 1 ? 60 : 40);
     if (p->device)

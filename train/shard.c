@@ -19,14 +19,14 @@ static void moment_read(const Params *p, acc *to, void *moment, size_t i, size_t
     if (p->moments == MOMENTS_BF16)
         p->k->acc_from_bf16(to, moment_at(p, moment, i), n);
     else
-        p->k->copy(to, moment_at(p, moment, i), n * p->k->acc_size);
+        p->k->device->copy(to, moment_at(p, moment, i), n * p->k->acc_size);
 }
 
 static void moment_write(const Params *p, void *moment, size_t i, const acc *from, size_t n) {
     if (p->moments == MOMENTS_BF16)
         p->k->bf16_from_acc(moment_at(p, moment, i), from, n);
     else
-        p->k->copy(moment_at(p, moment, i), from, n * p->k->acc_size);
+        p->k->device->copy(moment_at(p, moment, i), from, n * p->k->acc_size);
 }
 
 acc *shard_whole(const Params *p, void *moment) {
@@ -53,7 +53,7 @@ void shard_split(const Params *p, void *moment) {
 }
 
 void shard_done(const Params *p) {
-    if (is_borrowed(p)) p->k->zero(p->grad, p->learning * p->k->acc_size);
+    if (is_borrowed(p)) p->k->device->zero(p->grad, p->learning * p->k->acc_size);
 }
 
 void shard_masters(Params *p) {
@@ -62,18 +62,18 @@ void shard_masters(Params *p) {
     p->split = p->matrices / p->bucket * p->bucket;
     p->gap = p->split - p->split / p->shards;
     /* the gradients, still zero, hold the whole block while there is neither the old nor the new */
-    k->copy(p->grad, p->master, p->learning * k->acc_size);
-    k->sync();
-    k->release(p->master);
-    p->master = k->alloc((p->learning - p->gap) * k->acc_size);
+    k->device->copy(p->grad, p->master, p->learning * k->acc_size);
+    k->device->sync();
+    k->device->release(p->master);
+    p->master = k->device->alloc((p->learning - p->gap) * k->acc_size);
     for (size_t i = 0; i * p->bucket < p->split; i++) {
         Bucket b = shard_bucket(p, i);
-        k->copy(acc_at(k, p->master, b.moment), acc_at(k, p->grad, b.slice),
-                b.length * k->acc_size);
+        k->device->copy(acc_at(k, p->master, b.moment), acc_at(k, p->grad, b.slice),
+                        b.length * k->acc_size);
     }
-    k->copy(acc_at(k, p->master, p->split - p->gap), acc_at(k, p->grad, p->split),
-            (p->learning - p->split) * k->acc_size);
-    k->zero(p->grad, p->learning * k->acc_size);
+    k->device->copy(acc_at(k, p->master, p->split - p->gap), acc_at(k, p->grad, p->split),
+                    (p->learning - p->split) * k->acc_size);
+    k->device->zero(p->grad, p->learning * k->acc_size);
 }
 
 acc *shard_whole_masters(const Params *p) {
@@ -82,11 +82,11 @@ acc *shard_whole_masters(const Params *p) {
     for (size_t i = 0; i * p->bucket < p->split; i++) {
         Bucket b = shard_bucket(p, i);
         acc *own = acc_at(k, p->grad, b.slice);
-        k->copy(own, acc_at(k, p->master, b.moment), b.length * k->acc_size);
+        k->device->copy(own, acc_at(k, p->master, b.moment), b.length * k->acc_size);
         p->comm->all_gather(acc_at(k, p->grad, b.offset), own, b.length);
     }
-    k->copy(acc_at(k, p->grad, p->split), acc_at(k, p->master, p->split - p->gap),
-            (p->learning - p->split) * k->acc_size);
+    k->device->copy(acc_at(k, p->grad, p->split), acc_at(k, p->master, p->split - p->gap),
+                    (p->learning - p->split) * k->acc_size);
     return p->grad;
 }
 

@@ -96,8 +96,8 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
                 .accum = accum,
                 .E = embed_dim};
     assert(s->logit_scale);
-    s->ones = k->alloc(n * k->acc_size);
-    s->sum = k->alloc(embed_dim * k->acc_size);
+    s->ones = k->device->alloc(n * k->acc_size);
+    s->sum = k->device->alloc(embed_dim * k->acc_size);
     double *ones = xmalloc(n * sizeof *ones);
     for (size_t i = 0; i < n; i++) ones[i] = 1;
     k->acc_set(s->ones, ones, n);
@@ -107,10 +107,10 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
         s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
     }
     s->uploads = uploads_new(k, m, accum);
-    s->host = k->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
-    for (size_t i = 0; i < UNDER_WAY; i++) s->done[i] = k->mark_new();
+    s->host = k->device->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
+    for (size_t i = 0; i < UNDER_WAY; i++) s->done[i] = k->device->mark_new();
     /* 16 elements keep what follows the report 64-byte aligned. */
-    s->block = k->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
+    s->block = k->device->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
     s->report = s->block;
     s->images = acc_at(k, s->block, 16);
     s->texts = acc_at(k, s->images, elems);
@@ -123,16 +123,16 @@ void step_gather_bf16(Step *s) { loss_gather_bf16(s->loss); }
 
 void step_free(Step *s) {
     if (!s) return;
-    s->k->sync();
+    s->k->device->sync();
     loss_free(s->loss);
     uploads_free(s->uploads);
-    s->k->graph_free(s->loss_graph);
-    s->k->graph_free(s->update_graph);
-    for (size_t i = 0; i < UNDER_WAY; i++) s->k->mark_free(s->done[i]);
-    s->k->host_release(s->host);
-    s->k->release(s->block);
-    s->k->release(s->ones);
-    s->k->release(s->sum);
+    s->k->device->graph_free(s->loss_graph);
+    s->k->device->graph_free(s->update_graph);
+    for (size_t i = 0; i < UNDER_WAY; i++) s->k->device->mark_free(s->done[i]);
+    s->k->device->host_release(s->host);
+    s->k->device->release(s->block);
+    s->k->device->release(s->ones);
+    s->k->device->release(s->sum);
     free(s->group);
     free(s->ready);
     free(s);
@@ -146,7 +146,7 @@ void step_extend(Step *s, const StepExtras *x) {
 }
 
 static void forget(Step *s, Graph **g) {
-    s->k->graph_free(*g);
+    s->k->device->graph_free(*g);
     *g = NULL;
 }
 
@@ -225,7 +225,7 @@ static void run_loss(Step *s, size_t n) {
     bool recorded = !s->group;
     if (n != s->loss_rows) forget(s, &s->loss_graph);
     s->loss_rows = n;
-    if (recorded && !k->graph_begin(&s->loss_graph)) return;
+    if (recorded && !k->device->graph_begin(&s->loss_graph)) return;
     square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->images, n);
     square_of_sum(s, acc_at(k, s->report, REPORT_TEXTS), s->texts, n);
     SoftTargets targets = soft_targets(s);
@@ -234,7 +234,7 @@ static void run_loss(Step *s, size_t n) {
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
     loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
              param_acc(p, s->logit_scale), dbias ? param_acc(p, s->logit_bias) : NULL, n);
-    if (recorded) k->graph_end(&s->loss_graph);
+    if (recorded) k->device->graph_end(&s->loss_graph);
 }
 
 static void gradients(Step *s, Batch *const *batches) {
@@ -264,11 +264,12 @@ static void gradients(Step *s, Batch *const *batches) {
 
 static void update(Step *s) {
     const Kernels *k = s->k;
-    if (!k->graph_begin(&s->update_graph)) return;
-    k->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale), k->acc_size);
+    if (!k->device->graph_begin(&s->update_graph)) return;
+    k->device->copy(acc_at(k, s->report, REPORT_SCALE), param_acc(s->p, s->logit_scale),
+                    k->acc_size);
     optim_update(s->optim);
-    k->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
-    k->graph_end(&s->update_graph);
+    k->device->copy(acc_at(k, s->report, REPORT_SQUARES), optim_squares(s->optim), k->acc_size);
+    k->device->graph_end(&s->update_graph);
 }
 
 void step_plan(Step *s) {
@@ -281,7 +282,7 @@ void step_plan(Step *s) {
 double step_gradients(Step *s, Batch *const *batches) {
     double loss;
     gradients(s, batches);
-    s->k->sync();
+    s->k->device->sync();
     s->k->acc_get(&loss, acc_at(s->k, s->report, REPORT_LOSS), 1);
     return loss;
 }
@@ -294,9 +295,9 @@ void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
     gradients(s, batches);
     update(s);
     fp8_step(s->p);
-    k->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
-                      REPORTS * k->acc_size);
-    k->mark_set(s->done[place], QUEUE_COMPUTE);
+    k->device->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
+                              REPORTS * k->acc_size);
+    k->device->mark_set(s->done[place], QUEUE_COMPUTE);
     s->started++;
 }
 
@@ -304,7 +305,7 @@ StepResult step_result(Step *s) {
     const Kernels *k = s->k;
     size_t place = s->taken % UNDER_WAY;
     assert(s->taken < s->started);
-    k->mark_wait(s->done[place]);
+    k->device->mark_wait(s->done[place]);
     s->taken++;
     const char *report = s->host + place * REPORTS * k->acc_size;
     StepResult r = {.loss = acc_value(k, report, REPORT_LOSS),

@@ -35,8 +35,8 @@ Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained
     t->params = params_new(k, &t->config, false);
     t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
     size_t bytes = size_mul(size_mul(rows, t->config.embed_dim), k->acc_size);
-    t->images = k->alloc(bytes);
-    t->texts = k->alloc(bytes);
+    t->images = k->device->alloc(bytes);
+    t->texts = k->device->alloc(bytes);
     return t;
 }
 
@@ -65,8 +65,8 @@ size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained
 
 void teacher_free(Teacher *t) {
     if (!t) return;
-    t->k->release(t->images);
-    t->k->release(t->texts);
+    t->k->device->release(t->images);
+    t->k->device->release(t->texts);
     clip_free(t->clip);
     params_free(t->params);
     clip_config_free(&t->config);

@@ -162,13 +162,13 @@ static void open_data(Run *r) {
         .seed = r->state.seed,
         .max_bad = opt->max_bad,
         .max_pixels = (size_t)opt->max_image_pixels,
-        .alloc = r->k->host_alloc,
-        .release = r->k->host_release,
+        .alloc = r->k->device->host_alloc,
+        .release = r->k->device->host_release,
         /* other ranks would wait for one that leaves in the middle of a step */
         .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
     };
     /* two steps may be under way */
-    if (r->k->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
+    if (r->k->device->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
@@ -438,7 +438,7 @@ static bool run_steps(Run *r) {
         now->metrics.samples_per_s = (double)r->global_batch / dt;
         now->metrics.data_wait = (ls.wait_seconds - waited) / dt;
         waited = ls.wait_seconds;
-        if (!r->k->asynchronous || is_due(r)) finish_step(r, now);
+        if (!r->k->device->asynchronous || is_due(r)) finish_step(r, now);
         if (!r->stop) validate(r);
         ends = r->stop || r->stopped_early;
         if (save_name(r, ends || r->save, name)) {

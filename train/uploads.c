@@ -50,7 +50,7 @@ static Numbers numbers_at(int32_t *p, const ClipShape *c, size_t B) {
 }
 
 /* A device that does nothing beside its host needs no second place. */
-static size_t places_of(const Kernels *k) { return k->asynchronous ? PLACES : 1; }
+static size_t places_of(const Kernels *k) { return k->device->asynchronous ? PLACES : 1; }
 
 static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
     for (size_t i = 0; i < places; i++) {
@@ -71,15 +71,15 @@ Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum) {
     *f = (Uploads){
         .k = k, .clip = m, .shape = clip_shape(m), .accum = accum, .places = places_of(k)};
     Arena a = {.size = uploads_bytes(k, &f->shape)};
-    a.base = f->device = k->alloc(a.size);
+    a.base = f->device = k->device->alloc(a.size);
     lay_out(f->place, f->places, &f->shape, &a);
     for (size_t i = 0; i < f->places; i++) {
-        f->place[i].filled = k->mark_new();
-        f->place[i].used = k->mark_new();
+        f->place[i].filled = k->device->mark_new();
+        f->place[i].used = k->device->mark_new();
     }
     size_t batches = size_mul(UNDER_WAY, accum), most = numbers_most(&f->shape);
     f->staged = xcalloc(batches, sizeof *f->staged);
-    f->host = k->host_alloc(size_mul(size_mul(batches, most), sizeof(int32_t)));
+    f->host = k->device->host_alloc(size_mul(size_mul(batches, most), sizeof(int32_t)));
     for (size_t i = 0; i < batches; i++) f->staged[i].at.keep = f->host + i * most;
     return f;
 }
@@ -87,11 +87,11 @@ Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum) {
 void uploads_free(Uploads *f) {
     if (!f) return;
     for (size_t i = 0; i < f->places; i++) {
-        f->k->mark_free(f->place[i].filled);
-        f->k->mark_free(f->place[i].used);
+        f->k->device->mark_free(f->place[i].filled);
+        f->k->device->mark_free(f->place[i].used);
     }
-    f->k->release(f->device);
-    f->k->host_release(f->host);
+    f->k->device->release(f->device);
+    f->k->device->host_release(f->host);
     free(f->staged);
     free(f);
 }
@@ -140,11 +140,11 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     Place *p = &f->place[f->next];
     Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b->size);
     size_t numbers = (size_t)(to.ids - to.keep) + s->rows;
-    k->queue_wait(QUEUE_COPY, p->used);
-    if (image) k->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
-    k->upload_start(QUEUE_COPY, to.keep, s->at.keep, numbers * sizeof(int32_t));
-    k->mark_set(p->filled, QUEUE_COPY);
-    k->queue_wait(QUEUE_COMPUTE, p->filled);
+    k->device->queue_wait(QUEUE_COPY, p->used);
+    if (image) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
+    k->device->upload_start(QUEUE_COPY, to.keep, s->at.keep, numbers * sizeof(int32_t));
+    k->device->mark_set(p->filled, QUEUE_COPY);
+    k->device->queue_wait(QUEUE_COMPUTE, p->filled);
     f->sent = (ClipBatch){.B = b->size};
     if (image) {
         f->sent.pixels = p->pixels;
@@ -162,6 +162,6 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
 }
 
 void uploads_done(Uploads *f) {
-    f->k->mark_set(f->place[f->next].used, QUEUE_COMPUTE);
+    f->k->device->mark_set(f->place[f->next].used, QUEUE_COMPUTE);
     f->next = (f->next + 1) % f->places;
 }

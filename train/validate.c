@@ -65,11 +65,11 @@ bool validation_due(const Validation *v, const TrainState *s, bool last) {
 static void swap_average(const TrainView *v, bool back) {
     Params *p = v->params;
     size_t bytes = p->learning * v->k->acc_size;
-    v->k->copy(back ? p->master : p->grad, back ? p->grad : p->master, bytes);
+    v->k->device->copy(back ? p->master : p->grad, back ? p->grad : p->master, bytes);
     if (back)
-        v->k->zero(p->grad, bytes);
+        v->k->device->zero(p->grad, bytes);
     else
-        v->k->copy(p->master, p->ema, bytes);
+        v->k->device->copy(p->master, p->ema, bytes);
     params_round(p);
 }
 

@@ -39,18 +39,18 @@ static void *pairs_open(const TrainView *v) {
     p->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->tokenizer, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
                        size_mul((size_t)train_options.logit_memory, 1 << 20));
-    p->images = v->k->alloc(bytes);
-    p->texts = v->k->alloc(bytes);
-    p->value = v->k->alloc(v->k->acc_size);
+    p->images = v->k->device->alloc(bytes);
+    p->texts = v->k->device->alloc(bytes);
+    p->value = v->k->device->alloc(v->k->acc_size);
     return p;
 }
 
 static void pairs_close(void *self) {
     Pairs *p = self;
     const Kernels *k = encoder_kernels(p->encoder);
-    k->release(p->images);
-    k->release(p->texts);
-    k->release(p->value);
+    k->device->release(p->images);
+    k->device->release(p->texts);
+    k->device->release(p->value);
     loss_free(p->loss);
     encoder_close(p->encoder);
     if (p->data) dataset_close(p->data);
@@ -79,7 +79,7 @@ static double mean_loss(const Pairs *p, const TrainView *v, const Features *f) {
         k->acc_set_f32(p->images, f->images + first * f->dim, n * f->dim);
         k->acc_set_f32(p->texts, f->texts + first * f->dim, n * f->dim);
         batch_loss(p, v, n);
-        k->sync();
+        k->device->sync();
         k->acc_get(&value, p->value, 1);
         sum += value * (double)n;
     }

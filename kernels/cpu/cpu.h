@@ -35,6 +35,9 @@ struct acc {
 #define X(slot) KERNEL_TYPE(slot) FN(slot);
 KERNEL_LIST(X)
 #undef X
+#define X(slot) DEVICE_TYPE(slot) FN(slot);
+DEVICE_LIST(X)
+#undef X
 extern const Kernels FN(kernels);
 
 /* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in

@@ -122,15 +122,21 @@ void FN(act_from_acc)(act *dst, const acc *src, size_t n) {
 
 void FN(sync)(void) {}
 
-const Kernels FN(kernels) = {
-#if defined ACT_BF16
-    .name = "cpu-amp_bf16",
-#else
-    .name = "cpu-fp32",
-#endif
-    .act_size = sizeof(act),
-    .acc_size = sizeof(acc),
+static const Device device = {
 #define X(slot) .slot = FN(slot),
-    KERNEL_LIST(X)
+    DEVICE_LIST(X)
+#undef X
+};
+
+const Kernels FN(kernels) = {.device = &device,
+#if defined ACT_BF16
+                             .name = "cpu-amp_bf16",
+#else
+                             .name = "cpu-fp32",
+#endif
+                             .act_size = sizeof(act),
+                             .acc_size = sizeof(acc),
+#define X(slot) .slot = FN(slot),
+                             KERNEL_LIST(X)
 #undef X
 };

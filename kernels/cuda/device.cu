@@ -33,7 +33,7 @@ typedef struct Scratch {
     bool own;           /* an allocation, not a part of the arena */
 } Scratch;
 
-static struct Device {
+static struct Gpu {
     bool open;
     int multiprocessors, shared_memory;
     cudaStream_t queue[QUEUES];

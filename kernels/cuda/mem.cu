@@ -191,6 +191,14 @@ void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N) {
     FN(add_partials)(sum, c.parts, c.chunks, N);
 }
 
+static const Device device = {
+    .gpu = true,
+    .asynchronous = true,
+#define X(slot) .slot = FN(slot),
+    DEVICE_LIST(X)
+#undef X
+};
+
 extern "C" const Kernels FN(kernels) = {
 #if defined ACT_BF16
     .name = "cuda-amp_bf16",
@@ -199,9 +207,9 @@ extern "C" const Kernels FN(kernels) = {
 #endif
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
-    .asynchronous = true,
     .bias_in_activation = true,
     .fp8 = false,
+    .device = &device,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)
 #undef X

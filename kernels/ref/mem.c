@@ -3,7 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const Device device = {
+#define X(slot) .slot = ref_##slot,
+    DEVICE_LIST(X)
+#undef X
+};
+
 const Kernels ref_kernels = {.name = "ref",
+                             .device = &device,
                              .act_size = sizeof(act),
                              .acc_size = sizeof(acc),
                              .bias_in_activation = true,

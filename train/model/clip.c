@@ -49,7 +49,7 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
     clip_layout(m);
     m->arena.size = m->arena.used;
     m->arena.used = 0;
-    m->arena.base = k->alloc(m->arena.size);
+    m->arena.base = k->device->alloc(m->arena.size);
     clip_layout(m);
     vit_start(&m->image);
     return m;
@@ -57,11 +57,11 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
 
 void clip_free(Clip *m) {
     if (!m) return;
-    for (size_t i = 0; i < m->recorded_count; i++) m->k->graph_free(m->recorded[i].graph);
+    for (size_t i = 0; i < m->recorded_count; i++) m->k->device->graph_free(m->recorded[i].graph);
     free(m->recorded);
     vit_free(&m->image);
     text_tower_free(&m->text);
-    m->k->release(m->arena.base);
+    m->k->device->release(m->arena.base);
     free(m);
 }
 
@@ -117,13 +117,14 @@ static void pass(Clip *m, bool text, bool keep, bool backward) {
         return;
     }
     Recorded *q = find_pass(m, &r);
-    if (!m->k->graph_begin(&q->graph)) return;
+    if (!m->k->device->graph_begin(&q->graph)) return;
     run_pass(m, &r);
-    m->k->graph_end(&q->graph);
+    m->k->device->graph_end(&q->graph);
 }
 
 static void give_features(const Clip *m, acc *features, const Tower *t, size_t B, bool keep) {
-    m->k->copy(features, (keep ? &t->kept : &t->transient)->unit, B * t->E * m->k->acc_size);
+    m->k->device->copy(features, (keep ? &t->kept : &t->transient)->unit,
+                       B * t->E * m->k->acc_size);
 }
 
 /* Padding has no gradient. */
@@ -131,8 +132,8 @@ static void take_gradients(const Clip *m, const Tower *t, const acc *dfeatures, 
                            size_t sequences) {
     const Kernels *k = m->k;
     size_t n = B * t->E;
-    k->copy(t->kept.raw, dfeatures, n * k->acc_size);
-    k->zero(acc_at(k, t->kept.raw, n), (sequences - B) * t->E * k->acc_size);
+    k->device->copy(t->kept.raw, dfeatures, n * k->acc_size);
+    k->device->zero(acc_at(k, t->kept.raw, n), (sequences - B) * t->E * k->acc_size);
 }
 
 static void image_pass(Clip *m, acc *features, const ClipImages *images, const ClipBatch *sent,

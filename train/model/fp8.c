@@ -33,7 +33,7 @@ static void set_scales(Params *p) {
 void fp8_start(Params *p) {
     if (!p->k->fp8) return;
     for (size_t i = 0; i < p->count; i++) p->fp8_factors += is_block_matrix(&p->list[i]) ? 3 : 0;
-    p->fp8 = p->k->alloc(size_mul(p->fp8_factors, FP8_SCALING * p->k->acc_size));
+    p->fp8 = p->k->device->alloc(size_mul(p->fp8_factors, FP8_SCALING * p->k->acc_size));
     set_scales(p);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
@@ -53,7 +53,7 @@ void fp8_stop(Params *p) {
     for (size_t i = 0; i < p->count; i++)
         if (is_block_matrix(&p->list[i]))
             p->k->fp8_weight(param_act(p, &p->list[i]), NULL, NULL, 0, 0, 0, 0);
-    p->k->release(p->fp8);
+    p->k->device->release(p->fp8);
 }
 
 Param fp8_param(const Params *p) {
@@ -64,7 +64,7 @@ Param fp8_param(const Params *p) {
 }
 
 void fp8_begin(const Params *p) {
-    if (p->fp8) p->k->zero(p->fp8, p->fp8_factors * p->k->acc_size);
+    if (p->fp8) p->k->device->zero(p->fp8, p->fp8_factors * p->k->acc_size);
 }
 
 void fp8_step(Params *p) {

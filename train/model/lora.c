@@ -58,9 +58,9 @@ Lora *lora_new(Params *p, const LoraOptions *o) {
 
 void lora_bind(Lora *l, const Params *p) {
     const Kernels *k = p->k;
-    l->whole = k->alloc(size_mul(l->largest, k->acc_size));
-    l->scaled = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
-    l->small = k->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
+    l->whole = k->device->alloc(size_mul(l->largest, k->acc_size));
+    l->scaled = k->device->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
+    l->small = k->device->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
 }
 
 size_t lora_bytes(const Lora *l, const Kernels *k) {
@@ -70,9 +70,9 @@ size_t lora_bytes(const Lora *l, const Kernels *k) {
 void lora_free(Lora *l, const Params *p) {
     if (!l) return;
     if (l->whole) {
-        p->k->release(l->whole);
-        p->k->release(l->scaled);
-        p->k->release(l->small);
+        p->k->device->release(l->whole);
+        p->k->device->release(l->scaled);
+        p->k->device->release(l->small);
     }
     free(l->list);
     free(l);
@@ -82,7 +82,7 @@ static void scale_a(const Params *p, const acc *block, const Adapter *a) {
     const Lora *l = p->lora;
     const Kernels *k = p->k;
     size_t n = l->o.rank * a->in;
-    k->zero(l->scaled, n * k->acc_size);
+    k->device->zero(l->scaled, n * k->acc_size);
     k->axpy(l->scaled, l->o.alpha / (double)l->o.rank, param_in(p, block, &p->list[a->a]), n);
 }
 
@@ -97,7 +97,7 @@ static void add_product(const Params *p, const acc *block, const Adapter *a) {
 
 const acc *lora_merged(const Params *p, const acc *block, const Param *q) {
     const Lora *l = p->lora;
-    p->k->copy(l->whole, param_acc(p, q), q->size * p->k->acc_size);
+    p->k->device->copy(l->whole, param_acc(p, q), q->size * p->k->acc_size);
     for (size_t i = 0; i < l->count; i++)
         if (&p->list[l->list[i].target] == q) add_product(p, block, &l->list[i]);
     return l->whole;
@@ -112,7 +112,7 @@ void lora_merge(const Params *p) {
 
 acc *lora_grad_begin(const Params *p, const Param *q) {
     acc *dw = p->lora->whole;
-    p->k->zero(dw, q->size * p->k->acc_size);
+    p->k->device->zero(dw, q->size * p->k->acc_size);
     fp8_bind(p, q, dw);
     return dw;
 }

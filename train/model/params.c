@@ -128,8 +128,8 @@ void params_place(Params *p, size_t shards) {
 static void *take(const Kernels *k, size_t count, size_t elem_size) {
     if (!count) return NULL;
     size_t bytes = size_mul(count, elem_size);
-    void *x = k->alloc(bytes);
-    k->zero(x, bytes);
+    void *x = k->device->alloc(bytes);
+    k->device->zero(x, bytes);
     return x;
 }
 
@@ -182,7 +182,7 @@ void params_free(Params *p) {
                             p->unread,  p->m,      p->v,      p->ema};
     fp8_stop(p);
     for (size_t i = 0; i < COUNT(blocks); i++)
-        if (blocks[i]) p->k->release(blocks[i]);
+        if (blocks[i]) p->k->device->release(blocks[i]);
     lora_free(p->lora, p);
     free(p->list);
     free(p);
@@ -224,8 +224,8 @@ void params_broadcast(Params *p) {
 void params_track(Params *p, double decay) {
     p->ema_decay = decay;
     size_t bytes = size_mul(p->learning, p->k->acc_size);
-    if (!p->ema) p->ema = p->k->alloc(bytes);
-    p->k->copy(p->ema, p->master, bytes);
+    if (!p->ema) p->ema = p->k->device->alloc(bytes);
+    p->k->device->copy(p->ema, p->master, bytes);
 }
 
 /* ---- initial values ---- */

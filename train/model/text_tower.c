@@ -61,9 +61,9 @@ void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, con
         assert(t->host_pool[i] == start[i + 1] - 1 || !w->prune);
     }
     for (size_t i = 0; i < rows; i++) assert(ids[i] >= 0 && (size_t)ids[i] < t->vocab);
-    k->upload(t->ids, ids, rows * sizeof *ids);
-    k->upload(t->start, start, (B + 1) * sizeof *start);
-    k->upload(t->pool, t->host_pool, B * sizeof *t->host_pool);
+    k->device->upload(t->ids, ids, rows * sizeof *ids);
+    k->device->upload(t->start, start, (B + 1) * sizeof *start);
+    k->device->upload(t->pool, t->host_pool, B * sizeof *t->host_pool);
     t->seq = (Sequences){t->start, t->pool, B, rows, max_T};
     t->captions = B;
 }
@@ -72,9 +72,9 @@ void text_tower_load_sent(TextTower *t, const ClipBatch *sent) {
     const Kernels *k = t->tower.k;
     size_t n = sent->sequences;
     assert(n <= t->tower.max_B && sent->rows <= t->tower.max_rows);
-    k->copy(t->ids, sent->ids, sent->rows * sizeof *t->ids);
-    k->copy(t->start, sent->start, (n + 1) * sizeof *t->start);
-    k->copy(t->pool, sent->pool, n * sizeof *t->pool);
+    k->device->copy(t->ids, sent->ids, sent->rows * sizeof *t->ids);
+    k->device->copy(t->start, sent->start, (n + 1) * sizeof *t->start);
+    k->device->copy(t->pool, sent->pool, n * sizeof *t->pool);
     t->seq = (Sequences){t->start, t->pool, n, sent->rows, sent->max_T};
     t->captions = sent->B;
 }

@@ -158,7 +158,7 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     if (t->config.pool == POOL_MEAN) {
         k->mean_pool_bwd(w->d, w->dpooled, seq->start, B, 1, C);
     } else {
-        k->zero(w->d, seq->rows * C * k->act_size);
+        k->device->zero(w->d, seq->rows * C * k->act_size);
         k->scatter_add_rows(w->d, w->dpooled, seq->pool, B, C);
     }
 }
@@ -203,7 +203,7 @@ void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
         end = size_max(end, w->offset + w->size);
     }
     Told told = {&t->ready, first, end - first};
-    if (t->ready.call && end) t->k->graph_call(tell, &told, sizeof told);
+    if (t->ready.call && end) t->k->device->graph_call(tell, &told, sizeof told);
 }
 
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {

@@ -90,8 +90,8 @@ void vit_start(Vit *v) {
     for (int dropped = 0; dropped < 2; dropped++) {
         size_t T = (dropped ? v->kept_grid : v->grid) + 1;
         for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
-        k->upload(v->start[dropped], first, (B + 1) * sizeof *first);
-        k->upload(v->pool[dropped], first, B * sizeof *first);
+        k->device->upload(v->start[dropped], first, (B + 1) * sizeof *first);
+        k->device->upload(v->pool[dropped], first, B * sizeof *first);
     }
     free(first);
 }
@@ -101,12 +101,12 @@ static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatc
     const Kernels *k = v->tower.k;
     size_t n = v->kept_grid;
     bool dropped = n < v->grid && (sent ? sent->keep != NULL : images->sample != NULL);
-    if (dropped && sent) k->copy(v->keep, sent->keep, B * n * sizeof *v->keep);
+    if (dropped && sent) k->device->copy(v->keep, sent->keep, B * n * sizeof *v->keep);
     if (dropped && images) {
         for (size_t i = 0; i < B; i++)
             patch_dropout_draw(v->host_keep + i * n, n, v->grid, v->seed, images->sample[i],
                                images->draw);
-        k->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
+        k->device->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
     }
     v->n = dropped ? n : v->grid;
     v->seq = (Sequences){v->start[dropped], v->pool[dropped], B, B * (v->n + 1), v->n + 1};
@@ -126,10 +126,10 @@ void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B,
         k->patches_u8(patches, sent->pixels, kept, v->mean, v->std, B, S, P, v->n);
     } else if (images->u8) {
         assert(!images->f32);
-        k->upload(front, images->u8, values);
+        k->device->upload(front, images->u8, values);
         k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
     } else {
-        k->upload(front, images->f32, values * sizeof(float));
+        k->device->upload(front, images->f32, values * sizeof(float));
         k->patches_f32(patches, (const void *)front, kept, B, S, P, v->n);
     }
 }

@@ -51,8 +51,6 @@ static void find_rank0(Launch *l, int port) {
             l->rank);
 }
 
-static bool on_gpu(const Kernels *k) { return !strncmp(k->name, "cuda", 4); }
-
 /* Many processes that know nothing of each other would each train alone and overwrite each other's
  * run. */
 static CommChoice choose(const Kernels *k) {
@@ -60,7 +58,7 @@ static CommChoice choose(const Kernels *k) {
     long ranks = mpi_ranks();
     bool other = ranks == 0 && find_launch(&l);
     if (ranks > 1 || (other && l.size > 1)) {
-        if (on_gpu(k)) return COMM_NCCL;
+        if (k->device->gpu) return COMM_NCCL;
         if (other)
             die("started as one of %d ranks of torchrun or plain srun on CPUs, which MPI has to "
                 "join: use mpirun -np %d or srun --mpi=pmix, or say --comm self",
@@ -78,7 +76,7 @@ static const Comm *open_nccl(const Kernels *k, double timeout, int port) {
     Launch l = {.size = 1};
     const Comm *host = NULL;
     if (!comm_nccl_built()) return comm_nccl(k, NULL, &l, timeout);
-    if (!on_gpu(k)) die("NCCL joins GPU ranks: say --device cuda, or --comm mpi on CPUs");
+    if (!k->device->gpu) die("NCCL joins GPU ranks: say --device cuda, or --comm mpi on CPUs");
     if (mpi_ranks() > 0) {
         host = comm_mpi(k, timeout);
         l.rank = host->rank;
@@ -90,7 +88,7 @@ static const Comm *open_nccl(const Kernels *k, double timeout, int port) {
 }
 
 static const Comm *open_mpi(const Kernels *k, double timeout) {
-    if (on_gpu(k)) die("MPI joins CPU ranks: GPU ranks talk through --comm nccl");
+    if (k->device->gpu) die("MPI joins CPU ranks: GPU ranks talk through --comm nccl");
     return comm_mpi(k, timeout);
 }
 

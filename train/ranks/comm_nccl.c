@@ -259,7 +259,7 @@ static void run_gather(const void *context) {
 
 static void ask(CommOp op, bool beside, void *to, const void *from, size_t n, int how) {
     Collective c = {op, beside, to, from, n, how};
-    nccl.k->graph_call(run, &c, sizeof c);
+    nccl.k->device->graph_call(run, &c, sizeof c);
 }
 
 static void all_reduce_sum(acc *x, size_t n) { ask(OP_ALL_REDUCE, false, x, x, n, ncclSum); }
@@ -276,7 +276,7 @@ static void gather_pieces(const CommPiece *pieces, size_t count) {
     Gather g = {.count = count};
     assert(count <= COMM_PIECES);
     memcpy(g.piece, pieces, count * sizeof *pieces);
-    nccl.k->graph_call(run_gather, &g, sizeof g);
+    nccl.k->device->graph_call(run_gather, &g, sizeof g);
 }
 
 static void all_gather(void *all, const void *part, size_t bytes) {
@@ -295,13 +295,13 @@ static void await_last(const void *context) {
     (void)context;
     if (nccl.begun > nccl.done) await(flight_at(nccl.begun - 1));
 }
-static void wait_all(void) { nccl.k->graph_call(await_last, "", 0); }
+static void wait_all(void) { nccl.k->device->graph_call(await_last, "", 0); }
 
 /* ---- host memory and the host itself ---- */
 
 /* The host waits for all of it. */
 static void settle(void) {
-    nccl.k->sync();
+    nccl.k->device->sync();
     check();
     retire(nccl.begun);
 }
@@ -315,9 +315,9 @@ static void gather_bytes(void *all, const void *part, size_t n) {
     for (size_t at = 0; at < n; at += most) {
         size_t k = size_min(most, n - at);
         char *mine = nccl.stage + own * k;
-        nccl.k->upload(mine, (const char *)part + at, k);
+        nccl.k->device->upload(mine, (const char *)part + at, k);
         all_gather(nccl.stage, mine, k);
-        nccl.k->download(nccl.bounce, nccl.stage, ranks * k);
+        nccl.k->device->download(nccl.bounce, nccl.stage, ranks * k);
         settle();
         for (size_t r = 0; r < ranks; r++) memcpy((char *)all + r * n + at, nccl.bounce + r * k, k);
     }
@@ -330,9 +330,9 @@ static void broadcast_bytes(void *x, size_t n, int root) {
     }
     for (size_t at = 0; at < n; at += STAGE) {
         size_t k = size_min(STAGE, n - at);
-        if (nccl.table.rank == root) nccl.k->upload(nccl.stage, (char *)x + at, k);
+        if (nccl.table.rank == root) nccl.k->device->upload(nccl.stage, (char *)x + at, k);
         broadcast_device(nccl.stage, k, root);
-        nccl.k->download(nccl.bounce, nccl.stage, k);
+        nccl.k->device->download(nccl.bounce, nccl.stage, k);
         settle();
         memcpy((char *)x + at, nccl.bounce, k);
     }
@@ -358,7 +358,7 @@ static void close_nccl(void) {
         for (size_t e = 0; e < COUNT(events); e++) CUDA(cudaEventDestroy(events[e]));
     }
     CUDA(cudaStreamDestroy(nccl.stream));
-    nccl.k->release(nccl.stage);
+    nccl.k->device->release(nccl.stage);
     free(nccl.bounce);
     watchdog_leave(LANE_MAIN);
     if (nccl.host)
@@ -376,10 +376,10 @@ static void open_flights(void) {
         for (size_t e = 0; e < COUNT(events); e++)
             CUDA(cudaEventCreateWithFlags(events[e], cudaEventDefault));
     }
-    nccl.stage = nccl.k->alloc(COMM_MEMORY);
+    nccl.stage = nccl.k->device->alloc(COMM_MEMORY);
     nccl.bounce = xmalloc(STAGE);
     nccl.one = (acc *)(nccl.stage + STAGE);
-    nccl.k->zero(nccl.one, sizeof(float));
+    nccl.k->device->zero(nccl.one, sizeof(float));
 }
 
 static void exchange_id(ncclUniqueId *id, const Launch *l, double timeout) {

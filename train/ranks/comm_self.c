@@ -6,13 +6,13 @@
 static const Kernels *kernels; /* one process drives one device */
 
 static void copy(acc *dst, const acc *src, size_t n) {
-    if (dst != src) kernels->copy(dst, src, size_mul(n, kernels->acc_size));
+    if (dst != src) kernels->device->copy(dst, src, size_mul(n, kernels->acc_size));
 }
 static void all_gather(acc *all, const acc *part, size_t n) { copy(all, part, n); }
 static void gather_pieces(const CommPiece *pieces, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (pieces[i].all != pieces[i].part)
-            kernels->copy(pieces[i].all, pieces[i].part, pieces[i].bytes);
+            kernels->device->copy(pieces[i].all, pieces[i].part, pieces[i].bytes);
 }
 static void reduce_scatter(acc *part, const acc *all, size_t n) { copy(part, all, n); }
 static void all_reduce(acc *x, size_t n) { (void)x, (void)n; }

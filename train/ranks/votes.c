@@ -20,22 +20,22 @@ Votes *votes_new(const Kernels *k, const Comm *comm) {
     v->k = k;
     v->comm = comm;
     if (comm->size == 1) return v;
-    v->sums = k->alloc(VOTES * k->acc_size);
-    v->host = k->host_alloc(OPEN * VOTES * k->acc_size);
-    for (size_t i = 0; i < OPEN; i++) v->back[i] = k->mark_new();
+    v->sums = k->device->alloc(VOTES * k->acc_size);
+    v->host = k->device->host_alloc(OPEN * VOTES * k->acc_size);
+    for (size_t i = 0; i < OPEN; i++) v->back[i] = k->device->mark_new();
     return v;
 }
 
 void votes_free(Votes *v) {
     if (!v) return;
-    v->k->sync();
-    for (size_t i = 0; i < OPEN && v->comm->size > 1; i++) v->k->mark_free(v->back[i]);
-    v->k->host_release(v->host);
-    v->k->release(v->sums);
+    v->k->device->sync();
+    for (size_t i = 0; i < OPEN && v->comm->size > 1; i++) v->k->device->mark_free(v->back[i]);
+    v->k->device->host_release(v->host);
+    v->k->device->release(v->sums);
     free(v);
 }
 
-bool votes_deferred(const Votes *v) { return v->comm->size > 1 && v->k->asynchronous; }
+bool votes_deferred(const Votes *v) { return v->comm->size > 1 && v->k->device->asynchronous; }
 
 void votes_cast(Votes *v, const double own[VOTES]) {
     const Kernels *k = v->k;
@@ -47,10 +47,10 @@ void votes_cast(Votes *v, const double own[VOTES]) {
         return;
     }
     for (size_t i = 0; i < VOTES; i++) acc_put(k, host, i, own[i]);
-    k->upload_start(QUEUE_COMPUTE, v->sums, host, bytes);
+    k->device->upload_start(QUEUE_COMPUTE, v->sums, host, bytes);
     v->comm->all_reduce_sum(v->sums, VOTES);
-    k->download_start(QUEUE_COMPUTE, host, v->sums, bytes);
-    k->mark_set(v->back[place], QUEUE_COMPUTE);
+    k->device->download_start(QUEUE_COMPUTE, host, v->sums, bytes);
+    k->device->mark_set(v->back[place], QUEUE_COMPUTE);
 }
 
 void votes_count(Votes *v, double sum[VOTES]) {
@@ -61,7 +61,7 @@ void votes_count(Votes *v, double sum[VOTES]) {
         memcpy(sum, v->alone[place], sizeof v->alone[place]);
         return;
     }
-    k->mark_wait(v->back[place]);
+    k->device->mark_wait(v->back[place]);
     v->comm->check();
     for (size_t i = 0; i < VOTES; i++)
         sum[i] = acc_value(k, v->host + place * VOTES * k->acc_size, i);
