@@ -3,6 +3,8 @@
 #include "data/io/stream.h"
 #include "data/io/string_map.h"
 #include "data/table.h"
+#include "data/io/utf8.h"
+#include "data/io/folder.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -58,8 +60,6 @@ static void growing_free(Growing *g) {
 
 /* ---- Karpathy's JSON ---- */
 
-static bool is_blank(const char *s) { return s[strspn(s, " \t\n\v\f\r")] == 0; }
-
 static bool add_entry(Growing *g, size_t number, const json_t *entry, const CaptionSetOptions *o,
                       Error *err) {
     const char *split = json_string_value(json_object_get(entry, "split"));
@@ -77,7 +77,7 @@ static bool add_entry(Growing *g, size_t number, const json_t *entry, const Capt
     json_array_foreach(sentences, i, sentence) {
         const char *raw = json_string_value(json_object_get(sentence, "raw"));
         if (!raw) return error_set(err, "\"images\"[%zu]: a sentence without \"raw\" text", number);
-        if (is_blank(raw)) continue;
+        if (string_is_blank(raw)) continue;
         if (first)
             image = add_image(g, folder && *folder ? xasprintf("%s/%s/%s", root, folder, name)
                                                    : xasprintf("%s/%s", root, name));

@@ -1,5 +1,6 @@
 #include "data/captions.h"
 #include "kernels/rng.h"
+#include "data/io/utf8.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -96,14 +97,12 @@ void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPT
 
 /* ---- one of several ---- */
 
-static bool blank(const char *text) { return text_is_blank(text, strlen(text)); }
-
 static void join_lines(Sample *s, const char *const *texts, size_t n) {
     size_t size = 0, at = 0;
     for (size_t i = 0; i < n; i++) size += strlen(texts[i]) + 1;
     char *all = xmalloc(size + 1);
     for (size_t i = 0; i < n; i++) {
-        if (blank(texts[i])) continue;
+        if (string_is_blank(texts[i])) continue;
         if (at) all[at++] = '\n';
         size_t length = strlen(texts[i]);
         memcpy(all + at, texts[i], length);
@@ -124,14 +123,14 @@ void captions_pick(Sample *s, CaptionPick pick, const uint64_t *draw, const char
     }
     size_t good = 0, first = 0;
     for (size_t i = n; i-- > 0;)
-        if (!blank(texts[i])) {
+        if (!string_is_blank(texts[i])) {
             good++;
             first = i;
         }
     size_t at = first;
     if (pick == CAPTIONS_RANDOM && draw && good > 1)
         for (size_t left = rng_below(*draw, RNG_CAPTION, DRAW_CAPTION, good); left > 0; left--)
-            while (blank(texts[++at])) {
+            while (string_is_blank(texts[++at])) {
             }
     sample_set_text(s, texts[at], strlen(texts[at]));
 }
@@ -173,7 +172,7 @@ bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const
     const char **texts = xmalloc(size_mul(n + 1, sizeof *texts));
     for (size_t i = 0; i < n; i++) {
         const char *text = json_string_value(json_array_get(value, i));
-        if (text && !blank(text)) texts[count++] = text;
+        if (text && !string_is_blank(text)) texts[count++] = text;
     }
     if (count) captions_pick(s, pick, draw, texts, count);
     free(texts);

@@ -1,12 +1,13 @@
 /* captions: which text of a sample is its caption: members and fields of .json, with probabilities,
- * and one of several captions. Called by data/dataset.c and data/feed.c.
+ * and one of several captions.
  *
- * A text key (--text-key): choices with commas between; a choice is keys with semicolons between,
- * the first one that the sample has, and perhaps ":" and a weight (1); a key is an extension (txt)
- * or a field of the .json (json.alt, json.meta.title).
+ * A text key (--text-key) is a list of choices separated by commas. A choice is a list of keys
+ * separated by semicolons, of which the first one that the sample has is used, and optionally ":"
+ * and a weight (1). A key is an extension (txt) or a field of the .json (json.alt,
+ * json.meta.title).
  *     txt;caption                   .txt, or else .caption
- *     txt:0.7,json.alt:0.3          seven times of ten .txt, otherwise the field "alt"
- * A choice that a sample does not have leaves its share to the others. */
+ *     txt:0.7,json.alt:0.3          .txt with probability 0.7, otherwise the field "alt"
+ * The weight of a choice that a sample lacks goes to the other choices. */
 #ifndef DATA_CAPTIONS_H
 #define DATA_CAPTIONS_H
 #include "data/sample.h"

@@ -1,5 +1,4 @@
-/* csv: rows of a CSV or TSV text in memory, with quoted fields (RFC 4180, any separator). Called by
- * data/table.c. */
+/* csv: rows of a CSV or TSV text in memory, with quoted fields (RFC 4180, any separator). */
 #ifndef DATA_CSV_H
 #define DATA_CSV_H
 #include "kernels/base.h"

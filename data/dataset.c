@@ -5,6 +5,8 @@
 #include "data/sources.h"
 #include "data/table.h"
 #include "data/tarshard.h"
+#include "data/io/utf8.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -282,8 +284,7 @@ static bool read_tar(Dataset *d, TarShard *t, size_t i, const uint64_t *draw, Sa
     }
     TarMembers from = {.d = d, .t = t, .sample = t->usable[i]};
     index_pick(&t->index, &d->keys, from.sample, &p);
-    const char *slash = strrchr(t->path, '/');
-    s->key = xasprintf("%s:%s", t->name ? t->name : slash ? slash + 1 : t->path, p.key);
+    s->key = xasprintf("%s:%s", t->name ? t->name : path_base(t->path), p.key);
     size_t image = (size_t)p.image->size;
     bool ok = image <= SAMPLE_IMAGE_MAX || error_set(err, "an image of %zu bytes", image);
     ok = ok && read_member(&from, p.image, SAMPLE_IMAGE_MAX, sample_reserve_image(s, image), err);

@@ -1,10 +1,9 @@
 /* feed: samples of streams for training: commands, standard input, shards read from end to end.
- * Called by data/dataset.c and data/loader.c.
  *
- * An epoch begins anew at the first byte (standard input goes on instead). Its sources are permuted
- * and split over ranks, read one after the other, and mixed in a buffer from which samples are
- * drawn; when all are read they are permuted again, as often as the epoch asks for samples. So the
- * order is a pure function of (seed, epoch, rank, ranks) and what the sources hold. */
+ * An epoch starts again at the first byte (standard input continues instead). Its sources are
+ * permuted and split over ranks, read one after the other, and mixed in a buffer from which samples
+ * are drawn. After the last one they are permuted again, until the epoch has its samples. So the
+ * order is a pure function of (seed, epoch, rank, ranks) and of the sources' content. */
 #ifndef DATA_FEED_H
 #define DATA_FEED_H
 #include "data/tarstream.h"

@@ -1,6 +1,7 @@
 #include "data/idx.h"
 #include "data/image/image.h"
 #include "data/io/stream.h"
+#include "data/io/folder.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -119,8 +120,7 @@ static bool load(IdxArray *a, const char *path, Error *err) {
 
 /* "x-images-idx3-ubyte" → "x-labels-idx1-ubyte" where that is a file; malloc'd, or NULL. */
 static char *labels_beside(const char *images) {
-    const char *slash = strrchr(images, '/'), *name = slash ? slash + 1 : images;
-    const char *word = strstr(name, "images");
+    const char *word = strstr(path_base(images), "images");
     const char *dims = word ? strstr(word, "idx3") : NULL;
     if (word && !dims) dims = strstr(word, "idx4");
     if (!dims) return NULL;
@@ -147,8 +147,7 @@ bool idx_set_open(IdxSet *s, const char *files, Error *err) {
     *s = (IdxSet){.name = NULL};
     char *images = comma ? xasprintf("%.*s", (int)(comma - files), files) : xstrdup(files);
     char *labels = comma ? xstrdup(comma + 1) : labels_beside(images);
-    const char *slash = strrchr(images, '/');
-    s->name = xstrdup(slash ? slash + 1 : images);
+    s->name = xstrdup(path_base(images));
     bool ok = load(&s->images, images, err) && check_images(s, images, err);
     if (ok && labels) {
         ok = load(&s->labels, labels, err);

@@ -1,6 +1,6 @@
-/* idx: the arrays of MNIST and its kin: IDX files of bytes, plain or gzip (Y. LeCun, C. Cortes, C.
- * Burges, The MNIST database: 0, 0, type 8, dimensions, each size as big-endian u32, then the
- * bytes). Called by data/dataset.c. */
+/* idx: the arrays of MNIST and similar sets: IDX files of bytes, plain or gzip (Y. LeCun, C.
+ * Cortes, C. Burges, The MNIST database: 0, 0, type 8, dimensions, each size as big-endian u32,
+ * then the bytes). */
 #ifndef DATA_IDX_H
 #define DATA_IDX_H
 #include "kernels/base.h"

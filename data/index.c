@@ -2,6 +2,7 @@
 #include "data/tar.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
+#include "data/io/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -186,19 +187,14 @@ void index_finish(Index *ix) {
     }
 }
 
-/* Whether the current member is all white space; reads no further than it must. */
-static bool is_blank(TarReader *t, bool *blank, Error *err) {
-    uint8_t some[256];
+/* Whether the current member is blank; reads no further than it must. */
+static bool member_is_blank(TarReader *t, bool *blank, Error *err) {
+    char some[256];
     size_t got;
     do {
         if (!tar_read(t, some, sizeof some, &got, err)) return false;
-        for (size_t i = 0; i < got; i++)
-            if (!strchr(" \t\n\v\f\r", some[i])) {
-                *blank = false;
-                return true;
-            }
-    } while (got == sizeof some);
-    *blank = true;
+        *blank = text_is_blank(some, got);
+    } while (*blank && got == sizeof some);
     return true;
 }
 
@@ -222,7 +218,7 @@ bool index_scan(Index *ix, Stream *s, Error *err) {
     bool limit_ok = true;
     while ((status = tar_next(t, err)) == TAR_FILE) {
         bool blank = false;
-        if (!is_blank(t, &blank, err) || !tar_finish(t, err)) {
+        if (!member_is_blank(t, &blank, err) || !tar_finish(t, err)) {
             status = TAR_BAD;
             break;
         }

@@ -1,6 +1,5 @@
-/* index: what makes a shard random-access: for every sample its members' places, and for .tar.zst
- * the frames. It stands beside the shard as NAME.idx, or in a cache; index.c describes the file.
- * Called by data/ and the `clipc data` commands. */
+/* index: what makes a shard random-access: the places of every sample's members, and the frames of
+ * a .tar.zst. It is stored beside the shard as NAME.idx, or in a cache; index.c has the format. */
 #ifndef DATA_INDEX_H
 #define DATA_INDEX_H
 #include "data/io/stream.h"

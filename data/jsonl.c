@@ -1,5 +1,6 @@
 #include "data/jsonl.h"
 #include "data/io/stream.h"
+#include "data/io/utf8.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -21,15 +22,13 @@ static const char *caption(const json_t *value, size_t i) {
     return json_string_value(json_array_get(value, i));
 }
 
-static bool is_blank(const char *s) { return !s || text_is_blank(s, strlen(s)); }
-
 static void add_line(Table *t, const char *line, const json_t *row, const char *path,
                      const char **folder, const DatasetOptions *o) {
     const json_t *texts = find(row, o->csv_caption_key, text_fields, COUNT(text_fields));
     const char *name =
         json_string_value(find(row, o->csv_image_key, image_fields, COUNT(image_fields)));
     size_t added = 0;
-    if (is_blank(name)) {
+    if (!name || string_is_blank(name)) {
         t->dropped++;
         return;
     }
@@ -39,7 +38,7 @@ static void add_line(Table *t, const char *line, const json_t *row, const char *
     size_t most = t->need_text && o->captions != CAPTIONS_WHOLE ? SIZE_MAX : 1;
     const char *text = t->need_text ? caption(texts, 0) : NULL;
     for (size_t i = 0; text && added < most; text = caption(texts, ++i)) {
-        if (is_blank(text)) continue;
+        if (string_is_blank(text)) continue;
         r.text = table_keep(t, xstrdup(text));
         table_add(t, r);
         added++;

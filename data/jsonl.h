@@ -1,4 +1,4 @@
-/* jsonl: a table as JSON Lines, an object a line. Called by data/dataset.c. */
+/* jsonl: a table as JSON Lines, one object per line. */
 #ifndef DATA_JSONL_H
 #define DATA_JSONL_H
 #include "data/table.h"

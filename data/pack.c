@@ -7,6 +7,7 @@
 #include "data/tar.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
+#include "data/io/utf8.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,6 +2,7 @@
 #include "data/sources.h"
 #include "data/io/stream.h"
 #include "data/io/writer.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +40,7 @@ static bool is_ours(const char *file, const char *name, bool part, size_t *numbe
 static bool remove_files(const PackFolder *f, bool part, size_t keep, bool zstd, Error *err) {
     char **files;
     size_t count, number;
-    if (!list_folder(f->folder, &files, &count, err)) return false;
+    if (!folder_list(f->folder, &files, &count, err)) return false;
     bool ok = true;
     for (size_t i = 0; i < count; i++) {
         if (!is_ours(files[i], f->name, part, &number)) continue;
@@ -55,7 +56,7 @@ static bool remove_files(const PackFolder *f, bool part, size_t keep, bool zstd,
 static bool refuse_shards(const PackFolder *f, Error *err) {
     char **files;
     size_t count, number;
-    if (!list_folder(f->folder, &files, &count, err)) return false;
+    if (!folder_list(f->folder, &files, &count, err)) return false;
     bool ok = true;
     for (size_t i = 0; ok && i < count; i++)
         if (is_ours(files[i], f->name, false, &number))
@@ -134,7 +135,7 @@ bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool fo
     f->hashes = xasprintf("%s/.%s.hashes", f->folder, f->name);
     f->lock = xasprintf("%s/.%s.lock", f->folder, f->name);
     if (!*f->name) return error_set(err, "%s: give a folder and a name, as in %strain", out, out);
-    if (!make_folders(f->folder, err) || !take_lock(f, err)) return false;
+    if (!folder_make(f->folder, err) || !take_lock(f, err)) return false;
     if (force) {
         unlink(f->progress);
         unlink(f->hashes);

@@ -1,5 +1,5 @@
-/* pack_folder: the folder that shards are packed into: whose files are ours, and how far a pack has
- * come, so that one that was killed goes on. Called by data/pack.c. */
+/* pack_folder: the folder that shards are packed into: which files belong to a pack, and its
+ * progress, from which a killed pack resumes. */
 #ifndef DATA_PACK_FOLDER_H
 #define DATA_PACK_FOLDER_H
 #include "data/content.h"

@@ -42,12 +42,6 @@ bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err) {
     return true;
 }
 
-bool text_is_blank(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\n\v\f\r", text[i])) return false;
-    return true;
-}
-
 void sample_free(Sample *s) {
     free(s->key);
     free(s->image);

@@ -1,5 +1,4 @@
-/* sample: one image with its caption as stored, in buffers that are used again. Filled by
- * data/dataset.c and data/feed.c. */
+/* sample: one image with its caption as stored, in buffers that are reused. */
 #ifndef DATA_SAMPLE_H
 #define DATA_SAMPLE_H
 #include "kernels/base.h"
@@ -26,7 +25,5 @@ uint8_t *sample_reserve_image(Sample *s, size_t n);
 void sample_set_text(Sample *s, const char *text, size_t n);
 /* The class number that a .cls member holds; one that holds a name leaves the label as it is. */
 bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err);
-/* Nothing but white space. */
-bool text_is_blank(const char *text, size_t n);
 void sample_free(Sample *s);
 #endif

@@ -1,49 +1,15 @@
 #include "data/sources.h"
+#include "data/io/folder.h"
 #include "data/io/stream.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 
 enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30, BRACES_MAX = 8 };
-
-bool ends_with(const char *name, const char *suffix) {
-    size_t n = strlen(name), m = strlen(suffix);
-    return n >= m && strcasecmp(name + n - m, suffix) == 0;
-}
-
-static int compare_names(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-bool list_folder(const char *path, char ***names, size_t *count, Error *err) {
-    size_t capacity = 0;
-    *names = NULL;
-    *count = 0;
-    DIR *dir = opendir(path);
-    if (!dir) return error_set(err, "%s: %s", path, strerror(errno));
-    for (struct dirent *e; (e = readdir(dir));) {
-        if (e->d_name[0] == '.') continue;
-        if (*count == capacity) {
-            capacity = size_max(64, capacity * 2);
-            *names = xrealloc(*names, size_mul(capacity, sizeof **names));
-        }
-        (*names)[(*count)++] = xstrdup(e->d_name);
-    }
-    closedir(dir);
-    if (*count) qsort(*names, *count, sizeof **names, compare_names);
-    return true;
-}
-
-void names_free(char **names, size_t count) {
-    for (size_t i = 0; i < count; i++) free(names[i]);
-    free(names);
-}
 
 static bool add(Sources *s, SourceKind kind, const char *path, Error *err) {
     if (s->count >= SOURCES_MAX) return error_set(err, "more than %d shards", SOURCES_MAX);
@@ -62,7 +28,7 @@ static bool is_shard(const char *name) {
 static bool add_folder(Sources *s, const char *path, Error *err) {
     char **names;
     size_t count, before = s->count;
-    bool ok = list_folder(path, &names, &count, err);
+    bool ok = folder_list(path, &names, &count, err);
     for (size_t i = 0; ok && i < count; i++) {
         if (!is_shard(names[i])) continue;
         char *full = xasprintf("%s/%s", path, names[i]);
@@ -79,8 +45,8 @@ bool source_is_stream(const Source *s) { return s->kind == SOURCE_PIPE || s->kin
 const char *source_command(const Source *s) { return s->path + strlen("pipe:"); }
 
 char *source_short_name(const char *path) {
-    const char *slash = strrchr(path, '/'), *tar = NULL, *at = path;
-    if (!is_command(path)) return xstrdup(slash ? slash + 1 : path);
+    const char *tar = NULL, *at = path;
+    if (!is_command(path)) return xstrdup(path_base(path));
     while ((at = strstr(at, ".tar"))) tar = at++;
     if (!tar) return xstrdup(path);
     const char *from = tar, *end = tar + strcspn(tar, " ;|<>&'\"");
@@ -225,6 +191,28 @@ bool sources_expand(Sources *s, const char *spec, Error *err) {
     }
     if (s->count == 0) return error_set(err, "%s: names no shard", spec);
     return true;
+}
+
+static bool read_pipe(void *context, void *out, size_t n, size_t *got, Error *err) {
+    return pipe_read(context, out, n, got, err);
+}
+
+bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
+                   Pipe **pipe, Error *err) {
+    Error why;
+    *stream = NULL;
+    *pipe = NULL;
+    if (s->kind == SOURCE_PIPE)
+        *pipe = pipe_start(source_command(s), seconds, stop, &why);
+    else if (s->kind == SOURCE_STDIN)
+        *pipe = pipe_stdin(seconds, stop);
+    else
+        return (*stream = stream_open(s->path, err)) != NULL;
+    if (*pipe) *stream = stream_open_source(read_pipe, *pipe, &why);
+    if (*stream) return true;
+    pipe_close(*pipe);
+    *pipe = NULL;
+    return error_set(err, "%s: %s", s->path, why.text);
 }
 
 void sources_free(Sources *s) {

@@ -1,8 +1,9 @@
 /* sources: what a data specification names: `{000..999}` and `{a,b}`, `a::b`, @list files, folders.
- * Called by data/dataset.c and the `clipc data` commands. */
+ */
 #ifndef DATA_SOURCES_H
 #define DATA_SOURCES_H
-#include "kernels/base.h"
+#include "data/io/pipe.h"
+#include "data/io/stream.h"
 
 typedef enum {
     SOURCE_SHARD,
@@ -37,12 +38,11 @@ bool parse_factors(double *factor, size_t parts, const char *text, Error *err);
 /* Whether a source can only be read from its beginning to its end. */
 bool source_is_stream(const Source *s);
 const char *source_command(const Source *s); /* of a SOURCE_PIPE */
+/* The bytes of a shard, a command or standard input, decompressed. pipe: NULL for a shard. False:
+ * err names the source. */
+bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
+                   Pipe **pipe, Error *err);
 /* For messages: a file's name without its folder, in a command that of the .tar it names; malloc'd.
  */
 char *source_short_name(const char *path);
-/* Names in a folder that are not hidden, sorted bytewise; malloc'd list of malloc'd names. */
-bool list_folder(const char *path, char ***names, size_t *count, Error *err);
-void names_free(char **names, size_t count);
-/* Whether `name` ends with `suffix`, letters in any case. */
-bool ends_with(const char *name, const char *suffix);
 #endif

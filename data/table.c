@@ -4,6 +4,8 @@
 #include "data/sources.h"
 #include "data/io/stream.h"
 #include "kernels/hash.h"
+#include "data/io/utf8.h"
+#include "data/io/folder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +32,6 @@ char *table_keep(Table *t, char *s) {
     }
     return t->strings[t->string_count++] = s;
 }
-
-static bool is_blank(const char *s) { return text_is_blank(s, strlen(s)); }
 
 /* ---- several captions of a picture ---- */
 
@@ -144,8 +144,8 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
     const char *folder = NULL;
     while (csv_next(&r, f, COLUMNS_MAX, &n, &why)) {
         n = size_min(n, COLUMNS_MAX);
-        if (image >= n || is_blank(f[image].text) ||
-            (t->need_text && (caption >= n || is_blank(f[caption].text)))) {
+        if (image >= n || string_is_blank(f[image].text) ||
+            (t->need_text && (caption >= n || string_is_blank(f[caption].text)))) {
             t->dropped++;
             continue;
         }
@@ -171,10 +171,6 @@ static bool is_image(const char *name, const char *keys) {
     return false;
 }
 
-static int compare_names(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 /* "dir/a.b.jpg" → "dir/a.b.txt". */
 static char *name_beside(const char *image, const char *extension) {
     const char *slash = strrchr(image, '/'), *dot = strrchr(slash ? slash : image, '.');
@@ -187,7 +183,7 @@ static void add_images(Table *t, const char *folder, char **names, size_t count,
     for (size_t i = 0; i < count; i++) {
         if (!is_image(names[i], image_keys)) continue;
         char *beside = name_beside(names[i], ".txt");
-        bool has = bsearch(&beside, names, count, sizeof *names, compare_names) != NULL;
+        bool has = names_have(names, count, beside);
         if (has) { /* an empty one is as good as none */
             char *full = xasprintf("%s/%s", folder, beside);
             struct stat st;
@@ -220,7 +216,7 @@ static bool add_class(Table *t, const char *path, const char *name, bool classes
         return true;
     }
     table_keep(t, folder);
-    bool ok = list_folder(folder, &names, &count, err), any = false;
+    bool ok = folder_list(folder, &names, &count, err), any = false;
     for (size_t i = 0; i < count && !any; i++) any = is_image(names[i], o->image_keys);
     if (any && !classes)
         add_images(t, folder, names, count, o->image_keys, NULL, -1);
@@ -238,7 +234,7 @@ bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Erro
     *t = (Table){.need_text = need_text(o)};
     char **names;
     size_t count;
-    bool ok = list_folder(path, &names, &count, err);
+    bool ok = folder_list(path, &names, &count, err);
     add_images(t, table_keep(t, xstrdup(path)), names, count, o->image_keys, NULL, -1);
     bool flat = t->count + t->dropped > 0, classes = true;
     for (size_t i = 0; i < count; i++) classes = classes && !ends_with(names[i], "_stats.json");

@@ -1,5 +1,5 @@
-/* table: samples that are files of their own: the rows of a CSV/TSV, or the images of a folder.
- * Called by data/dataset.c. */
+/* table: samples that are separate files: the rows of a CSV/TSV/JSONL, or the images of a folder.
+ */
 #ifndef DATA_TABLE_H
 #define DATA_TABLE_H
 #include "data/dataset.h"

@@ -1,5 +1,5 @@
 /* tar: the members of an archive one after the other (ustar and old tar, pax `path` and `size`, GNU
- * long names, base-256 sizes), and the header blocks to write one. Called by data/ only. */
+ * long names, base-256 sizes), and the header blocks to write one. */
 #ifndef DATA_TAR_H
 #define DATA_TAR_H
 #include "data/io/stream.h"

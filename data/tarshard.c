@@ -2,6 +2,7 @@
 #include "data/io/pipe.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,17 +42,12 @@ struct ShardCache {
 
 /* ---- finding an index ---- */
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static char *cached_path(const char *path, const char *cache_dir, const char *suffix) {
     char *real = realpath(path, NULL);
     const char *name = real ? real : path;
     uint64_t hash = fnv_hash(FNV_START, name, strlen(name));
     char *cached =
-        xasprintf("%s/%016llx-%s%s", cache_dir, (unsigned long long)hash, base_name(path), suffix);
+        xasprintf("%s/%016llx-%s%s", cache_dir, (unsigned long long)hash, path_base(path), suffix);
     free(real);
     return cached;
 }
@@ -104,7 +100,7 @@ static bool build(TarShard *s, const char *cache_dir, const IndexKeys *keys, Err
         return false;
     }
     if (ix.h.flags & INDEX_DAMAGED) log_warn("%s", err->text);
-    bool ok = make_folders(cache_dir, err);
+    bool ok = folder_make(cache_dir, err);
     if (ok && frames_too_large(&ix)) {
         char *copy = cached_path(s->path, cache_dir, "");
         ok = copy_frames(&ix, s->path, copy, err);
@@ -224,7 +220,7 @@ bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, co
                     double seconds, Error *err) {
     static atomic_uint number;
     *s = (TarShard){.fd = -1, .name = source_short_name(source->path)};
-    if (!make_folders(cache_dir, err)) return false;
+    if (!folder_make(cache_dir, err)) return false;
     log_info("%s: copying the stream to %s while it is used", source->path, cache_dir);
     char *at = xasprintf("%s/stream-%d-%u", cache_dir, (int)getpid(), atomic_fetch_add(&number, 1));
     char *index = xasprintf("%s.idx", at);

@@ -1,5 +1,5 @@
 /* tarshard: .tar and .tar.zst shards through their indexes: where an index is found or built, and a
- * bounded cache of open shards and decompressed frames. Called by data/dataset.c. */
+ * bounded cache of open shards and decompressed frames. */
 #ifndef DATA_TARSHARD_H
 #define DATA_TARSHARD_H
 #include "data/index.h"

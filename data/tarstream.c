@@ -3,6 +3,7 @@
 #include "data/io/pipe.h"
 #include "data/tar.h"
 #include "kernels/rng.h"
+#include "data/io/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,6 @@ struct TarStream {
     bool damaged;
     Error damage;
     uint64_t samples;
-    size_t dropped;
     Member members[MEMBERS_MAX]; /* of the sample being put together */
     size_t count;
     char *key;
@@ -87,8 +87,6 @@ void tarstream_close(TarStream *t) {
     free(t->short_name);
     free(t);
 }
-
-size_t tarstream_dropped(const TarStream *t) { return t->dropped; }
 
 /* ---- members → a sample ---- */
 
@@ -211,8 +209,6 @@ static StreamSample *finish_sample(TarStream *t, const uint64_t *seed) {
         if (!out->bad && read_text(t, "cls", &digits, &n, NULL))
             out->bad = !sample_set_label(&out->s, digits, n, &why);
         if (out->bad) error_set(&out->why, "%s: %s", out->s.key, why.text);
-    } else if (t->key) {
-        t->dropped++;
     }
     forget_members(t);
     return out;

@@ -1,5 +1,5 @@
-/* tarstream: the samples of a tar that is read from its beginning to its end: a command's output, a
- * file, standard input. Called by data/feed.c. */
+/* tarstream: the samples of a tar that is read once from start to end: a command's output, a file,
+ * standard input. */
 #ifndef DATA_TARSTREAM_H
 #define DATA_TARSTREAM_H
 #include "data/captions.h"
@@ -35,6 +35,5 @@ TarStream *tarstream_open(const Source *source, size_t number, const TarStreamOp
  * Samples without image or caption are passed over. FAILED: the command failed, or the tar is cut
  * or damaged; err names the source. Nothing more can be read after END and FAILED. */
 TarStreamStatus tarstream_next(TarStream *t, const uint64_t *seed, StreamSample **out, Error *err);
-size_t tarstream_dropped(const TarStream *t); /* samples passed over */
 void tarstream_close(TarStream *t);
 #endif

@@ -5,6 +5,7 @@
 #include "data/io/stream.h"
 #include "data/io/writer.h"
 #include "eval/search.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -170,7 +171,7 @@ static void clear_leftovers(const IndexFolder *x) {
     char **names;
     size_t count;
     Error err;
-    if (!list_folder(x->folder, &names, &count, &err)) die("%s", err.text);
+    if (!folder_list(x->folder, &names, &count, &err)) die("%s", err.text);
     for (size_t i = 0; i < count; i++) {
         bool segment = strspn(names[i], "0123456789") == 8 && names[i][8] == '.';
         bool half = strstr(names[i], ".tmp") && (segment || !strncmp(names[i], MANIFEST, 10));
@@ -192,8 +193,7 @@ void index_folder_open_locked(IndexFolder *x, const char *folder) {
 
 void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
                          const char *checkpoint, size_t dim, NpyType type, size_t thumb_side) {
-    Error err;
-    if (!make_folders(folder, &err)) die("%s", err.text);
+    folder_make_or_die(folder);
     *x = (IndexFolder){.dim = dim, .type = type, .thumb_side = thumb_side, .next = 1};
     x->lock = take_lock(folder);
     if (index_folder_exists(folder)) die("%s has an index already", folder);

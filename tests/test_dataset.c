@@ -6,6 +6,7 @@
 #include "data/sources.h"
 #include "data/tarshard.h"
 #include "tests/support_data.h"
+#include "data/io/folder.h"
 
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -38,7 +39,7 @@ static void remove_cache(void) {
     char **names;
     size_t n;
     Error err;
-    if (!list_folder(keep_path("cache"), &names, &n, &err)) return;
+    if (!folder_list(keep_path("cache"), &names, &n, &err)) return;
     for (size_t i = 0; i < n; i++) {
         char *path = xasprintf("%s/%s", keep_path("cache"), names[i]);
         unlink(path);
@@ -51,7 +52,7 @@ static size_t cache_files(void) {
     char **names;
     size_t n;
     Error err;
-    assert_true(list_folder(keep_path("cache"), &names, &n, &err));
+    assert_true(folder_list(keep_path("cache"), &names, &n, &err));
     names_free(names, n);
     return n;
 }
@@ -190,7 +191,7 @@ static void test_reading(void **state) {
     char **names;
     size_t n;
     Error err;
-    assert_true(list_folder(test_path("read"), &names, &n, &err));
+    assert_true(folder_list(test_path("read"), &names, &n, &err));
     assert_int_equal(n, 3);
     names_free(names, n);
     assert_int_equal(cache_files(), 3);
@@ -462,7 +463,7 @@ static void test_large_frames(void **state) {
     char **names;
     size_t n;
     Error err;
-    assert_true(list_folder(keep_path("cache"), &names, &n, &err));
+    assert_true(folder_list(keep_path("cache"), &names, &n, &err));
     for (size_t i = 0; i < n; i++)
         if (ends_with(names[i], ".zst")) {
             char *copy = xasprintf("%s/%s", keep_path("cache"), names[i]);

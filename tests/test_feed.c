@@ -4,6 +4,7 @@
 #include "data/io/pipe.h"
 #include "data/dataset.h"
 #include "tests/support_data.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -390,7 +391,7 @@ static void test_spool(void **state) {
     char **names;
     size_t n;
     assert_true(
-        list_folder(cache, &names, &n, &err)); /* nothing stays when the program is killed */
+        folder_list(cache, &names, &n, &err)); /* nothing stays when the program is killed */
     assert_int_equal(n, 0);
     names_free(names, n);
     dataset_close(d);

@@ -7,6 +7,7 @@
 #include "data/tar.h"
 #include "tests/support_data.h"
 #include "tests/support_picture.h"
+#include "data/io/folder.h"
 
 #include <jansson.h>
 #include <sys/stat.h>
@@ -15,7 +16,7 @@
 static void put(const char *folder, const char *name, const void *bytes, size_t n) {
     Error err;
     char *path = xasprintf("%s/%s", test_dir(), folder);
-    assert_true(make_folders(path, &err));
+    assert_true(folder_make(path, &err));
     char *file = xasprintf("%s/%s", path, name);
     test_write_file(file, bytes, n);
     free(file);
@@ -71,7 +72,7 @@ static size_t files_in(const char *folder) {
     char **names;
     size_t n;
     Error err;
-    assert_true(list_folder(test_path(folder), &names, &n, &err));
+    assert_true(folder_list(test_path(folder), &names, &n, &err));
     for (size_t i = 0; i < n; i++) assert_null(strstr(names[i], ".tmp"));
     names_free(names, n);
     return n;

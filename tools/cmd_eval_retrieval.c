@@ -6,6 +6,7 @@
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "train/ranks/agree.h"
+#include "data/io/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -138,12 +139,6 @@ static void pool_of_captions(Pool *p, Encoder *e, const Comm *c) {
     free(ok);
 }
 
-static bool is_blank(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\r\v\f", s[i])) return false;
-    return true;
-}
-
 /* Captions' lines that are not blank; image_of says whose. */
 static char **split_lines(const Features *f, uint32_t **image_of, size_t *count) {
     char **lines = NULL;
@@ -152,7 +147,7 @@ static char **split_lines(const Features *f, uint32_t **image_of, size_t *count)
     for (size_t i = 0; i < f->count; i++) {
         for (const char *at = f->captions[i]; *at;) {
             size_t length = strcspn(at, "\n");
-            if (!is_blank(at, length)) {
+            if (!text_is_blank(at, length)) {
                 if (n == room) {
                     room = size_max(256, 2 * room);
                     lines = xrealloc(lines, size_mul(room, sizeof *lines));

@@ -6,6 +6,7 @@
 #include "eval/features.h"
 #include "tools/common.h"
 #include "train/ranks/agree.h"
+#include "data/io/folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +75,7 @@ static void cache_write(const Labelled *l, const char *cache, const char *name, 
     char *x = cache_path(cache, name, "npy"), *labels = cache_path(cache, name, "labels"),
          *json = cache_path(cache, name, "json");
     Error err;
-    if (!make_folders(cache, &err)) die("%s", err.text);
+    folder_make_or_die(cache);
     remove(json);
     size_t bytes = 0;
     for (size_t i = 0; i < l->count; i++) bytes += strlen(l->labels[i]) + 1;

@@ -205,7 +205,7 @@ static void point_latest(const char *dir, const char *name) {
 void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path) {
     assert(*name && *name != '.' && !strchr(name, '/'));
-    folder_make(dir);
+    folder_make_or_die(dir);
     char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = folder_path(dir, name);
     remove_unfinished(dir);
     Error err;

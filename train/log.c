@@ -1,13 +1,13 @@
 #include "train/log.h"
 
 #include "train/tensorboard.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 struct TrainLog {
@@ -21,10 +21,6 @@ struct TrainLog {
 
 static _Noreturn void cannot_write(const char *path) {
     die("%s: %s: what this run reports would be lost", path, strerror(errno));
-}
-
-static void make_folder(const char *path) {
-    if (mkdir(path, 0777) && errno != EEXIST) die("%s: %s", path, strerror(errno));
 }
 
 /* ---- metrics.jsonl ---- */
@@ -127,9 +123,8 @@ TrainLog *train_log_open(const char *dir, uint64_t keep_step, uint64_t total_ste
     l->every = every ? every : 1;
     l->first_step = keep_step + 1;
     l->terminal = isatty(STDERR_FILENO);
-    make_folder(dir);
     char *tensorboard = xasprintf("%s/tensorboard", dir);
-    make_folder(tensorboard);
+    folder_make_or_die(tensorboard);
     l->metrics_path = xasprintf("%s/metrics.jsonl", dir);
     cut_back(l->metrics_path, keep_step);
     l->metrics = fopen(l->metrics_path, "ab");

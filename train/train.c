@@ -14,6 +14,7 @@
 #include "train/validate.h"
 #include "train/ranks/watchdog.h"
 #include "kernels/hash.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <math.h>
@@ -22,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -62,11 +62,6 @@ typedef struct Run {
     Validation *validation; /* NULL: nothing is measured */
     bool stopped_early;
 } Run;
-
-static void make_dir(const char *path) {
-    if (mkdir(path, 0777) && errno != EEXIST)
-        die("%s: cannot make this folder: %s", path, strerror(errno));
-}
 
 static bool writes(const Run *r) { return r->comm->rank == 0; }
 
@@ -507,9 +502,7 @@ static void dry_run(Run *r) {
 static void make_run_folder(Run *r) {
     comm_rank0_begin(r->comm);
     if (writes(r)) {
-        make_dir(opt->logs);
-        make_dir(r->dir);
-        make_dir(r->checkpoints);
+        folder_make_or_die(r->checkpoints);
         write_record(r);
         r->log =
             train_log_open(r->dir, r->state.step, r->total_steps, (uint64_t)opt->log_every_n_steps);

@@ -28,7 +28,7 @@ bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, 
 
 /* Thumbnails and pages for people: RGB → PNG file. */
 bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);
-/* Grey (1 channel) or RGB (3) → PNG bytes, malloc'd; for data/idx.c. */
+/* Grey (1 channel) or RGB (3) → PNG bytes, malloc'd. */
 bool image_encode_png(uint8_t **bytes, size_t *size, const uint8_t *pixels, int width, int height,
                       int channels, Error *err);
 /* RGB → JPEG bytes (4:2:0), malloc'd; for `data pack` with a maximal size. */

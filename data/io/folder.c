@@ -6,8 +6,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+const char *path_base(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool ends_with(const char *name, const char *suffix) {
+    size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && strcasecmp(name + n - m, suffix) == 0;
+}
 
 char *folder_path(const char *folder, const char *name) { return xasprintf("%s/%s", folder, name); }
 
@@ -18,8 +29,39 @@ bool folder_is(const char *path) {
 
 char *folder_beside(const char *path, const char *name) {
     if (folder_is(path)) return folder_path(path, name);
-    const char *slash = strrchr(path, '/');
-    return xasprintf("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name);
+    return xasprintf("%.*s%s", (int)(path_base(path) - path), path, name);
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+bool folder_list(const char *path, char ***names, size_t *count, Error *err) {
+    size_t capacity = 0;
+    *names = NULL;
+    *count = 0;
+    DIR *dir = opendir(path);
+    if (!dir) return error_set(err, "%s: %s", path, strerror(errno));
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (e->d_name[0] == '.') continue;
+        if (*count == capacity) {
+            capacity = size_max(64, capacity * 2);
+            *names = xrealloc(*names, size_mul(capacity, sizeof **names));
+        }
+        (*names)[(*count)++] = xstrdup(e->d_name);
+    }
+    closedir(dir);
+    if (*count) qsort(*names, *count, sizeof **names, compare_names);
+    return true;
+}
+
+void names_free(char **names, size_t count) {
+    for (size_t i = 0; i < count; i++) free(names[i]);
+    free(names);
+}
+
+bool names_have(char *const *names, size_t count, const char *name) {
+    return bsearch(&name, names, count, sizeof *names, compare_names) != NULL;
 }
 
 /* By descriptors, never through a link: nothing outside the folder can be reached. */
@@ -39,17 +81,25 @@ static void remove_at(int parent, const char *name) {
 
 void folder_remove(const char *path) { remove_at(AT_FDCWD, path); }
 
-void folder_make(const char *path) {
+bool folder_make(const char *path, Error *err) {
     char *part = xstrdup(path);
-    for (char *slash = part + 1;; slash++) {
-        if (*slash && *slash != '/') continue;
-        char was = *slash;
-        *slash = 0;
-        if (mkdir(part, 0777) && errno != EEXIST) die("folder %s: %s", part, strerror(errno));
-        *slash = was;
-        if (!was) break;
+    bool ok = true;
+    for (char *at = part + 1; ok; at++) {
+        if (*at != '/' && *at != 0) continue;
+        char keep = *at;
+        *at = 0;
+        if (mkdir(part, 0777) && errno != EEXIST)
+            ok = error_set(err, "cannot create the folder %s: %s", part, strerror(errno));
+        *at = keep;
+        if (!keep) break;
     }
     free(part);
+    return ok;
+}
+
+void folder_make_or_die(const char *path) {
+    Error err;
+    if (!folder_make(path, &err)) die("%s", err.text);
 }
 
 bool folder_sync(const char *path) {

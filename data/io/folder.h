@@ -1,15 +1,24 @@
-/* folder: folders that appear whole or not at all: written beside, fsynced, renamed. Checkpoints
- * and exports are such folders of plain files. */
+/* folder: folders and the names in them; folders that appear whole or not at all, such as
+ * checkpoints: written beside, fsynced, renamed. */
 #ifndef DATA_IO_FOLDER_H
 #define DATA_IO_FOLDER_H
 #include "kernels/base.h"
 
+const char *path_base(const char *path); /* what follows the last slash */
+/* Upper and lower case are the same. */
+bool ends_with(const char *name, const char *suffix);
 char *folder_path(const char *folder, const char *name); /* "folder/name", malloc'd */
 bool folder_is(const char *path);
 /* `name` in the folder that `path` is, or in which the file `path` lies; malloc'd. */
 char *folder_beside(const char *path, const char *name);
-/* With all folders above it; dies where it cannot. */
-void folder_make(const char *path);
+/* With all folders above it; one that exists already is fine. */
+bool folder_make(const char *path, Error *err);
+void folder_make_or_die(const char *path);
+/* The names in a folder that do not begin with a dot, sorted bytewise; malloc'd list of malloc'd
+ * names. */
+bool folder_list(const char *path, char ***names, size_t *count, Error *err);
+void names_free(char **names, size_t count);
+bool names_have(char *const *names, size_t count, const char *name); /* names: sorted bytewise */
 /* The folder and all that it holds; a file that cannot be removed keeps the folder. Links are
  * removed, never followed; a path that is a link or a file is kept. */
 void folder_remove(const char *path);

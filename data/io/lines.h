@@ -1,5 +1,5 @@
 /* lines: a file as blocks of whole lines, in memory that does not grow with the file or its longest
- * line. For data/text/bpe_train.c and tools/. */
+ * line. */
 #ifndef DATA_IO_LINES_H
 #define DATA_IO_LINES_H
 #include "kernels/base.h"

@@ -1,5 +1,4 @@
-/* parallel: a plain parallel-for over pthreads, for data preparation (indexing, checking, packing).
- * Called by data/ and the `clipc data` commands; the loader has its own threads. */
+/* parallel: a parallel-for over pthreads, for work that waits for disks or decodes. */
 #ifndef DATA_IO_PARALLEL_H
 #define DATA_IO_PARALLEL_H
 #include "kernels/base.h"

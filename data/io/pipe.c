@@ -186,25 +186,3 @@ void pipe_close(Pipe *p) {
     pthread_mutex_unlock(&live_lock);
     free(p);
 }
-
-static bool read_pipe(void *context, void *out, size_t n, size_t *got, Error *err) {
-    return pipe_read(context, out, n, got, err);
-}
-
-bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
-                   Pipe **pipe, Error *err) {
-    Error why;
-    *stream = NULL;
-    *pipe = NULL;
-    if (s->kind == SOURCE_PIPE)
-        *pipe = pipe_start(source_command(s), seconds, stop, &why);
-    else if (s->kind == SOURCE_STDIN)
-        *pipe = pipe_stdin(seconds, stop);
-    else
-        return (*stream = stream_open(s->path, err)) != NULL;
-    if (*pipe) *stream = stream_open_source(read_pipe, *pipe, &why);
-    if (*stream) return true;
-    pipe_close(*pipe);
-    *pipe = NULL;
-    return error_set(err, "%s: %s", s->path, why.text);
-}

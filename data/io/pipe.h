@@ -1,10 +1,8 @@
 /* pipe: the output of a command, or standard input, as bytes one after the other. No read waits
- * longer than a time limit, and no command outlives its Pipe or the program. Called by
- * data/tarstream.c and data/spool.c. */
+ * longer than a time limit, and no command outlives its Pipe or the program. */
 #ifndef DATA_IO_PIPE_H
 #define DATA_IO_PIPE_H
-#include "data/sources.h"
-#include "data/io/stream.h"
+#include "kernels/base.h"
 
 #include <stdatomic.h>
 
@@ -23,9 +21,4 @@ bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err);
 bool pipe_finish(Pipe *p, Error *err);
 /* Kills the command where it still runs, and frees. */
 void pipe_close(Pipe *p);
-
-/* The bytes of a shard, a command or standard input, decompressed. pipe: NULL for a shard. False:
- * err names the source. */
-bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
-                   Pipe **pipe, Error *err);
 #endif

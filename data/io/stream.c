@@ -261,19 +261,3 @@ bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit
     close(fd);
     return ok;
 }
-
-bool make_folders(const char *path, Error *err) {
-    char *p = xstrdup(path);
-    bool ok = true;
-    for (char *at = p + 1; ok; at++) {
-        if (*at != '/' && *at != 0) continue;
-        char keep = *at;
-        *at = 0;
-        if (mkdir(p, 0777) != 0 && errno != EEXIST)
-            ok = error_set(err, "cannot create the folder %s: %s", p, strerror(errno));
-        *at = keep;
-        if (!keep) break;
-    }
-    free(p);
-    return ok;
-}

@@ -1,5 +1,5 @@
-/* stream: bytes of a file one after the other, plain or zstd (told by the first bytes; any number
- * of frames), and exact reads of ranges. Called by data/ only. */
+/* stream: bytes of a file one after the other, plain or zstd (recognised by the first bytes; any
+ * number of frames), and exact reads of ranges. */
 #ifndef DATA_IO_STREAM_H
 #define DATA_IO_STREAM_H
 #include "kernels/base.h"
@@ -38,6 +38,4 @@ bool frame_read(int fd, StreamFrame from, StreamFrame to, uint8_t *out, Error *e
 /* A whole file, malloc'd, with a NUL after it; refuses more than `limit` bytes and all that is not
  * a regular file. */
 bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err);
-/* Creates a folder and its parents. */
-bool make_folders(const char *path, Error *err);
 #endif

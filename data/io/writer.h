@@ -1,5 +1,5 @@
 /* writer: a file that appears whole or not at all: written beside, fsynced, renamed; plain or as
- * zstd frames of a bounded size. Called by data/ only. */
+ * zstd frames of a bounded size. */
 #ifndef DATA_IO_WRITER_H
 #define DATA_IO_WRITER_H
 #include "data/io/stream.h"

@@ -1,6 +1,6 @@
 #include "data/tensors/pickle.h"
 
-#include "data/text/codepoints.h"
+#include "data/io/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 

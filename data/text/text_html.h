@@ -1,9 +1,9 @@
-/* text_html: HTML character references → characters. For data/text*.c. */
+/* text_html: HTML character references → characters. */
 #ifndef DATA_TEXT_TEXT_HTML_H
 #define DATA_TEXT_TEXT_HTML_H
 #include "data/text/codepoints.h"
 
-/* Builds the index of names, once for the program; data/text/text.c calls it. */
+/* Builds the index of names, once for the program. */
 void text_html_init(void);
 /* Every reference, with HTML5's leniency (no semicolon where allowed, numbers that stand for
  * Windows-1252); what Python's html.unescape does. True when the text changed. */

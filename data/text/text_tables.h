@@ -1,5 +1,5 @@
-/* text_tables: what the caption cleaner knows about characters; the tables themselves are generated
- * (tools/gen_text_tables.py). For data/text*.c. */
+/* text_tables: what the caption cleaner knows about characters; tools/gen_text_tables.py generates
+ * the tables. */
 #ifndef DATA_TEXT_TEXT_TABLES_H
 #define DATA_TEXT_TEXT_TABLES_H
 #include "kernels/base.h"

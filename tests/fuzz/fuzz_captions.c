@@ -1,6 +1,7 @@
 /* Any bytes as a text key, up to the first line feed, and the rest as a sample's .json and .txt:
  * refused, or a caption that is not blank. */
 #include "data/captions.h"
+#include "data/io/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -365,11 +365,6 @@ static bool is_file(const char *path) {
     return !stat(path, &s) && S_ISREG(s.st_mode);
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n > m && !strcmp(s + n - m, end);
-}
-
 char *clip_config_find(const char *checkpoint) {
     static const char *const names[] = {"open_clip_config.json", "config.json"};
     for (size_t i = 0; i < COUNT(names); i++) {

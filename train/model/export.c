@@ -255,7 +255,7 @@ bool export_write(const Export *e, Error *err) {
     if (!export_check(e, err)) return false;
     char *a = xstrdup(e->out), *b = xstrdup(e->out), *parent = dirname(a), *name = basename(b);
     char *beside = xasprintf("%s/.tmp-%s", parent, name);
-    folder_make(parent);
+    folder_make_or_die(parent);
     unlink(beside); /* what a killed run left */
     folder_remove(beside);
     bool ok = write_beside(e, beside, err) && folder_place(beside, e->out, err);
