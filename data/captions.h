@@ -14,14 +14,16 @@
 
 enum { CAPTION_KEYS_MAX = 64 };
 
-/* What is done where a picture has several captions: the lines of a text file, the strings of a
- * JSON array, rows of a table with the same path. */
+/* What is done if a picture has several captions: the lines of a text file, the strings of a JSON
+ * array, rows of a table with the same path. WHOLE: a text file and each row are one caption, of a
+ * JSON array it is the first; FIRST: the first one that is not blank; RANDOM: one at random; ALL:
+ * all of them, a line each. */
+#define CAPTION_PICKS(X)                                                                           \
+    X(CAPTIONS_WHOLE, "whole")                                                                     \
+    X(CAPTIONS_FIRST, "first") X(CAPTIONS_RANDOM, "random") X(CAPTIONS_ALL, "all")
 typedef enum {
-    CAPTIONS_WHOLE,  /* a text file and each row are one caption; the first of a JSON array */
-    CAPTIONS_FIRST,  /* the first one that is not blank */
-    CAPTIONS_RANDOM, /* one by lot */
-    CAPTIONS_ALL,    /* all of them, a line each */
-    CAPTIONS_LABEL,  /* the caption is a label: whole, and a JSON number serves as well */
+    CAPTION_PICKS(CHOICE_NAME) /* options choose among these */
+    CAPTIONS_LABEL,            /* the caption is a label: whole, and a JSON number serves as well */
 } CaptionPick;
 
 typedef struct CaptionKey {

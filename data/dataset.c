@@ -145,9 +145,8 @@ static bool open_all(Dataset *d, const Sources *sources, Error *err) {
 }
 
 static bool open_feed(Dataset *d, Sources *sources, Error *err) {
-    TarStreamOptions how = {.image_keys = d->options.image_keys,
-                            .captions = &d->captions,
-                            .pick = (CaptionPick)d->options.captions};
+    TarStreamOptions how = {
+        .image_keys = d->options.image_keys, .captions = &d->captions, .pick = d->options.captions};
     d->feed = feed_new(sources, &how, d->options.feed, err);
     if (d->feed) d->count = d->options.feed->samples;
     d->options.feed = NULL; /* the caller's */
@@ -290,8 +289,7 @@ static bool read_tar(Dataset *d, TarShard *t, size_t i, const uint64_t *draw, Sa
     ok = ok && read_member(&from, p.image, SAMPLE_IMAGE_MAX, sample_reserve_image(s, image), err);
     if (ok) s->image_size = image;
     if (ok && d->captions.choices)
-        ok = captions_take(s, &d->captions, (CaptionPick)d->options.captions, draw, read_text,
-                           &from, err);
+        ok = captions_take(s, &d->captions, d->options.captions, draw, read_text, &from, err);
     if (ok && p.label) ok = read_label(&from, p.label, s, err);
     const char *json;
     if (ok && d->options.want_json && read_text(&from, "json", &json, &s->json_size, err) == 1) {
@@ -381,8 +379,7 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
     else if (shard->kind == SOURCE_IDX)
         ok = read_idx(&shard->idx, index - shard->start, d->captions.choices > 0, s, &why);
     else
-        ok = read_table(&shard->table, index - shard->start, (CaptionPick)d->options.captions, draw,
-                        s, &why);
+        ok = read_table(&shard->table, index - shard->start, d->options.captions, draw, s, &why);
     bool files = shard->kind != SOURCE_SHARD && shard->kind != SOURCE_IDX;
     if (ok && files && d->options.want_json)
         read_table_json(&shard->table.rows[index - shard->start], s);

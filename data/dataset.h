@@ -14,7 +14,7 @@ typedef struct DatasetOptions {
     const char *text_keys;     /* "txt;caption", as data/captions.h says; NULL or "": samples need
                                   no caption */
     const char *json_text_key; /* FIELD: the same as text_keys "json.FIELD"; NULL: off */
-    int captions;              /* CaptionPick: which of several captions */
+    CaptionPick captions;      /* which of several captions */
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     bool want_json;          /* read the .json members, or files beside: Sample.json */

@@ -12,7 +12,8 @@ typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
     const char *model;      /* architecture where the checkpoint has none; NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
-    int device, precision;  /* indices of "auto|cpu|cuda" and of Precision */
+    DeviceChoice device;
+    Precision precision;
     int64_t batch_size;
 } EncoderOptions;
 

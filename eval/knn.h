@@ -3,8 +3,8 @@
 #define EVAL_KNN_H
 #include "eval/probe.h"
 
-typedef enum { KNN_WEIGHTED, KNN_MAJORITY } KnnVote; /* "weighted|majority" */
-#define KNN_VOTE_CHOICES "weighted|majority"
+#define KNN_VOTES(X) X(KNN_WEIGHTED, "weighted") X(KNN_MAJORITY, "majority")
+typedef enum { KNN_VOTES(CHOICE_NAME) } KnnVote;
 
 /* predicted[test->count]: the class with the most votes among the k rows of `train` with the
  * highest cosine, which count exp(cosine / 0.07) each (Wu et al. 2018) or 1 each; of equal sums the

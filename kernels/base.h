@@ -11,6 +11,14 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
 
+/* One list for an enum and the words of an option that sets it:
+ *     #define FRUITS(X) X(FRUIT_APPLE, "apple") X(FRUIT_PEAR, "pear")
+ *     typedef enum { FRUITS(CHOICE_NAME) } Fruit;   CHOICES(FRUITS) is "apple|pear" */
+#define CHOICE_NAME(name, word) name,
+#define CHOICE_WORD(name, word) word,
+#define CHOICE_BAR_WORD(name, word) "|" word
+#define CHOICES(list) (&list(CHOICE_BAR_WORD)[1])
+
 /* Exit codes of the program. */
 enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
 

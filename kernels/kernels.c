@@ -91,9 +91,9 @@ const Kernels *kernels_open(const char *backend, Precision precision) {
     die("unknown device '%s': use cpu or cuda", backend);
 }
 
-const Kernels *kernels_open_choice(int device, int precision) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"};
-    return kernels_open(devices[device], (Precision)precision);
+const Kernels *kernels_open_choice(DeviceChoice device, Precision precision) {
+    static const char *const backends[] = {DEVICES(CHOICE_WORD)};
+    return kernels_open(backends[device], precision);
 }
 
 bool kernels_write_choices(const char *path, Error *err) { return cuda_write_choices(path, err); }

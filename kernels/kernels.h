@@ -25,7 +25,9 @@ typedef struct act act; /* activations and compute weights, biases of products a
 typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, LayerNorm weights
                            and biases: f32 | f64 */
 
-typedef enum { PRECISION_FP32, PRECISION_AMP_BF16, PRECISION_AMP_FP8 } Precision;
+#define PRECISIONS(X) X(PRECISION_FP32, "fp32") X(PRECISION_AMP_BF16, "amp_bf16")
+#define TRAINING_PRECISIONS(X) PRECISIONS(X) X(PRECISION_AMP_FP8, "amp_fp8")
+typedef enum { TRAINING_PRECISIONS(CHOICE_NAME) } Precision;
 typedef enum {
     ACTIVATION_GELU,
     ACTIVATION_QUICK_GELU
@@ -53,8 +55,8 @@ typedef struct OptimChunk {
 } OptimChunk;
 enum { OPTIM_CHUNK = 1 << 14 };
 /* How moments are stored: as acc, or as bf16. */
-typedef enum { MOMENTS_FP32, MOMENTS_BF16 } Moments;
-#define MOMENTS_CHOICES "fp32|bf16"
+#define MOMENTS(X) X(MOMENTS_FP32, "fp32") X(MOMENTS_BF16, "bf16")
+typedef enum { MOMENTS(CHOICE_NAME) } Moments;
 
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
@@ -302,11 +304,10 @@ extern const char *const kernel_names[SLOT_COUNT];
  * usable, else cpu. Dies with a clear line where the backend is not built or not usable. The table
  * lives for ever. */
 const Kernels *kernels_open(const char *backend, Precision precision);
-/* What people choose by --device and --precision, as options' values: indices into these. */
-#define DEVICE_CHOICES "auto|cpu|cuda"
-#define PRECISION_CHOICES "fp32|amp_bf16"
-#define TRAINING_PRECISION_CHOICES "fp32|amp_bf16|amp_fp8"
-const Kernels *kernels_open_choice(int device, int precision);
+/* The same by --device. */
+#define DEVICES(X) X(DEVICE_AUTO, "auto") X(DEVICE_CPU, "cpu") X(DEVICE_CUDA, "cuda")
+typedef enum { DEVICES(CHOICE_NAME) } DeviceChoice;
+const Kernels *kernels_open_choice(DeviceChoice device, Precision precision);
 /* Gives back what backends keep for themselves. At the end: nothing may be called afterwards. */
 void kernels_close(void);
 

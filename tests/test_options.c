@@ -9,7 +9,8 @@ static bool flag;
 static int64_t number;
 static double real;
 static const char *string, *config;
-static int choice;
+#define PLACES(X) X(FIRST, "one") X(SECOND, "two") X(THIRD, "three")
+static enum { PLACES(CHOICE_NAME) } choice;
 static StringList list;
 
 static Option table[] = {
@@ -18,14 +19,14 @@ static Option table[] = {
     {"batch-size", OPT_INT, &number, NULL, 1, 100, "", 0},
     {"lr", OPT_FLOAT, &real, NULL, 0, 1, "", 0},
     {"string", OPT_STRING, &string, NULL, 0, 0, "", 0},
-    {"choice", OPT_CHOICE, &choice, "one|two|three", 0, 0, "", 0},
+    {"choice", OPT_CHOICE, &choice, CHOICES(PLACES), 0, 0, "", 0},
     {"list", OPT_LIST, &list, NULL, 0, 0, "", 0},
 };
 static const Command command = {"test", "A test.", "clipc test", NULL, table, COUNT(table)};
 
 static int reset(void **state) {
     (void)state;
-    flag = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = 0;
+    flag = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = FIRST;
     string_list_free(&list);
     for (size_t i = 0; i < COUNT(table); i++) table[i].given = false;
     return 0;
@@ -47,7 +48,7 @@ static void test_every_type(void **state) {
     assert_int_equal(number, 12);
     assert_near(real, 0.25, 0);
     assert_string_equal(string, "abc");
-    assert_int_equal(choice, 2);
+    assert_int_equal(choice, THIRD);
     assert_int_equal(list.count, 3);
     assert_string_equal(list.items[2], "c");
     assert_true(option_find(&command, "lr")->given);
@@ -95,7 +96,7 @@ static void test_refusals(void **state) {
     test_dies(parse_line, "--batch-size three", EXIT_USAGE, "whole number");
     test_dies(parse_line, "--batch-size", EXIT_USAGE, "needs a value");
     test_dies(parse_line, "--lr nan", EXIT_USAGE, "between 0 and 1");
-    test_dies(parse_line, "--choice four", EXIT_USAGE, "one|two|three");
+    test_dies(parse_line, "--choice four", EXIT_USAGE, CHOICES(PLACES));
     test_dies(parse_line, "--flag=perhaps", EXIT_USAGE, "true or false");
     test_dies(parse_line, "--no-batch-size", EXIT_USAGE, "no-batch-size");
     test_dies(parse_line, "--no-flag=true", EXIT_USAGE, "no-flag");

@@ -12,7 +12,7 @@ static const char *data, *vocab, *text;
 static DatasetOptions dataset;
 static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads = 1, reps = 5;
 static bool json, eval_transform, shuffle = true;
-static int device = 1; /* cpu */
+static DeviceChoice device = DEVICE_CPU;
 
 static Option loader_options[] = {
     {"train-data", OPT_STRING, &data, "SPEC", 0, 0, "shards, a CSV/TSV or a folder", 0},
@@ -23,7 +23,7 @@ static Option loader_options[] = {
     {"shuffle", OPT_FLAG, &shuffle, NULL, 0, 0, "random order", 0},
     {"samples", OPT_INT, &samples, NULL, 1, 1e9, "samples to time", 0},
     {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
-    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "cuda: pictures go on to the GPU", 0},
+    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "cuda: pictures go on to the GPU", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
     DATASET_OPTIONS(dataset),
 };

@@ -11,16 +11,17 @@
 
 static const char *model = "ViT-B-32";
 static int64_t batch_size = 32, caption_tokens = 16, reps = 9;
-static int device, precision;
+static DeviceChoice device;
+static Precision precision;
 static bool json;
 
 static Option options[] = {
     {"model", OPT_STRING, &model, "NAME|FILE", 0, 0, "whose shapes", 0},
     {"batch-size", OPT_INT, &batch_size, NULL, 1, 1e6, "samples", 0},
     {"caption-tokens", OPT_INT, &caption_tokens, NULL, 1, 1e4, "tokens of a caption", 0},
-    {"precision", OPT_CHOICE, &precision, TRAINING_PRECISION_CHOICES, 0, 0,
+    {"precision", OPT_CHOICE, &precision, CHOICES(TRAINING_PRECISIONS), 0, 0,
      "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
     KERNEL_TUNING_OPTIONS,
     {"reps", OPT_INT, &reps, NULL, 1, 1000, "runs; the median is reported", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 
 static int64_t n = 4096, global_batch, ranks_simulated = 1, dim = 512, logit_memory = 64, reps = 3;
-static int device, precision, gather_dtype;
+static DeviceChoice device;
+static Precision precision;
+static GatherType gather_dtype;
 static bool siglip, json;
 
 static Option options[] = {
@@ -20,12 +22,13 @@ static Option options[] = {
      "do the work of one of so many ranks", 0},
     {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
     {"logit-memory", OPT_INT, &logit_memory, "MIB", 1, 1e6, "for logits", 0},
-    {"gather-dtype", OPT_CHOICE, &gather_dtype, GATHER_CHOICES, 0, 0, "features on the wire", 0},
+    {"gather-dtype", OPT_CHOICE, &gather_dtype, CHOICES(GATHER_TYPES), 0, 0, "features on the wire",
+     0},
     {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 100, "timed runs; the median is reported", 0},
-    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
     KERNEL_TUNING_OPTIONS,
-    {"precision", OPT_CHOICE, &precision, PRECISION_CHOICES, 0, 0,
+    {"precision", OPT_CHOICE, &precision, CHOICES(PRECISIONS), 0, 0,
      "of the model around it; the loss itself is fp32", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };

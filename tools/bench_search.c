@@ -10,14 +10,14 @@
 #include <stdlib.h>
 
 static int64_t rows = 1000000, dim = 512, queries = 1, top = 10, reps = 5;
-static int dtype;
+static NpyType dtype;
 static bool json;
 static const char *file;
 
 static Option options[] = {
     {"rows", OPT_INT, &rows, NULL, 1, 1e9, "pictures", 0},
     {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
-    {"dtype", OPT_CHOICE, &dtype, NPY_TYPE_CHOICES, 0, 0, "of the features", 0},
+    {"dtype", OPT_CHOICE, &dtype, CHOICES(NPY_TYPES), 0, 0, "of the features", 0},
     {"queries", OPT_INT, &queries, NULL, 1, 65536, "at once", 0},
     {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 1000, "timed runs; the median is reported", 0},

@@ -10,7 +10,8 @@
 
 static const char *model = "ViT-B-32";
 static int64_t batch_size = 32, accum = 1, caption_tokens = 16, steps = 7, warmup = 2;
-static int device, precision;
+static DeviceChoice device;
+static Precision precision;
 static bool json, grad_checkpointing;
 
 static Option options[] = {
@@ -19,9 +20,9 @@ static Option options[] = {
     {"accum-freq", OPT_INT, &accum, NULL, 1, 1e4, "micro-batches a step", 0},
     {"caption-tokens", OPT_INT, &caption_tokens, NULL, 2, 1e4,
      "tokens of every caption, start and end counted", 0},
-    {"precision", OPT_CHOICE, &precision, TRAINING_PRECISION_CHOICES, 0, 0,
+    {"precision", OPT_CHOICE, &precision, CHOICES(TRAINING_PRECISIONS), 0, 0,
      "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, DEVICE_CHOICES, 0, 0, "where to compute", 0},
+    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
     KERNEL_TUNING_OPTIONS,
     {"grad-checkpointing", OPT_FLAG, &grad_checkpointing, NULL, 0, 0, "recompute activations", 0},
     {"steps", OPT_INT, &steps, NULL, 1, 1000, "timed steps; the median is reported", 0},

@@ -9,20 +9,22 @@
 #include <string.h>
 
 static const char *out, *model, *vocab;
-static int format, dtype;
+static ExportFormat format;
+static int dtype; /* index into DTYPES */
 static double alpha = 0.5;
 
+#define DTYPES(X) X(DTYPE_F32, "fp32") X(DTYPE_F16, "fp16") X(DTYPE_BF16, "bf16")
 #define EXPORT_OPTIONS                                                                             \
     {"out", OPT_STRING, &out, "PATH", 0, 0, "what to write; must not exist", 0},                   \
         {"to",                                                                                     \
          OPT_CHOICE,                                                                               \
          &format,                                                                                  \
-         EXPORT_FORMATS,                                                                           \
+         CHOICES(EXPORT_FORMATS),                                                                  \
          0,                                                                                        \
          0,                                                                                        \
          "open_clip's folder, Hugging Face's CLIPModel folder, one file",                          \
          0},                                                                                       \
-        {"dtype", OPT_CHOICE, &dtype, "fp32|fp16|bf16", 0, 0, "type of the stored numbers", 0},    \
+        {"dtype", OPT_CHOICE, &dtype, CHOICES(DTYPES), 0, 0, "type of the stored numbers", 0},     \
         {"model",                                                                                  \
          OPT_STRING,                                                                               \
          &model,                                                                                   \
@@ -39,7 +41,7 @@ static Option convert_options[] = {EXPORT_OPTIONS};
 static const Command convert_command = {
     "ckpt convert",
     "Writes a checkpoint of any format that is read as one of the formats of --to.",
-    "clipc ckpt convert PATH --to " EXPORT_FORMATS " --out NEW",
+    "clipc ckpt convert PATH --to open_clip|hf|safetensors|pt --out NEW",
     "  clipc ckpt convert logs/run/checkpoints/latest --to hf --out hf-model\n"
     "  clipc ckpt convert ViT-B-32.pt --model ViT-B-32-quickgelu --to open_clip --out b32\n"
     "  clipc ckpt convert b16/ --model ViT-B-16-plus-240 --dtype bf16 --out larger\n",
@@ -110,9 +112,9 @@ static void write_sum(const Command *command, const StringList *paths, const dou
     Param *list = params_describe(&config, &count);
     Sources s = {.count = paths->count};
     char *vocab_path = find_vocab(paths->items[0], &config);
-    static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    static const Dtype dtypes[] = {DTYPES(CHOICE_NAME)};
     Export e = {.out = out,
-                .format = (ExportFormat)format,
+                .format = format,
                 .dtype = dtypes[dtype],
                 .config = &config,
                 .list = list,

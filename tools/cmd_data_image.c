@@ -11,16 +11,20 @@
 enum { MAX_FILE = 256 << 20 };
 
 static int64_t size = 224, seed;
-static int transform, resize_mode, interpolation;
+
+#define VIEWS(X) X(VIEW_EVAL, "eval") X(VIEW_TRAIN, "train")
+static enum { VIEWS(CHOICE_NAME) } transform;
+static ResizeMode resize_mode;
+static Interpolation interpolation;
 static const char *out_path;
 
 static Option options[] = {
     {"size", OPT_INT, &size, NULL, 1, 4096, "S: the picture is S x S", 0},
-    {"transform", OPT_CHOICE, &transform, "eval|train", 0, 0,
+    {"transform", OPT_CHOICE, &transform, CHOICES(VIEWS), 0, 0,
      "eval: resize and centre crop; train: random crop, then resize", 0},
-    {"image-resize-mode", OPT_CHOICE, &resize_mode, "shortest|longest|squash", 0, 0,
+    {"image-resize-mode", OPT_CHOICE, &resize_mode, CHOICES(RESIZE_MODES), 0, 0,
      "of eval: the edge that becomes S (longest: padded with black), or both", 0},
-    {"image-interpolation", OPT_CHOICE, &interpolation, "bicubic|bilinear", 0, 0,
+    {"image-interpolation", OPT_CHOICE, &interpolation, CHOICES(INTERPOLATIONS), 0, 0,
      "of the resampler", 0},
     {"seed", OPT_INT, &seed, NULL, 0, 0, "of train's random crops", 0},
     {"out", OPT_STRING, &out_path, "X.npy", 0, 0, "float32 [files, 3, S, S], normalised", 0},
@@ -50,9 +54,9 @@ int cmd_data_image(int argc, char **argv) {
     options_parse(&command, argc, argv, &files);
     if (files.count == 0) die_usage("clipc data image: no image file is given");
     if (!out_path) die_usage("clipc data image: --out is missing (the .npy to write)");
-    Transform t = transform_default((int)size, transform == 1);
-    t.resize_mode = (ResizeMode)resize_mode;
-    t.interpolation = (Interpolation)interpolation;
+    Transform t = transform_default((int)size, transform == VIEW_TRAIN);
+    t.resize_mode = resize_mode;
+    t.interpolation = interpolation;
     size_t S = (size_t)size, each = 3 * S * S;
     float *pixels = xmalloc(size_mul(files.count, each * sizeof *pixels));
     uint8_t *rgb = xmalloc(each);

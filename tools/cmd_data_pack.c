@@ -14,12 +14,13 @@ static DatasetOptions dataset;
 static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, max_side, quality, workers;
 static int64_t zstd_level, min_chars, min_tokens;
 static const char *images, *labels, *vocab;
-static int format;
+#define FORMATS(X) X(FORMAT_AUTO, "auto") X(FORMAT_IDX, "idx")
+static enum { FORMATS(CHOICE_NAME) } format;
 static bool json, metadata = true;
 
 static Option options[] = {
     {"out", OPT_STRING, &pack.out, "DIR/NAME", 0, 0, "writes DIR/NAME-000000.tar, ...", 0},
-    {"format", OPT_CHOICE, &format, "auto|idx", 0, 0,
+    {"format", OPT_CHOICE, &format, CHOICES(FORMATS), 0, 0,
      "auto: SPEC tells; idx: arrays of MNIST's form, --images and --labels", 0},
     {"images", OPT_STRING, &images, "FILE", 0, 0, "--format idx: [N,H,W] or [N,H,W,3], also .gz",
      0},
@@ -132,9 +133,9 @@ static uint64_t source_hash(const StringList *operands) {
 
 /* --format idx: the arrays are the only operand; they have labels instead of captions. */
 static void name_arrays(StringList *operands) {
-    if (!format && (images || labels))
+    if (format != FORMAT_IDX && (images || labels))
         die_usage("clipc data pack: --images and --labels belong to --format idx");
-    if (!format) return;
+    if (format != FORMAT_IDX) return;
     if (!images || operands->count)
         die_usage("clipc data pack: --format idx takes --images FILE, and no SPEC");
     char *spec = xasprintf("idx:%s%s%s", images, labels ? "," : "", labels ? labels : "");

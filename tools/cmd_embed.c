@@ -12,7 +12,7 @@ static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;
 static StringList image_files;
 static const char *images, *text, *out, *index_folder;
-static int dtype;
+static NpyType dtype;
 static int64_t thumbnails = 128;
 
 static Option options[] = {
@@ -25,7 +25,7 @@ static Option options[] = {
      "rows [N,E]; with --images also FILE.keys, a key a row", 0},
     {"index", OPT_STRING, &index_folder, "DIR", 0, 0,
      "instead of --out: an index for clipc search, made or added to", 0},
-    {"dtype", OPT_CHOICE, &dtype, NPY_TYPE_CHOICES, 0, 0, "of the features", 0},
+    {"dtype", OPT_CHOICE, &dtype, CHOICES(NPY_TYPES), 0, 0, "of the features", 0},
     {"thumbnails", OPT_INT, &thumbnails, "PIXELS", 0, 1024, "in a new index; 0: none", 0},
     DATASET_OPTIONS(dataset),
 };
@@ -46,7 +46,7 @@ static const Command command = {
 
 static void write_rows(const float *rows, size_t n, size_t E) {
     Error err;
-    NpyWriter *w = npy_writer_open(out, (NpyType)dtype, n, E, &err);
+    NpyWriter *w = npy_writer_open(out, dtype, n, E, &err);
     if (!w) die("%s", err.text);
     bool written = npy_writer_append(w, rows, n, &err); /* the first error is the one to show */
     Error closing;
@@ -79,9 +79,12 @@ int cmd_embed(int argc, char **argv) {
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);
         if (index_folder) {
-            EmbedIndex o = {index_folder,       encoder.checkpoint,
-                            (NpyType)dtype,     option_find(&command, "dtype")->given,
-                            (size_t)thumbnails, option_find(&command, "thumbnails")->given};
+            EmbedIndex o = {index_folder,
+                            encoder.checkpoint,
+                            dtype,
+                            option_find(&command, "dtype")->given,
+                            (size_t)thumbnails,
+                            option_find(&command, "thumbnails")->given};
             embed_into_index(e, d, &o);
             dataset_close(d);
             encoder_close(e);

@@ -22,7 +22,7 @@ static const char *spec[SETS], *features[SETS], *labels[SETS];
 static const char *label_keys = LABEL_KEYS, *label_column = LABEL_COLUMN, *shots_text, *cache;
 static int64_t knn, seeds = 3, seed, max_iterations = 1000;
 static double fixed_c;
-static int knn_vote;
+static KnnVote knn_vote;
 static bool json, linear = true;
 
 static Option options[] = {
@@ -51,7 +51,7 @@ static Option options[] = {
     {"seeds", OPT_INT, &seeds, NULL, 1, 1000, "few-shot: draws to average", 0},
     {"seed", OPT_INT, &seed, NULL, 0, 1e15, "of the draws and of the held-out fifth", 0},
     {"knn", OPT_INT, &knn, "K", 0, 1e6, "also the K nearest neighbours; 0: not", 0},
-    {"knn-vote", OPT_CHOICE, &knn_vote, KNN_VOTE_CHOICES, 0, 0,
+    {"knn-vote", OPT_CHOICE, &knn_vote, CHOICES(KNN_VOTES), 0, 0,
      "a neighbour counts exp(cosine/0.07), or 1", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
     COMM_OPTIONS(comm),
@@ -231,8 +231,7 @@ static void report_shots(const Task *t, const size_t *shots, size_t count, json_
 
 static void report_knn(const Task *t, json_t *out) {
     int *predicted = xcalloc(t->set[TEST].count, sizeof *predicted);
-    knn_predict(predicted, &t->set[TRAIN], &t->set[TEST], t->classes, (size_t)knn,
-                (KnnVote)knn_vote);
+    knn_predict(predicted, &t->set[TRAIN], &t->set[TEST], t->classes, (size_t)knn, knn_vote);
     ProbeScore s = probe_score_predictions(predicted, &t->set[TEST], t->classes);
     if (!json)
         printf("%lld nearest neighbours: %.2f %%, mean per-class recall %.2f %%\n", (long long)knn,

@@ -11,14 +11,15 @@
 /* Rows of an option table for an EncoderOptions o; defaults: ENCODER_DEFAULTS. */
 #define ENCODER_DEFAULTS                                                                           \
     { .batch_size = 64 }
-#define ENCODER_OPTIONS(o)                                                                           \
-    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or file, any format", 0},      \
-        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0},  \
-        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0},  \
-        {"device", OPT_CHOICE, &(o).device, DEVICE_CHOICES, 0, 0, "where to compute", 0},            \
-        {"precision", OPT_CHOICE, &(o).precision, PRECISION_CHOICES, 0, 0, "of the computation", 0}, \
-        KERNEL_TF32_OPTION, {                                                                        \
-        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0        \
+#define ENCODER_OPTIONS(o)                                                                          \
+    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or file, any format", 0},     \
+        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0}, \
+        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0}, \
+        {"device", OPT_CHOICE, &(o).device, CHOICES(DEVICES), 0, 0, "where to compute", 0},         \
+        {"precision", OPT_CHOICE, &(o).precision,       CHOICES(PRECISIONS),                        \
+         0,           0,          "of the computation", 0},                                         \
+        KERNEL_TF32_OPTION, {                                                                       \
+        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0       \
     }
 
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
@@ -26,7 +27,7 @@
 #define DATASET_OPTIONS(d)                                                                          \
     {"image-key", OPT_STRING, &(d).image_keys, "KEYS", 0, 0, "extensions of the image", 0},         \
         {"text-key", OPT_STRING, &(d).text_keys, "KEYS", 0, 0, "caption: txt;caption,json.alt", 0}, \
-        {"captions", OPT_CHOICE, &(d).captions, "whole|first|random|all", 0, 0, "of several", 0},   \
+        {"captions", OPT_CHOICE, &(d).captions, CHOICES(CAPTION_PICKS), 0, 0, "of several", 0},     \
         {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0},  \
         {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "tab or comma", 0},         \
         {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0},      \
@@ -39,14 +40,14 @@
 
 /* Rows for a CommOptions o; defaults: COMM_DEFAULTS. */
 typedef struct CommOptions {
-    int choice;
+    CommChoice choice;
     double timeout;
     int64_t port;
 } CommOptions;
 #define COMM_DEFAULTS                                                                              \
     { .timeout = 300 }
 #define COMM_OPTIONS(o)                                                                            \
-    {"comm", OPT_CHOICE, &(o).choice, COMM_CHOICES, 0, 0, "how ranks talk", 0},                    \
+    {"comm", OPT_CHOICE, &(o).choice, CHOICES(TRANSPORTS), 0, 0, "how ranks talk", 0},             \
         {"comm-timeout",                                                                           \
          OPT_FLOAT,                                                                                \
          &(o).timeout,                                                                             \

@@ -63,7 +63,7 @@ static OptimOptions optim_options(void) {
                           .beta2 = opt->beta2,
                           .eps = opt->eps,
                           .weight_decay = opt->wd,
-                          .wd_groups = (WdGroups)opt->wd_groups,
+                          .wd_groups = opt->wd_groups,
                           .grad_clip_norm = opt->grad_clip_norm};
 }
 
@@ -132,7 +132,7 @@ static Params *place(const Kernels *k, const ClipConfig *c, int ranks) {
 
 static Params *make_params(const Learner *l) {
     Params *p = place(l->k, l->config, l->comm->size);
-    params_take(p, l->comm, (Moments)opt->moments);
+    params_take(p, l->comm, opt->moments);
     return p;
 }
 
@@ -187,7 +187,7 @@ PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int rank
                      .ema = opt->ema > 0,
                      .gather_bf16 = opt->gather_dtype == GATHER_BF16,
                      .soft = opt->distill_pretrained || opt->multi_positive,
-                     .moments = (Moments)opt->moments};
+                     .moments = opt->moments};
     if (opt->distill_pretrained)
         p.teacher = teacher_bytes(k, opt->distill_model, opt->distill_pretrained, c, batch,
                                   size_mul(batch, accum), &p.teacher_dim);

@@ -7,9 +7,9 @@
 
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 
-/* What travels to other ranks as features: indices into these. */
-#define GATHER_CHOICES "fp32|bf16"
-enum { GATHER_FP32, GATHER_BF16 };
+/* Type of the features that travel to other ranks. */
+#define GATHER_TYPES(X) X(GATHER_FP32, "fp32") X(GATHER_BF16, "bf16")
+typedef enum { GATHER_TYPES(CHOICE_NAME) } GatherType;
 
 typedef struct Loss Loss;
 

@@ -4,7 +4,9 @@
 #define TRAIN_OPTIM_H
 #include "train/model/params.h"
 
-typedef enum { WD_LEGACY, WD_HEAD } WdGroups;
+/* Which tensors decay: as in open_clip up to 3.x, or 4.x. */
+#define WD_GROUPS(X) X(WD_LEGACY, "legacy") X(WD_HEAD, "head")
+typedef enum { WD_GROUPS(CHOICE_NAME) } WdGroups;
 
 typedef struct OptimOptions {
     double beta1, beta2, eps, weight_decay;

@@ -2,9 +2,11 @@
  * open_clip_train/scheduler.py; docs/NUMERICS.md, Schedule. */
 #ifndef TRAIN_SCHED_H
 #define TRAIN_SCHED_H
-#include <stdint.h>
+#include "kernels/base.h"
 
-typedef enum { SCHED_COSINE, SCHED_CONST, SCHED_CONST_COOLDOWN } SchedKind;
+#define SCHED_KINDS(X)                                                                             \
+    X(SCHED_COSINE, "cosine") X(SCHED_CONST, "const") X(SCHED_CONST_COOLDOWN, "const-cooldown")
+typedef enum { SCHED_KINDS(CHOICE_NAME) } SchedKind;
 typedef struct Sched {
     SchedKind kind;
     double base;

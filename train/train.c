@@ -224,7 +224,7 @@ static void build_model(Run *r) {
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
     r->sched = (Sched){
-        .kind = (SchedKind)opt->lr_scheduler,
+        .kind = opt->lr_scheduler,
         .base = opt->lr,
         .warmup = (uint64_t)opt->warmup,
         .total = r->total_steps,
@@ -564,7 +564,7 @@ int train_main(void) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
-    r->comm = comm_open((CommChoice)opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
+    r->comm = comm_open(opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     start_run(r);

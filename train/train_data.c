@@ -61,7 +61,7 @@ static void parse_numbers(double *out, size_t n, const char *text, const char *n
 
 Transform train_data_transform(const ClipConfig *c) {
     Transform t = c->eval_transform;
-    if (opt->train_transform == 1) return t;
+    if (opt->train_transform == TRANSFORM_EVAL) return t;
     t.train = true;
     parse_numbers(t.scale, 2, opt->aug_scale, "aug-scale", 1e-3, 1);
     parse_numbers(t.ratio, 2, opt->aug_ratio, "aug-ratio", 1e-2, 100);

@@ -2,7 +2,15 @@
  * where the meaning is the same. */
 #ifndef TRAIN_TRAIN_OPTIONS_H
 #define TRAIN_TRAIN_OPTIONS_H
+#include "data/captions.h"
+#include "train/loss.h"
+#include "train/optim.h"
 #include "train/options.h"
+#include "train/sched.h"
+
+/* The transform of training pictures: its random crop, or the evaluation's. */
+#define TRAIN_TRANSFORMS(X) X(TRANSFORM_TRAIN, "train") X(TRANSFORM_EVAL, "eval")
+typedef enum { TRAIN_TRANSFORMS(CHOICE_NAME) } TrainTransform;
 
 typedef struct TrainOptions {
     const char *config;
@@ -10,7 +18,7 @@ typedef struct TrainOptions {
     const char *train_data, *image_key, *text_key, *json_text_key;
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
     int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
-    int captions; /* CaptionPick */
+    CaptionPick captions;
     bool shuffle, dataset_resampled;
     const char *upsampling_factors;
     double max_bad, pipe_timeout;
@@ -20,7 +28,7 @@ typedef struct TrainOptions {
     int64_t val_frequency, early_stopping_patience;
     bool save_best;
     /* augmentation */
-    int train_transform; /* train | eval */
+    TrainTransform train_transform;
     const char *aug_scale, *aug_ratio, *color_jitter;
     double color_jitter_prob, gray_scale_prob;
     /* model */
@@ -35,9 +43,14 @@ typedef struct TrainOptions {
     /* optimisation */
     int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
-    int lr_scheduler, wd_groups, moments;
+    SchedKind lr_scheduler;
+    WdGroups wd_groups;
+    Moments moments;
     /* machine */
-    int device, precision, comm, gather_dtype;
+    DeviceChoice device;
+    Precision precision;
+    CommChoice comm;
+    GatherType gather_dtype;
     bool graphs;
     double comm_timeout;
     int64_t comm_port;

@@ -5,7 +5,9 @@
 #include "data/image/image.h"
 #include "data/image/resize.h"
 
-typedef enum { RESIZE_SHORTEST, RESIZE_LONGEST, RESIZE_SQUASH } ResizeMode;
+#define RESIZE_MODES(X)                                                                            \
+    X(RESIZE_SHORTEST, "shortest") X(RESIZE_LONGEST, "longest") X(RESIZE_SQUASH, "squash")
+typedef enum { RESIZE_MODES(CHOICE_NAME) } ResizeMode;
 
 typedef struct Transform {
     int size; /* S */

@@ -4,7 +4,8 @@
 #define DATA_IMAGE_RESIZE_H
 #include "kernels/base.h"
 
-typedef enum { INTERPOLATION_BICUBIC, INTERPOLATION_BILINEAR } Interpolation;
+#define INTERPOLATIONS(X) X(INTERPOLATION_BICUBIC, "bicubic") X(INTERPOLATION_BILINEAR, "bilinear")
+typedef enum { INTERPOLATIONS(CHOICE_NAME) } Interpolation;
 
 /* A rectangle of an RGB picture; rows are `stride` bytes apart. */
 typedef struct RgbView {

@@ -19,8 +19,8 @@ typedef struct NpyMap {
 bool npy_map(NpyMap *m, const char *path, Error *err);
 void npy_unmap(NpyMap *m);
 
-typedef enum { NPY_F32, NPY_F16 } NpyType; /* "f32|f16" */
-#define NPY_TYPE_CHOICES "f32|f16"
+#define NPY_TYPES(X) X(NPY_F32, "f32") X(NPY_F16, "f16")
+typedef enum { NPY_TYPES(CHOICE_NAME) } NpyType;
 /* Row by row, when the whole does not fit: open with the final shape, append rows, close (which
  * renames). After a failed append, close frees the writer and fails; nothing is left behind. */
 typedef struct NpyWriter NpyWriter;

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     Sample s = {.key = NULL};
     if (table_parse_jsonl(&t, copy, n, "x.jsonl", &o, &err))
         for (size_t i = 0; i < t.count; i++) {
-            table_caption(&t, &t.rows[i], (CaptionPick)o.captions, NULL, &s);
+            table_caption(&t, &t.rows[i], o.captions, NULL, &s);
             if (!*t.rows[i].name || !s.text_size) abort();
         }
     sample_free(&s);

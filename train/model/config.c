@@ -272,8 +272,8 @@ static void read_model(ClipConfig *c, const Reader *r) {
 }
 
 static void read_preprocess(ClipConfig *c, const Reader *r) {
-    static const char *const resizes[] = {"shortest", "longest", "squash", NULL};
-    static const char *const interpolations[] = {"bicubic", "bilinear", NULL};
+    static const char *const resizes[] = {RESIZE_MODES(CHOICE_WORD) NULL};
+    static const char *const interpolations[] = {INTERPOLATIONS(CHOICE_WORD) NULL};
     static const char *const modes[] = {"RGB", "RGB", NULL};
     Transform *t = &c->eval_transform;
     /* the model's own image size rules, as in open_clip */
@@ -281,8 +281,7 @@ static void read_preprocess(ClipConfig *c, const Reader *r) {
     take_choice(r, "mode", modes);
     take_triple(r, "mean", -10, 10, t->mean);
     take_triple(r, "std", 1e-6, 10, t->std);
-    t->interpolation = take_choice(r, "interpolation", interpolations) ? INTERPOLATION_BILINEAR
-                                                                       : INTERPOLATION_BICUBIC;
+    t->interpolation = (Interpolation)take_choice(r, "interpolation", interpolations);
     t->resize_mode = (ResizeMode)take_choice(r, "resize_mode", resizes);
     uint8_t fill = (uint8_t)take_number(r, "fill_color", 0, 255, 0);
     memset(t->fill, fill, sizeof t->fill);
@@ -460,7 +459,8 @@ json_t *clip_config_triple(const float x[3]) {
 }
 
 char *clip_config_to_json(const ClipConfig *c) {
-    static const char *const resizes[] = {"shortest", "longest", "squash"};
+    static const char *const resizes[] = {RESIZE_MODES(CHOICE_WORD)};
+    static const char *const interpolations[] = {INTERPOLATIONS(CHOICE_WORD)};
     json_t *root = json_object(), *model = json_loads(c->json, 0, NULL), *pre = json_object();
     assert(root && model && pre);
     json_t *image = json_object_get(model, "vision_cfg");
@@ -483,9 +483,7 @@ char *clip_config_to_json(const ClipConfig *c) {
     json_object_set_new(pre, "mode", json_string("RGB"));
     json_object_set_new(pre, "mean", clip_config_triple(t->mean));
     json_object_set_new(pre, "std", clip_config_triple(t->std));
-    json_object_set_new(
-        pre, "interpolation",
-        json_string(t->interpolation == INTERPOLATION_BILINEAR ? "bilinear" : "bicubic"));
+    json_object_set_new(pre, "interpolation", json_string(interpolations[t->interpolation]));
     json_object_set_new(pre, "resize_mode", json_string(resizes[t->resize_mode]));
     json_object_set_new(pre, "fill_color", json_integer(t->fill[0]));
     json_object_set_new(root, "model_cfg", model);

@@ -5,8 +5,10 @@
 #include "data/tensors/safetensors.h"
 #include "train/model/params.h"
 
-typedef enum { EXPORT_OPEN_CLIP, EXPORT_HF, EXPORT_SAFETENSORS, EXPORT_PT } ExportFormat;
-#define EXPORT_FORMATS "open_clip|hf|safetensors|pt"
+#define EXPORT_FORMATS(X)                                                                          \
+    X(EXPORT_OPEN_CLIP, "open_clip")                                                               \
+    X(EXPORT_HF, "hf") X(EXPORT_SAFETENSORS, "safetensors") X(EXPORT_PT, "pt")
+typedef enum { EXPORT_FORMATS(CHOICE_NAME) } ExportFormat;
 
 /* Values first … first+n-1 of parameter i. */
 typedef void ExportRead(void *context, size_t i, size_t first, size_t n, float *out);

@@ -50,8 +50,9 @@ typedef struct Comm {
     void (*close)(void);
 } Comm;
 
-typedef enum { COMM_AUTO, COMM_SELF, COMM_MPI, COMM_NCCL } CommChoice;
-#define COMM_CHOICES "auto|self|mpi|nccl"
+#define TRANSPORTS(X)                                                                              \
+    X(COMM_AUTO, "auto") X(COMM_SELF, "self") X(COMM_MPI, "mpi") X(COMM_NCCL, "nccl")
+typedef enum { TRANSPORTS(CHOICE_NAME) } CommChoice;
 
 /* Device memory that ranks on GPUs take for themselves, at most: what host memory travels through.
  */
