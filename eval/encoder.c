@@ -117,12 +117,14 @@ size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
 size_t encoder_batch(const Encoder *e) { return e->batch; }
 double encoder_logit_scale(const Encoder *e) {
     double log_scale;
-    e->k->acc_get(&log_scale, param_acc(e->params, params_find(e->params, "logit_scale")), 1);
+    e->k->acc_get(
+        &log_scale,
+        param_acc(e->params, params_at(e->params, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false)), 1);
     return exp(log_scale);
 }
 double encoder_logit_bias(const Encoder *e) {
     double bias = 0;
-    const Param *p = params_find(e->params, "logit_bias");
+    const Param *p = params_at(e->params, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
     if (p) e->k->acc_get(&bias, param_acc(e->params, p), 1);
     return bias;
 }
@@ -136,7 +138,7 @@ void encoder_identity(const Encoder *e, char identity[17]) {
     float *host = xmalloc(HASHED_FLOATS * sizeof *host);
     for (size_t i = 0; i < e->params->count; i++) {
         const Param *p = &e->params->list[i];
-        if (!strncmp(p->name, "logit_", 6)) continue; /* no feature depends on them */
+        if (!p->tower) continue; /* no feature depends on them */
         weights = crc32c(weights, p->name, strlen(p->name));
         for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
             size_t n = size_min(HASHED_FLOATS, p->size - at);

@@ -67,7 +67,7 @@ static void test_round_trip(void **state) {
     test_write_file(vocab, "merges", 6);
     ClipConfig c, c2;
     Params *p = model(&c, 3, 5, true, true);
-    params_init(p, &c, 1);
+    params_init(p, 1);
     fill_moments(p);
     TrainState s = {.step = 12, .epoch = 3, .position = 1ull << 40, .seed = UINT64_MAX}, t;
     checkpoint_save(dir, "step_12", p, &c, &s, vocab);
@@ -111,7 +111,7 @@ static void test_same_name_again(void **state) {
     checkpoint_save(dir, "step_5", p, &c, &s, vocab);
     unlink(vocab); /* a run that goes on from a checkpoint that was pruned since */
     s.seed = 9;
-    params_init(p, &c, 2);
+    params_init(p, 2);
     checkpoint_save(dir, "step_5", p, &c, &s, vocab);
     assert_int_equal(test_entries(dir, true), 0);
     assert_int_equal(test_entries(dir, false), 2);
@@ -198,7 +198,7 @@ static void test_foreign_names_and_types(void **state) {
     Params *p = model(&c, 2, 5, true, false);
     const char *path = test_path("foreign.safetensors");
     write_foreign(path, p, NONE);
-    params_init(p, &c, 1);
+    params_init(p, 1);
     pretrained_load(path, p, &c);
     for (size_t i = 0; i < p->count; i++) {
         float *x = get(p, p->master, p->list[i].name);
@@ -257,7 +257,7 @@ static void check_resize(const Safetensors *golden, const char *kind, size_t fro
     ClipConfig c, d;
     Params *p = model(&c, image ? from : 2, image ? 5 : from, false, false);
     Params *q = model(&d, image ? to : 2, image ? 5 : to, false, false);
-    params_init(p, &c, 3);
+    params_init(p, 3);
     char key[64];
     snprintf(key, sizeof key, "%s.%zu.%zu.old", kind, from, to);
     const Tensor *old = safetensors_find(golden, key);

@@ -23,7 +23,7 @@ static int setup(void **state) {
     Error err;
     if (!clip_config_parse(&c, "small", model, strlen(model), &err)) fail_msg("%s", err.text);
     Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, true);
-    params_init(p, &c, 1);
+    params_init(p, 1);
     count = p->count;
     learned = params_learned(p);
     TrainState s = {.step = 42, .epoch = 2, .position = 640, .seed = UINT64_MAX};

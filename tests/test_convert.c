@@ -233,7 +233,7 @@ static const char *save(const char *name, uint64_t seed, const char *extra) {
     char *json = line(small, extra);
     if (!clip_config_parse(&c, "small", json, strlen(json), &err)) fail_msg("%s", err.text);
     Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, false);
-    params_init(p, &c, seed);
+    params_init(p, seed);
     checkpoint_save(test_path("small"), name, p, &c, &(TrainState){0}, NULL);
     params_free(p);
     clip_config_free(&c);

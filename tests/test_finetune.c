@@ -162,7 +162,7 @@ static Trainer lora_trainer(size_t n) {
     Params *plain = t.m.p;
     LoraOptions o = {.rank = 2, .alpha = 3, .image = true, .text = true};
     t.m.p = lora_params(k, &t.m.config, &o);
-    params_init(t.m.p, &t.m.config, 7);
+    params_init(t.m.p, 7);
     for (size_t i = 0; i < t.m.p->count; i++) {
         Param *q = &t.m.p->list[i];
         const Param *old = params_find(plain, q->name);
@@ -263,7 +263,7 @@ static void lora_gradients_are_derivatives(void **state) {
     double *then = host_copy(k, p->frozen, p->size - p->learning);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        bool learns = q->factor || !strcmp(q->name, "logit_scale");
+        bool learns = param_is_factor(q) || !strcmp(q->name, "logit_scale");
         assert_true(learns == (q->offset < p->learning));
         if (learns)
             assert_memory_not_equal(after + q->offset, before + q->offset, q->size * sizeof *after);

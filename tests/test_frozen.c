@@ -187,7 +187,7 @@ static Params *adapted_params(const Params *from, const ClipConfig *c, const Lor
     Params *p = lora_params(k, c, o);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (!q->factor) {
+        if (!param_is_factor(q)) {
             k->device->copy(param_acc(p, q), param_acc(from, &from->list[i]),
                             q->size * k->acc_size);
             continue;

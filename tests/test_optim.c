@@ -27,7 +27,7 @@ static Params *new_params(bool freeze) {
         p->list[i].trainable = !(freeze && is_frozen(p->list[i].name, i));
     params_place(p, 1);
     params_take(p, NULL, MOMENTS_FP32);
-    params_init(p, &config, 1);
+    params_init(p, 1);
     return p;
 }
 

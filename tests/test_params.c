@@ -6,7 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <glob.h>
 #include <math.h>
+
+static const char model[] =
+    "{\"embed_dim\": 96, \"init_logit_bias\": -10, \"vision_cfg\": {\"image_size\": 32, "
+    "\"layers\": 2, \"width\": 128, \"head_width\": 32, \"patch_size\": 8}, \"text_cfg\": "
+    "{\"context_length\": 64, \"vocab_size\": 500, \"width\": 64, \"heads\": 2, \"layers\": 3}}";
 
 /* A table that hands out no memory: the layout of a large model, without the model. */
 static void *no_memory(size_t bytes) {
@@ -16,7 +22,7 @@ static void *no_memory(size_t bytes) {
 static void nothing(void *p, size_t bytes) { (void)p, (void)bytes; }
 static void no_release(void *p) { assert_null(p); }
 
-static Params *layout(const char *model, ClipConfig *c) {
+static Params *layout(const char *name, ClipConfig *c) {
     static Kernels k;
     static Device none;
     k = *kernels_open("ref", PRECISION_FP32);
@@ -25,7 +31,7 @@ static Params *layout(const char *model, ClipConfig *c) {
     none.zero = nothing;
     none.release = no_release;
     k.device = &none;
-    clip_config_load(c, model);
+    clip_config_load(c, name);
     return params_new(&k, c, true);
 }
 
@@ -75,6 +81,131 @@ static void test_vit_b_32(void **state) {
     clip_config_free(&c);
 }
 
+/* ---- what is known of each tensor, against rules that read its name ---- */
+
+static bool contains(const char *s, const char *part) { return strstr(s, part) != NULL; }
+static bool ends(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+static const struct {
+    const char *part; /* the first row whose part is in the name counts */
+    ParamRole role;
+} roles[] = {{"lora_a.", ROLE_LORA_A},
+             {"lora_b.", ROLE_LORA_B},
+             {"conv1", ROLE_PATCHES},
+             {"class_embedding", ROLE_CLASS},
+             {"token_embedding", ROLE_TOKENS},
+             {"positional_embedding", ROLE_POSITIONS},
+             {"ln_pre", ROLE_LN_PRE},
+             {"ln_1", ROLE_LN_1},
+             {"ln_2", ROLE_LN_2},
+             {"ln_post", ROLE_LN_FINAL},
+             {"ln_final", ROLE_LN_FINAL},
+             {"in_proj_", ROLE_IN_PROJ},
+             {"out_proj.", ROLE_OUT_PROJ},
+             {"c_fc.", ROLE_C_FC},
+             {"c_proj.", ROLE_C_PROJ},
+             {"logit_scale", ROLE_LOGIT_SCALE},
+             {"logit_bias", ROLE_LOGIT_BIAS},
+             {"proj", ROLE_PROJECTION}};
+
+static ParamRole role_of(const char *name) {
+    size_t i = 0;
+    while (!contains(name, roles[i].part)) i++;
+    return roles[i].role;
+}
+
+static size_t layer_of(const char *name, size_t layers) {
+    const char *block = strstr(name, "resblocks.");
+    if (block) return 1 + strtoull(block + 10, NULL, 10);
+    if (contains(name, "ln_post") || contains(name, "ln_final")) return layers;
+    return ends(name, "visual.proj") || ends(name, "text_projection") ? layers + 1 : 0;
+}
+
+/* What open_clip's modules and PyTorch's defaults do; squares of bounds and deviations. */
+static double init_of(const Param *q, const ClipConfig *c, int *kind) {
+    const char *name = q->name;
+    bool image = contains(name, "visual.");
+    const TowerConfig *t = image ? &c->image : &c->text;
+    double d = (double)t->width, h = (double)t->mlp, L = (double)t->layers,
+           P = (double)c->patch_size;
+    *kind = INIT_CONSTANT;
+    if (contains(name, "lora_b.")) return 0;
+    if (contains(name, "ln_")) return ends(name, "weight");
+    if (contains(name, "logit_scale")) return c->init_logit_scale;
+    if (contains(name, "logit_bias")) return c->init_logit_bias;
+    if (ends(name, "in_proj_bias") || ends(name, "out_proj.bias")) return 0;
+    *kind = INIT_UNIFORM;
+    if (contains(name, "lora_a.")) return 1 / (double)q->shape[1];
+    if (ends(name, "conv1.weight")) return 1 / (3 * P * P);
+    if (ends(name, "c_fc.bias")) return 1 / d;
+    if (ends(name, "c_proj.bias")) return 1 / h;
+    if (image && ends(name, "in_proj_weight")) return 6 / (4 * d);
+    if (image && (ends(name, "out_proj.weight") || ends(name, "c_fc.weight"))) return 1 / d;
+    if (image && ends(name, "c_proj.weight")) return 1 / h;
+    *kind = INIT_NORMAL;
+    if (ends(name, "in_proj_weight")) return 1 / d;
+    if (ends(name, "out_proj.weight") || ends(name, "c_proj.weight")) return 1 / (d * 2 * L);
+    if (ends(name, "c_fc.weight")) return 1 / (2 * d);
+    if (ends(name, "token_embedding.weight")) return 0.02 * 0.02;
+    if (!strcmp(name, "positional_embedding")) return 0.01 * 0.01;
+    return 1 / d; /* class and positions of images, projections */
+}
+
+static void check_declared(const Param *q, const ClipConfig *c) {
+    bool image = contains(q->name, "visual."), logit = contains(q->name, "logit_");
+    int kind;
+    double value = init_of(q, c, &kind);
+    size_t layer = layer_of(q->name, image ? c->image.layers : c->text.layers);
+    if (q->role != role_of(q->name) || q->bias != (ends(q->name, "bias") && !logit) ||
+        q->tower != (logit   ? TOWER_NONE
+                     : image ? TOWER_IMAGE
+                             : TOWER_TEXT) ||
+        q->layer != layer)
+        fail_msg("%s, %s: role %d, bias %d, tower %d, layer %zu", c->name, q->name, q->role,
+                 q->bias, q->tower, q->layer);
+    if ((int)q->init.kind != kind || q->init.value != (kind == INIT_CONSTANT ? value : sqrt(value)))
+        fail_msg("%s, %s: initial value %d, %.17g", c->name, q->name, q->init.kind, q->init.value);
+    assert_true(param_is_norm(q) == contains(q->name, "ln_"));
+    bool factor = contains(q->name, "lora_");
+    assert_true(param_is_factor(q) == factor);
+    bool matrix = q->ndim == 2 && contains(q->name, "resblocks.") && !factor;
+    assert_true(param_is_block_matrix(q) == matrix);
+}
+
+static void check_model(ClipConfig *c) {
+    LoraOptions lora = {.rank = 4, .alpha = 8, .image = true, .text = true};
+    Params *p = params_declare(kernels_open("ref", PRECISION_FP32), c, &lora);
+    for (size_t i = 0; i < p->count; i++) {
+        const Param *q = &p->list[i];
+        check_declared(q, c);
+        if (i >= p->tensors) continue;
+        assert_ptr_equal(params_at(p, q->tower, q->layer, q->role, q->bias), q);
+        assert_ptr_equal(params_find(p, q->name), q);
+    }
+    assert_null(params_at(p, TOWER_TEXT, 0, ROLE_PATCHES, false));
+    params_free(p);
+    clip_config_free(c);
+}
+
+static void test_what_is_declared(void **state) {
+    (void)state;
+    glob_t files;
+    Error err;
+    ClipConfig c;
+    assert_int_equal(glob("configs/models/*.json", 0, NULL, &files), 0);
+    assert_true(files.gl_pathc > 20);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        clip_config_load(&c, files.gl_pathv[i]);
+        check_model(&c);
+    }
+    globfree(&files);
+    assert_true(clip_config_parse(&c, "test", model, strlen(model), &err));
+    check_model(&c);
+}
+
 static int by_offset(const void *a, const void *b) {
     size_t x = ((const Param *)a)->offset, y = ((const Param *)b)->offset;
     return (x > y) - (x < y);
@@ -96,16 +227,11 @@ static void test_no_overlap(void **state) {
     clip_config_free(&c);
 }
 
-static const char model[] =
-    "{\"embed_dim\": 96, \"init_logit_bias\": -10, \"vision_cfg\": {\"image_size\": 32, "
-    "\"layers\": 2, \"width\": 128, \"head_width\": 32, \"patch_size\": 8}, \"text_cfg\": "
-    "{\"context_length\": 64, \"vocab_size\": 500, \"width\": 64, \"heads\": 2, \"layers\": 3}}";
-
 static Params *initialised(ClipConfig *c, uint64_t seed) {
     Error err;
     assert_true(clip_config_parse(c, "test", model, strlen(model), &err));
     Params *p = params_new(kernels_open("ref", PRECISION_FP32), c, false);
-    params_init(p, c, seed);
+    params_init(p, seed);
     return p;
 }
 
@@ -206,9 +332,8 @@ static void test_seed_decides(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vit_b_32),
-        cmocka_unit_test(test_no_overlap),
-        cmocka_unit_test(test_initial_values),
+        cmocka_unit_test(test_vit_b_32),     cmocka_unit_test(test_what_is_declared),
+        cmocka_unit_test(test_no_overlap),   cmocka_unit_test(test_initial_values),
         cmocka_unit_test(test_seed_decides),
     };
     return cmocka_run_group_tests_name("params", tests, NULL, NULL);

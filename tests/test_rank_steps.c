@@ -99,7 +99,7 @@ static Trained train(const Setup *setup, bool graphs) {
     Params *p = params_declare(k, &c, NULL);
     params_place(p, setup->sharded ? (size_t)comm->size : 1);
     params_take(p, comm, MOMENTS_FP32);
-    params_init(p, &c, 7);
+    params_init(p, 7);
     params_round(p);
     if (setup->sharded && params_are_rounded(p)) shard_masters(p);
     Clip *clip = clip_new(k, &c, p, &o);

@@ -151,7 +151,7 @@ static Ends ends_new(const Kernels *k, const ClipConfig *c, size_t B, size_t T) 
     e.text_table = zeros(k, (c->vocab_size + c->context_length) * D);
     e.text_grad = zeros(k, (c->vocab_size + c->context_length) * D);
     Params *p = params_new(k, c, true);
-    params_init(p, c, 1);
+    params_init(p, 1);
     e.optim = optim_new(p, &(OptimOptions){0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0});
     optim_set(e.optim, 5e-4, 1);
     return e;

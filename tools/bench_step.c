@@ -170,7 +170,7 @@ int bench_step(int argc, char **argv) {
                   (long long)caption_tokens, c.context_length);
     size_t B = (size_t)batch_size, A = (size_t)accum, n = (size_t)steps;
     Params *p = params_new(k, &c, true);
-    params_init(p, &c, 1);
+    params_init(p, 1);
     ClipOptions co = {.max_batch = B,
                       .max_text_rows = B * (size_t)caption_tokens,
                       .training = true,

@@ -92,8 +92,8 @@ enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
 static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
 static bool has_part(const Params *p, int part, const Param *q) {
-    if (part == PART_PARAM) return q->factor || q->adapted;
-    return part == PART_AVERAGE ? p->ema && q->factor : q->trainable;
+    if (part == PART_PARAM) return param_is_factor(q) || q->adapted;
+    return part == PART_AVERAGE ? p->ema && param_is_factor(q) : q->trainable;
 }
 
 static const acc *state_block(const Params *p, int part) {
@@ -309,7 +309,8 @@ static const Tensor *find_in_part(const Safetensors *st, int part, const Param *
 /* Without moments are tensors that were frozen when the state was written: they start from 0. */
 static bool was_frozen(const Safetensors *st, const Param *q) {
     char name[128];
-    return !q->factor && !find_in_part(st, PART_M, q, name) && !find_in_part(st, PART_V, q, name);
+    return !param_is_factor(q) && !find_in_part(st, PART_M, q, name) &&
+           !find_in_part(st, PART_V, q, name);
 }
 
 /* One part of the state, into a whole block. */
@@ -343,11 +344,18 @@ static void load_scaling(const char *file, const Safetensors *st, Params *p) {
     if (!p->fp8) return;
     const Param q = fp8_param(p);
     const Tensor *t = st ? safetensors_find(st, q.name) : NULL;
-    if (t && !same_shape(t, &q)) die("%s: %s has another shape than the model's", file, q.name);
-    if (t) {
-        Weight w = weight_of(t);
-        weight_load(&w, p, p->fp8, &q);
+    size_t n = q.shape[1];
+    /* with LoRA, further columns are of factors, which are not multiplied in 8 bits */
+    bool fits = t && t->ndim == 2 && t->shape[0] == q.shape[0] &&
+                (t->shape[1] == n || (p->lora && t->shape[1] > n));
+    if (t && !fits) die("%s: %s has another shape than the model's", file, q.name);
+    float *row = xmalloc((n + 1) * sizeof *row);
+    for (size_t i = 0; t && i < q.shape[0]; i++) {
+        const Weight w = weight_of(t);
+        weight_read(&w, i * t->shape[1], n, row);
+        p->k->acc_set_f32(acc_at(p->k, p->fp8, i * n), row, n);
     }
+    free(row);
     if (p->comm) p->comm->broadcast(p->fp8, q.size, 0);
 }
 

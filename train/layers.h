@@ -1,6 +1,5 @@
-/* layers: how deep in its tower a tensor lies, and what follows from it: which tensors are locked
- * (LiT: Zhai et al. 2022) and layer-wise learning rates (Clark et al. 2020; BEiT). Groups are
- * open_clip's. Called by learner.c. */
+/* layers: which tensors are locked (LiT: Zhai et al. 2022) and layer-wise learning rates (Clark et
+ * al. 2020; BEiT), both by depth in the tower. Groups are open_clip's. */
 #ifndef TRAIN_LAYERS_H
 #define TRAIN_LAYERS_H
 #include "train/model/params.h"
@@ -9,7 +8,6 @@
  * 3 … the blocks below it, layers+2 the embeddings (image: conv1, class, positions, ln_pre; text:
  * tokens, positions). 0: in no tower (logit_scale, logit_bias). */
 size_t layer_group(const Param *q, const ClipConfig *c);
-bool layer_is_image(const Param *q);
 
 typedef struct LayerPlan {
     bool lock_image, lock_text;

@@ -88,7 +88,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     Params *p = l->params;
     comm_rank0_begin(l->comm);
     if (l->comm->rank == 0) {
-        params_init(p, l->config, state->seed);
+        params_init(p, state->seed);
         if (resume)
             pretrained_load(resume, p, l->config);
         else if (opt->pretrained)

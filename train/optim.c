@@ -42,15 +42,8 @@ struct Optim {
     AdamW *host; /* [2]: what the copies of the last two steps read */
 };
 
-bool optim_decays(const Param *p, WdGroups g) {
-    if (p->ndim < 2) return false;
-    if (g == WD_HEAD)
-        return strcmp(p->name, "positional_embedding") &&
-               strcmp(p->name, "visual.positional_embedding");
-    static const char *const without[] = {"bn", "ln", "bias", "logit_scale"};
-    for (size_t i = 0; i < COUNT(without); i++)
-        if (strstr(p->name, without[i])) return false;
-    return true;
+bool optim_decays(const Param *q, WdGroups g) {
+    return q->ndim >= 2 && (g == WD_LEGACY || q->role != ROLE_POSITIONS);
 }
 
 static int by_offset(const void *a, const void *b) {
@@ -62,7 +55,7 @@ static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
     OptimGroup g = {.lo = -INFINITY, .hi = INFINITY};
     g.lr_scale = q->lr_scale;
     if (optim_decays(q, o->wd_groups)) g.weight_decay = o->weight_decay;
-    if (strcmp(q->name, "logit_scale")) return g;
+    if (q->role != ROLE_LOGIT_SCALE) return g;
     /* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above */
     g.lo = 0;
     g.hi = log(100);

@@ -30,5 +30,5 @@ const acc *optim_squares(const Optim *o);
 /* Both, and waits: returns the norm. */
 double optim_step(Optim *o, double lr, uint64_t t);
 /* Whether weight decay applies to this tensor. */
-bool optim_decays(const Param *p, WdGroups g);
+bool optim_decays(const Param *q, WdGroups g);
 #endif

@@ -77,7 +77,7 @@ size_t teacher_dim(const Teacher *t) { return t->config.embed_dim; }
 const acc *teacher_images(const Teacher *t) { return t->images; }
 const acc *teacher_texts(const Teacher *t) { return t->texts; }
 const acc *teacher_log_scale(const Teacher *t) {
-    return param_acc(t->params, params_find(t->params, "logit_scale"));
+    return param_acc(t->params, params_at(t->params, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false));
 }
 
 void teacher_forward(Teacher *t, const Batch *b, size_t row) {

@@ -59,8 +59,8 @@ static void pairs_close(void *self) {
 
 /* Of n pairs in their places. */
 static void batch_loss(const Pairs *p, const TrainView *v, size_t n) {
-    const Param *scale = params_find(v->params, "logit_scale");
-    const Param *bias = params_find(v->params, "logit_bias");
+    const Param *scale = params_at(v->params, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false);
+    const Param *bias = params_at(v->params, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
     loss_run(p->loss, p->value, NULL, NULL, NULL, NULL, p->images, p->texts,
              param_acc(v->params, scale), bias ? param_acc(v->params, bias) : NULL, n);
 }

@@ -4,6 +4,12 @@
 static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
 static const act *bias(const Block *b, Layer l) { return param_act(b->p, l.b); }
 
+Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role) {
+    Layer l = {params_at(p, tower, layer, role, false), params_at(p, tower, layer, role, true)};
+    assert(l.w);
+    return l;
+}
+
 bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
 
 /* Where a matrix's gradient is added to, until grad_done; what follows from it then is done. */

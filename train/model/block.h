@@ -76,6 +76,8 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                     const Sequences *seq);
 
 /* ---- one layer's parameters; shared with tower.c and the towers ---- */
+/* The weight has to exist. */
+Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role);
 bool layer_trains(Layer l);
 /* Gradients of a linear layer's parameters, as far as they are wanted; a bias that learns has a
  * matrix that learns. */

@@ -25,13 +25,11 @@ typedef struct Piece {
     char name[HF_NAME];
 } Piece;
 
-static bool is_stacked(const Param *q) { return strstr(q->name, "attn.in_proj_") != NULL; }
-
 static size_t list_pieces(const Export *e, Piece *pieces) {
     size_t n = 0;
     for (size_t i = 0; i < e->count; i++) {
         const Param *q = &e->list[i];
-        size_t parts = e->format == EXPORT_HF && is_stacked(q) ? 3 : 1;
+        size_t parts = e->format == EXPORT_HF && q->role == ROLE_IN_PROJ ? 3 : 1;
         for (size_t part = 0; part < parts; part++) {
             Piece *p = &pieces[n++];
             *p = (Piece){.param = i, .first = part * (q->size / parts), .count = q->size / parts};

@@ -1,22 +1,10 @@
 #include "train/model/fp8.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* Gradients are far below 1: until their magnitudes are known, this brings them into e5m2's range.
  */
 #define FIRST_GRADIENT_SCALE 1024.0
-
-static bool is_block_matrix(const Param *q) {
-    static const char *const names[] = {".attn.in_proj_weight", ".attn.out_proj.weight",
-                                        ".mlp.c_fc.weight", ".mlp.c_proj.weight"};
-    if (!strstr(q->name, "resblocks.")) return false;
-    for (size_t i = 0; i < COUNT(names); i++) {
-        size_t n = strlen(q->name), m = strlen(names[i]);
-        if (n > m && !strcmp(q->name + n - m, names[i])) return true;
-    }
-    return false;
-}
 
 static void set_scales(Params *p) {
     size_t n = p->fp8_factors;
@@ -32,7 +20,8 @@ static void set_scales(Params *p) {
 
 void fp8_start(Params *p) {
     if (!p->k->fp8) return;
-    for (size_t i = 0; i < p->count; i++) p->fp8_factors += is_block_matrix(&p->list[i]) ? 3 : 0;
+    for (size_t i = 0; i < p->count; i++)
+        p->fp8_factors += param_is_block_matrix(&p->list[i]) ? 3 : 0;
     p->fp8 = p->k->device->alloc(size_mul(p->fp8_factors, FP8_SCALING * p->k->acc_size));
     set_scales(p);
     for (size_t i = 0; i < p->count; i++) {
@@ -42,16 +31,17 @@ void fp8_start(Params *p) {
 }
 
 void fp8_bind(const Params *p, const Param *q, const acc *dw) {
-    if (!p->fp8 || !is_block_matrix(q)) return;
+    if (!p->fp8 || !param_is_block_matrix(q)) return;
     size_t at = 0;
-    for (const Param *before = p->list; before < q; before++) at += is_block_matrix(before) ? 3 : 0;
+    for (const Param *before = p->list; before < q; before++)
+        at += param_is_block_matrix(before) ? 3 : 0;
     p->k->fp8_weight(param_act(p, q), dw, p->fp8, p->fp8_factors, at, q->shape[0], q->shape[1]);
 }
 
 void fp8_stop(Params *p) {
     if (!p->fp8) return;
     for (size_t i = 0; i < p->count; i++)
-        if (is_block_matrix(&p->list[i]))
+        if (param_is_block_matrix(&p->list[i]))
             p->k->fp8_weight(param_act(p, &p->list[i]), NULL, NULL, 0, 0, 0, 0);
     p->k->device->release(p->fp8);
 }

@@ -3,9 +3,9 @@
 #include "train/model/fp8.h"
 #include "train/model/params.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* One product: `out` rows of a matrix, from `row` on. Numbers in the list of parameters. */
 typedef struct Adapter {
@@ -20,15 +20,27 @@ struct Lora {
     acc *scaled, *small;           /* [rank,widest] (alpha/rank)·A; a product */
 };
 
+/* Initial values as of PyTorch's linear layer, and so that B·A starts at 0. */
+static size_t add_factor(Params *p, size_t target, ParamRole role, const char *part, size_t rows,
+                         size_t cols) {
+    const Param *w = &p->list[target];
+    bool a = role == ROLE_LORA_A;
+    Param q = {.ndim = 2,
+               .shape = {rows, cols},
+               .role = role,
+               .tower = w->tower,
+               .layer = w->layer,
+               .init = {a ? INIT_UNIFORM : INIT_CONSTANT, a ? sqrt(1 / (double)cols) : 0}};
+    snprintf(q.name, sizeof q.name, "lora_%c.%.70s%s", a ? 'a' : 'b', w->name, part);
+    return params_add(p, &q);
+}
+
 static void adapt(Lora *l, Params *p, size_t target, const char *part, size_t row, size_t out) {
     size_t in = p->list[target].shape[1], rank = l->o.rank;
-    char name[sizeof p->list->name];
     Adapter *a = &l->list[l->count++];
     *a = (Adapter){.target = target, .row = row, .out = out, .in = in};
-    snprintf(name, sizeof name, "lora_a.%.70s%s", p->list[target].name, part);
-    a->a = params_register(p, name, rank, in);
-    snprintf(name, sizeof name, "lora_b.%.70s%s", p->list[target].name, part);
-    a->b = params_register(p, name, out, rank);
+    a->a = add_factor(p, target, ROLE_LORA_A, part, rank, in);
+    a->b = add_factor(p, target, ROLE_LORA_B, part, out, rank);
     l->largest = l->largest > p->list[target].size ? l->largest : p->list[target].size;
     l->widest = l->widest > in ? l->widest : in;
 }
@@ -40,13 +52,11 @@ Lora *lora_new(Params *p, const LoraOptions *o) {
     l->list = xcalloc(3 * count, sizeof *l->list);
     for (size_t i = 0; i < count; i++) {
         Param *q = &p->list[i];
-        bool image = !strncmp(q->name, "visual.", 7);
-        if (strncmp(q->name, "logit_", 6)) q->trainable = false;
-        if (!strstr(q->name, "resblocks.") || q->ndim != 2 || !(image ? o->image : o->text))
-            continue;
+        if (q->tower) q->trainable = false;
+        if (!param_is_block_matrix(q) || !(q->tower == TOWER_IMAGE ? o->image : o->text)) continue;
         q->adapted = true;
         size_t out = q->shape[0];
-        if (strstr(q->name, "in_proj_weight")) {
+        if (q->role == ROLE_IN_PROJ) {
             static const char *const parts[] = {".q", ".k", ".v"};
             for (size_t j = 0; j < 3; j++) adapt(l, p, i, parts[j], j * out / 3, out / 3);
         } else {

@@ -14,80 +14,131 @@ enum { ALIGN = 32, CHUNK = 1 << 18 };
 /* Elements of a bucket: large ones use links well, several let communication start early. */
 enum { BUCKET_LEAST = 4096, BUCKET_MOST = 25 << 18, BUCKETS = 16 };
 
-/* ---- names and shapes, in open_clip's state-dict order ---- */
+/* ---- the tensors, in open_clip's state-dict order ---- */
 
-static void add(Params *p, const char *prefix, const char *name, int ndim, size_t d0, size_t d1,
-                size_t d2, size_t d3) {
-    Param *q = &p->list[p->count++];
-    int length = snprintf(q->name, sizeof q->name, "%s%s", prefix, name);
-    assert(length > 0 && (size_t)length < sizeof q->name);
-    q->ndim = ndim;
-    q->size = 1;
-    q->trainable = true;
-    q->lr_scale = 1;
-    size_t shape[4] = {d0, d1, d2, d3};
-    for (int i = 0; i < ndim; i++) {
-        q->shape[i] = shape[i];
-        q->size = size_mul(q->size, shape[i]);
-    }
+size_t params_add(Params *p, const Param *q) {
+    p->list = xrealloc(p->list, (p->count + 1) * sizeof *p->list);
+    Param *new = &p->list[p->count];
+    *new = *q;
+    new->size = 1;
+    for (int i = 0; i < q->ndim; i++) new->size = size_mul(new->size, q->shape[i]);
+    new->trainable = true;
+    new->lr_scale = 1;
+    return p->count++;
 }
 
-static void add0(Params *p, const char *name) { add(p, "", name, 0, 0, 0, 0, 0); }
-static void add1(Params *p, const char *prefix, const char *name, size_t d0) {
-    add(p, prefix, name, 1, d0, 0, 0, 0);
-}
-static void add2(Params *p, const char *prefix, const char *name, size_t d0, size_t d1) {
-    add(p, prefix, name, 2, d0, d1, 0, 0);
+/* Where in the model the next tensors are; their names begin with the prefix. */
+typedef struct Part {
+    ParamTower tower;
+    size_t layer;
+    const char *prefix;
+} Part;
+
+static ParamInit uniform(double square) { return (ParamInit){INIT_UNIFORM, sqrt(square)}; }
+static ParamInit normal(double variance) { return (ParamInit){INIT_NORMAL, sqrt(variance)}; }
+static ParamInit constant(double value) { return (ParamInit){INIT_CONSTANT, value}; }
+
+static void add(Params *p, const Part *at, Param q, const char *name, const char *end) {
+    int length = snprintf(q.name, sizeof q.name, "%s%s%s", at->prefix, name, end);
+    assert(length > 0 && (size_t)length < sizeof q.name);
+    q.tower = at->tower;
+    q.layer = at->layer;
+    params_add(p, &q);
 }
 
-static void add_blocks(Params *p, const char *prefix, const TowerConfig *t) {
+static void add_scalar(Params *p, ParamRole role, const char *name, double value) {
+    add(p, &(Part){TOWER_NONE, 0, ""}, (Param){.role = role, .init = constant(value)}, name, "");
+}
+
+static void add_vector(Params *p, const Part *at, ParamRole role, const char *name, ParamInit init,
+                       size_t n) {
+    add(p, at, (Param){.role = role, .init = init, .ndim = 1, .shape = {n}}, name, "");
+}
+
+static void add_matrix(Params *p, const Part *at, ParamRole role, const char *name, ParamInit init,
+                       size_t rows, size_t cols) {
+    add(p, at, (Param){.role = role, .init = init, .ndim = 2, .shape = {rows, cols}}, name, "");
+}
+
+/* Weight and bias of a layer that maps rows of n_in elements to rows of n_out; of a LayerNorm of
+ * n_out, n_in is 0. */
+static void add_layer(Params *p, const Part *at, ParamRole role, const char *name, size_t n_out,
+                      size_t n_in, ParamInit weight, ParamInit bias) {
+    Param w = {.role = role, .init = weight, .ndim = n_in ? 2 : 1, .shape = {n_out, n_in}};
+    Param b = {.role = role, .bias = true, .init = bias, .ndim = 1, .shape = {n_out}};
+    add(p, at, w, name, "weight");
+    add(p, at, b, name, "bias");
+}
+
+static void add_norm(Params *p, const Part *at, ParamRole role, const char *name, size_t C) {
+    add_layer(p, at, role, name, C, 0, constant(1), constant(0));
+}
+
+static void add_blocks(Params *p, ParamTower tower, const char *prefix, const TowerConfig *t) {
     size_t C = t->width;
+    double d = (double)C, h = (double)t->mlp, L = (double)t->layers;
+    bool image = tower == TOWER_IMAGE;
     for (size_t i = 0; i < t->layers; i++) {
         char block[64];
         snprintf(block, sizeof block, "%stransformer.resblocks.%zu.", prefix, i);
-        add1(p, block, "ln_1.weight", C);
-        add1(p, block, "ln_1.bias", C);
-        add2(p, block, "attn.in_proj_weight", 3 * C, C);
-        add1(p, block, "attn.in_proj_bias", 3 * C);
-        add2(p, block, "attn.out_proj.weight", C, C);
-        add1(p, block, "attn.out_proj.bias", C);
-        add1(p, block, "ln_2.weight", C);
-        add1(p, block, "ln_2.bias", C);
-        add2(p, block, "mlp.c_fc.weight", t->mlp, C);
-        add1(p, block, "mlp.c_fc.bias", t->mlp);
-        add2(p, block, "mlp.c_proj.weight", C, t->mlp);
-        add1(p, block, "mlp.c_proj.bias", C);
+        Part at = {tower, i + 1, block};
+        add_norm(p, &at, ROLE_LN_1, "ln_1.", C);
+        add_layer(p, &at, ROLE_IN_PROJ, "attn.in_proj_", 3 * C, C,
+                  image ? uniform(6 / (4 * d)) : normal(1 / d), constant(0));
+        add_layer(p, &at, ROLE_OUT_PROJ, "attn.out_proj.", C, C,
+                  image ? uniform(1 / d) : normal(1 / (d * 2 * L)), constant(0));
+        add_norm(p, &at, ROLE_LN_2, "ln_2.", C);
+        add_layer(p, &at, ROLE_C_FC, "mlp.c_fc.", t->mlp, C,
+                  image ? uniform(1 / d) : normal(1 / (2 * d)), uniform(1 / d));
+        add_layer(p, &at, ROLE_C_PROJ, "mlp.c_proj.", C, t->mlp,
+                  image ? uniform(1 / h) : normal(1 / (d * 2 * L)), uniform(1 / h));
     }
 }
 
-static void add_all(Params *p, const ClipConfig *c) {
-    size_t d = c->image.width, w = c->text.width, P = c->patch_size;
-    p->list = xcalloc(16 + 12 * (c->image.layers + c->text.layers), sizeof *p->list);
-    add2(p, "", "positional_embedding", c->context_length, w);
-    add2(p, "", "text_projection", w, c->embed_dim);
-    add0(p, "logit_scale");
-    if (c->has_logit_bias) add0(p, "logit_bias");
-    add1(p, "visual.", "class_embedding", d);
-    add2(p, "visual.", "positional_embedding", clip_image_tokens(c), d);
-    add2(p, "visual.", "proj", d, c->embed_dim);
-    add(p, "visual.", "conv1.weight", 4, d, 3, P, P);
-    add1(p, "visual.", "ln_pre.weight", d);
-    add1(p, "visual.", "ln_pre.bias", d);
-    add_blocks(p, "visual.", &c->image);
-    add1(p, "visual.", "ln_post.weight", d);
-    add1(p, "visual.", "ln_post.bias", d);
-    add_blocks(p, "", &c->text);
-    add2(p, "", "token_embedding.weight", c->vocab_size, w);
-    add1(p, "", "ln_final.weight", w);
-    add1(p, "", "ln_final.bias", w);
+static void add_image_tower(Params *p, const ClipConfig *c) {
+    size_t d = c->image.width, P = c->patch_size, layers = c->image.layers;
+    Part embeddings = {TOWER_IMAGE, 0, "visual."}, last = {TOWER_IMAGE, layers, "visual."},
+         top = {TOWER_IMAGE, layers + 1, "visual."};
+    ParamInit init = normal(1 / (double)d);
+    add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
+    add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init, clip_image_tokens(c),
+               d);
+    add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
+    Param conv1 = {.role = ROLE_PATCHES,
+                   .init = uniform(1 / (3 * (double)P * (double)P)),
+                   .ndim = 4,
+                   .shape = {d, 3, P, P}};
+    add(p, &embeddings, conv1, "conv1.weight", "");
+    add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
+    add_blocks(p, TOWER_IMAGE, "visual.", &c->image);
+    add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);
 }
 
-size_t params_register(Params *p, const char *name, size_t rows, size_t cols) {
-    p->list = xrealloc(p->list, (p->count + 1) * sizeof *p->list);
-    memset(&p->list[p->count], 0, sizeof *p->list);
-    add2(p, "", name, rows, cols);
-    p->list[p->count - 1].factor = true;
-    return p->count - 1;
+/* open_clip's text tower is the model itself, and tensors of a module come before those of the
+ * modules in it: these are first, the rest follows the image tower. */
+static void add_text_parameters(Params *p, const ClipConfig *c) {
+    size_t w = c->text.width;
+    Part embeddings = {TOWER_TEXT, 0, ""}, top = {TOWER_TEXT, c->text.layers + 1, ""};
+    add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", normal(0.01 * 0.01),
+               c->context_length, w);
+    add_matrix(p, &top, ROLE_PROJECTION, "text_projection", normal(1 / (double)w), w, c->embed_dim);
+}
+
+static void add_text_modules(Params *p, const ClipConfig *c) {
+    size_t w = c->text.width;
+    Part embeddings = {TOWER_TEXT, 0, ""}, last = {TOWER_TEXT, c->text.layers, ""};
+    add_blocks(p, TOWER_TEXT, "", &c->text);
+    add_matrix(p, &embeddings, ROLE_TOKENS, "token_embedding.weight", normal(0.02 * 0.02),
+               c->vocab_size, w);
+    add_norm(p, &last, ROLE_LN_FINAL, "ln_final.", w);
+}
+
+static void add_all(Params *p, const ClipConfig *c) {
+    add_text_parameters(p, c);
+    add_scalar(p, ROLE_LOGIT_SCALE, "logit_scale", c->init_logit_scale);
+    if (c->has_logit_bias) add_scalar(p, ROLE_LOGIT_BIAS, "logit_bias", c->init_logit_bias);
+    add_image_tower(p, c);
+    add_text_modules(p, c);
 }
 
 /* ---- the flat block: what learns, then the rest; of each matrices of products, the token
@@ -98,10 +149,10 @@ size_t params_register(Params *p, const char *name, size_t rows, size_t cols) {
 enum { MATRICES, TOKENS, POSITIONS, VECTORS, KINDS, ADAPTED = 2 * KINDS, PLACES };
 
 static int place_of(const Param *q) {
-    int kind = q->ndim < 2                                  ? VECTORS
-               : strstr(q->name, "positional_embedding")    ? POSITIONS
-               : !strcmp(q->name, "token_embedding.weight") ? TOKENS
-                                                            : MATRICES;
+    int kind = q->ndim < 2                 ? VECTORS
+               : q->role == ROLE_POSITIONS ? POSITIONS
+               : q->role == ROLE_TOKENS    ? TOKENS
+                                           : MATRICES;
     return q->adapted ? ADAPTED : q->trainable ? kind : KINDS + kind;
 }
 
@@ -194,6 +245,14 @@ Param *params_find(const Params *p, const char *name) {
     return NULL;
 }
 
+const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias) {
+    for (size_t i = 0; i < p->tensors; i++) {
+        const Param *q = &p->list[i];
+        if (q->tower == tower && q->layer == layer && q->role == role && q->bias == bias) return q;
+    }
+    return NULL;
+}
+
 Param *params_describe(const ClipConfig *c, size_t *count) {
     Params p = {0};
     add_all(&p, c);
@@ -230,56 +289,14 @@ void params_track(Params *p, double decay) {
 
 /* ---- initial values ---- */
 
-typedef struct Init {
-    enum { INIT_CONSTANT, INIT_UNIFORM, INIT_NORMAL } kind;
-    double value; /* the constant, the bound a of U(±a), the standard deviation */
-} Init;
-
-static Init uniform(double square) { return (Init){INIT_UNIFORM, sqrt(square)}; }
-static Init normal(double variance) { return (Init){INIT_NORMAL, sqrt(variance)}; }
-static Init constant(double value) { return (Init){INIT_CONSTANT, value}; }
-
-static Init init_block(const char *name, const TowerConfig *t, bool image) {
-    double d = (double)t->width, h = (double)t->mlp, L = (double)t->layers;
-    if (!strcmp(name, "attn.in_proj_weight")) return image ? uniform(6 / (4 * d)) : normal(1 / d);
-    if (!strcmp(name, "attn.out_proj.weight"))
-        return image ? uniform(1 / d) : normal(1 / (d * 2 * L));
-    if (!strcmp(name, "mlp.c_fc.weight")) return image ? uniform(1 / d) : normal(1 / (2 * d));
-    if (!strcmp(name, "mlp.c_proj.weight")) return image ? uniform(1 / h) : normal(1 / (d * 2 * L));
-    if (!strcmp(name, "mlp.c_fc.bias")) return uniform(1 / d);
-    if (!strcmp(name, "mlp.c_proj.bias")) return uniform(1 / h);
-    assert(!strncmp(name, "ln_", 3) || strstr(name, ".in_proj_bias") ||
-           strstr(name, ".out_proj.bias"));
-    return constant(strstr(name, "weight") ? 1 : 0);
-}
-
-static Init init_of(const Param *q, const ClipConfig *c) {
-    const char *name = q->name, *block;
-    double d = (double)c->image.width, w = (double)c->text.width;
-    bool image = !strncmp(name, "visual.", 7);
-    if (q->factor) /* as PyTorch's linear layer, and so that B·A starts at 0 */
-        return strncmp(name, "lora_a.", 7) ? constant(0) : uniform(1 / (double)q->shape[1]);
-    if (image) name += 7;
-    if ((block = strstr(name, "resblocks.")))
-        return init_block(strchr(block + 10, '.') + 1, image ? &c->image : &c->text, image);
-    if (!strncmp(name, "ln_", 3)) return constant(strstr(name, "weight") ? 1 : 0);
-    if (!strcmp(name, "logit_scale")) return constant(c->init_logit_scale);
-    if (!strcmp(name, "logit_bias")) return constant(c->init_logit_bias);
-    if (!strcmp(name, "conv1.weight"))
-        return uniform(1 / (3 * (double)c->patch_size * (double)c->patch_size));
-    if (!strcmp(name, "token_embedding.weight")) return normal(0.02 * 0.02);
-    if (!image && !strcmp(name, "positional_embedding")) return normal(0.01 * 0.01);
-    return normal(1 / (image ? d : w));
-}
-
 /* A tensor's draws depend on its name, not on its place in the list. */
 static uint64_t name_hash(const char *s) { return fnv_hash(FNV_START, s, strlen(s)); }
 
-void params_init(Params *p, const ClipConfig *c, uint64_t seed) {
+void params_init(Params *p, uint64_t seed) {
     double *values = xmalloc(CHUNK * sizeof *values);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        Init init = init_of(q, c);
+        ParamInit init = q->init;
         uint64_t key = rng_mix(seed, name_hash(q->name));
         for (size_t first = 0; first < q->size; first += CHUNK) {
             size_t n = size_min(CHUNK, q->size - first);

@@ -9,15 +9,60 @@
 #include "train/model/config.h"
 #include "train/model/lora.h"
 
+/* What a tensor is for. Norms and the matrices of blocks are neighbours: param_is_norm,
+ * param_is_block_matrix. */
+typedef enum ParamRole {
+    ROLE_PATCHES, /* conv1 */
+    ROLE_CLASS,
+    ROLE_TOKENS,
+    ROLE_POSITIONS,
+    ROLE_LN_PRE,
+    ROLE_LN_1,
+    ROLE_LN_2,
+    ROLE_LN_FINAL, /* ln_post, ln_final */
+    ROLE_IN_PROJ,
+    ROLE_OUT_PROJ,
+    ROLE_C_FC,
+    ROLE_C_PROJ,
+    ROLE_PROJECTION, /* proj, text_projection */
+    ROLE_LOGIT_SCALE,
+    ROLE_LOGIT_BIAS,
+    ROLE_LORA_A,
+    ROLE_LORA_B
+} ParamRole;
+
+typedef enum ParamTower { TOWER_NONE, TOWER_IMAGE, TOWER_TEXT } ParamTower;
+
+/* Initial values: docs/NUMERICS.md, 'Initial values'. */
+typedef struct ParamInit {
+    enum { INIT_CONSTANT, INIT_UNIFORM, INIT_NORMAL } kind;
+    double value; /* the constant, the bound a of U(-a, a), the standard deviation */
+} ParamInit;
+
 typedef struct Param {
     char name[96];
     int ndim;
     size_t shape[4], size, offset;
+    ParamRole role;
+    bool bias;        /* of the layer that the role names; otherwise its weight */
+    ParamTower tower; /* of a LoRA factor: its matrix's; NONE: logit scale and bias */
+    size_t layer;     /* in the tower, from the input: 0 the embeddings, 1 … L the blocks, L also
+                         the final LayerNorm, L + 1 the projection */
+    ParamInit init;
     bool trainable;  /* settled before params_place */
     double lr_scale; /* times the run's learning rate; 1 */
     bool adapted;    /* frozen, but LoRA's factors learn from its gradient */
-    bool factor;     /* one of LoRA's: no tensor of the model */
 } Param;
+
+static inline bool param_is_norm(const Param *q) {
+    return q->role >= ROLE_LN_PRE && q->role <= ROLE_LN_FINAL;
+}
+/* One of the four matrices of a block. */
+static inline bool param_is_block_matrix(const Param *q) {
+    return q->role >= ROLE_IN_PROJ && q->role <= ROLE_C_PROJ && !q->bias;
+}
+/* One of LoRA's: no tensor of the model. */
+static inline bool param_is_factor(const Param *q) { return q->role >= ROLE_LORA_A; }
 
 typedef struct Params {
     const Kernels *k;
@@ -57,7 +102,7 @@ typedef struct GradientsReady {
     void *context;
 } GradientsReady;
 
-/* Registers every tensor of the model (names, shapes: spec 1.5) and allocates. */
+/* Registers every tensor of the model (docs/NUMERICS.md, 'Tensor names') and allocates. */
 Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
 /* The same in steps. Names and shapes, LoRA's factors (lora may be NULL) included; all learns, or,
  * with factors, these and the logit scale and bias. layers_plan and the like may now freeze more.
@@ -71,16 +116,19 @@ void params_take(Params *p, const Comm *comm, Moments moments);
 static inline size_t moment_size(const Kernels *k, Moments moments) {
     return moments == MOMENTS_BF16 ? 2 : k->acc_size;
 }
-/* Adds a matrix that is no tensor of the model; returns its number in the list. For lora.c. */
-size_t params_register(Params *p, const char *name, size_t rows, size_t cols);
+/* Appends a tensor whose name, shape, role, tower, layer and initial value are set; returns its
+ * number in the list. */
+size_t params_add(Params *p, const Param *q);
 /* Starts the moving average of the masters as they are. */
 void params_track(Params *p, double decay);
 void params_free(Params *p);
 /* Names and shapes alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
 Param *params_find(const Params *p, const char *name); /* NULL when absent */
-/* Initial values of spec 1.6, a function of the seed alone. */
-void params_init(Params *p, const ClipConfig *c, uint64_t seed);
+/* The tensor of the model with these fields; NULL when absent. */
+const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias);
+/* Initial values, a function of the seed alone. */
+void params_init(Params *p, uint64_t seed);
 /* Over ranks: rank 0's masters for all. */
 void params_broadcast(Params *p);
 /* Refreshes the compute weights from the masters (and LoRA's factors). */

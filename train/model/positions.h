@@ -1,4 +1,5 @@
-/* positions: positional embeddings for another image size or context length (spec 11). */
+/* positions: positional embeddings for another image size or context length (docs/NUMERICS.md,
+ * 'Position resizing'). */
 #ifndef TRAIN_MODEL_POSITIONS_H
 #define TRAIN_MODEL_POSITIONS_H
 #include "kernels/base.h"

@@ -11,8 +11,8 @@
  * are the checkpoint's wherever it says them. Not both NULL. Dies where there is none. */
 void pretrained_config(ClipConfig *c, const char *path, const char *model);
 /* Opens any checkpoint's weights as the model's parameters, in their order; dies where they do not
- * fit. Positional embeddings of another size are resized (spec 11); warns where they were trained
- * with another activation than c's. */
+ * fit. Positional embeddings of another size are resized (docs/NUMERICS.md, 'Position resizing');
+ * warns where they were trained with another activation than c's. */
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
                      size_t count);
 /* The same into p. */

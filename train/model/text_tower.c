@@ -5,7 +5,6 @@
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
                      const ClipOptions *o) {
-    static const TowerNames names = {"transformer.resblocks.", "ln_final", "text_projection"};
     size_t B = o->max_batch;
     size_t rows = o->max_text_rows ? o->max_text_rows : size_mul(B, c->context_length);
     memset(t, 0, sizeof *t);
@@ -23,10 +22,10 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
                        .max_B = B + t->padding,
                        .kept_rows = rows,
                        .max_rows = rows};
-    tower_init(&t->tower, k, p, &c->text, &names);
+    tower_init(&t->tower, k, p, &c->text, TOWER_TEXT);
     if (!p) return;
-    t->embed = (Layer){tower_param(p, "", "token_embedding.weight"),
-                       tower_param(p, "", "positional_embedding")};
+    t->embed = (Layer){layer_at(p, TOWER_TEXT, 0, ROLE_TOKENS).w,
+                       layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
     t->host_pool = xcalloc(B, sizeof *t->host_pool);
 }
 

@@ -1,22 +1,9 @@
 #include "train/model/tower.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
-const Param *tower_param(const Params *p, const char *prefix, const char *name) {
-    char full[128];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    const Param *q = params_find(p, full);
-    if (!q) die("the model has no tensor %s", full);
-    return q;
-}
-
-static Layer layer_find(const Params *p, const char *prefix, const char *weight, const char *bias) {
-    return (Layer){tower_param(p, prefix, weight), tower_param(p, prefix, bias)};
-}
-
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
-                const TowerNames *names) {
+                ParamTower tower) {
     t->k = k;
     t->p = p;
     t->config = *c;
@@ -29,18 +16,16 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
         Block *b = &t->blocks[i];
         *b = (Block){k, p, t->C, c->heads, c->mlp, c->activation, c->causal, .ln_1 = {0}};
         if (!p) continue;
-        char at[80];
-        snprintf(at, sizeof at, "%s%zu.", names->block, i);
-        b->ln_1 = layer_find(p, at, "ln_1.weight", "ln_1.bias");
-        b->in_proj = layer_find(p, at, "attn.in_proj_weight", "attn.in_proj_bias");
-        b->out_proj = layer_find(p, at, "attn.out_proj.weight", "attn.out_proj.bias");
-        b->ln_2 = layer_find(p, at, "ln_2.weight", "ln_2.bias");
-        b->c_fc = layer_find(p, at, "mlp.c_fc.weight", "mlp.c_fc.bias");
-        b->c_proj = layer_find(p, at, "mlp.c_proj.weight", "mlp.c_proj.bias");
+        b->ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
+        b->in_proj = layer_at(p, tower, i + 1, ROLE_IN_PROJ);
+        b->out_proj = layer_at(p, tower, i + 1, ROLE_OUT_PROJ);
+        b->ln_2 = layer_at(p, tower, i + 1, ROLE_LN_2);
+        b->c_fc = layer_at(p, tower, i + 1, ROLE_C_FC);
+        b->c_proj = layer_at(p, tower, i + 1, ROLE_C_PROJ);
     }
     if (!p) return;
-    t->ln_final = layer_find(p, names->norm, ".weight", ".bias");
-    t->proj = (Layer){tower_param(p, names->proj, ""), NULL};
+    t->ln_final = layer_at(p, tower, t->layers, ROLE_LN_FINAL);
+    t->proj = layer_at(p, tower, t->layers + 1, ROLE_PROJECTION);
 }
 
 void tower_free(Tower *t) {

@@ -32,13 +32,9 @@ typedef struct Tower {
     GradientsReady ready;
 } Tower;
 
-typedef struct TowerNames {
-    const char *block, *norm, *proj; /* "visual.transformer.resblocks.", "visual.ln_post", … */
-} TowerNames;
-
 /* Fills the blocks; p may be NULL if only sizes are wanted. */
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
-                const TowerNames *names);
+                ParamTower tower);
 void tower_free(Tower *t);
 /* What has to last from a kept forward to its backward. */
 void tower_layout_kept(Tower *t, Arena *a);
@@ -55,7 +51,4 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
 /* Whether a block, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
-
-/* Parameter of that name, which must exist. */
-const Param *tower_param(const Params *p, const char *prefix, const char *name);
 #endif

@@ -6,8 +6,6 @@
 
 void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
               const ClipOptions *o) {
-    static const TowerNames names = {"visual.transformer.resblocks.", "visual.ln_post",
-                                     "visual.proj"};
     size_t side = c->image_size / c->patch_size, B = o->max_batch;
     memset(v, 0, sizeof *v);
     v->image_size = c->image_size;
@@ -31,13 +29,12 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .max_rows = size_mul(B, v->grid + 1),
                        .kept_front = pixels,
                        .front = size_add(pixels, size_mul(patches, k->act_size))};
-    tower_init(&v->tower, k, p, &c->image, &names);
+    tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     if (!p) return;
-    v->conv1 = (Layer){tower_param(p, "visual.", "conv1.weight"), NULL};
-    v->ln_pre = (Layer){tower_param(p, "visual.", "ln_pre.weight"),
-                        tower_param(p, "visual.", "ln_pre.bias")};
-    v->class_embedding = tower_param(p, "visual.", "class_embedding");
-    v->positional_embedding = tower_param(p, "visual.", "positional_embedding");
+    v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
+    v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
+    v->class_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_CLASS).w;
+    v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
     v->host_keep = xcalloc(size_mul(B, v->kept_grid), sizeof *v->host_keep);
 }
 

@@ -1,5 +1,5 @@
 /* weight_names: what checkpoints of several programs call the tensors of a CLIP, in open_clip's
- * words (spec 1.5), and back. */
+ * words (docs/NUMERICS.md, 'Tensor names'), and back. */
 #ifndef TRAIN_MODEL_WEIGHT_NAMES_H
 #define TRAIN_MODEL_WEIGHT_NAMES_H
 #include "kernels/base.h"

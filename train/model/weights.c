@@ -28,7 +28,8 @@ char *weights_find_file(const char *path) {
     return NULL;
 }
 
-/* Published weights that need QuickGELU, by the names of their files (spec 1.1). */
+/* Published weights that need QuickGELU, by the names of their files (open_clip's
+ * pretrained.py). */
 static bool openai_by_name(const char *path) {
     static const char *const families[] = {"openai", "metaclip", "dfn2b", "dfn5b"};
     for (size_t i = 0; i < COUNT(families); i++)
@@ -156,13 +157,10 @@ static bool same_shape(const Weight *w, const Param *q) {
 
 /* A positional embedding of another length; false: not that, or not resizable. */
 static bool resize_to(Weight *w, const Param *q) {
-    bool image = !strcmp(q->name, "visual.positional_embedding");
-    if ((!image && strcmp(q->name, "positional_embedding")) || w->ndim != 2 ||
-        w->shape[1] != q->shape[1])
-        return false;
+    if (q->role != ROLE_POSITIONS || w->ndim != 2 || w->shape[1] != q->shape[1]) return false;
     float *from = xmalloc(size_mul(w->count, sizeof *from));
     weight_read(w, 0, w->count, from);
-    w->own = positions_resize(from, w->shape[0], q->shape[0], q->shape[1], image);
+    w->own = positions_resize(from, w->shape[0], q->shape[0], q->shape[1], q->tower == TOWER_IMAGE);
     free(from);
     if (!w->own) return false;
     log_info("%s resized from %zu to %zu positions", q->name, w->shape[0], q->shape[0]);
@@ -185,7 +183,7 @@ static bool fit_one(Weight *w, const Param *q, Error *err) {
 static bool fit_all(Weights *w, Weight *fitted, const Param *list, size_t count, Error *err) {
     for (size_t i = 0; i < count; i++) {
         const Weight *found = weights_find(w, list[i].name);
-        if (!found && strcmp(list[i].name, "logit_bias"))
+        if (!found && list[i].role != ROLE_LOGIT_BIAS)
             return error_set(err, "%s is missing: is this another --model?", list[i].name);
         if (found) {
             fitted[i] = *found;
