@@ -50,3 +50,16 @@ uint8_t *zstd_frames(const uint8_t *bytes, size_t n, size_t frame, size_t *size)
     }
     return out;
 }
+
+Dataset *open_data_set(const char *spec, const DatasetOptions *o) {
+    Error err;
+    Dataset *d = dataset_open(spec, o, &err);
+    if (!d) fail_msg("%s", err.text);
+    return d;
+}
+
+void refuse_data_set(const char *spec, const DatasetOptions *o, const char *needle) {
+    Error err;
+    assert_null(dataset_open(spec, o, &err));
+    test_says(err.text, needle);
+}

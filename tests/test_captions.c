@@ -107,13 +107,10 @@ static void test_pick(void **state) {
 
 static Dataset *open_it(const char *path, const char *keys, CaptionPick pick) {
     DatasetOptions o = dataset_options_default();
-    Error err;
     o.cache_dir = test_path("cache");
     o.text_keys = keys;
     o.captions = pick;
-    Dataset *d = dataset_open(path, &o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
+    return open_data_set(path, &o);
 }
 
 /* "text;" of every sample, the reason in place of a bad one. */

@@ -57,20 +57,6 @@ static size_t cache_files(void) {
     return n;
 }
 
-static Dataset *open_it(const char *spec, const DatasetOptions *o) {
-    Error err;
-    Dataset *d = dataset_open(spec, o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
-}
-
-static void check_refused(const char *spec, const char *needle) {
-    Error err;
-    DatasetOptions o = options();
-    assert_null(dataset_open(spec, &o, &err));
-    if (!strstr(err.text, needle)) fail_msg("\"%s\" does not say \"%s\"", err.text, needle);
-}
-
 /* n samples whose image is "image KEY " and bytes up to `size`, whose caption is "caption KEY". */
 static TarBytes make_tar(size_t first, size_t n, size_t size) {
     TarBytes t = {NULL, 0};
@@ -178,7 +164,7 @@ static void test_reading(void **state) {
     tar_bytes_write(&t, "read/2.tar");
     char *spec = xasprintf("%s/{0..2}.tar", test_path("read"));
     for (int twice = 0; twice < 2; twice++) { /* the second time the indexes are there */
-        Dataset *d = open_it(spec, &o);
+        Dataset *d = open_data_set(spec, &o);
         check_all(d, 25);
         assert_int_equal(dataset_shards(d), 3);
         const size_t starts[] = {0, 10, 11, 25};
@@ -196,10 +182,10 @@ static void test_reading(void **state) {
     names_free(names, n);
     assert_int_equal(cache_files(), 3);
     /* the folder itself is the same data */
-    Dataset *d = open_it(test_path("read"), &o);
+    Dataset *d = open_data_set(test_path("read"), &o);
     check_all(d, 25);
     dataset_close(d);
-    check_refused(test_path("read/3.tar"), "No such file");
+    refuse_data_set(test_path("read/3.tar"), &o, "No such file");
 }
 
 /* Of many shards no more are open than half of what the process may open. */
@@ -213,13 +199,13 @@ static void test_few_descriptors(void **state) {
         tar_bytes_write(&t, name);
     }
     DatasetOptions o = options();
-    Dataset *d = open_it(test_path("few"), &o); /* makes the indexes */
+    Dataset *d = open_data_set(test_path("few"), &o); /* makes the indexes */
     dataset_close(d);
     struct rlimit was, small;
     getrlimit(RLIMIT_NOFILE, &was);
     small = (struct rlimit){32, was.rlim_max};
     setrlimit(RLIMIT_NOFILE, &small);
-    d = open_it(test_path("few"), &o);
+    d = open_data_set(test_path("few"), &o);
     check_all(d, 40);
     dataset_close(d);
     setrlimit(RLIMIT_NOFILE, &was);
@@ -247,7 +233,7 @@ static void test_json_and_labels(void **state) {
     DatasetOptions o = options();
     Sample s = {.key = NULL};
     Error err;
-    Dataset *d = open_it(path, &o);
+    Dataset *d = open_data_set(path, &o);
     const int labels[] = {7, 12, 0, -1}; /* "x": a name */
     for (size_t i = 0; i < 5; i++) {
         if (i < 2 || i == 3) {
@@ -262,7 +248,7 @@ static void test_json_and_labels(void **state) {
     }
     dataset_close(d);
     o.json_text_key = "cap";
-    d = open_it(path, &o); /* the same index, other members */
+    d = open_data_set(path, &o); /* the same index, other members */
     assert_int_equal(dataset_count(d), 5);
     assert_true(dataset_read(d, 0, &s, &err));
     assert_string_equal(s.text, "from json é");
@@ -303,14 +289,14 @@ static void test_index_beside(void **state) {
     const char *shard = keep_path("beside.tar");
     tar_bytes_write(&t, "beside.tar");
     write_index(shard);
-    Dataset *d = open_it(shard, &o);
+    Dataset *d = open_data_set(shard, &o);
     check_all(d, 5);
     assert_int_equal(cache_files(), 0); /* it was used */
     dataset_close(d);
     /* stale: the shard has changed */
     t = make_tar(0, 8, 0);
     tar_bytes_write(&t, "beside.tar");
-    d = open_it(shard, &o);
+    d = open_data_set(shard, &o);
     check_all(d, 8);
     assert_int_equal(cache_files(), 1);
     dataset_close(d);
@@ -323,17 +309,15 @@ static void test_index_beside(void **state) {
     t = make_tar(0, 8, 0);
     tar_bytes_write(&t, "beside.tar");
     add_seconds(shard, 20);
-    d = open_it(shard, &o);
+    d = open_data_set(shard, &o);
     check_all(d, 8);
     dataset_close(d);
     /* other keys than it was counted with */
     write_index(shard);
     o.text_keys = "caption;cls";
-    Error err;
-    assert_null(dataset_open(shard, &o, &err));
-    assert_non_null(strstr(err.text, "no usable sample: 8 without"));
+    refuse_data_set(shard, &o, "no usable sample: 8 without");
     o.text_keys = NULL;
-    d = open_it(shard, &o);
+    d = open_data_set(shard, &o);
     assert_int_equal(dataset_count(d), 8);
     dataset_close(d);
 }
@@ -354,26 +338,26 @@ static void test_bad_index(void **state) {
         bytes[places[i]] ^= 4;
         test_write_file(index, bytes, n);
         bytes[places[i]] ^= 4;
-        Dataset *d = open_it(shard, &o);
+        Dataset *d = open_data_set(shard, &o);
         check_all(d, 6);
         dataset_close(d);
     }
     for (size_t cut = 0; cut < n; cut += 37) {
         remove_cache();
         test_write_file(index, bytes, cut);
-        Dataset *d = open_it(shard, &o);
+        Dataset *d = open_data_set(shard, &o);
         check_all(d, 6);
         dataset_close(d);
     }
     /* it goes bad while the data set is open */
     test_write_file(index, bytes, n);
-    Dataset *d = open_it(shard, &o);
+    Dataset *d = open_data_set(shard, &o);
     test_write_file(index, bytes, n / 2);
     check_all(d, 6);
     dataset_close(d);
     /* the shard changes while the data set is open */
     test_write_file(index, bytes, n);
-    d = open_it(shard, &o);
+    d = open_data_set(shard, &o);
     t = make_tar(0, 3, 0);
     tar_bytes_write(&t, "badindex.tar");
     Sample s = {.key = NULL};
@@ -434,7 +418,7 @@ static void test_zstd(void **state) {
         char name[32];
         snprintf(name, sizeof name, "z%zu.tar.zst", i);
         write_zstd(&t, name, frames[i]);
-        Dataset *d = open_it(test_path(name), &o);
+        Dataset *d = open_data_set(test_path(name), &o);
         check_all(d, 40);
         dataset_close(d);
     }
@@ -450,13 +434,13 @@ static void test_large_frames(void **state) {
     write_zstd(&t, "large.tar.zst", (size_t)1 << 30);
     const char *path = keep_path("large.tar.zst");
     for (int twice = 0; twice < 2; twice++) {
-        Dataset *d = open_it(path, &o);
+        Dataset *d = open_data_set(path, &o);
         check_all(d, 20);
         assert_int_equal(cache_files(), 2); /* copy and index */
         dataset_close(d);
     }
     remove_cache();
-    Dataset *d = open_it(path, &o);
+    Dataset *d = open_data_set(path, &o);
     dataset_close(d);
     assert_int_equal(cache_files(), 2);
     /* the index without its copy is of no use: both are made again */
@@ -471,7 +455,7 @@ static void test_large_frames(void **state) {
             free(copy);
         }
     names_free(names, n);
-    d = open_it(path, &o);
+    d = open_data_set(path, &o);
     check_all(d, 20);
     dataset_close(d);
 }
@@ -508,7 +492,7 @@ static void test_threads(void **state) {
         else
             tar_bytes_write(&t, name);
     }
-    Readers r = {.d = open_it(test_path("many"), &o), .n = 400};
+    Readers r = {.d = open_data_set(test_path("many"), &o), .n = 400};
     parallel_for(1600, 4, read_one, &r);
     assert_int_equal(r.wrong, 0);
     for (int i = 0; i < 4; i++) sample_free(&r.samples[i]);
@@ -521,7 +505,7 @@ static void test_damaged_frame(void **state) {
     TarBytes t = make_tar(0, 12, 1500);
     write_zstd(&t, "frame.tar.zst", 2560 + 512);
     const char *path = keep_path("frame.tar.zst");
-    Dataset *d = open_it(path, &o);
+    Dataset *d = open_data_set(path, &o);
     size_t n, bad = 0;
     struct stat st;
     stat(path, &st);

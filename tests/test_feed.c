@@ -45,12 +45,10 @@ static FeedOptions feed_options(void) {
 /* command: of the shell, in the folder of the shards. */
 static Dataset *open_command(const char *command, const FeedOptions *o) {
     DatasetOptions d = dataset_options_default();
-    Error err;
     d.cache_dir = test_path("cache");
     d.feed = o;
     char *spec = xasprintf("pipe:cd %s || exit; %s", test_dir(), command);
-    Dataset *data = dataset_open(spec, &d, &err);
-    if (!data) fail_msg("%s", err.text);
+    Dataset *data = open_data_set(spec, &d);
     free(spec);
     return data;
 }
@@ -137,10 +135,8 @@ static void test_ranks(void **state) {
     check_once(a, ALL, 1);
     o.ranks = 5;
     DatasetOptions options = dataset_options_default();
-    Error err;
     options.feed = &o;
-    assert_null(dataset_open("pipe:true {0..3}", &options, &err));
-    assert_non_null(strstr(err.text, "4 streams for 5 ranks"));
+    refuse_data_set("pipe:true {0..3}", &options, "4 streams for 5 ranks");
 }
 
 typedef struct Taker {
@@ -376,8 +372,7 @@ static void test_spool(void **state) {
     o.cache_dir = cache;
     char *spec =
         xasprintf("pipe:cat %s/s{1,0}.tar::pipe:zstd -qc %s/s2.tar", test_dir(), test_dir());
-    Dataset *d = dataset_open(spec, &o, &err);
-    if (!d) fail_msg("%s", err.text);
+    Dataset *d = open_data_set(spec, &o);
     assert_int_equal(dataset_count(d), 3 * EACH);
     assert_int_equal(dataset_dropped(d), 3);
     Sample s = {.key = NULL};
@@ -397,11 +392,9 @@ static void test_spool(void **state) {
     dataset_close(d);
     free(spec);
     spec = xasprintf("pipe:cat %s/s0.tar; exit 4", test_dir());
-    assert_null(dataset_open(spec, &o, &err));
-    assert_non_null(strstr(err.text, "exit 4: exit status 4"));
+    refuse_data_set(spec, &o, "exit 4: exit status 4");
     o.pipe_seconds = 0.2;
-    assert_null(dataset_open("pipe:sleep 1000", &o, &err));
-    assert_non_null(strstr(err.text, "nothing came for 0.2 s"));
+    refuse_data_set("pipe:sleep 1000", &o, "nothing came for 0.2 s");
     free(spec);
     free(cache);
 }
@@ -410,7 +403,6 @@ static void test_refused(void **state) {
     (void)state;
     DatasetOptions d = dataset_options_default();
     FeedOptions o = feed_options();
-    Error err;
     d.feed = &o;
     const struct {
         const char *spec, *needle;
@@ -418,12 +410,10 @@ static void test_refused(void **state) {
                  {"pipe:true::x.csv", "does not mix with streams"},
                  {"http://host/{0..3}.tar", "pipe:curl -sf http://host/0.tar"}};
     for (size_t i = 0; i < COUNT(cases); i++) {
-        assert_null(dataset_open(cases[i].spec, &d, &err));
-        if (!strstr(err.text, cases[i].needle)) fail_msg("%s", err.text);
+        refuse_data_set(cases[i].spec, &d, cases[i].needle);
     }
     o.samples = 0;
-    assert_null(dataset_open("-", &d, &err));
-    assert_non_null(strstr(err.text, "give --train-num-samples"));
+    refuse_data_set("-", &d, "give --train-num-samples");
 }
 
 /* Braces of the shell's own stay. */

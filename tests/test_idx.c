@@ -1,6 +1,6 @@
 /* IDX arrays: plain and gzip, cut and damaged, as data set and through `clipc data pack`'s source.
  */
-#include "tests/support.h"
+#include "tests/support_data.h"
 #include "data/idx.h"
 #include "data/image/image.h"
 #include "data/dataset.h"
@@ -103,8 +103,7 @@ static void check_set(const char *spec, bool labelled) {
     DatasetOptions o = dataset_options_default();
     o.text_keys = labelled ? "cls" : NULL;
     Error err;
-    Dataset *d = dataset_open(spec, &o, &err);
-    if (!d) fail_msg("%s", err.text);
+    Dataset *d = open_data_set(spec, &o);
     assert_int_equal(dataset_count(d), N);
     Sample s = {.key = NULL};
     Image img = {0};
@@ -154,12 +153,10 @@ static void test_data_set(void **state) {
     dataset_close(d);
     test_write_file(test_path("b"), bytes, array(bytes, 8, 1, (const size_t[]){N - 1}, 0));
     both = xasprintf("idx:%s,%s", test_path("n-images-idx3"), test_path("b"));
-    assert_null(dataset_open(both, &o, &err));
-    assert_non_null(strstr(err.text, "4 labels for 5 images"));
+    refuse_data_set(both, &o, "4 labels for 5 images");
     free(both);
     both = xasprintf("idx:%s", test_path("b"));
-    assert_null(dataset_open(both, &o, &err));
-    assert_non_null(strstr(err.text, "no images"));
+    refuse_data_set(both, &o, "no images");
     free(both);
 }
 

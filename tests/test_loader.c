@@ -60,7 +60,6 @@ static void add_picture(TarBytes *t, size_t i, bool broken) {
 /* bad: sample numbers whose image is broken, ended by SIZE_MAX. */
 static Dataset *make_data(size_t samples, size_t shards, const size_t *bad) {
     DatasetOptions o = dataset_options_default();
-    Error err;
     o.cache_dir = test_path("cache");
     for (size_t k = 0; k < shards; k++) {
         TarBytes t = {NULL, 0};
@@ -74,8 +73,7 @@ static Dataset *make_data(size_t samples, size_t shards, const size_t *bad) {
         tar_bytes_write(&t, name);
     }
     char *spec = xasprintf("%s/{0..%zu}.tar", test_dir(), shards - 1);
-    Dataset *d = dataset_open(spec, &o, &err);
-    if (!d) fail_msg("%s", err.text);
+    Dataset *d = open_data_set(spec, &o);
     free(spec);
     return d;
 }

@@ -53,12 +53,9 @@ static int free_data(void **state) {
 
 static Dataset *open_data(const char *what, const FeedOptions *feed) {
     DatasetOptions o = dataset_options_default();
-    Error err;
     o.cache_dir = test_path("cache");
     o.feed = feed;
-    Dataset *d = dataset_open(what, &o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
+    return open_data_set(what, &o);
 }
 
 static size_t part_of(size_t sample) { return sample < 40 ? 0 : sample < 46 ? 1 : 2; }
@@ -193,12 +190,10 @@ static void test_streams(void **state) {
     /* 4 sources of 10 samples with factor 1, 2 of 3 with factor 4 */
     assert_near((double)parts[0] / (2 * N), 40.0 / (40 + 24), 0.04);
     assert_true(same < N / 8);
-    Error err;
     DatasetOptions options = dataset_options_default();
     options.feed = &o;
     o.factors = "1";
-    assert_null(dataset_open(pipes, &options, &err));
-    assert_non_null(strstr(err.text, "one number for each of the 2 sources"));
+    refuse_data_set(pipes, &options, "one number for each of the 2 sources");
     free(pipes);
 }
 

@@ -48,11 +48,8 @@ static void make_folder(const char *folder, size_t n) {
 
 static Dataset *open_it(const char *spec, const DatasetOptions *options) {
     DatasetOptions o = options ? *options : dataset_options_default();
-    Error err;
     o.cache_dir = test_path("cache");
-    Dataset *d = dataset_open(spec, &o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
+    return open_data_set(spec, &o);
 }
 
 static PackReport pack(const char *spec, PackOptions o, const char *out, bool want) {

@@ -24,9 +24,7 @@ static Dataset *open_shards(const size_t *sizes, size_t n) {
         spec = longer;
     }
     DatasetOptions o = dataset_options_default();
-    Error err;
-    Dataset *d = dataset_open(spec, &o, &err);
-    if (!d) fail_msg("%s", err.text);
+    Dataset *d = open_data_set(spec, &o);
     free(spec);
     return d;
 }

@@ -88,13 +88,6 @@ static void put(const char *name, const char *text) {
     free(path);
 }
 
-static Dataset *open_it(const char *spec, const DatasetOptions *o) {
-    Error err;
-    Dataset *d = dataset_open(spec, o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
-}
-
 /* "image|text|label" of every sample, ; after each; the reason in place of a bad one. */
 static char *describe(Dataset *d) {
     Sample s = {.key = NULL};
@@ -115,7 +108,7 @@ static char *describe(Dataset *d) {
 }
 
 static void check(const char *spec, const DatasetOptions *o, const char *want, size_t dropped) {
-    Dataset *d = open_it(spec, o);
+    Dataset *d = open_data_set(spec, o);
     char *got = describe(d);
     assert_string_equal(got, want);
     assert_int_equal(dataset_dropped(d), dropped);
@@ -153,7 +146,7 @@ static void test_csv_data(void **state) {
     put("csv/abs.csv", text);
     free(text);
     put("csv/cwd.csv", "filepath,title\ntests/golden/tar/make.py,words\n");
-    Dataset *d = open_it(test_path("csv/cwd.csv"), &o);
+    Dataset *d = open_data_set(test_path("csv/cwd.csv"), &o);
     Sample s = {.key = NULL};
     Error err;
     assert_true(dataset_read(d, 0, &s, &err));
@@ -163,24 +156,18 @@ static void test_csv_data(void **state) {
     dataset_close(d);
 }
 
-static void check_refused(const char *spec, const DatasetOptions *o, const char *needle) {
-    Error err;
-    assert_null(dataset_open(spec, o, &err));
-    if (!strstr(err.text, needle)) fail_msg("\"%s\" does not say \"%s\"", err.text, needle);
-}
-
 static void test_refused(void **state) {
     (void)state;
     DatasetOptions o = dataset_options_default();
     put("bad/column.csv", "file,title\na,b\n");
-    check_refused(test_path("bad/column.csv"), &o, "no column \"filepath\" among: file, title");
+    refuse_data_set(test_path("bad/column.csv"), &o, "no column \"filepath\" among: file, title");
     put("bad/quote.csv", "filepath,title\na,\"b\n");
-    check_refused(test_path("bad/quote.csv"), &o, "line 2: a quote");
+    refuse_data_set(test_path("bad/quote.csv"), &o, "line 2: a quote");
     put("bad/empty.csv", "");
-    check_refused(test_path("bad/empty.csv"), &o, "empty");
+    refuse_data_set(test_path("bad/empty.csv"), &o, "empty");
     put("bad/none.csv", "filepath,title\n,x\n");
-    check_refused(test_path("bad/none.csv"), &o, "no usable sample");
-    check_refused(test_path("bad/missing.csv"), &o, "No such file");
+    refuse_data_set(test_path("bad/none.csv"), &o, "no usable sample");
+    refuse_data_set(test_path("bad/missing.csv"), &o, "No such file");
 }
 
 static void test_flat_folder(void **state) {
@@ -215,7 +202,7 @@ static void test_class_folders(void **state) {
     put("classes/list.md", "x");
     check(test_path("classes"), &o, "C1|cat|0;C2|this cat|0;D1|dog|1;", 0);
     o.caption_template = "a photo of a {}.";
-    Dataset *d = open_it(test_path("classes"), &o);
+    Dataset *d = open_data_set(test_path("classes"), &o);
     char *got = describe(d);
     assert_string_equal(got, "C1|a photo of a cat.|0;C2|this cat|0;D1|a photo of a dog.|1;");
     const char *const *names;

@@ -1,6 +1,6 @@
 /* Zero-shot classification against open_clip (tests/golden/make_zeroshot.py), and that batch size
  * and threads change nothing. */
-#include "tests/support.h"
+#include "tests/support_data.h"
 #include "data/tensors/npy.h"
 #include "data/image/thumbnail.h"
 #include "eval/zeroshot_report.h"
@@ -58,10 +58,7 @@ static Dataset *open_pictures(const char *name) {
     fclose(f);
     DatasetOptions o = dataset_options_default();
     labels_dataset_options(&o, "cls;json.label", "class");
-    Error err;
-    Dataset *d = dataset_open(test_path(name), &o, &err);
-    if (!d) fail_msg("%s", err.text);
-    return d;
+    return open_data_set(test_path(name), &o);
 }
 
 typedef struct Outcome {
