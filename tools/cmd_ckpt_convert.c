@@ -31,7 +31,7 @@ static double alpha = 0.5;
          "NAME|FILE",                                                                              \
          0,                                                                                        \
          0,                                                                                        \
-         "architecture, where the checkpoint has none, or another size of it",                     \
+         "architecture, if the checkpoint has none, or another size of it",                        \
          0},                                                                                       \
     {                                                                                              \
         "vocab", OPT_STRING, &vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0       \

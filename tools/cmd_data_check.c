@@ -41,7 +41,7 @@ static const Command command = {
     "are\n"
     "the same byte for byte as an earlier one (the first 1000). Damaged shards are a problem, "
     "too;\n"
-    "samples that are left out (no image, no caption) and long captions are only counted.\n",
+    "samples that are skipped (no image, no caption) and long captions are only counted.\n",
     options,
     COUNT(options),
 };

@@ -64,8 +64,9 @@ static const Command command = {
     "  clipc data pack laion/ --out shards/laion --dedup --min-caption-chars 5 --max-side 512\n"
     "A SPEC is a .csv, .tsv or .jsonl, a folder of images with .txt files beside, a folder of\n"
     "class folders, what img2dataset wrote (files or shards), idx:IMAGES[,LABELS], shards or\n"
-    "streams. Images keep their bytes but for --max-size and --max-side. Killed, the same command\n"
-    "goes on behind the last whole shard.\n",
+    "streams. Images keep their bytes except under --max-size and --max-side. After a kill the "
+    "same\n"
+    "command resumes after the last complete shard.\n",
     options,
     COUNT(options),
 };

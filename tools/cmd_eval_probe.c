@@ -45,7 +45,7 @@ static Option options[] = {
     {"c", OPT_FLOAT, &fixed_c, "C", 0, 1e12, "of the loss; 0: chosen on the validation set", 0},
     {"max-iterations", OPT_INT, &max_iterations, NULL, 1, 1e9, "of L-BFGS", 0},
     {"tolerance", OPT_FLOAT, &probe.tolerance, NULL, 0, 1,
-     "L-BFGS ends where no component of the mean loss's gradient is larger", 0},
+     "L-BFGS ends if no component of the mean loss's gradient is larger", 0},
     {"shots", OPT_STRING, &shots_text, "LIST", 0, 0,
      "few-shot: so many pictures a class, such as 1,2,4,8,16", 0},
     {"seeds", OPT_INT, &seeds, NULL, 1, 1000, "few-shot: draws to average", 0},

@@ -67,7 +67,7 @@ static Option remove_options[] = {
     {"match", OPT_LIST, &patterns, "PATTERN...", 0, 0, "keys that fit, as in the shell: 'a/*.png'",
      0},
     {"from", OPT_STRING, &from_file, "FILE", 0, 0, "keys, one a line; - is stdin", 0},
-    {"missing", OPT_FLAG, &missing, NULL, 0, 0, "pictures whose file is not there any more", 0},
+    {"missing", OPT_FLAG, &missing, NULL, 0, 0, "pictures whose file is missing", 0},
     {"dry-run", OPT_FLAG, &dry_run, NULL, 0, 0, "only print the keys", 0},
 };
 
@@ -164,7 +164,7 @@ int cmd_index_compact(int argc, char **argv) {
 
 static const Command check_command = {
     "index check",
-    "Read every byte of an index and compare checksums; exit 1 where one is wrong.",
+    "Read every byte of an index and compare checksums; exit 1 if one is wrong.",
     "clipc index check DIR",
     "  clipc index check photos.index\n",
     NULL,

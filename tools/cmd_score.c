@@ -21,7 +21,7 @@ static Option options[] = {
     {"sort", OPT_FLAG, &sort, NULL, 0, 0, "the best first", 0},
     {"top", OPT_INT, &top, NULL, 0, 1e6, "only so many, the best first; 0: all", 0},
     {"sigmoid", OPT_FLAG, &sigmoid, NULL, 0, 0,
-     "each caption by itself, as SigLIP's loss has it; the default where the model has a bias", 0},
+     "each caption alone, as in SigLIP's loss; default if the model has a bias", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
 };
 

@@ -28,7 +28,7 @@ static Option options[] = {
     {"text", OPT_STRING, &text_file, "FILE", 0, 0, "queries in words, one a line; - is stdin", 0},
     {"image", OPT_LIST, &image_files, "FILE...", 0, 0,
      "queries as pictures; with words too, one of them goes with all or each with each", 0},
-    {"weight", OPT_FLOAT, &weight, NULL, 0, 1, "of the words where both are given", 0},
+    {"weight", OPT_FLOAT, &weight, NULL, 0, 1, "of the words if both are given", 0},
     {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
     {"duplicates", OPT_FLOAT, &duplicates, "COSINE", -1, 1,
      "instead of queries: groups of pictures at least so alike", 0},

@@ -13,7 +13,14 @@
     { .batch_size = 64 }
 #define ENCODER_OPTIONS(o)                                                                          \
     {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or file, any format", 0},     \
-        {"model", OPT_STRING, &(o).model, "NAME|FILE", 0, 0, "architecture, where it has none", 0}, \
+        {"model",                                                                                   \
+         OPT_STRING,                                                                                \
+         &(o).model,                                                                                \
+         "NAME|FILE",                                                                               \
+         0,                                                                                         \
+         0,                                                                                         \
+         "architecture, if the checkpoint has none",                                                \
+         0},                                                                                        \
         {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0}, \
         {"device", OPT_CHOICE, &(o).device, CHOICES(DEVICES), 0, 0, "where to compute", 0},         \
         {"precision", OPT_CHOICE, &(o).precision,       CHOICES(PRECISIONS),                        \
@@ -47,18 +54,18 @@ typedef struct CommOptions {
 #define COMM_DEFAULTS                                                                              \
     { .timeout = 300 }
 #define COMM_OPTIONS(o)                                                                            \
-    {"comm", OPT_CHOICE, &(o).choice, CHOICES(TRANSPORTS), 0, 0, "how ranks talk", 0},             \
+    {"comm", OPT_CHOICE, &(o).choice, CHOICES(TRANSPORTS), 0, 0, "transport between ranks", 0},    \
         {"comm-timeout",                                                                           \
          OPT_FLOAT,                                                                                \
          &(o).timeout,                                                                             \
          "SECONDS",                                                                                \
          0.1,                                                                                      \
          1e6,                                                                                      \
-         "end all ranks when one does not come",                                                   \
+         "end all ranks if one is late by so long",                                                \
          0},                                                                                       \
     {                                                                                              \
         "comm-port", OPT_INT, &(o).port, NULL, 0, 65535,                                           \
-            "where rank 0 gives out NCCL's id; 0: MASTER_PORT + 1", 0                              \
+            "port on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1", 0                         \
     }
 
 /* The transport of a command that runs over ranks, all given the same options. */
