@@ -3,6 +3,7 @@
 #include "data/index.h"
 #include "data/pack_folder.h"
 #include "data/io/parallel.h"
+#include "data/io/progress.h"
 #include "data/image/resize.h"
 #include "data/tar.h"
 #include "data/io/writer.h"
@@ -307,8 +308,16 @@ static bool put_item(Packer *p, Item *item, size_t sample, Error *err) {
     return true;
 }
 
+static void show(Progress *p, size_t done, size_t all, const PackReport *r) {
+    char words[96];
+    snprintf(words, sizeof words, "%llu packed, %llu rejected", (unsigned long long)r->samples,
+             (unsigned long long)pack_report_rejected(r));
+    progress_show(p, done, all, words);
+}
+
 static bool pack_all(Packer *p, Error *err) {
     size_t n = dataset_count(p->data);
+    Progress progress = progress_start(p->o->show_progress ? "packing" : NULL);
     bool ok = true;
     for (p->first = p->state.next; ok && p->first < n; p->first += CHUNK) {
         size_t count = size_min(CHUNK, n - p->first);
@@ -320,8 +329,9 @@ static bool pack_all(Packer *p, Error *err) {
             free(item->text);
             free(item->json);
         }
-        if (p->o->progress) p->o->progress(p->o->context, p->first + count, n, &p->state.report);
+        show(&progress, p->first + count, n, &p->state.report);
     }
+    progress_end();
     if (ok && p->writer) ok = end_shard(p, n, err);
     if (ok && p->state.report.samples == 0)
         ok = error_set(err, "no sample was good enough to be packed");

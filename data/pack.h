@@ -22,9 +22,8 @@ typedef struct PackOptions {
     size_t min_tokens; /* likewise tokens, without start and end; > 0 needs a tokenizer */
     const Tokenizer *tokenizer;
     size_t threads;
-    uint64_t source; /* hash of what is packed and how, as far as the options do not say it */
-    void (*progress)(void *context, size_t done, size_t all, const PackReport *r); /* or NULL */
-    void *context;
+    uint64_t source;    /* hash of what is packed and how, as far as the options do not say it */
+    bool show_progress; /* data/io/progress.h */
 } PackOptions;
 PackOptions pack_options_default(void);
 

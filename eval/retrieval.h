@@ -17,7 +17,7 @@ typedef struct Recall {
 /* to_text[images] ranks of images among the captions, to_image[texts] of captions among the images;
  * either may be NULL. image_of[texts]: each caption's image; every image has at least one caption.
  * NULL: caption i belongs to image i. Memory is O(images + texts), time that of one product of both
- * for both directions. progress: a line on stderr now and then. */
+ * for both directions. progress: it is shown on stderr. */
 void retrieval_ranks_of(const Kernels *k, size_t *to_text, size_t *to_image, const Rows *images,
                         const Rows *texts, const uint32_t *image_of, bool progress);
 /* N pairs in host memory, queries, keys [N,E]: ranks[i] of query i's own row among keys. */

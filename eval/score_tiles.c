@@ -1,8 +1,8 @@
 #include "eval/score_tiles.h"
 
-#include <stdlib.h>
+#include "data/io/progress.h"
 
-#define PROGRESS_SECONDS 30
+#include <stdlib.h>
 
 /* Rows of a set as they go to the device; the block that is there already is not sent again. */
 typedef struct Block {
@@ -43,13 +43,6 @@ void score_tiles_plan(const Kernels *k, size_t dim) {
     k->device->release(rows);
 }
 
-static void report(const char *what, double share, double t0, double *last) {
-    double now = clock_now();
-    if (!what || now - *last < PROGRESS_SECONDS) return;
-    *last = now;
-    log_info("%s: %.1f %%, %.0f min left", what, 100 * share, (now - t0) * (1 / share - 1) / 60);
-}
-
 void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const ScoreTileWalk *w) {
     assert(a->dim == b->dim);
     if (!a->count || !b->count) return;
@@ -58,7 +51,7 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
     Block rows = block_new(k, a, SCORE_TILE_ROWS), cols = block_new(k, b, SCORE_TILE_COLS);
     acc *product = k->device->alloc(size_mul(size, k->acc_size));
     float *scores = xmalloc(size_mul(size, sizeof *scores));
-    double t0 = clock_now(), last = t0;
+    Progress progress = progress_start(w->progress);
     for (size_t i0 = 0; i0 < a->count; i0 += SCORE_TILE_ROWS) {
         for (size_t j0 = 0; j0 < b->count; j0 += SCORE_TILE_COLS) {
             ScoreTile t = {i0, size_min(SCORE_TILE_ROWS, a->count - i0), j0,
@@ -70,12 +63,10 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
             k->acc_get_f32(scores, product, t.n * t.m);
             t.scores = scores;
             w->visit(w->context, &t);
-            report(w->progress,
-                   ((double)i0 * (double)b->count + (double)t.n * (double)(j0 + t.m)) /
-                       ((double)a->count * (double)b->count),
-                   t0, &last);
+            progress_show(&progress, i0 * b->count + t.n * (j0 + t.m), a->count * b->count, "");
         }
     }
+    progress_end();
     free(scores);
     k->device->release(product);
     block_free(&cols, k);

@@ -19,7 +19,7 @@ typedef struct ScoreTileWalk {
     bool (*wanted)(void *context, const ScoreTile *t);
     void (*visit)(void *context, const ScoreTile *t);
     void *context;
-    const char *progress; /* what to call it in a line on stderr every half minute; NULL: none */
+    const char *progress; /* what the work is called (data/io/progress.h); NULL: not shown */
 } ScoreTileWalk;
 
 /* Between plan_begin and plan_end (kernels.h): goes through what a walk takes, at most. */

@@ -1,19 +1,12 @@
 #include "eval/zeroshot.h"
 
+#include "data/io/progress.h"
 #include "eval/search.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A line now and then: ImageNet takes minutes on a CPU. */
-static void progress(double *last, const char *what, size_t done, size_t of) {
-    enum { SECONDS = 10 };
-    if (clock_now() - *last < SECONDS || done == of) return;
-    *last = clock_now();
-    log_info("%s: %zu of %zu", what, done, of);
-}
 
 /* ---- the classifier ---- */
 
@@ -40,7 +33,7 @@ static void encode_classes(Encoder *e, const ClassSet *s, size_t first, size_t e
     size_t E = encoder_dim(e), T = s->template_count;
     char **captions = xcalloc(size_mul(group, T), sizeof *captions);
     float *scratch = xmalloc(size_mul(group * T, E * sizeof *scratch));
-    double last = clock_now();
+    Progress progress = progress_start("classes");
     for (size_t c = first; c < end; c += group) {
         size_t n = size_min(group, end - c);
         for (size_t i = 0; i < n * T; i++) captions[i] = class_caption_of(s, c + i / T, i % T);
@@ -49,8 +42,9 @@ static void encode_classes(Encoder *e, const ClassSet *s, size_t first, size_t e
             ensemble(weights + (c - first + i) * E, scratch + i * T * E, T, E);
         if (features) memcpy(features + (c - first) * T * E, scratch, n * T * E * sizeof *features);
         for (size_t i = 0; i < n * T; i++) free(captions[i]);
-        progress(&last, "classes", c - first + n, end - first);
+        progress_show(&progress, c - first + n, end - first, "");
     }
+    progress_end();
     free(captions);
     free(scratch);
 }
@@ -266,11 +260,12 @@ void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, con
               .list = xcalloc(chunk, sizeof *a.list)};
     for (size_t t = 0; t < p->templates; t++)
         a.single[t] = scorer_new(k, w->of_single + t * single, w->classes, E);
-    double last = t0;
+    Progress progress = progress_start("images");
     for (size_t at = first; at < end; at += chunk) {
         predict_chunk(&a, p, at, size_min(chunk, end - at));
-        progress(&last, "images", at - first + size_min(chunk, end - at), end - first);
+        progress_show(&progress, at - first + size_min(chunk, end - at), end - first, "");
     }
+    progress_end();
     if (c->size > 1) join_predictions(p, c);
     for (size_t t = 0; t < p->templates; t++) scorer_free(a.single[t]);
     for (size_t t = 0; t < threads; t++) sample_free(&a.reader.sample[t]);

@@ -2,6 +2,7 @@
 
 #include "kernels/terminal.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,19 @@
 static bool quiet_info;
 static char log_marker[32];
 
-static void print_line(const char *mark, const char *fmt, va_list args) {
+static atomic_bool live; /* the cursor is at the end of a live line */
+
+/* before, after: control characters of our own. */
+static void print(const char *before, const char *mark, const char *after, const char *fmt,
+                  va_list args) {
     char line[2048], shown[TERMINAL_GROWTH * (sizeof line + 1)];
     vsnprintf(line, sizeof line, fmt, args);
     size_t n = terminal_escape(&(TerminalText){0}, shown, line, strlen(line));
-    fprintf(stderr, "clipc: %s%.*s\n", mark, (int)n, shown);
+    fprintf(stderr, "%s%s%.*s%s", before, mark, (int)n, shown, after);
+}
+
+static void print_line(const char *mark, const char *fmt, va_list args) {
+    print(atomic_exchange(&live, false) ? "\r\033[Kclipc: " : "clipc: ", mark, "\n", fmt, args);
 }
 
 void die(const char *fmt, ...) {
@@ -55,6 +64,20 @@ void log_warn(const char *fmt, ...) {
     va_start(args, fmt);
     print_line(log_marker, fmt, args);
     va_end(args);
+}
+
+void log_live(const char *fmt, ...) {
+    if (quiet_info) return;
+    va_list args;
+    va_start(args, fmt);
+    print("\r\033[K", "", "", fmt, args);
+    va_end(args);
+    fflush(stderr);
+    live = true;
+}
+
+void log_live_end(void) {
+    if (atomic_exchange(&live, false)) fputc('\n', stderr);
 }
 
 void log_quiet(bool quiet) { quiet_info = quiet; }

@@ -39,6 +39,10 @@ bool error_set(Error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_quiet(bool quiet);
+/* Draws a line on a terminal in place of the one drawn before; log_live_end leaves it there. Any
+ * other message takes its place. */
+void log_live(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void log_live_end(void);
 void log_mark(const char *mark);
 
 /* Products and sums of sizes that die instead of wrapping round. */

@@ -2,6 +2,7 @@
  * line. */
 #include "train/log.h"
 
+#include "data/io/progress.h"
 #include "tests/support.h"
 #include <fcntl.h>
 #include <glob.h>
@@ -260,50 +261,105 @@ static void test_plain_lines(void **state) {
     free(text);
 }
 
-static void test_live_line(void **state) {
-    (void)state;
+/* What f writes to a terminal, up to its last line break; malloc'd. NULL: no pseudo-terminals. */
+static char *terminal_of(void (*f)(const char *), const char *argument) {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY);
-    if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) {
-        puts("SKIP: test_live_line: no pseudo-terminals here");
-        skip();
-    }
+    if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return NULL;
     int other = open(ptsname(terminal), O_RDWR | O_NOCTTY);
     assert_true(other >= 0);
-    const char *dir = test_path("live");
     fflush(NULL);
     pid_t child = fork();
     if (!child) {
         dup2(other, 2);
-        TrainLog *l = train_log_open(dir, 0, 1000, 1000);
-        double before = 0;
-        for (uint64_t i = 1; i <= 3; i++) {
-            StepMetrics m = step(i);
-            if (i == 2) before = clock_now();
-            train_log_step(l, &m);
-            if (i == 1) usleep(300 * 1000);
-        }
-        bool soon = clock_now() - before < 0.2;
-        train_log_close(l);
-        _exit(soon ? 0 : 7); /* on a busy machine step 3 may come late, too */
+        f(argument);
+        fputs("\nEND\n", stderr);
+        _exit(0);
     }
-    int status;
-    waitpid(child, &status, 0);
-    char text[4096];
-    size_t n = 0;
-    do {
-        ssize_t got = read(terminal, text + n, sizeof text - 1 - n);
+    enum { ROOM = 4096 };
+    char *text = xcalloc(ROOM, 1), *end;
+    for (size_t n = 0; !(end = strstr(text, "\r\nEND"));) {
+        ssize_t got = read(terminal, text + n, ROOM - 1 - n);
         assert_true(got > 0);
         n += (size_t)got;
-    } while (text[n - 1] != '\n');
-    text[n] = 0;
-    /* step 2 came late enough to be drawn, step 3 too soon after it */
-    assert_non_null(strstr(text, "\r\033[Kstep 2/1000"));
-    if (WEXITSTATUS(status) != 7) {
-        assert_int_equal(status, 0);
-        assert_null(strstr(text, "step 3/1000"));
     }
+    *end = 0;
+    int status;
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
     close(other);
     close(terminal);
+    return text;
+}
+
+static void live(const char *dir) {
+    TrainLog *l = train_log_open(dir, 0, 1000, 1000);
+    double before = 0;
+    for (uint64_t i = 1; i <= 3; i++) {
+        StepMetrics m = step(i);
+        if (i == 2) before = clock_now();
+        train_log_step(l, &m);
+        if (i == 1) usleep(300 * 1000);
+    }
+    if (clock_now() - before > 0.2) fputs("slow", stderr);
+    log_warn("a warning");
+    train_log_close(l);
+}
+
+static void test_live_line(void **state) {
+    (void)state;
+    char *text = terminal_of(live, test_path("live"));
+    if (!text) {
+        puts("SKIP: test_live_line: no pseudo-terminals here");
+        skip();
+    }
+    /* step 2 came late enough to be drawn, step 3 too soon after it unless the machine is busy */
+    assert_non_null(strstr(text, "\r\033[Kstep 2/1000"));
+    if (!strstr(text, "slow")) assert_null(strstr(text, "step 3/1000"));
+    /* a message takes the line's place, after which none is left to end */
+    const char *warning = strstr(text, "\r\033[Kclipc: a warning");
+    assert_non_null(warning);
+    assert_string_equal(warning + strlen("\r\033[Kclipc: a warning"), "\r\n");
+    free(text);
+}
+
+static void bar(const char *what) {
+    Progress p = progress_start(what);
+    progress_show(&p, 1, 4, "early"); /* too soon */
+    p.started -= 3660, p.shown -= 1;
+    progress_show(&p, 2, 4, "half");
+    progress_show(&p, 4, 4, "all"); /* the end is shown however soon */
+    progress_end();
+}
+
+static void in_log(const char *what) {
+    Progress p = progress_start(what);
+    progress_show(&p, 1, 4, "early");
+    p.started -= 3660, p.shown -= 11;
+    progress_show(&p, 2, 4, "");
+    p.shown -= 11;
+    progress_show(&p, 3, 4, "some");
+    progress_show(&p, 4, 4, "all"); /* the work's own last line follows */
+    progress_end();
+}
+
+static void test_progress(void **state) {
+    (void)state;
+    char *text = stderr_of(in_log, "work");
+    assert_string_equal(text, "clipc: work: 2 of 4 (50 %), 1:01:00 left\n"
+                              "clipc: work: 3 of 4 (75 %), some, 0:20:20 left\n");
+    free(text);
+    text = stderr_of(in_log, NULL);
+    assert_string_equal(text, "");
+    free(text);
+    text = terminal_of(bar, "work");
+    if (!text) {
+        puts("SKIP: test_progress: no pseudo-terminals here");
+        skip();
+    }
+    assert_string_equal(
+        text, "\r\033[Kwork [###############               ]  50 %  half  1:01:00 left"
+              "\r\033[Kwork [##############################] 100 %  all  0:00:00 left\r\n");
+    free(text);
 }
 
 /* ---- what cannot be written ---- */
@@ -327,7 +383,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_metrics),     cmocka_unit_test(test_events),
         cmocka_unit_test(test_plain_lines), cmocka_unit_test(test_live_line),
-        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_progress),    cmocka_unit_test(test_disk_full),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
 }

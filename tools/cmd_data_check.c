@@ -1,12 +1,12 @@
 /* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists the bad
  * ones and pictures that are there twice. */
+#include "data/io/progress.h"
 #include "data/text/tokenizer.h"
 #include "data/content.h"
 #include "data/image/image.h"
 #include "data/io/parallel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "tools/progress.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +134,7 @@ static void count_duplicate(Check *c, size_t sample, size_t earlier) {
 }
 
 static void check_all(Check *c) {
-    Progress progress = {.what = "checking"};
+    Progress progress = progress_start("checking");
     size_t n = dataset_count(c->d);
     for (c->first = 0; c->first < n; c->first += CHUNK) {
         size_t count = size_min(CHUNK, n - c->first);
@@ -154,7 +154,7 @@ static void check_all(Check *c) {
         snprintf(words, sizeof words, "%zu bad, %zu twice", c->bad, c->duplicates);
         progress_show(&progress, c->first + count, n, words);
     }
-    progress_end(&progress);
+    progress_end();
 }
 
 /* The default vocabulary may be missing: a data set can be checked without. */

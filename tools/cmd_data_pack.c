@@ -3,7 +3,6 @@
 #include "data/pack.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "tools/progress.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,13 +108,6 @@ static void print_report(const PackReport *r) {
         print_histogram(r);
 }
 
-static void show(void *context, size_t done, size_t all, const PackReport *r) {
-    char words[96];
-    snprintf(words, sizeof words, "%llu packed, %llu rejected", (unsigned long long)r->samples,
-             (unsigned long long)pack_report_rejected(r));
-    progress_show(context, done, all, words);
-}
-
 /* Of what is packed and how it is read: a pack that was killed goes on with the same alone. */
 static uint64_t source_hash(const StringList *operands) {
     static const char *const apart[] = {"out", "force", "json", "workers", "cache-dir"};
@@ -177,13 +169,10 @@ int cmd_data_pack(int argc, char **argv) {
     Dataset *d = open_operands(&command, &operands, &dataset);
     PackReport report;
     Error err;
-    Progress progress = {.what = "packing"};
     Tokenizer *tokenizer = min_tokens ? open_tokenizer(vocab) : NULL;
     pack.tokenizer = tokenizer;
-    pack.progress = show;
-    pack.context = &progress;
+    pack.show_progress = true;
     bool ok = pack_run(d, &pack, &report, &err);
-    progress_end(&progress);
     if (!ok) die("%s", err.text);
     tokenizer_close(tokenizer);
     print_report(&report);

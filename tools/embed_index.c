@@ -1,5 +1,6 @@
 #include "tools/embed_index.h"
 
+#include "data/io/progress.h"
 #include "data/io/string_map.h"
 #include "data/image/thumbnail.h"
 #include "eval/index_folder.h"
@@ -138,15 +139,14 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     Batch b = {.data = d, .thumb_side = x.thumb_side};
     b.sample = xcalloc(threads, sizeof *b.sample);
     b.scratch = xcalloc(threads, sizeof *b.scratch);
-    double t0 = clock_now();
+    Progress progress = progress_start(o->folder);
     for (size_t at = 0; at < n; at += INDEX_SEGMENT_ROWS) {
         size_t part = size_min(INDEX_SEGMENT_ROWS, n - at);
         b.samples = w.samples + at;
         added += add_segment(&x, e, &b, &w, at, part);
-        if (at + part < n)
-            log_info("%s: %zu of %zu new pictures, %.0f a second", o->folder, at + part, n,
-                     (double)(at + part) / (clock_now() - t0));
+        progress_show(&progress, at + part, n, "");
     }
+    progress_end();
     log_info("%s: %zu added, %zu were there, %zu in all", o->folder, added, w.there,
              x.rows - x.removed);
     if (added < n) log_warn("%zu pictures could not be read and are left out", n - added);

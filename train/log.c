@@ -1,5 +1,6 @@
 #include "train/log.h"
 
+#include "data/io/progress.h"
 #include "train/tensorboard.h"
 #include "data/io/folder.h"
 
@@ -15,8 +16,8 @@ struct TrainLog {
     FILE *metrics;
     Tensorboard *tensorboard;
     uint64_t total_steps, every, first_step;
-    bool terminal, line_open; /* line_open: the cursor stands on a live line */
-    double started, shown;    /* clock of the first step; of the last line */
+    bool terminal;
+    double started, shown; /* clock of the first step; of the last line */
 };
 
 static _Noreturn void cannot_write(const char *path) {
@@ -80,15 +81,6 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
 
 /* ---- the line for people ---- */
 
-static const char *duration(char out[32], double seconds) {
-    unsigned long long s = seconds > 0 ? (unsigned long long)(seconds + 0.5) : 0;
-    if (s >= 24 * 3600)
-        snprintf(out, 32, "%llud%02lluh", s / (24 * 3600), s / 3600 % 24);
-    else
-        snprintf(out, 32, "%llu:%02llu:%02llu", s / 3600, s / 60 % 60, s % 60);
-    return out;
-}
-
 /* Plain lines come every `every` steps, and after a minute of silence; a terminal's live line is
  * redrawn at a readable pace in between. */
 static void show(TrainLog *l, const StepMetrics *m) {
@@ -99,19 +91,21 @@ static void show(TrainLog *l, const StepMetrics *m) {
     if (!due && !(l->terminal && now - l->shown > 0.25)) return;
     l->shown = now;
     double done = (double)(m->step - l->first_step);
-    char left[32] = "?", bad[40] = "";
-    if (!first) duration(left, (now - l->started) / done * (double)(l->total_steps - m->step));
+    char left[32] = "?", bad[40] = "", line[256];
+    if (!first) duration_text(left, (now - l->started) / done * (double)(l->total_steps - m->step));
     if (m->bad) snprintf(bad, sizeof bad, "  bad %llu", (unsigned long long)m->bad);
-    fprintf(stderr,
-            "%sstep %llu/%llu  epoch %llu  loss %.4f  scale %.2f  lr %.3g  %.*f samples/s  wait "
-            "%.0f%%  ETA %s%s%s%s",
-            l->terminal ? "\r\033[K" : "", (unsigned long long)m->step,
-            (unsigned long long)l->total_steps, (unsigned long long)m->epoch, m->loss,
-            m->logit_scale, m->lr, m->samples_per_s < 100 ? 1 : 0, m->samples_per_s,
-            100 * m->data_wait, left, bad, m->skipped ? "  SKIPPED" : "",
-            l->terminal && !due ? "" : "\n");
-    fflush(stderr);
-    l->line_open = l->terminal && !due;
+    snprintf(line, sizeof line,
+             "step %llu/%llu  epoch %llu  loss %.4f  scale %.2f  lr %.3g  %.*f samples/s  wait "
+             "%.0f%%  ETA %s%s%s",
+             (unsigned long long)m->step, (unsigned long long)l->total_steps,
+             (unsigned long long)m->epoch, m->loss, m->logit_scale, m->lr,
+             m->samples_per_s < 100 ? 1 : 0, m->samples_per_s, 100 * m->data_wait, left, bad,
+             m->skipped ? "  SKIPPED" : "");
+    if (l->terminal)
+        log_live("%s", line);
+    else
+        fprintf(stderr, "%s\n", line);
+    if (due) log_live_end();
 }
 
 /* ---- open, step, close ---- */
@@ -142,8 +136,7 @@ void train_log_step(TrainLog *l, const StepMetrics *m) {
 
 void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m) {
     fprintf(l->metrics, "{\"step\": %llu", (unsigned long long)step);
-    if (l->line_open) fputc('\n', stderr);
-    l->line_open = false;
+    log_live_end();
     fprintf(stderr, "step %llu measured:", (unsigned long long)step);
     for (size_t i = 0; i < m->count; i++) {
         put_number(l->metrics, m->list[i].name, m->list[i].value);
@@ -157,7 +150,7 @@ void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m) {
 
 void train_log_close(TrainLog *l) {
     if (!l) return;
-    if (l->line_open) fputc('\n', stderr);
+    log_live_end();
     if (fclose(l->metrics)) cannot_write(l->metrics_path);
     tensorboard_close(l->tensorboard);
     free(l->metrics_path);
