@@ -5,6 +5,7 @@
 #include "tests/support_model.h"
 #include "tests/support_ranks.h"
 #include "train/ranks/agree.h"
+#include "train/ranks/comm_open.h"
 #include "train/shard.h"
 #include "train/ranks/votes.h"
 #include "train/step.h"

@@ -5,6 +5,7 @@
 #include "data/dataset.h"
 #include "eval/encoder.h"
 #include "train/options.h"
+#include "train/ranks/comm_open.h"
 
 #include <jansson.h>
 

@@ -6,6 +6,7 @@
 #include "train/loss.h"
 #include "train/optim.h"
 #include "train/options.h"
+#include "train/ranks/comm_open.h"
 #include "train/sched.h"
 
 /* The transform of training pictures: its random crop, or the evaluation's. */

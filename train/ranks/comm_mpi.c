@@ -1,7 +1,7 @@
-/* comm_mpi: CPU ranks through MPI. A second thread, with a communicator of its own, runs what was
- * started and not waited for, so that it moves on while the computation does; where the library
- * does not allow that, a start does all of the work. */
-#include "train/ranks/comm.h"
+/* comm_mpi: CPU ranks through MPI. Started collectives run on a second thread, with a separate
+ * communicator, concurrently with the computation. If the library does not allow threads, a start
+ * does all of the work. */
+#include "train/ranks/comm_open.h"
 #include "train/ranks/watchdog.h"
 
 #include <limits.h>
@@ -41,7 +41,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     Task queue[QUEUE];
-    size_t head, tail; /* tasks done, tasks asked for */
+    size_t head, tail; /* tasks done, tasks started */
 } mpi = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- single operations, in either lane ---- */

@@ -1,14 +1,14 @@
-/* comm_nccl: GPU ranks through NCCL. Collectives run on a stream of their own: each waits there for
- * the computation asked for before it, and the computation asked for after it waits for it, except
- * where it was started to run beside that. The host waits only where host memory is concerned.
+/* comm_nccl: GPU ranks through NCCL. Collectives run on a separate stream: each waits for the
+ * computation enqueued before it, and the computation enqueued after it waits for the collective,
+ * unless it was started to run concurrently. The host waits only for host memory.
  *
- * Among recorded calls a collective is put between two graphs (graph_call). Captured into one, it
- * would bind the ranks to capture and to launch the same graphs at the same time (NCCL's user
- * guide, "Using NCCL with CUDA Graphs"), and their packed captions differ in rows.
+ * A collective is a host call between two graphs (graph_call). If it were captured, all ranks would
+ * have to capture and launch the same graphs at the same time (NCCL's user guide, "Using NCCL with
+ * CUDA Graphs"), and the ranks' packed captions differ in rows.
  *
- * A flight is a collective from the moment it is asked for until the host has seen its end. The
- * watchdog's thread looks at the oldest one, and at NCCL's asynchronous errors. */
-#include "train/ranks/comm.h"
+ * A flight is a collective from its enqueueing until the host has seen its end. The watchdog's
+ * thread checks the oldest one, and NCCL's asynchronous errors. */
+#include "train/ranks/comm_open.h"
 #include "train/ranks/rendezvous.h"
 #include "train/ranks/watchdog.h"
 
@@ -60,7 +60,7 @@ static struct {
     acc *one;
     pthread_mutex_t lock; /* of the flights */
     Flight flight[FLIGHTS];
-    uint64_t done, begun; /* seen at their end by the host, asked for */
+    uint64_t done, begun; /* flights: ended as the host has seen, enqueued */
     uint64_t seen;        /* the same by the watchdog */
     bool closing;
 } nccl = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -106,7 +106,7 @@ static void come_to_end(const Flight *f) {
     const cudaEvent_t ends[] = {f->after, f->asked};
     for (size_t i = 0; i < 1u + f->waited; i++) {
         if (cudaEventQuery(ends[i]) == cudaSuccess) continue;
-        cudaGetLastError(); /* "not ready" is no error of what is asked for next */
+        cudaGetLastError(); /* "not ready" is no error of the next call */
         CUDA(cudaEventSynchronize(ends[i]));
     }
 }
@@ -183,7 +183,7 @@ static Flight *begin(CommOp op, double bytes) {
     return f;
 }
 
-/* The computation asked for from now on waits for the flight. */
+/* Computation enqueued from now on waits for the flight. */
 static void await(Flight *f) {
     f->waited = true;
     CUDA(cudaEventRecord(f->asked, device_stream()));

@@ -106,7 +106,7 @@ static void admit(const Rendezvous *r, int s, int *seat, char problem[160], doub
                  size, r->size);
     else if (seat[rank] >= 0)
         snprintf(problem, 160, "two processes say they are rank %u", rank);
-    if (*problem) { /* it hears it too */
+    if (*problem) { /* the rank receives it too */
         Answer a = {.problem = ""};
         memcpy(a.magic, magic, sizeof magic);
         memcpy(a.problem, problem, sizeof a.problem);

@@ -1,6 +1,6 @@
-/* rendezvous: how processes that only know rank, size and rank 0's address get a few common bytes:
- * rank 0 listens, the others connect and say who they are; when all have come, all get rank 0's
- * bytes. Called by comm_nccl, for NCCL's id. */
+/* rendezvous: sends a few bytes from rank 0 to processes that know only rank, size and rank 0's
+ * address. Rank 0 listens, the others connect and send their rank; once all are connected, rank 0
+ * sends them its bytes (NCCL's id). */
 #ifndef TRAIN_RANKS_RENDEZVOUS_H
 #define TRAIN_RANKS_RENDEZVOUS_H
 #include "kernels/base.h"
@@ -11,11 +11,11 @@ typedef struct Rendezvous {
     int rank, size;
     const char *address; /* rank 0's, a name or a number */
     int port;
-    double timeout; /* seconds that all of it may take */
+    double timeout; /* seconds, of the whole exchange */
 } Rendezvous;
 
-/* bytes[RENDEZVOUS_BYTES]: rank 0's are given, the others' written. False with a line: nobody or
- * somebody else at that address, a rank that did not come, ranks of another world. What is sent
- * over the network is neither secret nor trusted: it is checked by its length and a magic. */
+/* bytes[RENDEZVOUS_BYTES]: input on rank 0, output on the others. False with a line: no or another
+ * program at that address, a missing rank, ranks of another world size. Received bytes are neither
+ * secret nor trusted: length and a magic number are checked. */
 bool rendezvous_meet(const Rendezvous *r, void *bytes, Error *err);
 #endif

@@ -72,7 +72,7 @@ static void end_process(uint64_t step, const char *what) {
     int n = snprintf(line, sizeof line,
                      "clipc: rank %d: step %llu: %s; all ranks end; go on with --resume latest\n",
                      dog.rank, (unsigned long long)step, what);
-    if (!atomic_exchange(&dog.table[0].said, 1) &&
+    if (!atomic_exchange(&dog.table[0].reported, 1) &&
         write(STDERR_FILENO, line, size_min((size_t)n, sizeof line - 1)) < 0) {
         /* nobody listens: the exit code says it */
     }

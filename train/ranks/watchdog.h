@@ -1,6 +1,6 @@
-/* watchdog: no silent hang. A thread that ends the process, naming rank, step and operation, when a
- * collective takes longer than the timeout or has failed; where the ranks of a node share a table,
- * it also names those that have not come. Called by transports and node; train.c says the step. */
+/* watchdog: no silent hang. A thread ends the process with an error that names rank, step and
+ * operation if a collective takes longer than the timeout or has failed. If the ranks of a node
+ * share a table, the error also names the ranks that have not reached the collective. */
 #ifndef TRAIN_RANKS_WATCHDOG_H
 #define TRAIN_RANKS_WATCHDOG_H
 #include "kernels/base.h"
@@ -17,14 +17,14 @@ typedef enum {
     OP_GATHER_BYTES
 } CommOp;
 
-/* Two streams of collectives, each in one order on all ranks: those the host waits for, and those
- * beside it (a second thread's, a device's). */
+/* Two sequences of collectives, each in the same order on all ranks: those the host waits for, and
+ * concurrent ones (a second thread's, a device's). */
 typedef enum { LANE_MAIN, LANE_SIDE, LANES } CommLane;
 
-/* What one rank is doing; in memory that the ranks of a node share. */
+/* State of one rank, in memory that the ranks of a node share. */
 typedef struct Beat {
     _Atomic int rank, pid;
-    _Atomic int said;             /* of the first rank: one line a node is enough */
+    _Atomic int reported;         /* of the first rank: one line a node is enough */
     _Atomic uint64_t step, alive; /* alive: clock in milliseconds, at the last sign of life */
     struct {
         _Atomic uint64_t entered; /* collectives begun */
@@ -33,10 +33,10 @@ typedef struct Beat {
     } lane[LANES];
 } Beat;
 
-/* A transport whose collectives run on a device: `poll` is called several times within a timeout,
- * at least once a second, and says by watchdog_at what the device is at; `leave` is called before
- * the process ends because of a collective, and gets two seconds. Both on the watchdog's thread or
- * one of its own. */
+/* A transport whose collectives run on a device. `poll` is called several times within a timeout,
+ * at least once a second, and reports the device's position by watchdog_at; `leave` is called
+ * before the process ends because of a collective, and gets two seconds. Both run on the watchdog's
+ * thread or a separate one. */
 typedef struct WatchdogDevice {
     void (*poll)(void), (*leave)(void);
 } WatchdogDevice;

@@ -1,0 +1,31 @@
+/* comm_open: which transport joins this process to its ranks, by option or by the environment that
+ * mpirun, torchrun or SLURM set. */
+#ifndef TRAIN_RANKS_COMM_OPEN_H
+#define TRAIN_RANKS_COMM_OPEN_H
+#include "train/ranks/comm.h"
+
+#define TRANSPORTS(X)                                                                              \
+    X(COMM_AUTO, "auto") X(COMM_SELF, "self") X(COMM_MPI, "mpi") X(COMM_NCCL, "nccl")
+typedef enum { TRANSPORTS(CHOICE_NAME) } CommChoice;
+
+/* The transport of this process; COMM_AUTO: by the launcher's environment. With several ranks,
+ * lines on stderr are marked with the rank, only rank 0 logs information (warnings and errors come
+ * from all), and the OpenMP threads are this rank's share of the CPUs it may use (node.h). timeout:
+ * seconds of a collective. port: where rank 0 serves NCCL's id, 0: MASTER_PORT + 1. Exits with an
+ * error if the transport is not available. */
+const Comm *comm_open(CommChoice choice, const Kernels *k, double timeout, int port);
+
+/* ---- transports; each exits with an error in a build without its library ---- */
+bool comm_mpi_built(void);
+const Comm *comm_mpi(const Kernels *k, double timeout);
+
+/* Where this process is among its ranks, by a launcher other than MPI's. */
+typedef struct Launch {
+    int rank, size;
+    const char *address; /* rank 0's, with several ranks */
+    int port;
+} Launch;
+bool comm_nccl_built(void);
+/* host: mpi, if there is one; NULL: `launch` says where rank 0 is. */
+const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, double timeout);
+#endif
