@@ -1,6 +1,6 @@
-/* The page of zeroshot_report.h: nothing is loaded from elsewhere, so that it can be sent on. */
+/* The page of zeroshot_report.h. */
 #include "data/image/thumbnail.h"
-#include "data/io/writer.h"
+#include "eval/html.h"
 #include "eval/zeroshot_report.h"
 
 #include <jansson.h>
@@ -16,7 +16,8 @@ enum {
 };
 
 typedef struct Page {
-    FILE *out;
+    HtmlPage html;
+    FILE *out; /* html.out */
     const ZeroshotReport *r;
     const Predictions *p;
     const ClassSet *s;
@@ -26,28 +27,7 @@ typedef struct Page {
     ResizeScratch *scratch;
 } Page;
 
-static void text(FILE *out, const char *s) {
-    for (; *s; s++) {
-        switch (*s) {
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '>':
-            fputs("&gt;", out);
-            break;
-        case '&':
-            fputs("&amp;", out);
-            break;
-        case '"':
-            fputs("&quot;", out);
-            break;
-        default:
-            fputc(*s, out);
-        }
-    }
-}
-
-static void class_name(const Page *g, int class) { text(g->out, g->s->classes[class]); }
+static void class_name(const Page *g, int class) { html_text(&g->html, g->s->classes[class]); }
 
 /* ---- numbers ---- */
 
@@ -134,11 +114,7 @@ static bool put_picture(Page *g, const Prediction *q) {
         !image_decode(&g->image, g->sample.image, g->sample.image_size, IMAGE_MAX_PIXELS, &err) ||
         !thumbnail_jpeg(&jpeg, &size, &g->image, SIDE, &g->scratch, &err))
         return false;
-    char *base64 = base64_text(jpeg, size);
-    fputs("<img alt=\"\" title=\"", g->out);
-    text(g->out, g->sample.key);
-    fprintf(g->out, "\" src=\"data:image/jpeg;base64,%s\">\n", base64);
-    free(base64);
+    html_picture(&g->html, jpeg, size, g->sample.key);
     free(jpeg);
     return true;
 }
@@ -203,48 +179,28 @@ static void put_templates(const Page *g) {
     for (size_t t = 0; t < g->p->templates; t++) {
         double share = g->r->images ? (double)g->p->right[t] / (double)g->r->images : 0;
         fputs("<tr><td>", g->out);
-        text(g->out, g->s->templates[t]);
+        html_text(&g->html, g->s->templates[t]);
         bar(g->out, share);
         fprintf(g->out, "<td class=n>%+.2f\n", 100 * (share - g->r->top1));
     }
     fputs("</table>\n", g->out);
 }
 
-static const char head[] =
-    "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport "
-    "content=\"width=device-width\">\n<style>\n"
-    "body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }\n"
-    "table { border-collapse: collapse; margin: 1em 0; }\n"
-    "th { text-align: left; font-weight: 600; }\n"
-    "th, td { padding: 2px 12px 2px 0; border-bottom: 1px solid #ddd; vertical-align: middle; }\n"
-    ".n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }\n"
-    ".small { color: #555; font-size: 13px; }\n"
-    ".bar { background: #1a7f4b; height: 10px; }\n"
-    "canvas { border: 1px solid #bbb; max-width: 100%; image-rendering: pixelated; }\n"
-    "img { max-height: 96px; margin: 2px; vertical-align: middle; }\n</style>\n<title>";
-
 bool zeroshot_write_html(const char *path, const char *title, const ZeroshotReport *r,
                          const Predictions *p, const ClassSet *s, Dataset *d, Error *err) {
-    char *bytes = NULL;
-    size_t size = 0;
-    Page g = {.out = open_memstream(&bytes, &size), .r = r, .p = p, .s = s, .data = d};
-    if (!g.out) return error_set(err, "%s: out of memory", path);
-    fputs(head, g.out);
-    text(g.out, title);
-    fputs("</title>\n<h1>", g.out);
-    text(g.out, title);
+    Page g = {.r = r, .p = p, .s = s, .data = d};
+    if (!html_open(&g.html, path, title, err)) return false;
+    g.out = g.html.out;
+    fputs("<h1>", g.out);
+    html_text(&g.html, title);
     fputs("</h1>\n", g.out);
     put_numbers(&g);
     put_matrix(&g);
     put_confusions(&g);
     put_classes(&g);
     put_templates(&g);
-    fputs("</html>\n", g.out);
     image_free(&g.image);
     sample_free(&g.sample);
     resize_scratch_free(&g.scratch);
-    if (fclose(g.out)) die("%s: out of memory", path);
-    bool ok = file_write_atomic(path, bytes, size, err);
-    free(bytes);
-    return ok;
+    return html_close(&g.html, err);
 }

@@ -3,6 +3,7 @@
 #include "tests/support_data.h"
 #include "data/tensors/npy.h"
 #include "data/image/thumbnail.h"
+#include "eval/html.h"
 #include "eval/zeroshot_report.h"
 
 #include <math.h>
@@ -232,6 +233,26 @@ static void test_page(void **state) {
     outcome_free(&o);
 }
 
+/* No character of a key or a class can leave its place in the page. */
+static void test_html_text(void **state) {
+    (void)state;
+    HtmlPage p;
+    Error err;
+    const char *path = test_path("text.html");
+    assert_true(html_open(&p, path, "<t>", &err));
+    html_text(&p, "a & b <i> \"c\" 'd' \xc3\xa9");
+    html_picture(&p, (const uint8_t *)"foo", 3, "\" onload='x'>");
+    assert_true(access(path, F_OK)); /* not there until it is whole */
+    assert_true(html_close(&p, &err));
+    char *page = test_read_file(path, NULL);
+    assert_non_null(strstr(page, "<title>&lt;t&gt;</title>\n"
+                                 "a &amp; b &lt;i&gt; &quot;c&quot; &#39;d&#39; \xc3\xa9"
+                                 "<img src=\"data:image/jpeg;base64,Zm9v\" alt=\"\" "
+                                 "title=\"&quot; onload=&#39;x&#39;&gt;\">\n</html>\n"));
+    free(page);
+    assert_false(html_open(&p, test_path("no/text.html"), "t", &err));
+}
+
 static void test_base64(void **state) {
     (void)state;
     static const struct {
@@ -272,12 +293,9 @@ static void test_thumbnail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_open_clip),
-        cmocka_unit_test(test_each_template),
-        cmocka_unit_test(test_batch_and_threads),
-
-        cmocka_unit_test(test_page),
-        cmocka_unit_test(test_base64),
+        cmocka_unit_test(test_against_open_clip), cmocka_unit_test(test_each_template),
+        cmocka_unit_test(test_batch_and_threads), cmocka_unit_test(test_page),
+        cmocka_unit_test(test_html_text),         cmocka_unit_test(test_base64),
         cmocka_unit_test(test_thumbnail),
     };
     return cmocka_run_group_tests_name("zeroshot", tests, NULL, NULL);

@@ -2,10 +2,10 @@
  * which pictures of it are alike. */
 #include "eval/index_folder.h"
 #include "eval/duplicates.h"
+#include "eval/html.h"
 #include "eval/search.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "tools/search_html.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -158,6 +158,24 @@ static Queries make_queries(const IndexFolder *x) {
 
 /* ---- output ---- */
 
+static void page_heading(const HtmlPage *p, const char *text) {
+    fputs("</section>\n<h2>", p->out);
+    html_text(p, text);
+    fputs("</h2>\n<section>\n", p->out);
+}
+
+static void page_hit(const HtmlPage *p, const IndexFolder *x, size_t row, double score) {
+    const uint8_t *jpeg;
+    size_t size;
+    const char *key = index_folder_key(x, row);
+    index_folder_thumb(x, row, &jpeg, &size);
+    fputs("<figure>", p->out);
+    if (size) html_picture(p, jpeg, size, key);
+    fprintf(p->out, "<figcaption>%.4f ", score);
+    html_text(p, key);
+    fputs("</figcaption></figure>\n", p->out);
+}
+
 static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
     return json_pack("{s:I, s:o, s:f}", "row", (json_int_t)row, "key",
                      json_text(index_folder_key(x, row)), "score", score);
@@ -166,7 +184,7 @@ static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
 /* As many queries at once as their hits fit. */
 enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
 
-static void search(const IndexFolder *x, const Queries *q, FILE *page) {
+static void search(const IndexFolder *x, const Queries *q, const HtmlPage *page) {
     size_t k = size_min((size_t)top, living(x));
     size_t at_once = size_max(1, size_min(QUERIES_AT_ONCE, HITS_AT_ONCE / k));
     Hit *hits = xcalloc(size_mul(at_once, k), sizeof *hits);
@@ -180,7 +198,7 @@ static void search(const IndexFolder *x, const Queries *q, FILE *page) {
         for (size_t i = 0; i < n; i++) {
             json_t *list = json_array();
             if (!json) printf("%s\n", q->names[first + i]);
-            if (page) search_html_heading(page, q->names[first + i]);
+            if (page) page_heading(page, q->names[first + i]);
             for (size_t h = 0; h < found; h++) {
                 Hit hit = hits[i * k + h];
                 const char *key = index_folder_key(x, hit.row);
@@ -188,7 +206,7 @@ static void search(const IndexFolder *x, const Queries *q, FILE *page) {
                     json_array_append_new(list, hit_json(x, hit.row, hit.score));
                 else
                     printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hit.score, hit.row, key);
-                if (page) search_html_hit(page, x, hit.row, hit.score);
+                if (page) page_hit(page, x, hit.row, hit.score);
             }
             json_array_append_new(results, json_pack("{s:o, s:o}", "query",
                                                      json_text(q->names[first + i]), "hits", list));
@@ -200,7 +218,7 @@ static void search(const IndexFolder *x, const Queries *q, FILE *page) {
 }
 
 /* Groups in the order of their first rows; members in rising order. */
-static void report_duplicates(const IndexFolder *x, FILE *page) {
+static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
     uint32_t *group = xmalloc(size_mul(x->rows, sizeof *group)),
              *next = xmalloc(size_mul(x->rows, sizeof *next)),
              *last = xmalloc(size_mul(x->rows, sizeof *last));
@@ -226,14 +244,14 @@ static void report_duplicates(const IndexFolder *x, FILE *page) {
         char title[64];
         snprintf(title, sizeof title, "group %zu", ++groups);
         if (!json) printf("%s\n", title);
-        if (page) search_html_heading(page, title);
+        if (page) page_heading(page, title);
         for (uint32_t r = (uint32_t)i; r != UINT32_MAX; r = next[r]) {
             members++;
             if (json)
                 json_array_append_new(rows, hit_json(x, r, alike[r]));
             else
                 printf("  %7.4f  row %u  %s\n", alike[r], r, index_folder_key(x, r));
-            if (page) search_html_hit(page, x, r, alike[r]);
+            if (page) page_hit(page, x, r, alike[r]);
         }
         json_array_append_new(list, rows);
     }
@@ -271,19 +289,21 @@ int cmd_search(int argc, char **argv) {
     else
         index_folder_open(&x, operands.items[0]);
     if (!living(&x)) die("%s holds no picture", x.folder);
-    FILE *page = NULL;
+    HtmlPage page;
+    Error err;
+    if (html && !html_open(&page, html, "clipc search", &err)) die("%s", err.text);
+    if (html) fputs("<section>\n", page.out);
     if (alike) {
-        if (html) page = search_html_open(html);
-        report_duplicates(&x, page);
+        report_duplicates(&x, html ? &page : NULL);
     } else {
         Queries q = make_queries(&x);
-        if (html) page = search_html_open(html);
-        search(&x, &q, page);
+        search(&x, &q, html ? &page : NULL);
         for (size_t i = 0; i < q.count; i++) free(q.names[i]);
         free(q.names);
         free(q.features);
     }
-    if (page) search_html_close(page, html);
+    if (html) fputs("</section>\n", page.out);
+    if (html && !html_close(&page, &err)) die("%s", err.text);
     (npy ? close_npy : index_folder_close)(&x);
     string_list_free(&operands);
     return EXIT_OK;
