@@ -1,6 +1,7 @@
 #include "tests/support_data.h"
 #include "data/tar.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
@@ -62,4 +63,42 @@ void refuse_data_set(const char *spec, const DatasetOptions *o, const char *need
     Error err;
     assert_null(dataset_open(spec, o, &err));
     test_says(err.text, needle);
+}
+
+uint32_t golden_hash(const void *bytes, size_t n) {
+    uint32_t h = 0x811C9DC5u;
+    for (const unsigned char *p = bytes, *end = p + n; p < end; p++) h = (h ^ *p) * 0x01000193u;
+    return h;
+}
+
+/* Undoes backslash escapes in place; returns the length. */
+static size_t unescape(char *s) {
+    size_t n = 0;
+    for (char *p = s; *p != 0; n++) {
+        unsigned byte;
+        if (*p == '\\' && sscanf(p + 1, "%2x", &byte) == 1) {
+            s[n] = (char)byte;
+            p += 3;
+        } else {
+            s[n] = *p++;
+        }
+    }
+    return n;
+}
+
+size_t golden_captions(GoldenCaptions which, GoldenCheck *check, void *context) {
+    bool odd = which == CAPTIONS_ODD;
+    char *file =
+        test_read_file(odd ? "tests/golden/tok/odd.txt" : "tests/golden/tok/captions.txt", NULL);
+    char *rest = file, *line;
+    size_t count = 0;
+    for (; (line = strsep(&rest, "\n")) != NULL && *line != 0; count++) {
+        unsigned clean, ids;
+        assert_int_equal(sscanf(line, "%8x %8x ", &clean, &ids), 2);
+        char *caption = line + 18;
+        size_t n = odd ? unescape(caption) : strlen(caption);
+        check(context, caption, n, clean, ids);
+    }
+    free(file);
+    return count;
 }

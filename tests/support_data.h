@@ -1,4 +1,4 @@
-/* support_data: archives and pictures for the tests of data/. */
+/* support_data: archives, data sets and captions for the tests of data/. */
 #ifndef TESTS_SUPPORT_DATA_H
 #define TESTS_SUPPORT_DATA_H
 #include "data/dataset.h"
@@ -19,6 +19,14 @@ const char *tar_bytes_write(TarBytes *t, const char *name);
 Dataset *open_data_set(const char *spec, const DatasetOptions *o);
 /* It must be refused with a line that contains `needle`. */
 void refuse_data_set(const char *spec, const DatasetOptions *o, const char *needle);
+
+typedef enum { CAPTIONS_REAL, CAPTIONS_ODD } GoldenCaptions;
+/* Calls check for every caption of tests/golden/tok/ (make_tok.py) with golden_hash of what
+ * open_clip cleans it to and of its ids. Returns how many there are. */
+typedef void GoldenCheck(void *context, const char *caption, size_t n, uint32_t clean,
+                         uint32_t ids);
+size_t golden_captions(GoldenCaptions which, GoldenCheck *check, void *context);
+uint32_t golden_hash(const void *bytes, size_t n); /* FNV-1a */
 
 /* bytes as zstd frames of `frame` bytes each, malloc'd. */
 uint8_t *zstd_frames(const uint8_t *bytes, size_t n, size_t frame, size_t *size);

@@ -2,7 +2,7 @@
 #include "data/text/codepoints.h"
 #include "data/io/lines.h"
 #include "data/text/text.h"
-#include "tests/support.h"
+#include "tests/support_data.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,62 +58,29 @@ static void test_invalid_utf8(void **state) {
     assert_clean("\xF0\x9F\x98", 3, "\uFFFD");
 }
 
-static uint32_t fnv(const char *bytes, size_t n) {
-    uint32_t h = 0x811C9DC5u;
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)bytes[i]) * 0x01000193u;
-    return h;
-}
-
-/* Undoes the backslash escapes of odd.txt in place; returns the length. */
-static size_t unescape(char *s) {
-    size_t n = 0;
-    for (char *p = s; *p != 0; n++) {
-        unsigned byte;
-        if (*p == '\\' && sscanf(p + 1, "%2x", &byte) == 1) {
-            s[n] = (char)byte;
-            p += 3;
-        } else {
-            s[n] = *p++;
-        }
-    }
-    return n;
-}
-
-static void check_golden(const char *path, bool escaped, void (*check)(char *, size_t, uint32_t)) {
-    char *file = test_read_file(path, NULL), *rest = file, *line;
-    size_t count = 0;
-    while ((line = strsep(&rest, "\n")) != NULL && *line != 0) {
-        unsigned clean_hash, ids_hash;
-        assert_int_equal(sscanf(line, "%8x %8x ", &clean_hash, &ids_hash), 2);
-        char *caption = line + 18;
-        check(caption, escaped ? unescape(caption) : strlen(caption), clean_hash);
-        count++;
-    }
-    assert_true(count > 400);
-    free(file);
-}
-
-static void check_clean(char *caption, size_t n, uint32_t hash) {
+static void check_clean(void *context, const char *caption, size_t n, uint32_t clean,
+                        uint32_t ids) {
+    (void)context, (void)ids;
     size_t got_n;
     const char *got = text_clean(text, caption, n, &got_n);
-    if (fnv(got, got_n) != hash)
+    if (golden_hash(got, got_n) != clean)
         fail_msg("'%.*s' is cleaned to '%.*s', which open_clip does not", (int)n, caption,
                  (int)got_n, got);
 }
 
 static void test_golden_captions(void **state) {
     (void)state;
-    check_golden("tests/golden/tok/captions.txt", false, check_clean);
+    assert_true(golden_captions(CAPTIONS_REAL, check_clean, NULL) >= 2000);
 }
 
 static void test_golden_odd(void **state) {
     (void)state;
-    check_golden("tests/golden/tok/odd.txt", true, check_clean);
+    assert_true(golden_captions(CAPTIONS_ODD, check_clean, NULL) >= 480);
 }
 
 /* Cut at every byte: still valid UTF-8 without stray blanks. */
-static void check_cut(char *caption, size_t n, uint32_t hash) {
-    (void)hash;
+static void check_cut(void *context, const char *caption, size_t n, uint32_t clean, uint32_t ids) {
+    (void)context, (void)clean, (void)ids;
     for (size_t cut = 0; cut < size_min(n, 60); cut++) {
         size_t got_n;
         const char *got = text_clean(text, caption, cut, &got_n);
@@ -129,7 +96,7 @@ static void check_cut(char *caption, size_t n, uint32_t hash) {
 
 static void test_truncation(void **state) {
     (void)state;
-    check_golden("tests/golden/tok/odd.txt", true, check_cut);
+    assert_true(golden_captions(CAPTIONS_ODD, check_cut, NULL) >= 480);
 }
 
 static void assert_words(const char *cleaned, const char *want) {
