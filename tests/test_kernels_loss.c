@@ -121,6 +121,24 @@ static void clip_loss(void **state) {
     }
 }
 
+/* Log-sum-exps above every logit, so that probabilities are at most 1 as they are in use. */
+static void lse_above(Buf *row_lse, Buf *col_lse, double scale) {
+    for (size_t r = 0; r < row_lse->n; r++) row_lse->host[r] = scale + 0.1 * (double)(r % 7);
+    for (size_t c = 0; c < col_lse->n; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
+}
+
+/* The gradients of a tile, and loss (or NULL) whose terms have one sign and are at most scale + 10:
+ * sums of row means. */
+static void check_tile(Buf *cos, Buf *loss, Buf *dlog_scale, Buf *dbias, Tile t, double scale) {
+    double terms = logit_terms(scale, size_max(t.n, t.m));
+    cos->size = 1e-30; /* the only gradient of a tile may be too small for a float */
+    check(cos, 4, scale * scale);
+    if (loss) check(loss, 4, terms);
+    check(dlog_scale, 4, terms);
+    if (dbias) check(dbias, 4, terms);
+    bufs_free();
+}
+
 static void clip_logits_grad(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(tiles) * 2 * COUNT(scales); i++) {
@@ -131,16 +149,10 @@ static void clip_logits_grad(void **state) {
         Buf *dbias = with_bias ? acc_inout(1, 1) : NULL;
         Buf *row_lse = acc_in(t.n, 0), *col_lse = acc_in(t.m, 0);
         Buf *log_scale = acc_scalar(log(scale)), *bias = with_bias ? acc_scalar(-10) : NULL;
-        /* Above every logit, so that probabilities are at most 1 as they are in use. */
-        for (size_t r = 0; r < t.n; r++) row_lse->host[r] = scale + 0.1 * (double)(r % 7);
-        for (size_t c = 0; c < t.m; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
+        lse_above(row_lse, col_lse, scale);
         RUN(clip_logits_grad, F(cos), F(dlog_scale), F(dbias), F(row_lse), F(col_lse), F(log_scale),
             F(bias), t.n, t.m, t.diag, weight);
-        cos->size = 1e-30; /* the only gradient of a tile may be too small for a float */
-        check(cos, 4, scale * scale);
-        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
-        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
-        bufs_free();
+        check_tile(cos, NULL, dlog_scale, dbias, t, scale);
     }
 }
 
@@ -155,13 +167,7 @@ static void siglip_tile(void **state) {
         Buf *log_scale = acc_scalar(log(scale)), *bias = with_bias ? acc_scalar(-10) : NULL;
         RUN(siglip_tile, F(cos), F(loss), F(dlog_scale), F(dbias), F(log_scale), F(bias), t.n, t.m,
             t.diag, weight);
-        cos->size = 1e-30; /* the only gradient of a tile may be too small for a float */
-        check(cos, 4, scale * scale);
-        /* Terms up to scale + 10 each, all of one sign: the sum of row means. */
-        check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
-        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
-        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
-        bufs_free();
+        check_tile(cos, loss, dlog_scale, dbias, t, scale);
     }
 }
 
@@ -185,12 +191,6 @@ static void group_targets(void **state) {
         free(rows);
         free(cols);
     }
-}
-
-/* Log-sum-exps above every logit, so that probabilities are at most 1 as they are in use. */
-static void lse_above(Buf *row_lse, Buf *col_lse, double scale) {
-    for (size_t r = 0; r < row_lse->n; r++) row_lse->host[r] = scale + 0.1 * (double)(r % 7);
-    for (size_t c = 0; c < col_lse->n; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
 }
 
 static void teacher_targets(void **state) {
@@ -221,12 +221,7 @@ static void soft_logits_grad(void **state) {
         lse_above(row_lse, col_lse, scale);
         RUN(soft_logits_grad, F(cos), F(loss), F(dlog_scale), F(dbias), F(target), F(row_lse),
             F(col_lse), F(log_scale), F(bias), t.n, t.m, with_bias ? 2.0 : 1.0, weight);
-        cos->size = 1e-30;
-        check(cos, 4, scale * scale);
-        check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
-        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
-        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
-        bufs_free();
+        check_tile(cos, loss, dlog_scale, dbias, t, scale);
     }
 }
 
@@ -242,12 +237,7 @@ static void siglip_targets_tile(void **state) {
         for (size_t j = 0; j < t.n * t.m; j += 2) target->host[j] = 0;
         RUN(siglip_targets_tile, F(cos), F(loss), F(dlog_scale), F(dbias), F(target), F(log_scale),
             F(bias), t.n, t.m, weight);
-        cos->size = 1e-30;
-        check(cos, 4, scale * scale);
-        check(loss, 4, logit_terms(scale, size_max(t.n, t.m)));
-        check(dlog_scale, 4, logit_terms(scale, size_max(t.n, t.m)));
-        if (dbias) check(dbias, 4, logit_terms(scale, size_max(t.n, t.m)));
-        bufs_free();
+        check_tile(cos, loss, dlog_scale, dbias, t, scale);
     }
 }
 
