@@ -69,36 +69,49 @@ void test_write_file(const char *path, const void *bytes, size_t n) {
     if (fclose(f) || written != n) fail_msg("cannot write %s: %s", path, strerror(errno));
 }
 
-char *test_read_file(const char *path, size_t *n) {
-    FILE *f = fopen(path, "rb");
-    if (!f) fail_msg("cannot read %s: %s", path, strerror(errno));
+const char *test_program(void) {
+    static char path[4096];
+    const char *clipc = getenv("CLIPC"), *name = program_invocation_short_name;
+    snprintf(path, sizeof path, "%s%s", clipc ? clipc : "build/clipc",
+             !strncmp(name, "cuda_", 5)  ? "-cudaemu"
+             : !strncmp(name, "gpu_", 4) ? "-cuda"
+                                         : "");
+    return path;
+}
+
+static char *read_all(FILE *f, size_t *n) {
     size_t size = 0, room = 4096, got;
     char *bytes = xmalloc(room);
     while ((got = fread(bytes + size, 1, room - size - 1, f)) > 0) {
         size += got;
         if (room - size < 2) bytes = xrealloc(bytes, room *= 2);
     }
-    fclose(f);
     bytes[size] = 0;
     if (n) *n = size;
     return bytes;
 }
 
+char *test_read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    if (!f) fail_msg("cannot read %s: %s", path, strerror(errno));
+    char *bytes = read_all(f, n);
+    fclose(f);
+    return bytes;
+}
+
 char *test_clipc(int want, const char *fmt, ...) {
-    char args[4096], line[4400];
+    char args[8192];
     va_list list;
     va_start(list, fmt);
     vsnprintf(args, sizeof args, fmt, list);
     va_end(list);
-    const char *clipc = getenv("CLIPC");
-    snprintf(line, sizeof line, "%s %s 2>&1", clipc ? clipc : "build/clipc", args);
+    char *line = xasprintf("%s %s 2>&1", test_program(), args);
     FILE *f = popen(line, "r");
     if (!f) fail_msg("%s: %s", line, strerror(errno));
-    char *text = xcalloc(1, 1 << 16);
-    size_t n = fread(text, 1, (1 << 16) - 1, f);
-    text[n] = 0;
+    char *text = read_all(f, NULL);
     int status = pclose(f);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != want) fail_msg("%s: %s", line, text);
+    free(line);
     return text;
 }
 

@@ -28,8 +28,10 @@ void test_write_file(const char *path, const void *bytes, size_t n);
 /* The whole file and a 0 byte behind it; *n (may be NULL) does not count that. Free with free(). */
 char *test_read_file(const char *path, size_t *n);
 
-/* Runs $CLIPC (or build/clipc) with these arguments; it must end with exit code `want`. What it
- * said, both streams, malloc'd. */
+/* $CLIPC (or build/clipc) with the backend under test. */
+const char *test_program(void);
+/* Runs it with these arguments, which a shell reads; it must end with exit code `want`. Returns its
+ * output, both streams, malloc'd. */
 char *test_clipc(int want, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* `text` must contain `needle`. */
 void test_says(const char *text, const char *needle);

@@ -25,17 +25,6 @@ bool test_shell(const char *line) { return system(line) == 0; }
 
 static bool on_gpu(void) { return !strncmp(program_invocation_short_name, "gpu_", 4); }
 
-const char *test_program(void) {
-    static char path[4096];
-    const char *clipc = getenv("CLIPC");
-    bool on_layer = !strncmp(program_invocation_short_name, "cuda_", 5);
-    snprintf(path, sizeof path, "%s%s", clipc ? clipc : "build/clipc",
-             on_layer   ? "-cudaemu"
-             : on_gpu() ? "-cuda"
-                        : "");
-    return path;
-}
-
 /* A port that nobody uses, for MASTER_PORT; the one after it is for the ranks. */
 static int free_port(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};

@@ -10,8 +10,6 @@ enum { RANKS_MOST = 4 };
 typedef enum { BY_MPI, BY_TORCHRUN, BY_SLURM } Launcher;
 extern const Launcher ranks_usual;
 
-/* The program that has the backend under test. */
-const char *test_program(void);
 bool test_shell(const char *line);
 /* The command on so many ranks (0: alone, no launcher); false where one of them fails, what they
  * said is shown then. Rank 0's output goes to `out`. */

@@ -33,33 +33,9 @@ static int setup(void **state) {
     return 0;
 }
 
-/* Output (both streams) of the program; *code is how it ended. */
-static char *run(const char *arguments, int *code) {
-    const char *clipc = getenv("CLIPC");
-    char command[1024];
-    snprintf(command, sizeof command, "%s %s 2>&1", clipc ? clipc : "build/clipc", arguments);
-    FILE *f = popen(command, "r");
-    assert_non_null(f);
-    char *text = calloc(1, 1 << 16);
-    size_t n = fread(text, 1, (1 << 16) - 1, f);
-    text[n] = 0;
-    int status = pclose(f);
-    *code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return text;
-}
-
-static char *info(const char *path, const char *option, int want) {
-    char arguments[512];
-    snprintf(arguments, sizeof arguments, "ckpt info %s %s", path, option);
-    int code;
-    char *text = run(arguments, &code);
-    if (code != want) fail_msg("exit %d: %s", code, text);
-    return text;
-}
-
 static void test_table(void **state) {
     (void)state;
-    char *text = info(test_path("run/latest"), "", EXIT_OK), total[64];
+    char *text = test_clipc(EXIT_OK, "ckpt info %s", test_path("run/latest")), total[64];
     snprintf(total, sizeof total, "%zu in %zu tensors", learned, count);
     const char *const wants[] = {"image        width 4, 1 layers, ",
                                  "text         width 4, 1 layers, ",
@@ -105,7 +81,7 @@ static void test_norm_of_a_large_tensor(void **state) {
 
 static void test_json(void **state) {
     (void)state;
-    char *text = info(test_path("run/step_42"), "--json", EXIT_OK);
+    char *text = test_clipc(EXIT_OK, "ckpt info %s --json", test_path("run/step_42"));
     json_t *root = json_loads(text, 0, NULL);
     assert_non_null(root);
     assert_int_equal(json_integer_value(json_object_get(root, "parameters")), learned);
@@ -132,7 +108,8 @@ static void test_json(void **state) {
 
 static void test_weights_alone(void **state) {
     (void)state;
-    char *text = info(test_path("run/step_42/open_clip_model.safetensors"), "", EXIT_OK);
+    char *text =
+        test_clipc(EXIT_OK, "ckpt info %s", test_path("run/step_42/open_clip_model.safetensors"));
     assert_null(strstr(text, "steps"));
     assert_non_null(strstr(text, "ln_final.bias"));
     free(text);
@@ -140,20 +117,15 @@ static void test_weights_alone(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    char *text = info(test_path("nothing"), "", EXIT_ERROR);
+    char *text = test_clipc(EXIT_ERROR, "ckpt info %s", test_path("nothing"));
     assert_non_null(strstr(text, "no such file or folder"));
     free(text);
     test_write_file(test_path("text.safetensors"), "no tensors here", 15);
-    text = info(test_path("text.safetensors"), "", EXIT_ERROR);
+    text = test_clipc(EXIT_ERROR, "ckpt info %s", test_path("text.safetensors"));
     assert_non_null(strstr(text, "text.safetensors: not a safetensors file"));
     free(text);
-    int code;
-    text = run("ckpt", &code);
-    assert_int_equal(code, EXIT_USAGE);
-    free(text);
-    text = run("ckpt info", &code);
-    assert_int_equal(code, EXIT_USAGE);
-    free(text);
+    free(test_clipc(EXIT_USAGE, "ckpt"));
+    free(test_clipc(EXIT_USAGE, "ckpt info"));
 }
 
 int main(void) {

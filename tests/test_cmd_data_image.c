@@ -6,17 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-static int run(const char *arguments) {
-    const char *clipc = getenv("CLIPC");
-    char command[2048];
-    snprintf(command, sizeof command, "%s data image %s 2> %s", clipc ? clipc : "build/clipc",
-             arguments, test_path("stderr"));
-    int status = system(command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 /* The float32 values of a .npy with this shape in its header. */
 static float *npy(const char *path, const char *shape, size_t count) {
@@ -51,22 +41,21 @@ static void expect_eval(const float *x, const char *name, const Transform *t) {
     free(bytes);
 }
 
+#define EVAL                                                                                       \
+    "data image " IMAGE_GOLDEN "jpeg-420.jpg " IMAGE_GOLDEN                                        \
+    "png-grey16.png --size 40 --transform eval "
+
 static void test_eval_rows(void **state) {
     (void)state;
-    char args[1024];
     const char *out = test_path("eval.npy");
     Transform t = transform_default(S, false);
-    snprintf(args, sizeof args,
-             IMAGE_GOLDEN "jpeg-420.jpg " IMAGE_GOLDEN "png-grey16.png --size 40 --transform eval "
-                          "--out %s",
-             out);
-    assert_int_equal(run(args), 0);
+    free(test_clipc(0, EVAL "--out %s", out));
     float *x = npy(out, "(2, 3, 40, 40)", 2 * EACH);
     expect_eval(x, "jpeg-420.jpg", &t);
     expect_eval(x + EACH, "png-grey16.png", &t);
     free(x);
-    strcat(args, " --image-resize-mode longest --image-interpolation bilinear");
-    assert_int_equal(run(args), 0);
+    free(test_clipc(0, EVAL "--image-resize-mode longest --image-interpolation bilinear --out %s",
+                    out));
     t.resize_mode = RESIZE_LONGEST;
     t.interpolation = INTERPOLATION_BILINEAR;
     x = npy(out, "(2, 3, 40, 40)", 2 * EACH);
@@ -75,13 +64,11 @@ static void test_eval_rows(void **state) {
 }
 
 static float *train_rows(const char *seed) {
-    char args[1024];
     const char *out = test_path("train.npy");
-    snprintf(args, sizeof args,
-             IMAGE_GOLDEN "jpeg-420.jpg " IMAGE_GOLDEN
-                          "jpeg-420.jpg --size 40 --transform train --seed %s --out %s",
-             seed, out);
-    assert_int_equal(run(args), 0);
+    free(test_clipc(0,
+                    "data image " IMAGE_GOLDEN "jpeg-420.jpg " IMAGE_GOLDEN
+                    "jpeg-420.jpg --size 40 --transform train --seed %s --out %s",
+                    seed, out));
     return npy(out, "(2, 3, 40, 40)", 2 * EACH);
 }
 
@@ -98,21 +85,18 @@ static void test_train_follows_the_seed(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    char args[1024];
     const char *out = test_path("none.npy");
     const char *bad[] = {IMAGE_GOLDEN "png-damaged.png", IMAGE_GOLDEN "nothing-here.jpg",
                          IMAGE_GOLDEN "decode.txt"};
     for (size_t i = 0; i < COUNT(bad); i++) {
-        snprintf(args, sizeof args, IMAGE_GOLDEN "png-rgb.png %s --size 8 --out %s", bad[i], out);
-        assert_int_equal(run(args), 1);
+        char *text = test_clipc(1, "data image " IMAGE_GOLDEN "png-rgb.png %s --size 8 --out %s",
+                                bad[i], out);
         assert_int_not_equal(access(out, F_OK), 0);
-        char *text = test_read_file(test_path("stderr"), NULL);
-        assert_non_null(strstr(text, bad[i]));
+        test_says(text, bad[i]);
         free(text);
     }
-    assert_int_equal(run(IMAGE_GOLDEN "png-rgb.png"), 2);
-    snprintf(args, sizeof args, "--out %s", out);
-    assert_int_equal(run(args), 2);
+    free(test_clipc(2, "data image " IMAGE_GOLDEN "png-rgb.png"));
+    free(test_clipc(2, "data image --out %s", out));
 }
 
 int main(void) {

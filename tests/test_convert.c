@@ -144,10 +144,9 @@ static void test_nothing_is_written_over(void **state) {
     assert_int_equal(test_entries(test_path("safe"), true), 0);
     clipc(0, "written", line("ckpt convert " GOLDEN "hf --out %s", test_path("safe/a/b/new")));
     /* a file that cannot be written whole */
-    const char *program = getenv("CLIPC");
     int code =
         system(line("(trap '' XFSZ; ulimit -f 8; %s ckpt convert " GOLDEN "hf --out %s) 2> %s",
-                    program ? program : "build/clipc", test_path("safe/large"), test_path("said")));
+                    test_program(), test_path("safe/large"), test_path("said")));
     assert_int_not_equal(code, 0);
     char *said = test_read_file(test_path("said"), NULL);
     test_says(said, "File too large");

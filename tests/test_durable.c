@@ -34,9 +34,7 @@ static const struct {
 
 /* Exit code of clipc with fsync failing, or 77; what it said under "said". */
 static int without_fsync(const char *command) {
-    const char *clipc = getenv("CLIPC");
-    char *whole =
-        xasprintf("%s %s > %s 2>&1", clipc ? clipc : "build/clipc", command, test_path("said"));
+    char *whole = xasprintf("%s %s > %s 2>&1", test_program(), command, test_path("said"));
     fflush(NULL);
     pid_t child = fork();
     if (!child) {

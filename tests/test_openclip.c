@@ -11,25 +11,6 @@
 #define GOLDEN "tests/golden/openclip"
 #define PAIRS 24
 
-static void run(const char *fmt, ...) PRINTF_LIKE(1, 2);
-static void run(const char *fmt, ...) {
-    char args[8192], line[9000];
-    va_list list;
-    va_start(list, fmt);
-    vsnprintf(args, sizeof args, fmt, list);
-    va_end(list);
-    const char *clipc = getenv("CLIPC");
-    snprintf(line, sizeof line, "%s %s 2>'%s'", clipc ? clipc : "build/clipc", args,
-             test_path("stderr"));
-    int code = system(line);
-    if (code) {
-        char *said = test_read_file(test_path("stderr"), NULL);
-        print_error("%s\n%s\n", line, said);
-        free(said);
-    }
-    assert_int_equal(code, 0);
-}
-
 static void compare_npy(const char *got_path, const char *want_path, double tolerance) {
     Error err;
     float *got, *want;
@@ -49,13 +30,15 @@ static void compare_npy(const char *got_path, const char *want_path, double tole
 static void test_image_features(void **state) {
     (void)state;
     const char *out = test_path("images.npy");
-    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --images " GOLDEN
-        "/pairs.tsv --out %s",
-        out);
+    free(test_clipc(0,
+                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --images " GOLDEN
+                    "/pairs.tsv --out %s",
+                    out));
     compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
-    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN
-        "/vocab.txt --batch-size 5 --image %s --out %s",
-        GOLDEN "/0[0-9].jpg " GOLDEN "/1[0-9].jpg " GOLDEN "/2[0-3].jpg", out);
+    free(test_clipc(0,
+                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN
+                    "/vocab.txt --batch-size 5 --image %s --out %s",
+                    GOLDEN "/0[0-9].jpg " GOLDEN "/1[0-9].jpg " GOLDEN "/2[0-3].jpg", out));
     compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
 }
 
@@ -72,8 +55,9 @@ static void test_text_features(void **state) {
     (void)state;
     const char *captions = test_path("captions.txt"), *out = test_path("texts.npy");
     write_captions(captions);
-    run("embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --text %s --out %s", captions,
-        out);
+    free(test_clipc(0,
+                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --text %s --out %s",
+                    captions, out));
     compare_npy(out, GOLDEN "/text_features.npy", 2e-6);
 }
 
@@ -81,13 +65,15 @@ static void test_text_features(void **state) {
  * nearly so. */
 static void test_ten_steps(void **state) {
     (void)state;
-    run("train --pretrained " GOLDEN " --vocab " GOLDEN "/vocab.txt --train-data " GOLDEN
+    free(test_clipc(
+        0,
+        "train --pretrained " GOLDEN " --vocab " GOLDEN "/vocab.txt --train-data " GOLDEN
         "/pairs.tsv "
         "--train-transform eval --no-shuffle --batch-size 8 --max-steps 12 --warmup 2 --lr 1e-3 "
         "--wd 0.2 --beta1 0.9 "
         "--beta2 0.98 --eps 1e-6 --grad-clip-norm 1 --wd-groups legacy --precision fp32 --logs %s "
         "--name steps",
-        test_path("logs"));
+        test_path("logs")));
     json_error_t err;
     json_t *want = json_load_file(GOLDEN "/steps.json", 0, &err);
     char *lines = test_read_file(test_path("logs/steps/metrics.jsonl"), NULL), *save;
