@@ -139,6 +139,26 @@ static void compare_within(const char *got, const char *want, double most) {
 
 static void compare(const char *got, const char *want) { compare_within(got, want, 1e-5); }
 
+/* Model and state of the last checkpoints. */
+static void same_bits(const char *got, const char *want) {
+    for (int i = 0; i < 2; i++) {
+        const char *file = i ? "train_state" : "open_clip_model";
+        char *command = xasprintf("cd '%s' && cmp %s/checkpoints/latest/%s.safetensors "
+                                  "%s/checkpoints/latest/%s.safetensors",
+                                  test_path("logs"), want, file, got, file);
+        assert_true(test_shell(command));
+        free(command);
+    }
+}
+
+/* Removes the checkpoints after step 5. */
+static void go_back(const char *run) {
+    char *command = xasprintf("cd '%s/%s/checkpoints' && rm -r epoch_[345] step_[6789]* latest",
+                              test_path("logs"), run);
+    assert_true(test_shell(command));
+    free(command);
+}
+
 static void test_two(void **state) {
     (void)state;
     need_ranks("two_ranks", 2);
@@ -166,15 +186,7 @@ static void test_sharded(void **state) {
     need_ranks("sharded_optimizer", 3);
     /* a sum of two has one order: the same bits; of three, another one */
     train(2, 1, "sharded_two", "--shard-optimizer");
-    char line[1000];
-    for (int state_file = 0; state_file < 2; state_file++) {
-        const char *file = state_file ? "train_state" : "open_clip_model";
-        snprintf(line, sizeof line,
-                 "cd '%s' && cmp two/checkpoints/latest/%s.safetensors "
-                 "sharded_two/checkpoints/latest/%s.safetensors",
-                 test_path("logs"), file, file);
-        assert_true(test_shell(line));
-    }
+    same_bits("sharded_two", "two");
     train(3, 2, "sharded", "--shard-optimizer --grad-clip-norm 1");
     train(0, 1, "clipped", "--grad-clip-norm 1");
     compare("sharded", "clipped");
@@ -193,22 +205,11 @@ static void test_siglip(void **state) {
 static void test_sharded_masters(void **state) {
     (void)state;
     need_ranks("sharded_masters", 2);
-    char line[1000];
     train(2, 1, "bf16", "--precision amp_bf16");
     train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer");
-    char *dir = in_run("sharded_bf16", "checkpoints");
-    snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
-    assert_true(test_shell(line));
-    free(dir);
+    go_back("sharded_bf16");
     train(2, 1, "sharded_bf16", "--precision amp_bf16 --shard-optimizer --resume latest");
-    for (int state_file = 0; state_file < 2; state_file++) {
-        const char *file = state_file ? "train_state" : "open_clip_model";
-        snprintf(line, sizeof line,
-                 "cd '%s' && cmp bf16/checkpoints/latest/%s.safetensors "
-                 "sharded_bf16/checkpoints/latest/%s.safetensors",
-                 test_path("logs"), file, file);
-        assert_true(test_shell(line));
-    }
+    same_bits("sharded_bf16", "bf16");
     train(3, 2, "sharded_three", "--precision amp_bf16 --shard-optimizer");
     compare_within("sharded_three", "bf16", 5e-2);
 }
@@ -226,12 +227,8 @@ static void test_gather_bf16(void **state) {
 static void test_resume(void **state) {
     (void)state;
     need_ranks("resume_with_another_number_of_ranks", 4);
-    char line[2000];
     train(4, 1, "moved", "");
-    char *dir = in_run("moved", "checkpoints");
-    snprintf(line, sizeof line, "cd '%s' && rm -r epoch_[345] step_[6789]* latest", dir);
-    assert_true(test_shell(line));
-    free(dir);
+    go_back("moved");
     train(2, 1, "moved", "--resume latest --shard-optimizer");
     compare("moved", "one");
 }
