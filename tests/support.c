@@ -1,4 +1,5 @@
 #include "tests/support.h"
+#include "kernels/rng.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -146,6 +147,18 @@ double test_error_l2(const double *got, const double *want, size_t n) {
     }
     if (isnan(error)) return INFINITY;
     return sqrt(norm > 0 ? error / norm : error);
+}
+
+float *test_tied_rows(size_t n, size_t E, uint64_t stream) {
+    float *x = xmalloc(n * E * sizeof *x);
+    for (size_t i = 0; i < n * E; i++) x[i] = (float)rng_below(test_seed(), stream, i, 3) - 1;
+    return x;
+}
+
+float test_dot_f32(const float *a, const float *b, size_t E) {
+    float s = 0;
+    for (size_t j = 0; j < E; j++) s += a[j] * b[j];
+    return s;
 }
 
 void test_obey_modes(void) {

@@ -46,6 +46,10 @@ double test_error_max(const double *got, const double *want, size_t n);
 /* ‖got - want‖₂ / ‖want‖₂, likewise. */
 double test_error_l2(const double *got, const double *want, size_t n);
 
+/* [n,E] of -1, 0 and 1, malloc'd: dot products are exact and tie often. */
+float *test_tied_rows(size_t n, size_t E, uint64_t stream);
+float test_dot_f32(const float *a, const float *b, size_t E);
+
 /* Where this process is root: takes from it the right to write where the modes forbid it. */
 void test_obey_modes(void);
 /* From here on the system call fails in this process and those it starts; false where such a filter

@@ -3,37 +3,23 @@
 #include "eval/retrieval.h"
 #include "eval/search.h"
 #include "eval/zeroshot_report.h"
-#include "kernels/rng.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Small whole numbers: scores are exact and tie often. */
-static float *random_rows(size_t n, size_t E, uint64_t stream) {
-    float *x = xmalloc(n * E * sizeof *x);
-    for (size_t i = 0; i < n * E; i++) x[i] = (float)rng_below(test_seed(), stream, i, 3) - 1;
-    return x;
-}
-
-static float dot(const float *a, const float *b, size_t E) {
-    float s = 0;
-    for (size_t j = 0; j < E; j++) s += a[j] * b[j];
-    return s;
-}
-
 static void test_ranks(void **state) {
     (void)state;
     enum { N = 301, E = 5 };
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
-    float *q = random_rows(N, E, 1), *t = random_rows(N, E, 2);
+    float *q = test_tied_rows(N, E, 1), *t = test_tied_rows(N, E, 2);
     size_t ranks[N];
     retrieval_ranks(k, ranks, q, t, N, E);
     for (size_t i = 0; i < N; i++) {
         size_t want = 0;
-        float own = dot(q + i * E, t + i * E, E);
+        float own = test_dot_f32(q + i * E, t + i * E, E);
         for (size_t j = 0; j < N; j++) {
-            float s = dot(q + i * E, t + j * E, E);
+            float s = test_dot_f32(q + i * E, t + j * E, E);
             want += s > own || (s == own && j < i);
         }
         assert_int_equal(ranks[i], want);
@@ -56,7 +42,7 @@ static void test_recall(void **state) {
 static void test_search(void **state) {
     (void)state;
     enum { N = 500, E = 19, K = 40 };
-    float *rows = random_rows(N, E, 3), *q = random_rows(1, E, 4);
+    float *rows = test_tied_rows(N, E, 3), *q = test_tied_rows(1, E, 4);
     Hit hits[K];
     Rows all = rows_of_floats(rows, N, E), few = rows_of_floats(rows, 3, E);
     Search *s = search_new(K, q, 1, E);
@@ -66,11 +52,12 @@ static void test_search(void **state) {
     for (size_t h = 0; h < K; h++) {
         size_t best = N;
         for (size_t i = 0; i < N; i++)
-            if (!taken[i] && (best == N || dot(q, rows + i * E, E) > dot(q, rows + best * E, E)))
+            if (!taken[i] && (best == N || test_dot_f32(q, rows + i * E, E) >
+                                               test_dot_f32(q, rows + best * E, E)))
                 best = i;
         taken[best] = true;
         assert_int_equal(hits[h].row, best);
-        assert_near(hits[h].score, dot(q, rows + best * E, E), 0);
+        assert_near(hits[h].score, test_dot_f32(q, rows + best * E, E), 0);
     }
     s = search_new(K, q, 1, E);
     search_add(s, &few, 0, NULL);

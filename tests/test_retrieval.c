@@ -12,31 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Small whole numbers: scores are exact and tie often. */
-static float *random_rows(size_t n, size_t E, uint64_t stream) {
-    float *x = xmalloc(n * E * sizeof *x);
-    for (size_t i = 0; i < n * E; i++) x[i] = (float)rng_below(test_seed(), stream, i, 3) - 1;
-    return x;
-}
-
-static float dot(const float *a, const float *b, size_t E) {
-    float s = 0;
-    for (size_t j = 0; j < E; j++) s += a[j] * b[j];
-    return s;
-}
-
 /* The rank's definition: sort by falling score, then rising index; the first positive's place. */
 static size_t plain_rank(const float *query, const float *keys, size_t n, size_t E,
                          const bool *positive) {
     size_t best = n;
     for (size_t j = 0; j < n; j++) {
         if (!positive[j]) continue;
-        if (best == n || dot(query, keys + j * E, E) > dot(query, keys + best * E, E)) best = j;
+        if (best == n ||
+            test_dot_f32(query, keys + j * E, E) > test_dot_f32(query, keys + best * E, E))
+            best = j;
     }
-    float score = dot(query, keys + best * E, E);
+    float score = test_dot_f32(query, keys + best * E, E);
     size_t rank = 0;
     for (size_t j = 0; j < n; j++) {
-        float s = dot(query, keys + j * E, E);
+        float s = test_dot_f32(query, keys + j * E, E);
         rank += s > score || (s == score && j < best);
     }
     return rank;
@@ -45,7 +34,7 @@ static size_t plain_rank(const float *query, const float *keys, size_t n, size_t
 static void check_ranks(size_t N, size_t M, size_t checked) {
     enum { E = 7 };
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
-    float *x = random_rows(N, E, 1), *y = random_rows(M, E, 2);
+    float *x = test_tied_rows(N, E, 1), *y = test_tied_rows(M, E, 2);
     uint32_t *image_of = xcalloc(M, sizeof *image_of);
     /* every picture has one, the rest lie anywhere */
     for (size_t j = 0; j < M; j++)
@@ -81,7 +70,7 @@ static void test_half_file(void **state) {
     (void)state;
     enum { N = 50, E = 12 };
     Error err;
-    float *x = random_rows(N, E, 4), got[E];
+    float *x = test_tied_rows(N, E, 4), got[E];
     for (size_t i = 0; i < N; i++) x[i * E] = 3;
     NpyWriter *w = npy_writer_open(test_path("h.npy"), NPY_F16, N, E, &err);
     assert_true(npy_writer_append(w, x, N, &err) && npy_writer_close(w, &err));
@@ -89,7 +78,7 @@ static void test_half_file(void **state) {
     assert_true(r.f16 && r.count == N && r.dim == E && r.scale);
     for (size_t i = 0; i < N; i++) {
         rows_load(&r, i, 1, got, E);
-        float norm = sqrtf(dot(x + i * E, x + i * E, E));
+        float norm = sqrtf(test_dot_f32(x + i * E, x + i * E, E));
         for (size_t j = 0; j < E; j++) assert_near(got[j], x[i * E + j] / norm, 1e-6);
     }
     rows_close(&r);
