@@ -178,7 +178,7 @@ static const Setup setups[] = {
 /* With the first so many setups. */
 static int rank_main(size_t count) {
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
-    comm = comm_open(COMM_AUTO, k, 30, 0);
+    comm = comm_open(&(CommOptions){.timeout = 30}, k);
     NEED(comm->size == 2);
     for (size_t i = 0; i < count; i++) check_recorded(&setups[i]);
     check_votes(k);

@@ -77,7 +77,7 @@ static void test_all_meet(void **state) {
     int port = free_port();
     pid_t pid[RANKS];
     for (int r = RANKS - 1; r >= 0; r--) { /* rank 0 last: the others have to wait for it */
-        pid[r] = start(test_path("all"), (Rendezvous){r, RANKS, "localhost", port, 5});
+        pid[r] = start(test_path("all"), (Rendezvous){r, RANKS, "localhost", port, 5, NULL});
         if (r == 1) usleep(250000);
     }
     for (int r = 0; r < RANKS; r++) assert_int_equal(exit_code(pid[r]), 0);
@@ -87,14 +87,14 @@ static void test_all_meet(void **state) {
 static void test_strangers(void **state) {
     (void)state;
     int port = free_port();
-    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 8});
+    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 8, NULL});
     int s = connect_to(port);
     assert_true(write(s, "GET / HTTP/1.0\r\n\r\n", 18) == 18);
     int half = connect_to(port);
-    assert_true(write(half, "clipcid1\0\0", 10) == 10);
+    assert_true(write(half, "clipcid2\0\0", 10) == 10);
     close(half);
     int silent = connect_to(port);
-    pid_t second = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, 8});
+    pid_t second = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, 8, NULL});
     assert_int_equal(exit_code(first), 0);
     assert_int_equal(exit_code(second), 0);
     close(s);
@@ -105,8 +105,9 @@ static void test_missing_rank(void **state) {
     (void)state;
     int port = free_port();
     double from = clock_now();
-    pid_t pid[2] = {start(test_path("0"), (Rendezvous){0, RANKS, "127.0.0.1", port, timeout}),
-                    start(test_path("2"), (Rendezvous){2, RANKS, "127.0.0.1", port, timeout})};
+    pid_t pid[2] = {
+        start(test_path("0"), (Rendezvous){0, RANKS, "127.0.0.1", port, timeout, NULL}),
+        start(test_path("2"), (Rendezvous){2, RANKS, "127.0.0.1", port, timeout, NULL})};
     for (int i = 0; i < 2; i++) assert_int_equal(exit_code(pid[i]), 1);
     said("0", "2 of 3 ranks came");
     said("0", "missing: 1");
@@ -114,38 +115,84 @@ static void test_missing_rank(void **state) {
     assert_true(clock_now() - from < timeout + 2);
 }
 
-static void test_other_world(void **state) {
+/* A rank of another size, of another job, or the second of a number is refused at once; rank 0
+ * waits for the right one and, when none comes, says whom it refused. */
+static void test_wrong_ranks(void **state) {
     (void)state;
-    int port = free_port();
-    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 5});
-    pid_t other = start(test_path("1"), (Rendezvous){1, 4, "127.0.0.1", port, 5});
-    assert_int_equal(exit_code(first), 1);
-    assert_int_equal(exit_code(other), 1);
-    said("0", "says it is rank 1 of 4, and rank 0 is one of 2");
-    said("1", "says it is rank 1 of 4, and rank 0 is one of 2");
+    static const struct {
+        int rank, size;
+        const char *key, *says;
+    } wrong[] = {{1, 4, "a", "says it is rank 1 of 4, and rank 0 is one of 2"},
+                 {1, 2, "b", "rank 1 is of another job"},
+                 {1, 2, NULL, "rank 1 is of another job"}};
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        for (int right = 0; right < 2; right++) {
+            int port = free_port();
+            double from = clock_now();
+            pid_t first = start(test_path("0"),
+                                (Rendezvous){0, 2, "127.0.0.1", port, right ? 8 : timeout, "a"});
+            pid_t other =
+                start(test_path("wrong"), (Rendezvous){wrong[i].rank, wrong[i].size, "127.0.0.1",
+                                                       port, 5, wrong[i].key});
+            assert_int_equal(exit_code(other), 1);
+            assert_true(clock_now() - from < 5);
+            said("wrong", wrong[i].says);
+            if (right) {
+                pid_t second = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, 8, "a"});
+                assert_int_equal(exit_code(second), 0);
+            }
+            assert_int_equal(exit_code(first), !right);
+            if (!right) said("0", "1 of 2 ranks came");
+            if (!right) said("0", wrong[i].says);
+        }
+    }
 }
 
 static void test_same_rank_twice(void **state) {
     (void)state;
-    int port = free_port();
-    pid_t pid[3];
-    for (int i = 0; i < 3; i++)
-        pid[i] =
-            start(test_path(i ? "twice" : "0"), (Rendezvous){i > 0, RANKS, "127.0.0.1", port, 5});
-    for (int i = 0; i < 3; i++) assert_int_equal(exit_code(pid[i]), 1);
-    said("0", "two processes say they are rank 1");
-    said("twice", "two processes say they are rank 1");
+    int port = free_port(), codes = 0;
+    pid_t first = start(test_path("0"), (Rendezvous){0, RANKS, "127.0.0.1", port, 8, NULL});
+    pid_t twice[2];
+    for (int i = 0; i < 2; i++)
+        twice[i] =
+            start(test_path(i ? "b" : "a"), (Rendezvous){1, RANKS, "127.0.0.1", port, 8, NULL});
+    usleep(300000);
+    pid_t last = start(test_path("2"), (Rendezvous){2, RANKS, "127.0.0.1", port, 8, NULL});
+    for (int i = 0; i < 2; i++) {
+        int code = exit_code(twice[i]);
+        if (code) said(i ? "b" : "a", "two processes say they are rank 1");
+        codes += code;
+    }
+    assert_int_equal(codes, 1);
+    assert_int_equal(exit_code(first), 0);
+    assert_int_equal(exit_code(last), 0);
+}
+
+/* Many that connect and stay silent cost no time: they are looked at beside the ranks. */
+static void test_silent_crowd(void **state) {
+    (void)state;
+    enum { CROWD = 20 };
+    int port = free_port(), crowd[CROWD];
+    pid_t first = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, 30, NULL});
+    for (int i = 0; i < CROWD; i++) crowd[i] = connect_to(port);
+    double from = clock_now();
+    pid_t second = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, 30, NULL});
+    assert_int_equal(exit_code(first), 0);
+    assert_int_equal(exit_code(second), 0);
+    assert_true(clock_now() - from <
+                10); /* one after the other: twice as many seconds as strangers */
+    for (int i = 0; i < CROWD; i++) close(crowd[i]);
 }
 
 static void test_nobody_there(void **state) {
     (void)state;
     int port = free_port();
     double from = clock_now();
-    pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout});
+    pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout, NULL});
     assert_int_equal(exit_code(pid), 1);
     said("1", "rank 0 could not be reached at 127.0.0.1");
     said("1", "refused");
-    pid = start(test_path("1"), (Rendezvous){1, 2, "no such host!", port, timeout});
+    pid = start(test_path("1"), (Rendezvous){1, 2, "no such host!", port, timeout, NULL});
     assert_int_equal(exit_code(pid), 1);
     said("1", "no such address");
     assert_true(clock_now() - from < 2 * timeout + 2);
@@ -154,7 +201,7 @@ static void test_nobody_there(void **state) {
 static void test_port_is_taken(void **state) {
     (void)state;
     int port, s = listener(&port);
-    pid_t pid = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, timeout});
+    pid_t pid = start(test_path("0"), (Rendezvous){0, 2, "127.0.0.1", port, timeout, NULL});
     assert_int_equal(exit_code(pid), 1);
     said("0", "choose another --comm-port");
     close(s);
@@ -166,7 +213,7 @@ static void test_someone_else_there(void **state) {
     static const char nonsense[400] = "HTTP/1.0 400 Bad Request\r\n";
     for (int kind = 0; kind < 3; kind++) {
         int port, s = listener(&port);
-        pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout});
+        pid_t pid = start(test_path("1"), (Rendezvous){1, 2, "127.0.0.1", port, timeout, NULL});
         int c = accept(s, NULL, NULL);
         if (kind == 1) assert_true(write(c, nonsense, sizeof nonsense) > 0);
         if (kind == 0) close(c);
@@ -179,10 +226,11 @@ static void test_someone_else_there(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_meet),        cmocka_unit_test(test_strangers),
-        cmocka_unit_test(test_missing_rank),    cmocka_unit_test(test_other_world),
-        cmocka_unit_test(test_same_rank_twice), cmocka_unit_test(test_nobody_there),
-        cmocka_unit_test(test_port_is_taken),   cmocka_unit_test(test_someone_else_there),
+        cmocka_unit_test(test_all_meet),           cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_missing_rank),       cmocka_unit_test(test_wrong_ranks),
+        cmocka_unit_test(test_silent_crowd),       cmocka_unit_test(test_same_rank_twice),
+        cmocka_unit_test(test_nobody_there),       cmocka_unit_test(test_port_is_taken),
+        cmocka_unit_test(test_someone_else_there),
     };
     return cmocka_run_group_tests_name("rendezvous", tests, NULL, NULL);
 }

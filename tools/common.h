@@ -46,14 +46,7 @@
             "column of the caption", 0                                                              \
     }
 
-/* Rows for a CommOptions o; defaults: COMM_DEFAULTS. */
-typedef struct CommOptions {
-    CommChoice choice;
-    double timeout;
-    int64_t port;
-} CommOptions;
-#define COMM_DEFAULTS                                                                              \
-    { .timeout = 300 }
+/* Rows for a CommOptions o. */
 #define COMM_OPTIONS(o)                                                                            \
     {"comm", OPT_CHOICE, &(o).choice, CHOICES(TRANSPORTS), 0, 0, "transport between ranks", 0},    \
         {"comm-timeout",                                                                           \
@@ -64,9 +57,17 @@ typedef struct CommOptions {
          1e6,                                                                                      \
          "end all ranks if one is late by so long",                                                \
          0},                                                                                       \
+        {"comm-port",                                                                              \
+         OPT_INT,                                                                                  \
+         &(o).port,                                                                                \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         65535,                                                                                    \
+         "port on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1",                              \
+         0},                                                                                       \
     {                                                                                              \
-        "comm-port", OPT_INT, &(o).port, NULL, 0, 65535,                                           \
-            "port on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1", 0                         \
+        "comm-key", OPT_STRING, &(o).key, "TEXT", 0, 0,                                            \
+            "names the job to its ranks; default: torchrun's or SLURM's", 0                        \
     }
 
 /* The transport of a command that runs over ranks, all given the same options. */

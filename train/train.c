@@ -564,7 +564,7 @@ int train_main(void) {
     static Run run; /* as long as the program: the ways out are many */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
-    r->comm = comm_open(opt->comm, r->k, opt->comm_timeout, (int)opt->comm_port);
+    r->comm = comm_open(&opt->comm, r->k);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     start_run(r);

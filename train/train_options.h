@@ -50,11 +50,9 @@ typedef struct TrainOptions {
     /* machine */
     DeviceChoice device;
     Precision precision;
-    CommChoice comm;
+    CommOptions comm;
     GatherType gather_dtype;
     bool graphs;
-    double comm_timeout;
-    int64_t comm_port;
     int64_t world_size; /* of --dry-run; 0: the ranks there are */
     /* run */
     const char *logs, *name, *resume;

@@ -388,7 +388,7 @@ static void exchange_id(ncclUniqueId *id, const Launch *l, double timeout) {
     if (nccl.host) {
         nccl.host->broadcast_bytes(id, sizeof *id, 0);
     } else if (l->size > 1) {
-        Rendezvous r = {l->rank, l->size, l->address, l->port, timeout};
+        Rendezvous r = {l->rank, l->size, l->address, l->port, timeout, l->key};
         Error err;
         if (!rendezvous_meet(&r, id, &err)) die("rank %d: %s", l->rank, err.text);
     }

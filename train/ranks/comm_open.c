@@ -36,9 +36,11 @@ static bool find_launch(Launch *l) {
     return false;
 }
 
-static void find_rank0(Launch *l, int port) {
+static void find_rank0(Launch *l, const CommOptions *o) {
     l->address = getenv("MASTER_ADDR");
-    l->port = port ? port : getenv("MASTER_PORT") ? (int)env_number("MASTER_PORT") + 1 : 0;
+    l->port = o->port                 ? (int)o->port
+              : getenv("MASTER_PORT") ? (int)env_number("MASTER_PORT") + 1
+                                      : 0;
     if (!l->address || !*l->address)
         die("rank %d: MASTER_ADDR is not set: the name or address of rank 0's machine, which "
             "torchrun sets and configs/slurm.sbatch exports",
@@ -47,6 +49,9 @@ static void find_rank0(Launch *l, int port) {
         die("rank %d: no port to meet rank 0 at: set MASTER_PORT (the one after it is taken) or "
             "--comm-port",
             l->rank);
+    l->key = o->key                          ? o->key
+             : getenv("TORCHELASTIC_RUN_ID") ? getenv("TORCHELASTIC_RUN_ID")
+                                             : getenv("SLURM_JOB_ID");
 }
 
 /* Many processes that know nothing of each other would each train alone and overwrite each other's
@@ -70,19 +75,19 @@ static CommChoice choose(const Kernels *k) {
     return COMM_SELF;
 }
 
-static const Comm *open_nccl(const Kernels *k, double timeout, int port) {
+static const Comm *open_nccl(const Kernels *k, const CommOptions *o) {
     Launch l = {.size = 1};
     const Comm *host = NULL;
-    if (!comm_nccl_built()) return comm_nccl(k, NULL, &l, timeout);
+    if (!comm_nccl_built()) return comm_nccl(k, NULL, &l, o->timeout);
     if (!k->device->gpu) die("NCCL joins GPU ranks: say --device cuda, or --comm mpi on CPUs");
     if (mpi_ranks() > 0) {
-        host = comm_mpi(k, timeout);
+        host = comm_mpi(k, o->timeout);
         l.rank = host->rank;
         l.size = host->size;
     } else if (find_launch(&l) && l.size > 1) {
-        find_rank0(&l, port);
+        find_rank0(&l, o);
     }
-    return comm_nccl(k, host, &l, timeout);
+    return comm_nccl(k, host, &l, o->timeout);
 }
 
 static const Comm *open_mpi(const Kernels *k, double timeout) {
@@ -90,10 +95,10 @@ static const Comm *open_mpi(const Kernels *k, double timeout) {
     return comm_mpi(k, timeout);
 }
 
-const Comm *comm_open(CommChoice choice, const Kernels *k, double timeout, int port) {
-    if (choice == COMM_AUTO) choice = choose(k);
+const Comm *comm_open(const CommOptions *o, const Kernels *k) {
+    CommChoice choice = o->choice == COMM_AUTO ? choose(k) : o->choice;
     if (choice == COMM_SELF) return comm_self(k);
-    const Comm *c = choice == COMM_MPI ? open_mpi(k, timeout) : open_nccl(k, timeout, port);
+    const Comm *c = choice == COMM_MPI ? open_mpi(k, o->timeout) : open_nccl(k, o);
     if (c->size > 1) {
         char mark[32];
         snprintf(mark, sizeof mark, "rank %d: ", c->rank);

@@ -8,12 +8,20 @@
     X(COMM_AUTO, "auto") X(COMM_SELF, "self") X(COMM_MPI, "mpi") X(COMM_NCCL, "nccl")
 typedef enum { TRANSPORTS(CHOICE_NAME) } CommChoice;
 
+typedef struct CommOptions {
+    CommChoice choice;
+    double timeout;  /* seconds of a collective */
+    int64_t port;    /* on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1 */
+    const char *key; /* names the job; NULL: TORCHELASTIC_RUN_ID or SLURM_JOB_ID */
+} CommOptions;
+#define COMM_DEFAULTS                                                                              \
+    { .timeout = 300 }
+
 /* The transport of this process; COMM_AUTO: by the launcher's environment. With several ranks,
  * lines on stderr are marked with the rank, only rank 0 logs information (warnings and errors come
- * from all), and the OpenMP threads are this rank's share of the CPUs it may use (node.h). timeout:
- * seconds of a collective. port: where rank 0 serves NCCL's id, 0: MASTER_PORT + 1. Exits with an
- * error if the transport is not available. */
-const Comm *comm_open(CommChoice choice, const Kernels *k, double timeout, int port);
+ * from all), and the OpenMP threads are this rank's share of the CPUs it may use (node.h). Exits
+ * with an error if the transport is not available. */
+const Comm *comm_open(const CommOptions *o, const Kernels *k);
 
 /* ---- transports; each exits with an error in a build without its library ---- */
 bool comm_mpi_built(void);
@@ -24,6 +32,7 @@ typedef struct Launch {
     int rank, size;
     const char *address; /* rank 0's, with several ranks */
     int port;
+    const char *key; /* of the job, or NULL */
 } Launch;
 bool comm_nccl_built(void);
 /* host: mpi, if there is one; NULL: `launch` says where rank 0 is. */

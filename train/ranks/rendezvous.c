@@ -1,5 +1,6 @@
 #include "train/ranks/rendezvous.h"
 
+#include "kernels/hash.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,14 +14,23 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char magic[8] = "clipcid1";
-/* A stranger who connects and says nothing may keep rank 0 waiting for so many seconds. */
+static const char magic[8] = "clipcid2";
+/* Seconds that a greeting may take, from connecting to its last byte. */
 static const double patience = 2;
 
-typedef struct Hello { /* numbers in network order */
+typedef struct Hello { /* numbers in network order; key: a hash of the job's */
     char magic[8];
-    uint32_t rank, size;
+    uint32_t rank, size, key[2];
 } Hello;
+
+static Hello hello_of(const Rendezvous *r) {
+    uint64_t key = r->key ? fnv_hash(FNV_START, r->key, strlen(r->key)) : 0;
+    Hello h = {.rank = htonl((uint32_t)r->rank),
+               .size = htonl((uint32_t)r->size),
+               .key = {htonl((uint32_t)(key >> 32)), htonl((uint32_t)key)}};
+    memcpy(h.magic, magic, sizeof magic);
+    return h;
+}
 
 typedef struct Answer {
     char magic[8], problem[160]; /* problem: empty where all is well */
@@ -64,99 +74,176 @@ static int open_socket(const struct addrinfo *a) {
 
 /* ---- rank 0 ---- */
 
-static int listen_at(int port, Error *err) {
-    /* IPv6 sockets take IPv4's connections as well, where there is IPv6 */
-    for (int family = 0; family < 2; family++) {
-        char text[16];
-        struct addrinfo *list, hints = {.ai_family = family ? AF_INET : AF_INET6,
-                                        .ai_socktype = SOCK_STREAM,
-                                        .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-        snprintf(text, sizeof text, "%d", port);
-        if (getaddrinfo(NULL, text, &hints, &list)) {
-            error_set(err, "rank 0 cannot listen at port %d", port);
-            continue;
-        }
-        int s = open_socket(list),
-            bad = s < 0 || bind(s, list->ai_addr, list->ai_addrlen) || listen(s, SOMAXCONN);
-        int why = errno;
-        freeaddrinfo(list);
-        if (!bad) return s;
-        if (s >= 0) close(s);
+/* Bound to the address, or (NULL) to every interface. -1: errno, or 0 if it is no such address. */
+static int listen_on(const char *address, int family, const char *port) {
+    struct addrinfo *list, hints = {.ai_family = family,
+                                    .ai_socktype = SOCK_STREAM,
+                                    .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    errno = 0;
+    if (getaddrinfo(address, port, &hints, &list)) return -1;
+    int s = open_socket(list), why = errno;
+    if (s >= 0 && (bind(s, list->ai_addr, list->ai_addrlen) || listen(s, SOMAXCONN))) {
+        why = errno;
+        close(s);
+        s = -1;
+    }
+    freeaddrinfo(list);
+    errno = why;
+    return s;
+}
+
+/* Whether other machines cannot reach it; a machine's own name often resolves to such an address.
+ */
+static bool is_loopback_name(const char *address) {
+    struct addrinfo *list, hints = {.ai_socktype = SOCK_STREAM};
+    if (!strcmp(address, "localhost") || !strncmp(address, "127.", 4) || !strcmp(address, "::1"))
+        return false; /* meant so */
+    if (getaddrinfo(address, NULL, &hints, &list)) return false;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)list->ai_addr;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)list->ai_addr;
+    bool is = list->ai_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 24 == 127
+                                         : IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+    freeaddrinfo(list);
+    return is;
+}
+
+static int listen_at(const Rendezvous *r, Error *err) {
+    char port[16];
+    snprintf(port, sizeof port, "%d", r->port);
+    int s = is_loopback_name(r->address) ? -1 : listen_on(r->address, AF_UNSPEC, port);
+    /* IPv6 sockets take IPv4's connections as well, if there is IPv6 */
+    if (s < 0 && errno != EADDRINUSE) s = listen_on(NULL, AF_INET6, port);
+    if (s < 0 && errno != EADDRINUSE) s = listen_on(NULL, AF_INET, port);
+    if (s < 0)
         error_set(err,
                   "rank 0 cannot listen at port %d: %s: is another run there? choose another "
                   "--comm-port",
-                  port, strerror(why));
-        if (why == EADDRINUSE) break;
-    }
-    return -1;
+                  r->port, strerror(errno));
+    return s;
 }
 
-/* Takes a newcomer's hello; a stranger is sent away. problem: of one who should not be here. */
-static void admit(const Rendezvous *r, int s, int *seat, char problem[160], double until) {
-    Hello h;
-    double soon = clock_now() + patience;
-    if (!transfer(s, &h, sizeof h, false, soon < until ? soon : until) ||
-        memcmp(h.magic, magic, sizeof magic)) {
-        close(s);
+/* Connections whose greeting is not complete. */
+enum { GUESTS = 128 };
+typedef struct Guest {
+    int socket;
+    size_t have;
+    Hello hello;
+    double until;
+} Guest;
+
+typedef struct Host {
+    const Rendezvous *r;
+    int door, came;
+    int *seat; /* [size] sockets of the ranks that came; -1: not yet */
+    Guest guest[GUESTS];
+    size_t guests;
+    char refused[160]; /* why the last rank was sent away; "": none was */
+} Host;
+
+static bool answer(int s, const char *problem, const void *bytes, double until) {
+    Answer a = {.problem = ""};
+    memcpy(a.magic, magic, sizeof magic);
+    snprintf(a.problem, sizeof a.problem, "%s", problem);
+    if (bytes) memcpy(a.bytes, bytes, sizeof a.bytes);
+    return transfer(s, &a, sizeof a, true, until);
+}
+
+/* A whole greeting: the rank takes its seat, or is told why not. */
+static void admit(Host *h, const Guest *g) {
+    Hello own = hello_of(h->r);
+    uint32_t rank = ntohl(g->hello.rank), size = ntohl(g->hello.size);
+    char problem[160] = "";
+    if (memcmp(g->hello.magic, magic, sizeof magic)) {
+        close(g->socket);
         return;
     }
-    uint32_t rank = ntohl(h.rank), size = ntohl(h.size);
-    if (size != (uint32_t)r->size || rank == 0 || rank >= size)
-        snprintf(problem, 160, "a process says it is rank %u of %u, and rank 0 is one of %d", rank,
-                 size, r->size);
-    else if (seat[rank] >= 0)
-        snprintf(problem, 160, "two processes say they are rank %u", rank);
-    if (*problem) { /* the rank receives it too */
-        Answer a = {.problem = ""};
-        memcpy(a.magic, magic, sizeof magic);
-        memcpy(a.problem, problem, sizeof a.problem);
-        transfer(s, &a, sizeof a, true, soon);
-        close(s);
-    } else {
-        seat[rank] = s;
+    if (memcmp(g->hello.key, own.key, sizeof own.key))
+        snprintf(problem, sizeof problem,
+                 "rank %u is of another job than rank 0 (--comm-key, TORCHELASTIC_RUN_ID, "
+                 "SLURM_JOB_ID)",
+                 rank);
+    else if (size != (uint32_t)h->r->size || rank == 0 || rank >= size)
+        snprintf(problem, sizeof problem,
+                 "a process says it is rank %u of %u, and rank 0 is one of %d", rank, size,
+                 h->r->size);
+    else if (h->seat[rank] >= 0)
+        snprintf(problem, sizeof problem, "two processes say they are rank %u", rank);
+    if (!*problem) {
+        h->seat[rank] = g->socket;
+        h->came++;
+        return;
     }
+    memcpy(h->refused, problem, sizeof problem);
+    answer(g->socket, problem, NULL, clock_now()); /* an empty socket takes it at once */
+    close(g->socket);
 }
 
-static void name_missing(const Rendezvous *r, const int *seat, char problem[160]) {
-    int came = 1, at = 0;
-    char list[80] = "";
-    for (int i = 1; i < r->size; i++) {
-        came += seat[i] >= 0;
-        if (seat[i] < 0 && at < 60) at += snprintf(list + at, sizeof list - (size_t)at, " %d", i);
+static void receive(Host *h, Guest *g, bool readable, double now) {
+    ssize_t n =
+        readable ? recv(g->socket, (char *)&g->hello + g->have, sizeof g->hello - g->have, 0) : -1;
+    bool waits = !readable || (n < 0 && (errno == EAGAIN || errno == EINTR));
+    if (n > 0) g->have += (size_t)n;
+    if (g->have == sizeof g->hello)
+        admit(h, g);
+    else if (n > 0 || (waits && now < g->until))
+        return;
+    else
+        close(g->socket);
+    g->socket = -1;
+}
+
+/* Looks at the door and at every guest at once: none can hold up the others. */
+static void wait_for_guests(Host *h, double until) {
+    struct pollfd p[GUESTS + 1] = {{.fd = h->guests < GUESTS ? h->door : -1, .events = POLLIN}};
+    for (size_t i = 0; i < h->guests; i++) {
+        p[1 + i] = (struct pollfd){.fd = h->guest[i].socket, .events = POLLIN};
+        if (h->guest[i].until < until) until = h->guest[i].until;
     }
-    snprintf(problem, 160, "%d of %d ranks came to port %d within %.0f s; missing:%s", came,
-             r->size, r->port, r->timeout, list);
+    double left = until - clock_now();
+    int polled = poll(p, h->guests + 1, left > 0 ? (int)(left * 1000) + 1 : 0);
+    double now = clock_now();
+    size_t kept = 0;
+    for (size_t i = 0; i < h->guests; i++) {
+        receive(h, &h->guest[i], polled > 0 && p[1 + i].revents, now);
+        if (h->guest[i].socket >= 0) h->guest[kept++] = h->guest[i];
+    }
+    h->guests = kept;
+    if (polled <= 0 || !p[0].revents) return;
+    int s = accept4(h->door, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (s >= 0) h->guest[h->guests++] = (Guest){.socket = s, .until = now + patience};
+}
+
+static void name_missing(const Host *h, char problem[160]) {
+    int at = 0;
+    char list[80] = "";
+    for (int i = 1; i < h->r->size; i++)
+        if (h->seat[i] < 0 && at < 60)
+            at += snprintf(list + at, sizeof list - (size_t)at, " %d", i);
+    snprintf(problem, 160, "%d of %d ranks came to port %d within %.0f s; missing:%s%s%.70s",
+             h->came, h->r->size, h->r->port, h->r->timeout, list, *h->refused ? "; " : "",
+             h->refused);
 }
 
 static bool host(const Rendezvous *r, const void *bytes, Error *err) {
     double until = clock_now() + r->timeout;
-    int door = listen_at(r->port, err), came = 1;
-    if (door < 0) return false;
-    int *seat = xmalloc((size_t)r->size * sizeof *seat);
-    for (int i = 0; i < r->size; i++) seat[i] = -1;
-    Answer a = {.problem = ""};
-    memcpy(a.magic, magic, sizeof magic);
-    memcpy(a.bytes, bytes, sizeof a.bytes);
-    while (came < r->size && !*a.problem) {
-        if (!ready(door, POLLIN, until)) {
-            name_missing(r, seat, a.problem);
-            break;
-        }
-        int s = accept4(door, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (s >= 0) admit(r, s, seat, a.problem, until);
-        came = 1;
-        for (int i = 1; i < r->size; i++) came += seat[i] >= 0;
-    }
-    close(door);
+    Host h = {.r = r, .door = listen_at(r, err), .came = 1};
+    char problem[160] = "";
+    if (h.door < 0) return false;
+    h.seat = xmalloc((size_t)r->size * sizeof *h.seat);
+    for (int i = 0; i < r->size; i++) h.seat[i] = -1;
+    while (h.came < r->size && clock_now() < until) wait_for_guests(&h, until);
+    if (h.came < r->size) name_missing(&h, problem);
+    close(h.door);
+    for (size_t i = 0; i < h.guests; i++) close(h.guest[i].socket);
     double soon = clock_now() + patience;
     for (int i = 1; i < r->size; i++) {
-        if (seat[i] < 0) continue;
-        bool told = transfer(seat[i], &a, sizeof a, true, soon);
-        if (!told && !*a.problem) snprintf(a.problem, sizeof a.problem, "rank %d has gone", i);
-        close(seat[i]);
+        if (h.seat[i] < 0) continue;
+        bool told = answer(h.seat[i], problem, bytes, soon);
+        if (!told && !*problem) snprintf(problem, sizeof problem, "rank %d has gone", i);
+        close(h.seat[i]);
     }
-    free(seat);
-    return !*a.problem || error_set(err, "%s", a.problem);
+    free(h.seat);
+    return !*problem || error_set(err, "%s", problem);
 }
 
 /* ---- the others ---- */
@@ -206,8 +293,7 @@ static bool visit(const Rendezvous *r, void *bytes, Error *err) {
             "the machine of rank 0, does it run, is the port open? MASTER_ADDR and "
             "--comm-port say where",
             r->address, r->port, r->timeout, why);
-    Hello h = {.rank = htonl((uint32_t)r->rank), .size = htonl((uint32_t)r->size)};
-    memcpy(h.magic, magic, sizeof magic);
+    Hello h = hello_of(r);
     Answer a;
     /* rank 0 gives up after its own timeout, which may have begun later */
     bool answered = transfer(s, &h, sizeof h, true, until) &&
