@@ -17,8 +17,9 @@ struct Encoder {
     ClipConfig config;
     Params *params;
     Clip *clip;
-    char *checkpoint, *vocab;   /* of the options; vocab may be NULL */
-    const Tokenizer *tokenizer; /* NULL before the first caption */
+    char *checkpoint, *vocab;        /* of the options; vocab may be NULL */
+    char identity[17], checksum[17]; /* identity "": not known yet */
+    const Tokenizer *tokenizer;      /* NULL before the first caption */
     TokenizerCache *cache;
     size_t batch;
     acc *features;   /* device [batch,E] */
@@ -28,6 +29,65 @@ struct Encoder {
     Image *image;               /* [threads] */
     TransformScratch **scratch; /* [threads] */
 };
+
+/* ---- which model it is ---- */
+
+enum { HASHED_FLOATS = 1 << 16 };
+
+/* Of all weights that features depend on. */
+static uint32_t weights_crc(const Encoder *e) {
+    uint32_t crc = 0;
+    float *host = xmalloc(HASHED_FLOATS * sizeof *host);
+    for (size_t i = 0; i < e->params->count; i++) {
+        const Param *p = &e->params->list[i];
+        if (!p->tower) continue;
+        crc = crc32c(crc, p->name, strlen(p->name));
+        for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
+            size_t n = size_min(HASHED_FLOATS, p->size - at);
+            e->k->acc_get_f32(host, acc_at(e->k, param_acc(e->params, p), at), n);
+            crc = crc32c(crc, host, n * sizeof *host);
+        }
+    }
+    free(host);
+    return crc;
+}
+
+/* Of architecture and preprocessing. */
+static uint32_t form_crc(const ClipConfig *c) {
+    const Transform *t = &c->eval_transform;
+    char *form =
+        xasprintf("%zu %zu %zu %zu %zu %d %d %d %d %d %d %d,%d,%d %a,%a,%a %a,%a,%a", c->embed_dim,
+                  c->image.heads, c->text.heads, c->image_size, c->patch_size, c->image.activation,
+                  c->image.pool == POOL_MEAN, c->image.norm_after_pool, t->size, t->resize_mode,
+                  t->interpolation, t->fill[0], t->fill[1], t->fill[2], t->mean[0], t->mean[1],
+                  t->mean[2], t->std[0], t->std[1], t->std[2]);
+    uint32_t crc = crc32c(0, form, strlen(form));
+    free(form);
+    return crc;
+}
+
+const char *encoder_identity(Encoder *e) {
+    if (!*e->identity)
+        snprintf(e->identity, sizeof e->identity, "%08x%08x", weights_crc(e), form_crc(&e->config));
+    return e->identity;
+}
+
+const char *encoder_checksum(const Encoder *e) { return e->checksum; }
+
+bool encoder_is(Encoder *e, const char *identity, const char *checksum) {
+    if (*checksum && !strcmp(e->checksum, checksum)) return true;
+    return !strcmp(encoder_identity(e), identity);
+}
+
+/* ---- opening ---- */
+
+static void load_weights(Encoder *e) {
+    Weights w;
+    pretrained_open(&w, e->checkpoint, &e->config, e->params->list, e->params->tensors);
+    const char *crc = tensorfile_checksum(&w.file);
+    if (crc) snprintf(e->checksum, sizeof e->checksum, "%.8s%08x", crc, form_crc(&e->config));
+    pretrained_read(&w, e->params);
+}
 
 /* Pictures need none: it is loaded for the first caption. */
 static void load_vocab(Encoder *e) {
@@ -65,7 +125,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */
     e->params = params_new(e->k, &e->config, false);
-    pretrained_load(o->checkpoint, e->params, &e->config);
+    load_weights(e);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch};
     e->clip = clip_new(e->k, &e->config, e->params, &co);
@@ -127,34 +187,6 @@ double encoder_logit_bias(const Encoder *e) {
     const Param *p = params_at(e->params, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
     if (p) e->k->acc_get(&bias, param_acc(e->params, p), 1);
     return bias;
-}
-
-enum { HASHED_FLOATS = 1 << 16 };
-
-void encoder_identity(const Encoder *e, char identity[17]) {
-    const ClipConfig *c = &e->config;
-    const Transform *t = &c->eval_transform;
-    uint32_t weights = 0;
-    float *host = xmalloc(HASHED_FLOATS * sizeof *host);
-    for (size_t i = 0; i < e->params->count; i++) {
-        const Param *p = &e->params->list[i];
-        if (!p->tower) continue; /* no feature depends on them */
-        weights = crc32c(weights, p->name, strlen(p->name));
-        for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
-            size_t n = size_min(HASHED_FLOATS, p->size - at);
-            e->k->acc_get_f32(host, acc_at(e->k, param_acc(e->params, p), at), n);
-            weights = crc32c(weights, host, n * sizeof *host);
-        }
-    }
-    free(host);
-    char *form =
-        xasprintf("%zu %zu %zu %zu %zu %d %d %d %d %d %d %d,%d,%d %a,%a,%a %a,%a,%a", c->embed_dim,
-                  c->image.heads, c->text.heads, c->image_size, c->patch_size, c->image.activation,
-                  c->image.pool == POOL_MEAN, c->image.norm_after_pool, t->size, t->resize_mode,
-                  t->interpolation, t->fill[0], t->fill[1], t->fill[2], t->mean[0], t->mean[1],
-                  t->mean[2], t->std[0], t->std[1], t->std[2]);
-    snprintf(identity, 17, "%08x%08x", weights, crc32c(0, form, strlen(form)));
-    free(form);
 }
 
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {

@@ -31,8 +31,13 @@ double encoder_logit_scale(const Encoder *e); /* exponentiated */
 double encoder_logit_bias(const Encoder *e);  /* of a model trained with SigLIP's loss, else 0 */
 
 /* Which model it is, in 16 hexadecimal digits: a checksum of the weights that features depend on,
- * and one of architecture and preprocessing; the same for the same model in another format. */
-void encoder_identity(const Encoder *e, char identity[17]);
+ * and one of architecture and preprocessing. The identity reads all weights and is the same for the
+ * same model in another format; the checksum has in the weights' place the one that the
+ * checkpoint's file carries, and is "" if it carries none. */
+const char *encoder_identity(Encoder *e);
+const char *encoder_checksum(const Encoder *e);
+/* Whether this is the model of that identity and checksum ("": not known). */
+bool encoder_is(Encoder *e, const char *identity, const char *checksum);
 
 /* out[n,E]. */
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);

@@ -39,6 +39,7 @@ typedef struct IndexFolder {
     NpyType type;
     size_t thumb_side; /* longest side in pixels; 0: no pictures */
     char identity[17]; /* encoder_identity of the model */
+    char checksum[17]; /* encoder_checksum, or "" */
     char *checkpoint;  /* where it was */
     uint64_t next;     /* number of the next segment */
     Segment *segments;

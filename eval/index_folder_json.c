@@ -118,6 +118,9 @@ static bool take_fields(IndexFolder *x, const json_t *root, Error *err) {
     x->next = next;
     if (!take_hex(json_object_get(root, "identity"), 16, x->identity))
         return error_set(err, "\"identity\" is not 16 hexadecimal digits");
+    const json_t *checksum = json_object_get(root, "checksum");
+    if (checksum && !take_hex(checksum, 16, x->checksum))
+        return error_set(err, "\"checksum\" is not 16 hexadecimal digits");
     if (!checkpoint) return error_set(err, "no \"checkpoint\"");
     x->checkpoint = xstrdup(checkpoint);
     if (!json_is_array(segments) || json_array_size(segments) > SEGMENTS_MAX)
@@ -182,6 +185,7 @@ char *index_folder_to_json(const IndexFolder *x) {
         "identity", x->identity, "checkpoint", checkpoint ? checkpoint : json_string(""), "dim",
         (json_int_t)x->dim, "dtype", x->type == NPY_F16 ? "f16" : "f32", "thumbnails",
         (json_int_t)x->thumb_side, "next", (json_int_t)x->next, "segments", segments);
+    if (*x->checksum) json_object_set_new(root, "checksum", json_string(x->checksum));
     char *text = json_dumps(root, JSON_COMPACT);
     if (!text) die("index.json cannot be made");
     json_decref(root);

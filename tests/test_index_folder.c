@@ -360,11 +360,13 @@ static void test_manifest(void **state) {
     (void)state;
     static const char good[] =
         HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT(
-            "00000007", "3", ",\"times\":[[2,1700000000000000001],[1,0]]") "]}";
+            "00000007", "3",
+            ",\"times\":[[2,1700000000000000001],[1,0]]") "],\"checksum\":\"fedcba9876543210\"}";
     IndexFolder c;
     Error err;
     if (!index_folder_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
+    assert_string_equal(c.checksum, "fedcba9876543210");
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
     assert_true(!c.segments[0].times && c.segments[1].times[0].time == 1700000000000000001);
     assert_true(index_folder_removed(&c, 1) && !index_folder_removed(&c, 2) &&
@@ -395,6 +397,7 @@ static void test_manifest(void **state) {
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[4,1],[2,1]]") "]}", "times"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[5,-1]]") "]}", "times"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[0,1],[5,1]]") "]}", "times"},
+        {HEAD "],\"checksum\":\"fedcba98\"}", "\"checksum\""},
         {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {

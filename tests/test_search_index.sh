@@ -95,6 +95,27 @@ another_model() { # the same architecture with other weights is refused, also fo
         mv "$dir/moved" "$dir/away" && says 1 "say with --checkpoint where it is" "$clipc" search "$dir/m" --image "$dir/p/07.jpg" &&
         says 0 "07.jpg" "$clipc" search "$dir/m" --checkpoint "$dir/away" --image "$dir/p/07.jpg" --top 1
 }
+checksum() { # a checkpoint of ours carries one: it decides, and where it does not, all weights do
+    local own="$dir/own" out='s/,"checksum":"[0-9a-f]*"//' other='s/"identity":"......../"identity":"12345678/'
+    "$clipc" ckpt convert $golden --vocab $golden/vocab.txt --out "$own" 2>"$dir/stderr" &&
+        says 0 "10 added" "$clipc" embed --checkpoint "$own" --images "$dir/ch" --index "$dir/k" &&
+        grep -q '"checksum":"[0-9a-f]\{16\}"' "$dir/k/index.json" && ! grep -q checksum "$dir/i/index.json" || return 1
+    query() { "$clipc" search "$dir/k" --image "$dir/ch/00.jpg" --top 1 "$@"; }
+    says 0 "00.jpg" query && says 0 "00.jpg" query --checkpoint $golden && # the same weights without a checksum
+        says 1 "was embedded by another model" query --checkpoint "$dir/other" || return 1
+    cp "$dir/k/index.json" "$dir/whole"
+    sed -i "$other" "$dir/k/index.json" && ! cmp -s "$dir/k/index.json" "$dir/whole" && says 0 "00.jpg" query &&
+        says 1 "was embedded by another model" query --checkpoint $golden || return 1
+    sed -i "$out" "$dir/k/index.json" && says 1 "was embedded by another model" query || return 1
+    # an index of an older program has no checksum; the next pictures bring it
+    sed "$out" "$dir/whole" >"$dir/k/index.json" && says 0 "00.jpg" query && cp $golden/20.jpg "$dir/ch" && settle &&
+        says 0 "1 added, 10 were there" "$clipc" embed --checkpoint "$own" --images "$dir/ch" --index "$dir/k" &&
+        [ "$(grep -o '"checksum":"[0-9a-f]*"' "$dir/k/index.json")" = "$(grep -o '"checksum":"[0-9a-f]*"' "$dir/whole")" ] || return 1
+    # a weight that has changed: the file's checksum no longer fits it
+    printf '\101' | dd of="$own/open_clip_model.safetensors" bs=1 seek=500001 conv=notrunc 2>/dev/null
+    says 1 "damaged" query &&
+        "$clipc" ckpt convert "$dir/other" --vocab $golden/vocab.txt --out "$dir/changed" 2>"$dir/stderr" && says 1 "was embedded by another model" query --checkpoint "$dir/changed"
+}
 crash() { # a full disk, or a kill at any time, leaves the index as it was
     cp -r "$dir/i" "$dir/c" && mkdir -p "$dir/more" && cp $golden/2*.jpg "$dir/more/"
     (ulimit -f 1 && trap '' XFSZ && says 1 "too large" embed --images "$dir/more" --index "$dir/c") &&
@@ -126,6 +147,7 @@ check both both
 check remove remove
 check duplicates duplicates
 check another_model another_model
+check checksum checksum
 check crash crash
 check bad_input bad_input
 exit $failed

@@ -99,12 +99,10 @@ static void open_model(const IndexFolder *x, Encoder **e) {
     if (encoder_dim(*e) != x->dim)
         die("%s holds rows of %zu, the model's features have %zu: embed it with this model",
             x->folder, x->dim, encoder_dim(*e));
-    char identity[17];
-    encoder_identity(*e, identity);
-    if (x->checkpoint && strcmp(identity, x->identity) != 0)
+    if (x->checkpoint && !encoder_is(*e, x->identity, x->checksum))
         die("%s was embedded by another model (%s of %s; %s is %s): embed it again, or name its "
             "own",
-            x->folder, x->identity, x->checkpoint, encoder.checkpoint, identity);
+            x->folder, x->identity, x->checkpoint, encoder.checkpoint, encoder_identity(*e));
 }
 
 static void normalise(float *v, size_t E) {

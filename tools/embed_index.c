@@ -72,18 +72,16 @@ static size_t add_segment(IndexFolder *x, Encoder *e, Batch *b, const Work *w, s
     return good;
 }
 
-static void open_index(IndexFolder *x, const Encoder *e, const EmbedIndex *o) {
-    char identity[17];
-    encoder_identity(e, identity);
+static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
     if (!index_folder_exists(o->folder)) {
-        index_folder_create(x, o->folder, identity, o->checkpoint, encoder_dim(e), o->type,
-                            o->thumb_side);
+        index_folder_create(x, o->folder, encoder_identity(e), o->checkpoint, encoder_dim(e),
+                            o->type, o->thumb_side);
         return;
     }
     index_folder_open_locked(x, o->folder);
-    if (strcmp(x->identity, identity) != 0)
+    if (!encoder_is(e, x->identity, x->checksum))
         die("%s was embedded by another model (%s of %s, now %s): make a new index", o->folder,
-            x->identity, x->checkpoint, identity);
+            x->identity, x->checkpoint, encoder_identity(e));
     if (o->type_given && o->type != x->type)
         die("%s holds %s: --dtype is for a new index", o->folder,
             x->type == NPY_F16 ? "f16" : "f32");
@@ -132,6 +130,7 @@ static Work find_work(const IndexFolder *x, Dataset *d) {
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     IndexFolder x;
     open_index(&x, e, o);
+    if (!*x.checksum) memcpy(x.checksum, encoder_checksum(e), sizeof x.checksum);
     Work w = find_work(&x, d);
     size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
     if (w.changed)

@@ -42,10 +42,8 @@ static char *cache_path(const char *cache, const char *name, const char *suffix)
 }
 
 /* The text that NAME.json must hold. */
-static char *cache_stamp(const Encoder *e, const char *spec) {
-    char identity[17];
-    encoder_identity(e, identity);
-    json_t *o = json_pack("{s:s, s:o}", "identity", identity, "data", json_text(spec));
+static char *cache_stamp(Encoder *e, const char *spec) {
+    json_t *o = json_pack("{s:s, s:o}", "identity", encoder_identity(e), "data", json_text(spec));
     char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(o);
     return text;

@@ -95,6 +95,11 @@ bool tensorfile_verify(const TensorFile *f, Error *err) {
     return true;
 }
 
+const char *tensorfile_checksum(const TensorFile *f) {
+    bool has = f->part_count == 1 && !f->parts->is_torch;
+    return has ? safetensors_meta(&f->parts->st, "crc32c") : NULL;
+}
+
 void tensorfile_close(TensorFile *f) {
     for (size_t i = 0; i < f->part_count; i++) {
         if (f->parts[i].is_torch)

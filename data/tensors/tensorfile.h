@@ -15,6 +15,8 @@ typedef struct TensorFile {
 bool tensorfile_open(TensorFile *f, const char *path, Error *err);
 /* Whether the bytes are those that were written, as far as the files carry checksums. */
 bool tensorfile_verify(const TensorFile *f, Error *err);
+/* The checksum that the file itself carries; NULL: it has none, or it is several files. */
+const char *tensorfile_checksum(const TensorFile *f);
 void tensorfile_close(TensorFile *f);
 
 /* The index alone: names of tensors and of the file each is in. */

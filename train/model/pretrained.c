@@ -47,12 +47,16 @@ void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Pa
     warn_of_activation(path, w, c);
 }
 
+void pretrained_read(Weights *w, Params *p) {
+    for (size_t i = 0; i < p->tensors; i++) weight_load(&w->list[i], p, p->master, &p->list[i]);
+    weights_close(w);
+    params_round(p);
+}
+
 void pretrained_load(const char *path, Params *p, const ClipConfig *c) {
     Weights w;
     pretrained_open(&w, path, c, p->list, p->tensors);
-    for (size_t i = 0; i < p->tensors; i++) weight_load(&w.list[i], p, p->master, &p->list[i]);
-    weights_close(&w);
-    params_round(p);
+    pretrained_read(&w, p);
 }
 
 char *pretrained_vocab(const char *path) {

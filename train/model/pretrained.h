@@ -15,7 +15,9 @@ void pretrained_config(ClipConfig *c, const char *path, const char *model);
  * warns where they were trained with another activation than c's. */
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
                      size_t count);
-/* The same into p. */
+/* Reads them into p; w is closed. */
+void pretrained_read(Weights *w, Params *p);
+/* Both. */
 void pretrained_load(const char *path, Params *p, const ClipConfig *c);
 /* Path of the vocabulary in a checkpoint folder (or beside a file of weights); malloc'd, NULL when
  * it has none. */
