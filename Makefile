@@ -36,7 +36,7 @@ LIB_SRC := $(wildcard kernels/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c 
 ifeq ($(FLAVOUR),fuzz)
 # only what parses: it needs neither OpenMP nor oneDNN
 CPU_SRC :=
-LIB_SRC := kernels/base.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c train/options.c eval/index_folder*.c eval/rows.c)
+LIB_SRC := kernels/base.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c eval/index_folder*.c eval/rows.c)
 endif
 LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(CPU_SRC:%.c=$B/obj/%.f32.o) $(CPU_SRC:%.c=$B/obj/%.bf16.o)
 EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))

@@ -1,10 +1,10 @@
 #include "data/caption_set.h"
-#include "data/sources.h"
-#include "data/io/stream.h"
-#include "data/io/string_map.h"
-#include "data/table.h"
-#include "data/io/utf8.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/string_map.h"
+#include "data/io/utf8.h"
+#include "data/sources.h"
+#include "data/table.h"
 
 #include <jansson.h>
 #include <stdlib.h>

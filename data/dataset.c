@@ -1,12 +1,12 @@
 #include "data/dataset.h"
 #include "data/idx.h"
-#include "data/jsonl.h"
+#include "data/io/folder.h"
 #include "data/io/parallel.h"
+#include "data/io/utf8.h"
+#include "data/jsonl.h"
 #include "data/sources.h"
 #include "data/table.h"
 #include "data/tarshard.h"
-#include "data/io/utf8.h"
-#include "data/io/folder.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -172,7 +172,6 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
     } else if (ok) {
         d->shard_count = sources.count;
         d->shards = xcalloc(sources.count, sizeof *d->shards);
-        for (size_t i = 0; i < sources.count; i++) d->shards[i].tar.fd = -1;
         ok = open_all(d, &sources, err);
     }
     sources_free(&sources);
@@ -355,16 +354,8 @@ static bool read_idx(const IdxSet *x, size_t i, bool need_text, Sample *s, Error
 }
 
 static const Shard *find_shard(const Dataset *d, size_t index, size_t *number) {
-    size_t lo = 0, hi = d->shard_count;
-    while (hi - lo > 1) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (d->shards[mid].start <= index)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    *number = lo;
-    return &d->shards[lo];
+    *number = LAST_WHERE(i, d->shard_count, d->shards[i].start <= index);
+    return &d->shards[*number];
 }
 
 bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err) {

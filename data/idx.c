@@ -1,12 +1,11 @@
 #include "data/idx.h"
 #include "data/image/image.h"
-#include "data/io/stream.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zlib.h>
 
 enum { BYTE_TYPE = 8, SIDE_MAX = 1 << 16 };
@@ -126,7 +125,7 @@ static char *labels_beside(const char *images) {
     if (!dims) return NULL;
     char *path = xasprintf("%.*slabels%.*sidx1%s", (int)(word - images), images,
                            (int)(dims - word - 6), word + 6, dims + 4);
-    if (access(path, R_OK) == 0) return path;
+    if (file_readable(path)) return path;
     free(path);
     return NULL;
 }

@@ -1,15 +1,13 @@
 #include "data/index.h"
-#include "data/tar.h"
-#include "data/io/writer.h"
-#include "kernels/hash.h"
 #include "data/io/utf8.h"
+#include "data/io/writer.h"
+#include "data/tar.h"
+#include "kernels/hash.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 /* The file, little-endian: a header of 104 bytes
  *   0 "clipcidx"   8 u32 version 1   12 u32 flags   16 u64 shard size   24 i64 mtime seconds
@@ -253,34 +251,24 @@ bool index_scan(Index *ix, Stream *s, Error *err) {
     return true;
 }
 
-bool index_stamp(IndexHeader *h, const char *shard, Error *err) {
-    struct stat st;
-    if (stat(shard, &st) != 0) return error_set(err, "%s: %s", shard, strerror(errno));
-    if (!S_ISREG(st.st_mode)) return error_set(err, "%s: not a regular file", shard);
-    h->shard_size = (uint64_t)st.st_size;
-    h->mtime_sec = st.st_mtim.tv_sec;
-    h->mtime_nsec = (uint32_t)st.st_mtim.tv_nsec;
-    return true;
-}
-
-bool index_fresh(const IndexHeader *h, const IndexHeader *now) {
+bool index_fresh(const IndexHeader *h, const FileStamp *now) {
+    const FileStamp *made = &h->shard;
     /* copying tools and file systems may cut the time to whole seconds */
-    bool same_fraction = h->mtime_nsec == now->mtime_nsec || !h->mtime_nsec || !now->mtime_nsec;
-    return h->shard_size == now->shard_size && h->mtime_sec == now->mtime_sec && same_fraction;
+    bool same_fraction =
+        made->mtime_nsec == now->mtime_nsec || !made->mtime_nsec || !now->mtime_nsec;
+    return made->size == now->size && made->mtime_sec == now->mtime_sec && same_fraction;
 }
 
 bool index_build(Index *ix, const char *shard, const IndexKeys *k, Error *err) {
     memset(ix, 0, sizeof *ix);
     Error why;
-    IndexHeader stamp = {0};
-    if (!index_stamp(&stamp, shard, err)) return false;
+    FileStamp stamp;
+    if (!file_stamp(shard, &stamp, err)) return false;
     Stream *s = stream_open(shard, err);
     if (!s) return false;
     bool ok = index_scan(ix, s, &why);
     stream_close(s);
-    ix->h.shard_size = stamp.shard_size;
-    ix->h.mtime_sec = stamp.mtime_sec;
-    ix->h.mtime_nsec = stamp.mtime_nsec;
+    ix->h.shard = stamp;
     if (!ok || ix->h.flags & INDEX_DAMAGED) error_set(err, "%s: %s", shard, why.text);
     if (ok) index_count(ix, k);
     return ok;
@@ -297,9 +285,9 @@ static void put_header(uint8_t *b, const IndexHeader *h) {
     memcpy(b, MAGIC, 8);
     put32(b + 8, VERSION);
     put32(b + 12, h->flags);
-    put64(b + 16, h->shard_size);
-    put64(b + 24, (uint64_t)h->mtime_sec);
-    put32(b + 32, h->mtime_nsec);
+    put64(b + 16, h->shard.size);
+    put64(b + 24, (uint64_t)h->shard.mtime_sec);
+    put32(b + 32, h->shard.mtime_nsec);
     put32(b + 36, 0);
     const uint64_t counts[] = {h->samples, h->members, h->frames,  h->strings,
                                h->usable,  h->keys,    h->body_sum};
@@ -314,9 +302,9 @@ static bool get_header(IndexHeader *h, const uint8_t *b, size_t size, Error *err
     if (get64(b + 96) != fnv_hash(FNV_START, b, 96))
         return error_set(err, "a damaged index header");
     h->flags = get32(b + 12);
-    h->shard_size = get64(b + 16);
-    h->mtime_sec = (int64_t)get64(b + 24);
-    h->mtime_nsec = get32(b + 32);
+    h->shard.size = get64(b + 16);
+    h->shard.mtime_sec = (int64_t)get64(b + 24);
+    h->shard.mtime_nsec = get32(b + 32);
     uint64_t *counts[] = {&h->samples, &h->members, &h->frames,  &h->strings,
                           &h->usable,  &h->keys,    &h->body_sum};
     for (size_t i = 0; i < COUNT(counts); i++) *counts[i] = get64(b + 40 + 8 * i);
@@ -354,7 +342,7 @@ bool index_write(Index *ix, const char *path, Error *err) {
 /* Every number that is used as a place later is checked here, once. */
 static bool check(const Index *ix, Error *err) {
     const IndexHeader *h = &ix->h;
-    uint64_t end = h->shard_size;
+    uint64_t end = h->shard.size;
     if (h->frames) {
         for (size_t i = 0; i < h->frames; i++)
             if (ix->frames[i + 1].at <= ix->frames[i].at ||
@@ -363,7 +351,7 @@ static bool check(const Index *ix, Error *err) {
                 return error_set(err, "an index with impossible frames");
         end = ix->frames[h->frames].raw;
         if (ix->frames[0].raw != 0 ||
-            (!(h->flags & INDEX_COPY) && ix->frames[h->frames].at > h->shard_size))
+            (!(h->flags & INDEX_COPY) && ix->frames[h->frames].at > h->shard.size))
             return error_set(err, "an index with impossible frames");
     }
     for (size_t i = 0; i <= h->samples; i++) {
@@ -408,12 +396,12 @@ bool index_parse(Index *ix, const uint8_t *bytes, size_t size, Error *err) {
 
 bool index_read_header(IndexHeader *h, const char *path, Error *err) {
     uint8_t b[HEADER];
-    size_t got;
     Error why;
-    Stream *s = stream_open(path, err);
-    if (!s) return false;
-    bool ok = stream_read(s, b, HEADER, &got, &why) && get_header(h, b, got, &why);
-    stream_close(s);
+    File *f = file_open(path, err);
+    if (!f) return false;
+    size_t n = file_size(f) < HEADER ? (size_t)file_size(f) : HEADER;
+    bool ok = file_read(f, b, n, 0, &why) && get_header(h, b, n, &why);
+    file_close(f);
     return ok || error_set(err, "%s: %s", path, why.text);
 }
 

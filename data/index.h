@@ -15,9 +15,8 @@ enum { INDEX_BLANK = 1 }; /* a member that holds nothing but white space */
 #define INDEX_FRAME_MAX (16u << 20)
 
 typedef struct IndexHeader {
-    uint32_t flags, mtime_nsec;
-    uint64_t shard_size; /* with mtime: notices a shard that has changed since */
-    int64_t mtime_sec;
+    uint32_t flags;
+    FileStamp shard;                            /* shows that the shard has changed since */
     uint64_t samples, members, frames, strings; /* counts; bytes of the names */
     uint64_t usable, keys;                      /* samples that are usable under IndexKeys `keys` */
     uint64_t body_sum;
@@ -79,10 +78,8 @@ bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint
 void index_add_frame(Index *ix, StreamFrame f);
 void index_finish(Index *ix); /* once, after the last member and frame */
 
-/* size and mtime of `shard` as they are now into h. */
-bool index_stamp(IndexHeader *h, const char *shard, Error *err);
-/* Whether h was made from a shard of the size and time in `now`. */
-bool index_fresh(const IndexHeader *h, const IndexHeader *now);
+/* Whether h was made from a shard with the stamp `now`. */
+bool index_fresh(const IndexHeader *h, const FileStamp *now);
 
 bool index_write(Index *ix, const char *path, Error *err);
 bool index_read_header(IndexHeader *h, const char *path, Error *err);

@@ -1,5 +1,5 @@
 #include "data/jsonl.h"
-#include "data/io/stream.h"
+#include "data/io/file.h"
 #include "data/io/utf8.h"
 
 #include <jansson.h>

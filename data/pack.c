@@ -1,14 +1,14 @@
 #include "data/pack.h"
 #include "data/image/image.h"
+#include "data/image/resize.h"
 #include "data/index.h"
-#include "data/pack_folder.h"
 #include "data/io/parallel.h"
 #include "data/io/progress.h"
-#include "data/image/resize.h"
-#include "data/tar.h"
-#include "data/io/writer.h"
-#include "kernels/hash.h"
 #include "data/io/utf8.h"
+#include "data/io/writer.h"
+#include "data/pack_folder.h"
+#include "data/tar.h"
+#include "kernels/hash.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -237,10 +237,11 @@ static bool end_shard(Packer *p, size_t next, Error *err) {
     index_count(&p->index, &keys);
     index_keys_free(&keys);
     char *index_path = xasprintf("%s.idx", p->path);
-    bool ok = index_stamp(&p->index.h, p->path, err) && index_write(&p->index, index_path, err);
+    bool ok =
+        file_stamp(p->path, &p->index.h.shard, err) && index_write(&p->index, index_path, err);
     free(index_path);
     p->state.report.shards++;
-    p->state.report.bytes += p->index.h.shard_size;
+    p->state.report.bytes += p->index.h.shard.size;
     json_object_set_new(p->state.sizes, strrchr(p->path, '/') + 1, json_integer((long)p->in_shard));
     index_free(&p->index);
     free(p->path);

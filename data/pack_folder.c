@@ -1,8 +1,8 @@
 #include "data/pack_folder.h"
-#include "data/sources.h"
-#include "data/io/stream.h"
-#include "data/io/writer.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/writer.h"
+#include "data/sources.h"
 
 #include <errno.h>
 #include <fcntl.h>

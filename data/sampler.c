@@ -114,15 +114,7 @@ void sampler_free(Sampler *s) {
 
 /* The piece at `at` (0 … weight) of the weights end to end. */
 static size_t find_piece(const Sampler *s, double at) {
-    size_t lo = 0, hi = s->piece_count;
-    while (hi - lo > 1) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (s->pieces[mid].below <= at)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
+    return LAST_WHERE(i, s->piece_count, s->pieces[i].below <= at);
 }
 
 /* Draws pieces until they hold an epoch's samples. */
@@ -167,15 +159,7 @@ static Epoch *find_epoch(Sampler *s, uint64_t number) {
 
 /* The window whose range of positions holds `position`; empty ones never do. */
 static size_t find_window(const Epoch *e, size_t position) {
-    size_t lo = 0, hi = e->windows;
-    while (hi - lo > 1) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (e->window_start[mid] <= position)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
+    return LAST_WHERE(i, e->windows, e->window_start[i] <= position);
 }
 
 static Window *fill_window(Sampler *s, const Epoch *e, size_t number) {

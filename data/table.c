@@ -1,16 +1,14 @@
 #include "data/table.h"
 #include "data/csv.h"
 #include "data/index.h"
-#include "data/sources.h"
-#include "data/io/stream.h"
-#include "kernels/hash.h"
-#include "data/io/utf8.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/utf8.h"
+#include "data/sources.h"
+#include "kernels/hash.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { COLUMNS_MAX = 1024 };
 
@@ -122,7 +120,7 @@ const char *table_folder(Table *t, const char *csv, const char *first) {
     const char *slash = strrchr(csv, '/');
     if (!slash || *first == '/') return "";
     char *beside = xasprintf("%.*s/%s", (int)(slash - csv), csv, first);
-    bool there = access(beside, R_OK) == 0;
+    bool there = file_readable(beside);
     free(beside);
     return there ? table_keep(t, xasprintf("%.*s", (int)(slash - csv), csv)) : "";
 }
@@ -186,8 +184,9 @@ static void add_images(Table *t, const char *folder, char **names, size_t count,
         bool has = names_have(names, count, beside);
         if (has) { /* an empty one is as good as none */
             char *full = xasprintf("%s/%s", folder, beside);
-            struct stat st;
-            has = stat(full, &st) == 0 && st.st_size > 0;
+            FileStamp st;
+            Error none;
+            has = file_stamp(full, &st, &none) && st.size > 0;
             free(full);
         }
         free(beside);
@@ -209,9 +208,8 @@ static char *class_caption(const char *pattern, const char *name) {
 static bool add_class(Table *t, const char *path, const char *name, bool classes,
                       const DatasetOptions *o, Error *err) {
     char *folder = xasprintf("%s/%s", path, name), **names;
-    struct stat st;
     size_t count;
-    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode)) {
+    if (!folder_is(folder)) {
         free(folder);
         return true;
     }

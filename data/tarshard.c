@@ -1,8 +1,8 @@
 #include "data/tarshard.h"
+#include "data/io/folder.h"
 #include "data/io/pipe.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
-#include "data/io/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -138,10 +138,11 @@ static void log_unused(const char *what, const char *why) {
 }
 
 /* Whether the index at s->index_path is there, fresh and whole. */
-static bool usable_index(TarShard *s, const char *cache_dir, const IndexHeader *now,
+static bool usable_index(TarShard *s, const char *cache_dir, const FileStamp *now,
                          const IndexKeys *keys) {
+    FileStamp made;
     Error why;
-    if (access(s->index_path, F_OK) != 0) return false;
+    if (!file_stamp(s->index_path, &made, &why)) return false;
     if (!index_read_header(&s->h, s->index_path, &why)) {
         log_unused(why.text, "");
         return false;
@@ -151,7 +152,7 @@ static bool usable_index(TarShard *s, const char *cache_dir, const IndexHeader *
         return false;
     }
     set_data_path(s, cache_dir);
-    if (access(s->data_path, R_OK) != 0) return false;
+    if (!file_readable(s->data_path)) return false;
     if (recount(s, keys, &why)) return true;
     log_unused(why.text, "");
     return false;
@@ -159,9 +160,9 @@ static bool usable_index(TarShard *s, const char *cache_dir, const IndexHeader *
 
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err) {
-    *s = (TarShard){.path = xstrdup(path), .fd = -1};
-    IndexHeader now = {0};
-    if (!index_stamp(&now, path, err)) return false;
+    *s = (TarShard){.path = xstrdup(path)};
+    FileStamp now;
+    if (!file_stamp(path, &now, err)) return false;
     s->index_path = xasprintf("%s.idx", path);
     if (!usable_index(s, cache_dir, &now, keys)) {
         free(s->index_path);
@@ -219,7 +220,7 @@ static bool spool(TarShard *s, const Source *source, const char *at, double seco
 bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, const IndexKeys *keys,
                     double seconds, Error *err) {
     static atomic_uint number;
-    *s = (TarShard){.fd = -1, .name = source_short_name(source->path)};
+    *s = (TarShard){.name = source_short_name(source->path)};
     if (!folder_make(cache_dir, err)) return false;
     log_info("%s: copying the stream to %s while it is used", source->path, cache_dir);
     char *at = xasprintf("%s/stream-%d-%u", cache_dir, (int)getpid(), atomic_fetch_add(&number, 1));
@@ -238,7 +239,7 @@ bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, co
 }
 
 void tarshard_free(TarShard *s) {
-    if (s->fd >= 0) close(s->fd);
+    file_close(s->file);
     for (size_t i = 0; i < COUNT(s->spooled); i++)
         if (s->spooled[i] > 0) close(s->spooled[i]);
     free(s->name);
@@ -247,7 +248,7 @@ void tarshard_free(TarShard *s) {
     free(s->path);
     free(s->index_path);
     free(s->data_path);
-    *s = (TarShard){.fd = -1};
+    *s = (TarShard){.path = NULL};
 }
 
 /* ---- open shards ---- */
@@ -292,8 +293,8 @@ static void make_room(ShardCache *c, size_t bytes) {
         TarShard *s = c->open[oldest];
         c->bytes -= shard_bytes(s);
         c->open[oldest] = c->open[--c->open_count];
-        close(s->fd);
-        s->fd = -1;
+        file_close(s->file);
+        s->file = NULL;
         index_free(&s->index);
         free(s->usable);
         s->usable = NULL;
@@ -307,9 +308,9 @@ static void make_room(ShardCache *c, size_t bytes) {
 /* Reads the index again from the shard where its file has gone bad; the samples must be the same.
  */
 static bool load_index(ShardCache *c, const TarShard *s, Index *ix, Error *err) {
-    IndexHeader now = {0};
+    FileStamp now;
     Error why;
-    if (!index_stamp(&now, s->path, err)) return false;
+    if (!file_stamp(s->path, &now, err)) return false;
     if (!index_fresh(&s->h, &now))
         return error_set(err, "%s has changed since it was opened", s->path);
     if (!index_read(ix, s->index_path, &why)) {
@@ -337,28 +338,27 @@ static uint32_t *list_usable(const Index *ix, const IndexKeys *k) {
 
 bool shard_cache_acquire(ShardCache *c, TarShard *s, Error *err) {
     pthread_mutex_lock(&c->lock);
-    if (s->fd < 0) {
+    if (!s->file) {
         pthread_mutex_unlock(&c->lock);
         Index ix;
         if (!load_index(c, s, &ix, err)) return false;
         uint32_t *usable = list_usable(&ix, c->keys);
-        int fd = open(s->data_path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0) {
-            error_set(err, "%s: %s", s->data_path, strerror(errno));
+        File *file = file_open(s->data_path, err);
+        if (!file) {
             index_free(&ix);
             free(usable);
             return false;
         }
         pthread_mutex_lock(&c->lock);
-        if (s->fd < 0) {
+        if (!s->file) {
             make_room(c, index_memory(&ix));
-            s->fd = fd;
+            s->file = file;
             s->index = ix;
             s->usable = usable;
             c->open[c->open_count++] = s;
             c->bytes += shard_bytes(s);
         } else { /* another thread was faster */
-            close(fd);
+            file_close(file);
             index_free(&ix);
             free(usable);
         }
@@ -412,7 +412,7 @@ static Frame *frame_acquire(ShardCache *c, TarShard *s, size_t i, Error *err) {
         *f = (Frame){.shard = s, .at = from.at, .refs = 1, .used = f->used, .loading = true};
         pthread_mutex_unlock(&c->lock);
         f->bytes = xmalloc((size_t)(to.raw - from.raw));
-        bool ok = frame_read(s->fd, from, to, f->bytes, err);
+        bool ok = frame_read(s->file, from, to, f->bytes, err);
         pthread_mutex_lock(&c->lock);
         f->loading = false;
         f->failed = !ok;
@@ -436,21 +436,13 @@ static void frame_release(ShardCache *c, Frame *f) {
 
 /* The frame that holds `offset`: the last one that begins at or before it. */
 static size_t frame_of(const Index *ix, uint64_t offset) {
-    size_t lo = 0, hi = ix->h.frames;
-    while (hi - lo > 1) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (ix->frames[mid].raw <= offset)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
+    return LAST_WHERE(i, ix->h.frames, ix->frames[i].raw <= offset);
 }
 
 bool shard_cache_read(ShardCache *c, TarShard *s, uint64_t offset, uint8_t *out, size_t n,
                       Error *err) {
     const Index *ix = &s->index;
-    if (!ix->h.frames) return file_pread(s->fd, out, n, offset, err);
+    if (!ix->h.frames) return file_read(s->file, out, n, offset, err);
     for (size_t i = frame_of(ix, offset); n > 0; i++) {
         assert(i < ix->h.frames);
         Frame *f = frame_acquire(c, s, i, err);

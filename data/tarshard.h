@@ -12,7 +12,7 @@ typedef struct TarShard {
     IndexHeader h;
     int spooled[2]; /* of a spooled one: its file and its index; else 0 */
     /* while it is open; guarded by the cache's lock */
-    int fd;
+    File *file;
     unsigned refs;
     uint64_t used;
     Index index;

@@ -1,11 +1,11 @@
 #include "eval/index_folder.h"
 
 #include "data/io/crc32c.h"
-#include "data/sources.h"
-#include "data/io/stream.h"
-#include "data/io/writer.h"
-#include "eval/search.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/writer.h"
+#include "data/sources.h"
+#include "eval/search.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,7 +34,7 @@ static bool has_file(const IndexFolder *x, size_t suffix) { return suffix < 2 ||
 
 static void segment_close(Segment *s) {
     rows_close(&s->features);
-    if (s->thumbs) munmap((void *)s->thumbs, s->thumb_bytes);
+    unmap_file(&s->thumbs);
     free(s->key_bytes);
     free(s->keys);
     free(s->removed);
@@ -91,17 +90,9 @@ static bool open_features(const IndexFolder *x, Segment *s, Error *err) {
 static bool open_thumbs(const IndexFolder *x, Segment *s, Error *err) {
     if (!x->thumb_side) return true;
     char *path = file_of(x, s->name, 2);
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && !fstat(fd, &st) && st.st_size > 0;
-    void *at = ok ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
-    if (at == MAP_FAILED) {
-        ok = error_set(err, "%s: %s", path, ok || fd < 0 ? strerror(errno) : "empty");
-    } else {
-        s->thumbs = at;
-        s->thumb_bytes = (size_t)st.st_size;
-    }
-    if (fd >= 0) close(fd);
+    Error why = {"empty"};
+    bool ok = map_file(&s->thumbs, path, &why) && s->thumbs.size;
+    if (!ok) error_set(err, "%s: %s", path, why.text);
     free(path);
     return ok;
 }
@@ -208,15 +199,7 @@ void index_folder_create(IndexFolder *x, const char *folder, const char *identit
 
 static Segment *segment_of(const IndexFolder *x, size_t row) {
     assert(row < x->rows);
-    size_t lo = 0, hi = x->count;
-    while (hi - lo > 1) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (x->segments[mid].first <= row)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return &x->segments[lo];
+    return &x->segments[LAST_WHERE(i, x->count, x->segments[i].first <= row)];
 }
 
 bool index_folder_removed(const IndexFolder *x, size_t row) {
@@ -284,8 +267,9 @@ bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, siz
 void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size) {
     const Segment *s = segment_of(x, row);
     *size = 0;
-    if (s->thumbs)
-        index_folder_find_thumb(s->thumbs, s->thumb_bytes, s->rows, row - s->first, bytes, size);
+    if (s->thumbs.size)
+        index_folder_find_thumb(s->thumbs.bytes, s->thumbs.size, s->rows, row - s->first, bytes,
+                                size);
 }
 
 /* ---- writing ---- */

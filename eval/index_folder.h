@@ -28,9 +28,8 @@ typedef struct Segment {
     /* of an opened index */
     Rows features;
     char *key_bytes;
-    const char **keys;     /* [rows] */
-    const uint8_t *thumbs; /* mapped .thumbs */
-    size_t thumb_bytes;
+    const char **keys; /* [rows] */
+    MapFile thumbs;    /* .thumbs */
 } Segment;
 
 typedef struct IndexFolder {

@@ -1,35 +1,18 @@
 #include "eval/lists.h"
+#include "data/io/file.h"
 
-#include <errno.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FILE_BYTES_MAX ((size_t)256 << 20)
 
-/* The whole file, which may be a pipe. */
-static uint8_t *read_file(const char *path, size_t *size, Error *err) {
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        error_set(err, "%.300s: %s", path, strerror(errno));
-        return NULL;
-    }
-    uint8_t *bytes = NULL;
-    size_t n = 0, room = 0, got;
-    do {
-        if (n == room) bytes = xrealloc(bytes, room = room ? 2 * room : 1 << 16);
-        got = fread(bytes + n, 1, room - n, f);
-        n += got;
-    } while (got && n <= FILE_BYTES_MAX);
-    bool ok = true;
-    if (ferror(f)) ok = error_set(err, "%.300s: %s", path, strerror(errno));
-    if (ok && n > FILE_BYTES_MAX)
-        ok = error_set(err, "%.300s: more than %zu MiB", path, FILE_BYTES_MAX >> 20);
-    fclose(f);
-    if (!ok) free(bytes);
-    *size = n;
-    return ok ? bytes : NULL;
+static bool read_file(const char *path, uint8_t **bytes, size_t *size, Error *err) {
+    Error why;
+    if (!file_read_first(path, bytes, size, FILE_BYTES_MAX + 1, &why))
+        return error_set(err, "%.300s: %s", path, why.text);
+    return *size <= FILE_BYTES_MAX ||
+           error_set(err, "%.300s: more than %zu MiB", path, FILE_BYTES_MAX >> 20);
 }
 
 typedef struct ImageFiles {
@@ -41,9 +24,10 @@ typedef struct ImageFiles {
 static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
     ImageFiles *f = context;
     size_t size;
-    uint8_t *bytes = read_file(f->paths[i], &size, err);
-    bool ok = bytes && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
-    if (!ok && bytes) {
+    uint8_t *bytes;
+    bool read = read_file(f->paths[i], &bytes, &size, err);
+    bool ok = read && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
+    if (!ok && read) {
         Error why = *err;
         error_set(err, "%.200s: %.250s", f->paths[i], why.text);
     }

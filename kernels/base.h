@@ -53,6 +53,21 @@ static inline size_t size_max(size_t a, size_t b) { return a > b ? a : b; }
 static inline size_t div_up(size_t a, size_t b) { return (a + b - 1) / b; }
 static inline size_t round_up(size_t a, size_t b) { return div_up(a, b) * b; }
 
+/* The last i < n that meets the condition, which holds up to some i and not beyond; 0 if none does.
+ * Where does x belong among starts that ascend: LAST_WHERE(i, n, start[i] <= x). */
+#define LAST_WHERE(i, n, condition)                                                                \
+    __extension__({                                                                                \
+        size_t lo_ = 0, hi_ = (n);                                                                 \
+        while (hi_ - lo_ > 1) {                                                                    \
+            size_t i = lo_ + (hi_ - lo_) / 2;                                                      \
+            if (condition)                                                                         \
+                lo_ = i;                                                                           \
+            else                                                                                   \
+                hi_ = i;                                                                           \
+        }                                                                                          \
+        lo_;                                                                                       \
+    })
+
 /* malloc, calloc and realloc that die with the size they could not get; free with free(). */
 void *xmalloc(size_t bytes);
 void *xcalloc(size_t count, size_t size);

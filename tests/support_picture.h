@@ -7,7 +7,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "kernels/base.h"
+#include "data/io/file.h"
 
 #define IMAGE_GOLDEN "tests/golden/image/"
 
@@ -36,14 +36,10 @@ static inline uint32_t checksum(const void *bytes, size_t n) {
 /* The whole file IMAGE_GOLDEN name, malloc'd. */
 static inline uint8_t *golden_file(const char *name, size_t *size) {
     char *path = xasprintf(IMAGE_GOLDEN "%s", name);
-    FILE *f = fopen(path, "rb");
-    if (!f) die("%s: cannot be opened; tests run in the repository's root", path);
-    fseek(f, 0, SEEK_END);
-    *size = (size_t)ftell(f);
-    rewind(f);
-    uint8_t *bytes = xmalloc(*size);
-    if (fread(bytes, 1, *size, f) != *size) die("%s: cannot be read", path);
-    fclose(f);
+    uint8_t *bytes;
+    Error err;
+    if (!file_read_all(path, &bytes, size, SIZE_MAX, &err))
+        die("%s; tests run in the repository's root", err.text);
     free(path);
     return bytes;
 }

@@ -278,15 +278,15 @@ static void test_stream_frames(void **state) {
 
     const char *path = test_path("frames.zst");
     test_write_file(path, file, packed + 24);
-    FILE *open_file = fopen(path, "rb");
+    File *open_file = file_open(path, &err);
     for (int i = 0; i < 4; i++) {
         memset(back, 0, N);
-        assert_true(frame_read(fileno(open_file), f[i], f[i + 1], back, &err));
+        assert_true(frame_read(open_file, f[i], f[i + 1], back, &err));
         assert_memory_equal(back, raw + f[i].raw, f[i + 1].raw - f[i].raw);
         StreamFrame wrong = {f[i + 1].at, f[i + 1].raw - 1};
-        assert_false(frame_read(fileno(open_file), f[i], wrong, back, &err));
+        assert_false(frame_read(open_file, f[i], wrong, back, &err));
     }
-    fclose(open_file);
+    file_close(open_file);
     stream_close(s);
     /* cut inside a frame it is an error, between two it is the end */
     for (size_t cut = 13; cut < packed + 12; cut += 7) {

@@ -32,7 +32,7 @@ static void test_opening(void **state) {
     assert_null(tokenizer_open(test_path("wrong"), &err));
     assert_non_null(strstr(err.text, "wrong: line 2 is not two symbols"));
     assert_null(tokenizer_open(test_dir(), &err));
-    assert_non_null(strstr(err.text, "cannot read vocabulary"));
+    assert_non_null(strstr(err.text, "cannot open vocabulary"));
 
     test_write_file(test_path("small"), SMALL, strlen(SMALL));
     Tokenizer *t = tokenizer_open(test_path("small"), &err);

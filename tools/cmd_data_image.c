@@ -1,7 +1,7 @@
 /* clipc data image: image files → what the model sees of them, as one .npy. */
 #include "data/image/augment.h"
+#include "data/io/file.h"
 #include "data/tensors/npy.h"
-#include "data/io/stream.h"
 #include "kernels/rng.h"
 #include "tools/commands.h"
 #include "train/options.h"

@@ -1,7 +1,7 @@
 /* clipc data index: writes NAME.tar.idx beside shards, so that training need not build it. */
+#include "data/dataset.h"
 #include "data/index.h"
 #include "data/io/parallel.h"
-#include "data/dataset.h"
 #include "data/sources.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static DatasetOptions dataset;
 static int64_t workers;
@@ -47,11 +46,10 @@ typedef struct Job {
 
 static bool up_to_date(const char *shard, const char *index, const IndexKeys *keys,
                        IndexHeader *h) {
-    IndexHeader now = {0};
+    FileStamp now;
     Index ix;
     Error err;
-    if (access(index, F_OK) != 0 || !index_stamp(&now, shard, &err)) return false;
-    if (!index_read(&ix, index, &err)) return false;
+    if (!file_stamp(shard, &now, &err) || !index_read(&ix, index, &err)) return false;
     *h = ix.h;
     index_free(&ix);
     return index_fresh(h, &now) && h->keys == keys->hash;

@@ -1,12 +1,12 @@
 #include "tools/probe_data.h"
 
-#include "data/io/stream.h"
+#include "data/io/file.h"
+#include "data/io/folder.h"
 #include "data/io/writer.h"
 #include "eval/classes.h"
 #include "eval/features.h"
 #include "tools/common.h"
 #include "train/ranks/agree.h"
-#include "data/io/folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>

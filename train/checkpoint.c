@@ -1,8 +1,9 @@
 #include "train/checkpoint.h"
 
-#include "train/model/fp8.h"
-#include "data/tensors/safetensors.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/tensors/safetensors.h"
+#include "train/model/fp8.h"
 #include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>

@@ -1,9 +1,9 @@
 #include "train/options.h"
+#include "data/io/resource.h"
 #include "kernels/hash.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -143,7 +143,7 @@ static void cut_comment(char *s) {
 }
 
 void options_read_recipe(const Command *c, const char *path) {
-    char *found = find_resource(path);
+    char *found = resource_find(path);
     if (!found) die("recipe %s: no such file (here, under $CLIPC_HOME or beside clipc)", path);
     FILE *f = fopen(found, "r");
     if (!f) die("recipe %s: %s", found, strerror(errno));
@@ -316,27 +316,4 @@ void options_help(const Command *c, FILE *out) {
         fputc('\n', out);
     }
     if (c->examples) fprintf(out, "\nexamples:\n%s", c->examples);
-}
-
-static char *readable(char *path) {
-    if (!access(path, R_OK)) return path;
-    free(path);
-    return NULL;
-}
-
-char *find_resource(const char *name) {
-    if (!access(name, R_OK)) return xstrdup(name);
-    if (name[0] == '/') return NULL;
-    const char *home = getenv("CLIPC_HOME");
-    char *path = home ? readable(xasprintf("%s/%s", home, name)) : NULL;
-    char exe[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (path || n < 0) return path;
-    exe[n] = 0;
-    const char *dir = dirname(exe);
-    /* build/clipc, build/FLAVOUR/clipc and bin/clipc of an install prefix */
-    static const char *const beside[] = {".", "..", "../..", "../share/clipc"};
-    for (size_t i = 0; !path && i < COUNT(beside); i++)
-        path = readable(xasprintf("%s/%s/%s", dir, beside[i], name));
-    return path;
 }

@@ -68,8 +68,4 @@ void options_help(const Command *c, FILE *out);
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);
 void string_list_free(StringList *l); /* leaves it empty */
-/* The file `name` (a relative path such as configs/models/X.json): as given, under $CLIPC_HOME,
- * beside the binary (and its parent), under the install prefix's share/clipc. malloc'd; NULL when
- * nowhere. */
-char *find_resource(const char *name);
 #endif

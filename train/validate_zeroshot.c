@@ -3,6 +3,7 @@
  * val/imagenet-zeroshot-val-top1, -top5, -mean_per_class_recall. */
 #include "train/validate.h"
 
+#include "data/io/resource.h"
 #include "eval/zeroshot_report.h"
 #include "train/ranks/agree.h"
 #include "train/train_options.h"
@@ -29,8 +30,8 @@ static bool task_due(const TrainState *s) {
 
 static char *classes_path(void) {
     if (train_options.zeroshot_classes) return xstrdup(train_options.zeroshot_classes);
-    char *path = find_resource("build/zeroshot/imagenet.json");
-    if (!path) path = find_resource("zeroshot/imagenet.json");
+    char *path = resource_find("build/zeroshot/imagenet.json");
+    if (!path) path = resource_find("zeroshot/imagenet.json");
     if (!path)
         die("--imagenet-val: no class file: `make zeroshot-sets` fetches ImageNet's to "
             "build/zeroshot/imagenet.json, or name one with --zeroshot-classes");

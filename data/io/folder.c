@@ -110,13 +110,6 @@ bool folder_sync(const char *path) {
     return ok;
 }
 
-bool file_write(const char *path, const void *bytes, size_t n) {
-    FILE *f = fopen(path, "wb");
-    if (!f) return false;
-    bool ok = fwrite(bytes, 1, n, f) == n && !fflush(f) && !fsync(fileno(f));
-    return !fclose(f) && ok;
-}
-
 bool folder_replace(const char *from, const char *to) {
     if (!rename(from, to)) return true;
     if (errno != ENOTEMPTY && errno != EEXIST) return false;
@@ -145,17 +138,4 @@ bool folder_place(const char *from, const char *to, Error *err) {
     return error_set(err, "%.200s: %s", to,
                      errno == EEXIST ? "exists already, and nothing is written over"
                                      : strerror(errno));
-}
-
-bool file_copy(const char *from, const char *to) {
-    FILE *f = fopen(from, "rb");
-    if (!f) return false;
-    struct stat s;
-    size_t size = fstat(fileno(f), &s) ? 0 : (size_t)s.st_size;
-    char *bytes = xmalloc(size);
-    bool ok = fread(bytes, 1, size, f) == size;
-    fclose(f);
-    ok = ok && file_write(to, bytes, size);
-    free(bytes);
-    return ok;
 }

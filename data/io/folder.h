@@ -28,6 +28,4 @@ bool folder_sync(const char *path); /* false: errno */
 bool folder_replace(const char *from, const char *to);
 /* `from`, a file or folder, gets the name `to`, which must not exist. */
 bool folder_place(const char *from, const char *to, Error *err);
-bool file_write(const char *path, const void *bytes, size_t n); /* fsynced; false: errno */
-bool file_copy(const char *from, const char *to);
 #endif

@@ -1,21 +1,16 @@
 #include "data/io/stream.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <zstd.h>
 
 enum { BUFFER = 32 * 1024 };
 
 struct Stream {
-    int fd;                /* -1: memory */
-    const uint8_t *memory; /* the whole, or NULL */
-    StreamSource source;   /* or what is read on */
+    File *file;
+    StreamSource source; /* instead of a file */
     void *context;
-    uint64_t size;    /* of the file or memory; of a source UINT64_MAX until it has ended */
+    uint64_t size;    /* of the file; of a source UINT64_MAX until it has ended */
     uint64_t file_at; /* file offset of the end of `buffer` */
     uint64_t tell;
     uint8_t *buffer;
@@ -50,10 +45,7 @@ static bool refill_source(Stream *s, Error *err) {
 static bool refill(Stream *s, Error *err) {
     if (s->source) return refill_source(s, err);
     size_t n = (size_t)(s->size - s->file_at < BUFFER ? s->size - s->file_at : BUFFER);
-    if (s->memory)
-        memcpy(s->buffer, s->memory + s->file_at, n);
-    else if (!file_pread(s->fd, s->buffer, n, s->file_at, err))
-        return false;
+    if (!file_read(s->file, s->buffer, n, s->file_at, err)) return false;
     s->file_at += n;
     s->begin = 0;
     s->end = n;
@@ -75,30 +67,22 @@ static Stream *stream_new(Stream from, Error *err) {
     return s;
 }
 
-Stream *stream_open(const char *path, Error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    if (fd < 0) {
-        error_set(err, "%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        error_set(err, "%s: not a regular file", path);
-        close(fd);
-        return NULL;
-    }
-    return stream_new((Stream){.fd = fd, .size = (uint64_t)st.st_size}, err);
+static Stream *stream_of_file(File *f, Error *err) {
+    return stream_new((Stream){.file = f, .size = file_size(f)}, err);
 }
 
-Stream *stream_open_source(StreamSource read, void *context, Error *err) {
-    return stream_new((Stream){.fd = -1, .source = read, .context = context, .size = UINT64_MAX},
-                      err);
+Stream *stream_open(const char *path, Error *err) {
+    File *f = file_open(path, err);
+    return f ? stream_of_file(f, err) : NULL;
 }
 
 Stream *stream_open_memory(const uint8_t *bytes, size_t size) {
-    static const uint8_t nothing[1];
-    Error err;
-    return stream_new((Stream){.fd = -1, .memory = bytes ? bytes : nothing, .size = size}, &err);
+    Error none;
+    return stream_of_file(file_open_memory(bytes, size), &none);
+}
+
+Stream *stream_open_source(StreamSource read, void *context, Error *err) {
+    return stream_new((Stream){.source = read, .context = context, .size = UINT64_MAX}, err);
 }
 
 static void add_frame(Stream *s) {
@@ -200,31 +184,17 @@ size_t stream_frames(const Stream *s, const StreamFrame **frames) {
 
 void stream_close(Stream *s) {
     if (!s) return;
-    if (s->fd >= 0) close(s->fd);
+    file_close(s->file);
     ZSTD_freeDCtx(s->zstd);
     free(s->buffer);
     free(s->frames);
     free(s);
 }
 
-bool file_pread(int fd, void *out, size_t n, uint64_t offset, Error *err) {
-    uint8_t *to = out;
-    while (n > 0) {
-        ssize_t got = pread(fd, to, n, (off_t)offset);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return error_set(err, "cannot read: %s", strerror(errno));
-        if (got == 0) return error_set(err, "cut at byte %llu", (unsigned long long)offset);
-        to += got;
-        n -= (size_t)got;
-        offset += (uint64_t)got;
-    }
-    return true;
-}
-
-bool frame_read(int fd, StreamFrame from, StreamFrame to, uint8_t *out, Error *err) {
+bool frame_read(const File *f, StreamFrame from, StreamFrame to, uint8_t *out, Error *err) {
     size_t packed = (size_t)(to.at - from.at), raw = (size_t)(to.raw - from.raw);
     uint8_t *bytes = xmalloc(packed);
-    bool ok = file_pread(fd, bytes, packed, from.at, err);
+    bool ok = file_read(f, bytes, packed, from.at, err);
     if (ok) {
         size_t got = ZSTD_decompress(out, raw, bytes, packed);
         if (ZSTD_isError(got) || got != raw)
@@ -232,32 +202,5 @@ bool frame_read(int fd, StreamFrame from, StreamFrame to, uint8_t *out, Error *e
                            ZSTD_isError(got) ? ZSTD_getErrorName(got) : "another size");
     }
     free(bytes);
-    return ok;
-}
-
-bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err) {
-    *bytes = NULL;
-    *size = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return error_set(err, "%s: %s", path, strerror(errno));
-    struct stat st;
-    bool ok = true;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
-        ok = error_set(err, "%s: not a regular file", path);
-    else if ((uint64_t)st.st_size > limit)
-        ok = error_set(err, "%s: %llu bytes, more than the %zu allowed", path,
-                       (unsigned long long)st.st_size, limit);
-    if (ok) {
-        Error why;
-        *size = (size_t)st.st_size;
-        *bytes = xmalloc(*size + 1);
-        ok = file_pread(fd, *bytes, *size, 0, &why) || error_set(err, "%s: %s", path, why.text);
-        (*bytes)[*size] = 0;
-        if (!ok) {
-            free(*bytes);
-            *bytes = NULL;
-        }
-    }
-    close(fd);
     return ok;
 }

@@ -2,7 +2,7 @@
  * number of frames), and exact reads of ranges. */
 #ifndef DATA_IO_STREAM_H
 #define DATA_IO_STREAM_H
-#include "kernels/base.h"
+#include "data/io/file.h"
 
 typedef struct Stream Stream;
 
@@ -31,11 +31,6 @@ uint64_t stream_tell(const Stream *s);
 size_t stream_frames(const Stream *s, const StreamFrame **frames);
 void stream_close(Stream *s);
 
-/* Exactly n bytes at `offset`; false when there are fewer. Thread-safe. */
-bool file_pread(int fd, void *out, size_t n, uint64_t offset, Error *err);
 /* Bytes of one zstd frame [from, to) decompressed to out[to.raw - from.raw]. Thread-safe. */
-bool frame_read(int fd, StreamFrame from, StreamFrame to, uint8_t *out, Error *err);
-/* A whole file, malloc'd, with a NUL after it; refuses more than `limit` bytes and all that is not
- * a regular file. */
-bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err);
+bool frame_read(const File *f, StreamFrame from, StreamFrame to, uint8_t *out, Error *err);
 #endif

@@ -1,17 +1,17 @@
 #include "data/tensors/npy.h"
+#include "data/io/file.h"
 #include "data/tensors/half.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "arrays are stored little-endian");
 
-enum { MAX_HEADER = 4096, MAX_DIMS = 8, CONVERTED = 4096 };
+/* FIXED: bytes before the header */
+enum { FIXED = 10, MAX_HEADER = 4096, MAX_DIMS = 8, CONVERTED = 4096 };
 static const char *const descrs[] = {[NPY_F32] = "<f4", [NPY_F16] = "<f2"};
 static const size_t type_size[] = {[NPY_F32] = 4, [NPY_F16] = 2};
 static const unsigned char magic[8] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0};
@@ -153,55 +153,42 @@ static bool parse_header(const char *header, NpyType *type, size_t *rows, size_t
     return true;
 }
 
-/* What a file holds; *at: where the array starts. Its size is as the header says. */
-static bool read_header(FILE *f, NpyType *type, size_t *rows, size_t *cols, size_t *at,
-                        Error *err) {
-    unsigned char start[sizeof magic + 2];
+/* What a file of `size` bytes holds, whose first `have` are at `start`; *at: where the array
+ * starts. Its size is as the header says. */
+static bool read_header(const unsigned char *start, size_t have, uint64_t size, NpyType *type,
+                        size_t *rows, size_t *cols, size_t *at, Error *err) {
     char header[MAX_HEADER + 1];
-    struct stat s;
-    if (fstat(fileno(f), &s) || !S_ISREG(s.st_mode)) return error_set(err, "not a regular file");
-    if (fread(start, 1, sizeof start, f) != sizeof start || memcmp(start, magic, 7))
+    if (have < FIXED || memcmp(start, magic, 7))
         return error_set(err, "not a .npy file of version 1.0");
     size_t length = start[8] | (size_t)start[9] << 8;
     if (length > MAX_HEADER) return error_set(err, "a header of %zu bytes", length);
-    if (fread(header, 1, length, f) != length) return error_set(err, "truncated in the header");
+    if (have < FIXED + length) return error_set(err, "truncated in the header");
+    memcpy(header, start + FIXED, length);
     header[length] = 0;
     if (!parse_header(header, type, rows, cols, err)) return false;
-    *at = sizeof start + length;
-    size_t bytes, left = (size_t)s.st_size - *at;
+    *at = FIXED + length;
+    size_t bytes, left = (size_t)size - *at;
     if (__builtin_mul_overflow(*rows, *cols, &bytes) ||
         __builtin_mul_overflow(bytes, type_size[*type], &bytes) || bytes != left)
         return error_set(err, "%zu bytes do not make %zu x %zu floats", left, *rows, *cols);
     return true;
 }
 
-static bool read_array(FILE *f, float **data, size_t *rows, size_t *cols, Error *err) {
+static bool read_array(const File *f, float **data, size_t *rows, size_t *cols, Error *err) {
     NpyType type;
-    size_t at;
-    if (!read_header(f, &type, rows, cols, &at, err)) return false;
+    size_t at, have = (size_t)file_size(f) < FIXED + MAX_HEADER ? (size_t)file_size(f)
+                                                                : FIXED + MAX_HEADER;
+    unsigned char start[FIXED + MAX_HEADER];
+    if (!file_read(f, start, have, 0, err) ||
+        !read_header(start, have, file_size(f), &type, rows, cols, &at, err))
+        return false;
     if (type != NPY_F32) return error_set(err, "float16, where float32 is needed");
     size_t bytes = *rows * *cols * sizeof **data;
     *data = xmalloc(bytes);
-    if (fread(*data, 1, bytes, f) == bytes) return true;
+    if (file_read(f, *data, bytes, at, err)) return true;
     free(*data);
     *data = NULL;
-    return error_set(err, "truncated");
-}
-
-static bool map_array(FILE *f, NpyMap *m, Error *err) {
-    NpyType type;
-    size_t at;
-    if (!read_header(f, &type, &m->rows, &m->cols, &at, err)) return false;
-    if (at % sizeof(float)) return error_set(err, "an array at %zu, no multiple of 4", at);
-    m->bytes = at + m->rows * m->cols * type_size[type];
-    m->base = mmap(NULL, m->bytes, PROT_READ, MAP_SHARED, fileno(f), 0);
-    if (m->base == MAP_FAILED) return error_set(err, "cannot be mapped: %s", strerror(errno));
-    const void *data = (const char *)m->base + at;
-    if (type == NPY_F32)
-        m->f32 = data;
-    else
-        m->f16 = data;
-    return true;
+    return false;
 }
 
 /* Puts the path before what `inner` says. */
@@ -211,25 +198,38 @@ static bool done(const char *path, bool ok, const Error *inner, Error *err) {
 
 bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err) {
     *data = NULL;
-    FILE *f = fopen(path, "rb");
-    if (!f) return error_set(err, "%.300s: %s", path, strerror(errno));
+    File *f = file_open(path, err);
+    if (!f) return false;
     Error inner;
     bool ok = read_array(f, data, rows, cols, &inner);
-    fclose(f);
+    file_close(f);
     return done(path, ok, &inner, err);
+}
+
+static bool map_array(NpyMap *m, const char *path, Error *err) {
+    NpyType type;
+    size_t at;
+    if (!map_file(&m->file, path, err) || !read_header(m->file.bytes, m->file.size, m->file.size,
+                                                       &type, &m->rows, &m->cols, &at, err))
+        return false;
+    if (at % sizeof(float)) return error_set(err, "an array at %zu, no multiple of 4", at);
+    const void *data = m->file.bytes + at;
+    if (type == NPY_F32)
+        m->f32 = data;
+    else
+        m->f16 = data;
+    return true;
 }
 
 bool npy_map(NpyMap *m, const char *path, Error *err) {
     *m = (NpyMap){0};
-    FILE *f = fopen(path, "rb");
-    if (!f) return error_set(err, "%.300s: %s", path, strerror(errno));
     Error inner;
-    bool ok = map_array(f, m, &inner);
-    fclose(f);
+    bool ok = map_array(m, path, &inner);
+    if (!ok) npy_unmap(m);
     return done(path, ok, &inner, err);
 }
 
 void npy_unmap(NpyMap *m) {
-    if (m->base) munmap(m->base, m->bytes);
+    unmap_file(&m->file);
     *m = (NpyMap){0};
 }

@@ -1,7 +1,7 @@
 /* npy: NumPy's array files, version 1.0, little-endian, C order. */
 #ifndef DATA_TENSORS_NPY_H
 #define DATA_TENSORS_NPY_H
-#include "kernels/base.h"
+#include "data/io/mapfile.h"
 
 /* float32 of any number of dimensions; written beside and renamed. */
 bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err);
@@ -13,8 +13,7 @@ typedef struct NpyMap {
     size_t rows, cols;
     const float *f32;
     const uint16_t *f16;
-    void *base;
-    size_t bytes;
+    MapFile file;
 } NpyMap;
 bool npy_map(NpyMap *m, const char *path, Error *err);
 void npy_unmap(NpyMap *m);

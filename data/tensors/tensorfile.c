@@ -1,7 +1,7 @@
 #include "data/tensors/tensorfile.h"
 
+#include "data/io/file.h"
 #include "data/tensors/torchfile.h"
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,12 +14,12 @@ struct TensorPart {
 
 /* A PyTorch file by its first bytes; anything else is taken for safetensors. */
 static bool looks_like_torch(const char *path) {
-    unsigned char first[4];
-    FILE *f = fopen(path, "rb");
-    if (!f) return false;
-    size_t n = fread(first, 1, sizeof first, f);
-    fclose(f);
-    return torchfile_is(first, n);
+    uint8_t *first;
+    size_t n;
+    Error none;
+    bool is = file_read_first(path, &first, &n, 4, &none) && torchfile_is(first, n);
+    free(first);
+    return is;
 }
 
 static bool open_part(TensorFile *f, const char *path, Error *err) {

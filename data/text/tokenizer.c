@@ -1,10 +1,11 @@
 #include "data/text/tokenizer.h"
 
+#include "data/io/file.h"
+#include "data/io/resource.h"
 #include "data/text/bpe.h"
 #include "kernels/hash.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -69,24 +70,13 @@ Tokenizer *tokenizer_open_bytes(const void *bytes, size_t n, Error *err) {
 }
 
 Tokenizer *tokenizer_open(const char *path, Error *err) {
-    FILE *f = fopen(path, "rb");
-    if (f == NULL) {
-        error_set(err, "cannot open vocabulary %s: %s", path, strerror(errno));
-        return NULL;
-    }
-    char *bytes = NULL;
-    size_t have = 0, room = 0, got = 1;
-    while (got > 0 && have <= MAX_FILE) {
-        if (have == room) bytes = xrealloc(bytes, room = room ? room * 2 : 1 << 16);
-        have += got = fread(bytes + have, 1, room - have, f);
-    }
-    bool failed = ferror(f);
-    fclose(f);
+    uint8_t *bytes;
+    size_t n;
     Error why;
     Tokenizer *t = NULL;
-    if (failed)
-        error_set(err, "cannot read vocabulary %s: %s", path, strerror(errno));
-    else if ((t = tokenizer_open_bytes(bytes, have, &why)) == NULL)
+    if (!file_read_first(path, &bytes, &n, MAX_FILE + 1, &why))
+        error_set(err, "cannot open vocabulary %s: %s", path, why.text);
+    else if ((t = tokenizer_open_bytes(bytes, n, &why)) == NULL)
         error_set(err, "vocabulary %s: %s", path, why.text);
     free(bytes);
     return t;
@@ -98,42 +88,24 @@ void tokenizer_close(Tokenizer *t) {
 
 /* ---- where the default one is ---- */
 
-/* The path when there is such a file, else NULL; frees what it does not return. */
-static char *if_file(char *path) {
-    if (access(path, R_OK) == 0) return path;
-    free(path);
-    return NULL;
-}
-
-static const char default_name[] = "vocab/bpe_simple_vocab_16e6.txt.gz";
+#define DEFAULT_NAME "vocab/bpe_simple_vocab_16e6.txt.gz"
 
 char *tokenizer_find_path(void) {
-    const char *named = getenv("CLIPC_VOCAB"), *home = getenv("CLIPC_HOME");
+    const char *named = getenv("CLIPC_VOCAB");
     if (named != NULL && *named != 0) {
         if (access(named, R_OK) != 0)
             die("cannot read %s: %s; CLIPC_VOCAB names it", named, strerror(errno));
         return xstrdup(named);
     }
-    char *path = NULL, binary[4096];
-    if (home != NULL && *home != 0) path = if_file(xasprintf("%s/build/%s", home, default_name));
-    ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
-    if (path == NULL && n > 0) {
-        binary[n] = 0;
-        char *slash = strrchr(binary, '/');
-        if (slash != NULL) *slash = 0;
-        static const char *const folders[] = {"", "/..", "/../share/clipc"};
-        for (size_t i = 0; path == NULL && i < COUNT(folders); i++)
-            path = if_file(xasprintf("%s%s/%s", binary, folders[i], default_name));
-    }
-    return path;
+    char *path = resource_installed("build/" DEFAULT_NAME);
+    return path ? path : resource_installed(DEFAULT_NAME);
 }
 
 char *tokenizer_default_path(void) {
     char *path = tokenizer_find_path();
     if (path == NULL)
-        die("no vocabulary found: run make setup, which fetches it to build/%s, or name one with "
-            "--vocab or CLIPC_VOCAB",
-            default_name);
+        die("no vocabulary found: run make setup, which fetches it to build/" DEFAULT_NAME
+            ", or name one with --vocab or CLIPC_VOCAB");
     return path;
 }
 

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
         IndexPick p;
         for (size_t i = 0; i < ix.h.samples; i++)
             if (index_pick(&ix, &k, i, &p) && strlen(p.key) > n) abort();
-        uint64_t end = ix.h.frames ? ix.frames[ix.h.frames].raw : ix.h.shard_size;
+        uint64_t end = ix.h.frames ? ix.frames[ix.h.frames].raw : ix.h.shard.size;
         for (size_t i = 0; i < ix.h.members; i++)
             if (ix.members[i].offset + ix.members[i].size > end) abort();
         index_keys_free(&k);

@@ -1,9 +1,9 @@
 #include "train/model/config.h"
 
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/resource.h"
 #include "train/model/hf_config.h"
-#include "train/options.h"
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -382,7 +382,7 @@ static char *find_config(const char *name) {
         found = clip_config_find(name);
     } else if (!strchr(name, '/')) {
         char *relative = xasprintf("configs/models/%s.json", name);
-        found = find_resource(relative);
+        found = resource_find(relative);
         free(relative);
     }
     if (!found && checkpoint)
@@ -397,20 +397,15 @@ static char *find_config(const char *name) {
 }
 
 static json_t *read_json(const char *path, Error *err) {
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        error_set(err, "%.200s: %s", path, strerror(errno));
-        return NULL;
-    }
-    char *text = xmalloc(MAX_JSON + 1);
-    size_t n = fread(text, 1, MAX_JSON + 1, f);
+    uint8_t *bytes;
+    size_t n;
+    Error why;
     json_t *root = NULL;
-    if (ferror(f))
-        error_set(err, "%.200s: %s", path, strerror(errno));
+    if (file_read_first(path, &bytes, &n, MAX_JSON + 1, &why))
+        root = load_json(path, (const char *)bytes, n, err);
     else
-        root = load_json(path, text, n, err);
-    fclose(f);
-    free(text);
+        error_set(err, "%.200s: %s", path, why.text);
+    free(bytes);
     return root;
 }
 

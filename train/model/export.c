@@ -1,8 +1,9 @@
 #include "train/model/export.h"
 
-#include "data/text/tokenizer.h"
-#include "data/tensors/torchwriter.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/tensors/torchwriter.h"
+#include "data/text/tokenizer.h"
 #include "train/model/hf_config.h"
 #include "train/model/pretrained.h"
 #include "train/model/weight_names.h"

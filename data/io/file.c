@@ -1,0 +1,190 @@
+#include "data/io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A kind of storage. */
+typedef struct Storage {
+    const char *prefix; /* of the paths that it serves */
+    bool (*stamp)(const char *path, FileStamp *s, Error *err);
+    bool (*open)(File *f, const char *path, Error *err); /* sets f->stamp and its own fields */
+    bool (*read)(const File *f, void *out, size_t n, uint64_t offset, Error *err);
+    void (*close)(File *f);
+} Storage;
+
+struct File {
+    const Storage *storage;
+    FileStamp stamp;
+    int fd;               /* disk */
+    const uint8_t *bytes; /* memory */
+};
+
+/* ---- disk ---- */
+
+static bool take_stamp(FileStamp *s, const struct stat *st) {
+    *s = (FileStamp){(uint64_t)st->st_size, st->st_mtim.tv_sec, (uint32_t)st->st_mtim.tv_nsec};
+    return S_ISREG(st->st_mode);
+}
+
+static bool disk_stamp(const char *path, FileStamp *s, Error *err) {
+    struct stat st;
+    if (stat(path, &st)) return error_set(err, "%s: %s", path, strerror(errno));
+    return take_stamp(s, &st) || error_set(err, "%s: not a regular file", path);
+}
+
+static bool disk_open(File *f, const char *path, Error *err) {
+    struct stat st;
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0) return error_set(err, "%s: %s", path, strerror(errno));
+    if (!fstat(f->fd, &st) && take_stamp(&f->stamp, &st)) return true;
+    close(f->fd);
+    return error_set(err, "%s: not a regular file", path);
+}
+
+static bool disk_read(const File *f, void *out, size_t n, uint64_t offset, Error *err) {
+    for (uint8_t *to = out; n > 0;) {
+        ssize_t got = pread(f->fd, to, n, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return error_set(err, "cannot read: %s", strerror(errno));
+        if (got == 0) return error_set(err, "cut at byte %llu", (unsigned long long)offset);
+        to += got;
+        n -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return true;
+}
+
+static void disk_close(File *f) { close(f->fd); }
+
+/* ---- memory ---- */
+
+static bool memory_read(const File *f, void *out, size_t n, uint64_t offset, Error *err) {
+    uint64_t size = f->stamp.size;
+    if (offset > size || n > size - offset)
+        return error_set(err, "cut at byte %llu", (unsigned long long)size);
+    if (n) memcpy(out, f->bytes + offset, n);
+    return true;
+}
+
+static void memory_close(File *f) { (void)f; }
+
+/* ---- files ---- */
+
+static const Storage memory = {.read = memory_read, .close = memory_close};
+/* By path: the first row whose prefix fits. */
+static const Storage storages[] = {{"", disk_stamp, disk_open, disk_read, disk_close}};
+
+static const Storage *storage_of(const char *path) {
+    const Storage *s = storages;
+    while (strncmp(path, s->prefix, strlen(s->prefix))) s++;
+    return s;
+}
+
+File *file_open(const char *path, Error *err) {
+    File *f = xcalloc(1, sizeof *f);
+    f->storage = storage_of(path);
+    if (f->storage->open(f, path, err)) return f;
+    free(f);
+    return NULL;
+}
+
+File *file_open_memory(const uint8_t *bytes, size_t size) {
+    File *f = xcalloc(1, sizeof *f);
+    *f = (File){.storage = &memory, .stamp = {.size = size}, .bytes = bytes};
+    return f;
+}
+
+uint64_t file_size(const File *f) { return f->stamp.size; }
+
+bool file_read(const File *f, void *out, size_t n, uint64_t offset, Error *err) {
+    return f->storage->read(f, out, n, offset, err);
+}
+
+void file_close(File *f) {
+    if (!f) return;
+    f->storage->close(f);
+    free(f);
+}
+
+bool file_stamp(const char *path, FileStamp *s, Error *err) {
+    return storage_of(path)->stamp(path, s, err);
+}
+
+bool file_readable(const char *path) {
+    Error none;
+    File *f = file_open(path, &none);
+    file_close(f);
+    return f != NULL;
+}
+
+/* ---- whole files ---- */
+
+bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err) {
+    Error why;
+    *bytes = NULL;
+    *size = 0;
+    File *f = file_open(path, err);
+    if (!f) return false;
+    bool ok = f->stamp.size <= limit || error_set(err, "%s: %llu bytes, more than the %zu allowed",
+                                                  path, (unsigned long long)f->stamp.size, limit);
+    if (ok) {
+        size_t n = (size_t)f->stamp.size;
+        uint8_t *all = xmalloc(n + 1);
+        all[n] = 0;
+        ok = file_read(f, all, n, 0, &why) || error_set(err, "%s: %s", path, why.text);
+        if (ok) {
+            *bytes = all;
+            *size = n;
+        } else {
+            free(all);
+        }
+    }
+    file_close(f);
+    return ok;
+}
+
+bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t most, Error *err) {
+    *bytes = NULL;
+    *size = 0;
+    FILE *f = fopen(path, "rb");
+    if (!f) return error_set(err, "%s", strerror(errno));
+    uint8_t *all = NULL;
+    size_t n = 0, room = 0, got = 1;
+    while (got && n < most) {
+        if (n == room) all = xrealloc(all, (room = room ? 2 * room : 1 << 16) + 1);
+        n += got = fread(all + n, 1, size_min(room, most) - n, f);
+    }
+    int failed = ferror(f) ? errno : 0;
+    fclose(f);
+    if (failed) {
+        free(all);
+        errno = failed;
+        return error_set(err, "%s", strerror(failed));
+    }
+    all = all ? all : xmalloc(1);
+    all[n] = 0;
+    *bytes = all;
+    *size = n;
+    return true;
+}
+
+bool file_write(const char *path, const void *bytes, size_t n) {
+    FILE *f = fopen(path, "wb");
+    if (!f) return false;
+    bool ok = fwrite(bytes, 1, n, f) == n && !fflush(f) && !fsync(fileno(f));
+    return !fclose(f) && ok;
+}
+
+bool file_copy(const char *from, const char *to) {
+    uint8_t *bytes;
+    size_t n;
+    Error none;
+    bool ok = file_read_first(from, &bytes, &n, SIZE_MAX / 2, &none) && file_write(to, bytes, n);
+    free(bytes);
+    return ok;
+}

@@ -1,0 +1,37 @@
+/* file: bytes of a known size that can be read at any offset, wherever they are stored. file.c has
+ * a table with one row for each kind of storage. */
+#ifndef DATA_IO_FILE_H
+#define DATA_IO_FILE_H
+#include "kernels/base.h"
+
+/* Size and time of the last change: if they are the same, so are the bytes. */
+typedef struct FileStamp {
+    uint64_t size;
+    int64_t mtime_sec;
+    uint32_t mtime_nsec;
+} FileStamp;
+
+typedef struct File File;
+/* NULL: err names the path. What is not a regular file is refused. */
+File *file_open(const char *path, Error *err);
+/* The bytes must outlive the file. */
+File *file_open_memory(const uint8_t *bytes, size_t size);
+uint64_t file_size(const File *f);
+/* Exactly n bytes at `offset`; false if there are fewer (err without the path). Thread-safe. */
+bool file_read(const File *f, void *out, size_t n, uint64_t offset, Error *err);
+void file_close(File *f);
+/* Of a path, without opening it. */
+bool file_stamp(const char *path, FileStamp *s, Error *err);
+bool file_readable(const char *path); /* whether it can be opened */
+
+/* ---- whole files, malloc'd with a NUL after them ---- */
+
+/* Refuses more than `limit` bytes. */
+bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err);
+/* At most the first `most` bytes of any local file, which may be a pipe. False: err without the
+ * path, and errno. */
+bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t most, Error *err);
+/* Local files; written ones are fsynced. False: errno. */
+bool file_write(const char *path, const void *bytes, size_t n);
+bool file_copy(const char *from, const char *to);
+#endif
