@@ -1,5 +1,5 @@
-/* classes: the classes of a zero-shot task (names, prompt templates, perhaps the folders' names)
- * and how labels of data name them. Called by eval/zeroshot* and `clipc eval zeroshot`. */
+/* classes: the classes of a zero-shot task (names, prompt templates, optional folder names) and how
+ * labels of data name them. */
 #ifndef EVAL_CLASSES_H
 #define EVAL_CLASSES_H
 #include "data/dataset.h"
@@ -13,8 +13,8 @@ typedef struct ClassSet {
     struct ClassName *by_name, *by_folder; /* [count] sorted, for look-up */
 } ClassSet;
 
-/* One JSON file {"classes": […], "templates": […], "folders": […]}; templates may be left out
- * ("{}"), folders too. Dies on anything else. */
+/* One JSON file {"classes": […], "templates": […], "folders": […]}; templates (default "{}") and
+ * folders are optional. Dies on anything else. */
 void class_set_load(ClassSet *s, const char *path);
 void class_set_free(ClassSet *s);
 /* Of everything in it: ranks compare theirs. */
@@ -22,10 +22,10 @@ uint64_t class_set_hash(const ClassSet *s);
 /* The caption of class c under template t, malloc'd. */
 char *class_caption_of(const ClassSet *s, size_t c, size_t t);
 
-/* Which class each class folder is. All folders are named in one way: by `folders`, by the class's
- * name (letters in any case, '_' as a blank), by its number from 0; or, where no name fits and the
- * numbers agree, they stand in the order of the classes. Some of the classes may be missing. Dies
- * naming a folder that is no class. map[n]. */
+/* map[n]: the class of each class folder. All folders are named in one way: by `folders`, by the
+ * class's name (letters in any case, '_' as a blank), or by its number from 0. If no name fits and
+ * the numbers agree, the folders are in the order of the classes. Classes may be missing. Dies
+ * naming a folder that is no class. */
 void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s);
 
 /* The labels of a data set. */
@@ -33,16 +33,16 @@ typedef struct Labels {
     const ClassSet *set;
     int *folder; /* of class folders: their classes, by Sample.label; NULL: labels are texts */
 } Labels;
-/* Where labels are unless it is said. */
+/* Default places of labels. */
 #define LABEL_KEYS "cls;json.label"
 #define LABEL_COLUMN "class"
 /* Options for a data set whose captions are its labels: members by `keys` ("cls;json.label"), the
  * column `column` of a table. */
 void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column);
-/* Dies where class folders do not fit. */
+/* Dies if class folders do not fit. */
 void labels_open(Labels *l, const ClassSet *s, const Dataset *d);
 void labels_free(Labels *l);
 /* The class of a sample of that data set: a number counts classes from 0, other texts are names as
- * of folders. -1 with a line where it is none. Thread-safe. */
+ * of folders. -1 with a line if it is none. Thread-safe. */
 int labels_class(const Labels *l, const Sample *s, Error *err);
 #endif

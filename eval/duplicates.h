@@ -13,7 +13,7 @@ typedef struct RowsPart {
 
 /* group[i]: the lowest row of i's group. Rows whose score is at least `threshold` are in one group,
  * and so are those that are linked through others. alike[i]: i's highest score with another row;
- * -infinity where none reaches the threshold. Returns the number of pairs that do. group, alike
+ * -infinity if none reaches the threshold. Returns the number of pairs that do. group, alike
  * [rows of all parts]. Memory: a tile, and 8 bytes a row. */
 size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, double threshold,
                        uint32_t *group, float *alike);

@@ -1,5 +1,5 @@
 /* encoder: a checkpoint opened for inference: pictures and captions → L2-normalised features in
- * host memory. Every command that runs a model without training it goes through here. */
+ * host memory. */
 #ifndef EVAL_ENCODER_H
 #define EVAL_ENCODER_H
 #include "data/image/image.h"
@@ -10,7 +10,7 @@
 
 typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
-    const char *model;      /* architecture where the checkpoint has none; NULL */
+    const char *model;      /* architecture if the checkpoint has none; NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
     DeviceChoice device;
     Precision precision;
@@ -19,7 +19,7 @@ typedef struct EncoderOptions {
 
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const EncoderOptions *o); /* dies with a clear line */
-/* Over a model that somebody else owns: its forward passes are used, with the vocabulary given. */
+/* Over a model that the caller owns: its forward passes are used, with the vocabulary given. */
 Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
                           const Tokenizer *tokenizer, size_t batch);
 void encoder_close(Encoder *e);
@@ -42,10 +42,10 @@ bool encoder_is(Encoder *e, const char *identity, const char *checksum);
 /* out[n,E]. */
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
 
-/* Fetches picture i; called from several threads. False: err says why, or is empty where enough has
- * been said. */
+/* Fetches picture i; called from several threads. False: err says why, or is empty if it has been
+ * logged. */
 typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
-/* out[n,E], ok[n]: pictures that could not be had are logged, get ok = false and a row of zeros.
- * Returns how many are ok. */
+/* out[n,E], ok[n]: unreadable pictures are logged, get ok = false and a row of zeros. Returns
+ * how many are ok. */
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out, bool *ok);
 #endif

@@ -55,10 +55,10 @@ typedef struct Thumb {
 bool index_folder_exists(const char *folder);
 /* Reading: maps everything. Dies naming what is damaged. */
 void index_folder_open(IndexFolder *x, const char *folder);
-/* The same for a writer: takes the lock (dies where another has it), and clears away what a killed
- * writer left. */
+/* The same for a writer: takes the lock (dies if another process holds it) and deletes what a
+ * killed writer left. */
 void index_folder_open_locked(IndexFolder *x, const char *folder);
-/* An empty one, locked; the folder is made. Dies where an index is there already. */
+/* An empty one, locked; the folder is made. Dies if the folder has an index. */
 void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
                          const char *checkpoint, size_t dim, NpyType type, size_t thumb_side);
 void index_folder_close(IndexFolder *x);
@@ -75,23 +75,23 @@ void index_folder_remove(IndexFolder *x, size_t row);
 void index_folder_commit(IndexFolder *x);
 /* Writes what is not removed into one new segment and deletes the others' files. */
 void index_folder_compact(IndexFolder *x);
-/* Reads every byte: false where a checksum or a feature is wrong. */
+/* Reads every byte: false if a checksum is wrong. */
 bool index_folder_check(const IndexFolder *x, Error *err);
 
 bool index_folder_removed(const IndexFolder *x, size_t row);
 const char *index_folder_key(const IndexFolder *x, size_t row);
-/* The file that a key tells of, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: there is none.
+/* The file that a key names, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: it does not exist.
  */
 char *index_folder_key_file(const char *key);
-/* Whether that file has changed, or another took its place, since the row was made. */
+/* Whether that file was modified or replaced since the row was made. */
 bool index_folder_stale(const IndexFolder *x, size_t row);
 /* Size 0: none. The bytes are the mapped file's. */
 void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size);
 
-/* index.json; segments' files are not looked at. */
+/* index.json alone; segments' files are not opened. */
 bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err);
 char *index_folder_to_json(const IndexFolder *x);
-/* Where JPEG `row` of a .thumbs file lies: offsets u64[rows + 1], then the JPEGs. False: damaged.
+/* JPEG `row` of a .thumbs file: offsets u64[rows + 1], then the JPEGs. False: damaged.
  */
 bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
                              const uint8_t **jpeg, size_t *size);

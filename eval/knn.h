@@ -1,4 +1,4 @@
-/* knn: classes by the nearest features of a training set. Called by `eval probe`. */
+/* knn: classes by the nearest features of a training set. */
 #ifndef EVAL_KNN_H
 #define EVAL_KNN_H
 #include "eval/probe.h"

@@ -1,5 +1,5 @@
-/* lists: features of files and of texts that are named one by one, by all ranks. Called by commands
- * that evaluate or embed such lists; data sets go through features. */
+/* lists: features of files and of texts that are named one by one, by all ranks; data sets go
+ * through features. */
 #ifndef EVAL_LISTS_H
 #define EVAL_LISTS_H
 #include "eval/encoder.h"

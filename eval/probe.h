@@ -1,5 +1,5 @@
 /* probe: how well classes can be read off frozen features: multinomial logistic regression, fitted
- * by L-BFGS (Liu & Nocedal 1989). Called by `eval probe`. */
+ * by L-BFGS (Liu & Nocedal 1989). */
 #ifndef EVAL_PROBE_H
 #define EVAL_PROBE_H
 #include "eval/rows.h"
@@ -14,8 +14,8 @@ typedef struct ProbeSet {
 
 typedef struct ProbeOptions {
     size_t max_iterations; /* 1000, as the CLIP paper */
-    double tolerance;      /* stop where no component of the mean loss's gradient is larger, or
-                              where f32 products show no way down any more */
+    double tolerance;      /* stop if no component of the mean loss's gradient is larger, or if
+                              f32 products show no descent direction */
 } ProbeOptions;
 #define PROBE_DEFAULTS                                                                             \
     { .max_iterations = 1000, .tolerance = 1e-7 }
@@ -23,7 +23,7 @@ typedef struct ProbeOptions {
 typedef struct Probe {
     size_t classes, dim;
     double *w;        /* [classes, dim + 1]: the last one is the intercept */
-    double objective; /* C Σ -ln p(label) + ½‖w‖², intercepts left out */
+    double objective; /* C Σ -ln p(label) + ½‖w‖², intercepts excluded */
     size_t iterations;
     bool converged; /* not ended by max_iterations */
 } Probe;

@@ -1,10 +1,10 @@
-/* probe_split: parts of a labelled set, drawn class by class. Called by `eval probe`. */
+/* probe_split: parts of a labelled set, drawn class by class. */
 #ifndef EVAL_PROBE_SPLIT_H
 #define EVAL_PROBE_SPLIT_H
 #include "eval/probe.h"
 
-/* Of every class `shots` rows (or all it has) into train and up to `more` others into val; which
- * ones is a function of seed alone. */
+/* Of every class `shots` rows (or all it has) into train and up to `more` others into val; the
+ * choice is a function of seed alone. */
 void probe_draw_shots(const ProbeSet *all, size_t classes, size_t shots, size_t more, uint64_t seed,
                       ProbeSet *train, ProbeSet *val);
 /* A fifth of every class (at least one row of two) into val, the rest into train. */

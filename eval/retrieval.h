@@ -2,7 +2,7 @@
  * Source: docs/NUMERICS.md, Evaluation.
  *
  * Every caption has one image; an image has any number of captions, one of which is enough to be
- * found (CLIP_benchmark's recall). The rank of a query is the number of keys that stand before its
+ * found (CLIP_benchmark's recall). The rank of a query is the number of keys before its
  * best positive: keys that score higher, and keys of a lower index that score the same; of several
  * positives with the same best score the one with the lowest index counts. Scores are fp32. */
 #ifndef EVAL_RETRIEVAL_H

@@ -1,5 +1,4 @@
-/* rows: features on the host, one row a sample: f32 or f16, in memory or a mapped .npy. Retrieval,
- * search, duplicates and probes read through it. */
+/* rows: features on the host, one row a sample: f32 or f16, in memory or a mapped .npy. */
 #ifndef EVAL_ROWS_H
 #define EVAL_ROWS_H
 #include "data/tensors/npy.h"
@@ -15,12 +14,12 @@ typedef struct Rows {
 } Rows;
 
 Rows rows_of_floats(const float *x, size_t count, size_t dim);
-/* Maps a .npy; dies naming it where it cannot be read, is empty, or holds a value that is not
+/* Maps a .npy; dies naming it if it cannot be read, is empty, or holds a value that is not
  * finite. Rows whose length is not 1 (to 2e-3: f16 rounds) are normalised as they are read. */
 Rows rows_open(const char *path);
 void rows_close(Rows *r);
-/* Whether all is finite (err names the row), and scale where a row is not of length 1. */
+/* Sets scale if a row is not of length 1. False: err names a row that is not finite. */
 bool rows_normalise(Rows *r, Error *err);
-/* out[n,stride], stride >= dim; columns behind dim become 0. By all threads. */
+/* out[n,stride], stride >= dim; columns after dim become 0. By all threads. */
 void rows_load(const Rows *r, size_t first, size_t n, float *out, size_t stride);
 #endif

@@ -14,8 +14,8 @@ typedef struct Hit {
 typedef struct Search Search;
 /* queries[Q,E] are copied. */
 Search *search_new(size_t k, const float *queries, size_t Q, size_t E);
-/* Row i of the part is row first + i of all. skip: a bit a row, set where it is to be
- * left out; NULL: none is. */
+/* Row i of the part is row first + i of all. skip: a bit a row, set if it is skipped;
+ * NULL: none is. */
 void search_add(Search *s, const Rows *rows, size_t first, const uint64_t *skip);
 /* hits[Q,k], each query's by falling score, ties by lower row; returns how many each has (k, or all
  * that were added). Frees s. */

@@ -12,7 +12,7 @@ typedef struct Classifier {
     float *of_single; /* [templates,classes,dim] of each template alone, or NULL */
 } Classifier;
 
-/* Each rank encodes its share of the classes; then all have all. */
+/* Each rank encodes its share of the classes; then every rank receives all. */
 void classifier_build(Classifier *w, Encoder *e, const Comm *c, const ClassSet *s,
                       bool each_template);
 void classifier_free(Classifier *w);
@@ -34,9 +34,8 @@ typedef struct Predictions {
     double seconds;
 } Predictions;
 
-/* Each rank predicts its share, whole batches of the data set's order; then every rank has all
- * predictions. Nothing is counted twice; memory does not grow with the features. Dies at a label
- * that is no class. */
+/* Each rank predicts its share, whole batches of the data set's order; then every rank receives
+ * all predictions. Memory does not grow with the features. Dies at a label that is no class. */
 void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, const Labels *labels,
                       const Classifier *w);
 void predictions_free(Predictions *p);
@@ -46,6 +45,6 @@ typedef struct Scorer Scorer;
 Scorer *scorer_new(const Kernels *k, const float *weights, size_t classes, size_t dim);
 void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list);
 void scorer_free(Scorer *s);
-/* Between plan_begin and plan_end (kernels.h): goes through what these take. */
+/* Between plan_begin and plan_end (kernels.h): runs the largest pass of a scorer. */
 void scorer_plan(const Kernels *k, size_t classes, size_t dim);
 #endif

@@ -1,5 +1,5 @@
 /* zeroshot_report: predictions → accuracies with their intervals, classes, confusions; as a page
- * for people (zeroshot_html.c). Called by `clipc eval zeroshot` and by training. */
+ * for people (zeroshot_html.c). */
 #ifndef EVAL_ZEROSHOT_REPORT_H
 #define EVAL_ZEROSHOT_REPORT_H
 #include "eval/zeroshot.h"

@@ -72,27 +72,26 @@
 
 /* The transport of a command that runs over ranks, all given the same options. */
 const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e);
-/* The same; data set (of --data) and encoder, the same on
- * all ranks. Dies otherwise. */
+/* The same, with the data set of --data and the encoder; dies if they differ between ranks. */
 const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
                             const DatasetOptions *dataset, const EncoderOptions *encoder,
                             Dataset **d, Encoder **e);
 /* Opens a data set or dies naming `option`. */
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
-/* All operands of a command as one specification, malloc'd; dies where there is none. */
+/* All operands of a command as one specification, malloc'd; dies if there is none. */
 char *join_operands(const Command *c, const StringList *operands);
 /* Opens the data set that a command's operands name, or dies. */
 Dataset *open_operands(const Command *c, const StringList *operands, const DatasetOptions *d);
 /* A vocabulary (NULL: the default one), or dies. */
 struct Tokenizer *open_tokenizer(const char *path);
-/* One caption a line (an empty line is an empty caption); malloc'd. Dies where the file cannot be
+/* One caption a line (an empty line is an empty caption); malloc'd. Dies if the file cannot be
  * read. */
 char **read_lines(const char *path, size_t *count);
 void free_lines(char **lines, size_t count);
 /* Features of captions / of image files, one row each; an unreadable file dies. malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);
 float *embed_image_files(Encoder *e, char *const *paths, size_t n);
-/* Text as a JSON string; where it is not UTF-8, its bytes beyond ASCII become '?'. */
+/* Text as a JSON string; if it is not UTF-8, its bytes beyond ASCII become '?'. */
 json_t *json_text(const char *text);
 /* One JSON object and a newline on stdout; takes the reference. */
 void print_json(json_t *object);

@@ -1,4 +1,4 @@
-/* embed_index: what `clipc embed --index` does. Called by tools/cmd_embed.c. */
+/* embed_index: what `clipc embed --index` does. */
 #ifndef TOOLS_EMBED_INDEX_H
 #define TOOLS_EMBED_INDEX_H
 #include "data/tensors/npy.h"
@@ -12,7 +12,7 @@ typedef struct EmbedIndex {
     bool side_given;
 } EmbedIndex;
 
-/* Adds the data set's pictures that the index does not hold yet (by key); makes the index where
- * there is none. Dies where it is of another model. */
+/* Adds the data set's pictures that the index does not hold yet (by key); makes the index if
+ * there is none. Dies if it is of another model. */
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o);
 #endif

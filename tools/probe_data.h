@@ -1,5 +1,5 @@
 /* probe_data: features with the names of their classes, out of files or of a data set through an
- * encoder, with a cache. Called by tools/cmd_eval_probe.c. */
+ * encoder, with a cache. */
 #ifndef TOOLS_PROBE_DATA_H
 #define TOOLS_PROBE_DATA_H
 #include "eval/encoder.h"
