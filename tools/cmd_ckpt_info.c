@@ -125,7 +125,7 @@ static json_t *tensor_json(const Tensor *t) {
                      "shape", shape, "norm", isfinite(x) ? json_real(x) : json_null());
 }
 
-static void print_json(const Checkpoint *c) {
+static void print_object(const Checkpoint *c) {
     json_t *root = json_object(), *tensors = json_array();
     json_object_set_new(root, "path", json_string(c->path));
     if (c->has_config) {
@@ -159,7 +159,7 @@ int cmd_ckpt_info(int argc, char **argv) {
     Checkpoint c;
     open_checkpoint(&c, paths.items[0]);
     if (as_json)
-        print_json(&c);
+        print_object(&c);
     else
         print_table(&c);
     close_checkpoint(&c);

@@ -148,7 +148,7 @@ static bool write_text(const char *folder, const char *name, char *text, Error *
     return ok;
 }
 
-static char *json_text(json_t *root, size_t flags) {
+static char *text_of(json_t *root, size_t flags) {
     char *text = json_dumps(root, flags);
     assert(text);
     json_decref(root);
@@ -164,7 +164,7 @@ static char *vocab_json(const Tokenizer *tokenizer) {
     }
     json_object_set_new(ids, "<|startoftext|>", json_integer(tokenizer->start));
     json_object_set_new(ids, "<|endoftext|>", json_integer(tokenizer->end));
-    return json_text(ids, JSON_COMPACT);
+    return text_of(ids, JSON_COMPACT);
 }
 
 static json_t *special_tokens(void) {
@@ -191,9 +191,9 @@ static bool write_tokenizer(const Export *e, const char *folder, Error *err) {
     bool ok =
         write_text(folder, "merges.txt", tokenizer_file_text(tokenizer, "#version: 0.2"), err);
     ok = write_text(folder, "vocab.json", ok ? vocab_json(tokenizer) : NULL, err) && ok;
-    char *settings = json_text(config, JSON_INDENT(2));
+    char *settings = text_of(config, JSON_INDENT(2));
     ok = write_text(folder, "tokenizer_config.json", settings, err) && ok;
-    char *special = json_text(special_tokens(), JSON_INDENT(2));
+    char *special = text_of(special_tokens(), JSON_INDENT(2));
     ok = write_text(folder, "special_tokens_map.json", special, err) && ok;
     tokenizer_close(tokenizer);
     return ok;
