@@ -32,7 +32,7 @@ LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -
 
 # ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
 CPU_SRC := $(wildcard kernels/cpu/*.c)
-LIB_SRC := $(wildcard kernels/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
+LIB_SRC := $(wildcard kernels/*.c kernels/host/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
 ifeq ($(FLAVOUR),fuzz)
 # only what parses: it needs neither OpenMP nor oneDNN
 CPU_SRC :=
@@ -47,7 +47,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz
 # ---- CUDA, where nvcc and cuBLASLt are: its objects are compiled twice as well. The program that has it is one of its own,
 # build/clipc-cuda: build/clipc must start where there is no CUDA library. ----
 # compiled once, not for each type of activations
-CUDA_ONCE   := device blas timer
+CUDA_ONCE   := device queue blas timer
 ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif

@@ -84,5 +84,10 @@ typedef struct Device {
     X(graph_begin) X(graph_end) X(graph_call) X(graph_free)
 /* clang-format on */
 
+/* A device declares its functions with the table's own types. */
 #define DEVICE_TYPE(slot) __typeof__(*((Device *)0)->slot)
+
+/* The device of the CPU backends (kernels/host/): its memory is the host's, and every slot returns
+ * with its work done. */
+extern const Device host_device;
 #endif

@@ -72,8 +72,6 @@ typedef struct Kernels {
     void (*acc_get)(double *host, const acc *src, size_t n);
     void (*acc_set_f32)(acc *dst, const float *host, size_t n);
     void (*acc_get_f32)(float *host, const acc *src, size_t n);
-    void (*act_set)(act *dst, const double *host, size_t n);
-    void (*act_get)(double *host, const act *src, size_t n);
     /* dst[n] = src[n], rounded: compute weights from master weights. */
     void (*act_from_acc)(act *dst, const acc *src, size_t n);
 
@@ -162,9 +160,6 @@ typedef struct Kernels {
     void (*patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep,
                        const float mean[3], const float std[3], size_t B, size_t S, size_t P,
                        size_t n);
-    /* The same from normalised f32 images [B,3,S,S]. */
-    void (*patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
-                        size_t P, size_t n);
     /* x[B,1+n,C]: row 0 = cls + pos[0]; row 1+i = tok[b,i] + pos[1+keep[b,i]]; tok [B·n,C], cls
      * [C], pos [1+grid,C]. */
     void (*image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
@@ -274,13 +269,13 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 /* Every slot, in the order above: the backends' tables, the statistics' names, test coverage. */
 /* clang-format off */
 #define KERNEL_LIST(X) \
-    X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_set) X(act_get) X(act_from_acc) \
+    X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_from_acc) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
     X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
-    X(patches_u8) X(patches_f32) X(image_embed_fwd) X(image_embed_bwd) \
+    X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \

@@ -20,18 +20,18 @@ static double *noise(size_t n, double scale) {
         x[i] = scale * ((double)((i * 2654435761u >> 8) % 1000) / 500 - 1);
     return x;
 }
-static act *acts(size_t n) {
-    act *x = k->device->alloc(n * k->act_size);
-    double *host = noise(n, 1);
-    k->act_set(x, host, n);
-    free(host);
-    return x;
-}
 static acc *accs(size_t n, double scale) {
     acc *x = k->device->alloc(n * k->acc_size);
     double *host = noise(n, scale);
     k->acc_set(x, host, n);
     free(host);
+    return x;
+}
+static act *acts(size_t n) {
+    act *x = k->device->alloc(n * k->act_size);
+    acc *wide = accs(n, 1);
+    k->act_from_acc(x, wide, n);
+    k->device->release(wide);
     return x;
 }
 static int32_t *ints(const int32_t *host, size_t n) {
@@ -122,8 +122,6 @@ static void image_dropout(void) {
     int32_t *keep = ints(host, B * n);
     free(host);
     act *tok = acts(B * n * C), *x = acts(B * (1 + n) * C);
-    k->patches_f32(acts(B * n * 3 * P * P), (const float *)accs(B * 3 * S * S, 1), keep, B, S, P,
-                   n);
     k->image_embed_fwd(x, tok, accs(C, 1), accs((1 + grid) * C, 1), keep, B, n, C);
     k->image_embed_bwd(tok, accs(C, 0), accs((1 + grid) * C, 0), x, keep, B, n, C);
 }

@@ -105,7 +105,6 @@ Buf *act_inout(size_t n, double scale) { return buf_new(BUF_ACT, BUF_INOUT, n, s
 Buf *acc_in(size_t n, double scale) { return buf_new(BUF_ACC, BUF_IN, n, scale); }
 Buf *acc_out(size_t n) { return buf_new(BUF_ACC, BUF_OUT, n, 0); }
 Buf *acc_inout(size_t n, double scale) { return buf_new(BUF_ACC, BUF_INOUT, n, scale); }
-Buf *f32_in(size_t n, double scale) { return buf_new(BUF_F32, BUF_IN, n, scale); }
 
 Buf *i32_in(size_t n, const int32_t *values) {
     Buf *b = buf_new(BUF_I32, BUF_IN, n, 0);
@@ -172,42 +171,68 @@ acc *F(const Buf *b) {
 static uint16_t bf16_bits(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    return (uint16_t)(isnan(f) ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static float bf16_float(uint16_t bits) {
+    uint32_t u = (uint32_t)bits << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Host values ↔ floats of `size` bytes in device memory. */
+static void floats_set(const Kernels *k, size_t size, void *dst, const double *host, size_t n) {
+    void *raw = xmalloc(n * size);
+    for (size_t i = 0; i < n; i++) {
+        if (size == 2) ((uint16_t *)raw)[i] = bf16_bits((float)host[i]);
+        if (size == 4) ((float *)raw)[i] = (float)host[i];
+        if (size == 8) ((double *)raw)[i] = host[i];
+    }
+    k->device->upload(dst, raw, n * size);
+    free(raw);
+}
+
+static void floats_get(const Kernels *k, size_t size, double *host, const void *src, size_t n) {
+    void *raw = xmalloc(n * size);
+    k->device->download(raw, src, n * size);
+    for (size_t i = 0; i < n; i++)
+        host[i] = size == 2   ? (double)bf16_float(((uint16_t *)raw)[i])
+                  : size == 4 ? (double)((float *)raw)[i]
+                              : ((double *)raw)[i];
+    free(raw);
+}
+
+void test_act_set(const Kernels *k, act *dst, const double *host, size_t n) {
+    floats_set(k, k->act_size, dst, host, n);
+}
+
+void test_act_get(const Kernels *k, double *host, const act *src, size_t n) {
+    floats_get(k, k->act_size, host, src, n);
+}
+
+static bool is_float(BufType type) {
+    return type == BUF_ACT || type == BUF_ACC || type == BUF_BF16;
 }
 
 /* Host values ↔ elements of one backend. */
 static void elements_set(const Kernels *k, BufType type, void *dst, const double *host, size_t n) {
-    if (type == BUF_ACT) {
-        k->act_set(dst, host, n);
-    } else if (type == BUF_ACC) {
-        k->acc_set(dst, host, n);
-    } else {
-        size_t size = elem_size(k, type);
-        unsigned char *raw = xmalloc(n * size);
-        for (size_t i = 0; i < n; i++) {
-            if (type == BUF_I32) ((int32_t *)raw)[i] = (int32_t)host[i];
-            if (type == BUF_F32) ((float *)raw)[i] = (float)host[i];
-            if (type == BUF_U8) raw[i] = (uint8_t)host[i];
-            if (type == BUF_BF16) ((uint16_t *)raw)[i] = bf16_bits((float)host[i]);
-        }
-        k->device->upload(dst, raw, n * size);
-        free(raw);
+    size_t size = elem_size(k, type);
+    if (is_float(type)) {
+        floats_set(k, size, dst, host, n);
+        return;
     }
+    unsigned char *raw = xmalloc(n * size);
+    for (size_t i = 0; i < n; i++) {
+        if (type == BUF_I32) ((int32_t *)raw)[i] = (int32_t)host[i];
+        if (type == BUF_U8) raw[i] = (uint8_t)host[i];
+    }
+    k->device->upload(dst, raw, n * size);
+    free(raw);
 }
 
 static void elements_get(const Kernels *k, BufType type, double *host, const void *src, size_t n) {
-    if (type == BUF_ACT) k->act_get(host, src, n);
-    if (type == BUF_ACC) k->acc_get(host, src, n);
-    if (type != BUF_BF16) return;
-    uint16_t *half = xmalloc(n * sizeof *half);
-    k->device->download(half, src, n * sizeof *half);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t u = (uint32_t)half[i] << 16;
-        float f;
-        memcpy(&f, &u, sizeof f);
-        host[i] = f;
-    }
-    free(half);
+    if (is_float(type)) floats_get(k, elem_size(k, type), host, src, n);
 }
 
 /* ---- running a slot ---- */

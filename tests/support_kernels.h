@@ -25,7 +25,7 @@ enum { THREAD_COUNTS = 2 }; /* a GPU does not see the host's threads: only both 
 enum { THREAD_COUNTS = 4 };
 #endif
 
-typedef enum { BUF_ACT, BUF_ACC, BUF_I32, BUF_U8, BUF_F32, BUF_BF16, BUF_RAW } BufType;
+typedef enum { BUF_ACT, BUF_ACC, BUF_I32, BUF_U8, BUF_BF16, BUF_RAW } BufType;
 typedef enum { BUF_IN, BUF_OUT, BUF_INOUT } BufRole;
 typedef struct Buf {
     BufType type;
@@ -55,7 +55,6 @@ Buf *acc_out(size_t n);
 Buf *acc_inout(size_t n, double scale);
 Buf *i32_in(size_t n, const int32_t *values);
 Buf *u8_in(size_t n);
-Buf *f32_in(size_t n, double scale);
 /* bf16 whatever act is; without a check it may differ by the last bit. */
 Buf *bf16_inout(size_t n, double scale);
 /* n bytes of the caller's structures, which the backends get as they are. */
@@ -99,6 +98,10 @@ void check_at(Buf *b, double factor, double terms, bool as_act, const char *name
     test_gradient(f, ctx, x, grad, n, #x, __FILE__, __LINE__)
 void test_gradient(double (*f)(void *), void *ctx, double *x, const double *grad, size_t n,
                    const char *name, const char *file, int line);
+/* Host doubles to activations in device memory, and back. */
+void test_act_set(const Kernels *k, act *dst, const double *host, size_t n);
+void test_act_get(const Kernels *k, double *host, const act *src, size_t n);
+
 /* n values of test_random; ref's own arrays are plain doubles: cast to act * or acc *. Free with
  * free(). */
 double *test_randoms(size_t n);

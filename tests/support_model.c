@@ -1,4 +1,5 @@
 #include "tests/support_model.h"
+#include "tests/support_kernels.h"
 #include "kernels/rng.h"
 #include "tests/support.h"
 
@@ -162,7 +163,9 @@ TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
 
 TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
                            LossKind kind, bool (*frozen)(const char *name)) {
-    TestModel m = {.k = k, .config = *c, .kind = kind, .B = o->max_batch};
+    Kernels *table = memcpy(xmalloc(sizeof *table), k, sizeof *table);
+    k = table;
+    TestModel m = {.k = k, .table = table, .config = *c, .kind = kind, .B = o->max_batch};
     size_t features = m.B * c->embed_dim * k->acc_size;
     m.p = params_declare(k, c, NULL);
     for (size_t i = 0; i < m.p->count; i++) {
@@ -198,6 +201,7 @@ void model_free(TestModel *m) {
     m->k->device->release(m->dimages);
     m->k->device->release(m->dtexts);
     m->k->device->release(m->value);
+    free(m->table);
 }
 
 void model_set(TestModel *m, const char *name, double value) {
@@ -208,12 +212,41 @@ void model_set(TestModel *m, const char *name, double value) {
     params_round(m->p);
 }
 
+/* In patches_u8's place for pixels that are floats already. */
+static struct {
+    const Kernels *k;
+    const float *pixels; /* [B,3,S,S], normalised */
+} floats;
+static void patches_of_floats(act *patches, const uint8_t *pixels, const int32_t *keep,
+                              const float mean[3], const float std[3], size_t B, size_t S, size_t P,
+                              size_t n) {
+    (void)pixels, (void)mean, (void)std;
+    size_t rows = B * n, at = 0;
+    double *host = xmalloc(rows * 3 * P * P * sizeof *host);
+    int32_t *kept = xmalloc(rows * sizeof *kept);
+    for (size_t i = 0; i < rows; i++) kept[i] = (int32_t)(i % n);
+    if (keep) floats.k->device->download(kept, keep, rows * sizeof *kept);
+    for (size_t i = 0; i < rows; i++) {
+        size_t top = (size_t)kept[i] / (S / P) * P, left = (size_t)kept[i] % (S / P) * P;
+        for (size_t c = 0; c < 3; c++)
+            for (size_t y = top; y < top + P; y++)
+                for (size_t x = left; x < left + P; x++)
+                    host[at++] = (double)floats.pixels[((i / n * 3 + c) * S + y) * S + x];
+    }
+    test_act_set(floats.k, patches, host, at);
+    free(host);
+    free(kept);
+}
+
 static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
-    ClipImages images = {.u8 = how.u8 ? b->u8 : NULL,
-                         .f32 = how.u8 ? NULL : b->f32,
+    ClipImages images = {.u8 = how.u8 ? b->u8 : (const uint8_t *)b->f32,
                          .sample = how.dropout ? b->sample : NULL,
                          .draw = how.draw};
+    Kernels table = *m->k;
+    floats.k = m->k, floats.pixels = b->f32;
+    if (!how.u8) m->table->patches_u8 = patches_of_floats;
     clip_image_fwd(m->clip, m->images, &images, b->B, keep);
+    *m->table = table;
     clip_text_fwd_at(m->clip, m->texts, how.padded ? b->padded : b->ids,
                      how.padded ? b->padded_start : b->start, how.padded ? b->padded_pool : NULL,
                      b->B, keep);

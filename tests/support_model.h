@@ -31,6 +31,7 @@ void batch_free(TestBatch *b);
 
 typedef struct TestModel {
     const Kernels *k;
+    Kernels *table; /* what k points to: its own */
     ClipConfig config;
     Params *p;
     Clip *clip;

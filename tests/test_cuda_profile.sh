@@ -70,7 +70,7 @@ table() {
 # Times the least sectors (read, written) and wavefronts that a kernel may need: 1.1, but
 #   layernorm_*   a lane's 8 weights are 32 bytes, in two loads: a sector comes twice, out of the first-level cache; its
 #                 weights' gradients are written once a launch
-#   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24), and f32 pixels
+#   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24)
 #   sort_*        a warp's digits and its keys go where they belong
 #   *_keys, row_spans   a sequence may begin anywhere
 #   mma_*<6,1>    rows of 176 bytes; tiles whose rows are no power of two are written by quarters of a warp that cross a row's end

@@ -1,6 +1,7 @@
 /* What fine-tuning adds to a step, against formulas in float64: layer groups, rates, LoRA's merged
  * weights and gradients, the moving average, guards. */
 #include "tests/support.h"
+#include "tests/support_kernels.h"
 #include "tests/support_model.h"
 #include "train/guards.h"
 #include "train/layers.h"
@@ -208,7 +209,7 @@ static void lora_weights(void **state) {
         free(a);
         free(b);
     }
-    t.m.k->act_get(used, param_act(t.m.p, q), q->size);
+    test_act_get(t.m.k, used, param_act(t.m.p, q), q->size);
     assert_true(test_error_max(used, w, q->size) < 1e-14);
     double *merged = host_copy(t.m.k, lora_merged(t.m.p, t.m.p->master, q), q->size);
     assert_true(test_error_max(merged, w, q->size) < 1e-14);

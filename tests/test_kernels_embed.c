@@ -54,19 +54,6 @@ static void patches_u8(void **state) {
     }
 }
 
-static void patches_f32(void **state) {
-    (void)state;
-    for (size_t i = 0; i < COUNT(images); i++) {
-        Patches p = patches_of(images[i]);
-        Buf *y = act_out(p.B * p.n * 3 * p.P * p.P), *x = f32_in(p.B * 3 * p.S * p.S, 2);
-        Buf *keep = keep_in(&p);
-        RUN(patches_f32, A(y), P(x), P(keep), p.B, p.S, p.P, p.n);
-        check(y, 1, 0);
-        bufs_free();
-        free(p.keep);
-    }
-}
-
 static void image_embed(void **state) {
     (void)state;
     static const size_t widths[] = {1, 7, 16, 33, 100};
@@ -144,20 +131,14 @@ static void text_embed(void **state) {
 static void ref_patches_by_hand(void **state) {
     (void)state;
     uint8_t pixels[4][4][3];
-    float planes[3][4][4];
     const float shift[3] = {0, 64.0f / 255, 0}, unit[3] = {1.0f / 255, 1.0f / 255, 2.0f / 255};
     for (int y = 0; y < 4; y++)
         for (int x = 0; x < 4; x++)
-            for (int c = 0; c < 3; c++) {
-                pixels[y][x][c] = (uint8_t)(64 * c + 4 * y + x);
-                planes[c][y][x] = (float)pixels[y][x][c];
-            }
+            for (int c = 0; c < 3; c++) pixels[y][x][c] = (uint8_t)(64 * c + 4 * y + x);
     const int32_t keep[2] = {1, 2};
     const double want[2][3][4] = {{{2, 3, 6, 7}, {66, 67, 70, 71}, {130, 131, 134, 135}},
                                   {{8, 9, 12, 13}, {72, 73, 76, 77}, {136, 137, 140, 141}}};
     double got[2][3][4];
-    ref->patches_f32((act *)got, &planes[0][0][0], keep, 1, 4, 2, 2);
-    assert_memory_equal(got, want, sizeof want);
     ref->patches_u8((act *)got, &pixels[0][0][0], keep, shift, unit, 1, 4, 2, 2);
     for (int i = 0; i < 2; i++)
         for (int c = 0; c < 3; c++)
@@ -206,7 +187,6 @@ static void gradients_of_ref(void **state) {
 int main(void) {
     const struct CMUnitTest each[] = {
         cmocka_unit_test(patches_u8),
-        cmocka_unit_test(patches_f32),
         cmocka_unit_test(image_embed),
         cmocka_unit_test(text_embed),
     };

@@ -43,7 +43,7 @@ static void fill(double *v, size_t n, double unit, bool e5m2) {
 
 static act *to_device(const double *v, size_t n) {
     act *p = backend->device->alloc(n * backend->act_size);
-    backend->act_set(p, v, n);
+    test_act_set(backend, p, v, n);
     return p;
 }
 
@@ -90,7 +90,7 @@ static void layer_free(Layer *l) {
 static double as_act(double v) {
     double out;
     act *p = to_device(&v, 1);
-    backend->act_get(&out, p, 1);
+    test_act_get(backend, &out, p, 1);
     backend->device->release(p);
     return out;
 }
@@ -106,8 +106,8 @@ static void check_exactly(const Layer *l) {
     const double *w = l->w + l->part * l->K;
     double *y = xmalloc(l->M * l->N * sizeof *y), *dx = xmalloc(l->M * l->K * sizeof *dx);
     double *dw = xmalloc(l->N * l->K * sizeof *dw);
-    backend->act_get(y, l->y, l->M * l->N);
-    backend->act_get(dx, l->dx, l->M * l->K);
+    test_act_get(backend, y, l->y, l->M * l->N);
+    test_act_get(backend, dx, l->dx, l->M * l->K);
     backend->acc_get(dw, acc_at(backend, l->dw, l->part * l->K), l->N * l->K);
     for (size_t m = 0; m < l->M; m++)
         for (size_t n = 0; n < l->N; n++) {
@@ -169,8 +169,8 @@ static void fp8_padding(void **state) {
             for (size_t i = 0; i < N; i++) l.dy[(M - 1) * N + i] = 0;
             l.x[real * K - 1] = -1.25; /* the last that counts */
             l.x[real * K] = 1.5;
-            backend->act_set(l.dev_x, l.x, M * K);
-            backend->act_set(l.dev_dy, l.dy, M * N);
+            test_act_set(backend, l.dev_x, l.x, M * K);
+            test_act_set(backend, l.dev_dy, l.dy, M * N);
             backend->fp8_padding(padded ? start : NULL, B, SEQUENCES);
             layer_run(&l);
             backend->fp8_padding(NULL, 0, 0);
@@ -195,11 +195,11 @@ static void takes_8_bits(void **state) {
     double got[16];
     for (size_t i = 0; i < 16; i++) l.x[i] = i ? 0 : 1 + 0x1p-5;
     for (size_t i = 0; i < 16 * 16; i++) l.w[i] = 1;
-    backend->act_set(l.dev_x, l.x, 16);
-    backend->act_set(l.dev_w, l.w, 16 * 16);
+    test_act_set(backend, l.dev_x, l.x, 16);
+    test_act_set(backend, l.dev_w, l.w, 16 * 16);
     for (int registered = 1; registered >= 0; registered--) {
         layer_run(&l);
-        backend->act_get(got, l.y, 16);
+        test_act_get(backend, got, l.y, 16);
         assert_true(got[0] == (registered && in_8_bits() ? 1 : 1 + 0x1p-5));
         backend->fp8_weight(l.dev_w, l.dw, NULL, 0, 0, 0, 0);
     }

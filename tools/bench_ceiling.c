@@ -11,10 +11,13 @@ act *bench_filled(const Kernels *k, size_t n, double v) {
     enum { PIECE = 1 << 20 };
     size_t first = size_min(n, PIECE), size = k->act_size;
     double *host = xmalloc(first * sizeof *host);
+    acc *wide = k->device->alloc(first * k->acc_size);
     for (size_t i = 0; i < first; i++)
         host[i] = v * (double)((i * 2654435761u >> 8) % 1000) / 1000 - v / 2;
     act *x = k->device->alloc(n * size);
-    k->act_set(x, host, first);
+    k->acc_set(wide, host, first);
+    k->act_from_acc(x, wide, first);
+    k->device->release(wide);
     for (size_t done = first; done < n;) {
         size_t more = size_min(done, n - done);
         k->device->copy((char *)x + done * size, x, more * size);

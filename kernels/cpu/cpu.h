@@ -35,9 +35,6 @@ struct acc {
 #define X(slot) KERNEL_TYPE(slot) FN(slot);
 KERNEL_LIST(X)
 #undef X
-#define X(slot) DEVICE_TYPE(slot) FN(slot);
-DEVICE_LIST(X)
-#undef X
 extern const Kernels FN(kernels);
 
 /* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
@@ -64,14 +61,12 @@ void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n);
 #if defined ACT_BF16
 static inline float act_value(act a) { return bf16_to_float(a.v); }
 static inline act act_from_float(float f) { return (act){bf16_from_float(f)}; }
-static inline act act_from_double(double d) { return (act){bf16_from_double(d)}; }
 static inline vf act_round(vf v) { return bf16_round(v); }
 #define elem_load bf16_load
 #define elem_store bf16_store
 #else
 static inline float act_value(act a) { return a.v; }
 static inline act act_from_float(float f) { return (act){f}; }
-static inline act act_from_double(double d) { return (act){(float)d}; }
 static inline vf act_round(vf v) { return v; }
 #define elem_load f32_load
 #define elem_store f32_store

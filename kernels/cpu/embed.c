@@ -26,24 +26,6 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
     }
 }
 
-void FN(patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
-                     size_t P, size_t n) {
-    KERNEL_TIMER(patches_f32, 0, B * n * 3 * P * P * (4 + sizeof(act)));
-    size_t grid = S / P;
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < B * n; i++) {
-        size_t at = keep ? (size_t)keep[i] : i % n;
-        act *to = patches + i * 3 * P * P;
-        for (size_t c = 0; c < 3; c++)
-            for (size_t y = 0; y < P; y++, to += P) {
-                const float *from =
-                    images + ((i / n * 3 + c) * S + at / grid * P + y) * S + at % grid * P;
-                for (size_t x = 0; x < P; x += VW)
-                    act_store(to + x, f32_load(from + x, P - x), P - x);
-            }
-    }
-}
-
 void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
     KERNEL_TIMER(image_embed_fwd, B * (n + 1) * C, B * (n + 1) * C * (2 * sizeof(act) + 4));

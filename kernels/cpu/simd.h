@@ -21,18 +21,6 @@ static inline uint16_t bf16_from_float(float f) {
     if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
 }
-/* Rounds once: the float between is rounded to odd, so that it can never look like a tie. */
-static inline uint16_t bf16_from_double(double d) {
-    float f = (float)d;
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    if ((double)f != d && d == d && !(u & 1)) {
-        int away = (d < 0 ? (double)f < d : (double)f > d);
-        if ((u & 0x7fffffffu) < 0x7f800000u) u += away ? (uint32_t)-1 : 1u;
-        memcpy(&f, &u, 4);
-    }
-    return bf16_from_float(f);
-}
 
 #if defined __AVX512F__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
 /* ---- AVX-512 ---- */

@@ -42,9 +42,6 @@ extern "C" {
 #define X(slot) KERNEL_TYPE(slot) FN(slot);
 KERNEL_LIST(X)
 #undef X
-#define X(slot) DEVICE_TYPE(slot) FN(slot);
-DEVICE_LIST(X)
-#undef X
 extern const Kernels FN(kernels);
 
 /* What several slots are made of. */

@@ -368,7 +368,7 @@ static Stage *stage_next(void) {
     return s;
 }
 
-void device_upload(void *dst, const void *host, size_t bytes) {
+void device_send(void *dst, const void *host, size_t bytes) {
     device_open();
     if (device.planning) return;
     for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
@@ -381,7 +381,7 @@ void device_upload(void *dst, const void *host, size_t bytes) {
     }
 }
 
-void device_download(void *host, const void *src, size_t bytes) {
+void device_fetch(void *host, const void *src, size_t bytes) {
     device_open();
     if (device.planning) return;
     for (size_t done = 0; done < bytes; done += STAGE_BYTES) {

@@ -3,7 +3,8 @@
  * fails. Private to kernels/cuda/.
  *
  * There is a stream for computing and one for the copies of QUEUE_COPY. The host waits only in
- * device_download, device_sync, mark_wait, and where an upload finds all pinned blocks in flight.
+ * device_fetch, device_sync, device_mark_wait, and where device_send finds all pinned blocks in
+ * flight.
  */
 #ifndef KERNELS_CUDA_DEVICE_H
 #define KERNELS_CUDA_DEVICE_H
@@ -33,19 +34,19 @@ int device_multiprocessors(void);
 /* Bytes that one block can have. */
 size_t device_shared_memory(void);
 
-/* The slots memory, plan_begin and plan_end; while device_planning nothing may be launched. */
-MemoryUse device_memory(void);
+/* The device's slots. While kernel_stats_on, no graph is recorded: each slot is timed. */
+#define X(slot) DEVICE_TYPE(slot) device_##slot;
+DEVICE_LIST(X)
+#undef X
+extern const Device cuda_device;
+/* While planning nothing may be launched. */
 bool device_planning(void);
-bool device_plan_begin(void);
-size_t device_plan_end(size_t most);
 /* kernels_close. */
 void device_close(void);
-void *device_alloc(size_t bytes);
-void device_release(void *p);
-/* The source may be overwritten as soon as this returns. */
-void device_upload(void *dst, const void *host, size_t bytes);
-void device_download(void *host, const void *src, size_t bytes);
-void device_sync(void);
+/* upload and download, untimed: parts of other slots. The source may be overwritten as soon as
+ * device_send returns. */
+void device_send(void *dst, const void *host, size_t bytes);
+void device_fetch(void *host, const void *src, size_t bytes);
 
 /* Blocks of scratch memory: owned by the backend, parts of the arena where they were planned, grown
  * when a larger one is asked for (what was in it is lost). One per use, so that no two uses meet.
@@ -62,11 +63,6 @@ enum ScratchUse {
     SCRATCH_COUNT
 };
 void *device_scratch(enum ScratchUse use, size_t bytes);
-/* The slots of that name. While kernel_stats_on, nothing is recorded: each slot is timed. */
-bool device_graph_begin(Graph **g);
-void device_graph_end(Graph **g);
-void device_graph_call(void (*call)(const void *context), const void *context, size_t bytes);
-void device_graph_free(Graph *g);
 
 /* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time that the
  * stream takes for what the function asks for is booked, at the latest when the host waits for the

@@ -92,29 +92,6 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
            patch_grid(S, P, n), B, S, P, n, wide, wide_pixels);
 }
 
-__global__ static void patches_f32(act *patches, const float *images, const int32_t *keep,
-                                   PatchGrid g, size_t B, size_t S, size_t P, size_t n,
-                                   bool wide) {
-    PatchPiece t;
-    if (!patch_piece(&t, keep, g, B, P, n)) return;
-    size_t k = P - t.x0;
-#pragma unroll
-    for (int c = 0; c < 3; c++) {
-        float v[VW];
-        size_t from = ((t.b * 3 + c) * S + t.top + t.y) * S + t.left + t.x0;
-        acc_load(v, (const acc *)images + from, k, wide);
-        act_store(patches + ((t.patch * 3 + c) * P + t.y) * P + t.x0, v, k, wide);
-    }
-}
-
-void FN(patches_f32)(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
-                     size_t P, size_t n) {
-    GPU_TIMER(patches_f32, 0, 3 * B * n * P * P * (4 + sizeof(act)));
-    bool wide = P % VW == 0 && S % VW == 0 && aligned16(patches) && aligned16(images);
-    LAUNCH(patches_f32, patch_blocks(B, P, n), BLOCK, 0, patches, images, keep,
-           patch_grid(S, P, n), B, S, P, n, wide);
-}
-
 /* ---- forward ---- */
 
 /* A thread has QUAD columns of a row; `pieces` of a row, `tokens` of a sample. */

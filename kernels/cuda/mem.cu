@@ -1,49 +1,5 @@
-/* cuda/mem: memory, conversions, sums of partial sums, and the backend's table. */
-#include <stdlib.h>
-#include <string.h>
-
+/* cuda/mem: conversions, sums of partial sums, and the backend's table. */
 #include "kernels/cuda/cuda.cuh"
-
-void *FN(alloc)(size_t bytes) {
-    GPU_TIMER(alloc, 0, 0);
-    return device_alloc(bytes);
-}
-
-void FN(release)(void *p) {
-    GPU_TIMER(release, 0, 0);
-    device_release(p);
-}
-
-MemoryUse FN(memory)(void) { return device_memory(); }
-
-bool FN(plan_begin)(void) { return device_plan_begin(); }
-
-size_t FN(plan_end)(size_t most) { return device_plan_end(most); }
-
-void FN(upload)(void *dst, const void *host, size_t bytes) {
-    GPU_TIMER(upload, 0, bytes);
-    device_upload(dst, host, bytes);
-}
-
-void FN(download)(void *host, const void *src, size_t bytes) {
-    GPU_TIMER(download, 0, bytes);
-    device_download(host, src, bytes);
-}
-
-void FN(copy)(void *dst, const void *src, size_t bytes) {
-    GPU_TIMER(copy, 0, 2 * bytes);
-    if (bytes && !device_planning())
-        CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, device_stream()));
-}
-
-void FN(zero)(void *dst, size_t bytes) {
-    GPU_TIMER(zero, 0, bytes);
-    if (bytes && !device_planning()) CUDA(cudaMemsetAsync(dst, 0, bytes, device_stream()));
-}
-
-void FN(sync)(void) { device_sync(); }
-
-/* ---- conversions ---- */
 
 /* Host elements are converted a piece at a time. */
 enum { PIECE = 1 << 16 };
@@ -54,7 +10,7 @@ void FN(acc_set)(acc *dst, const double *host, size_t n) {
     for (size_t i = 0; i < n; i += PIECE) {
         size_t k = size_min(PIECE, n - i);
         for (size_t j = 0; j < k; j++) piece[j] = (float)host[i + j];
-        device_upload(dst + i, piece, k * sizeof *piece);
+        device_send(dst + i, piece, k * sizeof *piece);
     }
 }
 
@@ -63,64 +19,19 @@ void FN(acc_get)(double *host, const acc *src, size_t n) {
     static float piece[PIECE];
     for (size_t i = 0; i < n; i += PIECE) {
         size_t k = size_min(PIECE, n - i);
-        device_download(piece, src + i, k * sizeof *piece);
+        device_fetch(piece, src + i, k * sizeof *piece);
         for (size_t j = 0; j < k; j++) host[i + j] = piece[j];
     }
 }
 
 void FN(acc_set_f32)(acc *dst, const float *host, size_t n) {
     GPU_TIMER(acc_set_f32, 0, 4 * n);
-    device_upload(dst, host, n * sizeof *host);
+    device_send(dst, host, n * sizeof *host);
 }
 
 void FN(acc_get_f32)(float *host, const acc *src, size_t n) {
     GPU_TIMER(acc_get_f32, 0, 4 * n);
-    device_download(host, src, n * sizeof *host);
-}
-
-/* A double is rounded to odd as a float first: then rounding that to bf16 rounds only once. */
-#if defined ACT_BF16
-static uint16_t elem_from_double(double d) {
-    float f = (float)d;
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    if (d != d) return (uint16_t)(u >> 16 | 0x40);
-    bool finite = (u & 0x7fffffffu) < 0x7f800000u;
-    if (finite && (double)f != d && !(u & 1)) u += fabs((double)f) > fabs(d) ? -1u : 1u;
-    u += 0x7fffu + (u >> 16 & 1);
-    return (uint16_t)(u >> 16);
-}
-static double double_from_elem(uint16_t e) {
-    uint32_t u = (uint32_t)e << 16;
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-typedef uint16_t host_elem;
-#else
-static float elem_from_double(double d) { return (float)d; }
-static double double_from_elem(float f) { return f; }
-typedef float host_elem;
-#endif
-
-void FN(act_set)(act *dst, const double *host, size_t n) {
-    GPU_TIMER(act_set, 0, n * sizeof(act));
-    static host_elem piece[PIECE];
-    for (size_t i = 0; i < n; i += PIECE) {
-        size_t k = size_min(PIECE, n - i);
-        for (size_t j = 0; j < k; j++) piece[j] = elem_from_double(host[i + j]);
-        device_upload(dst + i, piece, k * sizeof *piece);
-    }
-}
-
-void FN(act_get)(double *host, const act *src, size_t n) {
-    GPU_TIMER(act_get, 0, n * sizeof(act));
-    static host_elem piece[PIECE];
-    for (size_t i = 0; i < n; i += PIECE) {
-        size_t k = size_min(PIECE, n - i);
-        device_download(piece, src + i, k * sizeof *piece);
-        for (size_t j = 0; j < k; j++) host[i + j] = double_from_elem(piece[j]);
-    }
+    device_fetch(host, src, n * sizeof *host);
 }
 
 __global__ static void act_from_acc(act *dst, const acc *src, size_t n, bool wide) {
@@ -191,14 +102,6 @@ void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N) {
     FN(add_partials)(sum, c.parts, c.chunks, N);
 }
 
-static const Device device = {
-    .gpu = true,
-    .asynchronous = true,
-#define X(slot) .slot = FN(slot),
-    DEVICE_LIST(X)
-#undef X
-};
-
 extern "C" const Kernels FN(kernels) = {
 #if defined ACT_BF16
     .name = "cuda-amp_bf16",
@@ -209,7 +112,7 @@ extern "C" const Kernels FN(kernels) = {
     .acc_size = sizeof(acc),
     .bias_in_activation = true,
     .fp8 = false,
-    .device = &device,
+    .device = &cuda_device,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)
 #undef X

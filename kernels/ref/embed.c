@@ -19,18 +19,6 @@ void ref_patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep, co
         }
 }
 
-void ref_patches_f32(act *patches, const float *images, const int32_t *keep, size_t B, size_t S,
-                     size_t P, size_t n) {
-    for (size_t b = 0; b < B; b++)
-        for (size_t i = 0; i < n; i++) {
-            size_t pos = position(keep, b, i, n), top = pos / (S / P) * P, left = pos % (S / P) * P;
-            for (size_t c = 0; c < 3; c++)
-                for (size_t y = 0; y < P; y++)
-                    for (size_t x = 0; x < P; x++, patches++)
-                        patches->v = (double)images[((b * 3 + c) * S + top + y) * S + left + x];
-        }
-}
-
 void ref_image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
     for (size_t b = 0; b < B; b++) {

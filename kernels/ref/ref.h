@@ -19,9 +19,6 @@ struct acc {
 #define X(slot) KERNEL_TYPE(slot) ref_##slot;
 KERNEL_LIST(X)
 #undef X
-#define X(slot) DEVICE_TYPE(slot) ref_##slot;
-DEVICE_LIST(X)
-#undef X
 
 extern const Kernels ref_kernels;
 

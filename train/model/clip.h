@@ -24,11 +24,9 @@ void clip_free(Clip *m);
 /* Device bytes clip_new would take for activations. */
 size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o);
 
-/* Pixels as the model gets them: u8 [B,S,S,3] of the loader, or normalised f32 [B,3,S,S]; host
- * memory, one of the two. */
+/* Pixels as the model gets them: [B,S,S,3] of the loader, in host memory. */
 typedef struct ClipImages {
     const uint8_t *u8;
-    const float *f32;
     const uint64_t
         *sample;   /* [B] keys of the patch-dropout draw together with `draw`; NULL: no dropout */
     uint64_t draw; /* epoch: the same draw in both passes of an accumulated step */

@@ -17,8 +17,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
     v->seed = o->seed;
     /* Rounded, so that the patches behind the pixels are aligned like everything else. */
-    size_t pixels =
-        round_up(size_mul(size_mul(B, 3 * v->image_size * v->image_size), sizeof(float)), 64);
+    size_t pixels = round_up(size_mul(B, 3 * v->image_size * v->image_size), 64);
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->image) && !o->full_compute,
@@ -113,7 +112,7 @@ static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatc
 void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep) {
     Tower *t = &v->tower;
     const Kernels *k = t->k;
-    size_t S = v->image_size, P = v->patch_size, values = B * 3 * S * S;
+    size_t S = v->image_size, P = v->patch_size;
     act *patches = keep ? v->kept.patches : v->transient.patches;
     unsigned char *front = (keep ? &t->kept : &t->transient)->front;
     assert(B <= t->max_B && !images == !!sent);
@@ -121,13 +120,9 @@ void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B,
     assert(!keep || (t->training && v->n == v->kept_grid));
     if (sent) {
         k->patches_u8(patches, sent->pixels, kept, v->mean, v->std, B, S, P, v->n);
-    } else if (images->u8) {
-        assert(!images->f32);
-        k->device->upload(front, images->u8, values);
-        k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
     } else {
-        k->device->upload(front, images->f32, values * sizeof(float));
-        k->patches_f32(patches, (const void *)front, kept, B, S, P, v->n);
+        k->device->upload(front, images->u8, B * 3 * S * S);
+        k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
     }
 }
 

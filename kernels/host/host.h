@@ -1,0 +1,10 @@
+/* host: private header of the device whose memory is the host's. Only files of this folder include
+ * it. */
+#ifndef KERNELS_HOST_HOST_H
+#define KERNELS_HOST_HOST_H
+#include "kernels/kernels.h"
+
+#define X(slot) DEVICE_TYPE(slot) host_device_##slot;
+DEVICE_LIST(X)
+#undef X
+#endif
