@@ -116,8 +116,8 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
         return error_set(err, "%s: no picture", sample->key);
     }
     int32_t *ids = s->row_ids + row * o->context;
-    s->row_count[row] = (int32_t)tokenizer_encode_pooled(w->cache, sample->text, sample->text_size,
-                                                         o->context, ids);
+    s->row_count[row] =
+        (int32_t)tokenizer_encode(w->cache, sample->text, sample->text_size, o->context, ids);
     s->batch.sample[row] = index;
     s->batch.label[row] = sample->label;
     return true;

@@ -198,8 +198,8 @@ void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
         for (size_t b = 0; b < B; b++) {
             int32_t *ids = e->ids + e->start[b];
             const char *text = texts[first + b];
-            size_t length = tokenizer_encode_pooled(e->cache, text, strlen(text),
-                                                    e->config.context_length, ids);
+            size_t length =
+                tokenizer_encode(e->cache, text, strlen(text), e->config.context_length, ids);
             e->start[b + 1] = e->start[b] + (int32_t)length;
         }
         clip_text_fwd(e->clip, e->features, e->ids, e->start, B, false);

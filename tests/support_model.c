@@ -76,18 +76,6 @@ static void fill(Params *p, const ClipConfig *c) {
 
 /* ---- batches ---- */
 
-static void pad_captions(TestBatch *b, size_t context) {
-    b->padded = xcalloc(b->B * context, sizeof *b->padded);
-    b->padded_start = xcalloc(b->B + 1, sizeof *b->padded_start);
-    b->padded_pool = xcalloc(b->B, sizeof *b->padded_pool);
-    for (size_t i = 0; i < b->B; i++) {
-        size_t n = (size_t)(b->start[i + 1] - b->start[i]);
-        memcpy(b->padded + i * context, b->ids + b->start[i], n * sizeof *b->ids);
-        b->padded_start[i + 1] = (int32_t)((i + 1) * context);
-        b->padded_pool[i] = (int32_t)(i * context + n - 1);
-    }
-}
-
 TestBatch golden_batch(uint32_t i) {
     static const int32_t ids[] = {62, 5,  9,  63, 62, 17, 3, 40, 22, 63, 62, 1,  8,  15,
                                   22, 29, 36, 43, 50, 57, 4, 11, 18, 25, 32, 63, 62, 63};
@@ -98,7 +86,6 @@ TestBatch golden_batch(uint32_t i) {
     for (size_t j = 0; j < values; j++) b.f32[j] = (float)golden_value(1000 + i, (uint32_t)j + 1);
     b.ids = memcpy(xmalloc(sizeof ids), ids, sizeof ids);
     b.start = memcpy(xmalloc(sizeof start), start, sizeof start);
-    pad_captions(&b, 16);
     return b;
 }
 
@@ -121,11 +108,15 @@ TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed) {
         uint64_t s = rng_mix(seed, i);
         int32_t n = i ? 1 + (int32_t)rng_below(s, RNG_TEST, 0, context) : (int32_t)context;
         b.start[i + 1] = b.start[i] + n;
+        int32_t *caption = b.ids + b.start[i], *end = caption + n - 1;
         for (int32_t j = 0; j < n; j++)
-            b.ids[b.start[i] + j] = (int32_t)rng_below(s, RNG_TEST, (uint64_t)j + 1, c->vocab_size);
+            caption[j] = (int32_t)rng_below(s, RNG_TEST, (uint64_t)j + 1, c->vocab_size);
+        for (int32_t *at = caption; at < end; at++) *end = *at > *end ? *at : *end;
+        if (!*end) *end = 1;
+        for (int32_t *at = caption; at < end; at++)
+            if (*at == *end) *at = 0;
         b.sample[i] = 1000 + i;
     }
-    pad_captions(&b, context);
     return b;
 }
 
@@ -134,9 +125,6 @@ void batch_free(TestBatch *b) {
     free(b->u8);
     free(b->ids);
     free(b->start);
-    free(b->padded);
-    free(b->padded_start);
-    free(b->padded_pool);
     free(b->sample);
 }
 
@@ -247,9 +235,7 @@ static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
     if (!how.u8) m->table->patches_u8 = patches_of_floats;
     clip_image_fwd(m->clip, m->images, &images, b->B, keep);
     *m->table = table;
-    clip_text_fwd_at(m->clip, m->texts, how.padded ? b->padded : b->ids,
-                     how.padded ? b->padded_start : b->start, how.padded ? b->padded_pool : NULL,
-                     b->B, keep);
+    clip_text_fwd(m->clip, m->texts, b->ids, b->start, b->B, keep);
 }
 
 static double run_loss(TestModel *m, size_t B, bool gradients) {

@@ -15,17 +15,17 @@ ClipConfig odd_config(void);
 /* Value i (from 1) of tensor k: uniform in [-1, 1), a hash of the two numbers. */
 double golden_value(uint32_t k, uint32_t i);
 
-/* A batch on the host: both kinds of pixels of the same pictures; captions packed and padded. */
+/* A batch on the host: both kinds of pixels of the same pictures, and captions. */
 typedef struct TestBatch {
     size_t B;
     float *f32;
     uint8_t *u8;
-    int32_t *ids, *start;                         /* packed */
-    int32_t *padded, *padded_start, *padded_pool; /* [B,context] */
+    int32_t *ids, *start;
     uint64_t *sample;
 } TestBatch;
-/* The specification's batch, and for i > 0 others with its captions. */
+/* The golden model's batch, and for i > 0 others with its captions. */
 TestBatch golden_batch(uint32_t i);
+/* Each caption ends in its largest id. */
 TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed);
 void batch_free(TestBatch *b);
 
@@ -52,7 +52,7 @@ void model_free(TestModel *m);
 void model_set(TestModel *m, const char *name, double value); /* every element */
 
 typedef struct RunHow {
-    bool u8, padded, dropout; /* pixels as bytes; padded captions; samples named */
+    bool u8, dropout; /* pixels as bytes; samples named */
     uint64_t draw;
 } RunHow;
 /* Forward (kept), loss, backward; gradients start from zero. Returns the loss. */

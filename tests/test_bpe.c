@@ -191,13 +191,6 @@ static void test_long_word(void **state) {
     tokenizer_close(b);
 }
 
-static void test_pooled_length(void **state) {
-    (void)state;
-    assert_int_equal(bpe_kind.pooled_length((const int32_t[]){9, 1, 10, 3, 10, 0}, 6), 3);
-    assert_int_equal(bpe_kind.pooled_length((const int32_t[]){9, 1, 2}, 3), 1);
-    assert_int_equal(bpe_kind.pooled_length((const int32_t[]){9, 1, 10}, 3), 3);
-}
-
 /* ---- learning ---- */
 
 static void assert_learns(const char *captions, size_t merges, const char *want) {
@@ -442,7 +435,6 @@ int main(void) {
         cmocka_unit_test(test_truncation),
         cmocka_unit_test(test_cache),
         cmocka_unit_test(test_long_word),
-        cmocka_unit_test(test_pooled_length),
         cmocka_unit_test(test_learning),
         cmocka_unit_test(test_learning_equals_definition),
         cmocka_unit_test(test_clip_ids),

@@ -173,7 +173,7 @@ static void test_contract(void **state) {
             assert_true(image_decode(&img, sample.image, sample.image_size, o.max_pixels, &err));
             transform_apply(pixels, &img, &o.transform, rng_mix(rng_mix(o.seed, 3), at), &scratch);
             assert_memory_equal(pixels, b->pixels + i * sizeof pixels, sizeof pixels);
-            size_t n = tokenizer_encode_pooled(cache, sample.text, sample.text_size, CONTEXT, ids);
+            size_t n = tokenizer_encode(cache, sample.text, sample.text_size, CONTEXT, ids);
             assert_int_equal(b->start[i + 1] - b->start[i], n);
             assert_memory_equal(b->ids + b->start[i], ids, n * sizeof *ids);
         }

@@ -92,8 +92,8 @@ static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t e
             c->ok[at + i] = dataset_read(p->data, at + i, &sample, &err);
             if (!c->ok[at + i]) log_warn("bad sample %s", err.text);
             size_t bytes = c->ok[at + i] ? sample.text_size : 0;
-            size_t length = tokenizer_encode_pooled(words, bytes ? sample.text : "", bytes,
-                                                    p->context, ids + start[i]);
+            size_t length = tokenizer_encode(words, bytes ? sample.text : "", bytes, p->context,
+                                             ids + start[i]);
             start[i + 1] = start[i] + (int32_t)length;
         }
         clip_text_fwd(p->clip, p->features, ids, start, n, false);

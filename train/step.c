@@ -157,17 +157,18 @@ void step_limit_loss(Step *s, double most) {
 }
 
 /* Pairs belong together whose class label is the same or, without labels, whose tokens are. */
-static uint64_t group_of(const Batch *b, size_t i) {
+static uint64_t group_of(const Step *s, const Batch *b, size_t i) {
     if (b->label && b->label[i] >= 0) return (uint64_t)b->label[i];
-    return fnv_hash(FNV_START, b->ids + b->start[i],
-                    (size_t)(b->start[i + 1] - b->start[i]) * sizeof *b->ids);
+    const int32_t *ids = b->ids + b->start[i];
+    size_t n = clip_text_length(s->clip, ids, (size_t)(b->start[i + 1] - b->start[i]));
+    return fnv_hash(FNV_START, ids, n * sizeof *ids);
 }
 
 /* Which pairs belong together, and the teacher's features. */
 static void soften(Step *s, const Batch *b, size_t row) {
     size_t first = (size_t)s->comm->rank * s->batch_size * s->accum + row;
     for (size_t i = 0; s->group && i < b->size; i++)
-        s->group[row + i] = s->x.multi_positive ? group_of(b, i) : first + i;
+        s->group[row + i] = s->x.multi_positive ? group_of(s, b, i) : first + i;
     if (s->x.teacher) teacher_forward(s->x.teacher, b, row);
 }
 

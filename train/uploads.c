@@ -4,10 +4,11 @@
 
 enum { PLACES = 2, UNDER_WAY = 2 };
 
-/* Of a batch, on the host and likewise on the device, one after another: kept patches [B,kept], row
- * offsets [sequences+1], pooled rows [sequences], ids [rows]. */
+/* Of a batch, on the host and likewise on the device, one after another: kept patches [B,kept],
+ * then of the captions and their padding row offsets, pooled rows, ids. */
 typedef struct Numbers {
-    int32_t *keep, *start, *pool, *ids;
+    int32_t *keep;
+    TextRows text;
 } Numbers;
 
 typedef struct Staged {
@@ -43,9 +44,9 @@ static size_t numbers_most(const ClipShape *c) {
 static Numbers numbers_at(int32_t *p, const ClipShape *c, size_t B) {
     Numbers n;
     n.keep = p;
-    n.start = n.keep + B * c->kept;
-    n.pool = n.start + B + c->padding + 1;
-    n.ids = n.pool + B + c->padding;
+    n.text.start = n.keep + B * c->kept;
+    n.text.pool = n.text.start + B + c->padding + 1;
+    n.text.ids = n.text.pool + B + c->padding;
     return n;
 }
 
@@ -101,26 +102,16 @@ void uploads_free(Uploads *f) {
  */
 static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
     const ClipShape *c = &f->shape;
-    size_t B = b->size, rows = (size_t)b->start[B];
+    TextRows to = s->at.text;
+    size_t B = b->size, rows = clip_pack_texts(f->clip, to, b->ids, b->start, B);
     s->sequences = B + c->padding;
     s->rows = clip_text_rows(f->clip, rows);
-    assert(B <= c->max_batch && s->rows <= c->max_rows && b->start[0] == 0);
-    for (size_t i = 0; i < B; i++) {
-        assert(b->start[i + 1] > b->start[i] &&
-               (size_t)(b->start[i + 1] - b->start[i]) <= c->context);
-        s->at.start[i] = b->start[i];
-        s->at.pool[i] = b->start[i + 1] - 1;
-    }
-    for (size_t i = 0; i < rows; i++) {
-        assert(b->ids[i] >= 0 && (size_t)b->ids[i] < c->vocab);
-        s->at.ids[i] = b->ids[i];
-    }
-    for (size_t i = rows; i < s->rows; i++) s->at.ids[i] = 0;
-    s->at.start[B] = (int32_t)rows;
+    assert(s->rows <= c->max_rows);
+    for (size_t i = rows; i < s->rows; i++) to.ids[i] = 0;
     for (size_t i = 0; i < c->padding; i++) {
         size_t end = rows + (s->rows - rows) * (i + 1) / c->padding;
-        s->at.start[B + i + 1] = (int32_t)end;
-        s->at.pool[B + i] = (int32_t)end - 1;
+        to.start[B + i + 1] = (int32_t)end;
+        to.pool[B + i] = (int32_t)end - 1;
     }
 }
 
@@ -139,7 +130,7 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     const Batch *b = s->batch;
     Place *p = &f->place[f->next];
     Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b->size);
-    size_t numbers = (size_t)(to.ids - to.keep) + s->rows;
+    size_t numbers = (size_t)(to.text.ids - to.keep) + s->rows;
     k->device->queue_wait(QUEUE_COPY, p->used);
     if (image) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
     k->device->upload_start(QUEUE_COPY, to.keep, s->at.keep, numbers * sizeof(int32_t));
@@ -151,9 +142,9 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
         f->sent.keep = f->shape.kept ? to.keep : NULL;
     }
     if (text) {
-        f->sent.ids = to.ids;
-        f->sent.start = to.start;
-        f->sent.pool = to.pool;
+        f->sent.ids = to.text.ids;
+        f->sent.start = to.text.start;
+        f->sent.pool = to.text.pool;
         f->sent.rows = s->rows;
         f->sent.sequences = s->sequences;
         f->sent.max_T = f->shape.context;

@@ -439,15 +439,6 @@ static char *bpe_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
     return out;
 }
 
-/* CLIP pools the first position of the largest id: the end token, unless the caption holds its
- * literal. */
-static size_t bpe_pooled_length(const int32_t *ids, size_t n) {
-    size_t best = 0;
-    for (size_t i = 1; i < n; i++)
-        if (ids[i] > ids[best]) best = i;
-    return n ? best + 1 : 0;
-}
-
 const TokenizerKind bpe_kind = {
     .name = "bpe",
     .load = bpe_load,
@@ -455,7 +446,6 @@ const TokenizerKind bpe_kind = {
     .cache_new = bpe_cache_new,
     .cache_free = bpe_cache_free,
     .encode = bpe_encode,
-    .pooled_length = bpe_pooled_length,
     .decode = bpe_decode,
     .symbol_text = bpe_symbol_text,
     .file_text = bpe_file_text,

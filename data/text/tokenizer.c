@@ -133,12 +133,6 @@ size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_
     return c->tokenizer->kind->encode(c, text, bytes, context, ids);
 }
 
-size_t tokenizer_encode_pooled(TokenizerCache *c, const char *text, size_t bytes, size_t context,
-                               int32_t *ids) {
-    size_t n = tokenizer_encode(c, text, bytes, context, ids);
-    return c->tokenizer->kind->pooled_length(ids, n);
-}
-
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
     for (size_t i = 0; i < n; i++) assert(ids[i] >= 0 && (size_t)ids[i] < t->vocab_size);
     return t->kind->decode(t, ids, n);

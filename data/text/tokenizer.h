@@ -42,10 +42,6 @@ void tokenizer_cache_free(TokenizerCache *c);
  * returns how many. Text is UTF-8; invalid bytes become U+FFFD. */
 size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_t context,
                         int32_t *ids);
-/* The same, but returns how many of them the text tower must see: up to and including the pooled
- * one. */
-size_t tokenizer_encode_pooled(TokenizerCache *c, const char *text, size_t bytes, size_t context,
-                               int32_t *ids);
 /* ids (all below vocab_size) to valid UTF-8, malloc'd: start and end as their literals. */
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n);
 /* A symbol, UTF-8, as the vocabulary's file has it; malloc'd. */
@@ -65,7 +61,6 @@ struct TokenizerKind {
     void (*cache_free)(TokenizerCache *c);
     size_t (*encode)(TokenizerCache *c, const char *text, size_t bytes, size_t context,
                      int32_t *ids);
-    size_t (*pooled_length)(const int32_t *ids, size_t n);
     char *(*decode)(const Tokenizer *t, const int32_t *ids, size_t n);
     char *(*symbol_text)(const Tokenizer *t, int32_t id);
     char *(*file_text)(const Tokenizer *t, const char *header);

@@ -169,17 +169,12 @@ static void text_pass(Clip *m, acc *features, size_t B, bool keep) {
     give_features(m, features, &m->text.tower, B, keep);
 }
 
-void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
-                      const int32_t *pool, size_t B, bool keep) {
-    if (!B) return;
-    m->text_sent = false;
-    text_tower_load(&m->text, ids, start, pool, B);
-    text_pass(m, features, B, keep);
-}
-
 void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
                    bool keep) {
-    clip_text_fwd_at(m, features, ids, start, NULL, B, keep);
+    if (!B) return;
+    m->text_sent = false;
+    text_tower_load(&m->text, ids, start, B);
+    text_pass(m, features, B, keep);
 }
 
 void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep) {
@@ -224,9 +219,17 @@ ClipShape clip_shape(const Clip *m) {
                        .pixels = 3 * v->image_size * v->image_size,
                        .kept = v->kept_grid < v->grid ? v->kept_grid : 0,
                        .context = t->context,
-                       .vocab = t->vocab,
                        .padding = t->padding,
                        .max_rows = t->tower.max_rows};
+}
+
+size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,
+                       size_t B) {
+    return text_tower_pack(&m->text, to, ids, start, B);
+}
+
+size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n) {
+    return text_tower_length(&m->text, ids, n);
 }
 
 size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->text, rows); }

@@ -10,7 +10,7 @@ typedef struct ClipOptions {
     size_t max_text_rows;    /* packed text rows of one forward; 0: max_batch × context */
     bool training;           /* keep what backward needs */
     bool grad_checkpointing; /* keep a block's input only, recompute the rest: the same bits */
-    bool full_compute;       /* no pruning of the last block: for tests and comparisons */
+    bool full_compute;       /* skip nothing: whole contexts, the whole last block; for tests */
     size_t text_bucket;   /* batches on the device are padded to a multiple of so many packed text
                              rows, so that few shapes occur; 0: not */
     double patch_dropout; /* training only */
@@ -47,14 +47,9 @@ void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, 
 /* Gradients of the tower's parameters that learn from dfeatures[B,E] (with respect to the
  * normalised features): added to params->grad. */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
-/* Packed captions: ids[start[B]] (host), each ending at its pooled token, start[B+1]. */
+/* Captions in host memory, as the tokenizer gives them: ids[start[B]], start[B+1]. */
 void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
                    bool keep);
-/* The same with the pooled row of each sequence given (pool[B], rows of the packed order): with
- * full_compute it may be any row, so that padded sequences (start = b·context) can be passed as
- * they are; without, the last row. NULL: the last rows. */
-void clip_text_fwd_at(Clip *m, acc *features, const int32_t *ids, const int32_t *start,
-                      const int32_t *pool, size_t B, bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
 /* The same of a batch on the device. Calls with the same sizes are recorded as a graph (kernels.h)
  * and so are their backwards. */
@@ -65,11 +60,21 @@ void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
 void clip_plan(Clip *m, acc *features);
 /* What such a batch has to look like. */
 typedef struct ClipShape {
-    size_t max_batch, pixels; /* bytes of a picture */
-    size_t kept;              /* patches of a picture that dropout leaves; 0: no dropout */
-    size_t context, vocab, padding, max_rows; /* padding: sequences behind the captions */
+    size_t max_batch, pixels;          /* bytes of a picture */
+    size_t kept;                       /* patches of a picture that dropout leaves; 0: no dropout */
+    size_t context, padding, max_rows; /* padding: sequences behind the captions */
 } ClipShape;
 ClipShape clip_shape(const Clip *m);
+/* Captions as the text tower computes them: up to the pooled token if nothing after it can change
+ * the feature, else filled up to the context with id 0, open_clip's padding. */
+typedef struct TextRows {
+    int32_t *ids, *start, *pool; /* [rows], [B+1], [B] rows of the pooled tokens */
+} TextRows;
+/* From captions as the tokenizer gives them; returns the rows. */
+size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,
+                       size_t B);
+/* How many of a caption's n ids the feature depends on: the first so many. */
+size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n);
 /* Rows with padding of a batch that has so many without. */
 size_t clip_text_rows(const Clip *m, size_t rows);
 /* keep[B,kept]: the patches that dropout leaves, as the host calls draw them. */

@@ -5,13 +5,14 @@
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
                      const ClipOptions *o) {
-    size_t B = o->max_batch;
-    size_t rows = o->max_text_rows ? o->max_text_rows : size_mul(B, c->context_length);
+    size_t B = o->max_batch, rows = size_mul(B, c->context_length);
     memset(t, 0, sizeof *t);
     t->context = c->context_length;
     t->vocab = c->vocab_size;
+    t->cut = tower_ends_at_pool(&c->text) && !o->full_compute;
     t->max_batch = B;
-    t->bucket = c->context_length > 1 ? size_max(1, o->text_bucket) : 1;
+    if (t->cut && o->max_text_rows) rows = o->max_text_rows;
+    t->bucket = t->cut && t->context > 1 ? size_max(1, o->text_bucket) : 1;
     /* so many sequences of at least one row each can hold bucket - 1 rows more */
     if (t->bucket > 1) t->padding = div_up(t->bucket - 1, t->context - 1);
     rows = text_tower_rows(t, rows);
@@ -26,7 +27,8 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     if (!p) return;
     t->embed = (Layer){layer_at(p, TOWER_TEXT, 0, ROLE_TOKENS).w,
                        layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
-    t->host_pool = xcalloc(B, sizeof *t->host_pool);
+    t->host = (TextRows){xcalloc(rows, sizeof *t->host.ids), xcalloc(B + 1, sizeof *t->host.start),
+                         xcalloc(B, sizeof *t->host.pool)};
 }
 
 size_t text_tower_rows(const TextTower *t, size_t rows) {
@@ -35,35 +37,65 @@ size_t text_tower_rows(const TextTower *t, size_t rows) {
 
 void text_tower_free(TextTower *t) {
     tower_free(&t->tower);
-    free(t->host_pool);
+    free(t->host.ids);
+    free(t->host.start);
+    free(t->host.pool);
 }
 
 void text_tower_layout_kept(TextTower *t, Arena *a) {
-    t->ids = arena_take(a, t->tower.max_rows, sizeof *t->ids);
-    t->start = arena_take(a, t->tower.max_B + 1, sizeof *t->start);
-    t->pool = arena_take(a, t->tower.max_B, sizeof *t->pool);
+    t->rows.ids = arena_take(a, t->tower.max_rows, sizeof *t->rows.ids);
+    t->rows.start = arena_take(a, t->tower.max_B + 1, sizeof *t->rows.start);
+    t->rows.pool = arena_take(a, t->tower.max_B, sizeof *t->rows.pool);
     tower_layout_kept(&t->tower, a);
 }
 
 void text_tower_layout_scratch(TextTower *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
 
-void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, const int32_t *pool,
-                     size_t B) {
-    const Tower *w = &t->tower;
-    const Kernels *k = w->k;
-    size_t rows = (size_t)start[B], max_T = 0;
-    assert(B <= t->max_batch && rows <= w->max_rows && start[0] == 0);
-    for (size_t i = 0; i < B; i++) {
-        assert(start[i + 1] > start[i] && (size_t)(start[i + 1] - start[i]) <= t->context);
-        max_T = size_max(max_T, (size_t)(start[i + 1] - start[i]));
-        t->host_pool[i] = pool ? pool[i] : start[i + 1] - 1;
-        assert(t->host_pool[i] == start[i + 1] - 1 || !w->prune);
+/* The first position of the largest id: the end token, which a caption may also hold as a literal.
+ */
+static size_t end_token(const int32_t *ids, size_t n) {
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (ids[i] > ids[best]) best = i;
+    return best;
+}
+
+size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n) {
+    return t->cut ? end_token(ids, n) + 1 : n;
+}
+
+size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
+                       size_t B) {
+    size_t rows = 0;
+    assert(B <= t->max_batch && start[0] == 0);
+    for (size_t b = 0; b < B; b++) {
+        const int32_t *caption = ids + start[b];
+        assert(start[b + 1] > start[b] && (size_t)(start[b + 1] - start[b]) <= t->context);
+        size_t n = (size_t)(start[b + 1] - start[b]), used = text_tower_length(t, caption, n);
+        size_t T = t->cut ? used : t->context;
+        assert(rows + T <= t->tower.max_rows);
+        to.start[b] = (int32_t)rows;
+        to.pool[b] = (int32_t)(rows + end_token(caption, n));
+        for (size_t i = 0; i < T; i++) {
+            int32_t id = i < used ? caption[i] : 0;
+            assert(id >= 0 && (size_t)id < t->vocab);
+            to.ids[rows + i] = id;
+        }
+        rows += T;
     }
-    for (size_t i = 0; i < rows; i++) assert(ids[i] >= 0 && (size_t)ids[i] < t->vocab);
-    k->device->upload(t->ids, ids, rows * sizeof *ids);
-    k->device->upload(t->start, start, (B + 1) * sizeof *start);
-    k->device->upload(t->pool, t->host_pool, B * sizeof *t->host_pool);
-    t->seq = (Sequences){t->start, t->pool, B, rows, max_T};
+    to.start[B] = (int32_t)rows;
+    return rows;
+}
+
+void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, size_t B) {
+    const Kernels *k = t->tower.k;
+    TextRows h = t->host;
+    size_t rows = text_tower_pack(t, h, ids, start, B), max_T = 0;
+    for (size_t b = 0; b < B; b++) max_T = size_max(max_T, (size_t)(h.start[b + 1] - h.start[b]));
+    k->device->upload(t->rows.ids, h.ids, rows * sizeof *h.ids);
+    k->device->upload(t->rows.start, h.start, (B + 1) * sizeof *h.start);
+    k->device->upload(t->rows.pool, h.pool, B * sizeof *h.pool);
+    t->seq = (Sequences){t->rows.start, t->rows.pool, B, rows, max_T};
     t->captions = B;
 }
 
@@ -71,15 +103,15 @@ void text_tower_load_sent(TextTower *t, const ClipBatch *sent) {
     const Kernels *k = t->tower.k;
     size_t n = sent->sequences;
     assert(n <= t->tower.max_B && sent->rows <= t->tower.max_rows);
-    k->device->copy(t->ids, sent->ids, sent->rows * sizeof *t->ids);
-    k->device->copy(t->start, sent->start, (n + 1) * sizeof *t->start);
-    k->device->copy(t->pool, sent->pool, n * sizeof *t->pool);
-    t->seq = (Sequences){t->start, t->pool, n, sent->rows, sent->max_T};
+    k->device->copy(t->rows.ids, sent->ids, sent->rows * sizeof *t->rows.ids);
+    k->device->copy(t->rows.start, sent->start, (n + 1) * sizeof *t->rows.start);
+    k->device->copy(t->rows.pool, sent->pool, n * sizeof *t->rows.pool);
+    t->seq = (Sequences){t->rows.start, t->rows.pool, n, sent->rows, sent->max_T};
     t->captions = sent->B;
 }
 
 static void padding_begin(const TextTower *t) {
-    if (t->captions < t->seq.B) t->tower.k->fp8_padding(t->start, t->captions, t->seq.B);
+    if (t->captions < t->seq.B) t->tower.k->fp8_padding(t->rows.start, t->captions, t->seq.B);
 }
 static void padding_end(const TextTower *t) {
     if (t->captions < t->seq.B) t->tower.k->fp8_padding(NULL, 0, 0);
@@ -89,7 +121,7 @@ void text_tower_fwd(TextTower *t, bool keep) {
     Tower *w = &t->tower;
     const TowerPass *pass = keep ? &w->kept : &w->transient;
     assert(!keep || w->training);
-    w->k->text_embed_fwd(pass->layer[0].x, t->ids, t->start, param_acc(w->p, t->embed.w),
+    w->k->text_embed_fwd(pass->layer[0].x, t->rows.ids, t->rows.start, param_acc(w->p, t->embed.w),
                          param_acc(w->p, t->embed.b), t->seq.B, t->seq.rows, w->C);
     padding_begin(t);
     tower_fwd(w, &t->seq, keep);
@@ -107,6 +139,7 @@ void text_tower_bwd(TextTower *t) {
     padding_end(t);
     if (!layer_trains(t->embed)) return;
     w->k->text_embed_bwd(param_grad(w->p, t->embed.w), param_grad(w->p, t->embed.b),
-                         w->kept.scratch.d, t->ids, t->start, t->seq.B, t->seq.rows, w->C);
+                         w->kept.scratch.d, t->rows.ids, t->rows.start, t->seq.B, t->seq.rows,
+                         w->C);
     tower_ready(w, &t->embed.w, 1);
 }

@@ -1,5 +1,5 @@
-/* text: the text tower over packed captions: embedding → causal tower → pooled at the last token of
- * each sequence (spec 1.3). Called by clip.c, which owns the memory. */
+/* text_tower: the text tower over packed captions: token and position embedding, then a tower. The
+ * memory is clip.c's. */
 #ifndef TRAIN_MODEL_TEXT_TOWER_H
 #define TRAIN_MODEL_TEXT_TOWER_H
 #include "train/model/clip.h"
@@ -8,12 +8,12 @@
 typedef struct TextTower {
     Tower tower;
     size_t context, vocab;
+    bool cut;                          /* captions end at their pooled token */
     size_t max_batch, bucket, padding; /* captions; rows' multiple; padding sequences of a batch */
     Layer embed;                       /* token_embedding, positional_embedding */
-    int32_t *ids, *start, *pool;       /* device: [rows], [B+1], [B] */
-    int32_t *host_pool;
-    Sequences seq;   /* of the last forward */
-    size_t captions; /* its first so many; behind them comes padding */
+    TextRows rows, host;               /* on the device; captions on their way there */
+    Sequences seq;                     /* of the last forward */
+    size_t captions;                   /* its first so many; behind them comes padding */
 } TextTower;
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
@@ -21,10 +21,12 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
 void text_tower_free(TextTower *t);
 void text_tower_layout_kept(TextTower *t, Arena *a);
 void text_tower_layout_scratch(TextTower *t, Arena *a);
-/* Captions of the next forward: from host memory (pool: clip_text_fwd_at), or from a batch on the
- * device. */
-void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, const int32_t *pool,
-                     size_t B);
+/* clip_pack_texts, clip_text_length. */
+size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
+                       size_t B);
+size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n);
+/* Captions of the next forward: from host memory, or from a batch on the device. */
+void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, size_t B);
 void text_tower_load_sent(TextTower *t, const ClipBatch *sent);
 /* To the features, in `unit` of the pass; those of padding come last. */
 void text_tower_fwd(TextTower *t, bool keep);
