@@ -192,14 +192,6 @@ void model_free(TestModel *m) {
     free(m->table);
 }
 
-void model_set(TestModel *m, const char *name, double value) {
-    const Param *q = params_find(m->p, name);
-    assert(q);
-    for (size_t i = 0; i < q->size; i++)
-        m->k->acc_set(acc_at(m->k, param_acc(m->p, q), i), &value, 1);
-    params_round(m->p);
-}
-
 /* In patches_u8's place for pixels that are floats already. */
 static struct {
     const Kernels *k;

@@ -49,7 +49,6 @@ TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOpti
 /* The model's tensors and LoRA's factors, laid out, with memory for training. */
 Params *lora_params(const Kernels *k, const ClipConfig *c, const LoraOptions *o);
 void model_free(TestModel *m);
-void model_set(TestModel *m, const char *name, double value); /* every element */
 
 typedef struct RunHow {
     bool u8, dropout; /* pixels as bytes; samples named */

@@ -3,7 +3,6 @@
 #include "tests/support.h"
 #include "tests/support_picture.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
