@@ -22,11 +22,12 @@ endif
 
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
 CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH_release) $(OPENMP) -ffp-contract=fast -fno-math-errno \
-           -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
-# MPI, where it is there (MPI=0: without): train/ranks/comm_mpi.c alone knows
+           -Wall -Wextra $(if $(WERROR),-Werror) -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
+# MPI, if it is installed (MPI=0: without): only train/ranks/comm_mpi.c depends on it
 ifneq ($(MPI),0)
 MPI_CFLAGS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)))
 MPI_LIBS   := $(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
+MPI_CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI)
 endif
 LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
 
@@ -61,9 +62,10 @@ ifneq ($(HAVE_CUDA),)
 CUDA_SRC   := $(filter-out $(CUDA_ONCE:%=kernels/cuda/%.cu),$(wildcard kernels/cuda/*.cu))
 CUDA_OBJ   := $(CUDA_SRC:%.cu=$B/obj/%.f32.o) $(CUDA_SRC:%.cu=$B/obj/%.bf16.o) $(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o)
 CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
+NVWERROR   := $(if $(WERROR),-Werror all-warnings)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
-              -Werror all-warnings -Xptxas -v -MMD -MP
+              $(NVWERROR) -Xptxas -v -MMD -MP
 # NCCL, where its header is (and to run on GPUs its library): train/ranks/comm_nccl.c alone knows
 NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))
 NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu)))
@@ -84,11 +86,21 @@ EMU_SKIP  := $(if $(NCCL_H),,%/nccl.c %/ranks.cu)
 EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
 EMU_TESTS := $(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
 endif
-EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 -Werror all-warnings \
+EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 $(NVWERROR) \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
 # What makes a clean clone build quickly when nobody gave -j.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
+# Objects depend on the flags they were compiled with, programs (through libclipc.a) on those they were linked with.
+FLAGS_c    := $(CC) $(CFLAGS) $(MPI_CFLAGS)
+FLAGS_cuda := $(NVCC) $(NVFLAGS) $(CUDA_LDLIBS) $(NCCL_LIBS)
+FLAGS_link := $(CC) $(LDLIBS)
+.PHONY: FORCE
+$(foreach kind,c cuda link,$(if $(shell echo '$(FLAGS_$(kind))' | cmp -s - $B/$(kind).flags || echo new),$(eval $B/$(kind).flags: FORCE)))
+$B/%.flags:
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_$*)' >$@
 
 .PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan tsan fuzz chaos bench lint install clean format
 all: build
@@ -106,7 +118,8 @@ help:
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
 	@echo 'on a GPU: make test-gpu (tests, compute-sanitizer), make gpu-report (both, and every benchmark, to one file)'
-	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; V=1 shows commands; make clean removes build/.'
+	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; CC=clang; WERROR=1 makes warnings errors; V=1 shows commands;'
+	@echo 'another of these rebuilds what depends on it. make clean removes build/.'
 
 setup:
 	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda)
@@ -125,25 +138,20 @@ $B/deps.ok: tools/check_deps.sh
 	@mkdir -p $(@D)
 	@tools/check_deps.sh $(CC)
 	@touch $@
-$B/obj/%.o: %.c Makefile | $B/deps.ok
+$B/obj/%.o: %.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	$Q$(CC) $(CFLAGS) -c $< -o $@
-$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile | $B/deps.ok
+$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (f32)'
 	$Q$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
-$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile | $B/deps.ok
+$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (bf16)'
 	$Q$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
-$B/obj/train/ranks/comm_mpi.o: CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI $(MPI_CFLAGS))
-$B/obj/train/ranks/comm_mpi.o: $B/mpi.flags
-.PHONY: FORCE
-$B/mpi.flags: FORCE
-	@mkdir -p $(@D)
-	@echo '$(MPI_CFLAGS) $(MPI_LIBS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(MPI_LIBS)' >$@
-$B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile
+$B/obj/train/ranks/comm_mpi.o: CFLAGS += $(MPI_CFLAGS)
+$B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile $B/c.flags
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	$Q$(CC) $(CFLAGS) -fno-strict-aliasing -isystem $(CUDA_HOME)/include -c $< -o $@
@@ -154,7 +162,7 @@ $B/libcudaemu.a: $(EMU_OBJ)
 	$Qld -r $^ -o $B/obj/cudaemu.o
 	$Qobjcopy --wildcard $(foreach name,cuda __cuda cublas nccl,--keep-global-symbol='$(name)*') $B/obj/cudaemu.o
 	$Qar rcs $@ $B/obj/cudaemu.o
-$B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cuda_on_cpu/selftest/selftest.h Makefile
+$B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cuda_on_cpu/selftest/selftest.h Makefile $B/cuda.flags
 	@mkdir -p $(@D)
 	@echo '  NVCC  $<'
 	$Q$(NVCC) $(EMU_NVFLAGS) -c $< -o $@
@@ -172,17 +180,17 @@ define NVCC_COMPILE
 endef
 # 8-bit floats exist from sm_89 on; PTX of compute_90 is what the layer without a GPU executes
 $B/obj/kernels/cuda/fp8.%.o: NVFLAGS += -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=compute_90
-$B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile
+$B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile $B/cuda.flags
 	$(call NVCC_COMPILE,(f32),-DACT_F32)
-$B/obj/kernels/cuda/%.bf16.o: kernels/cuda/%.cu Makefile
+$B/obj/kernels/cuda/%.bf16.o: kernels/cuda/%.cu Makefile $B/cuda.flags
 	$(call NVCC_COMPILE,(bf16),-DACT_BF16)
-$(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o): $B/obj/%.o: %.cu Makefile
+$(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o): $B/obj/%.o: %.cu Makefile $B/cuda.flags
 	$(call NVCC_COMPILE)
-$B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile | $B/deps.ok
+$B/obj/kernels/kernels.cuda.o: kernels/kernels.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (with CUDA)'
 	$Q$(CC) $(CFLAGS) -DHAVE_CUDA -c $< -o $@
-$B/obj/train/ranks/comm_nccl.cuda.o: train/ranks/comm_nccl.c Makefile | $B/deps.ok
+$B/obj/train/ranks/comm_nccl.cuda.o: train/ranks/comm_nccl.c Makefile $B/c.flags $B/cuda.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (with NCCL)'
 	$Q$(CC) $(CFLAGS) -DHAVE_NCCL -isystem $(dir $(NCCL_H)) -isystem $(CUDA_HOME)/include -c $< -o $@
@@ -191,7 +199,7 @@ $B/cuda.report: $(CUDA_OBJ) tools/cuda_report.sh
 $B/clipc-cuda: $(EXE_OBJ) $(CUDA_PARTS) $(if $(NCCL_LIB),$(NCCL_PART)) $B/libclipc.a
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(NCCL_LIBS) $(CUDA_LDLIBS) $(LDLIBS)
-$B/obj/cuda/tests/%.o: tests/%.c Makefile | $B/deps.ok
+$B/obj/cuda/tests/%.o: tests/%.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $< (for CUDA)'
 	$Q$(CC) $(CFLAGS) -DTEST_CUDA -c $< -o $@
@@ -211,10 +219,10 @@ $B/clipc-cudaemu: $(EXE_OBJ) $(CUDA_PARTS) $(NCCL_PART) $B/libclipc.a $B/libcuda
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 .SECONDARY:
-$B/libclipc.a: $(LIB_OBJ)
+$B/libclipc.a: $(LIB_OBJ) $B/link.flags
 	@echo '  AR    $@'
 	@rm -f $@
-	$Qar rcs $@ $^
+	$Qar rcs $@ $(LIB_OBJ)
 $B/clipc: $(EXE_OBJ) $B/libclipc.a
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
@@ -276,9 +284,9 @@ bench: build
 	@$B/clipc bench step --model ViT-B-32 --batch-size 32 --precision amp_bf16 --caption-tokens 16
 
 lint:
-	@tools/lint.sh
+	@CFLAGS='$(filter-out -MMD -MP,$(CFLAGS))' tools/lint.sh
 format:
-	@clang-format -i $$(git ls-files '*.c' '*.h')
+	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/clipc

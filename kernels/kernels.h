@@ -360,6 +360,6 @@ typedef struct KernelTimer {
 } KernelTimer;
 void kernel_timer_stop(KernelTimer *t);
 #define KERNEL_TIMER(slot_name, flops_, bytes_)                                                    \
-    __attribute__((cleanup(kernel_timer_stop))) KernelTimer timer_ = {                             \
+    __attribute__((cleanup(kernel_timer_stop), unused)) KernelTimer timer_ = {                     \
         SLOT_##slot_name, kernel_stats_on ? clock_now() : 0, (double)(flops_), (double)(bytes_)}
 #endif

@@ -134,7 +134,8 @@ static void make_index(Index *ix, size_t samples, size_t frame) {
         snprintf(text, sizeof text, "picture %zu", i);
         tar_bytes_text(&t, name, text);
         snprintf(name, sizeof name, "%06zu.txt", i);
-        snprintf(text, sizeof text, i % 3 ? "caption %zu" : "", i);
+        snprintf(text, sizeof text, "caption %zu", i);
+        if (i % 3 == 0) *text = 0;
         tar_bytes_text(&t, name, text);
     }
     tar_bytes_end(&t);

@@ -160,8 +160,8 @@ static void test_karpathy(void **state) {
         assert_false(caption_set_parse_karpathy(&s, karpathy, cut, &o, &err));
     const char *bad[] = {"[]", "{\"images\": 3}", "{\"images\": [{\"filename\": 3}]}",
                          "{\"images\": [{\"filename\": \"a\", \"sentences\": 1}]}",
-                         "{\"images\": [{\"filename\": \"a\", \"split\": \"val\", \"sentences\": "
-                         "[{\"raw\": 1}]}]}"};
+                         ("{\"images\": [{\"filename\": \"a\", \"split\": \"val\", \"sentences\": "
+                          "[{\"raw\": 1}]}]}")};
     for (size_t i = 0; i < COUNT(bad); i++)
         assert_false(caption_set_parse_karpathy(&s, bad[i], strlen(bad[i]), &o, &err));
 }

@@ -2,7 +2,7 @@
 # What a machine can check of the rules in docs/CONTRIBUTING.md; exit 1 and a line each where something is wrong.
 set -u
 cd "$(dirname "$0")/.."
-tools/setup.sh lint || exit 1
+tools/setup.sh build lint || exit 1
 bad=0
 complain() {
     bad=1
@@ -53,6 +53,17 @@ hits=$(git grep -nE 'ffast-math|reduction *\([-+*]' -- '*.c' '*.h' Makefile || t
 if command -v clang-format >/dev/null; then
     hits=$(clang-format --dry-run "${sources[@]}" 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
     [ -z "$hits" ] || complain "not formatted (make format)" "$hits"
+fi
+export CFLAGS=${CFLAGS:--std=gnu11 -D_GNU_SOURCE -I. -Wall -Wextra}
+# a second compiler: what it warns of
+compile() {
+    case $1 in kernels/cpu/*) set -- "$1" -DACT_F32 ;; esac
+    clang $CFLAGS -Werror -fsyntax-only "$@" 2>&1
+}
+export -f compile
+if command -v clang >/dev/null; then
+    hits=$(printf '%s\n' "${sources[@]}" | grep '\.c$' | grep -vE '^tests/(fuzz|cuda_on_cpu)/' | xargs -P"$(nproc)" -I{} bash -c 'compile {}' || true)
+    [ -z "$hits" ] || complain "clang" "$hits"
 fi
 if command -v cppcheck >/dev/null; then
     hits=$(cppcheck --quiet --inline-suppr --enable=warning,portability --std=c11 --max-configs=4 -j2 -I. -DACT_F32 -D__AVX2__ -D__FMA__ \

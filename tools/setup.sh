@@ -14,7 +14,7 @@ for purpose in "$@"; do
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
     sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
-    lint) packages+=(clang-format cppcheck) ;;
+    lint) packages+=(clang-format cppcheck clang libomp-dev libcmocka-dev) ;;
     cuda) packages+=(g++ python3 python3-pip) ;;
     *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint or cuda" >&2; exit 2 ;;
     esac

@@ -53,7 +53,7 @@ static void put_number(FILE *f, const char *name, double x) {
 }
 
 /* Tags in TensorBoard; metrics.jsonl has the names without the prefix. */
-static const char prefix[] = "train/";
+enum { PREFIX = sizeof "train/" - 1 };
 
 static void write_step(TrainLog *l, const StepMetrics *m) {
     const Scalar list[] = {
@@ -70,8 +70,7 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
     FILE *f = l->metrics;
     fprintf(f, "{\"step\": %llu, \"epoch\": %llu", (unsigned long long)m->step,
             (unsigned long long)m->epoch);
-    for (size_t i = 0; i + 1 < COUNT(list); i++)
-        put_number(f, list[i].tag + sizeof prefix - 1, list[i].value);
+    for (size_t i = 0; i + 1 < COUNT(list); i++) put_number(f, list[i].tag + PREFIX, list[i].value);
     fprintf(f, ", \"samples\": %llu, \"bad\": %llu, \"skipped\": %s}\n",
             (unsigned long long)m->samples, (unsigned long long)m->bad,
             m->skipped ? "true" : "false");
