@@ -9,19 +9,7 @@ static double gemm_bytes(size_t M, size_t N, size_t K) {
 
 static Product forward(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                        size_t K) {
-    return (Product){.a = x,
-                     .b = w,
-                     .c = y,
-                     .bias = b,
-                     .M = M,
-                     .N = N,
-                     .K = K,
-                     .lda = K,
-                     .ldb = K,
-                     .ldc = N,
-                     .tb = true,
-                     .in = ELEMENT_ACT,
-                     .out = ELEMENT_ACT};
+    return (Product){M, N, K, .a = {x, K}, .b = {w, K}, .c = {y, N}, .tb = true, .bias = b};
 }
 
 void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
@@ -33,39 +21,18 @@ void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, 
 
 void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
     KERNEL_TIMER(linear_bwd_input, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
-    FN(matmul)
-    (&(Product){.a = dy,
-                .b = w,
-                .c = dx,
-                .M = M,
-                .N = K,
-                .K = N,
-                .lda = N,
-                .ldb = K,
-                .ldc = K,
-                .in = ELEMENT_ACT,
-                .out = ELEMENT_ACT});
+    Product p = {M, K, N, .a = {dy, N}, .b = {w, K}, .c = {dx, K}};
+    FN(matmul)(&p);
 }
 
 void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t M, size_t N,
                            size_t K) {
     KERNEL_TIMER(linear_bwd_weight, GEMM_FLOPS(M, N, K),
                  (double)sizeof(act) * (double)M * (double)(N + K) + 8.0 * (double)N * (double)K);
-    FN(matmul)
-    (&(Product){.a = dy,
-                .b = x,
-                .c = dw,
-                .M = N,
-                .N = K,
-                .K = M,
-                .lda = N,
-                .ldb = K,
-                .ldc = K,
-                .ta = true,
-                .add = true,
-                .in = ELEMENT_ACT,
-                .out = ELEMENT_F32,
-                .left_sums = db ? &db->v : NULL});
+    Product p = {N, K, M, .a = {dy, N}, .b = {x, K}, .c = {dw, K}, .out = ELEMENT_F32};
+    p.ta = p.add = true;
+    if (db) p.left_sums = &db->v;
+    FN(matmul)(&p);
 }
 
 static void activation_row(act *y, const act *x, size_t n, Activation f) {
@@ -101,18 +68,8 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {
     KERNEL_TIMER(project_fwd, GEMM_FLOPS(M, C, E), gemm_bytes(M, C, E));
-    FN(matmul)
-    (&(Product){.a = x,
-                .b = p,
-                .c = y,
-                .M = M,
-                .N = E,
-                .K = C,
-                .lda = C,
-                .ldb = E,
-                .ldc = E,
-                .in = ELEMENT_ACT,
-                .out = ELEMENT_F32});
+    Product product = {M, E, C, .a = {x, C}, .b = {p, E}, .c = {y, E}, .out = ELEMENT_F32};
+    FN(matmul)(&product);
 }
 
 void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
@@ -121,52 +78,19 @@ void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p
     KERNEL_TIMER(project_bwd, products * GEMM_FLOPS(M, C, E), products * gemm_bytes(M, C, E));
     act *d = FN(scratch)(SCRATCH_LINEAR, M * E * sizeof *d);
     for (size_t i = 0; i < M * E; i += VW) act_store(d + i, acc_load(dy + i, M * E - i), M * E - i);
-    FN(matmul)
-    (&(Product){.a = d,
-                .b = p,
-                .c = dx,
-                .M = M,
-                .N = C,
-                .K = E,
-                .lda = E,
-                .ldb = E,
-                .ldc = C,
-                .tb = true,
-                .in = ELEMENT_ACT,
-                .out = ELEMENT_ACT});
+    Product q = {M, C, E, .a = {d, E}, .b = {p, E}, .c = {dx, C}, .tb = true};
+    FN(matmul)(&q);
     if (!dp) return;
-    FN(matmul)
-    (&(Product){.a = x,
-                .b = d,
-                .c = dp,
-                .M = C,
-                .N = E,
-                .K = M,
-                .lda = C,
-                .ldb = E,
-                .ldc = E,
-                .ta = true,
-                .add = true,
-                .in = ELEMENT_ACT,
-                .out = ELEMENT_F32});
+    q = (Product){C, E, M, .a = {x, C}, .b = {d, E}, .c = {dp, E}, .out = ELEMENT_F32};
+    q.ta = q.add = true;
+    FN(matmul)(&q);
 }
 
 void FN(gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,
               bool tb, size_t M, size_t N, size_t K, bool add) {
     KERNEL_TIMER(gemm, GEMM_FLOPS(M, N, K), 2 * gemm_bytes(M, N, K));
-    FN(matmul)
-    (&(Product){.a = a,
-                .b = b,
-                .c = c,
-                .M = M,
-                .N = N,
-                .K = K,
-                .lda = lda,
-                .ldb = ldb,
-                .ldc = ldc,
-                .ta = ta,
-                .tb = tb,
-                .add = add,
-                .in = ELEMENT_F32,
-                .out = ELEMENT_F32});
+    Product p = {M, N, K, .a = {a, lda}, .b = {b, ldb}, .c = {c, ldc}, .ta = ta, .tb = tb};
+    p.add = add;
+    p.in = p.out = ELEMENT_F32;
+    FN(matmul)(&p);
 }

@@ -149,7 +149,7 @@ static Primitive *primitive_get(const Product *p) {
     Key key;
     memset(&key, 0, sizeof key); /* padding too: keys are compared as bytes */
     key.M = p->M, key.N = p->N, key.K = p->K;
-    key.lda = p->lda, key.ldb = p->ldb, key.ldc = p->ldc;
+    key.lda = p->a.ld, key.ldb = p->b.ld, key.ldc = p->c.ld;
     key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL;
     key.in = type_of(p->in), key.out = type_of(p->out);
     const size_t parts[] = {key.M,
@@ -193,8 +193,8 @@ static const void *packed_b(Primitive *e, const void *b) {
 
 static void execute(Primitive *e, const Product *p, const void *packed) {
     set_handle(e->b, packed);
-    set_handle(e->a, p->a);
-    set_handle(e->c, p->c);
+    set_handle(e->a, p->a.at);
+    set_handle(e->c, p->c.at);
     set_handle(e->pad, FN(scratch)(SCRATCH_DNNL, e->pad_bytes));
     if (p->bias) set_handle(e->bias, p->bias);
     dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a},
@@ -208,7 +208,7 @@ static void execute(Primitive *e, const Product *p, const void *packed) {
 
 static void whole(const Product *p) {
     Primitive *e = primitive_get(p);
-    execute(e, p, packed_b(e, p->b));
+    execute(e, p, packed_b(e, p->b.at));
 }
 
 /* Row counts of packed text differ from step to step: all but a multiple of this many rows go
@@ -228,21 +228,22 @@ static void by_rows(const Product *p) {
     q.M = p->M - tail;
     Primitive *e = primitive_get(&q);
     dnnl_memory_desc_t first = e->b_desc;
-    const void *b = packed_b(e, p->b);
+    const void *b = packed_b(e, p->b.at);
     execute(e, &q, b);
-    q.M = ROWS_STEP, q.lda = p->K, q.ldc = p->N;
+    q.M = ROWS_STEP, q.a.ld = p->K, q.c.ld = p->N;
     size_t a_bytes = round_up(ROWS_STEP * p->K * in, 64), c_bytes = ROWS_STEP * p->N * out;
     char *a = FN(scratch)(SCRATCH_LEFT, a_bytes + c_bytes), *c = a + a_bytes;
-    const char *from = (const char *)p->a + (p->M - tail) * p->lda * in;
-    char *to = (char *)p->c + (p->M - tail) * p->ldc * out;
+    const char *from = (const char *)p->a.at + (p->M - tail) * p->a.ld * in;
+    char *to = (char *)p->c.at + (p->M - tail) * p->c.ld * out;
     memset(a + tail * p->K * in, 0, (ROWS_STEP - tail) * p->K * in);
-    for (size_t i = 0; i < tail; i++) memcpy(a + i * p->K * in, from + i * p->lda * in, p->K * in);
+    for (size_t i = 0; i < tail; i++) memcpy(a + i * p->K * in, from + i * p->a.ld * in, p->K * in);
     for (size_t i = 0; i < tail && p->add; i++)
-        memcpy(c + i * p->N * out, to + i * p->ldc * out, p->N * out);
-    q.a = a, q.c = c;
+        memcpy(c + i * p->N * out, to + i * p->c.ld * out, p->N * out);
+    q.a.at = a, q.c.at = c;
     e = primitive_get(&q);
-    execute(e, &q, dnnl_memory_desc_equal(&first, &e->b_desc) ? b : packed_b(e, p->b));
-    for (size_t i = 0; i < tail; i++) memcpy(to + i * p->ldc * out, c + i * p->N * out, p->N * out);
+    execute(e, &q, dnnl_memory_desc_equal(&first, &e->b_desc) ? b : packed_b(e, p->b.at));
+    for (size_t i = 0; i < tail; i++)
+        memcpy(to + i * p->c.ld * out, c + i * p->N * out, p->N * out);
 }
 
 /* ---- products whose left operand is stored across: weight gradients ---- */
@@ -321,11 +322,11 @@ static void pack_rows(float *to, size_t stride, size_t cols, const float *b, siz
 /* Rows [k, k + rows) of b; where `padded` is more, a copy that ends in rows of 0. */
 static const void *part_of_b(const Product *p, size_t k, size_t rows, size_t padded) {
     size_t size = element_size(p->in);
-    const char *from = (const char *)p->b + (p->tb ? k : k * p->ldb) * size;
+    const char *from = (const char *)p->b.at + (p->tb ? k : k * p->b.ld) * size;
     if (rows == padded || p->tb) return from;
-    char *to = FN(scratch)(SCRATCH_PADDED, padded * p->ldb * size);
-    memcpy(to, from, ((rows - 1) * p->ldb + p->N) * size);
-    memset(to + rows * p->ldb * size, 0, (padded - rows) * p->ldb * size);
+    char *to = FN(scratch)(SCRATCH_PADDED, padded * p->b.ld * size);
+    memcpy(to, from, ((rows - 1) * p->b.ld + p->N) * size);
+    memset(to + rows * p->b.ld * size, 0, (padded - rows) * p->b.ld * size);
     return to;
 }
 
@@ -337,22 +338,22 @@ static void across(const Product *p) {
     for (size_t k = 0; k < p->K; k += part) {
         size_t rows = size_min(part, p->K - k), padded = round_up(rows, p->tb ? 32 : PART_STEP);
         Product q = *p;
-        q.a = left, q.lda = padded, q.ta = false;
+        q.a.at = left, q.a.ld = padded, q.ta = false;
         q.K = p->tb ? rows : padded;
         q.add = p->add || k > 0;
         Primitive *e = primitive_get(&q);
         size_t cols = p->tb ? 0 : e->block_cols;
         float *b = cols ? FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc)) : NULL;
-        const char *a = (const char *)p->a + k * p->lda * size;
+        const char *a = (const char *)p->a.at + k * p->a.ld * size;
 #pragma omp parallel if (rows * (p->M + p->N) > SERIAL_BELOW)
         {
 #pragma omp for schedule(static) nowait
             for (size_t c = 0; c < p->M; c += COLS)
-                transpose_cols(left, p->left_sums, a, p->lda, rows, c, p->M, padded, p->in);
+                transpose_cols(left, p->left_sums, a, p->a.ld, rows, c, p->M, padded, p->in);
 #pragma omp for schedule(static)
             for (size_t i = 0; i < (cols ? padded : 0); i += 16)
-                pack_rows(b + i * cols, padded * cols, cols, (const float *)p->b + k * p->ldb,
-                          p->ldb, i, rows, p->N);
+                pack_rows(b + i * cols, padded * cols, cols, (const float *)p->b.at + k * p->b.ld,
+                          p->b.ld, i, rows, p->N);
         }
         execute(e, &q, cols ? b : packed_b(e, part_of_b(p, k, rows, padded)));
     }
@@ -365,15 +366,7 @@ static bool bf16_works(void) {
     static int works = -1;
     if (works < 0) {
         engine_open();
-        Key key = {.M = 32,
-                   .N = 32,
-                   .K = 32,
-                   .lda = 32,
-                   .ldb = 32,
-                   .ldc = 32,
-                   .tb = true,
-                   .in = dnnl_bf16,
-                   .out = dnnl_bf16};
+        Key key = {32, 32, 32, 32, 32, 32, dnnl_bf16, dnnl_bf16, .tb = true};
         dnnl_primitive_desc_t pd;
         works = primitive_desc(&pd, &key) == dnnl_success;
         if (works)
@@ -395,14 +388,14 @@ static void emulate(const Product *p) {
     size_t na = p->M * p->K, nb = p->K * p->N, nc = p->out == ELEMENT_F32 ? 0 : p->M * p->N;
     float *a = FN(scratch)(SCRATCH_EMULATE, (na + nb + nc + p->N + 64) * sizeof *a);
     float *b = a + round_up(na, 16), *c = b + round_up(nb, 16), *bias = c + round_up(nc, 16);
-    widen(a, p->a, na);
-    widen(b, p->b, nb);
+    widen(a, p->a.at, na);
+    widen(b, p->b.at, nb);
     if (p->bias) widen(bias, p->bias, p->N);
     Product q = *p;
-    q.a = a, q.b = b, q.bias = p->bias ? bias : NULL, q.in = q.out = ELEMENT_F32;
-    if (nc) q.c = c;
+    q.a.at = a, q.b.at = b, q.bias = p->bias ? bias : NULL, q.in = q.out = ELEMENT_F32;
+    if (nc) q.c.at = c;
     FN(matmul)(&q);
-    act *to = p->c;
+    act *to = p->c.at;
 #pragma omp parallel for schedule(static) if (nc > SERIAL_BELOW)
     for (size_t i = 0; i < nc; i += VW) act_store(to + i, f32_load(c + i, nc - i), nc - i);
 }

@@ -3,17 +3,24 @@
 #define KERNELS_CPU_MATMUL_H
 #include "kernels/cpu/cpu.h"
 
-typedef enum Element { ELEMENT_F32, ELEMENT_ACT } Element;
+typedef enum Element { ELEMENT_ACT, ELEMENT_F32 } Element;
 
-/* c[M,N] = (c if add) + a[M,K] b[K,N] + bias[N] (bias may be NULL). A stored operand has rows of ld
- * elements; ta: a is stored as [K,M]; tb: b is stored as [N,K]. The bias has the type of a and b.
- * With ta c is f32 and there is no bias. */
+/* c[M,N] = (c if add) + a[M,K] b[K,N] + bias[N] (bias may be NULL). A stored matrix has rows of ld
+ * elements; ta: a is stored as [K,M]; tb: b is stored as [N,K]. a, b and the bias have the type
+ * `in`, c has `out`: act unless set. With ta c is f32 and there is no bias. */
 typedef struct Product {
-    const void *a, *b, *bias;
-    void *c;
-    size_t M, N, K, lda, ldb, ldc;
+    size_t M, N, K;
+    struct {
+        const void *at;
+        size_t ld;
+    } a, b;
+    struct {
+        void *at;
+        size_t ld;
+    } c;
     bool ta, tb, add;
     Element in, out;
+    const void *bias;
     float *left_sums; /* with ta, if given: Σ_k a is added */
 } Product;
 
