@@ -45,13 +45,13 @@ struct Feed {
 Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions *o, Error *err) {
     bool standard_input = false;
     for (size_t i = 0; i < sources->count; i++) {
-        const Source *s = &sources->items[i];
-        standard_input |= s->kind == SOURCE_STDIN;
-        if (s->kind == SOURCE_STDIN && (sources->count > 1 || o->ranks > 1)) {
+        const SourceItem *s = &sources->items[i];
+        standard_input |= s->source == &source_stdin;
+        if (s->source == &source_stdin && (sources->count > 1 || o->ranks > 1)) {
             error_set(err, "-: standard input must be the only source, of a single rank");
             return NULL;
         }
-        if (s->kind != SOURCE_SHARD && !source_is_stream(s)) {
+        if (!s->source->stream) {
             error_set(err, "%s: a table or folder does not mix with streams: clipc data pack it",
                       s->path);
             return NULL;

@@ -24,6 +24,7 @@ typedef struct Slot {
 struct Loader {
     Dataset *data;
     Sampler *sampler;
+    Feed *feed; /* instead of the sampler; or NULL */
     LoaderOptions o;
     size_t global, steps, ring; /* N; global batches an epoch */
     pthread_mutex_t lock;
@@ -146,11 +147,10 @@ static void break_at(Loader *l, uint64_t number, const Error *why) {
 /* The same from a feed, whose row brings its own spares. False: it has no more. */
 static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
     Loader *l = w->l;
-    Feed *feed = dataset_feed(l->data);
     size_t in_step = s->batch.micro * l->o.batch_size + row;
     FeedRow choices;
     Error err;
-    if (!feed_take(feed, s->batch.epoch, s->batch.step * l->o.accum * l->o.batch_size + in_step,
+    if (!feed_take(l->feed, s->batch.epoch, s->batch.step * l->o.accum * l->o.batch_size + in_step,
                    &choices, &err)) {
         break_at(l, s->number, &err);
         return false;
@@ -180,7 +180,7 @@ static size_t replacement(const Loader *l, size_t p, size_t j) {
     return (p + j - l->steps + 1) % whole;
 }
 
-static void fill_row(Worker *w, Slot *s, size_t row) {
+static bool fill_row(Worker *w, Slot *s, size_t row) {
     Loader *l = w->l;
     size_t micro_row = s->batch.micro * (size_t)l->o.ranks + (size_t)l->o.rank;
     size_t p = (size_t)s->batch.step * l->global + micro_row * l->o.batch_size + row;
@@ -190,7 +190,7 @@ static void fill_row(Worker *w, Slot *s, size_t row) {
         Error err;
         bool ok = try_sample(w, s, row, index, &err);
         count_sample(l, ok ? NULL : &err);
-        if (ok) return;
+        if (ok) return true;
     }
     die("no sample can be read (see clipc data check)");
 }
@@ -244,10 +244,7 @@ static void *worker_main(void *arg) {
     size_t row;
     w.cache = tokenizer_cache_new(l->o.tokenizer);
     while (claim(l, &s, &row)) {
-        if (!dataset_feed(l->data))
-            fill_row(&w, s, row);
-        else if (!fill_from_feed(&w, s, row))
-            break;
+        if (!(l->feed ? fill_from_feed : fill_row)(&w, s, row)) break;
         pthread_mutex_lock(&l->lock);
         bool last = --s->rows_left == 0;
         pthread_mutex_unlock(&l->lock);
@@ -289,7 +286,8 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
                      uint64_t step) {
     assert(o->batch_size && o->accum && o->workers && o->rank >= 0 && o->rank < o->ranks);
     Loader *l = xcalloc(1, sizeof *l);
-    *l = (Loader){.data = d, .sampler = s, .o = *o, .global = global_batch(o)};
+    *l = (Loader){
+        .data = d, .sampler = s, .feed = dataset_feed(d), .o = *o, .global = global_batch(o)};
     l->steps = loader_steps_per_epoch(d, o);
     if (l->steps == 0)
         die("the data holds %zu samples, fewer than one global batch of %zu: lower --batch-size",
@@ -303,8 +301,7 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
         slot_init(&l->slots[i], o, l->pixels + i * batch_pixels(o));
     l->claim_number = l->next_number = (epoch * l->steps + step) * o->accum;
     size_t rows = o->accum * o->batch_size; /* of a step */
-    if (dataset_feed(d))
-        feed_start(dataset_feed(d), epoch, step * rows, l->steps * rows, o->max_bad);
+    if (l->feed) feed_start(l->feed, epoch, step * rows, l->steps * rows, o->max_bad);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->freed, NULL);
     pthread_cond_init(&l->filled, NULL);
@@ -351,7 +348,7 @@ LoaderStats loader_stats(Loader *l) {
     pthread_mutex_lock(&l->lock);
     LoaderStats stats = l->stats;
     pthread_mutex_unlock(&l->lock);
-    if (dataset_feed(l->data)) stats.bad += feed_failures(dataset_feed(l->data));
+    if (l->feed) stats.bad += feed_failures(l->feed);
     return stats;
 }
 
@@ -361,7 +358,7 @@ void loader_stop(Loader *l) {
     l->stop = true;
     pthread_cond_broadcast(&l->freed);
     pthread_mutex_unlock(&l->lock);
-    if (dataset_feed(l->data)) feed_stop(dataset_feed(l->data));
+    if (l->feed) feed_stop(l->feed);
     for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];

@@ -11,18 +11,14 @@
 
 enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30, BRACES_MAX = 8 };
 
-static bool add(Sources *s, SourceKind kind, const char *path, Error *err) {
+static bool add(Sources *s, const Source *source, const char *path, Error *err) {
     if (s->count >= SOURCES_MAX) return error_set(err, "more than %d shards", SOURCES_MAX);
     if (s->count == s->capacity) {
         s->capacity = size_max(64, s->capacity * 2);
         s->items = xrealloc(s->items, size_mul(s->capacity, sizeof *s->items));
     }
-    s->items[s->count++] = (Source){kind, xstrdup(path), s->parts};
+    s->items[s->count++] = (SourceItem){source, xstrdup(path), s->parts};
     return true;
-}
-
-static bool is_shard(const char *name) {
-    return ends_with(name, ".tar") || ends_with(name, ".tar.zst");
 }
 
 static bool add_folder(Sources *s, const char *path, Error *err) {
@@ -30,19 +26,17 @@ static bool add_folder(Sources *s, const char *path, Error *err) {
     size_t count, before = s->count;
     bool ok = folder_list(path, &names, &count, err);
     for (size_t i = 0; ok && i < count; i++) {
-        if (!is_shard(names[i])) continue;
+        if (source_of(names[i]) != &source_tar) continue;
         char *full = xasprintf("%s/%s", path, names[i]);
-        ok = add(s, SOURCE_SHARD, full, err);
+        ok = add(s, &source_tar, full, err);
         free(full);
     }
     names_free(names, count);
-    if (ok && s->count == before) ok = add(s, SOURCE_FOLDER, path, err);
+    if (ok && s->count == before) ok = add(s, &source_folder, path, err);
     return ok;
 }
 
 static bool is_command(const char *path) { return strncmp(path, "pipe:", 5) == 0; }
-bool source_is_stream(const Source *s) { return s->kind == SOURCE_PIPE || s->kind == SOURCE_STDIN; }
-const char *source_command(const Source *s) { return s->path + strlen("pipe:"); }
 
 char *source_short_name(const char *path) {
     const char *tar = NULL, *at = path;
@@ -57,15 +51,11 @@ char *source_short_name(const char *path) {
 static bool add_list(Sources *s, const char *path, Error *err);
 
 static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
-    if (is_command(path)) return add(s, SOURCE_PIPE, path, err);
-    if (strcmp(path, "-") == 0) return add(s, SOURCE_STDIN, path, err);
-    if (strstr(path, "://"))
+    if (strstr(path, "://") && !is_command(path))
         return error_set(err, "%s: no address is fetched here: use \"pipe:curl -sf %s\"", path,
                          path);
-    if (strncmp(path, "idx:", 4) == 0) return add(s, SOURCE_IDX, path + 4, err);
-    if (is_shard(path)) return add(s, SOURCE_SHARD, path, err);
-    if (ends_with(path, ".csv") || ends_with(path, ".tsv")) return add(s, SOURCE_TABLE, path, err);
-    if (ends_with(path, ".jsonl")) return add(s, SOURCE_JSONL, path, err);
+    const Source *source = source_of(path);
+    if (source) return add(s, source, path, err);
     if (ends_with(path, ".txt")) {
         if (in_list) return error_set(err, "%s: a list inside a list", path);
         return add_list(s, path, err);
@@ -191,28 +181,6 @@ bool sources_expand(Sources *s, const char *spec, Error *err) {
     }
     if (s->count == 0) return error_set(err, "%s: names no shard", spec);
     return true;
-}
-
-static bool read_pipe(void *context, void *out, size_t n, size_t *got, Error *err) {
-    return pipe_read(context, out, n, got, err);
-}
-
-bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
-                   Pipe **pipe, Error *err) {
-    Error why;
-    *stream = NULL;
-    *pipe = NULL;
-    if (s->kind == SOURCE_PIPE)
-        *pipe = pipe_start(source_command(s), seconds, stop, &why);
-    else if (s->kind == SOURCE_STDIN)
-        *pipe = pipe_stdin(seconds, stop);
-    else
-        return (*stream = stream_open(s->path, err)) != NULL;
-    if (*pipe) *stream = stream_open_source(read_pipe, *pipe, &why);
-    if (*stream) return true;
-    pipe_close(*pipe);
-    *pipe = NULL;
-    return error_set(err, "%s: %s", s->path, why.text);
 }
 
 void sources_free(Sources *s) {

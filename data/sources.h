@@ -2,27 +2,17 @@
  */
 #ifndef DATA_SOURCES_H
 #define DATA_SOURCES_H
-#include "data/io/pipe.h"
-#include "data/io/stream.h"
+#include "data/source.h"
 
-typedef enum {
-    SOURCE_SHARD,
-    SOURCE_TABLE,
-    SOURCE_FOLDER,
-    SOURCE_JSONL,
-    SOURCE_IDX,   /* path: IMAGES or IMAGES,LABELS of "idx:…" */
-    SOURCE_PIPE,  /* "pipe:COMMAND": a tar on the command's output */
-    SOURCE_STDIN, /* "-" */
-} SourceKind;
-
-typedef struct Source {
-    SourceKind kind;
+/* One thing that a specification names. */
+typedef struct SourceItem {
+    const Source *source;
     char *path;
     size_t part; /* of the specification: a is 0, b is 1 in "a::b" */
-} Source;
+} SourceItem;
 
 typedef struct Sources {
-    Source *items;
+    SourceItem *items;
     size_t count, capacity, parts;
 } Sources;
 
@@ -35,13 +25,6 @@ void sources_free(Sources *s);
 /* "2::1" → factor[parts], one for each part; text NULL: all 1. False: not so many numbers from 0
  * on, or none above 0. */
 bool parse_factors(double *factor, size_t parts, const char *text, Error *err);
-/* Whether a source can only be read from its beginning to its end. */
-bool source_is_stream(const Source *s);
-const char *source_command(const Source *s); /* of a SOURCE_PIPE */
-/* The bytes of a shard, a command or standard input, decompressed. pipe: NULL for a shard. False:
- * err names the source. */
-bool source_stream(const Source *s, double seconds, const atomic_bool *stop, Stream **stream,
-                   Pipe **pipe, Error *err);
 /* For messages: a file's name without its folder, in a command that of the .tar it names; malloc'd.
  */
 char *source_short_name(const char *path);

@@ -157,18 +157,6 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
 
 /* ---- folders ---- */
 
-static bool is_image(const char *name, const char *keys) {
-    while (*keys) {
-        size_t n = strcspn(keys, ";");
-        char *suffix = xasprintf(".%.*s", (int)n, keys);
-        bool match = n > 0 && ends_with(name, suffix);
-        free(suffix);
-        if (match) return true;
-        keys += n + (keys[n] == ';');
-    }
-    return false;
-}
-
 /* "dir/a.b.jpg" → "dir/a.b.txt". */
 static char *name_beside(const char *image, const char *extension) {
     const char *slash = strrchr(image, '/'), *dot = strrchr(slash ? slash : image, '.');
@@ -179,7 +167,7 @@ static char *name_beside(const char *image, const char *extension) {
 static void add_images(Table *t, const char *folder, char **names, size_t count,
                        const char *image_keys, const char *text, int label) {
     for (size_t i = 0; i < count; i++) {
-        if (!is_image(names[i], image_keys)) continue;
+        if (!has_extension(names[i], image_keys)) continue;
         char *beside = name_beside(names[i], ".txt");
         bool has = names_have(names, count, beside);
         if (has) { /* an empty one is as good as none */
@@ -215,7 +203,7 @@ static bool add_class(Table *t, const char *path, const char *name, bool classes
     }
     table_keep(t, folder);
     bool ok = folder_list(folder, &names, &count, err), any = false;
-    for (size_t i = 0; i < count && !any; i++) any = is_image(names[i], o->image_keys);
+    for (size_t i = 0; i < count && !any; i++) any = has_extension(names[i], o->image_keys);
     if (any && !classes)
         add_images(t, folder, names, count, o->image_keys, NULL, -1);
     else if (any) {

@@ -3,6 +3,7 @@
 #include "data/io/pipe.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
+#include "data/sources.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -202,32 +203,33 @@ static bool copy_stream(Stream *s, const char *to, Error *err) {
     return false;
 }
 
-static bool spool(TarShard *s, const Source *source, const char *at, double seconds, Error *err) {
-    Stream *stream;
+static bool spool(TarShard *s, const Source *source, const char *path, const char *at,
+                  double seconds, Error *err) {
     Pipe *pipe;
     Error why;
-    if (!source_stream(source, seconds, NULL, &stream, &pipe, err)) return false;
+    Stream *stream = source->stream(path, seconds, NULL, &pipe, err);
+    if (!stream) return false;
     bool ok = copy_stream(stream, at, &why) && pipe_finish(pipe, &why);
     stream_close(stream);
     pipe_close(pipe);
     if (!ok) {
         unlink(at);
-        return error_set(err, "%s: %s", source->path, why.text);
+        return error_set(err, "%s: %s", path, why.text);
     }
     return (s->path = hide_file(at, &s->spooled[0], err)) != NULL;
 }
 
-bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, const IndexKeys *keys,
-                    double seconds, Error *err) {
+bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
+                    const IndexKeys *keys, double seconds, Error *err) {
     static atomic_uint number;
-    *s = (TarShard){.name = source_short_name(source->path)};
+    *s = (TarShard){.name = source_short_name(path)};
     if (!folder_make(cache_dir, err)) return false;
-    log_info("%s: copying the stream to %s while it is used", source->path, cache_dir);
+    log_info("%s: copying the stream to %s while it is used", path, cache_dir);
     char *at = xasprintf("%s/stream-%d-%u", cache_dir, (int)getpid(), atomic_fetch_add(&number, 1));
     char *index = xasprintf("%s.idx", at);
     Index ix = {.samples = NULL};
-    bool ok = spool(s, source, at, seconds, err) && index_build(&ix, s->path, keys, err);
-    if (ok && ix.h.flags & INDEX_DAMAGED) log_warn("%s: %s", source->path, err->text);
+    bool ok = spool(s, source, path, at, seconds, err) && index_build(&ix, s->path, keys, err);
+    if (ok && ix.h.flags & INDEX_DAMAGED) log_warn("%s: %s", path, err->text);
     ok = ok && index_write(&ix, index, err) &&
          (s->index_path = hide_file(index, &s->spooled[1], err)) != NULL;
     s->h = ix.h;

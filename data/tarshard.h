@@ -2,8 +2,7 @@
  * bounded cache of open shards and decompressed frames. */
 #ifndef DATA_TARSHARD_H
 #define DATA_TARSHARD_H
-#include "data/index.h"
-#include "data/sources.h"
+#include "data/source.h"
 
 typedef struct TarShard {
     char *path, *index_path;
@@ -28,8 +27,8 @@ bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const I
                    Error *err);
 /* A stream as a shard: reads it all into a file without a name in cache_dir. False: err names it,
  * also where its command failed. */
-bool tarshard_spool(TarShard *s, const Source *source, const char *cache_dir, const IndexKeys *keys,
-                    double seconds, Error *err);
+bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
+                    const IndexKeys *keys, double seconds, Error *err);
 void tarshard_free(TarShard *s);
 
 ShardCache *shard_cache_new(const IndexKeys *keys, const char *cache_dir);

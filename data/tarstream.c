@@ -48,14 +48,15 @@ void stream_sample_release(StreamSample *s) {
     free(s);
 }
 
-TarStream *tarstream_open(const Source *source, size_t number, const TarStreamOptions *o,
+TarStream *tarstream_open(const SourceItem *item, size_t number, const TarStreamOptions *o,
                           Error *err) {
     TarStream *t = xcalloc(1, sizeof *t);
-    t->name = xstrdup(source->kind == SOURCE_STDIN ? "standard input" : source->path);
+    t->name = xstrdup(item->source == &source_stdin ? "standard input" : item->path);
     t->short_name = source_short_name(t->name);
     t->number = number;
     t->o = *o;
-    if (source_stream(source, o->seconds, o->stop, &t->stream, &t->pipe, err)) {
+    t->stream = item->source->stream(item->path, o->seconds, o->stop, &t->pipe, err);
+    if (t->stream) {
         t->tar = xmalloc(sizeof *t->tar);
         tar_reader_init(t->tar, t->stream);
         return t;

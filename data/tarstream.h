@@ -28,8 +28,8 @@ void stream_sample_release(StreamSample *s);
 typedef struct TarStream TarStream;
 typedef enum { TARSTREAM_SAMPLE, TARSTREAM_END, TARSTREAM_FAILED } TarStreamStatus;
 
-/* source: a shard, a command or standard input; number: its place among all. NULL: err names it. */
-TarStream *tarstream_open(const Source *source, size_t number, const TarStreamOptions *o,
+/* item: a tar; number: its place among all. NULL: err names it. */
+TarStream *tarstream_open(const SourceItem *item, size_t number, const TarStreamOptions *o,
                           Error *err);
 /* The next sample, refs 1. A caption is drawn by rng_mix(seed, number); seed NULL: the first one.
  * Samples without image or caption are passed over. FAILED: the command failed, or the tar is cut

@@ -429,8 +429,8 @@ static void test_braces(void **state) {
     test_write_file(test_path("list.txt"), "pipe:cat a\n-\nb.tar\n", 19);
     assert_true(sources_expand(&s, test_path("list.txt"), &err));
     assert_string_equal(s.items[0].path, "pipe:cat a");
-    assert_int_equal(s.items[1].kind, SOURCE_STDIN);
-    assert_int_equal(s.items[2].kind, SOURCE_SHARD);
+    assert_ptr_equal(s.items[1].source, &source_stdin);
+    assert_ptr_equal(s.items[2].source, &source_tar);
     sources_free(&s);
 }
 

@@ -124,6 +124,9 @@ static void test_folders(void **state) {
     assert_string_equal(path_base("a/b.TAR"), "b.TAR");
     assert_string_equal(path_base("b"), "b");
     assert_true(ends_with("b.TAR", ".tar") && !ends_with("ar", ".tar") && !ends_with("b.tar", "x"));
+    assert_true(has_extension("b.Tar.Zst", "tar;tar.zst") && has_extension(".jpg", ";jpg;"));
+    assert_false(has_extension("bjpg", "jpg") || has_extension("b.jpg", ";pg") ||
+                 has_extension("jpg", "jpg") || has_extension("b.", ""));
 }
 
 static void test_resources(void **state) {

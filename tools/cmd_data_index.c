@@ -59,22 +59,22 @@ static void index_one(void *context, size_t i, size_t thread) {
     (void)thread;
     Job *job = context;
     Result *r = &job->results[i];
-    const Source *source = &job->sources->items[i];
-    if (source->kind != SOURCE_SHARD) {
-        error_set(&r->err, "%s: not a .tar or .tar.zst", source->path);
+    const SourceItem *item = &job->sources->items[i];
+    if (item->source != &source_tar) {
+        error_set(&r->err, "%s: not a .tar or .tar.zst", item->path);
         return;
     }
-    char *path = xasprintf("%s.idx", source->path);
-    r->ok = !force && up_to_date(source->path, path, &job->keys, &r->h);
+    char *path = xasprintf("%s.idx", item->path);
+    r->ok = !force && up_to_date(item->path, path, &job->keys, &r->h);
     if (!r->ok) {
         Index ix;
-        r->written = r->ok = index_build(&ix, source->path, &job->keys, &r->err);
+        r->written = r->ok = index_build(&ix, item->path, &job->keys, &r->err);
         for (size_t f = 0; r->ok && f < ix.h.frames; f++)
             if (ix.frames[f + 1].raw - ix.frames[f].raw > INDEX_FRAME_MAX)
                 r->ok = error_set(&r->err,
                                   "%s: its zstd frames are too large for random access: pack it "
                                   "again with clipc data pack --zstd",
-                                  source->path);
+                                  item->path);
         r->ok = r->ok && index_write(&ix, path, &r->err);
         r->h = ix.h;
         index_free(&ix);

@@ -20,6 +20,17 @@ bool ends_with(const char *name, const char *suffix) {
     return n >= m && strcasecmp(name + n - m, suffix) == 0;
 }
 
+bool has_extension(const char *name, const char *list) {
+    size_t length = strlen(name);
+    for (size_t n; *list; list += n + (list[n] == ';')) {
+        n = strcspn(list, ";");
+        if (n && n < length && name[length - n - 1] == '.' &&
+            !strncasecmp(name + length - n, list, n))
+            return true;
+    }
+    return false;
+}
+
 char *folder_path(const char *folder, const char *name) { return xasprintf("%s/%s", folder, name); }
 
 bool folder_is(const char *path) {

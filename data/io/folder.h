@@ -7,6 +7,8 @@
 const char *path_base(const char *path); /* what follows the last slash */
 /* Upper and lower case are the same. */
 bool ends_with(const char *name, const char *suffix);
+/* Likewise: an extension of the list "jpg;png". */
+bool has_extension(const char *name, const char *list);
 char *folder_path(const char *folder, const char *name); /* "folder/name", malloc'd */
 bool folder_is(const char *path);
 /* `name` in the folder that `path` is, or in which the file `path` lies; malloc'd. */
