@@ -53,7 +53,8 @@ char *tokenizer_file_text(const Tokenizer *t, const char *header);
 /* The functions above for one kind. */
 struct TokenizerKind {
     const char *name;
-    /* Whether an unpacked file is of this kind; NULL: every file that no row before it takes. */
+    /* True if an unpacked file is of this kind; NULL: takes every file that no earlier row takes.
+     */
     bool (*matches)(const char *text, size_t n);
     Tokenizer *(*load)(char *text, size_t n, Error *err); /* may overwrite the text */
     void (*free)(Tokenizer *t);
