@@ -1,4 +1,5 @@
 #include "data/io/writer.h"
+#include "data/io/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,17 +108,6 @@ bool writer_border(Writer *w, Error *err) {
 
 uint64_t writer_tell(const Writer *w) { return w->tell; }
 
-/* A rename is only lasting once its folder is on disk; not all file systems can do it. */
-static void sync_folder(const char *path) {
-    char *copy = xstrdup(path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    free(copy);
-}
-
 bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
     bool ok = end_frame(w, err);
     if (ok && w->frame_bytes) add_frame(w);
@@ -129,7 +119,9 @@ bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
         writer_abort(w);
         return false;
     }
-    sync_folder(w->path);
+    char *folder = xstrdup(w->path);
+    folder_sync(dirname(folder)); /* makes the rename last; not all file systems can do it */
+    free(folder);
     if (frames) {
         *count = w->count ? w->count - 1 : 0;
         *frames = w->frames;
