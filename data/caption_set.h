@@ -1,5 +1,5 @@
 /* caption_set: pictures with several captions each, as retrieval is measured on them: Karpathy's
- * JSON (dataset_coco.json, dataset_flickr30k.json) or a CSV/TSV where a path stands in several
+ * JSON (dataset_coco.json, dataset_flickr30k.json) or a CSV/TSV with a path in several
  * rows. */
 #ifndef DATA_CAPTION_SET_H
 #define DATA_CAPTION_SET_H
@@ -19,7 +19,7 @@ typedef struct CaptionSetOptions {
     size_t most;       /* captions a picture, the first ones; 0: all */
 } CaptionSetOptions;
 
-/* Whether path is of one of these forms by its ending (.json, .csv, .tsv). */
+/* Returns true if the path ends with .json, .csv or .tsv. */
 bool caption_set_known(const char *path);
 bool caption_set_load(CaptionSet *s, const char *path, const CaptionSetOptions *o,
                       const DatasetOptions *csv, Error *err);

@@ -42,12 +42,12 @@ typedef struct CaptionKeys {
 /* text NULL or "": no caption is needed. After either, caption_keys_free. */
 bool caption_keys_parse(CaptionKeys *k, const char *text, Error *err);
 void caption_keys_free(CaptionKeys *k);
-/* The order in which choices are asked: that of the text, or (draw not NULL) by lot, each as
- * likely to come next as its weight says. A pure function of *draw. */
+/* The order in which choices are tried: that of the text, or (draw not NULL) drawn at random by
+ * their weights. A pure function of *draw. */
 void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPTION_KEYS_MAX]);
 
-/* Reads members of one sample: 1 with its bytes (valid until the next call), 0 where there is no
- * such member, -1 with err where it cannot be read. */
+/* Reads members of one sample: 1 with its bytes (valid until the next call), 0 if there is no such
+ * member, -1 with err if it cannot be read. */
 typedef int (*MemberReader)(void *context, const char *extension, const char **bytes, size_t *n,
                             Error *err);
 /* Sets s->text to the caption that `draw` chooses (NULL: the first one). False: there is none that

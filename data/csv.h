@@ -18,6 +18,6 @@ typedef struct CsvField {
  * byte order mark. */
 CsvReader csv_reader(char *bytes, size_t size, char separator);
 /* The next row that is not an empty line: the first `max` fields into `fields`; *count is how many
- * there are in all. False at the end (err->text is empty) and where a quote is never closed. */
+ * there are in all. False at the end (err->text is empty) and if a quote is never closed. */
 bool csv_next(CsvReader *r, CsvField *fields, size_t max, size_t *count, Error *err);
 #endif

@@ -1,8 +1,8 @@
-/* dataset: a data set as random access to samples, whatever it is stored in: WebDataset shards
- * (.tar, .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV of files, a folder of images with
- * a .txt beside each, a folder of class folders, a folder of shards. Sample numbers run 0 … count-1
- * in stored order, shard after shard. Streams (`pipe:command`, `-`) are copied or fed. Nothing is
- * ever written into the data's own folder. */
+/* dataset: random access to the samples of a data set, whatever stores it: WebDataset shards (.tar,
+ * .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV/JSONL of files, a folder of images with a
+ * .txt beside each, a folder of class folders, a folder of shards, IDX arrays. Samples have the
+ * numbers 0 … count-1 in stored order, shard after shard. Streams (`pipe:command`, `-`) are copied
+ * or fed. Nothing is ever written into the data's own folder. */
 #ifndef DATA_DATASET_H
 #define DATA_DATASET_H
 #include "data/feed.h"
@@ -11,7 +11,7 @@ typedef struct DatasetOptions {
     const char *cache_dir;     /* where missing indexes are built; NULL: $XDG_CACHE_HOME/clipc or
                                   ~/.cache/clipc */
     const char *image_keys;    /* "jpg;png;jpeg;webp": first one present */
-    const char *text_keys;     /* "txt;caption", as data/captions.h says; NULL or "": samples need
+    const char *text_keys;     /* "txt;caption" (data/captions.h); NULL or "": samples need
                                   no caption */
     const char *json_text_key; /* FIELD: the same as text_keys "json.FIELD"; NULL: off */
     CaptionPick captions;      /* which of several captions */
@@ -28,13 +28,13 @@ DatasetOptions dataset_options_default(void);
 typedef struct Dataset Dataset;
 /* Builds the indexes that are missing or stale in the cache (a line on stderr says so); warns of
  * damaged shards, whose readable part is used. NULL: err says why; also when no sample is usable.
- * Samples without image or caption, or with an empty one, are left out here where the index shows
- * it. */
+ * Samples without image or caption, or with an empty one, are skipped here if the index shows it.
+ */
 Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *err);
 size_t dataset_count(const Dataset *d);
-/* Samples that were left out at opening. */
+/* Samples that were skipped at opening. */
 size_t dataset_dropped(const Dataset *d);
-/* Shards that are cut or damaged: what stands before that is used. */
+/* Shards that are cut or damaged: what is before the damage is used. */
 size_t dataset_damaged(const Dataset *d);
 /* Every file of a CSV and every folder of images counts as one shard. */
 size_t dataset_shards(const Dataset *d);
@@ -43,19 +43,19 @@ size_t dataset_shard_start(const Dataset *d, size_t shard);
 /* Parts of the specification ("a::b" has two), and which one a shard came from. */
 size_t dataset_parts(const Dataset *d);
 size_t dataset_shard_part(const Dataset *d, size_t shard);
-/* Whether a shard's samples are files of their own, which may as well be read in any order. */
+/* Returns true if a shard's samples are separate files: any order is as fast. */
 bool dataset_is_files(const Dataset *d, size_t shard);
 /* Thread-safe (pread; a cache of open files). False: err names shard and key; the sample is to be
  * skipped; s->key is set, and image_size is 0 if the image could not be read. */
 bool dataset_read(Dataset *d, size_t index, Sample *s, Error *err);
 /* The same with the caption that `draw` chooses among several (NULL: the first one). */
 bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *s, Error *err);
-/* What names sample `index` for good: "path/shard.tar:000123" or the image's path; malloc'd. The
+/* A lasting name of sample `index`: "path/shard.tar:000123" or the image's path; malloc'd. The
  * sample is not read. NULL: err names the shard whose index cannot be. Thread-safe. */
 char *dataset_key(Dataset *d, size_t index, Error *err);
 /* Class names of a folder of class folders, sorted; 0 when there are none. */
 size_t dataset_classes(const Dataset *d, const char *const **names);
-/* Where the samples come from one after the other, and cannot be read by number; else NULL. */
+/* The feed of a data set whose samples cannot be read by number; else NULL. */
 Feed *dataset_feed(const Dataset *d);
 void dataset_close(Dataset *d);
 #endif

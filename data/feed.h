@@ -15,7 +15,7 @@ typedef struct FeedOptions {
     bool shuffle;
     size_t buffer;       /* samples to mix: ≥ 1 */
     double seconds;      /* how long one read may wait */
-    bool resampled;      /* sources are drawn with replacement, by every rank of its own */
+    bool resampled;      /* each rank draws sources with replacement */
     const char *factors; /* then: how often those of each part, "2::1"; NULL: all alike */
 } FeedOptions;
 
@@ -30,11 +30,11 @@ typedef struct Feed Feed;
 /* Takes the sources over. NULL: these sources cannot be a feed; err says why. */
 Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions *o, Error *err);
 void feed_free(Feed *f);
-/* From row `row` of this rank's `rows` of `epoch` on; what stands before is read and passed over.
+/* Starts at row `row` of this rank's `rows` of `epoch`; what is before it is read and skipped.
  * max_bad: the fraction of failed sources past which feed_take fails. */
 void feed_start(Feed *f, uint64_t epoch, uint64_t row, uint64_t rows, double max_bad);
-/* Fills the row, once all before it are; each row of each epoch must be asked for once.
- * Thread-safe. False: the streams gave out, or feed_stop. */
+/* Fills the row, once all before it are filled; each row of each epoch must be taken once.
+ * Thread-safe. False: the streams have no more, or feed_stop. */
 bool feed_take(Feed *f, uint64_t epoch, uint64_t row, FeedRow *out, Error *err);
 void feed_release(FeedRow *row);
 /* Wakes all who wait in feed_take, now and later, until feed_start. */

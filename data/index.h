@@ -50,27 +50,27 @@ typedef struct IndexKeys {
 
 typedef struct IndexPick {
     const char *key;
-    const IndexMember *image, *text, *label; /* text, label (.cls): NULL where there is none */
+    const IndexMember *image, *text, *label; /* text, label (.cls): NULL if there is none */
 } IndexPick;
 
 IndexKeys index_keys_new(const char *images, const char *texts, bool json);
 void index_keys_free(IndexKeys *k);
 /* Sample i's member of an extension, or NULL. */
 const IndexMember *index_member(const Index *ix, size_t i, const char *extension);
-/* The members of sample i that `k` asks for; false where it is not usable. */
+/* The members of sample i that `k` selects; false if it is not usable. */
 bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p);
 /* Sets h.usable and h.keys. */
 void index_count(Index *ix, const IndexKeys *k);
 
 /* Reads a whole shard (ix: uninitialised). A damaged one is indexed up to the damage: INDEX_DAMAGED
- * is set, true is returned and err says what is wrong; false only where it cannot be read at all.
+ * is set, true is returned and err says what is wrong; false only if it cannot be read at all.
  * After either, index_free. */
 bool index_build(Index *ix, const char *shard, const IndexKeys *k, Error *err);
 /* The same of an open stream; no size and time. */
 bool index_scan(Index *ix, Stream *s, Error *err);
 
 /* Splits a member's name as WebDataset does: its key is the first *key_size bytes, its extension
- * stands behind the dot that follows. False: of no sample. */
+ * follows the next dot. False: of no sample. */
 bool member_split(const char *name, size_t *key_size);
 /* Building by hand: samples are grouped as WebDataset does. False: too many or too long. */
 bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
@@ -78,7 +78,7 @@ bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint
 void index_add_frame(Index *ix, StreamFrame f);
 void index_finish(Index *ix); /* once, after the last member and frame */
 
-/* Whether h was made from a shard with the stamp `now`. */
+/* Returns true if h was made from a shard with the stamp `now`. */
 bool index_fresh(const IndexHeader *h, const FileStamp *now);
 
 bool index_write(Index *ix, const char *path, Error *err);

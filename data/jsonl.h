@@ -3,10 +3,10 @@
 #define DATA_JSONL_H
 #include "data/table.h"
 
-/* The picture's path is the field csv_image_key, or where a line lacks that, the first one of
- * filepath, file_name, image, path; the caption csv_caption_key, or title, caption, text: a string,
- * or an array of several. Paths as in a CSV. Lines without either are dropped; one that is no
- * object is an error. */
+/* The picture's path is the field csv_image_key, or if a line lacks that, the first one of
+ * filepath, file_name, image, path; the caption csv_caption_key, or title, caption, text: a string
+ * or an array of several. Paths are resolved as in a CSV. Lines without either are dropped; one
+ * that is not an object is an error. */
 bool table_open_jsonl(Table *t, const char *path, const DatasetOptions *o, Error *err);
 /* The same of bytes[0 … size], which it changes; bytes[size] is 0, and t frees them. */
 bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,

@@ -31,12 +31,12 @@ typedef struct LoaderOptions {
     size_t workers; /* threads ≥ 1 */
     size_t ring;    /* batches in flight; 0: a default */
     uint64_t seed;
-    double max_bad; /* fraction of bad samples past which the run stops (dies) */
+    double max_bad; /* fraction of bad samples past which the run exits with an error */
     size_t max_pixels;
     void *(*alloc)(size_t bytes); /* of the pixels' memory; NULL: malloc's */
     void (*release)(void *p);
-    /* [count] pictures that nobody looks at and which are known to be good; NULL: all are decoded.
-     * Pixels are then left as they are. */
+    /* [count] pictures that are known to be good and unused; NULL: all are decoded. Otherwise
+     * pixels are not written. */
     const bool *picture_ok;
     const volatile sig_atomic_t
         *interrupted; /* once not 0, loader_next waits no longer; NULL: none */
@@ -50,7 +50,7 @@ typedef struct LoaderStats {
 
 typedef struct Loader Loader;
 /* Starts the threads at global batch `step` of `epoch` (resume: any position; past the last step is
- * the next epoch). Dies where the data hold fewer samples than one global batch. */
+ * the next epoch). Exits with an error if the data hold fewer samples than one global batch. */
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch, uint64_t step);
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad

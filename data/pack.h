@@ -22,16 +22,16 @@ typedef struct PackOptions {
     size_t min_tokens; /* likewise tokens, without start and end; > 0 needs a tokenizer */
     const Tokenizer *tokenizer;
     size_t threads;
-    uint64_t source;    /* hash of what is packed and how, as far as the options do not say it */
+    uint64_t source;    /* hash of what is packed and how, except what the options have */
     bool show_progress; /* data/io/progress.h */
 } PackOptions;
 PackOptions pack_options_default(void);
 
 /* Keys are 9-digit numbers in stored order; members are KEY.jpg|png|webp with the original bytes,
- * KEY.txt, KEY.cls where there is a label, and KEY.json where the data set was opened with
- * want_json and has one. Writes NAME.tar.idx beside every shard and the shards' sizes into
+ * KEY.txt, KEY.cls if there is a label, and KEY.json if the data set was opened with want_json and
+ * has one. Writes NAME.tar.idx beside every shard and the shards' sizes into
  * DIR/sizes.json. Every file is written beside and renamed; the same input gives the same bytes,
- * whatever the threads. Killed and called again with the same options and data, it goes on behind
+ * whatever the threads. Killed and called again with the same options and data, it resumes after
  * the last whole shard. The first rejected samples are logged. False: err says why (what was
  * finished before stays). */
 bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err);

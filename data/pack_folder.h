@@ -23,7 +23,7 @@ typedef struct PackState {
     size_t added_count;
 } PackState;
 
-/* Makes the folder, and sees that nobody else packs NAME into it. A pack of the same identity that
+/* Makes the folder, and locks it against other packs of NAME. A pack of the same identity that
  * was not finished: its state (going_on). Otherwise shards of that name are refused, or (force)
  * replaced one by one. */
 bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool force, bool *going_on,

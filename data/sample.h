@@ -13,7 +13,7 @@ typedef struct Sample {
     size_t image_size, image_capacity;
     char *text; /* NUL-terminated too */
     size_t text_size, text_capacity;
-    char *json; /* its metadata, where they were asked for and it has some: NUL-terminated */
+    char *json; /* its metadata, if requested and present: NUL-terminated */
     size_t json_size;
     int label; /* class folder's number in sorted order or .cls; -1 without */
 } Sample;

@@ -1,4 +1,4 @@
-/* sampler: which sample stands at which position of an epoch. A pure function of (seed, epoch):
+/* sampler: the sample at each position of an epoch. A pure function of (seed, epoch):
  * independent of ranks, workers and accumulation. Shuffling permutes shards, then samples within a
  * window of shards, so that reads stay nearly sequential. Resampling draws shards with replacement
  * instead, and pieces of tables and folders as if they were shards. */

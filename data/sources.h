@@ -17,9 +17,9 @@ typedef struct Sources {
 } Sources;
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the
- * list's folder. A folder that holds .tar files stands for these, sorted. Names are not checked for
- * existence, but for folders. In a command braces are expanded where they hold a range or plain
- * words; others are the shell's. Free with sources_free, also on failure. */
+ * list's folder. A folder that holds .tar files means these, sorted. Only folders are checked for
+ * existence. In a command braces are expanded if they hold a range or plain words; others are the
+ * shell's. Free with sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Error *err);
 void sources_free(Sources *s);
 /* "2::1" → factor[parts], one for each part; text NULL: all 1. False: not so many numbers from 0

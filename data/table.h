@@ -35,9 +35,9 @@ typedef struct Table {
  * is not there. Rows without path or caption are dropped. Unless captions are taken
  * whole, rows of one path are one sample with several captions. */
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err);
-/* Images directly in the folder: a .txt stands beside each. Otherwise every folder in it is a
- * class; its images' caption is the .txt beside, or else made of the class name. Where the folder
- * holds img2dataset's reports (*_stats.json), those in it are no classes. */
+/* Images directly in the folder have a .txt beside each. Otherwise every folder in it is a class;
+ * its images' caption is the .txt beside, or else made of the class name. If the folder holds
+ * img2dataset's reports (*_stats.json), folders in it are no classes. */
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err);
 /* For data/jsonl.c: a row more; a malloc'd string that is freed with the table; the folder that
  * relative paths of a table are taken from, given its first one; rows of one picture become one. */

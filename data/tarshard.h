@@ -1,5 +1,5 @@
-/* tarshard: .tar and .tar.zst shards through their indexes: where an index is found or built, and a
- * bounded cache of open shards and decompressed frames. */
+/* tarshard: .tar and .tar.zst shards through their indexes: finds an index or builds it, and keeps
+ * a bounded cache of open shards and decompressed frames. */
 #ifndef DATA_TARSHARD_H
 #define DATA_TARSHARD_H
 #include "data/source.h"
@@ -26,7 +26,7 @@ typedef struct ShardCache ShardCache;
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err);
 /* A stream as a shard: reads it all into a file without a name in cache_dir. False: err names it,
- * also where its command failed. */
+ * also if its command failed. */
 bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
                     const IndexKeys *keys, double seconds, Error *err);
 void tarshard_free(TarShard *s);

@@ -18,7 +18,7 @@ typedef struct TarStreamOptions {
 /* A sample that several may hold; the last one to release it frees it. */
 typedef struct StreamSample {
     Sample s;        /* its text is one caption already */
-    uint64_t number; /* where it stands: its source's number << 32 | its number there */
+    uint64_t number; /* its source's number << 32 | its number there */
     bool bad;        /* it has no usable caption or label; why says what is wrong */
     Error why;
     atomic_uint refs;
@@ -32,7 +32,7 @@ typedef enum { TARSTREAM_SAMPLE, TARSTREAM_END, TARSTREAM_FAILED } TarStreamStat
 TarStream *tarstream_open(const SourceItem *item, size_t number, const TarStreamOptions *o,
                           Error *err);
 /* The next sample, refs 1. A caption is drawn by rng_mix(seed, number); seed NULL: the first one.
- * Samples without image or caption are passed over. FAILED: the command failed, or the tar is cut
+ * Samples without image or caption are skipped. FAILED: the command failed, or the tar is cut
  * or damaged; err names the source. Nothing more can be read after END and FAILED. */
 TarStreamStatus tarstream_next(TarStream *t, const uint64_t *seed, StreamSample **out, Error *err);
 void tarstream_close(TarStream *t);

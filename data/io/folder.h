@@ -26,7 +26,7 @@ bool names_have(char *const *names, size_t count, const char *name); /* names: s
 void folder_remove(const char *path);
 bool folder_sync(const char *path); /* false: errno */
 /* `from` takes the place of `to`, which disappears. A crash at any point leaves a whole folder:
- * under the name `to` where the file system can exchange names, else perhaps as `to`.old. */
+ * under the name `to` if the file system can exchange names, else perhaps as `to`.old. */
 bool folder_replace(const char *from, const char *to);
 /* `from`, a file or folder, gets the name `to`, which must not exist. */
 bool folder_place(const char *from, const char *to, Error *err);

@@ -18,8 +18,8 @@ typedef struct Lines {
 
 void lines_open(Lines *l, FILE *file);
 void lines_close(Lines *l); /* leaves the file open */
-/* The next block: n > 0 bytes that end with a line feed but perhaps at the end of the file; stands
- * until the next call. False at the end or where reading fails (ask ferror). */
+/* The next block: n > 0 bytes that end with a line feed, except perhaps at the end of the file;
+ * valid until the next call. False at the end or if reading fails (see ferror). */
 bool lines_next_block(Lines *l, const char **block, size_t *n);
 /* Takes one line, without its line feed, off the front of a block. False when it is used up. */
 bool lines_take(const char **block, size_t *n, const char **line, size_t *line_n);

@@ -1,4 +1,4 @@
-/* pipe: the output of a command, or standard input, as bytes one after the other. No read waits
+/* pipe: the output of a command, or standard input, as a stream of bytes. No read waits
  * longer than a time limit, and no command outlives its Pipe or the program. */
 #ifndef DATA_IO_PIPE_H
 #define DATA_IO_PIPE_H
@@ -8,17 +8,17 @@
 
 typedef struct Pipe Pipe;
 
-/* Starts `/bin/sh -c command` in a process group of its own (a Ctrl-C at the terminal is for the
+/* Starts `/bin/sh -c command` in a separate process group (a Ctrl-C at the terminal is for the
  * program alone), its input empty. seconds: how long one read may wait; stop (may be NULL): once
  * true, reads end. NULL: err says why. */
 Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err);
 /* Standard input; one at a time. */
 Pipe *pipe_stdin(double seconds, const atomic_bool *stop);
-/* Up to n bytes, at least one but at the end. False: nothing came in time, or a read failed. */
+/* Up to n bytes, at least one except at the end. False: nothing came in time, or a read failed. */
 bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err);
 /* Waits for the command, which has closed its output or is about to. False: it failed; err says
  * "exit status 3" or which signal ended it. */
 bool pipe_finish(Pipe *p, Error *err);
-/* Kills the command where it still runs, and frees. */
+/* Kills the command if it still runs, and frees. */
 void pipe_close(Pipe *p);
 #endif

@@ -13,7 +13,7 @@ typedef struct StreamFrame {
 
 /* NULL: err says why. */
 Stream *stream_open(const char *path, Error *err);
-/* Bytes of something that can only be read on: up to n, at least one but at the end. */
+/* Bytes of something without random access: up to n, at least one except at the end. */
 typedef bool (*StreamSource)(void *context, void *out, size_t n, size_t *got, Error *err);
 /* NULL: err says why. */
 Stream *stream_open_source(StreamSource read, void *context, Error *err);
@@ -22,11 +22,11 @@ Stream *stream_open_memory(const uint8_t *bytes, size_t size);
 /* Reads up to n bytes; *got < n only at the end. False: unreadable, or a zstd frame that is cut or
  * damaged. */
 bool stream_read(Stream *s, void *out, size_t n, size_t *got, Error *err);
-/* Passes over n bytes; false when there are fewer. A plain file is not read for it. */
+/* Skips n bytes; false if there are fewer. A plain file is not read for it. */
 bool stream_skip(Stream *s, uint64_t n, Error *err);
 /* Decompressed bytes read so far. */
 uint64_t stream_tell(const Stream *s);
-/* The frames that are known whole (0 of a plain file), and one entry more: where the last of them
+/* The frames that are known whole (0 of a plain file), and one more entry: where the last of them
  * ends. Valid until the next call on s. */
 size_t stream_frames(const Stream *s, const StreamFrame **frames);
 void stream_close(Stream *s);

@@ -1,5 +1,4 @@
-/* string_map: strings to the numbers 0, 1, … in the order of their first appearance. Any file above
- * kernels/ may call it. */
+/* string_map: strings to the numbers 0, 1, … in the order of their first appearance. */
 #ifndef DATA_IO_STRING_MAP_H
 #define DATA_IO_STRING_MAP_H
 #include "kernels/base.h"

@@ -17,7 +17,7 @@ bool writer_border(Writer *w, Error *err);
 /* Bytes put so far, before compression. */
 uint64_t writer_tell(const Writer *w);
 /* Flushes, fsyncs, renames. frames: count entries and one more where the last ends, malloc'd (NULL
- * of a plain file; may be NULL when not wanted). The writer is gone afterwards, also on failure. */
+ * of a plain file; the argument may be NULL). Frees the writer, also on failure. */
 bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err);
 /* Removes what was written. */
 void writer_abort(Writer *w);
