@@ -45,6 +45,14 @@ done
 
 long=$(wc -l "${sources[@]}" | awk '$1 > 620 && $2 != "total" && $2 !~ /_tables?\.c$/ {print $2 ": " $1 " lines"}')
 [ -z "$long" ] || complain "files over 600 lines" "$long"
+# what documents, comments and recipes call a file exists (X and NAME are any name)
+hits=$(git grep -hoE '\b(kernels|data|train|eval|tools|tests|configs|docs)(/[A-Za-z0-9_{},*-]+)+\.(cuh?|[ch]|sh|py|md|conf|json|sbatch|png)\b' \
+    -- '*.md' '*.conf' '*.sh' '*.py' '*.[ch]' '*.cu' '*.cuh' '*.sbatch' Makefile | sort -u | grep -vE '[/_](X|NAME)\.' |
+    while read -r path; do
+        eval "set -- $path"
+        for file; do [ -e "$file" ] || echo "$file"; done
+    done)
+[ -z "$hits" ] || complain "files that are named but not there" "$hits"
 hits=$(git grep -nIE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.sh' '*.py' Makefile ':!tools/lint.sh' || true)
 [ -z "$hits" ] || complain "unfinished work" "$hits"
 hits=$(git grep -nE 'ffast-math|reduction *\([-+*]' -- '*.c' '*.h' Makefile || true)
