@@ -60,6 +60,18 @@ sigterm() {
         [ -f "$dir/stopped/checkpoints/step_$(lines stopped)/train_state.safetensors" -o \
             -f "$dir/stopped/checkpoints/epoch_$(($(lines stopped) / 6))/train_state.safetensors" ]
 }
+# Beside a living run: a second start and a resumption end with a line and touch nothing; evaluation of its checkpoint is not hindered.
+second_start() {
+    train living --epochs 100000 --save-frequency-steps 1000000 --save-frequency 1 2>/dev/null &
+    local job=$! pid before
+    await $job has_lines living 7 && pid=$(pgrep -P $job) && kill -STOP "$pid" || return 1
+    before=$(find "$dir/living" -printf '%p %T@ %s\n' | sort)
+    refused 1 "living is in use by process $(hostname):$pid" train living && refused 1 ":$pid" train living --resume latest &&
+        [ "$before" = "$(find "$dir/living" -printf '%p %T@ %s\n' | sort)" ] &&
+        "$clipc" ckpt info "$dir/living/checkpoints/epoch_1" >"$dir/stdout" && train living --dry-run >"$dir/stdout"
+    local code=$?
+    kill -CONT "$pid" && kill -TERM "$pid" && wait $job && [ $code = 0 ] && [ ! -e "$dir/living/lock" ] && [ ! -e "$dir/whole/lock" ]
+}
 truncated_checkpoint() { # the newest one is cut: the one before it is taken, and the damage named
     cp -r "$dir/whole" "$dir/cut"
     rm -r "$dir/cut/checkpoints/epoch_5"
@@ -121,6 +133,7 @@ for step in 1 $((RANDOM % 20 + 5)) $((RANDOM % 4 + 25)); do check "killed_at_ste
 check bf16_moments_train_and_resume bf16_moments
 check resume_without_checkpoint_starts_afresh fresh_resume
 check sigterm_saves_and_exits_0 sigterm
+check second_start_of_a_living_run second_start
 check truncated_checkpoint_is_passed_over truncated_checkpoint
 check loss_that_is_not_finite_stops not_finite
 check params_conf_gives_the_run_again recipe

@@ -15,6 +15,7 @@
 #include "train/ranks/watchdog.h"
 #include "kernels/hash.h"
 #include "data/io/folder.h"
+#include "data/io/lock.h"
 
 #include <errno.h>
 #include <math.h>
@@ -65,7 +66,8 @@ typedef struct Run {
 
 static bool writes(const Run *r) { return r->comm->rank == 0; }
 
-/* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet. */
+/* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet but the
+ * run's lock. */
 static void find_run(Run *r) {
     if (!opt->train_data && !opt->dry_run)
         die_usage("clipc train: --train-data is missing (shards, a CSV/TSV or a folder)");
@@ -77,6 +79,8 @@ static void find_run(Run *r) {
     r->dir = xasprintf("%s/%s", opt->logs, name);
     r->checkpoints = xasprintf("%s/checkpoints", r->dir);
     train_options.name = name; /* the run's record names it, also where it was chosen here */
+    Error err;
+    if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
     char *record = xasprintf("%s/params.conf", r->dir);
     bool exists = !access(record, F_OK);
     free(record);

@@ -1,5 +1,6 @@
 #include "train/ranks/watchdog.h"
 
+#include "data/io/lock.h"
 #include "data/io/parallel.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -80,6 +81,7 @@ static void end_process(uint64_t step, const char *what) {
     if (dog.device.leave && !pthread_create(&thread, NULL, leave_device, NULL))
         for (double until = clock_now() + 2; !dog.gone && clock_now() < until;)
             condition_wait(&dog.left, &dog.lock, until - clock_now());
+    folder_unlock();
     _exit(EXIT_ERROR);
 }
 
