@@ -124,7 +124,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->checkpoint = xstrdup(o->checkpoint);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */
-    e->params = params_new(e->k, &e->config, false);
+    e->params = params_new(e->k, &e->config);
     load_weights(e);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch};

@@ -5,6 +5,7 @@
 #define EVAL_ZEROSHOT_H
 #include "eval/classes.h"
 #include "eval/encoder.h"
+#include "train/ranks/comm.h"
 
 typedef struct Classifier {
     size_t classes, dim, templates;

@@ -141,6 +141,12 @@ static bool any(const char *name) {
     return true;
 }
 
+Param *param_named(const Params *p, const char *name) {
+    for (size_t i = 0; i < p->count; i++)
+        if (!strcmp(p->list[i].name, name)) return &p->list[i];
+    return NULL;
+}
+
 TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o, LossKind kind) {
     return model_new_frozen(k, c, o, kind,
                             o->frozen_image && o->frozen_text ? any
@@ -155,13 +161,13 @@ TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOpti
     k = table;
     TestModel m = {.k = k, .table = table, .config = *c, .kind = kind, .B = o->max_batch};
     size_t features = m.B * c->embed_dim * k->acc_size;
-    m.p = params_declare(k, c, NULL);
+    m.p = params_declare(k, c);
     for (size_t i = 0; i < m.p->count; i++) {
         Param *q = &m.p->list[i];
         q->trainable = !strncmp(q->name, "logit_", 6) || !frozen(q->name);
     }
-    params_place(m.p, 1);
-    params_take(m.p, NULL, MOMENTS_FP32);
+    params_layout(m.p, 1);
+    m.state = optim_state_new(m.p, NULL, 1, MOMENTS_FP32);
     fill(m.p, c);
     m.clip = clip_new(k, c, m.p, o);
     m.loss = loss_new(k, comm_self(k), kind, m.B, c->embed_dim, 1 << 20);
@@ -173,17 +179,23 @@ TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOpti
     return m;
 }
 
-Params *lora_params(const Kernels *k, const ClipConfig *c, const LoraOptions *o) {
-    Params *p = params_declare(k, c, o);
-    params_place(p, 1);
-    params_take(p, NULL, MOMENTS_FP32);
-    return p;
+OptimState *state_new(const Kernels *k, const ClipConfig *c, const LoraOptions *lora) {
+    Params *p = params_declare(k, c);
+    if (lora) lora_declare(p, lora);
+    params_layout(p, 1);
+    return optim_state_new(p, NULL, 1, MOMENTS_FP32);
+}
+
+void state_free(OptimState *s) {
+    Params *p = s->p;
+    optim_state_free(s);
+    params_free(p);
 }
 
 void model_free(TestModel *m) {
     clip_free(m->clip);
     loss_free(m->loss);
-    params_free(m->p);
+    state_free(m->state);
     m->k->device->release(m->images);
     m->k->device->release(m->texts);
     m->k->device->release(m->dimages);
@@ -232,7 +244,7 @@ static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
 
 static double run_loss(TestModel *m, size_t B, bool gradients) {
     const Params *p = m->p;
-    const Param *scale = params_find(p, "logit_scale"), *bias = params_find(p, "logit_bias");
+    const Param *scale = param_named(p, "logit_scale"), *bias = param_named(p, "logit_bias");
     double loss;
     loss_run(m->loss, m->value, gradients ? m->dimages : NULL, gradients ? m->dtexts : NULL,
              gradients ? param_grad(p, scale) : NULL,
@@ -266,7 +278,7 @@ double *host_copy(const Kernels *k, const acc *x, size_t n) {
 }
 
 double *model_grad(const TestModel *m, const char *name) {
-    const Param *q = params_find(m->p, name);
+    const Param *q = param_named(m->p, name);
     assert(q);
     return host_copy(m->k, param_grad(m->p, q), q->size);
 }

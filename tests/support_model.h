@@ -2,8 +2,9 @@
  * and a harness that gives features, loss and gradients on the host. */
 #ifndef TESTS_SUPPORT_MODEL_H
 #define TESTS_SUPPORT_MODEL_H
-#include "train/model/clip.h"
 #include "train/loss.h"
+#include "train/model/clip.h"
+#include "train/model/lora.h"
 #include "train/optim.h"
 
 /* Embedding 32; image 32, patch 8, width 64, 2 layers, 2 heads; context 16, vocabulary 64, width
@@ -29,11 +30,15 @@ TestBatch golden_batch(uint32_t i);
 TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed);
 void batch_free(TestBatch *b);
 
+/* The tensor of that name; NULL when absent. */
+Param *param_named(const Params *p, const char *name);
+
 typedef struct TestModel {
     const Kernels *k;
     Kernels *table; /* what k points to: its own */
     ClipConfig config;
     Params *p;
+    OptimState *state;
     Clip *clip;
     LossKind kind;
     Loss *loss;
@@ -46,8 +51,11 @@ TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
 /* The same with these tensors frozen (never logit_…). */
 TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
                            LossKind kind, bool (*frozen)(const char *name));
-/* The model's tensors and LoRA's factors, laid out, with memory for training. */
-Params *lora_params(const Kernels *k, const ClipConfig *c, const LoraOptions *o);
+/* Tensors and what training keeps beside them, all of which learns; lora: with its factors, or
+ * NULL.
+ */
+OptimState *state_new(const Kernels *k, const ClipConfig *c, const LoraOptions *lora);
+void state_free(OptimState *s);
 void model_free(TestModel *m);
 
 typedef struct RunHow {

@@ -4,6 +4,7 @@
 
 #include "data/tensors/safetensors.h"
 #include "tests/support.h"
+#include "tests/support_model.h"
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@
 static const Kernels *k;
 
 /* A model of width 4 with an image grid of g×g and a text of n positions. */
-static Params *model(ClipConfig *c, size_t g, size_t n, bool bias, bool training) {
+static OptimState *model(ClipConfig *c, size_t g, size_t n, bool bias) {
     char json[512];
     snprintf(json, sizeof json,
              "{\"embed_dim\": 6, %s\"vision_cfg\": {\"image_size\": %zu, \"layers\": 1, \"width\": "
@@ -26,16 +27,16 @@ static Params *model(ClipConfig *c, size_t g, size_t n, bool bias, bool training
              bias ? "\"init_logit_bias\": -10, " : "", 2 * g, n);
     Error err;
     if (!clip_config_parse(c, "small-vit", json, strlen(json), &err)) fail_msg("%s", err.text);
-    return params_new(k, c, training);
+    return state_new(k, c, NULL);
 }
 
-static void end(Params *p, ClipConfig *c) {
-    params_free(p);
+static void end(OptimState *o, ClipConfig *c) {
+    state_free(o);
     clip_config_free(c);
 }
 
 static float *get(const Params *p, const acc *block, const char *name) {
-    const Param *q = params_find(p, name);
+    const Param *q = param_named(p, name);
     float *x = malloc(q->size * sizeof *x);
     k->acc_get_f32(x, acc_at(k, block, q->offset), q->size);
     return x;
@@ -50,12 +51,13 @@ static void check_equal(const Params *a, const acc *block_a, const Params *b, co
     }
 }
 
-static void fill_moments(Params *p) {
-    double *x = malloc(p->size * sizeof *x);
-    for (size_t i = 0; i < p->size; i++) x[i] = sin((double)i);
-    k->acc_set(p->m, x, p->size);
-    for (size_t i = 0; i < p->size; i++) x[i] *= x[i] * 1e-3;
-    k->acc_set(p->v, x, p->size);
+static void fill_moments(OptimState *o) {
+    size_t n = o->p->size;
+    double *x = malloc(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = sin((double)i);
+    k->acc_set(o->m, x, n);
+    for (size_t i = 0; i < n; i++) x[i] *= x[i] * 1e-3;
+    k->acc_set(o->v, x, n);
     free(x);
 }
 
@@ -66,11 +68,11 @@ static void test_round_trip(void **state) {
     const char *dir = test_path("run/checkpoints"), *vocab = test_path("some-vocab.txt.gz");
     test_write_file(vocab, "merges", 6);
     ClipConfig c, c2;
-    Params *p = model(&c, 3, 5, true, true);
-    params_init(p, 1);
-    fill_moments(p);
+    OptimState *o = model(&c, 3, 5, true);
+    params_init(o->p, 1);
+    fill_moments(o);
     TrainState s = {.step = 12, .epoch = 3, .position = 1ull << 40, .seed = UINT64_MAX}, t;
-    checkpoint_save(dir, "step_12", p, &c, &s, vocab);
+    checkpoint_save(dir, "step_12", o, &c, &s, vocab);
 
     char *latest = checkpoint_latest(dir), *folder = path_of(dir, "step_12");
     assert_string_equal(latest, folder);
@@ -84,35 +86,35 @@ static void test_round_trip(void **state) {
     clip_config_load(&c2, link); /* through the link, from the file */
     assert_int_equal(c2.image.width, 4);
     assert_true(c2.has_logit_bias && c2.image_size == 6);
-    Params *q = params_new(k, &c2, true);
-    pretrained_load(link, q, &c2);
-    check_equal(p, p->master, q, q->master);
+    OptimState *r = state_new(k, &c2, NULL);
+    pretrained_load(link, r->p, &c2);
+    check_equal(o->p, o->p->master, r->p, r->p->master);
     assert_true(checkpoint_load_state(link, NULL, &t));
     assert_memory_equal(&s, &t, sizeof s);
     t = (TrainState){0};
-    assert_true(checkpoint_load_state(folder, q, &t));
+    assert_true(checkpoint_load_state(folder, r, &t));
     assert_memory_equal(&s, &t, sizeof s);
-    check_equal(p, p->m, q, q->m);
-    check_equal(p, p->v, q, q->v);
+    check_equal(o->p, o->m, r->p, r->m);
+    check_equal(o->p, o->v, r->p, r->v);
     assert_int_equal(test_entries(dir, true), 0);
     free(latest), free(folder), free(link);
-    end(p, &c);
-    end(q, &c2);
+    end(o, &c);
+    end(r, &c2);
 }
 
 static void test_same_name_again(void **state) {
     (void)state;
     const char *dir = test_path("again");
     ClipConfig c;
-    Params *p = model(&c, 2, 5, false, true);
+    OptimState *o = model(&c, 2, 5, false);
     TrainState s = {.step = 5}, t;
     const char *vocab = test_path("vocab-that-goes-away");
     test_write_file(vocab, "v", 1);
-    checkpoint_save(dir, "step_5", p, &c, &s, vocab);
+    checkpoint_save(dir, "step_5", o, &c, &s, vocab);
     unlink(vocab); /* a run that goes on from a checkpoint that was pruned since */
     s.seed = 9;
-    params_init(p, 2);
-    checkpoint_save(dir, "step_5", p, &c, &s, vocab);
+    params_init(o->p, 2);
+    checkpoint_save(dir, "step_5", o, &c, &s, vocab);
     assert_int_equal(test_entries(dir, true), 0);
     assert_int_equal(test_entries(dir, false), 2);
     char *folder = path_of(dir, "latest"), *found = pretrained_vocab(folder);
@@ -121,7 +123,7 @@ static void test_same_name_again(void **state) {
     assert_int_equal(t.seed, 9);
     free(found);
     free(folder);
-    end(p, &c);
+    end(o, &c);
 }
 
 /* ---- other people's files ---- */
@@ -195,10 +197,11 @@ static void write_foreign(const char *path, const Params *p, enum Twist twist) {
 static void test_foreign_names_and_types(void **state) {
     (void)state;
     ClipConfig c;
-    Params *p = model(&c, 2, 5, true, false);
+    OptimState *o = model(&c, 2, 5, true);
+    Params *p = o->p;
     const char *path = test_path("foreign.safetensors");
     write_foreign(path, p, NONE);
-    params_init(p, 1);
+    params_init(o->p, 1);
     pretrained_load(path, p, &c);
     for (size_t i = 0; i < p->count; i++) {
         float *x = get(p, p->master, p->list[i].name);
@@ -206,8 +209,8 @@ static void test_foreign_names_and_types(void **state) {
         for (size_t j = 0; j < p->list[i].size; j++) assert_true(x[j] == (bias ? 0 : value(i, j)));
         free(x);
     }
-    assert_false(checkpoint_load_state(test_dir(), p, &(TrainState){0}));
-    end(p, &c);
+    assert_false(checkpoint_load_state(test_dir(), o, &(TrainState){0}));
+    end(o, &c);
 }
 
 typedef struct Load {
@@ -219,14 +222,14 @@ typedef struct Load {
 static void load(void *argument) {
     const Load *l = argument;
     ClipConfig c;
-    Params *p = model(&c, l->g, l->n, l->bias, false);
-    pretrained_load(l->path, p, &c);
+    OptimState *o = model(&c, l->g, l->n, l->bias);
+    pretrained_load(l->path, o->p, &c);
 }
 
 static void test_wrong_tensors_are_named(void **state) {
     (void)state;
     ClipConfig c;
-    Params *p = model(&c, 2, 5, false, false);
+    OptimState *o = model(&c, 2, 5, false);
     Load l = {test_path("twisted.safetensors"), false, 2, 5};
     static const char *const names[] = {[MISSING] = "visual.proj is missing",
                                         [UNKNOWN] = "visual.ln_mid.weight",
@@ -234,18 +237,18 @@ static void test_wrong_tensors_are_named(void **state) {
                                         [INTEGER] = "text.ln_final.bias is not a floating",
                                         [TWICE] = "logit_scale is there twice"};
     for (enum Twist t = MISSING; t <= TWICE; t++) {
-        write_foreign(l.path, p, t);
+        write_foreign(l.path, o->p, t);
         test_dies(load, &l, EXIT_ERROR, names[t]);
     }
-    end(p, &c);
+    end(o, &c);
     /* a bias that the model has no place for */
-    p = model(&c, 2, 5, true, false);
-    checkpoint_save(test_path("biased"), "step_0", p, &c, &(TrainState){0}, NULL);
+    o = model(&c, 2, 5, true);
+    checkpoint_save(test_path("biased"), "step_0", o, &c, &(TrainState){0}, NULL);
     l.path = test_path("biased/step_0");
     test_dies(load, &l, EXIT_ERROR, "logit_bias is no tensor of the model small-vit");
     l.path = test_path("no-such-file");
     test_dies(load, &l, EXIT_ERROR, "no-such-file: No such file");
-    end(p, &c);
+    end(o, &c);
 }
 
 /* ---- resizing ---- */
@@ -255,30 +258,30 @@ static void check_resize(const Safetensors *golden, const char *kind, size_t fro
     bool image = !strcmp(kind, "image");
     const char *name = image ? "visual.positional_embedding" : "positional_embedding";
     ClipConfig c, d;
-    Params *p = model(&c, image ? from : 2, image ? 5 : from, false, false);
-    Params *q = model(&d, image ? to : 2, image ? 5 : to, false, false);
-    params_init(p, 3);
+    OptimState *o = model(&c, image ? from : 2, image ? 5 : from, false);
+    OptimState *r = model(&d, image ? to : 2, image ? 5 : to, false);
+    params_init(o->p, 3);
     char key[64];
     snprintf(key, sizeof key, "%s.%zu.%zu.old", kind, from, to);
     const Tensor *old = safetensors_find(golden, key);
     assert_non_null(old);
     float values[512];
     assert_true(old->count <= COUNT(values) && tensor_read_f32(old, 0, old->count, values));
-    assert_int_equal(old->count, params_find(p, name)->size);
-    k->acc_set_f32(param_acc(p, params_find(p, name)), values, old->count);
-    checkpoint_save(test_path("resize"), "step_1", p, &c, &(TrainState){0}, NULL);
-    pretrained_load(test_path("resize/step_1"), q, &d);
+    assert_int_equal(old->count, param_named(o->p, name)->size);
+    k->acc_set_f32(param_acc(o->p, param_named(o->p, name)), values, old->count);
+    checkpoint_save(test_path("resize"), "step_1", o, &c, &(TrainState){0}, NULL);
+    pretrained_load(test_path("resize/step_1"), r->p, &d);
     snprintf(key, sizeof key, "%s.%zu.%zu.new", kind, from, to);
     const Tensor *new = safetensors_find(golden, key);
     assert_non_null(new);
-    assert_int_equal(new->count, params_find(q, name)->size);
+    assert_int_equal(new->count, param_named(r->p, name)->size);
     assert_true(new->count <= COUNT(values) && tensor_read_f32(new, 0, new->count, values));
-    float *got = get(q, q->master, name);
+    float *got = get(r->p, r->p->master, name);
     for (size_t i = 0; i < new->count; i++)
         assert_near((double)got[i], (double)values[i], 2e-7 * fmax(1, fabs((double)values[i])));
     free(got);
-    end(p, &c);
-    end(q, &d);
+    end(o, &c);
+    end(r, &d);
 }
 
 static void test_resize(void **state) {
@@ -301,13 +304,13 @@ static void test_resize(void **state) {
 
 static void save_steps(const char *dir, const unsigned *steps, size_t n) {
     ClipConfig c;
-    Params *p = model(&c, 2, 5, false, true);
+    OptimState *o = model(&c, 2, 5, false);
     for (size_t i = 0; i < n; i++) {
         char name[32];
         snprintf(name, sizeof name, "step_%u", steps[i]);
-        checkpoint_save(dir, name, p, &c, &(TrainState){.step = steps[i]}, NULL);
+        checkpoint_save(dir, name, o, &c, &(TrainState){.step = steps[i]}, NULL);
     }
-    end(p, &c);
+    end(o, &c);
 }
 
 static void print_latest(void *dir) { fprintf(stderr, "latest: %s\n", checkpoint_latest(dir)); }
@@ -323,8 +326,8 @@ static void flip_bit(const char *path, size_t before_end) {
 
 static void load_state(void *path) {
     ClipConfig c;
-    Params *p = model(&c, 3, 5, false, true);
-    checkpoint_load_state(path, p, &(TrainState){0});
+    OptimState *o = model(&c, 3, 5, false);
+    checkpoint_load_state(path, o, &(TrainState){0});
 }
 
 static void test_damaged_is_passed_over(void **state) {
@@ -428,15 +431,15 @@ static void test_killed_while_saving(void **state) {
         pid_t child = fork();
         if (!child) {
             ClipConfig c;
-            Params *p = model(&c, 2, 5, false, true);
-            const Param *scale = params_find(p, "logit_scale");
+            OptimState *o = model(&c, 2, 5, false);
+            const Param *scale = param_named(o->p, "logit_scale");
             for (uint64_t step = 2;; step++) {
                 float x = (float)step;
-                k->acc_set_f32(param_acc(p, scale), &x, 1);
+                k->acc_set_f32(param_acc(o->p, scale), &x, 1);
                 /* three names in turn: each is replaced again and again */
                 char name[32];
                 snprintf(name, sizeof name, "step_%d", (int)(step % 3) + 1);
-                checkpoint_save(dir, name, p, &c, &(TrainState){.step = step}, NULL);
+                checkpoint_save(dir, name, o, &c, &(TrainState){.step = step}, NULL);
             }
         }
         usleep(3000 + 2500 * (useconds_t)round);
@@ -445,15 +448,15 @@ static void test_killed_while_saving(void **state) {
         char *latest = checkpoint_latest(dir);
         assert_non_null(latest);
         ClipConfig c;
-        Params *p = model(&c, 2, 5, false, true);
+        OptimState *o = model(&c, 2, 5, false);
         TrainState s;
-        pretrained_load(latest, p, &c);
-        assert_true(checkpoint_load_state(latest, p, &s));
-        float *x = get(p, p->master, "logit_scale");
+        pretrained_load(latest, o->p, &c);
+        assert_true(checkpoint_load_state(latest, o, &s));
+        float *x = get(o->p, o->p->master, "logit_scale");
         assert_true(s.step == 1 || *x == (float)s.step);
         free(x);
         free(latest);
-        end(p, &c);
+        end(o, &c);
     }
     save_steps(dir, (unsigned[]){1}, 1);
     assert_int_equal(test_entries(dir, true), 0); /* the unfinished one is swept up */
@@ -471,15 +474,15 @@ static void test_prune(void **state) {
     const char *dir = test_path("prune");
     save_steps(dir, (unsigned[]){8, 9, 10, 100}, 4);
     ClipConfig c;
-    Params *p = model(&c, 2, 5, false, true);
-    checkpoint_save(dir, "epoch_1", p, &c, &(TrainState){.step = 7}, NULL);
+    OptimState *o = model(&c, 2, 5, false);
+    checkpoint_save(dir, "epoch_1", o, &c, &(TrainState){.step = 7}, NULL);
     checkpoint_prune(dir, 2);
     assert_true(exists(dir, "epoch_1") && exists(dir, "step_100") && exists(dir, "step_10"));
     assert_false(exists(dir, "step_9") || exists(dir, "step_8"));
-    checkpoint_save(dir, "step_10", p, &c, &(TrainState){.step = 10}, NULL);
+    checkpoint_save(dir, "step_10", o, &c, &(TrainState){.step = 10}, NULL);
     checkpoint_prune(dir, 1); /* latest points at step_10 */
     assert_true(exists(dir, "step_100") && exists(dir, "step_10"));
-    end(p, &c);
+    end(o, &c);
 }
 
 /* Links lead elsewhere, and other spellings of a number are somebody's: both stay, and neither

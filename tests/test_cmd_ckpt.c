@@ -1,5 +1,6 @@
 /* `clipc ckpt info` on a checkpoint, on a weights file, on what is neither. */
 #include "tests/support.h"
+#include "tests/support_model.h"
 #include "data/tensors/safetensors.h"
 #include "train/checkpoint.h"
 
@@ -21,13 +22,13 @@ static int setup(void **state) {
     ClipConfig c;
     Error err;
     if (!clip_config_parse(&c, "small", model, strlen(model), &err)) fail_msg("%s", err.text);
-    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, true);
-    params_init(p, 1);
-    count = p->count;
-    learned = params_learned(p);
+    OptimState *o = state_new(kernels_open("ref", PRECISION_FP32), &c, NULL);
+    params_init(o->p, 1);
+    count = o->p->count;
+    learned = params_elements(o->p);
     TrainState s = {.step = 42, .epoch = 2, .position = 640, .seed = UINT64_MAX};
-    checkpoint_save(test_path("run"), "step_42", p, &c, &s, NULL);
-    params_free(p);
+    checkpoint_save(test_path("run"), "step_42", o, &c, &s, NULL);
+    state_free(o);
     clip_config_free(&c);
     return 0;
 }

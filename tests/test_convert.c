@@ -1,6 +1,7 @@
 /* clipc ckpt convert, mix, average, diff: what is written is what was read, in every format and
  * type; nothing is written over, and nothing half written stays. */
 #include "tests/support.h"
+#include "tests/support_model.h"
 #include "data/text/tokenizer.h"
 #include "data/tensors/npy.h"
 #include "train/checkpoint.h"
@@ -231,10 +232,10 @@ static const char *save(const char *name, uint64_t seed, const char *extra) {
     Error err;
     char *json = line(small, extra);
     if (!clip_config_parse(&c, "small", json, strlen(json), &err)) fail_msg("%s", err.text);
-    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, false);
-    params_init(p, seed);
-    checkpoint_save(test_path("small"), name, p, &c, &(TrainState){0}, NULL);
-    params_free(p);
+    OptimState *o = state_new(kernels_open("ref", PRECISION_FP32), &c, NULL);
+    params_init(o->p, seed);
+    checkpoint_save(test_path("small"), name, o, &c, &(TrainState){0}, NULL);
+    state_free(o);
     clip_config_free(&c);
     return test_path(line("small/%s", name));
 }

@@ -38,9 +38,9 @@ static const struct {
 static void groups(void **state) {
     (void)state;
     ClipConfig c = golden_config();
-    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, false);
+    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c);
     for (size_t i = 0; i < COUNT(expected); i++)
-        assert_int_equal(layer_group(params_find(p, expected[i].name), &c), expected[i].group);
+        assert_int_equal(layer_group(param_named(p, expected[i].name), &c), expected[i].group);
     layers_plan(p, &c,
                 &(LayerPlan){.lock_image = true,
                              .image_unlocked = 2,
@@ -48,7 +48,7 @@ static void groups(void **state) {
                              .text_norms_locked = false,
                              .lr_decay = 0.5});
     for (size_t i = 0; i < COUNT(expected); i++) {
-        const Param *q = params_find(p, expected[i].name);
+        const Param *q = param_named(p, expected[i].name);
         size_t g = expected[i].group;
         bool norm = strstr(q->name, "ln_") != NULL, image = !strncmp(q->name, "visual.", 7);
         assert_true(q->trainable == (g == 0 || (image ? g <= 2 : norm)));
@@ -75,8 +75,8 @@ static void fill(Trainer *t, size_t n) {
                      .start = t->batch.start,
                      .sample = t->batch.sample};
     OptimOptions o = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
-    t->optim = optim_new(t->m.p, &o);
-    t->step = step_new(t->m.k, comm_self(t->m.k), t->m.clip, t->m.p, t->optim, LOSS_CLIP, n, 1,
+    t->optim = optim_new(t->m.state, &o);
+    t->step = step_new(t->m.k, comm_self(t->m.k), t->m.clip, t->m.state, t->optim, LOSS_CLIP, n, 1,
                        t->m.config.embed_dim, 1 << 20);
 }
 
@@ -111,13 +111,13 @@ static void layer_rates(void **state) {
     layers_plan(t.m.p, &t.m.config, &(LayerPlan){.lr_decay = 0.5});
     optim_free(t.optim);
     OptimOptions o = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
-    t.optim = optim_new(t.m.p, &o);
+    t.optim = optim_new(t.m.state, &o);
     step_gradients(t.step, batches(&t));
     double *before = host_copy(t.m.k, p->master, p->size), *g = host_copy(t.m.k, p->grad, p->size);
     optim_step(t.optim, 1e-2, 1);
     double *after = host_copy(t.m.k, p->master, p->size);
     for (size_t i = 0; i < COUNT(expected); i++) {
-        const Param *q = params_find(p, expected[i].name);
+        const Param *q = param_named(p, expected[i].name);
         double lr = 1e-2 * (expected[i].group ? pow(0.5, (double)expected[i].group - 1) : 1);
         double decay = optim_decays(q, WD_HEAD) ? 0.1 : 0;
         for (size_t j = q->offset; j < q->offset + q->size; j++)
@@ -136,7 +136,7 @@ static void average(void **state) {
     (void)state;
     Trainer t = trainer_new(3);
     Params *p = t.m.p;
-    params_track(p, 0.8);
+    optim_state_track(t.m.state, 0.8);
     double *want = host_copy(t.m.k, p->master, p->size);
     for (uint64_t step = 1; step <= 4; step++) {
         step_run(t.step, batches(&t), 1e-2, step);
@@ -144,7 +144,7 @@ static void average(void **state) {
         for (size_t i = 0; i < p->size; i++) want[i] = 0.8 * want[i] + 0.2 * now[i];
         free(now);
     }
-    double *got = host_copy(t.m.k, p->ema, p->size);
+    double *got = host_copy(t.m.k, t.m.state->ema, p->size);
     assert_true(test_error_max(got, want, p->size) < 1e-14);
     free(want);
     free(got);
@@ -160,14 +160,16 @@ static Trainer lora_trainer(size_t n) {
     step_free(t.step);
     optim_free(t.optim);
     batch_free(&t.batch);
-    Params *plain = t.m.p;
+    OptimState *plain = t.m.state;
     LoraOptions o = {.rank = 2, .alpha = 3, .image = true, .text = true};
-    t.m.p = lora_params(k, &t.m.config, &o);
+    t.m.state = state_new(k, &t.m.config, &o);
+    t.m.p = t.m.state->p;
     params_init(t.m.p, 7);
     for (size_t i = 0; i < t.m.p->count; i++) {
         Param *q = &t.m.p->list[i];
-        const Param *old = params_find(plain, q->name);
-        if (old) k->device->copy(param_acc(t.m.p, q), param_acc(plain, old), q->size * k->acc_size);
+        const Param *old = param_named(plain->p, q->name);
+        if (old)
+            k->device->copy(param_acc(t.m.p, q), param_acc(plain->p, old), q->size * k->acc_size);
         if (strncmp(q->name, "lora_b.", 7)) continue;
         double *x = xmalloc(q->size * sizeof *x);
         for (size_t j = 0; j < q->size; j++)
@@ -176,15 +178,16 @@ static Trainer lora_trainer(size_t n) {
         free(x);
     }
     params_round(t.m.p);
+    lora_merge(t.m.p);
     clip_free(t.m.clip);
     t.m.clip = clip_new(k, &t.m.config, t.m.p, &(ClipOptions){.max_batch = n, .training = true});
-    params_free(plain);
+    state_free(plain);
     fill(&t, n);
     return t;
 }
 
 static double *tensor(const Trainer *t, const char *name) {
-    const Param *q = params_find(t->m.p, name);
+    const Param *q = param_named(t->m.p, name);
     return host_copy(t->m.k, param_acc(t->m.p, q), q->size);
 }
 
@@ -194,7 +197,7 @@ static void lora_weights(void **state) {
     Trainer t = lora_trainer(2);
     static const char *const parts[] = {".q", ".k", ".v"};
     static const char name[] = "visual.transformer.resblocks.1.attn.in_proj_weight";
-    const Param *q = params_find(t.m.p, name);
+    const Param *q = param_named(t.m.p, name);
     size_t C = q->shape[1], rank = 2;
     double *w = tensor(&t, name), *used = xmalloc(q->size * sizeof *used);
     for (size_t part = 0; part < 3; part++) {
@@ -222,6 +225,7 @@ static void lora_weights(void **state) {
 static double loss_of(void *context) {
     Trainer *t = context;
     params_round(t->m.p);
+    lora_merge(t->m.p);
     double loss = step_gradients(t->step, batches(t));
     t->m.k->device->zero(t->m.p->grad, t->m.p->learning * t->m.k->acc_size);
     return loss;
@@ -244,7 +248,7 @@ static void lora_gradients_are_derivatives(void **state) {
     double *fixed = host_copy(k, p->frozen, p->size - p->learning);
     k->device->zero(p->grad, p->learning * k->acc_size);
     for (size_t n = 0; n < COUNT(names); n++) {
-        const Param *q = params_find(p, names[n]);
+        const Param *q = param_named(p, names[n]);
         for (size_t i = 0; i < q->size; i += q->size / 3) {
             const double h = 1e-5;
             double was = before[q->offset + i], loss[2];
@@ -259,6 +263,7 @@ static void lora_gradients_are_derivatives(void **state) {
         }
     }
     params_round(p);
+    lora_merge(p);
     step_run(t.step, batches(&t), 1e-2, 1);
     double *after = host_copy(k, p->master, p->learning);
     double *then = host_copy(k, p->frozen, p->size - p->learning);

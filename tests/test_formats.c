@@ -352,7 +352,7 @@ static void cut_everywhere(const char *golden, const char *model) {
     ClipConfig c;
     size_t n, count;
     clip_config_load(&c, model);
-    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c, false);
+    Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c);
     char *bytes = test_read_file(golden, &n);
     const char *path = test_path("cut");
     count = 0;

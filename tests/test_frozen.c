@@ -35,17 +35,18 @@ static size_t memory(bool (*frozen)(const Param *), const LoraOptions *lora, Mom
     k.device = &none;
     ClipConfig c;
     clip_config_load(&c, "ViT-B-32");
-    Params *p = params_declare(&k, &c, lora);
+    Params *p = params_declare(&k, &c);
+    if (lora) lora_declare(p, lora);
     *elements = 0;
     for (size_t i = 0; i < p->count; i++) {
         p->list[i].trainable &= !frozen(&p->list[i]);
         if (!p->list[i].trainable) *elements += round_up(p->list[i].size, 32);
     }
     taken = 0;
-    params_place(p, 1);
-    params_take(p, NULL, moments);
-    if (average) params_track(p, 0.9);
-    params_free(p);
+    params_layout(p, 1);
+    OptimState *s = optim_state_new(p, NULL, 1, moments);
+    if (average) optim_state_track(s, 0.9);
+    state_free(s);
     clip_config_free(&c);
     return taken;
 }
@@ -118,7 +119,7 @@ static void locked_as_beside_full_gradients(void **state) {
         bool (*frozen)(const char *) = patterns[n / COUNT(backends)];
         TestModel full = model_new(k, &c, &o, LOSS_CLIP);
         TestModel locked = model_new_frozen(k, &c, &o, LOSS_CLIP, frozen);
-        Optim *of = optim_new(full.p, &oo), *ol = optim_new(locked.p, &oo);
+        Optim *of = optim_new(full.state, &oo), *ol = optim_new(locked.state, &oo);
         for (uint64_t t = 1; t <= 3; t++) {
             TestBatch b = random_batch(&c, 4, test_seed() + t);
             double want = model_gradients(&full, &b, (RunHow){.u8 = true});
@@ -140,7 +141,7 @@ static void locked_as_beside_full_gradients(void **state) {
 }
 
 static double *gradient(const TestModel *m, const char *name) {
-    assert_non_null(params_find(m->p, name));
+    assert_non_null(param_named(m->p, name));
     return model_grad(m, name);
 }
 
@@ -151,8 +152,8 @@ static void check_factors(const TestModel *lora, const LoraOptions *o, const cha
     char a_name[160], b_name[160];
     snprintf(a_name, sizeof a_name, "lora_a.%s%s", name, part);
     snprintf(b_name, sizeof b_name, "lora_b.%s%s", name, part);
-    const acc *a = param_acc(lora->p, params_find(lora->p, a_name));
-    const acc *b = param_acc(lora->p, params_find(lora->p, b_name));
+    const acc *a = param_acc(lora->p, param_named(lora->p, a_name));
+    const acc *b = param_acc(lora->p, param_named(lora->p, b_name));
     size_t r = o->rank;
     double scale = o->alpha / (double)r;
     acc *da = k->device->alloc(r * in * k->acc_size), *db = k->device->alloc(out * r * k->acc_size);
@@ -174,17 +175,19 @@ static void check_factors(const TestModel *lora, const LoraOptions *o, const cha
     k->device->release(x);
 }
 
-static void use_params(TestModel *m, Params *p, const ClipOptions *o) {
+static void use_state(TestModel *m, OptimState *s, const ClipOptions *o) {
     clip_free(m->clip);
-    params_free(m->p);
-    m->p = p;
-    m->clip = clip_new(m->k, &m->config, p, o);
+    state_free(m->state);
+    m->state = s;
+    m->p = s->p;
+    m->clip = clip_new(m->k, &m->config, m->p, o);
 }
 
 /* The tensors of `from`, and factors none of which is 0. */
-static Params *adapted_params(const Params *from, const ClipConfig *c, const LoraOptions *o) {
+static OptimState *adapted_state(const Params *from, const ClipConfig *c, const LoraOptions *o) {
     const Kernels *k = from->k;
-    Params *p = lora_params(k, c, o);
+    OptimState *s = state_new(k, c, o);
+    Params *p = s->p;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
         if (!param_is_factor(q)) {
@@ -199,7 +202,8 @@ static Params *adapted_params(const Params *from, const ClipConfig *c, const Lor
         free(x);
     }
     params_round(p);
-    return p;
+    lora_merge(p);
+    return s;
 }
 
 static void lora_as_from_full_gradients(void **state) {
@@ -211,7 +215,7 @@ static void lora_as_from_full_gradients(void **state) {
     for (size_t n = 0; n < COUNT(backends); n++) {
         const Kernels *k = kernels_open(backends[n].name, backends[n].precision);
         TestModel full = model_new(k, &c, &o, LOSS_CLIP), lora = model_new(k, &c, &o, LOSS_CLIP);
-        use_params(&lora, adapted_params(full.p, &c, &lo), &o);
+        use_state(&lora, adapted_state(full.p, &c, &lo), &o);
         for (size_t i = 0; i < full.p->count; i++) {
             const Param *q = &lora.p->list[i];
             if (q->adapted)

@@ -59,7 +59,7 @@ static void check_features(const TestModel *m, double tolerance) {
 static void check_gradients(const TestModel *m, double relative) {
     for (size_t i = 0; i < COUNT(gradients); i++) {
         const Gradient *g = &gradients[i];
-        const Param *q = params_find(m->p, g->name);
+        const Param *q = param_named(m->p, g->name);
         assert_non_null(q);
         double *v = model_grad(m, g->name), norm = l2(v, q->size);
         double scale = 5.1e-10 * pow(10, floor(log10(g->norm)) + 1);
@@ -264,12 +264,12 @@ static void check_steps(const Kernels *k, double tolerance) {
         const Trajectory *t = &trajectories[i];
         TestModel m = model_new(k, &c, &options, LOSS_CLIP);
         OptimOptions o = {0.9, 0.98, 1e-6, 0.2, t->groups, 0};
-        Optim *optim = optim_new(m.p, &o);
+        Optim *optim = optim_new(m.state, &o);
         for (uint64_t step = 0; step < 5; step++) {
             assert_near(model_gradients(&m, &b, plain), t->loss[step], tolerance);
             optim_step(optim, 1e-3, step + 1);
         }
-        double *scale = host_copy(k, param_acc(m.p, params_find(m.p, "logit_scale")), 1);
+        double *scale = host_copy(k, param_acc(m.p, param_named(m.p, "logit_scale")), 1);
         assert_near(scale[0], t->logit_scale, tolerance);
         free(scale);
         optim_free(optim);

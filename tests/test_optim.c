@@ -1,6 +1,7 @@
 /* AdamW over the flat block: the formula, decay groups, frozen tensors, clipping, a norm that is
  * not finite; the learning-rate schedules. */
 #include "train/optim.h"
+#include "tests/support_model.h"
 #include "train/sched.h"
 
 #include <setjmp.h>
@@ -19,21 +20,21 @@ static ClipConfig config;
 
 static bool is_frozen(const char *name, size_t i) { return !strncmp(name, "visual.", 7) && i % 3; }
 
-static Params *new_params(bool freeze) {
+static OptimState *new_state(bool freeze) {
     Error err;
     assert_true(clip_config_parse(&config, "test", model, strlen(model), &err));
-    Params *p = params_declare(kernels_open("ref", PRECISION_FP32), &config, NULL);
+    Params *p = params_declare(kernels_open("ref", PRECISION_FP32), &config);
     for (size_t i = 0; i < p->count; i++)
         p->list[i].trainable = !(freeze && is_frozen(p->list[i].name, i));
-    params_place(p, 1);
-    params_take(p, NULL, MOMENTS_FP32);
+    params_layout(p, 1);
+    OptimState *s = optim_state_new(p, NULL, 1, MOMENTS_FP32);
     params_init(p, 1);
-    return p;
+    return s;
 }
 
-static void end(Params *p, Optim *o) {
+static void end(OptimState *s, Optim *o) {
     optim_free(o);
-    params_free(p);
+    state_free(s);
     clip_config_free(&config);
 }
 
@@ -79,9 +80,10 @@ static bool should_decay(const char *name, WdGroups g) {
 }
 
 static void check_formula(OptimOptions s, bool freeze) {
-    Params *p = new_params(freeze);
+    OptimState *state = new_state(freeze);
+    Params *p = state->p;
     assert_true((p->learning < p->size) == freeze);
-    Optim *o = optim_new(p, &s);
+    Optim *o = optim_new(state, &s);
     size_t n = p->learning, frozen = (p->size - n) * p->k->acc_size;
     acc *fixed = memcpy(malloc(frozen + 1), freeze ? (void *)p->frozen : "", frozen);
     double *want = get(p->master, p), *m = calloc(n, sizeof *m), *v = calloc(n, sizeof *v);
@@ -110,11 +112,11 @@ static void check_formula(OptimOptions s, bool freeze) {
         assert_true(grad[i] == 0);
     }
     free(want), free(m), free(v), free(got), free(grad), free(fixed);
-    end(p, o);
+    end(state, o);
 }
 
-static void test_formula(void **state) {
-    (void)state;
+static void test_formula(void **unused) {
+    (void)unused;
     OptimOptions s = base;
     s.wd_groups = WD_LEGACY;
     check_formula(s, false);
@@ -122,13 +124,13 @@ static void test_formula(void **state) {
     check_formula(s, false);
 }
 
-static void test_frozen(void **state) {
-    (void)state;
+static void test_frozen(void **unused) {
+    (void)unused;
     check_formula(base, true);
 }
 
-static void test_clipping(void **state) {
-    (void)state;
+static void test_clipping(void **unused) {
+    (void)unused;
     OptimOptions s = base;
     s.grad_clip_norm = .5;
     check_formula(s, false);
@@ -143,8 +145,8 @@ static void *no_memory(size_t bytes) {
 }
 static void nothing(void *p, size_t bytes) { (void)p, (void)bytes; }
 
-static void test_groups_of_vit_b_32(void **state) {
-    (void)state;
+static void test_groups_of_vit_b_32(void **unused) {
+    (void)unused;
     Kernels k = *kernels_open("ref", PRECISION_FP32);
     Device none = *k.device;
     none.alloc = no_memory;
@@ -152,7 +154,7 @@ static void test_groups_of_vit_b_32(void **state) {
     k.device = &none;
     ClipConfig c;
     clip_config_load(&c, "ViT-B-32");
-    Params *p = params_new(&k, &c, false);
+    Params *p = params_new(&k, &c);
     size_t head = 0, legacy = 0;
     for (size_t i = 0; i < p->count; i++) {
         head += optim_decays(&p->list[i], WD_HEAD);
@@ -165,39 +167,41 @@ static void test_groups_of_vit_b_32(void **state) {
     clip_config_free(&c);
 }
 
-static void test_skips_what_is_not_finite(void **state) {
-    (void)state;
+static void test_skips_what_is_not_finite(void **unused) {
+    (void)unused;
     const double bad[] = {NAN, INFINITY};
     for (size_t b = 0; b < COUNT(bad); b++) {
-        Params *p = new_params(false);
-        Optim *o = optim_new(p, &base);
+        OptimState *state = new_state(false);
+        Params *p = state->p;
+        Optim *o = optim_new(state, &base);
         fill_grads(p, 1);
-        const Param *q = params_find(p, "ln_final.bias");
+        const Param *q = param_named(p, "ln_final.bias");
         p->k->acc_set(acc_at(p->k, param_grad(p, q), 2), &bad[b], 1);
         double *before = get(p->master, p);
         assert_false(isfinite(optim_step(o, 1e-2, 1)));
-        double *after = get(p->master, p), *m = get(p->m, p), *grad = get(p->grad, p);
+        double *after = get(p->master, p), *m = get(state->m, p), *grad = get(p->grad, p);
         assert_memory_equal(before, after, p->size * sizeof *before);
         for (size_t i = 0; i < p->size; i++) assert_true(m[i] == 0 && grad[i] == 0);
         free(before), free(after), free(m), free(grad);
-        end(p, o);
+        end(state, o);
     }
 }
 
-static void test_logit_scale_is_clamped(void **state) {
-    (void)state;
+static void test_logit_scale_is_clamped(void **unused) {
+    (void)unused;
     const double start[] = {log(100), 0}, direction[] = {-1, 1};
     for (int i = 0; i < 2; i++) {
-        Params *p = new_params(false);
-        Param *q = params_find(p, "logit_scale");
-        Optim *o = optim_new(p, &base);
+        OptimState *state = new_state(false);
+        Params *p = state->p;
+        Param *q = param_named(p, "logit_scale");
+        Optim *o = optim_new(state, &base);
         p->k->acc_set(param_acc(p, q), &start[i], 1);
         p->k->acc_set(param_grad(p, q), &direction[i], 1);
         optim_step(o, 1e-2, 1);
         double x;
         p->k->acc_get(&x, param_acc(p, q), 1);
         assert_true(x == start[i]);
-        end(p, o);
+        end(state, o);
     }
 }
 
@@ -206,8 +210,8 @@ static void check_lr(const Sched *s, uint64_t step, double want) {
     if (!(fabs(got - want) <= 1e-15)) fail_msg("step %lu: %.17g", (unsigned long)step, got);
 }
 
-static void test_schedules(void **state) {
-    (void)state;
+static void test_schedules(void **unused) {
+    (void)unused;
     Sched s = {SCHED_COSINE, 5e-4, 2000, 100000, 0, 1, 0};
     check_lr(&s, 0, 2.5e-7);
     check_lr(&s, 1999, 5e-4);

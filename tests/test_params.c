@@ -1,6 +1,7 @@
 /* Names, order, shapes and counts of the parameters; the initial values' statistics. */
 #include "train/model/params.h"
 
+#include "tests/support_model.h"
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,33 +15,35 @@ static const char model[] =
     "\"layers\": 2, \"width\": 128, \"head_width\": 32, \"patch_size\": 8}, \"text_cfg\": "
     "{\"context_length\": 64, \"vocab_size\": 500, \"width\": 64, \"heads\": 2, \"layers\": 3}}";
 
-/* A table that hands out no memory: the layout of a large model, without the model. */
+/* A table that only counts what memory it is asked for: the layout of a large model, without it. */
+static size_t taken;
 static void *no_memory(size_t bytes) {
-    (void)bytes;
+    taken += bytes;
     return NULL;
 }
 static void nothing(void *p, size_t bytes) { (void)p, (void)bytes; }
 static void no_release(void *p) { assert_null(p); }
 
-static Params *layout(const char *name, ClipConfig *c) {
+static Params *layout(const char *name, Precision precision, ClipConfig *c) {
     static Kernels k;
     static Device none;
-    k = *kernels_open("ref", PRECISION_FP32);
+    k = *kernels_open("cpu", precision);
     none = *k.device;
     none.alloc = no_memory;
     none.zero = nothing;
     none.release = no_release;
     k.device = &none;
+    taken = 0;
     clip_config_load(c, name);
-    return params_new(&k, c, true);
+    return params_new(&k, c);
 }
 
 static void test_vit_b_32(void **state) {
     (void)state;
     ClipConfig c;
-    Params *p = layout("ViT-B-32", &c);
+    Params *p = layout("ViT-B-32", PRECISION_FP32, &c);
     assert_int_equal(p->count, 302);
-    assert_int_equal(params_learned(p), 151277313);
+    assert_int_equal(params_elements(p), 151277313);
     static const char *const first[] = {"positional_embedding",
                                         "text_projection",
                                         "logit_scale",
@@ -69,14 +72,14 @@ static void test_vit_b_32(void **state) {
     assert_string_equal(p->list[298].name, "transformer.resblocks.11.mlp.c_proj.bias");
     assert_string_equal(p->list[299].name, "token_embedding.weight");
     assert_string_equal(p->list[301].name, "ln_final.bias");
-    const Param *q = params_find(p, "visual.conv1.weight");
+    const Param *q = param_named(p, "visual.conv1.weight");
     assert_int_equal(q->ndim, 4);
     assert_int_equal(q->shape[0], 768);
     assert_int_equal(q->shape[1], 3);
     assert_int_equal(q->shape[3], 32);
-    assert_int_equal(params_find(p, "logit_scale")->ndim, 0);
-    assert_int_equal(params_find(p, "logit_scale")->size, 1);
-    assert_null(params_find(p, "logit_bias"));
+    assert_int_equal(param_named(p, "logit_scale")->ndim, 0);
+    assert_int_equal(param_named(p, "logit_scale")->size, 1);
+    assert_null(param_named(p, "logit_bias"));
     params_free(p);
     clip_config_free(&c);
 }
@@ -177,13 +180,14 @@ static void check_declared(const Param *q, const ClipConfig *c) {
 
 static void check_model(ClipConfig *c) {
     LoraOptions lora = {.rank = 4, .alpha = 8, .image = true, .text = true};
-    Params *p = params_declare(kernels_open("ref", PRECISION_FP32), c, &lora);
+    Params *p = params_declare(kernels_open("ref", PRECISION_FP32), c);
+    lora_declare(p, &lora);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
         check_declared(q, c);
         if (i >= p->tensors) continue;
         assert_ptr_equal(params_at(p, q->tower, q->layer, q->role, q->bias), q);
-        assert_ptr_equal(params_find(p, q->name), q);
+        assert_ptr_equal(param_named(p, q->name), q);
     }
     assert_null(params_at(p, TOWER_TEXT, 0, ROLE_PATCHES, false));
     params_free(p);
@@ -206,6 +210,21 @@ static void test_what_is_declared(void **state) {
     check_model(&c);
 }
 
+/* A model for inference has its weights, and no byte for training. */
+static void test_memory_for_inference(void **state) {
+    (void)state;
+    for (int rounded = 0; rounded < 2; rounded++) {
+        ClipConfig c;
+        Params *p = layout("ViT-B-32", rounded ? PRECISION_AMP_BF16 : PRECISION_FP32, &c);
+        size_t elements = 0;
+        for (size_t i = 0; i < p->count; i++) elements += round_up(p->list[i].size, PARAM_ALIGN);
+        assert_int_equal(taken, elements * (rounded ? 4 + 2 : 4));
+        assert_true(!p->grad && !p->unused_grad && !p->lora && !p->fp8);
+        params_free(p);
+        clip_config_free(&c);
+    }
+}
+
 static int by_offset(const void *a, const void *b) {
     size_t x = ((const Param *)a)->offset, y = ((const Param *)b)->offset;
     return (x > y) - (x < y);
@@ -214,7 +233,7 @@ static int by_offset(const void *a, const void *b) {
 static void test_no_overlap(void **state) {
     (void)state;
     ClipConfig c;
-    Params *p = layout("small", &c);
+    Params *p = layout("small", PRECISION_FP32, &c);
     qsort(p->list, p->count, sizeof *p->list, by_offset);
     size_t end = 0;
     for (size_t i = 0; i < p->count; i++) {
@@ -230,7 +249,7 @@ static void test_no_overlap(void **state) {
 static Params *initialised(ClipConfig *c, uint64_t seed) {
     Error err;
     assert_true(clip_config_parse(c, "test", model, strlen(model), &err));
-    Params *p = params_new(kernels_open("ref", PRECISION_FP32), c, false);
+    Params *p = params_new(kernels_open("ref", PRECISION_FP32), c);
     params_init(p, seed);
     return p;
 }
@@ -244,7 +263,7 @@ static double *values(const Params *p, const Param *q) {
 /* Mean 0 and the deviation within 5 standard errors; a uniform's values stay within its bound and
  * come near it. */
 static void check_spread(const Params *p, const char *name, double deviation, bool is_uniform) {
-    const Param *q = params_find(p, name);
+    const Param *q = param_named(p, name);
     assert_non_null(q);
     double *x = values(p, q), sum = 0, squares = 0, largest = 0, n = (double)q->size;
     for (size_t i = 0; i < q->size; i++) {
@@ -262,7 +281,7 @@ static void check_spread(const Params *p, const char *name, double deviation, bo
 }
 
 static void check_constant(const Params *p, const char *name, double value) {
-    const Param *q = params_find(p, name);
+    const Param *q = param_named(p, name);
     assert_non_null(q);
     double *x = values(p, q);
     for (size_t i = 0; i < q->size; i++) assert_true(x[i] == value);
@@ -320,7 +339,7 @@ static void test_seed_decides(void **state) {
     clip_config_free(&c2);
     other = initialised(&c, 8);
     clip_config_free(&c);
-    const Param *q = params_find(a, "token_embedding.weight");
+    const Param *q = param_named(a, "token_embedding.weight");
     double *x = values(a, q), *y = values(b, q), *z = values(other, q);
     assert_memory_equal(x, y, q->size * sizeof *x);
     assert_memory_not_equal(x, z, q->size * sizeof *x);
@@ -332,9 +351,9 @@ static void test_seed_decides(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vit_b_32),     cmocka_unit_test(test_what_is_declared),
-        cmocka_unit_test(test_no_overlap),   cmocka_unit_test(test_initial_values),
-        cmocka_unit_test(test_seed_decides),
+        cmocka_unit_test(test_vit_b_32),       cmocka_unit_test(test_what_is_declared),
+        cmocka_unit_test(test_no_overlap),     cmocka_unit_test(test_memory_for_inference),
+        cmocka_unit_test(test_initial_values), cmocka_unit_test(test_seed_decides),
     };
     return cmocka_run_group_tests_name("params", tests, NULL, NULL);
 }

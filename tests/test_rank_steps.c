@@ -97,24 +97,25 @@ static Trained train(const Setup *setup, bool graphs) {
     c.has_logit_bias = setup->kind == LOSS_SIGLIP;
     ClipOptions o = {.max_batch = B, .training = true, .text_bucket = BUCKET, .seed = 5};
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
-    Params *p = params_declare(k, &c, NULL);
-    params_place(p, setup->sharded ? (size_t)comm->size : 1);
-    params_take(p, comm, MOMENTS_FP32);
+    size_t shards = setup->sharded ? (size_t)comm->size : 1;
+    Params *p = params_declare(k, &c);
+    params_layout(p, shards);
+    OptimState *state = optim_state_new(p, comm, shards, MOMENTS_FP32);
     params_init(p, 7);
     params_round(p);
-    if (setup->sharded && params_are_rounded(p)) shard_masters(p);
+    if (setup->sharded && params_are_rounded(p)) shard_masters(state);
     Clip *clip = clip_new(k, &c, p, &o);
-    Optim *optim = optim_new(p, &oo);
-    Step *s = step_new(k, comm, clip, p, optim, setup->kind, B, MICRO, c.embed_dim, 1 << 20);
+    Optim *optim = optim_new(state, &oo);
+    Step *s = step_new(k, comm, clip, state, optim, setup->kind, B, MICRO, c.embed_dim, 1 << 20);
     if (setup->narrow) step_gather_bf16(s);
     Trained result = {.size = p->learning};
     run_steps(s, &c, graphs, result.results);
-    result.weights = host_copy(k, shard_whole_masters(p), p->learning);
+    result.weights = host_copy(k, shard_whole_masters(state), p->learning);
     agree_on(comm, "weights", fnv_hash(FNV_START, result.weights, p->learning * sizeof(double)));
     step_free(s);
     optim_free(optim);
     clip_free(clip);
-    params_free(p);
+    state_free(state);
     return result;
 }
 

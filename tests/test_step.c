@@ -35,9 +35,9 @@ static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s
                      .seed = 5};
     Trainer t = {.m = model_new(k, c, &o, s->kind), .size = size, .accum = accum};
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
-    t.optim = optim_new(t.m.p, &oo);
-    t.step = step_new(k, comm_self(k), t.m.clip, t.m.p, t.optim, s->kind, size, accum, c->embed_dim,
-                      1 << 20);
+    t.optim = optim_new(t.m.state, &oo);
+    t.step = step_new(k, comm_self(k), t.m.clip, t.m.state, t.optim, s->kind, size, accum,
+                      c->embed_dim, 1 << 20);
     return t;
 }
 
@@ -179,7 +179,7 @@ static void test_not_finite(void **state) {
     Trainer t = trainer_new(k, &c, &setups[0], 4, 1);
     Slices s;
     slices_make(&s, &b, &c, &t);
-    const Param *bias = params_find(t.m.p, "ln_final.bias");
+    const Param *bias = param_named(t.m.p, "ln_final.bias");
     double *before = host_copy(k, t.m.p->master, t.m.p->size), nan = NAN, was;
     k->acc_get(&was, param_acc(t.m.p, bias), 1);
     k->acc_set(param_acc(t.m.p, bias), &nan, 1);

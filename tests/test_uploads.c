@@ -40,7 +40,7 @@ static double sent_gradients(TestModel *m, const Batch *b,
     clip_image_sent(m->clip, m->images, sent, true);
     clip_text_sent(m->clip, m->texts, sent, true);
     uploads_done(f);
-    const Param *scale = params_find(m->p, "logit_scale");
+    const Param *scale = param_named(m->p, "logit_scale");
     loss_run(m->loss, m->value, m->dimages, m->dtexts, param_grad(m->p, scale), NULL, m->images,
              m->texts, param_acc(m->p, scale), NULL, b->size);
     clip_text_bwd(m->clip, m->dtexts, b->size);
@@ -199,8 +199,9 @@ static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validate
     ClipOptions o = options(BUCKET);
     TestModel m = model_new(k, &c, &o, LOSS_CLIP);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
-    Optim *optim = optim_new(m.p, &oo);
-    Step *s = step_new(k, comm_self(k), m.clip, m.p, optim, LOSS_CLIP, B, 2, c.embed_dim, 1 << 20);
+    Optim *optim = optim_new(m.state, &oo);
+    Step *s =
+        step_new(k, comm_self(k), m.clip, m.state, optim, LOSS_CLIP, B, 2, c.embed_dim, 1 << 20);
     TestBatch b[3];
     for (uint32_t i = 0; i < 3; i++) b[i] = random_batch(&c, B, test_seed() + i);
     Batch batch[2][2], *list[2][2];
@@ -230,8 +231,8 @@ static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validate
 }
 
 static size_t elements(const Kernels *k, const ClipConfig *c) {
-    Params *p = params_declare(k, c, NULL);
-    params_place(p, 1);
+    Params *p = params_declare(k, c);
+    params_layout(p, 1);
     size_t size = p->size;
     params_free(p);
     return size;

@@ -1,6 +1,7 @@
 /* Validation in training: which step is the best, who is asked when, what a checkpoint remembers.
  */
 #include "tests/support.h"
+#include "tests/support_model.h"
 #include "train/validate.h"
 
 #include <math.h>
@@ -92,8 +93,8 @@ static void asked_when_due(void **state) {
                            b = {want1, open1, planned, due_epoch, ran, closed};
     const Validator *const list[] = {&a, &b};
     const Kernels *k = kernels_open("ref", PRECISION_FP32);
-    Params none = {.ema = NULL};
-    TrainView view = {.k = k, .comm = comm_self(k), .params = &none, .batch = 7};
+    OptimState none = {.ema = NULL};
+    TrainView view = {.k = k, .comm = comm_self(k), .state = &none, .batch = 7};
     assert_null(validation_open(list, 2, &view));
     assert_false(validation_run(NULL, &(TrainState){.step = 3}, true, &(Metrics){0}));
     asked[0].wanted = asked[1].wanted = true;
@@ -123,17 +124,17 @@ static void checkpoint_remembers(void **state) {
     ClipConfig c;
     Error err;
     assert_true(clip_config_parse(&c, "small-vit", json, sizeof json - 1, &err));
-    Params *p = params_new(k, &c, true);
+    OptimState *o = state_new(k, &c, NULL);
     TrainState s = {.step = 9, .best = {"val/loss", 0.1 + 0.2, 7, 2}}, t;
-    checkpoint_save(test_path("best"), "step_9", p, &c, &s, NULL);
+    checkpoint_save(test_path("best"), "step_9", o, &c, &s, NULL);
     assert_true(checkpoint_load_state(test_path("best/step_9"), NULL, &t));
     assert_true(t.best.value == s.best.value && t.best.step == 7 && t.best.stale == 2);
     assert_string_equal(t.best.metric, "val/loss");
     s.best = (Best){.metric = ""};
-    checkpoint_save(test_path("best"), "step_10", p, &c, &s, NULL);
+    checkpoint_save(test_path("best"), "step_10", o, &c, &s, NULL);
     assert_true(checkpoint_load_state(test_path("best/step_10"), NULL, &t));
     assert_true(!*t.best.metric && t.best.step == 0);
-    params_free(p);
+    state_free(o);
     clip_config_free(&c);
 }
 

@@ -150,9 +150,11 @@ static Ends ends_new(const Kernels *k, const ClipConfig *c, size_t B, size_t T) 
     e.image_grad = zeros(k, (2 + n) * C);
     e.text_table = zeros(k, (c->vocab_size + c->context_length) * D);
     e.text_grad = zeros(k, (c->vocab_size + c->context_length) * D);
-    Params *p = params_new(k, c, true);
+    Params *p = params_declare(k, c);
+    params_layout(p, 1);
+    OptimState *state = optim_state_new(p, NULL, 1, MOMENTS_FP32);
     params_init(p, 1);
-    e.optim = optim_new(p, &(OptimOptions){0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0});
+    e.optim = optim_new(state, &(OptimOptions){0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0});
     optim_set(e.optim, 5e-4, 1);
     return e;
 }

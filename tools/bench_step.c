@@ -169,7 +169,9 @@ int bench_step(int argc, char **argv) {
         die_usage("clipc bench step: --caption-tokens %lld exceeds the context of %zu",
                   (long long)caption_tokens, c.context_length);
     size_t B = (size_t)batch_size, A = (size_t)accum, n = (size_t)steps;
-    Params *p = params_new(k, &c, true);
+    Params *p = params_declare(k, &c);
+    params_layout(p, 1);
+    OptimState *state = optim_state_new(p, NULL, 1, MOMENTS_FP32);
     params_init(p, 1);
     ClipOptions co = {.max_batch = B,
                       .max_text_rows = B * (size_t)caption_tokens,
@@ -179,8 +181,9 @@ int bench_step(int argc, char **argv) {
                       .seed = 1};
     Clip *m = clip_new(k, &c, p, &co);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
-    Optim *o = optim_new(p, &oo);
-    Step *s = step_new(k, comm_self(k), m, p, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
+    Optim *o = optim_new(state, &oo);
+    Step *s =
+        step_new(k, comm_self(k), m, state, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
     Batch **batches = xcalloc(A, sizeof *batches);
     for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
     Run r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
@@ -233,6 +236,7 @@ int bench_step(int argc, char **argv) {
     free(r.seconds);
     optim_free(o);
     clip_free(m);
+    optim_state_free(state);
     params_free(p);
     clip_config_free(&c);
     return EXIT_OK;

@@ -3,7 +3,7 @@
 #include "data/io/file.h"
 #include "data/io/folder.h"
 #include "data/tensors/safetensors.h"
-#include "train/model/fp8.h"
+#include "train/model/lora.h"
 #include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>
@@ -92,14 +92,14 @@ static bool write_model(const char *path, const Params *p, const acc *block, Err
 enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
 static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
-static bool has_part(const Params *p, int part, const Param *q) {
+static bool has_part(const OptimState *o, int part, const Param *q) {
     if (part == PART_PARAM) return param_is_factor(q) || q->adapted;
-    return part == PART_AVERAGE ? p->ema && param_is_factor(q) : q->trainable;
+    return part == PART_AVERAGE ? o->ema && param_is_factor(q) : q->trainable;
 }
 
-static const acc *state_block(const Params *p, int part) {
-    if (part == PART_PARAM) return p->master;
-    return part == PART_AVERAGE ? p->ema : shard_whole(p, part == PART_V ? p->v : p->m);
+static const acc *state_block(const OptimState *o, int part) {
+    if (part == PART_PARAM) return o->p->master;
+    return part == PART_AVERAGE ? o->ema : shard_whole(o, part == PART_V ? o->v : o->m);
 }
 
 static char *recent_text(const RecentLosses *r) {
@@ -110,7 +110,8 @@ static char *recent_text(const RecentLosses *r) {
     return text;
 }
 
-static bool write_state(const char *path, const Params *p, const TrainState *s, Error *err) {
+static bool write_state(const char *path, const OptimState *o, const TrainState *s, Error *err) {
+    const Params *p = o->p;
     char number[5][24];
     const uint64_t value[5] = {s->step, s->epoch, s->position, s->seed, s->ranks};
     for (int i = 0; i < 5; i++)
@@ -122,14 +123,14 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
                                 "epoch",  number[1],    "position",      number[2],
                                 "seed",   number[3],    "recent_losses", recent,
                                 "ranks",  number[4],    "best",          best};
-    Dtype moments = p->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    Dtype moments = o->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
     char(*names)[128] = xcalloc(PARTS * p->count, sizeof *names);
     Tensor *tensors = xcalloc(PARTS * p->count + 1, sizeof *tensors);
     size_t count = 0;
     for (int part = 0; part < PARTS; part++)
         for (size_t i = 0; i < p->count; i++) {
             const Param *q = &p->list[i];
-            if (!has_part(p, part, q)) continue;
+            if (!has_part(o, part, q)) continue;
             snprintf(names[count], sizeof *names, "%s.%s", state_parts[part], q->name);
             shape_of(&tensors[count], q, names[count]);
             if (part <= PART_V) tensors[count].dtype = moments;
@@ -141,13 +142,13 @@ static bool write_state(const char *path, const Params *p, const TrainState *s, 
         safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 8 : 7);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int part = 0; part < PARTS; part++) {
-        const acc *whole = state_block(p, part);
+        const acc *whole = state_block(o, part);
         for (size_t i = 0; i < p->count; i++)
-            if (has_part(p, part, &p->list[i]))
+            if (has_part(o, part, &p->list[i]))
                 append_param(w, p, whole, &p->list[i], part <= PART_V ? moments : DTYPE_F32, chunk);
     }
     if (p->fp8) append_values(w, p, p->fp8, scaling.size, DTYPE_F32, chunk);
-    shard_done(p);
+    shard_done(o);
     free(chunk);
     free(tensors);
     free(names);
@@ -170,7 +171,7 @@ static bool system_error(const char *path, Error *err) {
 }
 
 /* s NULL: weights alone. */
-static bool write_folder(const char *dir, const char *folder, const Params *p, const acc *block,
+static bool write_folder(const char *dir, const char *folder, const OptimState *o, const acc *block,
                          const ClipConfig *c, const TrainState *s, const char *vocab_path,
                          Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
@@ -178,14 +179,14 @@ static bool write_folder(const char *dir, const char *folder, const Params *p, c
                     folder_path(folder, state_file), folder_path(folder, PRETRAINED_VOCAB),
                     folder_path(folder, choices_file)};
     char *json = clip_config_to_json(c);
-    bool ok = write_model(path[0], p, block, err);
+    bool ok = write_model(path[0], o->p, block, err);
     if (ok && !file_write(path[1], json, strlen(json))) ok = system_error(path[1], err);
-    if (ok && s && p->m) ok = write_state(path[2], p, s, err);
+    if (ok && s) ok = write_state(path[2], o, s, err);
     if (ok && vocab_path && !copy_vocab(dir, vocab_path, path[3])) ok = system_error(path[3], err);
     ok = ok && (!s || kernels_write_choices(path[4], err));
-    if (ok && s && p->ema) {
+    if (ok && s && o->ema) {
         char *inner = folder_path(folder, ema_folder);
-        ok = write_folder(dir, inner, p, p->ema, c, NULL, vocab_path, err);
+        ok = write_folder(dir, inner, o, o->ema, c, NULL, vocab_path, err);
         free(inner);
     }
     if (ok && !folder_sync(folder)) ok = system_error(folder, err);
@@ -203,14 +204,14 @@ static void point_latest(const char *dir, const char *name) {
     free(latest);
 }
 
-void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
+void checkpoint_save(const char *dir, const char *name, const OptimState *o, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path) {
     assert(*name && *name != '.' && !strchr(name, '/'));
     folder_make_or_die(dir);
     char *beside = xasprintf("%s/.tmp-%s", dir, name), *folder = folder_path(dir, name);
     remove_unfinished(dir);
     Error err;
-    bool ok = write_folder(dir, beside, p, shard_whole_masters(p), c, s, vocab_path, &err);
+    bool ok = write_folder(dir, beside, o, shard_whole_masters(o), c, s, vocab_path, &err);
     if (ok && !(folder_replace(beside, folder) && folder_sync(dir)))
         ok = system_error(folder, &err);
     if (!ok) {
@@ -225,12 +226,12 @@ void checkpoint_save(const char *dir, const char *name, const Params *p, const C
     free(folder);
 }
 
-void checkpoint_help_save(const Params *p) {
-    if (!is_sharded(p)) return;
-    shard_whole_masters(p);
-    shard_whole(p, p->m);
-    shard_whole(p, p->v);
-    shard_done(p);
+void checkpoint_help_save(const OptimState *o) {
+    if (!is_sharded(o)) return;
+    shard_whole_masters(o);
+    shard_whole(o, o->m);
+    shard_whole(o, o->v);
+    shard_done(o);
 }
 
 void checkpoint_load_choices(const char *path) {
@@ -246,9 +247,10 @@ void checkpoint_load_choices(const char *path) {
 /* ---- loading ---- */
 
 /* A frozen tensor's average is itself. */
-static void load_average(const Weights *w, const Params *p) {
+static void load_average(const Weights *w, const OptimState *o) {
+    const Params *p = o->p;
     for (size_t i = 0; i < p->tensors; i++)
-        if (p->list[i].trainable) weight_load(&w->list[i], p, p->ema, &p->list[i]);
+        if (p->list[i].trainable) weight_load(&w->list[i], p, o->ema, &p->list[i]);
 }
 
 static bool same_shape(const Tensor *t, const Param *q) {
@@ -315,11 +317,13 @@ static bool was_frozen(const Safetensors *st, const Param *q) {
 }
 
 /* One part of the state, into a whole block. */
-static void load_part(const char *file, const Safetensors *st, Params *p, int part, acc *whole) {
+static void load_part(const char *file, const Safetensors *st, OptimState *o, int part,
+                      acc *whole) {
+    const Params *p = o->p;
     size_t fresh = 0;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (!has_part(p, part, q)) continue;
+        if (!has_part(o, part, q)) continue;
         char name[128];
         const Tensor *t = find_in_part(st, part, q, name);
         if (!t && part <= PART_V && was_frozen(st, q)) {
@@ -341,7 +345,8 @@ static void load_part(const char *file, const Safetensors *st, Params *p, int pa
 }
 
 /* Scales start again where the run before was of another precision. */
-static void load_scaling(const char *file, const Safetensors *st, Params *p) {
+static void load_scaling(const char *file, const Safetensors *st, OptimState *o) {
+    const Params *p = o->p;
     if (!p->fp8) return;
     const Param q = fp8_param(p);
     const Tensor *t = st ? safetensors_find(st, q.name) : NULL;
@@ -357,29 +362,28 @@ static void load_scaling(const char *file, const Safetensors *st, Params *p) {
         p->k->acc_set_f32(acc_at(p->k, p->fp8, i * n), row, n);
     }
     free(row);
-    if (p->comm) p->comm->broadcast(p->fp8, q.size, 0);
+    if (o->comm) o->comm->broadcast(p->fp8, q.size, 0);
 }
 
 /* st: NULL on ranks that only listen. */
-static void load_moments(const char *file, const Safetensors *st, Params *p) {
-    assert(p->m && p->v);
+static void load_moments(const char *file, const Safetensors *st, OptimState *o) {
     for (int part = PART_M; part <= PART_V; part++) {
-        void *own = part == PART_V ? p->v : p->m;
-        acc *whole = shard_fill(p, own);
-        if (st) load_part(file, st, p, part, whole);
-        if (p->comm) p->comm->broadcast(whole, p->learning, 0);
-        shard_split(p, own);
+        void *own = part == PART_V ? o->v : o->m;
+        acc *whole = shard_fill(o, own);
+        if (st) load_part(file, st, o, part, whole);
+        if (o->comm) o->comm->broadcast(whole, o->p->learning, 0);
+        shard_split(o, own);
     }
-    shard_done(p);
-    load_scaling(file, st, p);
+    shard_done(o);
+    load_scaling(file, st, o);
 }
 
 /* The moving average, and LoRA's part of the masters; path: the checkpoint. */
-static void load_rest(const char *path, const char *file, const Safetensors *st, Params *p) {
-    if (st && p->lora) load_part(file, st, p, PART_PARAM, p->master);
-    if (p->comm && p->lora) params_broadcast(p);
-    if (p->lora) params_round(p);
-    if (!p->ema) return;
+static void load_rest(const char *path, const char *file, const Safetensors *st, OptimState *o) {
+    const Params *p = o->p;
+    if (st && p->lora) load_part(file, st, o, PART_PARAM, p->master);
+    if (o->comm && p->lora) optim_state_broadcast(o);
+    if (!o->ema) return;
     char *inner = folder_path(path, ema_folder);
     Weights w;
     Error err;
@@ -388,18 +392,18 @@ static void load_rest(const char *path, const char *file, const Safetensors *st,
     } else if (st) {
         if (!weights_open(&w, inner, &err) || !weights_fit(&w, p->list, p->tensors, path, &err))
             die("moving average: %s", err.text);
-        load_average(&w, p);
-        load_part(file, st, p, PART_AVERAGE, p->ema);
+        load_average(&w, o);
+        load_part(file, st, o, PART_AVERAGE, o->ema);
         weights_close(&w);
     }
     free(inner);
-    if (p->comm) p->comm->broadcast(p->ema, p->learning, 0);
+    if (o->comm) o->comm->broadcast(o->ema, p->learning, 0);
 }
 
-bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
-    if (p && p->comm && p->comm->rank > 0) {
-        load_moments(path, NULL, p);
-        load_rest(path, path, NULL, p);
+bool checkpoint_load_state(const char *path, OptimState *o, TrainState *s) {
+    if (o && o->comm && o->comm->rank > 0) {
+        load_moments(path, NULL, o);
+        load_rest(path, path, NULL, o);
         return true;
     }
     char *file = folder_path(path, state_file);
@@ -408,9 +412,9 @@ bool checkpoint_load_state(const char *path, Params *p, TrainState *s) {
         Safetensors st;
         Error err;
         if (!open_state(file, &st, s, &err)) die("train state: %s", err.text);
-        if (p && !safetensors_verify(&st, &err)) die("train state: %s: %s", file, err.text);
-        if (p) load_moments(file, &st, p);
-        if (p) load_rest(path, file, &st, p);
+        if (o && !safetensors_verify(&st, &err)) die("train state: %s: %s", file, err.text);
+        if (o) load_moments(file, &st, o);
+        if (o) load_rest(path, file, &st, o);
         safetensors_close(&st);
     }
     free(file);

@@ -3,8 +3,8 @@
  * the last good one always stands. */
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
-#include "train/model/params.h"
 #include "train/model/pretrained.h"
+#include "train/optim_state.h"
 
 enum { METRIC_NAME = 64 };
 
@@ -33,23 +33,22 @@ typedef struct TrainState {
     RecentLosses recent;
 } TrainState;
 
-/* Writes `<dir>/<name>` and points `<dir>/latest` at it. p->m and p->v go into the train state; the
- * vocabulary file is copied in, so that a checkpoint is all that evaluation needs; p->ema becomes
- * a checkpoint of weights alone, `<dir>/<name>/ema`; what LoRA adapted is merged. Dies (naming the
- * path) when the disk is full or the folder read-only; what stood there before stands. Over ranks,
- * rank 0 calls it and the others checkpoint_help_save at the same time: they give their share of
- * the moments. */
-void checkpoint_save(const char *dir, const char *name, const Params *p, const ClipConfig *c,
+/* Writes `<dir>/<name>` and points `<dir>/latest` at it. The moments go into the train state; the
+ * vocabulary file is copied in, so that a checkpoint is all that evaluation needs; the moving
+ * average becomes a checkpoint of weights alone, `<dir>/<name>/ema`; what LoRA adapted is merged.
+ * Dies (naming the path) when the disk is full or the folder read-only; what stood there before
+ * stands. Over ranks, rank 0 calls it and the others checkpoint_help_save at the same time: they
+ * give their share of the moments. */
+void checkpoint_save(const char *dir, const char *name, const OptimState *o, const ClipConfig *c,
                      const TrainState *s, const char *vocab_path);
-void checkpoint_help_save(const Params *p);
+void checkpoint_help_save(const OptimState *o);
 /* The ways of doing products that the checkpoint's run had chosen; warns where they do not hold
  * here. */
 void checkpoint_load_choices(const char *path);
-/* Everything needed to go on: moments, moving average, LoRA's factors (p NULL: the TrainState
- * alone). False: no train state there. Dies on a damaged file. With p over ranks all of them call
- * it; rank 0 reads the file, the others leave s.
- */
-bool checkpoint_load_state(const char *path, Params *p, TrainState *s);
+/* Everything needed to resume: moments, moving average, LoRA's factors (o NULL: the TrainState
+ * alone); compute weights are not refreshed. False: there is no train state. Dies on a damaged
+ * file. With o, all ranks call it; rank 0 reads the file, the others leave s. */
+bool checkpoint_load_state(const char *path, OptimState *o, TrainState *s);
 /* The newest whole checkpoint in `dir`; malloc'd path, NULL without one. Damaged ones are named and
  * passed over. */
 char *checkpoint_latest(const char *dir);

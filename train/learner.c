@@ -1,9 +1,9 @@
 #include "train/learner.h"
 
-#include "train/shard.h"
-
 #include "data/captions.h"
 #include "train/layers.h"
+#include "train/model/lora.h"
+#include "train/shard.h"
 #include "train/train_options.h"
 
 #include <stdio.h>
@@ -79,8 +79,8 @@ static void choose_trainable(Params *p, const ClipConfig *c) {
                              .lr_decay = opt->lr_layer_decay});
 }
 
-static void share_masters(Params *p) {
-    if (is_sharded(p) && params_are_rounded(p) && !p->ema && !p->lora) shard_masters(p);
+static void share_masters(OptimState *s) {
+    if (is_sharded(s) && params_are_rounded(s->p) && !s->ema && !s->p->lora) shard_masters(s);
 }
 
 /* Rank 0 has the weights and moments, then all have. */
@@ -95,12 +95,13 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
             pretrained_load(opt->pretrained, p, l->config);
     }
     comm_rank0_end(l->comm);
-    if (p->comm) params_broadcast(p);
-    if (opt->ema > 0) params_track(p, opt->ema);
-    if (resume) checkpoint_load_state(resume, p, state);
+    if (l->state->comm) optim_state_broadcast(l->state);
+    if (opt->ema > 0) optim_state_track(l->state, opt->ema);
+    if (resume) checkpoint_load_state(resume, l->state, state);
     if (resume) checkpoint_load_choices(resume);
     params_round(p);
-    share_masters(p);
+    lora_merge(p);
+    share_masters(l->state);
 }
 
 static size_t learning(const Params *p) {
@@ -114,26 +115,28 @@ static void build(Learner *l) {
     ClipOptions o = learner_clip_options(l->k, l->config, l->seed);
     OptimOptions oo = optim_options();
     l->clip = clip_new(l->k, l->config, l->params, &o);
-    l->optim = optim_new(l->params, &oo);
+    l->optim = optim_new(l->state, &oo);
     l->step =
-        step_new(l->k, l->comm, l->clip, l->params, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+        step_new(l->k, l->comm, l->clip, l->state, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                  (size_t)opt->batch_size, (size_t)opt->accum_freq, l->config->embed_dim,
                  size_mul((size_t)opt->logit_memory, 1 << 20));
     if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
 }
 
-static Params *place(const Kernels *k, const ClipConfig *c, int ranks) {
+static size_t shards(int ranks) { return opt->shard_optimizer ? (size_t)ranks : 1; }
+
+static Params *lay_out(const Kernels *k, const ClipConfig *c, int ranks) {
     LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
-    Params *p = params_declare(k, c, &lora);
+    Params *p = params_declare(k, c);
+    lora_declare(p, &lora);
     choose_trainable(p, c);
-    params_place(p, opt->shard_optimizer ? (size_t)ranks : 1);
+    params_layout(p, shards(ranks));
     return p;
 }
 
-static Params *make_params(const Learner *l) {
-    Params *p = place(l->k, l->config, l->comm->size);
-    params_take(p, l->comm, opt->moments);
-    return p;
+static void make_params(Learner *l) {
+    l->params = lay_out(l->k, l->config, l->comm->size);
+    l->state = optim_state_new(l->params, l->comm, shards(l->comm->size), opt->moments);
 }
 
 static void make_teacher(Learner *l) {
@@ -153,10 +156,10 @@ static void extend(const Learner *l) {
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state) {
     *l = (Learner){.k = k, .comm = comm, .config = c, .seed = state->seed};
-    l->params = make_params(l);
+    make_params(l);
     load_weights(l, resume, state);
     size_t learned = learning(l->params);
-    if (learned != params_learned(l->params))
+    if (learned != params_elements(l->params))
         log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
     l->seed = state->seed;
     build(l);
@@ -168,9 +171,9 @@ void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
 
 void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c) {
     *l = (Learner){.k = k, .comm = comm, .config = c};
-    l->params = make_params(l);
-    if (opt->ema > 0) params_track(l->params, opt->ema);
-    share_masters(l->params);
+    make_params(l);
+    if (opt->ema > 0) optim_state_track(l->state, opt->ema);
+    share_masters(l->state);
     build(l);
     make_teacher(l);
     feature_cache_plan(k, c->embed_dim, (size_t)opt->batch_size);
@@ -179,7 +182,7 @@ void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
 
 PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks) {
     size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
-    PlanOptions p = {.params = place(k, c, ranks),
+    PlanOptions p = {.params = lay_out(k, c, ranks),
                      .accum = accum,
                      .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
                      .ranks = ranks,
@@ -231,5 +234,6 @@ void learner_close(Learner *l) {
     feature_cache_free(l->texts);
     optim_free(l->optim);
     clip_free(l->clip);
+    optim_state_free(l->state);
     params_free(l->params);
 }

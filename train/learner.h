@@ -12,6 +12,7 @@ typedef struct Learner {
     const ClipConfig *config;
     uint64_t seed;
     Params *params;
+    OptimState *state;
     Clip *clip;
     Optim *optim;
     Step *step;

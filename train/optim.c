@@ -1,5 +1,6 @@
 #include "train/optim.h"
 
+#include "train/model/lora.h"
 #include "train/shard.h"
 
 #include <math.h>
@@ -18,14 +19,14 @@ typedef struct Range {
     uint32_t group;
 } Range;
 
-/* Chunks up to number `end` whose masters stand equally far behind their place in the flat block.
- */
+/* Chunks up to number `end`, whose masters are in one block: shard_master. */
 typedef struct Call {
-    size_t end, shift;
+    size_t end;
+    acc *masters;
 } Call;
 
 struct Optim {
-    Params *p;
+    OptimState *state;
     OptimOptions options;
     Groups settings;
     size_t count; /* of chunks */
@@ -76,7 +77,7 @@ static uint32_t group_of(Groups *all, const Param *q, const OptimOptions *o) {
 
 /* Sorted by offset; malloc'd. */
 static Range *find_ranges(Optim *o, size_t *count) {
-    const Params *p = o->p;
+    const Params *p = o->state->p;
     const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
     size_t learning = 0;
     for (size_t i = 0; i < p->count; i++)
@@ -108,39 +109,40 @@ static void add_chunks(OptimChunk *list, size_t *count, size_t weights, size_t m
 }
 
 static size_t find_chunks(Optim *o, OptimChunk *list) {
-    size_t ranges, buckets = is_sharded(o->p) ? shard_buckets(o->p) : 1, count = 0;
+    const OptimState *s = o->state;
+    const Params *p = s->p;
+    size_t ranges, buckets = is_sharded(s) ? shard_buckets(s) : 1, count = 0;
     Range *range = find_ranges(o, &ranges);
     for (size_t j = 0; j < buckets; j++) {
-        Bucket b = is_sharded(o->p) ? shard_bucket(o->p, j) : (Bucket){.length = o->p->learning};
+        Bucket b = is_sharded(s) ? shard_bucket(s, j) : (Bucket){.length = p->learning};
         for (const Range *r = range; r < range + ranges; r++) {
             size_t from = size_max(r->offset, b.slice);
             size_t to = size_min(r->offset + r->size, b.slice + b.length);
             if (from < to)
                 add_chunks(list, &count, from, b.moment + from - b.slice, to - from, r->group);
         }
-        o->calls[j] = (Call){count, shard_shift(o->p, &b)};
+        o->calls[j] = (Call){count, shard_master(s, &b)};
     }
     o->call_count = buckets;
-    if (!o->p->split) o->calls[0] = (Call){count, 0}, o->call_count = 1;
+    if (!p->master_first) o->calls[0] = (Call){count, p->master}, o->call_count = 1;
     free(range);
     return count;
 }
 
 static void lay_out(Optim *o, Arena *a) {
-    o->squares = arena_take(a, 1, o->p->k->acc_size);
+    o->squares = arena_take(a, 1, o->state->k->acc_size);
     o->groups = arena_take(a, o->settings.count, sizeof *o->groups);
     o->numbers = arena_take(a, 1, sizeof *o->numbers);
     o->chunks = arena_take(a, o->count, sizeof *o->chunks);
 }
 
-Optim *optim_new(Params *p, const OptimOptions *options) {
-    const Kernels *k = p->k;
-    assert(p->grad && p->m && p->v);
+Optim *optim_new(OptimState *s, const OptimOptions *options) {
+    const Kernels *k = s->k;
     Optim *o = xcalloc(1, sizeof *o);
-    o->p = p;
+    o->state = s;
     o->options = *options;
     o->max_loss = INFINITY;
-    o->calls = xcalloc(shard_buckets(p), sizeof *o->calls);
+    o->calls = xcalloc(shard_buckets(s), sizeof *o->calls);
     o->count = find_chunks(o, NULL);
     Arena a = {0};
     lay_out(o, &a);
@@ -159,9 +161,10 @@ Optim *optim_new(Params *p, const OptimOptions *options) {
 
 void optim_free(Optim *o) {
     if (!o) return;
-    o->p->k->device->sync();
-    o->p->k->device->release(o->memory);
-    o->p->k->device->host_release(o->host);
+    const Device *device = o->state->k->device;
+    device->sync();
+    device->release(o->memory);
+    device->host_release(o->host);
     free(o->settings.list);
     free(o->calls);
     free(o);
@@ -187,31 +190,31 @@ void optim_set(Optim *o, double lr, uint64_t t) {
                     .max_norm = s->grad_clip_norm,
                     .t = t,
                     .max_loss = o->max_loss};
-    o->p->k->device->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
+    o->state->k->device->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
 }
 
 void optim_update(Optim *o) {
-    Params *p = o->p;
-    const Kernels *k = p->k;
-    bool separate = params_are_rounded(p) && !is_sharded(p);
+    OptimState *s = o->state;
+    Params *p = s->p;
+    const Kernels *k = s->k;
+    bool separate = params_are_rounded(p) && !is_sharded(s);
     k->device->zero(o->squares, k->acc_size);
     k->sum_squares(o->squares, p->grad, o->chunks, o->count);
-    if (is_sharded(p)) p->comm->all_reduce_sum(o->squares, 1);
+    if (is_sharded(s)) s->comm->all_reduce_sum(o->squares, 1);
     if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
     for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
-        k->adamw(acc_at(k, p->master, o->calls[i].shift), separate ? p->compute : NULL, p->grad,
-                 p->m, p->v, p->moments, o->chunks + first, o->calls[i].end - first, o->groups,
-                 o->numbers, o->squares);
-    if (is_sharded(p)) {
-        shard_share_weights(p);
+        k->adamw(o->calls[i].masters, separate ? p->compute : NULL, p->grad, s->m, s->v, s->moments,
+                 o->chunks + first, o->calls[i].end - first, o->groups, o->numbers, o->squares);
+    if (is_sharded(s)) {
+        shard_share_weights(s);
         k->device->zero(p->grad, p->learning * k->acc_size);
     }
-    if (p->lora) lora_merge(p);
-    if (p->ema) k->ema(p->ema, p->master, p->ema_decay, p->learning);
+    lora_merge(p);
+    if (s->ema) k->ema(s->ema, p->master, s->ema_decay, p->learning);
 }
 
 double optim_step(Optim *o, double lr, uint64_t t) {
-    const Kernels *k = o->p->k;
+    const Kernels *k = o->state->k;
     double squares;
     optim_set(o, lr, t);
     optim_update(o);

@@ -2,7 +2,7 @@
  * clamp of the logit scale. */
 #ifndef TRAIN_OPTIM_H
 #define TRAIN_OPTIM_H
-#include "train/model/params.h"
+#include "train/optim_state.h"
 
 /* Which tensors decay: as in open_clip up to 3.x, or 4.x. */
 #define WD_GROUPS(X) X(WD_LEGACY, "legacy") X(WD_HEAD, "head")
@@ -15,7 +15,7 @@ typedef struct OptimOptions {
 } OptimOptions;
 
 typedef struct Optim Optim;
-Optim *optim_new(Params *p, const OptimOptions *o);
+Optim *optim_new(OptimState *s, const OptimOptions *o);
 void optim_free(Optim *o);
 /* Steps whose numbers are set from now on are left out where *loss (device) is above `most`. */
 void optim_limit(Optim *o, const acc *loss, double most);

@@ -1,6 +1,8 @@
 #include "train/plan.h"
 
 #include "train/loss.h"
+#include "train/model/lora.h"
+#include "train/optim_state.h"
 
 #include <stdio.h>
 
@@ -22,14 +24,14 @@ typedef struct Weights {
 static Weights plan_weights(const Kernels *k, const Params *p, const PlanOptions *o) {
     size_t block = p->learning, frozen = p->size - p->learning;
     /* train/shard.h: the owner alone keeps the masters of matrices */
-    bool owned = p->shards > 1 && params_are_rounded(p) && !o->ema && !p->lora;
+    size_t shards = o->shard_optimizer ? (size_t)o->ranks : 1;
+    bool owned = shards > 1 && params_are_rounded(p) && !o->ema && !p->lora;
     size_t split = owned ? p->matrices : 0;
-    return (Weights){.masters = (block - split + split / p->shards) * k->acc_size,
+    return (Weights){.masters = (block - split + split / shards) * k->acc_size,
                      .frozen = frozen * k->acc_size,
-                     .compute = (p->size - p->rounded) * k->act_size +
-                                (p->lora ? lora_bytes(p->lora, k) : 0),
+                     .compute = (p->size - p->rounded) * k->act_size + lora_bytes(p),
                      .gradients = (block + 2 * p->longest) * k->acc_size,
-                     .moments = 2 * (block / p->shards) * moment_size(k, o->moments),
+                     .moments = 2 * (block / shards) * moment_size(k, o->moments),
                      .average = o->ema ? block * k->acc_size : 0,
                      .shared = split * k->act_size + (block - split) * k->acc_size};
 }
@@ -85,7 +87,7 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
                             size_add(activations, size_add(loss, batch + p->teacher)));
     size_t tokens = size_min(16, c->context_length);
 
-    printf("model %s: %zu parameters\n", c->name, params_learned(p->params));
+    printf("model %s: %zu parameters\n", c->name, params_elements(p->params));
     printf("  image tower: %zu layers, width %zu, %zu heads, %zu tokens of %zux%zu pixels\n",
            c->image.layers, c->image.width, c->image.heads, clip_image_tokens(c), c->patch_size,
            c->patch_size);

@@ -1,116 +1,130 @@
 #include "train/shard.h"
 
-size_t shard_buckets(const Params *p) { return div_up(p->learning, p->bucket); }
+size_t shard_buckets(const OptimState *s) { return div_up(s->p->learning, s->bucket); }
 
-Bucket shard_bucket(const Params *p, size_t i) {
-    size_t offset = i * p->bucket, size = size_min(p->bucket, p->learning - offset);
-    size_t length = size / p->shards, rank = is_sharded(p) ? (size_t)p->comm->rank : 0;
-    return (Bucket){offset, size, offset + rank * length, length, offset / p->shards};
+Bucket shard_bucket(const OptimState *s, size_t i) {
+    size_t offset = i * s->bucket, size = size_min(s->bucket, s->p->learning - offset);
+    size_t length = size / s->shards, rank = is_sharded(s) ? (size_t)s->comm->rank : 0;
+    return (Bucket){offset, size, offset + rank * length, length, offset / s->shards};
 }
 
-/* Whether a whole moment is put together in the gradients' block. */
-static bool is_borrowed(const Params *p) { return is_sharded(p) || p->moments == MOMENTS_BF16; }
+/* Returns true if a whole moment is assembled in the gradients' block. */
+static bool is_borrowed(const OptimState *s) { return is_sharded(s) || s->moments == MOMENTS_BF16; }
 
-static void *moment_at(const Params *p, void *moment, size_t i) {
-    return (char *)moment + i * moment_size(p->k, p->moments);
+static void *moment_at(const OptimState *s, void *moment, size_t i) {
+    return (char *)moment + i * moment_size(s->k, s->moments);
 }
 
-static void moment_read(const Params *p, acc *to, void *moment, size_t i, size_t n) {
-    if (p->moments == MOMENTS_BF16)
-        p->k->acc_from_bf16(to, moment_at(p, moment, i), n);
+static void moment_read(const OptimState *s, acc *to, void *moment, size_t i, size_t n) {
+    if (s->moments == MOMENTS_BF16)
+        s->k->acc_from_bf16(to, moment_at(s, moment, i), n);
     else
-        p->k->device->copy(to, moment_at(p, moment, i), n * p->k->acc_size);
+        s->k->device->copy(to, moment_at(s, moment, i), n * s->k->acc_size);
 }
 
-static void moment_write(const Params *p, void *moment, size_t i, const acc *from, size_t n) {
-    if (p->moments == MOMENTS_BF16)
-        p->k->bf16_from_acc(moment_at(p, moment, i), from, n);
+static void moment_write(const OptimState *s, void *moment, size_t i, const acc *from, size_t n) {
+    if (s->moments == MOMENTS_BF16)
+        s->k->bf16_from_acc(moment_at(s, moment, i), from, n);
     else
-        p->k->device->copy(moment_at(p, moment, i), from, n * p->k->acc_size);
+        s->k->device->copy(moment_at(s, moment, i), from, n * s->k->acc_size);
 }
 
-acc *shard_whole(const Params *p, void *moment) {
-    if (!is_borrowed(p)) return moment;
-    if (!is_sharded(p)) moment_read(p, p->grad, moment, 0, p->learning);
-    for (size_t i = 0; is_sharded(p) && i < shard_buckets(p); i++) {
-        Bucket b = shard_bucket(p, i);
-        acc *own = acc_at(p->k, p->grad, b.slice);
-        moment_read(p, own, moment, b.moment, b.length);
-        p->comm->all_gather(acc_at(p->k, p->grad, b.offset), own, b.length);
+acc *shard_whole(const OptimState *s, void *moment) {
+    acc *whole = s->p->grad;
+    if (!is_borrowed(s)) return moment;
+    if (!is_sharded(s)) moment_read(s, whole, moment, 0, s->p->learning);
+    for (size_t i = 0; is_sharded(s) && i < shard_buckets(s); i++) {
+        Bucket b = shard_bucket(s, i);
+        acc *own = acc_at(s->k, whole, b.slice);
+        moment_read(s, own, moment, b.moment, b.length);
+        s->comm->all_gather(acc_at(s->k, whole, b.offset), own, b.length);
     }
-    return p->grad;
+    return whole;
 }
 
-acc *shard_fill(const Params *p, void *moment) { return is_borrowed(p) ? p->grad : moment; }
+acc *shard_fill(const OptimState *s, void *moment) { return is_borrowed(s) ? s->p->grad : moment; }
 
-void shard_split(const Params *p, void *moment) {
-    if (!is_borrowed(p)) return;
-    if (!is_sharded(p)) moment_write(p, moment, 0, p->grad, p->learning);
-    for (size_t i = 0; is_sharded(p) && i < shard_buckets(p); i++) {
-        Bucket b = shard_bucket(p, i);
-        moment_write(p, moment, b.moment, acc_at(p->k, p->grad, b.slice), b.length);
+void shard_split(const OptimState *s, void *moment) {
+    const acc *whole = s->p->grad;
+    if (!is_borrowed(s)) return;
+    if (!is_sharded(s)) moment_write(s, moment, 0, whole, s->p->learning);
+    for (size_t i = 0; is_sharded(s) && i < shard_buckets(s); i++) {
+        Bucket b = shard_bucket(s, i);
+        moment_write(s, moment, b.moment, acc_at(s->k, whole, b.slice), b.length);
     }
 }
 
-void shard_done(const Params *p) {
-    if (is_borrowed(p)) p->k->device->zero(p->grad, p->learning * p->k->acc_size);
+void shard_done(const OptimState *s) {
+    if (is_borrowed(s)) s->k->device->zero(s->p->grad, s->p->learning * s->k->acc_size);
 }
 
-void shard_masters(Params *p) {
-    const Kernels *k = p->k;
-    assert(is_sharded(p) && !p->split && params_are_rounded(p) && !p->ema && !p->lora);
-    p->split = p->matrices / p->bucket * p->bucket;
-    p->gap = p->split - p->split / p->shards;
+void shard_masters(OptimState *s) {
+    const Kernels *k = s->k;
+    Params *p = s->p;
+    assert(is_sharded(s) && !p->master_first && params_are_rounded(p) && !s->ema && !p->lora);
+    size_t first = p->matrices / s->bucket * s->bucket, rest = p->learning - first;
+    if (!first) return;
     /* the gradients, still zero, hold the whole block while there is neither the old nor the new */
     k->device->copy(p->grad, p->master, p->learning * k->acc_size);
     k->device->sync();
     k->device->release(p->master);
-    p->master = k->device->alloc((p->learning - p->gap) * k->acc_size);
-    for (size_t i = 0; i * p->bucket < p->split; i++) {
-        Bucket b = shard_bucket(p, i);
-        k->device->copy(acc_at(k, p->master, b.moment), acc_at(k, p->grad, b.slice),
+    s->slices = params_block(p, first / s->shards, k->acc_size);
+    p->master = params_block(p, rest, k->acc_size);
+    p->master_first = first;
+    for (size_t i = 0; i * s->bucket < first; i++) {
+        Bucket b = shard_bucket(s, i);
+        k->device->copy(acc_at(k, s->slices, b.moment), acc_at(k, p->grad, b.slice),
                         b.length * k->acc_size);
     }
-    k->device->copy(acc_at(k, p->master, p->split - p->gap), acc_at(k, p->grad, p->split),
-                    (p->learning - p->split) * k->acc_size);
+    k->device->copy(p->master, acc_at(k, p->grad, first), rest * k->acc_size);
     k->device->zero(p->grad, p->learning * k->acc_size);
 }
 
-acc *shard_whole_masters(const Params *p) {
-    const Kernels *k = p->k;
-    if (!p->split) return p->master;
-    for (size_t i = 0; i * p->bucket < p->split; i++) {
-        Bucket b = shard_bucket(p, i);
+acc *shard_master(const OptimState *s, const Bucket *b) {
+    const Params *p = s->p;
+    return b->offset < p->master_first ? acc_at(s->k, s->slices, b->moment - b->slice)
+                                       : acc_at(s->k, p->master, (size_t)0 - p->master_first);
+}
+
+acc *shard_whole_masters(const OptimState *s) {
+    const Kernels *k = s->k;
+    const Params *p = s->p;
+    size_t first = p->master_first;
+    if (!first) return p->master;
+    for (size_t i = 0; i * s->bucket < first; i++) {
+        Bucket b = shard_bucket(s, i);
         acc *own = acc_at(k, p->grad, b.slice);
-        k->device->copy(own, acc_at(k, p->master, b.moment), b.length * k->acc_size);
-        p->comm->all_gather(acc_at(k, p->grad, b.offset), own, b.length);
+        k->device->copy(own, acc_at(k, s->slices, b.moment), b.length * k->acc_size);
+        s->comm->all_gather(acc_at(k, p->grad, b.offset), own, b.length);
     }
-    k->device->copy(acc_at(k, p->grad, p->split), acc_at(k, p->master, p->split - p->gap),
-                    (p->learning - p->split) * k->acc_size);
+    k->device->copy(acc_at(k, p->grad, first), p->master, (p->learning - first) * k->acc_size);
     return p->grad;
 }
 
-/* What of a bucket travels: compute weights where only they are needed, else masters. */
-static CommPiece share_piece(const Params *p, const Bucket *b) {
-    const Kernels *k = p->k;
-    if (b->offset >= p->split)
-        return (CommPiece){acc_at(k, p->master, b->offset - p->gap),
-                           acc_at(k, p->master, b->slice - p->gap), b->length * k->acc_size};
-    k->act_from_acc(act_at(k, p->compute, b->slice), acc_at(k, p->master, b->moment), b->length);
+/* What of a bucket is sent: compute weights if only they are needed, else masters. */
+static CommPiece share_piece(const OptimState *s, const Bucket *b) {
+    const Kernels *k = s->k;
+    const Params *p = s->p;
+    const acc *master = shard_master(s, b);
+    if (b->offset >= p->master_first)
+        return (CommPiece){acc_at(k, master, b->offset), acc_at(k, master, b->slice),
+                           b->length * k->acc_size};
+    k->act_from_acc(act_at(k, p->compute, b->slice), acc_at(k, master, b->slice), b->length);
     return (CommPiece){act_at(k, p->compute, b->offset), act_at(k, p->compute, b->slice),
                        b->length * k->act_size};
 }
 
-void shard_share_weights(Params *p) {
+void shard_share_weights(OptimState *s) {
+    const Params *p = s->p;
     CommPiece pieces[COMM_PIECES];
-    for (size_t i = 0, n = 0; i < shard_buckets(p); i++) {
-        Bucket b = shard_bucket(p, i);
-        pieces[n++] = share_piece(p, &b);
-        if (n < COMM_PIECES && i + 1 < shard_buckets(p)) continue;
-        p->comm->gather_pieces(pieces, n);
+    for (size_t i = 0, n = 0; i < shard_buckets(s); i++) {
+        Bucket b = shard_bucket(s, i);
+        pieces[n++] = share_piece(s, &b);
+        if (n < COMM_PIECES && i + 1 < shard_buckets(s)) continue;
+        s->comm->gather_pieces(pieces, n);
         n = 0;
     }
     if (params_are_rounded(p))
-        p->k->act_from_acc(act_at(p->k, p->compute, p->split),
-                           acc_at(p->k, p->master, p->split - p->gap), p->learning - p->split);
+        s->k->act_from_acc(act_at(s->k, p->compute, p->master_first), p->master,
+                           p->learning - p->master_first);
 }

@@ -1,44 +1,40 @@
 /* shard: the flat parameter block over ranks. It is cut into buckets, whose gradients are reduced
- * one by one while backward still runs; with a sharded optimiser (ZeRO-1: Rajbhandari et al. 2020)
+ * one by one while backward still runs. With a sharded optimiser (ZeRO-1: Rajbhandari et al. 2020)
  * each bucket is cut again into one equal slice a rank, whose owner alone keeps the moments,
- * updates the weights and gives them to the others. Where compute weights are a block of their own
- * (bf16), the owner alone keeps the masters of matrices, too, and what travels are the compute
- * weights. All this is about what learns; frozen masters are whole on every rank. Called by
- * learner, step, optim, checkpoint. */
+ * updates the weights and sends them to the others. If compute weights are a separate block (bf16),
+ * the owner alone also keeps the masters of matrices, and compute weights are what it sends. Only
+ * what learns is sharded: frozen masters are whole on every rank. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
-#include "train/model/params.h"
+#include "train/optim_state.h"
 
 typedef struct Bucket {
     size_t offset, size;  /* in the flat block */
     size_t slice, length; /* this rank's slice: where it starts in the flat block, its elements */
-    size_t moment;        /* where the slice's moments start in Params.m and .v */
+    size_t moment;        /* where the slice starts in m, v and slices */
 } Bucket;
 
-size_t shard_buckets(const Params *p);
-Bucket shard_bucket(const Params *p, size_t i);
-static inline bool is_sharded(const Params *p) { return p->shards > 1; }
+size_t shard_buckets(const OptimState *s);
+Bucket shard_bucket(const OptimState *s, size_t i);
+static inline bool is_sharded(const OptimState *s) { return s->shards > 1; }
 
-/* A moment (p->m or p->v) as a whole block of acc: itself or, where it is sharded or bf16, put
- * together in the gradients' block, which is lost. All ranks call it. */
-acc *shard_whole(const Params *p, void *moment);
+/* A moment (s->m or s->v) as a whole block of acc: itself or, if it is sharded or bf16, assembled
+ * in the gradients' block, which is lost. All ranks call it. */
+acc *shard_whole(const OptimState *s, void *moment);
 /* The block to fill before shard_split, which takes the moment (of this rank: its slices) out of
- * it.
- */
-acc *shard_fill(const Params *p, void *moment);
-void shard_split(const Params *p, void *moment);
+ * it. */
+acc *shard_fill(const OptimState *s, void *moment);
+void shard_split(const OptimState *s, void *moment);
 /* After the last of these calls: the gradients are zero again. */
-void shard_done(const Params *p);
-/* From now on each rank keeps its slices of the matrices' masters only. Once all ranks have the
+void shard_done(const OptimState *s);
+/* From now on each rank keeps only its slices of the matrices' masters. Once all ranks have the
  * weights; params_round may not be called afterwards. */
-void shard_masters(Params *p);
-/* How far an element of the bucket stands behind its place in the flat block in p->master. */
-static inline size_t shard_shift(const Params *p, const Bucket *b) {
-    return b->offset < p->split ? b->moment - b->slice : (size_t)0 - p->gap;
-}
-/* The masters as a whole block: themselves or, where they are sharded, put together in the
- * gradients' block, like a moment. */
-acc *shard_whole_masters(const Params *p);
-/* Every rank's slices of the weights for all; their compute weights follow. */
-void shard_share_weights(Params *p);
+void shard_masters(OptimState *s);
+/* The masters of a bucket's elements: where the flat block would start if all were there. */
+acc *shard_master(const OptimState *s, const Bucket *b);
+/* The masters as a whole block: themselves or, if they are sharded, assembled in the gradients'
+ * block, like a moment. */
+acc *shard_whole_masters(const OptimState *s);
+/* Sends this rank's slices of the weights and receives the others'; rounds compute weights. */
+void shard_share_weights(OptimState *s);
 #endif

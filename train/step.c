@@ -23,7 +23,8 @@ struct Step {
     const Kernels *k;
     const Comm *comm;
     Clip *clip;
-    Params *p;
+    OptimState *state;
+    const Params *p;
     Optim *optim;
     Loss *loss;
     Uploads *uploads;
@@ -48,12 +49,11 @@ struct Step {
 static const size_t SENT = SIZE_MAX;
 
 static void send_bucket(Step *s, size_t i) {
-    const Params *p = s->p;
-    Bucket b = shard_bucket(p, i);
-    acc *grad = acc_at(s->k, p->grad, b.offset);
+    Bucket b = shard_bucket(s->state, i);
+    acc *grad = acc_at(s->k, s->p->grad, b.offset);
     s->ready[i] = SENT;
-    if (is_sharded(p))
-        s->comm->reduce_scatter_start(acc_at(s->k, p->grad, b.slice), grad, b.length);
+    if (is_sharded(s->state))
+        s->comm->reduce_scatter_start(acc_at(s->k, s->p->grad, b.slice), grad, b.length);
     else
         s->comm->all_reduce_start(grad, b.size);
 }
@@ -61,8 +61,8 @@ static void send_bucket(Step *s, size_t i) {
 static void on_ready(void *context, size_t offset, size_t size) {
     Step *s = context;
     for (size_t at = offset, end = offset + size; at < end;) {
-        size_t i = at / s->p->bucket;
-        Bucket b = shard_bucket(s->p, i);
+        size_t i = at / s->state->bucket;
+        Bucket b = shard_bucket(s->state, i);
         size_t n = size_min(end, b.offset + b.size) - at;
         assert(s->ready[i] != SENT);
         s->ready[i] += n;
@@ -72,21 +72,24 @@ static void on_ready(void *context, size_t offset, size_t size) {
 }
 
 static void reduce_rest(Step *s) {
-    size_t n = shard_buckets(s->p);
+    size_t n = shard_buckets(s->state);
     for (size_t i = 0; i < n; i++)
         if (s->ready[i] != SENT) send_bucket(s, i);
     s->comm->wait();
     for (size_t i = 0; i < n; i++) s->ready[i] = 0;
 }
 
-Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
-               size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory) {
+Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, Optim *o,
+               LossKind kind, size_t batch_size, size_t accum, size_t embed_dim,
+               size_t logit_memory) {
     Step *s = xcalloc(1, sizeof *s);
     size_t n = size_mul(batch_size, accum), elems = size_mul(n, embed_dim);
-    assert(accum > 0 && p->grad);
+    const Params *p = state->p;
+    assert(accum > 0);
     *s = (Step){.k = k,
                 .comm = comm,
                 .clip = m,
+                .state = state,
                 .p = p,
                 .optim = o,
                 .loss = loss_new(k, comm, kind, n, embed_dim, logit_memory),
@@ -103,8 +106,8 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o,
     k->acc_set(s->ones, ones, n);
     free(ones);
     if (comm->size > 1) {
-        assert(p->comm == comm);
-        s->ready = xcalloc(shard_buckets(p), sizeof *s->ready);
+        assert(state->comm == comm);
+        s->ready = xcalloc(shard_buckets(state), sizeof *s->ready);
     }
     s->uploads = uploads_new(k, m, accum);
     s->host = k->device->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
@@ -263,6 +266,13 @@ static void gradients(Step *s, Batch *const *batches) {
     if (s->comm->size > 1) reduce_rest(s);
 }
 
+/* The same scales on all ranks. */
+static void update_scales(Step *s) {
+    Params *p = s->state->p;
+    if (p->fp8 && s->comm->size > 1) s->comm->all_reduce_max(p->fp8, p->fp8_factors);
+    fp8_step(p);
+}
+
 static void update(Step *s) {
     const Kernels *k = s->k;
     if (!k->device->graph_begin(&s->update_graph)) return;
@@ -295,7 +305,7 @@ void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
     optim_set(s->optim, lr, t);
     gradients(s, batches);
     update(s);
-    fp8_step(s->p);
+    update_scales(s);
     k->device->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
                               REPORTS * k->acc_size);
     k->device->mark_set(s->done[place], QUEUE_COMPUTE);

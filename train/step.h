@@ -17,8 +17,9 @@ typedef struct StepResult {
 } StepResult;
 
 typedef struct Step Step;
-Step *step_new(const Kernels *k, const Comm *comm, Clip *m, Params *p, Optim *o, LossKind kind,
-               size_t batch_size, size_t accum, size_t embed_dim, size_t logit_memory);
+Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, Optim *o,
+               LossKind kind, size_t batch_size, size_t accum, size_t embed_dim,
+               size_t logit_memory);
 void step_free(Step *s);
 
 /* What fine-tuning adds; each may be NULL or false. */

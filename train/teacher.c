@@ -32,7 +32,7 @@ Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained
     t->k = k;
     pretrained_config(&t->config, pretrained, model);
     check_inputs(&t->config, student, pretrained);
-    t->params = params_new(k, &t->config, false);
+    t->params = params_new(k, &t->config);
     t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
     size_t bytes = size_mul(size_mul(rows, t->config.embed_dim), k->acc_size);
     t->images = k->device->alloc(bytes);
@@ -42,7 +42,7 @@ Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained
 
 void teacher_load(Teacher *t, const char *pretrained) {
     pretrained_load(pretrained, t->params, &t->config);
-    log_info("teacher %s: %zu parameters", pretrained, params_learned(t->params));
+    log_info("teacher %s: %zu parameters", pretrained, params_elements(t->params));
 }
 
 void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
@@ -52,8 +52,8 @@ size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained
     ClipConfig c;
     pretrained_config(&c, pretrained, model);
     check_inputs(&c, student, pretrained);
-    Params *p = params_declare(k, &c, NULL);
-    params_place(p, 1);
+    Params *p = params_declare(k, &c);
+    params_layout(p, 1);
     size_t weights = p->size * k->acc_size + (p->size - p->rounded) * k->act_size;
     size_t activations = clip_activation_bytes(k, &c, &(ClipOptions){.max_batch = batch});
     size_t features = 2 * size_mul(size_mul(rows, c.embed_dim), k->acc_size);

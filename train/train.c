@@ -188,7 +188,7 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
     TrainView view = {.k = r->k,
                       .comm = l->comm,
                       .config = &r->config,
-                      .params = l->params,
+                      .state = l->state,
                       .clip = l->clip,
                       .tokenizer = r->tokenizer,
                       .batch = (size_t)opt->batch_size,
@@ -262,11 +262,11 @@ static void write_record(const Run *r) {
 
 static void save(Run *r, const char *name) {
     if (writes(r)) {
-        checkpoint_save(r->checkpoints, name, r->learner.params, &r->config, &r->state,
+        checkpoint_save(r->checkpoints, name, r->learner.state, &r->config, &r->state,
                         r->vocab_path);
         checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
     } else {
-        checkpoint_help_save(r->learner.params);
+        checkpoint_help_save(r->learner.state);
     }
     r->last_save = clock_now();
 }
@@ -452,7 +452,7 @@ static bool run_steps(Run *r) {
 
 static void describe(const Run *r) {
     size_t used = r->steps_per_epoch * r->global_batch, samples = epoch_samples(r);
-    log_info("model %s: %zu parameters; %s", r->config.name, params_learned(r->learner.params),
+    log_info("model %s: %zu parameters; %s", r->config.name, params_elements(r->learner.params),
              r->k->name);
     if (r->comm->size > 1)
         log_info("%d ranks over %s, %d threads each; global batch %zu = %lld x %lld accumulated x "

@@ -1,5 +1,7 @@
 #include "train/validate.h"
 
+#include "train/model/lora.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,14 +65,15 @@ bool validation_due(const Validation *v, const TrainState *s, bool last) {
 /* The masters change places with their moving average; the (zero) gradients' block is the third
  * place, so that whoever holds the masters' address sees the change. */
 static void swap_average(const TrainView *v, bool back) {
-    Params *p = v->params;
+    Params *p = v->state->p;
     size_t bytes = p->learning * v->k->acc_size;
     v->k->device->copy(back ? p->master : p->grad, back ? p->grad : p->master, bytes);
     if (back)
         v->k->device->zero(p->grad, bytes);
     else
-        v->k->device->copy(p->master, p->ema, bytes);
+        v->k->device->copy(p->master, v->state->ema, bytes);
     params_round(p);
+    lora_merge(p);
 }
 
 /* Runs one validator with the average's weights; its metrics are called ema/…. */
@@ -95,7 +98,7 @@ bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m) {
         const Opened *o = &v->list[i];
         if (last || o->what->due(s)) {
             o->what->run(o->self, &v->view, m);
-            if (v->view.params->ema) run_average(o, &v->view, m);
+            if (v->view.state->ema) run_average(o, &v->view, m);
             any = true;
         } else {
             m->complete = false;

@@ -5,8 +5,8 @@
 #include "data/text/tokenizer.h"
 #include "data/dataset.h"
 #include "train/checkpoint.h"
-#include "train/model/clip.h"
 #include "train/loss.h"
+#include "train/model/clip.h"
 
 enum { METRICS_MOST = 64 };
 
@@ -31,7 +31,7 @@ typedef struct TrainView {
     const Kernels *k;
     const Comm *comm;
     const ClipConfig *config;
-    Params *params;
+    OptimState *state;
     Clip *clip;
     const Tokenizer *tokenizer;
     size_t batch;

@@ -36,7 +36,7 @@ static void *pairs_open(const TrainView *v) {
     Pairs *p = xcalloc(1, sizeof *p);
     size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
     if (!v->planning) open_data(p, v);
-    p->encoder = encoder_of_model(v->k, v->config, v->params, v->clip, v->tokenizer, v->batch);
+    p->encoder = encoder_of_model(v->k, v->config, v->state->p, v->clip, v->tokenizer, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
                        size_mul((size_t)train_options.logit_memory, 1 << 20));
     p->images = v->k->device->alloc(bytes);
@@ -59,10 +59,10 @@ static void pairs_close(void *self) {
 
 /* Of n pairs in their places. */
 static void batch_loss(const Pairs *p, const TrainView *v, size_t n) {
-    const Param *scale = params_at(v->params, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false);
-    const Param *bias = params_at(v->params, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
+    const Param *scale = params_at(v->state->p, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false);
+    const Param *bias = params_at(v->state->p, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
     loss_run(p->loss, p->value, NULL, NULL, NULL, NULL, p->images, p->texts,
-             param_acc(v->params, scale), bias ? param_acc(v->params, bias) : NULL, n);
+             param_acc(v->state->p, scale), bias ? param_acc(v->state->p, bias) : NULL, n);
 }
 
 static void pairs_plan(void *self, const TrainView *v) {

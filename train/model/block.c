@@ -1,5 +1,7 @@
 #include "train/model/block.h"
 
+#include "train/model/lora.h"
+
 /* Parameters as products take them. */
 static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
 static const act *bias(const Block *b, Layer l) { return param_act(b->p, l.b); }
@@ -40,8 +42,8 @@ void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, 
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
               const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C) {
     acc *dw = vector_grad(p, l.w), *db = vector_grad(p, l.b);
-    if (!dw) dw = p->unread;
-    if (!db) db = acc_at(p->k, p->unread, p->longest);
+    if (!dw) dw = p->unused_grad;
+    if (!db) db = acc_at(p->k, p->unused_grad, p->longest);
     p->k->layernorm_bwd(dx, dw, db, y, dy, dres, x, mean, rstd, param_acc(p, l.w),
                         param_acc(p, l.b), rows, C);
 }

@@ -44,6 +44,7 @@ void fp8_stop(Params *p) {
         if (param_is_block_matrix(&p->list[i]))
             p->k->fp8_weight(param_act(p, &p->list[i]), NULL, NULL, 0, 0, 0, 0);
     p->k->device->release(p->fp8);
+    p->fp8 = NULL;
 }
 
 Param fp8_param(const Params *p) {
@@ -58,7 +59,5 @@ void fp8_begin(const Params *p) {
 }
 
 void fp8_step(Params *p) {
-    if (!p->fp8) return;
-    if (p->comm) p->comm->all_reduce_max(p->fp8, p->fp8_factors);
-    p->k->fp8_update(p->fp8, p->fp8_factors);
+    if (p->fp8) p->k->fp8_update(p->fp8, p->fp8_factors);
 }

@@ -1,8 +1,5 @@
 #include "train/model/lora.h"
 
-#include "train/model/fp8.h"
-#include "train/model/params.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,13 +9,13 @@ typedef struct Adapter {
     size_t target, a, b, row, out, in;
 } Adapter;
 
-struct Lora {
+typedef struct Lora {
     LoraOptions o;
-    Adapter *list;
     size_t count, largest, widest; /* elements of the largest matrix; longest row */
     acc *whole;                    /* [largest] W_eff or dW */
     acc *scaled, *small;           /* [rank,widest] (alpha/rank)·A; a product */
-};
+    Adapter list[];
+} Lora;
 
 /* Initial values as of PyTorch's linear layer, and so that B·A starts at 0. */
 static size_t add_factor(Params *p, size_t target, ParamRole role, const char *part, size_t rows,
@@ -45,47 +42,41 @@ static void adapt(Lora *l, Params *p, size_t target, const char *part, size_t ro
     l->widest = l->widest > in ? l->widest : in;
 }
 
-Lora *lora_new(Params *p, const LoraOptions *o) {
-    Lora *l = xcalloc(1, sizeof *l);
-    size_t count = p->count;
+void lora_declare(Params *p, const LoraOptions *o) {
+    static const char *const parts[] = {".q", ".k", ".v"};
+    if (!o->rank) return;
+    Lora *l = xcalloc(1, sizeof *l + 3 * p->tensors * sizeof *l->list);
     l->o = *o;
-    l->list = xcalloc(3 * count, sizeof *l->list);
-    for (size_t i = 0; i < count; i++) {
+    p->lora = l;
+    for (size_t i = 0; i < p->tensors; i++) {
         Param *q = &p->list[i];
         if (q->tower) q->trainable = false;
         if (!param_is_block_matrix(q) || !(q->tower == TOWER_IMAGE ? o->image : o->text)) continue;
         q->adapted = true;
-        size_t out = q->shape[0];
-        if (q->role == ROLE_IN_PROJ) {
-            static const char *const parts[] = {".q", ".k", ".v"};
-            for (size_t j = 0; j < 3; j++) adapt(l, p, i, parts[j], j * out / 3, out / 3);
-        } else {
-            adapt(l, p, i, "", 0, out);
-        }
+        size_t split = q->role == ROLE_IN_PROJ ? 3 : 1, out = q->shape[0] / split;
+        for (size_t j = 0; j < split; j++) adapt(l, p, i, split == 1 ? "" : parts[j], j * out, out);
     }
-    return l;
 }
 
-void lora_bind(Lora *l, const Params *p) {
+void lora_alloc(Params *p) {
+    Lora *l = p->lora;
     const Kernels *k = p->k;
+    if (!l) return;
     l->whole = k->device->alloc(size_mul(l->largest, k->acc_size));
     l->scaled = k->device->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
     l->small = k->device->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
 }
 
-size_t lora_bytes(const Lora *l, const Kernels *k) {
-    return size_mul(l->largest + 2 * l->o.rank * l->widest, k->acc_size);
+size_t lora_bytes(const Params *p) {
+    const Lora *l = p->lora;
+    return l ? size_mul(l->largest + 2 * l->o.rank * l->widest, p->k->acc_size) : 0;
 }
 
-void lora_free(Lora *l, const Params *p) {
-    if (!l) return;
-    if (l->whole) {
-        p->k->device->release(l->whole);
-        p->k->device->release(l->scaled);
-        p->k->device->release(l->small);
-    }
-    free(l->list);
-    free(l);
+void lora_release(Params *p) {
+    if (!p->lora) return;
+    p->k->device->release(p->lora->whole);
+    p->k->device->release(p->lora->scaled);
+    p->k->device->release(p->lora->small);
 }
 
 static void scale_a(const Params *p, const acc *block, const Adapter *a) {

@@ -1,7 +1,5 @@
 #include "train/model/params.h"
 
-#include "train/model/fp8.h"
-
 #include "kernels/rng.h"
 #include "kernels/hash.h"
 #include <math.h>
@@ -9,10 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tensors start at multiples of this: 64 bytes in bf16, 128 in f32, 256 in f64. */
-enum { ALIGN = 32, CHUNK = 1 << 18 };
-/* Elements of a bucket: large ones use links well, several let communication start early. */
-enum { BUCKET_LEAST = 4096, BUCKET_MOST = 25 << 18, BUCKETS = 16 };
+enum { CHUNK = 1 << 18 };
 
 /* ---- the tensors, in open_clip's state-dict order ---- */
 
@@ -156,93 +151,63 @@ static int place_of(const Param *q) {
     return q->adapted ? ADAPTED : q->trainable ? kind : KINDS + kind;
 }
 
-void params_place(Params *p, size_t shards) {
+void params_layout(Params *p, size_t shards) {
     assert(!p->size);
-    p->shards = shards;
     for (int place = 0; place < PLACES; place++) {
-        if (place == KINDS) p->size = p->learning = round_up(p->size, size_mul(ALIGN, shards));
+        if (place == KINDS)
+            p->size = p->learning = round_up(p->size, size_mul(PARAM_ALIGN, shards));
         if (place == ADAPTED) p->rounded = p->k->act_size == p->k->acc_size ? p->size : 0;
         for (size_t i = 0; i < p->count; i++) {
             Param *q = &p->list[i];
             if (place_of(q) != place) continue;
             q->offset = p->size;
-            p->size = size_add(p->size, round_up(q->size, ALIGN));
+            p->size = size_add(p->size, round_up(q->size, PARAM_ALIGN));
             if (place == KINDS + VECTORS)
-                p->longest = size_max(p->longest, round_up(q->size, ALIGN));
+                p->longest = size_max(p->longest, round_up(q->size, PARAM_ALIGN));
         }
         if (place == MATRICES) p->matrices = p->size;
     }
-    p->bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->learning / BUCKETS));
-    p->bucket = round_up(p->bucket, size_mul(ALIGN, shards));
 }
 
-static void *take(const Kernels *k, size_t count, size_t elem_size) {
-    if (!count) return NULL;
-    size_t bytes = size_mul(count, elem_size);
-    void *x = k->device->alloc(bytes);
-    k->device->zero(x, bytes);
-    return x;
-}
-
-Params *params_declare(const Kernels *k, const ClipConfig *c, const LoraOptions *lora) {
+Params *params_declare(const Kernels *k, const ClipConfig *c) {
     Params *p = xcalloc(1, sizeof *p);
     p->k = k;
     add_all(p, c);
     p->tensors = p->count;
-    if (lora && lora->rank) p->lora = lora_new(p, lora);
     return p;
 }
 
-/* All weights but the masters of what learns, which are taken last: where ranks share them later
- * (shard_masters), what is taken next follows their part. */
-static void take_weights(Params *p) {
-    p->frozen = take(p->k, p->size - p->learning, p->k->acc_size);
-    p->compute = take(p->k, p->size - p->rounded, p->k->act_size);
-    if (p->lora) lora_bind(p->lora, p);
+void *params_block(const Params *p, size_t count, size_t elem_size) {
+    if (!count) return NULL;
+    size_t bytes = size_mul(count, elem_size);
+    void *x = p->k->device->alloc(bytes);
+    p->k->device->zero(x, bytes);
+    return x;
 }
 
-static void take_masters(Params *p) { p->master = take(p->k, p->learning, p->k->acc_size); }
-
-void params_take(Params *p, const Comm *comm, Moments moments) {
-    const Kernels *k = p->k;
-    p->comm = comm && comm->size > 1 ? comm : NULL;
-    p->moments = moments;
-    assert(p->shards == 1 || p->shards == (size_t)p->comm->size);
-    take_weights(p);
-    p->grad = take(k, p->learning, k->acc_size);
-    p->unread = take(k, 2 * p->longest, k->acc_size);
-    p->m = take(k, p->learning / p->shards, moment_size(k, moments));
-    p->v = take(k, p->learning / p->shards, moment_size(k, moments));
-    fp8_start(p);
-    take_masters(p);
+void params_alloc(Params *p) {
+    p->frozen = params_block(p, p->size - p->learning, p->k->acc_size);
+    p->compute = params_block(p, p->size - p->rounded, p->k->act_size);
 }
 
-Params *params_new(const Kernels *k, const ClipConfig *c, bool training) {
-    Params *p = params_declare(k, c, NULL);
-    params_place(p, 1);
-    if (training)
-        params_take(p, NULL, MOMENTS_FP32);
-    else
-        take_weights(p), take_masters(p);
+void params_alloc_masters(Params *p) { p->master = params_block(p, p->learning, p->k->acc_size); }
+
+Params *params_new(const Kernels *k, const ClipConfig *c) {
+    Params *p = params_declare(k, c);
+    params_layout(p, 1);
+    params_alloc(p);
+    params_alloc_masters(p);
     return p;
 }
 
 void params_free(Params *p) {
     if (!p) return;
-    void *const blocks[] = {p->compute, p->master, p->frozen, p->grad,
-                            p->unread,  p->m,      p->v,      p->ema};
-    fp8_stop(p);
+    void *const blocks[] = {p->compute, p->master, p->frozen};
     for (size_t i = 0; i < COUNT(blocks); i++)
         if (blocks[i]) p->k->device->release(blocks[i]);
-    lora_free(p->lora, p);
+    free(p->lora);
     free(p->list);
     free(p);
-}
-
-Param *params_find(const Params *p, const char *name) {
-    for (size_t i = 0; i < p->count; i++)
-        if (!strcmp(p->list[i].name, name)) return &p->list[i];
-    return NULL;
 }
 
 const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias) {
@@ -260,31 +225,18 @@ Param *params_describe(const ClipConfig *c, size_t *count) {
     return p.list;
 }
 
-size_t params_learned(const Params *p) {
+size_t params_elements(const Params *p) {
     size_t n = 0;
     for (size_t i = 0; i < p->tensors; i++) n += p->list[i].size;
     return n;
 }
 
 void params_round(Params *p) {
-    assert(!p->split);
+    assert(!p->master_first);
     if (params_are_rounded(p)) {
         p->k->act_from_acc(p->compute, p->master, p->learning);
         p->k->act_from_acc(act_at(p->k, p->compute, p->learning), p->frozen, p->size - p->learning);
     }
-    if (p->lora) lora_merge(p);
-}
-
-void params_broadcast(Params *p) {
-    p->comm->broadcast(p->master, p->learning, 0);
-    if (p->frozen) p->comm->broadcast(p->frozen, p->size - p->learning, 0);
-}
-
-void params_track(Params *p, double decay) {
-    p->ema_decay = decay;
-    size_t bytes = size_mul(p->learning, p->k->acc_size);
-    if (!p->ema) p->ema = p->k->device->alloc(bytes);
-    p->k->device->copy(p->ema, p->master, bytes);
 }
 
 /* ---- initial values ---- */

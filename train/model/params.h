@@ -1,13 +1,11 @@
-/* params: what is learned. One flat block of masters and compute weights, whose first part learns
- * and alone has gradients, moments and a moving average; a Param names a piece of them. The order
- * of `list` is open_clip's state-dict order; the offsets are grouped so that one AdamW call covers
+/* params: the tensors of a model. A flat block holds their masters and compute weights; a Param
+ * names a piece of it. The part that learns comes first and alone has gradients. The order of
+ * `list` is open_clip's state-dict order; the offsets are grouped so that one AdamW call covers
  * many tensors. */
 #ifndef TRAIN_MODEL_PARAMS_H
 #define TRAIN_MODEL_PARAMS_H
 #include "kernels/kernels.h"
-#include "train/ranks/comm.h"
 #include "train/model/config.h"
-#include "train/model/lora.h"
 
 /* What a tensor is for. Norms and the matrices of blocks are neighbours: param_is_norm,
  * param_is_block_matrix. */
@@ -49,7 +47,7 @@ typedef struct Param {
     size_t layer;     /* in the tower, from the input: 0 the embeddings, 1 … L the blocks, L also
                          the final LayerNorm, L + 1 the projection */
     ParamInit init;
-    bool trainable;  /* settled before params_place */
+    bool trainable;  /* settled before params_layout */
     double lr_scale; /* times the run's learning rate; 1 */
     bool adapted;    /* frozen, but LoRA's factors learn from its gradient */
 } Param;
@@ -67,33 +65,27 @@ static inline bool param_is_factor(const Param *q) { return q->role >= ROLE_LORA
 typedef struct Params {
     const Kernels *k;
     Param *list;
-    size_t count, tensors; /* of which the model's own come first; behind them LoRA's factors */
+    size_t count, tensors; /* of which the model's own come first; after them LoRA's factors */
     size_t size;           /* elements of the flat block, padding included */
     size_t learning;       /* of which the first so many are of trainable tensors */
     size_t matrices;       /* the first so many elements are only used as compute weights */
-    acc *master;           /* [learning], or less: train/shard.h */
+    acc *master;           /* [learning - master_first] */
+    size_t master_first;   /* the first element that has its master there, or 0 (train/shard.h) */
     acc *frozen;           /* [size - learning] masters of the rest, or NULL */
-    size_t rounded;        /* from this element on compute weights have a block of their own; before
-                              it masters serve as such. 0 where the two types differ */
+    size_t rounded;        /* from this element on compute weights are a separate block; before it
+                              masters serve as such. 0 if the two types differ */
     act *compute;          /* [size - rounded], or NULL */
-    acc *grad;             /* [learning], NULL without training */
-    acc *unread;           /* [2,longest] where kernels add gradients of frozen vectors; or NULL */
-    size_t longest;        /* frozen vector */
-    void *m, *v;           /* [learning / shards], NULL without training: acc or bf16 */
-    Moments moments;
-    acc *ema; /* [learning] moving average of the masters, or NULL: params_track */
-    double ema_decay;
-    Lora *lora; /* NULL: none */
-    /* over ranks (train/shard.h) */
-    const Comm *comm; /* NULL: one rank */
-    size_t split;     /* the masters of the first so many elements are sharded, too; 0: none */
-    size_t gap;       /* elements that `master` is shorter by therefore */
-    size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
-    /* under amp_fp8 (train/model/fp8.h) */
-    acc *fp8; /* scaling of fp8_factors factors, or NULL */
+    /* NULL in inference, and owned by the training (train/optim_state.h) */
+    acc *grad;         /* [learning] */
+    acc *unused_grad;  /* [2,longest] to which kernels add gradients of frozen vectors; or NULL */
+    size_t longest;    /* frozen vector */
+    struct Lora *lora; /* lora.h */
+    acc *fp8;          /* fp8.h: scaling of fp8_factors factors */
     size_t fp8_factors;
-    size_t shards; /* ranks that share the moments; 1: each has all */
 } Params;
+
+/* Tensors start at multiples of so many elements: 64 bytes in bf16, 128 in f32, 256 in f64. */
+enum { PARAM_ALIGN = 32 };
 
 /* Told during backward, block by block from the last one: the gradients of offset … offset+size-1
  * of the flat block will not change any more in this backward. */
@@ -102,38 +94,33 @@ typedef struct GradientsReady {
     void *context;
 } GradientsReady;
 
-/* Registers every tensor of the model (docs/NUMERICS.md, 'Tensor names') and allocates. */
-Params *params_new(const Kernels *k, const ClipConfig *c, bool training);
-/* The same in steps. Names and shapes, LoRA's factors (lora may be NULL) included; all learns, or,
- * with factors, these and the logit scale and bias. layers_plan and the like may now freeze more.
- */
-Params *params_declare(const Kernels *k, const ClipConfig *c, const LoraOptions *lora);
-/* Lays out the flat block; shards: ranks that keep their share of the moments only, or 1. */
-void params_place(Params *p, size_t shards);
-/* Takes the memory for training; comm may be NULL. */
-void params_take(Params *p, const Comm *comm, Moments moments);
-/* Bytes of one element of a moment. */
-static inline size_t moment_size(const Kernels *k, Moments moments) {
-    return moments == MOMENTS_BF16 ? 2 : k->acc_size;
-}
+/* A model for inference: its tensors (docs/NUMERICS.md, 'Tensor names'), laid out, with memory. */
+Params *params_new(const Kernels *k, const ClipConfig *c);
+/* The same in steps. The tensors, all trainable; lora_declare, layers_plan and the like may now add
+ * factors and freeze. */
+Params *params_declare(const Kernels *k, const ClipConfig *c);
+/* Lays out the flat block so that what learns can be cut into so many equal shards. */
+void params_layout(Params *p, size_t shards);
+/* Allocates compute weights and frozen masters. */
+void params_alloc(Params *p);
+/* Allocates the other masters; in training after everything else, because shard_masters gives back
+ * a part, which the next allocation can take. */
+void params_alloc_masters(Params *p);
+/* A zeroed block of device memory; NULL if it is empty. */
+void *params_block(const Params *p, size_t count, size_t elem_size);
+void params_free(Params *p);
 /* Appends a tensor whose name, shape, role, tower, layer and initial value are set; returns its
  * number in the list. */
 size_t params_add(Params *p, const Param *q);
-/* Starts the moving average of the masters as they are. */
-void params_track(Params *p, double decay);
-void params_free(Params *p);
 /* Names and shapes alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
-Param *params_find(const Params *p, const char *name); /* NULL when absent */
 /* The tensor of the model with these fields; NULL when absent. */
 const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias);
 /* Initial values, a function of the seed alone. */
 void params_init(Params *p, uint64_t seed);
-/* Over ranks: rank 0's masters for all. */
-void params_broadcast(Params *p);
-/* Refreshes the compute weights from the masters (and LoRA's factors). */
+/* Refreshes the compute weights from the masters; those of adapted matrices: lora_merge. */
 void params_round(Params *p);
-size_t params_learned(const Params *p); /* number of the model's parameters, padding left out */
+size_t params_elements(const Params *p); /* of all tensors of the model, without padding */
 static inline bool params_are_rounded(const Params *p) { return p->rounded == 0; }
 
 /* The tensor in a whole block of what learns (masters, moments, average); of a frozen one its
@@ -143,8 +130,8 @@ static inline acc *param_in(const Params *p, const acc *block, const Param *q) {
                                    : acc_at(p->k, p->frozen, q->offset - p->learning);
 }
 static inline acc *param_acc(const Params *p, const Param *q) {
-    assert(q->offset >= p->split);
-    return q->offset < p->learning ? acc_at(p->k, p->master, q->offset - p->gap)
+    assert(q->offset >= p->master_first);
+    return q->offset < p->learning ? acc_at(p->k, p->master, q->offset - p->master_first)
                                    : acc_at(p->k, p->frozen, q->offset - p->learning);
 }
 static inline act *param_act(const Params *p, const Param *q) {

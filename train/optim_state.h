@@ -1,0 +1,33 @@
+/* optim_state: what training keeps beside the weights of a model: gradients, moments, their moving
+ * average, and how ranks share them (train/shard.h). */
+#ifndef TRAIN_OPTIM_STATE_H
+#define TRAIN_OPTIM_STATE_H
+#include "train/model/params.h"
+#include "train/ranks/comm.h"
+
+typedef struct OptimState {
+    const Kernels *k;
+    Params *p;
+    const Comm *comm; /* NULL: one rank */
+    size_t shards;    /* ranks that share the moments; 1: each has all */
+    size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
+    Moments moments;
+    void *m, *v; /* [learning / shards] acc or bf16 */
+    acc *slices; /* [master_first / shards] this rank's masters of that part; or NULL */
+    acc *ema;    /* [learning] moving average of the masters, or NULL */
+    double ema_decay;
+} OptimState;
+
+/* Allocates the memory of the weights, too. p is laid out for so many shards; comm may be NULL. */
+OptimState *optim_state_new(Params *p, const Comm *comm, size_t shards, Moments moments);
+/* Before params_free. */
+void optim_state_free(OptimState *s);
+/* Bytes of one element of a moment. */
+static inline size_t moment_size(const Kernels *k, Moments moments) {
+    return moments == MOMENTS_BF16 ? 2 : k->acc_size;
+}
+/* Starts the moving average with the masters as they are. */
+void optim_state_track(OptimState *s, double decay);
+/* Sends rank 0's masters to all. */
+void optim_state_broadcast(const OptimState *s);
+#endif
