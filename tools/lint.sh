@@ -59,7 +59,7 @@ hits=$(git grep -nE 'ffast-math|reduction *\([-+*]' -- '*.c' '*.h' Makefile || t
 [ -z "$hits" ] || complain "-ffast-math or an OpenMP reduction: sums must have a fixed order" "$hits"
 
 if command -v clang-format >/dev/null; then
-    hits=$(clang-format --dry-run "${sources[@]}" 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
+    hits=$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
     [ -z "$hits" ] || complain "not formatted (make format)" "$hits"
 fi
 export CFLAGS=${CFLAGS:--std=gnu11 -D_GNU_SOURCE -I. -Wall -Wextra}

@@ -20,8 +20,8 @@ template <int KD> __host__ __device__ constexpr size_t tile_bytes(int rows) {
     return (size_t)rows * tile_ld<KD>() * sizeof(elem);
 }
 
-/* Starts to load SIZE rows from `first` on; rows from `end` on and elements from D on are zeros, and
- * their addresses, past `from`'s rows or not, are not read. `from` is row 0. A rolled loop: its
+/* Starts to load SIZE rows from `first` on; rows from `end` on and elements from D on are zeros,
+ * and their addresses, past `from`'s rows or not, are not read. `from` is row 0. A rolled loop: its
  * addresses would otherwise take the registers that the products need. */
 template <int KD, int SIZE>
 __device__ static __forceinline__ void tile_load(elem *tile, const act *from, unsigned stride,

@@ -50,8 +50,8 @@ __device__ static __forceinline__ void pair_scores(float x[MB][2][4], float y[MB
 }
 /* sum += x · rows over 16 rows. */
 template <int KD, int MB>
-__device__ static __forceinline__ void
-add_product(float sum[MB][2 * KD][4], const float x[MB][2][4], const elem *rows) {
+__device__ static __forceinline__ void add_product(float sum[MB][2 * KD][4],
+                                                   const float x[MB][2][4], const elem *rows) {
     unsigned a[MB][4], r[4];
 #pragma unroll
     for (int m = 0; m < MB; m++) as_left(a[m], x[m]);
@@ -100,15 +100,15 @@ query_step(float dq[MB][2 * KD][4], Pair<KD, 2> own[MB], const QueryRows rows[MB
 }
 
 /* What the other half needs of a tile of queries. */
-typedef struct __align__(16) QueryStats {
+struct alignas(16) QueryStats {
     float2 lse_delta[TILE]; /* the first in units of log 2 */
     int lo[TILE], hi[TILE]; /* the span; empty where there is no query */
-} QueryStats;
+};
 
 /* Sets the weights of 16 keys (the lane's: `key`, key + 8) by 16 queries (its first: `col`) to 0
  * where the key is not in the query's span. */
-__device__ static __forceinline__ void mask_queries(float p[2][4], const QueryStats *stats,
-                                                    int col, int key) {
+__device__ static __forceinline__ void mask_queries(float p[2][4], const QueryStats *stats, int col,
+                                                    int key) {
 #pragma unroll
     for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -241,8 +241,8 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 && MB == 1 ? 3 : 2)
                 if (lane % 2 == 0 && from + lane / 2 < own.end) delta[at + from + lane / 2] = d;
                 query_rows(&rows[m], &t, &own, from, lse + at, d);
             }
-        query_step<KD, MB>(dq, pair, rows, span, keys + turn * TILE * LD,
-                           values + turn * TILE * LD, k0, scale_log2);
+        query_step<KD, MB>(dq, pair, rows, span, keys + turn * TILE * LD, values + turn * TILE * LD,
+                           k0, scale_log2);
         __syncthreads();
     }
 #pragma unroll
@@ -258,8 +258,7 @@ __device__ static inline void stats_load(QueryStats *s, const Tiles *t, const Ti
     int i = threadIdx.x, row = q0 + i;
     if (i >= TILE) return;
     int2 span = row < end ? row_span(t, own, row) : make_int2(0, 0);
-    s->lse_delta[i] =
-        row < end ? make_float2(lse[row].v * LOG2_E, delta[row]) : make_float2(0, 0);
+    s->lse_delta[i] = row < end ? make_float2(lse[row].v * LOG2_E, delta[row]) : make_float2(0, 0);
     s->lo[i] = span.x;
     s->hi[i] = span.y;
 }
@@ -382,7 +381,7 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
 
 /* ---- launches ---- */
 
-#define LAUNCH_TILES(kernel, grid, bytes, ...)                                                           \
+#define LAUNCH_TILES(kernel, grid, bytes, ...)                                                     \
     do {                                                                                           \
         CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,             \
                                   (int)(bytes)));                                                  \

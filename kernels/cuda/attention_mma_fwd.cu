@@ -97,8 +97,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
                 bool whole = key >= span.all_lo && key + SUB <= span.all_hi;
                 if (!seen) {
 #pragma unroll
-                    for (int i = 0; i < 8 * MB; i++)
-                        s[i / 8][2 * j + i / 4 % 2][i % 4] = -INFINITY;
+                    for (int i = 0; i < 8 * MB; i++) s[i / 8][2 * j + i / 4 % 2][i % 4] = -INFINITY;
                     continue;
                 }
 #pragma unroll
@@ -106,8 +105,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
                     unsigned b[4];
                     right_rows<KD>(b, k + SUB * j * LD, kd);
 #pragma unroll
-                    for (int m = 0; m < MB; m++)
-                        mma_both(&s[m][2 * j], qf[m][kd], b, kd == 0);
+                    for (int m = 0; m < MB; m++) mma_both(&s[m][2 * j], qf[m][kd], b, kd == 0);
                 }
                 if (!whole)
 #pragma unroll

@@ -1,5 +1,5 @@
-/* cuda/blas: see blas.h. cuBLASLt counts matrices by columns: a row-major [M,N] is its N × M matrix,
- * so the operands change places: c = a·b is computed as cᵀ = bᵀ·aᵀ. */
+/* cuda/blas: see blas.h. cuBLASLt counts matrices by columns: a row-major [M,N] is its N × M
+ * matrix, so the operands change places: c = a·b is computed as cᵀ = bᵀ·aᵀ. */
 #include "kernels/cuda/blas.h"
 
 #include <cublasLt.h>
@@ -117,9 +117,8 @@ static void plan_sums(Plan *plan, bool beside) {
 static void plan_new(Plan *plan, const Product *p, const Key *key) {
     memset(plan, 0, sizeof *plan);
     plan->key = *key;
-    BLAS(cublasLtMatmulDescCreate(&plan->desc,
-                                  key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
-                                  CUDA_R_32F));
+    BLAS(cublasLtMatmulDescCreate(
+        &plan->desc, key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
     cublasOperation_t op_first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t op_second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_first,
@@ -161,8 +160,8 @@ static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
                           WORKSPACE, device_stream());
 }
 
-/* Milliseconds of one product, the sums included: the best of three after one that is not counted. A way that the
- * library does not take after all takes for ever. */
+/* Milliseconds of one product, the sums included: the best of three after one that is not counted.
+ * A way that the library does not take after all takes for ever. */
 static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
     float best = FLT_MAX;
     for (int i = 0; i < 4; i++) {
@@ -230,9 +229,8 @@ static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasSt
     WANT(MIN_ALIGNMENT_D_BYTES, plan->key.align_c);
 #undef WANT
     int found = 0;
-    *status =
-        cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c, want,
-                                       kernel_tuning.autotune ? WAYS : 1, ways, &found);
+    *status = cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
+                                             want, kernel_tuning.autotune ? WAYS : 1, ways, &found);
     int usable = 0; /* each has a state of its own */
     for (int i = 0; i < found && *status == CUBLAS_STATUS_SUCCESS; i++)
         if (ways[i].state == CUBLAS_STATUS_SUCCESS) ways[usable++] = ways[i];

@@ -133,8 +133,9 @@ __device__ static inline float act_round(float f) { return act_value(act_from(f)
 /* N (4 or VW) floats at p: k > 0 of them count (k >= N: all), the others are 0 and not touched.
  *
  * Lanes of 8 floats are 32 bytes apart, so that each of their two loads takes half of every sector:
- * the first-level cache mends a load, nothing mends a store. Where f32 arrays are most of the bytes,
- * a thread has 4 neighbours. Stores by name: nvcc cuts a store of a uint4 into four where it likes. */
+ * the first-level cache mends a load, nothing mends a store. Where f32 arrays are most of the
+ * bytes, a thread has 4 neighbours. Stores by name: nvcc cuts a store of a uint4 into four where it
+ * likes. */
 template <int N = VW>
 __device__ static inline void acc_load(float *r, const acc *p, size_t k, bool wide) {
     if (wide && k >= N) {

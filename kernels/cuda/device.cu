@@ -42,15 +42,15 @@ static struct Gpu {
     Scratch scratch[SCRATCH_COUNT];
     bool capturing, recorded; /* a graph just now; one ever */
     Graph *graph;             /* the one that is, or was last */
-    Space own;               /* allocations, of which one is the arena */
-    Space outgrown;          /* scratch memory that graphs may work in */
-    void *arena_start;       /* that one: scratch memory, and what `arena` divides */
-    Space arena;             /* what was planned; base NULL: none was taken */
-    size_t taken, most;      /* of allocations */
-    size_t used, most_used;  /* of blocks and scratch memory */
-    size_t taken_as_planned; /* when the arena was taken */
+    Space own;                /* allocations, of which one is the arena */
+    Space outgrown;           /* scratch memory that graphs may work in */
+    void *arena_start;        /* that one: scratch memory, and what `arena` divides */
+    Space arena;              /* what was planned; base NULL: none was taken */
+    size_t taken, most;       /* of allocations */
+    size_t used, most_used;   /* of blocks and scratch memory */
+    size_t taken_as_planned;  /* when the arena was taken */
     bool planning;
-    Space plan;                /* addresses without memory */
+    Space plan; /* addresses without memory */
     size_t plan_scratch[SCRATCH_COUNT];
 } device;
 
@@ -329,7 +329,8 @@ size_t device_plan_end(size_t most) {
     size_t bytes = device.plan.most;
     device.planning = false;
     free(device.plan.list);
-    for (int what = 0; what < SCRATCH_COUNT; what++) bytes += round_up(device.plan_scratch[what], ALIGN);
+    for (int what = 0; what < SCRATCH_COUNT; what++)
+        bytes += round_up(device.plan_scratch[what], ALIGN);
     if (bytes > most) return bytes;
     device_sync();
     if (!device.recorded) arena_give();
@@ -375,8 +376,8 @@ void device_send(void *dst, const void *host, size_t bytes) {
         size_t n = size_min(bytes - done, STAGE_BYTES);
         Stage *s = stage_next();
         memcpy(s->host, (const char *)host + done, n);
-        CUDA(
-            cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice, device.queue[QUEUE_COMPUTE]));
+        CUDA(cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice,
+                             device.queue[QUEUE_COMPUTE]));
         CUDA(cudaEventRecord(s->done, device.queue[QUEUE_COMPUTE]));
     }
 }

@@ -18,8 +18,8 @@ typedef struct PatchGrid {
     Divisor pieces, lines, patches, across;
 } PatchGrid;
 
-__device__ static inline bool patch_piece(PatchPiece *t, const int32_t *keep, PatchGrid g,
-                                          size_t B, size_t P, size_t n) {
+__device__ static inline bool patch_piece(PatchPiece *t, const int32_t *keep, PatchGrid g, size_t B,
+                                          size_t P, size_t n) {
     unsigned piece, line, i, column;
     unsigned patch = divided(divided((unsigned)thread_index(), g.pieces, &piece), g.lines, &line);
     if (patch >= B * n) return false;
@@ -48,8 +48,8 @@ typedef struct PixelMap {
 } PixelMap;
 
 __global__ static void patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep,
-                                  PixelMap map, PatchGrid g, size_t B, size_t S, size_t P,
-                                  size_t n, bool wide, bool wide_pixels) {
+                                  PixelMap map, PatchGrid g, size_t B, size_t S, size_t P, size_t n,
+                                  bool wide, bool wide_pixels) {
     PatchPiece t;
     if (!patch_piece(&t, keep, g, B, P, n)) return;
     size_t k = P - t.x0;

@@ -103,8 +103,7 @@ __global__ static void __launch_bounds__(BLOCK)
         unsigned pair[RUN / 2];
         bool counts = row < (end ? (size_t)*end : counted);
 #pragma unroll
-        for (int j = 0; j < RUN; j++)
-            most = max(most, counts ? __float_as_uint(fabsf(v[j])) : 0);
+        for (int j = 0; j < RUN; j++) most = max(most, counts ? __float_as_uint(fabsf(v[j])) : 0);
 #pragma unroll
         for (int j = 0; j < RUN / 2; j++) pair[j] = fp8x2<E5M2>(v[2 * j] * s, v[2 * j + 1] * s);
         bytes = make_uint4(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16,

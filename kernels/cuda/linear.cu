@@ -59,7 +59,8 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
     bool summed = false;
     float *sums = db ? (float *)device_scratch(SCRATCH_SUMS, N * sizeof *sums) : NULL;
     if (!FN(fp8_bwd_weight)(dw, dy, x, M, N, K)) {
-        Product p = {dy, x, NULL, dw, N, K, M, N, K, K, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
+        Product p = {dy, x, NULL, dw,    N,    K,    M,        N,
+                     K,  K, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
         p.sums = sums, p.sums_apart = sum_apart;
         summed = blas_product(&p);
     }
@@ -87,7 +88,8 @@ void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p
     Product in = {d, p, NULL, dx, M, C, E, E, E, C, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&in);
     if (!dp) return;
-    Product weight = {x, d, NULL, dp, C, E, M, C, E, E, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
+    Product weight = {x, d, NULL, dp,    C,    E,    M,        C,
+                      E, E, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
     blas_product(&weight);
 }
 

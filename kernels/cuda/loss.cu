@@ -12,9 +12,9 @@ __device__ static inline Logit logit(const acc *log_scale, const acc *bias) {
 }
 
 /* max, and the sum of exp(z - max). */
-typedef struct __align__(8) Stats {
+struct alignas(8) Stats {
     float max, sum;
-} Stats;
+};
 
 __device__ static inline Stats stats_start(void) {
     Stats s = {-FLT_MAX, 0};

@@ -43,7 +43,8 @@ __global__ static void act_from_acc(act *dst, const acc *src, size_t n, bool wid
 }
 
 void FN(round_acc)(act *dst, const acc *src, size_t n) {
-    LAUNCH(act_from_acc, quad_blocks_of(n), BLOCK, 0, dst, src, n, aligned16(dst) && aligned16(src));
+    LAUNCH(act_from_acc, quad_blocks_of(n), BLOCK, 0, dst, src, n,
+           aligned16(dst) && aligned16(src));
 }
 
 void FN(act_from_acc)(act *dst, const acc *src, size_t n) {

@@ -98,7 +98,8 @@ __device__ static inline void moment_load(float r[QUAD], const Bf16 *m, size_t k
             r[j] = __uint_as_float(j % 2 ? w[j / 2] & 0xffff0000u : w[j / 2] << 16);
     } else {
 #pragma unroll
-        for (int j = 0; j < QUAD; j++) r[j] = j < k ? __uint_as_float((uint32_t)m[j].bits << 16) : 0;
+        for (int j = 0; j < QUAD; j++)
+            r[j] = j < k ? __uint_as_float((uint32_t)m[j].bits << 16) : 0;
     }
 }
 __device__ static inline void moment_store(acc *m, const float r[QUAD], const uint32_t[QUAD], int,

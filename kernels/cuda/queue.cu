@@ -1,11 +1,11 @@
-/* cuda/queue: the device's table; copies, pinned host memory, events as marks. A stream is a queue. */
+/* cuda/queue: the device's table; copies, pinned host memory, events as marks. A stream is a queue.
+ */
 #include "kernels/cuda/device.h"
 
-const Device cuda_device = {
-    .gpu = true,
-    .asynchronous = true,
+const Device cuda_device = {.gpu = true,
+                            .asynchronous = true,
 #define X(slot) .slot = device_##slot,
-    DEVICE_LIST(X)
+                            DEVICE_LIST(X)
 #undef X
 };
 

@@ -1,6 +1,6 @@
-/* cuda/timer: how long slots take on the device. Two events surround a slot; they are looked at when
- * the host waits for the device anyway, so that the host stays ahead and no slot begins on an idle
- * device, waiting for its own launch. */
+/* cuda/timer: how long slots take on the device. Two events surround a slot; they are looked at
+ * when the host waits for the device anyway, so that the host stays ahead and no slot begins on an
+ * idle device, waiting for its own launch. */
 #include "kernels/cuda/device.h"
 
 enum { TIMERS = 1024 };

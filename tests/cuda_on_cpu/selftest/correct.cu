@@ -31,7 +31,8 @@ __global__ void layernorm(T *y, const T *x, const float *gamma, const float *bet
     }
     float mean = sum / width, scale = rsqrtf(square / width - mean * mean + 1e-5f);
     for (int i = threadIdx.x; i < width; i += blockDim.x)
-        y[(size_t)blockIdx.x * width + i] = (T)(((float)row[i] - mean) * scale * gamma[i] + beta[i]);
+        y[(size_t)blockIdx.x * width + i] =
+            (T)(((float)row[i] - mean) * scale * gamma[i] + beta[i]);
 }
 template <typename T> static void layernorm_case(double tolerance) {
     enum { ROWS = 9, WIDTH = 203 };
@@ -73,7 +74,8 @@ __global__ void matmul(float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b,
     int l = threadIdx.x % 32, w = threadIdx.x / 32, t = threadIdx.x;
     const __nv_bfloat16 *ga = a + (size_t)blockIdx.y * TILE * k, *gb = b + blockIdx.x * TILE;
     float c[2][4] = {};
-    auto fetch = [&](int at) { /* 128 threads: 64 pieces of 16 bytes of A, 64 of B */
+    /* 128 threads: 64 pieces of 16 bytes of A, 64 of B */
+    auto fetch = [&](int at) {
         if (t < 64)
             stage(&sa[at & 1][t / 2][t % 2 * 8], ga + (size_t)(t / 2) * k + at * STEP + t % 2 * 8);
         else
@@ -237,7 +239,8 @@ __global__ void sum_all(float *result, float *parts, unsigned *arrived, const fl
     __shared__ float s[4];
     __shared__ bool last;
     float v = 0;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) v += x[i];
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        v += x[i];
     v = warp_sum(v);
     if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = v;
     __syncthreads();
@@ -272,12 +275,9 @@ static void last_block(void) {
 
 int main(int argc, char **argv) {
     static const Case cases[] = {
-        {"layernorm_f32", layernorm_f32},
-        {"layernorm_bf16", layernorm_bf16},
-        {"matmul_tiled", matmul_tiled},
-        {"streams_double_buffered", streams_double_buffered},
-        {"graph_replayed", graph_replayed},
-        {"last_block", last_block},
+        {"layernorm_f32", layernorm_f32},   {"layernorm_bf16", layernorm_bf16},
+        {"matmul_tiled", matmul_tiled},     {"streams_double_buffered", streams_double_buffered},
+        {"graph_replayed", graph_replayed}, {"last_block", last_block},
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

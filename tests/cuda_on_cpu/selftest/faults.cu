@@ -370,20 +370,45 @@ static void shared_beyond_device(void) {
 }
 
 int main(int argc, char **argv) {
-#define CASE(name) {#name, name}
+#define CASE(name)                                                                                 \
+    { #name, name }
     static const Case cases[] = {
-        CASE(barrier_missing), CASE(barrier_missing_after_read), CASE(barrier_divergent),
-        CASE(barrier_after_return), CASE(syncwarp_missing), CASE(cp_async_wait_missing),
-        CASE(cp_async_wait_lax), CASE(cp_async_barrier_missing), CASE(mask_names_exited_lane),
-        CASE(shuffle_from_outside_mask), CASE(lane_not_in_its_mask), CASE(different_collectives),
-        CASE(collective_against_barrier), CASE(device_memory_never_written),
-        CASE(shared_memory_never_written), CASE(vector_misaligned), CASE(used_after_free),
-        CASE(host_pointer), CASE(null_pointer), CASE(write_past_buffer), CASE(read_past_buffer),
-        CASE(index_overflow), CASE(dynamic_shared_too_small), CASE(shared_opt_in_missing),
-        CASE(static_shared_index), CASE(local_array_index), CASE(update_not_atomic),
-        CASE(block_needs_block), CASE(no_fault_mma), CASE(mma_operands_swapped),
-        CASE(ldmatrix_trans_missing), CASE(instruction_not_known), CASE(endless_loop),
-        CASE(block_too_large), CASE(block_without_bounds), CASE(shared_beyond_device),
+        CASE(barrier_missing),
+        CASE(barrier_missing_after_read),
+        CASE(barrier_divergent),
+        CASE(barrier_after_return),
+        CASE(syncwarp_missing),
+        CASE(cp_async_wait_missing),
+        CASE(cp_async_wait_lax),
+        CASE(cp_async_barrier_missing),
+        CASE(mask_names_exited_lane),
+        CASE(shuffle_from_outside_mask),
+        CASE(lane_not_in_its_mask),
+        CASE(different_collectives),
+        CASE(collective_against_barrier),
+        CASE(device_memory_never_written),
+        CASE(shared_memory_never_written),
+        CASE(vector_misaligned),
+        CASE(used_after_free),
+        CASE(host_pointer),
+        CASE(null_pointer),
+        CASE(write_past_buffer),
+        CASE(read_past_buffer),
+        CASE(index_overflow),
+        CASE(dynamic_shared_too_small),
+        CASE(shared_opt_in_missing),
+        CASE(static_shared_index),
+        CASE(local_array_index),
+        CASE(update_not_atomic),
+        CASE(block_needs_block),
+        CASE(no_fault_mma),
+        CASE(mma_operands_swapped),
+        CASE(ldmatrix_trans_missing),
+        CASE(instruction_not_known),
+        CASE(endless_loop),
+        CASE(block_too_large),
+        CASE(block_without_bounds),
+        CASE(shared_beyond_device),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

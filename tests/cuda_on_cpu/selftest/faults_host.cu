@@ -1,5 +1,5 @@
-/* faults_host: programs whose planted fault lies on the host's side: copies, streams, events, graphs,
- * cuBLASLt. tests/test_cudaemu.sh says how each is noticed. */
+/* faults_host: programs whose planted fault lies on the host's side: copies, streams, events,
+ * graphs, cuBLASLt. tests/test_cudaemu.sh says how each is noticed. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 #include <cublasLt.h>
 #include <sys/wait.h>
@@ -339,17 +339,45 @@ static void no_fault_sums(void) { sums_beside(false); }
 static void blas_sums_type(void) { sums_beside(true); }
 
 int main(int argc, char **argv) {
-#define CASE(name) {#name, name}
+#define CASE(name)                                                                                 \
+    { #name, name }
     static const Case cases[] = {
-        CASE(host_reads_device), CASE(copy_past_buffer), CASE(copy_direction), CASE(freed_twice),
-        CASE(memory_leaked), CASE(out_of_memory), CASE(fork_after_use), CASE(result_read_early),
-        CASE(source_overwritten), CASE(event_missing), CASE(event_recorded_early),
-        CASE(stream_destroyed), CASE(event_destroyed), CASE(capture_not_joined),
-        CASE(sync_in_capture), CASE(sync_of_joined_stream), CASE(query_of_captured_event), CASE(spoilt_capture), CASE(end_by_joined_stream), CASE(event_of_ended_capture), CASE(event_from_outside_capture), CASE(allocation_in_capture), CASE(pinning_in_capture),
-        CASE(query_in_capture), CASE(event_without_time), CASE(not_ready_left_behind),
-        CASE(driver_too_old), CASE(graph_edge_missing),
-        CASE(no_fault_blas), CASE(blas_misaligned), CASE(blas_workspace_small),
-        CASE(blas_past_buffer), CASE(blas_aux_ld), CASE(blas_bias_missing), CASE(no_fault_sums), CASE(blas_sums_type),
+        CASE(host_reads_device),
+        CASE(copy_past_buffer),
+        CASE(copy_direction),
+        CASE(freed_twice),
+        CASE(memory_leaked),
+        CASE(out_of_memory),
+        CASE(fork_after_use),
+        CASE(result_read_early),
+        CASE(source_overwritten),
+        CASE(event_missing),
+        CASE(event_recorded_early),
+        CASE(stream_destroyed),
+        CASE(event_destroyed),
+        CASE(capture_not_joined),
+        CASE(sync_in_capture),
+        CASE(sync_of_joined_stream),
+        CASE(query_of_captured_event),
+        CASE(spoilt_capture),
+        CASE(end_by_joined_stream),
+        CASE(event_of_ended_capture),
+        CASE(event_from_outside_capture),
+        CASE(allocation_in_capture),
+        CASE(pinning_in_capture),
+        CASE(query_in_capture),
+        CASE(event_without_time),
+        CASE(not_ready_left_behind),
+        CASE(driver_too_old),
+        CASE(graph_edge_missing),
+        CASE(no_fault_blas),
+        CASE(blas_misaligned),
+        CASE(blas_workspace_small),
+        CASE(blas_past_buffer),
+        CASE(blas_aux_ld),
+        CASE(blas_bias_missing),
+        CASE(no_fault_sums),
+        CASE(blas_sums_type),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

@@ -81,7 +81,8 @@ struct Floats {
         r = r * 31 + float_bits(a / b) + float_bits(sqrtf(fabsf(a))) + float_bits(fmaf(a, b, 2.f));
         r = r * 31 + float_bits(fminf(a, b)) + 3ull * float_bits(fmaxf(a, b));
         r = r * 31 + (a < b) + 2 * (a <= b) + 4 * (a == b) + 8 * (a != b) + 16 * !(a > b);
-        r = r * 31 + float_bits(floorf(small)) + float_bits(ceilf(small)) + float_bits(truncf(small));
+        r = r * 31 + float_bits(floorf(small)) + float_bits(ceilf(small)) +
+            float_bits(truncf(small));
         r = r * 31 + float_bits(rintf(small)) + float_bits(fabsf(a)) + float_bits(copysignf(b, a));
         r = r * 31 + (uint64_t)(int)small + (uint64_t)(long long)(small * 1e6f);
         r = r * 31 + float_bits((float)(int)sample(i)) + float_bits((float)sample(i));
@@ -127,7 +128,8 @@ struct Bf16 {
         r = r * 31 + float_bits(__bfloat162float(__hadd(y, z))) + __hlt(y, z);
         r = r * 31 + float_bits(__bfloat162float(__hmul(y, z))) + __hgt(x, z);
         r = r * 31 + float_bits(__low2float(__hsub2(two, s)));
-        r = r * 31 + float_bits(__bfloat162float(__hneg(y))) + float_bits(__bfloat162float(__habs(z)));
+        r = r * 31 + float_bits(__bfloat162float(__hneg(y))) +
+            float_bits(__bfloat162float(__habs(z)));
         return r;
     }
 };
@@ -147,16 +149,29 @@ struct Control { /* loops of differing length, switches, breaks, arrays with com
         for (int k = 0; k < 20; k++) {
             int at = table[(i + k) % 9];
             switch (at) {
-            case 0: r += 11; break;
-            case 1: r ^= i; break;
-            case 2: r = r * 3 + 1; [[fallthrough]];
-            case 3: r -= k; continue;
-            case 4: r = r << 1 | r >> 63; break;
+            case 0:
+                r += 11;
+                break;
+            case 1:
+                r ^= i;
+                break;
+            case 2:
+                r = r * 3 + 1;
+                [[fallthrough]];
+            case 3:
+                r -= k;
+                continue;
+            case 4:
+                r = r << 1 | r >> 63;
+                break;
             case 5:
                 if (i & 2) return r;
                 break;
-            case 6: table[k % 9] = (at + k) % 9; break;
-            default: r += mix((uint32_t)r);
+            case 6:
+                table[k % 9] = (at + k) % 9;
+                break;
+            default:
+                r += mix((uint32_t)r);
             }
             r += table[at];
         }
@@ -247,9 +262,9 @@ static void library_functions(void) {
     host_copy(got, d, N * FUNCTIONS);
     for (int i = 0; i < N; i++) {
         double x = in[i], a = fabs(x);
-        double want[FUNCTIONS] = {exp(x), log(a), erf(x), tanh(x), sin(in[i] * 50), pow(a, 1.7f),
-                                  1 / sqrt(a), exp(x), log1p(a), expm1(x), fmod(x, 0.7f),
-                                  cos(in[i] * 1e6f)};
+        double want[FUNCTIONS] = {exp(x),          log(a),       erf(x),        tanh(x),
+                                  sin(in[i] * 50), pow(a, 1.7f), 1 / sqrt(a),   exp(x),
+                                  log1p(a),        expm1(x),     fmod(x, 0.7f), cos(in[i] * 1e6f)};
         for (int f = 0; f < FUNCTIONS; f++) {
             char name[16];
             snprintf(name, sizeof name, "function %d", f);
@@ -333,10 +348,22 @@ static void warps(void) {
     for (uint32_t l = 0; l < 32; l++) {
         uint32_t same = 0;
         for (uint32_t k = 0; k < 32; k++) same |= (uint32_t)(k % 5 == l % 5) << k;
-        const uint32_t want[WARP_RESULTS] = {
-            v[5], v[l < 3 ? l : l - 3], v[l % 16 + 7 < 16 ? l + 7 : l],
-            v[(l ^ 9) > (l | 7) ? l : l ^ 9], ballot, 3, same, sum, (uint32_t)least, all_xor, l < 12 ? v[(l + 1) % 12] : v[l ^ 1],
-            l >= 4, (1u << l) - 1, l * (l % 4 + 1), ~0u, v[l] == most};
+        const uint32_t want[WARP_RESULTS] = {v[5],
+                                             v[l < 3 ? l : l - 3],
+                                             v[l % 16 + 7 < 16 ? l + 7 : l],
+                                             v[(l ^ 9) > (l | 7) ? l : l ^ 9],
+                                             ballot,
+                                             3,
+                                             same,
+                                             sum,
+                                             (uint32_t)least,
+                                             all_xor,
+                                             l < 12 ? v[(l + 1) % 12] : v[l ^ 1],
+                                             l >= 4,
+                                             (1u << l) - 1,
+                                             l * (l % 4 + 1),
+                                             ~0u,
+                                             v[l] == most};
         for (int k = 0; k < WARP_RESULTS; k++) {
             char name[32];
             snprintf(name, sizeof name, "lane %u result %d", l, k);
@@ -434,10 +461,11 @@ static void spaces(void) {
 }
 
 int main(int argc, char **argv) {
-#define CASE(name) {#name, name}
+#define CASE(name)                                                                                 \
+    { #name, name }
     static const Case cases[] = {
-        CASE(integers), CASE(floats), CASE(bf16), CASE(control_flow), CASE(bits),
-        CASE(library_functions), CASE(rounding), CASE(warps), CASE(ldmatrix), CASE(spaces),
+        CASE(integers),          CASE(floats),   CASE(bf16),  CASE(control_flow), CASE(bits),
+        CASE(library_functions), CASE(rounding), CASE(warps), CASE(ldmatrix),     CASE(spaces),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

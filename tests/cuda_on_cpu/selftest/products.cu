@@ -94,8 +94,8 @@ static void product(cudaDataType in, cudaDataType out, bool ta, bool tb, float b
             double rows = 0;
             for (int k = 0; k < K; k++) rows += left(i, k);
             if (epilogue == CUBLASLT_EPILOGUE_BGRADA) grad[i] = rows;
-            bool wanted = epilogue == CUBLASLT_EPILOGUE_BGRADA ||
-                          epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+            bool wanted =
+                epilogue == CUBLASLT_EPILOGUE_BGRADA || epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
             if (wanted) expect((float)got[z * M + i], grad[i], tolerance * 50, "bias gradient");
         }
         for (int j = 0; j < N && epilogue == CUBLASLT_EPILOGUE_BGRADB; j++) {
@@ -130,8 +130,9 @@ static void products_mixed(void) { /* weight gradients: bf16 in, added to f32 */
                                   1e-6);
 }
 static void epilogues(void) {
-    const cublasLtEpilogue_t all[] = {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU_BGRAD,
-                                      CUBLASLT_EPILOGUE_BGRADA, CUBLASLT_EPILOGUE_BGRADB};
+    const cublasLtEpilogue_t all[] = {CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+                                      CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,
+                                      CUBLASLT_EPILOGUE_BGRADB};
     for (cublasLtEpilogue_t e : all)
         product<float, float>(CUDA_R_32F, CUDA_R_32F, true, false, 0, e, 1e-6);
 }
@@ -167,7 +168,8 @@ static void product_fp8(cudaDataType tb, cudaDataType out, float beta, double to
             double v = 0;
             for (int k = 0; k < K8; k++)
                 v += (double)(float)a[i * K8 + k] * (double)(float)b[j * K8 + k];
-            expect((float)d[i + j * M8], v + beta * (double)(float)c[i + j * M8], tolerance, "product");
+            expect((float)d[i + j * M8], v + beta * (double)(float)c[i + j * M8], tolerance,
+                   "product");
         }
     void *all[] = {da, db, dc, ds};
     for (void *p : all) CUDA(cudaFree(p));
@@ -227,7 +229,8 @@ static void product_in_graph(void) {
     BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     BLAS(cublasLtMatrixLayoutCreate(&l, CUDA_R_32F, S, S, S));
     CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    BLAS(cublasLtMatmul(handle, desc, &one, da, l, db, l, &one, dc, l, dc, l, NULL, NULL, 0, stream));
+    BLAS(cublasLtMatmul(handle, desc, &one, da, l, db, l, &one, dc, l, dc, l, NULL, NULL, 0,
+                        stream));
     CUDA(cudaStreamEndCapture(stream, &graph));
     CUDA(cudaGraphInstantiate(&exec, graph, 0));
     CUDA(cudaGraphDestroy(graph));
@@ -249,8 +252,11 @@ static void product_in_graph(void) {
 }
 
 int main(int argc, char **argv) {
-#define CASE(name) {#name, name}
-    static const Case cases[] = {CASE(products_f32), CASE(products_bf16), CASE(products_mixed), CASE(products_fp8),
-                                 CASE(epilogues), CASE(refusals), CASE(product_in_graph)};
+#define CASE(name)                                                                                 \
+    { #name, name }
+    static const Case cases[] = {
+        CASE(products_f32), CASE(products_bf16), CASE(products_mixed),   CASE(products_fp8),
+        CASE(epilogues),    CASE(refusals),      CASE(product_in_graph),
+    };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }

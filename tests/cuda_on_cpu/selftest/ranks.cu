@@ -287,12 +287,26 @@ static void gather_past_buffer_body(int rank) {
 static void gather_past_buffer(void) { on_ranks(gather_past_buffer_body); }
 
 int main(int argc, char **argv) {
-#define CASE(name) {#name, name}
+#define CASE(name)                                                                                 \
+    { #name, name }
     static const Case cases[] = {
-        CASE(all_reduce), CASE(reduce_scatter), CASE(all_gather_and_broadcast), CASE(types),
-        CASE(captured), CASE(captured_by_one_rank), CASE(another_graph), CASE(collective_not_joined), CASE(graph_outlives_communicator), CASE(rank_dies_in_replay),
-        CASE(sizes_differ), CASE(calls_differ), CASE(rank_dies), CASE(rank_late),
-        CASE(rank_aborts), CASE(buffers_overlap), CASE(gather_past_buffer),
+        CASE(all_reduce),
+        CASE(reduce_scatter),
+        CASE(all_gather_and_broadcast),
+        CASE(types),
+        CASE(captured),
+        CASE(captured_by_one_rank),
+        CASE(another_graph),
+        CASE(collective_not_joined),
+        CASE(graph_outlives_communicator),
+        CASE(rank_dies_in_replay),
+        CASE(sizes_differ),
+        CASE(calls_differ),
+        CASE(rank_dies),
+        CASE(rank_late),
+        CASE(rank_aborts),
+        CASE(buffers_overlap),
+        CASE(gather_past_buffer),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
