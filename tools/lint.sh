@@ -12,19 +12,47 @@ complain() {
 
 mapfile -t sources < <(git ls-files '*.c' '*.h')
 
-# layers: kernels <- data <- train/ranks <- train/model <- eval <- train <- tools, tests
-up() { # folder, forbidden folders
-    hits=$(git grep -nE "#include \"($2)/" -- "$1" || true)
-    [ -z "$hits" ] || complain "$1/ includes a higher layer" "$hits"
-}
-up kernels 'data|train|eval|tools|tests'
-up data 'train|eval|tools|tests'
-up train/ranks 'train/model|eval|tools|tests'
-up train/model 'eval|tools|tests'
-up eval 'tools|tests'
-up train 'tools|tests'
-hits=$(git grep -nE '#include "train/[a-z_]+\.h"' -- train/ranks train/model eval | grep -v '"train/options\.h"' || true)
-[ -z "$hits" ] || complain "what lies below the training loop includes it" "$hits"
+# Layers, lowest first: a file includes files of its own folder and of folders in lines above. The table that is printed counts the
+# includes of a row's folder by a column's; "-" is none, and none is allowed.
+layers='
+kernels
+data/io
+data/image data/text data/tensors
+data
+train/ranks
+train/model
+eval
+train
+tools tests'
+wrong=$(git grep -E '^ *# *include "' -- '*.c' '*.h' '*.cu' '*.cuh' | awk -v layers="$layers" '
+    function folder(path, at) { # the longest one that holds it
+        for (at = path; sub("/[^/]*$", "", at);) if (at in level) return at
+        return "?"
+    }
+    BEGIN {
+        rows = split(layers, row, "\n")
+        for (i = 1; i <= rows; i++) for (j = 1; j <= split(row[i], name, " "); j++) level[order[++n] = name[j]] = i
+    }
+    {
+        from = $0; sub(":.*", "", from)
+        to = $0; sub("^[^\"]*\"", "", to); sub("\".*", "", to)
+        a = folder(from); b = folder(to)
+        count[a, b]++
+        if (a != b && !(b in level && level[b] < level[a])) print from " includes " to
+    }
+    END {
+        table = sprintf("%-13s", "includes of")
+        for (j = 1; j <= n; j++) { label = order[j]; sub(".*/", "", label); table = table sprintf(" %7s", label) }
+        for (i = 1; i <= n; i++) {
+            table = table sprintf("\n%-13s", order[i])
+            for (j = 1; j <= n; j++) {
+                up = i != j && level[order[j]] >= level[order[i]]
+                table = table sprintf(" %7s", up && !count[order[i], order[j]] ? "-" : count[order[i], order[j]] + 0)
+            }
+        }
+        print table >"/dev/stderr"
+    }')
+[ -z "$wrong" ] || complain "includes of a layer that is no lower" "$wrong"
 hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|hash|rng)\.h' || true)
 [ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h, hash.h and rng.h" "$hits"
 for backend in ref cpu cuda; do
