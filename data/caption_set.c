@@ -12,7 +12,7 @@
 
 #define JSON_BYTES_MAX ((size_t)1 << 30)
 
-/* ---- a set that grows ---- */
+/* ---- building a set ---- */
 
 typedef struct Growing {
     CaptionSet *s;
@@ -21,7 +21,7 @@ typedef struct Growing {
     size_t *captions; /* [image_room]: how many each has */
 } Growing;
 
-/* The picture's index; takes `path` over. */
+/* Returns the picture's index; takes ownership of `path`. */
 static uint32_t add_image(Growing *g, char *path) {
     CaptionSet *s = g->s;
     bool added;
@@ -88,7 +88,7 @@ static bool add_entry(Growing *g, size_t number, const json_t *entry, const Capt
     return true;
 }
 
-/* Whether the list "a, b, c" has the name. */
+/* Returns true if the list "a, b, c" has the name. */
 static bool is_listed(const char *list, const char *name) {
     size_t n = strlen(name);
     for (const char *at = list; (at = strstr(at, name)); at += n)

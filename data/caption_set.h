@@ -26,7 +26,7 @@ bool caption_set_load(CaptionSet *s, const char *path, const CaptionSetOptions *
 /* {"images": [{"filepath"?, "filename", "split", "sentences": [{"raw"}]}]}. */
 bool caption_set_parse_karpathy(CaptionSet *s, const char *json, size_t bytes,
                                 const CaptionSetOptions *o, Error *err);
-/* Leaves out the pictures whose keep[] is false, and their captions. */
+/* Removes the pictures whose keep[] is false, and their captions. */
 void caption_set_keep(CaptionSet *s, const bool *keep);
 void caption_set_free(CaptionSet *s);
 #endif

@@ -106,7 +106,7 @@ static void join_lines(Sample *s, const char *const *texts, size_t n) {
         if (at) all[at++] = '\n';
         size_t length = strlen(texts[i]);
         memcpy(all + at, texts[i], length);
-        /* a line break within a caption would make two of it */
+        /* a line break within a caption would split it in two */
         for (size_t j = at; j < at + length; j++)
             if (all[j] == '\n' || all[j] == '\r') all[j] = ' ';
         at += length;
@@ -181,7 +181,7 @@ bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const
 
 /* ---- from a sample's members ---- */
 
-/* "a.b" is the field of that name, or else b of the object a. */
+/* "a.b" is the field of that name; without one, field b of the object a. */
 static const json_t *find_field(const json_t *object, const char *path) {
     const json_t *value = json_object_get(object, path);
     const char *dot = strchr(path, '.');

@@ -7,7 +7,7 @@ typedef struct ContentSlot {
     uint64_t number; /* + 1; 0: empty */
 } ContentSlot;
 
-/* Where h stands, or the empty slot it would take. */
+/* The slot of h, or the empty slot where it would be inserted. */
 static ContentSlot *find(const ContentSet *s, Hash128 h) {
     size_t at = (size_t)h.low & (s->capacity - 1);
     for (;; at = (at + 1) & (s->capacity - 1)) {

@@ -3,12 +3,12 @@
 #define DATA_CONTENT_H
 #include "kernels/hash.h"
 
-/* Hashes with a number each; starts as zeros. */
+/* Hashes, each with a number. Zero-initialised. */
 typedef struct ContentSet {
     struct ContentSlot *slots;
     size_t count, capacity;
 } ContentSet;
-/* True: h is new, and has `number` from now on. False: *earlier is the number it has. */
+/* True: h is new and is stored with `number`. False: *earlier is its stored number. */
 bool content_set_add(ContentSet *s, Hash128 h, uint64_t number, uint64_t *earlier);
 void content_set_free(ContentSet *s);
 #endif

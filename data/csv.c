@@ -10,7 +10,7 @@ CsvReader csv_reader(char *bytes, size_t size, char separator) {
     return (CsvReader){bytes, bytes + size, separator, 0};
 }
 
-/* One field, unquoted in place. *last: it is the row's last. */
+/* Parses one field and unquotes it in place. *last: it is the row's last. */
 static bool next_field(CsvReader *r, CsvField *f, bool *last, Error *err) {
     char *from = r->at, *to = r->at;
     size_t line = r->line;
@@ -28,7 +28,7 @@ static bool next_field(CsvReader *r, CsvField *f, bool *last, Error *err) {
         }
         from++;
     }
-    /* outside of quotes (and after them, where a careless writer left something) all is literal */
+    /* outside quotes, and between a closing quote and the separator, everything is literal */
     while (from < r->end && *from != r->separator && *from != '\n') *to++ = *from++;
     *last = from >= r->end || *from == '\n';
     if (*last && from < r->end && to > f->text && from[-1] == '\r') to--;

@@ -14,10 +14,11 @@ typedef struct CsvField {
     size_t size;
 } CsvField;
 
-/* Reads from bytes[0 … size], which it changes; bytes[size] must be writable. Passes over a UTF-8
- * byte order mark. */
+/* Reads from bytes[0 … size], which it changes; bytes[size] must be writable. Skips a UTF-8 byte
+ * order mark. */
 CsvReader csv_reader(char *bytes, size_t size, char separator);
-/* The next row that is not an empty line: the first `max` fields into `fields`; *count is how many
- * there are in all. False at the end (err->text is empty) and if a quote is never closed. */
+/* The next row that is not an empty line: the first `max` fields are stored in `fields`; *count is
+ * the number of fields in the row. False at the end (err->text is empty) and if a quote is never
+ * closed. */
 bool csv_next(CsvReader *r, CsvField *fields, size_t max, size_t *count, Error *err);
 #endif

@@ -13,10 +13,10 @@ struct Dataset {
     CaptionKeys captions;
     IndexKeys keys;
     char *cache_dir, *strings[7]; /* options' own copies */
-    SourceContext context;        /* points to the above */
+    SourceContext context;        /* points to the fields above */
     Shard *shards;
     size_t shard_count, parts, count, dropped;
-    Feed *feed; /* then no shard is open, and count is an epoch's */
+    Feed *feed; /* if set, no shard is open and count is an epoch's */
 };
 
 DatasetOptions dataset_options_default(void) {
@@ -63,7 +63,7 @@ static void copy_options(Dataset *d, const DatasetOptions *o) {
 typedef struct OpenJob {
     Dataset *d;
     const Sources *sources;
-    Error *errors; /* one a shard; empty text: opened */
+    Error *errors; /* one for each shard; empty text: opened */
 } OpenJob;
 
 static void open_one(void *context, size_t i, size_t thread) {
@@ -178,7 +178,7 @@ size_t dataset_classes(const Dataset *d, const char *const **names) {
 
 /* ---- reading ---- */
 
-/* The shard of a sample, whose number within it becomes *index. */
+/* Returns the shard of a sample; *index becomes the sample's number within the shard. */
 static Shard *find_shard(const Dataset *d, size_t *index) {
     assert(*index < d->count && !d->feed);
     Shard *s = &d->shards[LAST_WHERE(i, d->shard_count, d->shards[i].start <= *index)];
@@ -192,7 +192,7 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
     sample_reset(s);
     bool ok = shard->source->read(shard, &d->context, index, draw, s, &why);
     if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
-        return error_set(err, "%s", why.text); /* a file's error names it already */
+        return error_set(err, "%s", why.text); /* a file's error already names the file */
     if (ok && d->captions.choices && text_is_blank(s->text, s->text_size))
         ok = error_set(&why, "an empty caption");
     return ok || error_set(err, "%s: %s", s->key, why.text);

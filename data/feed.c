@@ -6,10 +6,10 @@
 #include <string.h>
 
 enum {
-    JUDGED_AFTER = 10, /* sources, before max_bad can end a run */
-    FIRST_SHARE = 5,   /* rows are given out once a fifth of the buffer is full */
+    JUDGED_AFTER = 10, /* sources read before max_bad can end a run */
+    FIRST_SHARE = 5,   /* rows are served once a fifth of the buffer is full */
 };
-/* A buffer of larger pictures than expected stays within this. */
+/* The buffer's memory stays below this even if pictures are larger than expected. */
 #define BUFFER_BYTES_MAX ((size_t)2 << 30)
 
 struct Feed {
@@ -21,24 +21,24 @@ struct Feed {
     atomic_bool stop;
     pthread_mutex_t lock;
     pthread_cond_t turn;
-    uint64_t rows, next; /* rows of an epoch; the next one to be taken, counted over epochs */
-    uint64_t skip;       /* rows to pass over before the first one */
+    uint64_t rows, next; /* rows of an epoch; the next row to serve, counted over epochs */
+    uint64_t skip;       /* rows to skip before the first one */
     bool begun;
-    uint64_t seed, taken; /* of this epoch and rank; rows drawn in it */
+    uint64_t seed, taken; /* of this epoch and rank; rows drawn in this epoch */
     uint64_t caption_seed;
-    /* the sources of this pass, and the one being read */
+    /* the sources of this pass, and the current one */
     uint64_t pass, in_pass;
     size_t *order, order_count, order_at;
     double *factor; /* resampled: of each part */
     uint64_t drawn; /* resampled: sources of this epoch */
-    size_t barren;  /* sources in a row that had no sample */
+    size_t barren;  /* consecutive sources without a sample */
     TarStream *open;
-    bool drained; /* the pass is read: the buffer empties */
-    /* a ring of samples to draw from; the first ones of the epoch, for its end */
+    bool drained; /* all sources of the pass are read; the buffer drains */
+    /* a ring of samples to draw from; the epoch's first samples, reused at its end */
     StreamSample **buffer, *reserve[FEED_SPARES];
     size_t head, count, bytes, reserved;
     uint64_t opened;
-    atomic_uint_fast64_t failed; /* read without the lock */
+    atomic_uint_fast64_t failed; /* read without holding the lock */
     Error last_failure;
 };
 
@@ -114,7 +114,7 @@ void feed_free(Feed *f) {
     free(f);
 }
 
-/* ---- reading on ---- */
+/* ---- reading ---- */
 
 static void begin_pass(Feed *f, uint64_t epoch, uint64_t pass) {
     size_t n = f->sources.count;
@@ -142,7 +142,7 @@ static void begin_epoch(Feed *f, uint64_t epoch) {
     begin_pass(f, epoch, 0);
 }
 
-/* Notes that the current source failed; false when too many did. */
+/* Records that the current source failed. False: too many have failed. */
 static bool count_failure(Feed *f, const Error *why, Error *err) {
     f->failed++;
     f->last_failure = *why;
@@ -248,7 +248,7 @@ static bool provide(Feed *f, uint64_t epoch, Error *err) {
     return false;
 }
 
-/* Draws the next row's sample out of the buffer, and spares that stay in it. */
+/* Draws the next row's sample and removes it from the buffer; draws spares, which stay in it. */
 static bool draw(Feed *f, uint64_t epoch, FeedRow *out, Error *err) {
     *out = (FeedRow){.count = 0};
     if (!provide(f, epoch, err)) return false;
@@ -322,7 +322,7 @@ bool feed_take(Feed *f, uint64_t epoch, uint64_t row, FeedRow *out, Error *err) 
 }
 
 void feed_stop(Feed *f) {
-    atomic_store(&f->stop, true); /* first: the lock may be held by one who reads */
+    atomic_store(&f->stop, true); /* before locking: a reading thread may hold the lock */
     pthread_mutex_lock(&f->lock);
     pthread_cond_broadcast(&f->turn);
     pthread_mutex_unlock(&f->lock);

@@ -1,9 +1,9 @@
 /* feed: samples of streams for training: commands, standard input, shards read from end to end.
  *
- * An epoch starts again at the first byte (standard input continues instead). Its sources are
- * permuted and split over ranks, read one after the other, and mixed in a buffer from which samples
- * are drawn. After the last one they are permuted again, until the epoch has its samples. So the
- * order is a pure function of (seed, epoch, rank, ranks) and of the sources' content. */
+ * Every epoch restarts at the first byte (standard input continues instead). Its sources are
+ * permuted and split over ranks, then read one after the other into a buffer from which samples are
+ * drawn at random. After the last source they are permuted again, until the epoch has its samples.
+ * The order is a pure function of (seed, epoch, rank, ranks) and of the sources' content. */
 #ifndef DATA_FEED_H
 #define DATA_FEED_H
 #include "data/tarstream.h"
@@ -16,10 +16,10 @@ typedef struct FeedOptions {
     size_t buffer;       /* samples to mix: ≥ 1 */
     double seconds;      /* how long one read may wait */
     bool resampled;      /* each rank draws sources with replacement */
-    const char *factors; /* then: how often those of each part, "2::1"; NULL: all alike */
+    const char *factors; /* if resampled: the relative rate of each part, "2::1"; NULL: equal */
 } FeedOptions;
 
-/* What a row may be filled with: its sample, then others in case that one is bad. */
+/* Candidates for a row: its sample, then spares in case that one is bad. */
 enum { FEED_SPARES = 16, FEED_CHOICES = 1 + 2 * FEED_SPARES };
 typedef struct FeedRow {
     StreamSample *choices[FEED_CHOICES];
@@ -27,17 +27,17 @@ typedef struct FeedRow {
 } FeedRow;
 
 typedef struct Feed Feed;
-/* Takes the sources over. NULL: these sources cannot be a feed; err says why. */
+/* Takes ownership of the sources. NULL: these sources cannot be a feed; err has the reason. */
 Feed *feed_new(Sources *sources, const TarStreamOptions *how, const FeedOptions *o, Error *err);
 void feed_free(Feed *f);
-/* Starts at row `row` of this rank's `rows` of `epoch`; what is before it is read and skipped.
- * max_bad: the fraction of failed sources past which feed_take fails. */
+/* Starts at row `row` of this rank's `rows` of `epoch`; earlier rows are read and skipped. max_bad:
+ * the fraction of failed sources past which feed_take fails. */
 void feed_start(Feed *f, uint64_t epoch, uint64_t row, uint64_t rows, double max_bad);
-/* Fills the row, once all before it are filled; each row of each epoch must be taken once.
- * Thread-safe. False: the streams have no more, or feed_stop. */
+/* Fills the row once all earlier rows are filled; each row of each epoch must be taken exactly
+ * once. Thread-safe. False: the streams are exhausted, or feed_stop was called. */
 bool feed_take(Feed *f, uint64_t epoch, uint64_t row, FeedRow *out, Error *err);
 void feed_release(FeedRow *row);
-/* Wakes all who wait in feed_take, now and later, until feed_start. */
+/* Wakes all threads that wait in feed_take; until feed_start no call waits. */
 void feed_stop(Feed *f);
 /* Sources that failed since feed_start. */
 uint64_t feed_failures(Feed *f);

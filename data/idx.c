@@ -12,7 +12,7 @@ enum { BYTE_TYPE = 8, SIDE_MAX = 1 << 16 };
 
 /* ---- one array ---- */
 
-/* Bytes of the file, decompressed where it is gzip. */
+/* Bytes of the file, decompressed if it is gzip. */
 typedef struct Source {
     bool gzip, ended;
     z_stream z;
@@ -117,7 +117,7 @@ static bool load(IdxArray *a, const char *path, Error *err) {
     return ok || error_set(err, "%s: %s", path, why.text);
 }
 
-/* "x-images-idx3-ubyte" → "x-labels-idx1-ubyte" where that is a file; malloc'd, or NULL. */
+/* "x-images-idx3-ubyte" → "x-labels-idx1-ubyte" if that file exists; malloc'd, or NULL. */
 static char *labels_beside(const char *images) {
     const char *word = strstr(path_base(images), "images");
     const char *dims = word ? strstr(word, "idx3") : NULL;

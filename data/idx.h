@@ -13,7 +13,8 @@ typedef struct IdxArray {
     uint8_t *bytes;                         /* malloc'd */
 } IdxArray;
 
-/* A whole file's bytes. Memory grows with what is there, not with what a header promises. */
+/* Reads a whole file. Memory grows with the bytes present, not with the size that the header
+ * claims. */
 bool idx_parse(IdxArray *a, const uint8_t *file, size_t n, Error *err);
 void idx_free(IdxArray *a);
 
@@ -23,8 +24,8 @@ typedef struct IdxSet {
     char *name;      /* of the images' file, without its folder */
 } IdxSet;
 
-/* "IMAGES,LABELS"; with IMAGES alone the labels are those beside that are named alike
- * ("x-images-idx3-ubyte.gz" and "x-labels-idx1-ubyte.gz"), if there are any. After either,
+/* "IMAGES,LABELS"; with IMAGES alone, the labels are the file of the corresponding name in the same
+ * folder ("x-images-idx3-ubyte.gz" and "x-labels-idx1-ubyte.gz"), if it exists. After either,
  * idx_set_free. */
 bool idx_set_open(IdxSet *s, const char *files, Error *err);
 /* Picture i as PNG, malloc'd. */

@@ -18,7 +18,7 @@
  * first member; members of u64 offset, u64 size, u32 extension, u32 flags; NUL-ended strings. */
 enum { HEADER = 104, VERSION = 1, FRAME = 16, SAMPLE = 8, MEMBER = 24 };
 static const char MAGIC[8] = "clipcidx";
-/* What one shard may hold: bounds the memory that a hostile one can take. */
+/* Limits of one shard; they bound the memory that a hostile shard can use. */
 enum { MEMBERS_MAX = 1 << 24, STRINGS_MAX = 1 << 29 };
 
 static void put32(uint8_t *b, uint32_t v) {
@@ -64,7 +64,7 @@ const IndexMember *index_member(const Index *ix, size_t i, const char *extension
     return find_member(ix, i, extension, strlen(extension));
 }
 
-/* Of a list up to a comma. */
+/* Of a list that ends at a comma. */
 static const IndexMember *find_first(const Index *ix, size_t i, const char *list) {
     while (*list && *list != ',') {
         size_t n = strcspn(list, ";,");
@@ -75,7 +75,7 @@ static const IndexMember *find_first(const Index *ix, size_t i, const char *list
     return NULL;
 }
 
-/* The first choice's member that is not blank. */
+/* The member of the first choice that is not blank. */
 static const IndexMember *find_text(const Index *ix, size_t i, const char *choices) {
     for (;; choices++) {
         const IndexMember *m = find_first(ix, i, choices);
@@ -168,7 +168,8 @@ bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint
 }
 
 void index_add_frame(Index *ix, StreamFrame f) {
-    /* h.frames counts entries until index_finish: the last only says where the frames end */
+    /* h.frames counts entries until index_finish: the last entry only marks the end of the
+     * frames */
     if (ix->h.frames % 1024 == 0)
         ix->frames = xrealloc(ix->frames, size_mul(ix->h.frames + 1024, sizeof *ix->frames));
     ix->frames[ix->h.frames++] = f;
@@ -185,7 +186,7 @@ void index_finish(Index *ix) {
     }
 }
 
-/* Whether the current member is blank; reads no further than it must. */
+/* Returns true if the current member is blank; reads no further than needed. */
 static bool member_is_blank(TarReader *t, bool *blank, Error *err) {
     char some[256];
     size_t got;
@@ -196,7 +197,8 @@ static bool member_is_blank(TarReader *t, bool *blank, Error *err) {
     return true;
 }
 
-/* Members that end after the last whole frame cannot be read: drop them, and samples left empty. */
+/* Members that end after the last whole frame cannot be read. They are dropped, and so are samples
+ * left without members. */
 static void drop_unframed(Index *ix) {
     uint64_t end = ix->frames[ix->h.frames - 1].raw;
     while (ix->h.members) {
@@ -227,7 +229,7 @@ bool index_scan(Index *ix, Stream *s, Error *err) {
     if (!limit_ok) return false;
     if (status == TAR_BAD) ix->h.flags |= INDEX_DAMAGED;
 
-    /* the frame table needs the rest as well */
+    /* the frame table needs the rest too */
     uint8_t *rest = xmalloc(1 << 16);
     const StreamFrame *frames;
     Error why;
@@ -253,7 +255,7 @@ bool index_scan(Index *ix, Stream *s, Error *err) {
 
 bool index_fresh(const IndexHeader *h, const FileStamp *now) {
     const FileStamp *made = &h->shard;
-    /* copying tools and file systems may cut the time to whole seconds */
+    /* copying tools and file systems may truncate the time to whole seconds */
     bool same_fraction =
         made->mtime_nsec == now->mtime_nsec || !made->mtime_nsec || !now->mtime_nsec;
     return made->size == now->size && made->mtime_sec == now->mtime_sec && same_fraction;
@@ -339,7 +341,7 @@ bool index_write(Index *ix, const char *path, Error *err) {
     return ok;
 }
 
-/* Every number that is used as a place later is checked here, once. */
+/* Every number that is later used as an offset is checked here, once. */
 static bool check(const Index *ix, Error *err) {
     const IndexHeader *h = &ix->h;
     uint64_t end = h->shard.size;

@@ -1,22 +1,24 @@
-/* index: what makes a shard random-access: the places of every sample's members, and the frames of
- * a .tar.zst. It is stored beside the shard as NAME.idx, or in a cache; index.c has the format. */
+/* index: makes a shard random-access. It lists the offsets of every sample's members and the frames
+ * of a .tar.zst. It is stored next to the shard as NAME.idx, or in a cache; index.c has the
+ * format. */
 #ifndef DATA_INDEX_H
 #define DATA_INDEX_H
 #include "data/io/stream.h"
 
 enum {
-    INDEX_DAMAGED = 1, /* the shard is cut or damaged: what stood before that is indexed */
+    INDEX_DAMAGED =
+        1, /* the shard is truncated or damaged; the part before the damage is indexed */
     INDEX_ZSTD = 2,
     INDEX_COPY = 4, /* offsets are those of a copy of the shard with smaller frames (cache only) */
 };
-enum { INDEX_BLANK = 1 }; /* a member that holds nothing but white space */
+enum { INDEX_BLANK = 1 }; /* a member that holds only white space */
 
-/* Frames of .tar.zst larger than this (decompressed) are not read at random. */
+/* Larger frames of .tar.zst (decompressed bytes) are not read at random. */
 #define INDEX_FRAME_MAX (16u << 20)
 
 typedef struct IndexHeader {
     uint32_t flags;
-    FileStamp shard;                            /* shows that the shard has changed since */
+    FileStamp shard;                            /* detects that the shard has changed since */
     uint64_t samples, members, frames, strings; /* counts; bytes of the names */
     uint64_t usable, keys;                      /* samples that are usable under IndexKeys `keys` */
     uint64_t body_sum;
@@ -37,7 +39,7 @@ typedef struct Index {
     IndexMember *members;
     StreamFrame *frames; /* h.frames + 1, or NULL */
     char *strings;
-    size_t sample_capacity, member_capacity, string_capacity; /* while it is built */
+    size_t sample_capacity, member_capacity, string_capacity; /* used while it is built */
 } Index;
 
 /* Which members make a sample usable: an image, and a caption that is not blank. */
@@ -62,17 +64,18 @@ bool index_pick(const Index *ix, const IndexKeys *k, size_t i, IndexPick *p);
 /* Sets h.usable and h.keys. */
 void index_count(Index *ix, const IndexKeys *k);
 
-/* Reads a whole shard (ix: uninitialised). A damaged one is indexed up to the damage: INDEX_DAMAGED
- * is set, true is returned and err says what is wrong; false only if it cannot be read at all.
- * After either, index_free. */
+/* Reads a whole shard (ix: uninitialised). A damaged shard is indexed up to the damage:
+ * INDEX_DAMAGED is set, the result is true and err describes the damage. False: it cannot be read
+ * at all. Call index_free in both cases. */
 bool index_build(Index *ix, const char *shard, const IndexKeys *k, Error *err);
-/* The same of an open stream; no size and time. */
+/* The same for an open stream; size and time are not set. */
 bool index_scan(Index *ix, Stream *s, Error *err);
 
 /* Splits a member's name as WebDataset does: its key is the first *key_size bytes, its extension
- * follows the next dot. False: of no sample. */
+ * follows the next dot. False: the member belongs to no sample. */
 bool member_split(const char *name, size_t *key_size);
-/* Building by hand: samples are grouped as WebDataset does. False: too many or too long. */
+/* Adds a member; members are grouped into samples as WebDataset does. False: too many, or too
+ * long. */
 bool index_add(Index *ix, const char *name, uint64_t offset, uint64_t size, uint32_t flags,
                Error *err);
 void index_add_frame(Index *ix, StreamFrame f);

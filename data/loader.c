@@ -7,12 +7,12 @@
 #include <string.h>
 
 enum {
-    SHOWN_AT_ONCE = 10, /* bad samples logged one by one */
-    SHOWN_EVERY = 10,   /* then one in so many seconds */
-    JUDGED_AFTER = 100, /* samples, before max_bad can end a run */
+    SHOWN_AT_ONCE = 10, /* bad samples that are logged individually */
+    SHOWN_EVERY = 10,   /* seconds between later lines */
+    JUDGED_AFTER = 100, /* samples read before max_bad can end a run */
 };
 
-/* One micro-batch of the ring. Rows are handed out in order; a row is written by one thread. */
+/* One micro-batch of the ring. Rows are assigned in order; a row is written by one thread. */
 typedef struct Slot {
     Batch batch;
     uint64_t number;  /* micro-batches since position 0 of epoch 0 */
@@ -24,18 +24,18 @@ typedef struct Slot {
 struct Loader {
     Dataset *data;
     Sampler *sampler;
-    Feed *feed; /* instead of the sampler; or NULL */
+    Feed *feed; /* replaces the sampler; or NULL */
     LoaderOptions o;
     size_t global, steps, ring; /* N; global batches an epoch */
     pthread_mutex_t lock;
     pthread_cond_t freed, filled;
     Slot *slots;
     uint8_t *pixels;       /* of all slots */
-    uint64_t claim_number; /* the next row to hand out */
+    uint64_t claim_number; /* the next row to assign */
     size_t claim_row;
-    uint64_t next_number; /* the next batch to give away */
+    uint64_t next_number; /* the next batch to serve */
     bool stop;
-    uint64_t broken_number; /* the batch that a feed could not fill, and why */
+    uint64_t broken_number; /* the batch that a feed could not fill, and the reason */
     bool broken;
     Error broken_by;
     LoaderStats stats;
@@ -46,7 +46,7 @@ struct Loader {
     size_t thread_count;
 };
 
-/* What every thread keeps for itself. */
+/* State of one thread. */
 typedef struct Worker {
     Loader *l;
     Sample sample;
@@ -83,7 +83,7 @@ static void log_bad(Loader *l) {
     l->hidden = 0;
 }
 
-/* Counts a sample that was read and ends the run when too many are bad. */
+/* Counts a sample that was read; ends the run if too many are bad. */
 static void count_sample(Loader *l, const Error *bad) {
     pthread_mutex_lock(&l->lock);
     l->stats.read++;
@@ -102,7 +102,7 @@ static void count_sample(Loader *l, const Error *bad) {
     pthread_mutex_unlock(&l->lock);
 }
 
-/* Fills one row with a sample; false where it is bad. seed: of its augmentation. */
+/* Fills one row with a sample; false if it is bad. seed: of its augmentation. */
 static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uint64_t index,
                        uint64_t seed, Error *err) {
     const LoaderOptions *o = &w->l->o;
@@ -132,7 +132,7 @@ static bool try_sample(Worker *w, Slot *s, size_t row, size_t index, Error *err)
     return use_sample(w, s, row, &w->sample, index, seed, err);
 }
 
-/* The run ends when it comes to this batch, not before: a feed is read ahead of it. */
+/* The run ends when it reaches this batch, not before: a feed is read ahead. */
 static void break_at(Loader *l, uint64_t number, const Error *why) {
     pthread_mutex_lock(&l->lock);
     if (!l->broken || number < l->broken_number) {
@@ -144,7 +144,7 @@ static void break_at(Loader *l, uint64_t number, const Error *why) {
     pthread_mutex_unlock(&l->lock);
 }
 
-/* The same from a feed, whose row brings its own spares. False: it has no more. */
+/* The same from a feed, whose row comes with spares. False: the feed is exhausted. */
 static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
     Loader *l = w->l;
     size_t in_step = s->batch.micro * l->o.batch_size + row;
@@ -172,8 +172,8 @@ static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
     return true;
 }
 
-/* The position that stands in for p at the j-th try: other global batches first, then (an epoch of
- * one batch, or all of them bad) the neighbours. */
+/* The position that replaces p at the j-th try: first in other global batches, then (an epoch of
+ * one batch, or all of those bad) the neighbours. */
 static size_t replacement(const Loader *l, size_t p, size_t j) {
     size_t whole = l->steps * l->global;
     if (j < l->steps) return (p + j * l->global) % whole;
@@ -195,7 +195,7 @@ static bool fill_row(Worker *w, Slot *s, size_t row) {
     die("no sample can be read (see clipc data check)");
 }
 
-/* Rows' captions end to end. */
+/* Packs the rows' captions end to end. */
 static void pack_text(const LoaderOptions *o, Slot *s) {
     Batch *b = &s->batch;
     b->start[0] = 0;
@@ -215,7 +215,7 @@ static void place_batch(const Loader *l, Slot *s, uint64_t number) {
     s->free = s->ready = false;
 }
 
-/* Hands out the next row; waits for its slot. False: the loader stops. */
+/* Assigns the next row to a thread; waits for its slot. False: the loader stops. */
 static bool claim(Loader *l, Slot **slot, size_t *row) {
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
@@ -295,7 +295,7 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     /* all micro-batches of a step may be held at once while the next is prepared */
     l->ring = size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
     l->slots = xcalloc(l->ring, sizeof *l->slots);
-    /* one block: single ones may be rounded up to large pages */
+    /* one block, because separate ones may each be rounded up to large pages */
     l->pixels = (o->alloc ? o->alloc : xmalloc)(size_mul(l->ring, batch_pixels(o)));
     for (size_t i = 0; i < l->ring; i++)
         slot_init(&l->slots[i], o, l->pixels + i * batch_pixels(o));

@@ -25,8 +25,8 @@ typedef struct LoaderOptions {
     const Tokenizer *tokenizer;
     size_t context;
     size_t batch_size, accum;
-    size_t samples_per_epoch; /* the first so many positions of an epoch; 0: all */
-    bool resampled;           /* these may be more than there are samples */
+    size_t samples_per_epoch; /* length of an epoch in positions; 0: all samples */
+    bool resampled;           /* samples_per_epoch may exceed the number of samples */
     int rank, ranks;
     size_t workers; /* threads ≥ 1 */
     size_t ring;    /* batches in flight; 0: a default */
@@ -35,29 +35,30 @@ typedef struct LoaderOptions {
     size_t max_pixels;
     void *(*alloc)(size_t bytes); /* of the pixels' memory; NULL: malloc's */
     void (*release)(void *p);
-    /* [count] pictures that are known to be good and unused; NULL: all are decoded. Otherwise
-     * pixels are not written. */
+    /* [count] true for pictures that are known to be readable and whose pixels are unused: they are
+     * not decoded and their pixels are not written. NULL: all are decoded. */
     const bool *picture_ok;
     const volatile sig_atomic_t
-        *interrupted; /* once not 0, loader_next waits no longer; NULL: none */
+        *interrupted; /* once not 0, loader_next stops waiting; NULL: none */
 } LoaderOptions;
 
 typedef struct LoaderStats {
-    uint64_t read, bad;  /* samples; bad ones were logged with shard and key and replaced. A stream
-                            that failed counts as one */
-    double wait_seconds; /* how long loader_next blocked */
+    uint64_t read, bad;  /* samples; bad ones were logged with shard and key and replaced. A failed
+                            stream counts as one */
+    double wait_seconds; /* time that loader_next blocked */
 } LoaderStats;
 
 typedef struct Loader Loader;
-/* Starts the threads at global batch `step` of `epoch` (resume: any position; past the last step is
- * the next epoch). Exits with an error if the data hold fewer samples than one global batch. */
+/* Starts the threads at global batch `step` of `epoch` (resume: any position; a step past the last
+ * one is in the next epoch). Exits with an error if the data hold fewer samples than one global
+ * batch. */
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch, uint64_t step);
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
- * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: another
- * global batch's, the same for every number of ranks; where these are bad too (or steps = 1), by
- * the next good one after p. A feed's rows bring spares of their own; dies
- * where it gave out before this batch. NULL: interrupted. */
+ * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: one of
+ * another global batch, the same for every number of ranks; if these are bad too (or steps = 1), by
+ * the next good one after p. A feed's rows come with spares; if the feed runs out before this
+ * batch, exits with an error. NULL: interrupted. */
 Batch *loader_next(Loader *l);
 void loader_release(Loader *l, Batch *b);
 LoaderStats loader_stats(Loader *l);

@@ -27,7 +27,7 @@ typedef enum {
     DUPLICATE,
 } Verdict;
 
-/* A sample between reading (parallel) and writing (in order). */
+/* A sample, read in parallel and written in order. */
 typedef struct Item {
     Verdict verdict;
     bool shrunk;
@@ -37,7 +37,7 @@ typedef struct Item {
     char *text, *json;
     size_t text_size, json_size, characters;
     int label;
-    Hash128 hash; /* of the image as it came */
+    Hash128 hash; /* of the image as stored */
     Error why;
 } Item;
 
@@ -51,10 +51,10 @@ typedef struct Scratch {
 typedef struct Packer {
     Dataset *data;
     const PackOptions *o;
-    PackState state; /* of all samples so far, not of whole shards alone */
+    PackState state; /* of all samples so far, including those of the unfinished shard */
     size_t first;    /* sample number of items[0] */
     Item items[CHUNK];
-    Scratch *scratch; /* one a thread */
+    Scratch *scratch; /* one for each thread */
     PackFolder folder;
     ContentSet seen;
     size_t saved_hashes, hash_capacity, logged;
@@ -66,13 +66,14 @@ typedef struct Packer {
 } Packer;
 
 PackOptions pack_options_default(void) {
-    return (PackOptions){.shard_samples = 10000,
-                         .shard_bytes = (uint64_t)1 << 30,
-                         .frame_bytes = 256 << 10, /* a shuffled read decompresses a whole frame */
-                         .zstd_level = 3,
-                         .max_pixels = IMAGE_MAX_PIXELS,
-                         .quality = 95,
-                         .threads = cpu_count()};
+    return (PackOptions){
+        .shard_samples = 10000,
+        .shard_bytes = (uint64_t)1 << 30,
+        .frame_bytes = 256 << 10, /* small, because a shuffled read decompresses a whole frame */
+        .zstd_level = 3,
+        .max_pixels = IMAGE_MAX_PIXELS,
+        .quality = 95,
+        .threads = cpu_count()};
 }
 
 /* ---- reading ---- */
@@ -83,7 +84,7 @@ static const char *extension_of(const uint8_t *b, size_t n) {
     return "jpg";
 }
 
-/* How much smaller an image must become; 1: not at all. */
+/* The factor by which an image must shrink; 1: not at all. */
 static double shrink_scale(const PackOptions *o, int width, int height) {
     int shorter = width < height ? width : height, longer = width < height ? height : width;
     double scale = 1;
@@ -109,7 +110,7 @@ static bool shrink(Scratch *s, Item *item, const PackOptions *o, double scale) {
     return ok;
 }
 
-/* Characters of UTF-8 text without the white space around. */
+/* Characters of UTF-8 text without surrounding white space. */
 static size_t count_characters(const char *text, size_t n) {
     size_t count = 0;
     while (n && text_is_blank(text, 1)) text++, n--;
@@ -118,7 +119,7 @@ static size_t count_characters(const char *text, size_t n) {
     return count;
 }
 
-/* img2dataset's record of a picture that it did not get. */
+/* img2dataset's record of a picture that it failed to download. */
 static bool was_downloaded(const Sample *s) {
     json_t *meta = s->json ? json_loadb(s->json, s->json_size, 0, NULL) : NULL;
     const char *status = json_string_value(json_object_get(meta, "status"));
@@ -220,7 +221,7 @@ static bool begin_shard(Packer *p, Error *err) {
     return p->writer != NULL;
 }
 
-/* next: the first sample that the shard does not speak for. */
+/* next: the first sample that the shard does not cover. */
 static bool end_shard(Packer *p, size_t next, Error *err) {
     static const uint8_t zeros[2 * TAR_BLOCK];
     StreamFrame *frames = NULL;
@@ -288,7 +289,7 @@ static void count_reject(Packer *p, const Item *item) {
     if (p->logged == LOGGED) log_warn("further rejected samples are only counted");
 }
 
-/* Whether the picture is the first of its bytes, which is noted. */
+/* Returns true if no earlier picture has the same bytes, and records its hash. */
 static bool is_new(Packer *p, const Item *item) {
     uint64_t earlier;
     PackState *s = &p->state;
@@ -339,9 +340,9 @@ static bool pack_all(Packer *p, Error *err) {
     return ok;
 }
 
-/* ---- all of it ---- */
+/* ---- packing ---- */
 
-/* Of the data and everything that the bytes depend on. */
+/* Hash of the data and of all options that affect the packed bytes. */
 static uint64_t identity(const Dataset *d, const PackOptions *o) {
     const uint64_t numbers[] = {o->source,
                                 dataset_count(d),

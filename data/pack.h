@@ -18,21 +18,22 @@ typedef struct PackOptions {
     int max_side;         /* > 0: so is a longer side above this */
     int quality;          /* of that JPEG */
     bool dedup;           /* reject images that are the same byte for byte as an earlier one */
-    size_t min_chars;  /* shorter captions are rejected: characters, without white space around */
+    size_t
+        min_chars; /* shorter captions are rejected: characters, without surrounding white space */
     size_t min_tokens; /* likewise tokens, without start and end; > 0 needs a tokenizer */
     const Tokenizer *tokenizer;
     size_t threads;
-    uint64_t source;    /* hash of what is packed and how, except what the options have */
+    uint64_t source;    /* hash of the data and of settings that are not in these options */
     bool show_progress; /* data/io/progress.h */
 } PackOptions;
 PackOptions pack_options_default(void);
 
 /* Keys are 9-digit numbers in stored order; members are KEY.jpg|png|webp with the original bytes,
  * KEY.txt, KEY.cls if there is a label, and KEY.json if the data set was opened with want_json and
- * has one. Writes NAME.tar.idx beside every shard and the shards' sizes into
- * DIR/sizes.json. Every file is written beside and renamed; the same input gives the same bytes,
- * whatever the threads. Killed and called again with the same options and data, it resumes after
- * the last whole shard. The first rejected samples are logged. False: err says why (what was
- * finished before stays). */
+ * has one. Writes NAME.tar.idx next to every shard and the shards' sizes into DIR/sizes.json. Every
+ * file is written under a temporary name and renamed; the same input gives the same bytes for any
+ * number of threads. If killed and called again with the same options and data, it resumes after
+ * the last complete shard. The first rejected samples are logged. False: err has the reason
+ * (finished shards stay). */
 bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err);
 #endif

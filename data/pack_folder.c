@@ -14,8 +14,8 @@
 
 enum { PROGRESS_MAX = 1 << 30 };
 
-/* Whether file is NAME-NNNNNN.tar, .tar.zst, or the index of one, or (part) a beginning of such a
- * file that was not finished; number: NNNNNN. */
+/* Returns true if file is NAME-NNNNNN.tar, .tar.zst, or the index of one, or (part) an unfinished
+ * file of such a name; number: NNNNNN. */
 static bool is_ours(const char *file, const char *name, bool part, size_t *number) {
     static const char progress[] = ".progress.json.tmp.";
     size_t n = strlen(name);
@@ -36,7 +36,7 @@ static bool is_ours(const char *file, const char *name, bool part, size_t *numbe
     return false;
 }
 
-/* Removes files of ours: unfinished ones, or shards that are not among the first `keep`. */
+/* Removes files of this pack: unfinished ones, or shards that are not among the first `keep`. */
 static bool remove_files(const PackFolder *f, bool part, size_t keep, bool zstd, Error *err) {
     char **files;
     size_t count, number;
@@ -175,7 +175,7 @@ bool pack_folder_save(PackFolder *f, const PackState *s, size_t old_added, Error
 
 /* ---- the end ---- */
 
-/* sizes.json tells other programs the shards' sizes; other names' entries stay. */
+/* sizes.json lists the shards' sizes for other programs; entries of other names stay. */
 static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
     char *path = xasprintf("%s/sizes.json", f->folder);
     json_t *all = json_load_file(path, 0, NULL);

@@ -14,23 +14,24 @@ typedef struct PackFolder {
     uint64_t identity; /* of data and options */
 } PackFolder;
 
-/* How far a pack has come: whole shards alone. */
+/* The progress of a pack, in complete shards. */
 typedef struct PackState {
-    size_t next; /* the first sample that was not looked at */
+    size_t next; /* the first sample that is not processed */
     PackReport report;
     json_t *sizes;  /* of the shards, by name */
     Hash128 *added; /* of images, all in order; dedup only */
     size_t added_count;
 } PackState;
 
-/* Makes the folder, and locks it against other packs of NAME. A pack of the same identity that
- * was not finished: its state (going_on). Otherwise shards of that name are refused, or (force)
- * replaced one by one. */
+/* Creates the folder, and locks it against other packs of NAME. If there is an unfinished pack of
+ * the same identity, returns its state (going_on). Otherwise shards of that name are refused, or
+ * (force) replaced one by one. */
 bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool force, bool *going_on,
                       PackState *state, Error *err);
 /* After each shard. */
 bool pack_folder_save(PackFolder *f, const PackState *state, size_t old_added, Error *err);
-/* At the end: removes shards that this pack did not write, writes sizes.json, forgets the state. */
+/* Call at the end: removes shards that this pack did not write, writes sizes.json, deletes the
+ * state. */
 bool pack_folder_finish(PackFolder *f, const PackState *state, bool zstd, Error *err);
 void pack_folder_close(PackFolder *f);
 void pack_state_free(PackState *s);

@@ -1,4 +1,4 @@
-/* pack_report: what `clipc data pack` counts. */
+/* pack_report: counts of `clipc data pack`. */
 #ifndef DATA_PACK_REPORT_H
 #define DATA_PACK_REPORT_H
 #include "kernels/base.h"
@@ -20,7 +20,7 @@ typedef struct PackReport {
 
 void pack_report_caption(PackReport *r, size_t characters);
 uint64_t pack_report_rejected(const PackReport *r);
-/* As a JSON object, a new reference; and back. */
+/* To a JSON object (a new reference), and back. */
 struct json_t;
 struct json_t *pack_report_to_json(const PackReport *r);
 bool pack_report_from_json(PackReport *r, const struct json_t *json);

@@ -3,10 +3,10 @@
 #define DATA_SAMPLE_H
 #include "kernels/base.h"
 
-/* What one sample may hold. */
+/* Limits of one sample. */
 enum { SAMPLE_IMAGE_MAX = 256 << 20, SAMPLE_TEXT_MAX = 4 << 20 };
 
-/* Buffers belong to the Sample; zero it before its first use, free with sample_free. */
+/* Buffers belong to the Sample; zero it before its first use, and free it with sample_free. */
 typedef struct Sample {
     char *key; /* "shard.tar:000123" or the path: for messages */
     uint8_t *image;
@@ -20,10 +20,11 @@ typedef struct Sample {
 
 /* Forgets the last sample, but keeps the memory. */
 void sample_reset(Sample *s);
-/* Room for an image of n bytes, whose size becomes n once the caller has filled it. */
+/* Reserves n bytes for an image; the caller fills them and sets the size. */
 uint8_t *sample_reserve_image(Sample *s, size_t n);
 void sample_set_text(Sample *s, const char *text, size_t n);
-/* The class number that a .cls member holds; one that holds a name leaves the label as it is. */
+/* Sets the label to the class number in a .cls member; if the member holds a name, the label is
+ * unchanged. */
 bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err);
 void sample_free(Sample *s);
 #endif

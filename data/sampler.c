@@ -7,18 +7,18 @@
 #include <string.h>
 
 enum {
-    EPOCHS = 2, /* kept: readers stand in one or two, replacements stray */
+    EPOCHS = 2, /* cached: readers are in one or two epochs, replacements may be in others */
     WINDOWS = 4,
     PIECE = 1024, /* rows of a table that are drawn together */
 };
 
-/* What is put in order: a shard, or some rows of a table. */
+/* The unit of shuffling: a shard, or some rows of a table. */
 typedef struct Piece {
     size_t first, count;
     double below; /* resampled: sum of the weights of the pieces before it */
 } Piece;
 
-/* The order of the pieces in one epoch, and where each window of them starts. */
+/* The order of the pieces in one epoch, and the start of each window of pieces. */
 typedef struct Epoch {
     uint64_t number, used;
     uint64_t *order; /* numbers of pieces; NULL: empty */
@@ -82,7 +82,7 @@ Sampler *sampler_new_resampled(const Dataset *d, size_t window, uint64_t seed, s
         for (size_t at = dataset_shard_start(d, i), n; at < end; at += n) {
             n = size_min(most, end - at);
             pieces[count++] = (Piece){at, n, weight};
-            weight += factor[dataset_shard_part(d, i)]; /* all its samples come with it */
+            weight += factor[dataset_shard_part(d, i)]; /* all its samples are drawn together */
         }
     }
     free(factor);
@@ -112,7 +112,7 @@ void sampler_free(Sampler *s) {
     free(s);
 }
 
-/* The piece at `at` (0 … weight) of the weights end to end. */
+/* The piece whose range of cumulative weight holds `at` (0 … weight). */
 static size_t find_piece(const Sampler *s, double at) {
     return LAST_WHERE(i, s->piece_count, s->pieces[i].below <= at);
 }
@@ -157,7 +157,7 @@ static Epoch *find_epoch(Sampler *s, uint64_t number) {
     return e;
 }
 
-/* The window whose range of positions holds `position`; empty ones never do. */
+/* The window whose range of positions holds `position`; never an empty one. */
 static size_t find_window(const Epoch *e, size_t position) {
     return LAST_WHERE(i, e->windows, e->window_start[i] <= position);
 }

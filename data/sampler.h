@@ -1,7 +1,7 @@
-/* sampler: the sample at each position of an epoch. A pure function of (seed, epoch):
- * independent of ranks, workers and accumulation. Shuffling permutes shards, then samples within a
- * window of shards, so that reads stay nearly sequential. Resampling draws shards with replacement
- * instead, and pieces of tables and folders as if they were shards. */
+/* sampler: the sample at each position of an epoch. A pure function of (seed, epoch): independent
+ * of ranks, workers and accumulation. Shuffling permutes shards, then samples within a window of
+ * shards, so that reads stay nearly sequential. Resampling draws shards with replacement instead,
+ * and pieces of tables and folders in the same way. */
 #ifndef DATA_SAMPLER_H
 #define DATA_SAMPLER_H
 #include "data/dataset.h"
@@ -10,7 +10,7 @@ typedef struct Sampler Sampler;
 /* window: shards shuffled together (≥ 1). shuffle false: stored order in every epoch. */
 Sampler *sampler_new(const Dataset *d, bool shuffle, size_t window, uint64_t seed);
 /* Epochs of `samples` positions. factors ("2::1", one for each part of the specification; NULL: all
- * 1): a sample of a part is drawn that often, compared with those of others. NULL: err says why. */
+ * 1): the relative rate at which samples of a part are drawn. NULL: err has the reason. */
 Sampler *sampler_new_resampled(const Dataset *d, size_t window, uint64_t seed, size_t samples,
                                const char *factors, Error *err);
 /* Sample number at `position` (below the dataset's count, or `samples`) of `epoch`. Thread-safe. */

@@ -187,7 +187,7 @@ static bool folder_open(Shard *s, const char *path, const SourceContext *c, Erro
     return open_table(s, path, c, table_open_folder, err);
 }
 
-/* A row's line, or the .json beside its picture; none is no error. */
+/* A row's line, or the .json next to its picture; a missing one is no error. */
 static void read_table_json(const TableRow *r, Sample *s) {
     Error none;
     if (r->json) {
@@ -258,7 +258,7 @@ static char *arrays_key(Shard *shard, const SourceContext *c, size_t i, Error *e
     return xasprintf("%s:%zu", x->name, i);
 }
 
-/* Its caption, where one is needed, is the label's number. */
+/* Its caption, if one is needed, is the label's number. */
 static bool arrays_read(Shard *shard, const SourceContext *c, size_t i, const uint64_t *draw,
                         Sample *s, Error *err) {
     (void)draw;

@@ -1,5 +1,5 @@
-/* source: the kinds of data that a data set is made of: one row each says how it is named, opened
- * and read. */
+/* source: the kinds of data that a data set consists of. Each kind is one row of a table: how it is
+ * named, opened and read. */
 #ifndef DATA_SOURCE_H
 #define DATA_SOURCE_H
 #include "data/captions.h"
@@ -16,19 +16,19 @@ typedef struct SourceContext {
     struct ShardCache *cache;
 } SourceContext;
 
-/* Something opened: a .tar, a table, a folder, arrays. */
+/* One opened source: a .tar, a table, a folder, arrays. */
 typedef struct Shard {
     const Source *source;
     size_t start, part;    /* its first sample in the data set; its part of the specification */
     size_t count, dropped; /* usable samples; samples that are skipped */
-    bool damaged;          /* only what is before the damage is used */
+    bool damaged;          /* only the part before the damage is used */
     const char *const *classes; /* names of class folders, sorted */
     size_t class_count;
-    void *state; /* the row's own; NULL: not open */
+    void *state; /* private to the row; NULL: not open */
 } Shard;
 
 struct Source {
-    /* How its paths begin or end ("tar;tar.zst"); NULL: of no matter. */
+    /* Beginnings or endings of its paths ("tar;tar.zst"); NULL: any. */
     const char *prefix, *extensions;
     bool files;     /* samples are separate files or in memory: any order is as fast */
     bool is_stream; /* can only be read from start to end */
@@ -38,12 +38,12 @@ struct Source {
      * also if it fails. Thread-safe. */
     bool (*read)(Shard *s, const SourceContext *c, size_t i, const uint64_t *draw, Sample *out,
                  Error *err);
-    /* A lasting name of sample i, malloc'd. Thread-safe. */
+    /* A permanent name of sample i, malloc'd. Thread-safe. */
     char *(*key)(Shard *s, const SourceContext *c, size_t i, Error *err);
     void (*close)(Shard *s); /* also after a failed open */
-    /* A tar's bytes from its start; NULL: not a tar. *pipe: where they come from, NULL for a file.
-     * seconds: how long one read may wait; stop (may be NULL): once true, reads fail. NULL: err
-     * names the path. */
+    /* Opens a tar's bytes from the start; NULL slot: not a tar. *pipe: the command or standard
+     * input that sends them, NULL for a file. seconds: time limit of one read; stop (may be NULL):
+     * once true, reads fail. Result NULL: err names the path. */
     Stream *(*stream)(const char *path, double seconds, const atomic_bool *stop, Pipe **pipe,
                       Error *err);
 };

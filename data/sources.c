@@ -90,7 +90,7 @@ static bool expand_one(Sources *s, const char *path, size_t before, const char *
     return ok;
 }
 
-/* Braces of a shell's command that are not ours. */
+/* Returns true for braces in a shell command that are left to the shell. */
 static bool is_foreign(const char *path, const char *open, const char *close) {
     static const char plain[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,";

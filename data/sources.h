@@ -1,5 +1,4 @@
-/* sources: what a data specification names: `{000..999}` and `{a,b}`, `a::b`, @list files, folders.
- */
+/* sources: expands a data specification: `{000..999}` and `{a,b}`, `a::b`, @list files, folders. */
 #ifndef DATA_SOURCES_H
 #define DATA_SOURCES_H
 #include "data/source.h"
@@ -18,14 +17,14 @@ typedef struct Sources {
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the
  * list's folder. A folder that holds .tar files means these, sorted. Only folders are checked for
- * existence. In a command braces are expanded if they hold a range or plain words; others are the
- * shell's. Free with sources_free, also on failure. */
+ * existence. In a command, braces are expanded if they hold a range or plain words; others are left
+ * to the shell. Free with sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Error *err);
 void sources_free(Sources *s);
-/* "2::1" → factor[parts], one for each part; text NULL: all 1. False: not so many numbers from 0
- * on, or none above 0. */
+/* "2::1" → factor[parts], one for each part; text NULL: all 1. False: a wrong count, a negative
+ * number, or none above 0. */
 bool parse_factors(double *factor, size_t parts, const char *text, Error *err);
-/* For messages: a file's name without its folder, in a command that of the .tar it names; malloc'd.
- */
+/* A short name for messages: a file's name without its folder; for a command, the name of the .tar
+ * in it; malloc'd. */
 char *source_short_name(const char *path);
 #endif

@@ -22,7 +22,7 @@ void table_add(Table *t, TableRow r) {
 
 static bool need_text(const DatasetOptions *o) { return o->text_keys && *o->text_keys; }
 
-/* Takes a malloc'd string over. */
+/* Takes ownership of a malloc'd string. */
 char *table_keep(Table *t, char *s) {
     if (t->string_count == t->string_capacity) {
         t->string_capacity = size_max(256, t->string_capacity * 2);
@@ -51,7 +51,8 @@ static size_t add_caption(Table *t, const char *text) {
     return t->more_count;
 }
 
-/* Makes rows of one picture a single row with several captions, where its first one stood. */
+/* Merges the rows of one picture into a single row with several captions, at the place of the first
+ * one. */
 static void join_rows(Table *t) {
     size_t slots = 16, kept = 0;
     while (slots < t->count * 2) slots *= 2;
@@ -94,7 +95,7 @@ void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const ui
 
 /* ---- CSV ---- */
 
-/* Unless it is given: a tab where the first line holds one, or else a comma. */
+/* Unless it is given: a tab if the first line has one, else a comma. */
 static char separator_of(const char *text, const DatasetOptions *o) {
     const char *given = o->csv_separator;
     if (given && *given) return strcmp(given, "\\t") == 0 ? '\t' : *given;
@@ -163,14 +164,14 @@ static char *name_beside(const char *image, const char *extension) {
     return xasprintf("%.*s%s", dot ? (int)(dot - image) : (int)strlen(image), image, extension);
 }
 
-/* Adds the images among a folder's sorted names. text: their caption where no .txt is beside. */
+/* Adds the images among a folder's sorted names. text: the caption of images without a .txt. */
 static void add_images(Table *t, const char *folder, char **names, size_t count,
                        const char *image_keys, const char *text, int label) {
     for (size_t i = 0; i < count; i++) {
         if (!has_extension(names[i], image_keys)) continue;
         char *beside = name_beside(names[i], ".txt");
         bool has = names_have(names, count, beside);
-        if (has) { /* an empty one is as good as none */
+        if (has) { /* an empty one counts as missing */
             char *full = xasprintf("%s/%s", folder, beside);
             FileStamp st;
             Error none;

@@ -18,7 +18,7 @@ enum {
     PREFIX_SIZE = 155,
 };
 
-/* What extended headers said about the member that follows. */
+/* Values of extended headers for the member that follows. */
 typedef struct Extended {
     char name[TAR_NAME_MAX + 1]; /* empty: not given */
     bool has_size;
@@ -30,7 +30,7 @@ void tar_reader_init(TarReader *t, Stream *stream) {
     t->stream = stream;
 }
 
-/* Octal digits between blanks, or base 256 where the first bit is set. */
+/* Octal digits between blanks, or base 256 if the first bit is set. */
 static bool parse_number(const uint8_t *field, size_t width, uint64_t *out) {
     uint64_t v = 0;
     if (field[0] & 0x80) {
@@ -54,7 +54,7 @@ static bool checksum_ok(const uint8_t *block) {
     uint64_t stored;
     if (!parse_number(block + SUM, SUM_SIZE, &stored)) return false;
     uint32_t plain = 0;
-    int32_t with_sign = 0; /* some old writers summed signed chars */
+    int32_t with_sign = 0; /* some old writers sum signed chars */
     for (size_t i = 0; i < TAR_BLOCK; i++) {
         uint8_t b = i >= SUM && i < SUM + SUM_SIZE ? ' ' : block[i];
         plain += b;
@@ -138,7 +138,7 @@ static void header_name(char *out, const uint8_t *block) {
     out[prefix + n] = 0;
 }
 
-/* Reads one header block into t; *type 0 where the archive ends. */
+/* Reads one header block into t; *type 0: end of the archive. */
 static bool read_header(TarReader *t, const Extended *x, char *type, Error *err) {
     uint8_t block[TAR_BLOCK];
     size_t got;

@@ -16,12 +16,12 @@ typedef struct TarReader {
 typedef enum { TAR_END, TAR_FILE, TAR_BAD } TarStatus;
 
 void tar_reader_init(TarReader *t, Stream *stream);
-/* On to the next regular file. TAR_END: the zero block that ends an archive was met. TAR_BAD: the
- * archive is cut or damaged from here on; err says how. */
+/* Advances to the next regular file. TAR_END: the zero block that ends an archive was read.
+ * TAR_BAD: the archive is truncated or damaged from here on; err has the reason. */
 TarStatus tar_next(TarReader *t, Error *err);
 /* Up to n bytes of the current member's data; *got < n only at its end. */
 bool tar_read(TarReader *t, void *out, size_t n, size_t *got, Error *err);
-/* Passes over the rest of the member; false when the archive does not hold all of it. */
+/* Skips the rest of the member; false if the archive does not hold all of it. */
 bool tar_finish(TarReader *t, Error *err);
 
 /* A ustar header of a regular file (mode 644, no owner, time 0: the same input gives the same

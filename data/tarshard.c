@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 enum {
-    FRAMES = 64,           /* decompressed frames that are kept */
-    OPEN_MAX_SHARDS = 512, /* shards that stay open, and the memory of their indexes */
+    FRAMES = 64,           /* decompressed frames in the cache */
+    OPEN_MAX_SHARDS = 512, /* limits on shards that stay open, and on the memory of their indexes */
     OPEN_MAX_BYTES = 512 * 1024 * 1024,
     COPY_FRAME = 256 << 10,
 };
@@ -53,8 +53,7 @@ static char *cached_path(const char *path, const char *cache_dir, const char *su
     return cached;
 }
 
-/* A shard whose frames are too large to be read at random is copied once into frames that are not.
- */
+/* A shard whose frames are too large for random reads is copied once into smaller frames. */
 static bool copy_frames(Index *ix, const char *shard, const char *copy, Error *err) {
     log_info("%s has zstd frames too large for random access: copying it to %s", shard, copy);
     Stream *s = stream_open(shard, err);
@@ -118,7 +117,7 @@ static void set_data_path(TarShard *s, const char *cache_dir) {
     s->data_path = s->h.flags & INDEX_COPY ? cached_path(s->path, cache_dir, "") : xstrdup(s->path);
 }
 
-/* Counts again where the index was made for other keys. */
+/* Counts again if the index was made for other keys. */
 static bool recount(TarShard *s, const IndexKeys *keys, Error *err) {
     if (s->h.keys == keys->hash) return true;
     Index ix;
@@ -130,7 +129,8 @@ static bool recount(TarShard *s, const IndexKeys *keys, Error *err) {
     return true;
 }
 
-/* Says why an index is not used; of many, as after a copy that lost the times, the first ones. */
+/* Logs why an index is not used. If there are many, as after a copy that lost the times, only the
+ * first ones are logged. */
 static void log_unused(const char *what, const char *why) {
     static atomic_int said;
     int n = atomic_fetch_add(&said, 1);
@@ -138,7 +138,7 @@ static void log_unused(const char *what, const char *why) {
     if (n == 10) log_warn("further indexes that are not used are not listed");
 }
 
-/* Whether the index at s->index_path is there, fresh and whole. */
+/* Returns true if the index at s->index_path exists, is fresh and complete. */
 static bool usable_index(TarShard *s, const char *cache_dir, const FileStamp *now,
                          const IndexKeys *keys) {
     FileStamp made;
@@ -180,8 +180,7 @@ bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const I
 
 /* ---- streams ---- */
 
-/* Opens a file that is written already and takes its name away; its path is then the descriptor's.
- */
+/* Opens a file that is already written and unlinks it; its path becomes that of the descriptor. */
 static char *hide_file(const char *path, int *fd, Error *err) {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0) error_set(err, "%s: %s", path, strerror(errno));
@@ -282,8 +281,8 @@ static size_t shard_bytes(const TarShard *s) {
     return index_memory(&s->index) + s->h.usable * sizeof *s->usable;
 }
 
-/* Closes shards that nobody uses, the longest unused first, until there is room for one more.
- * Where all are in use, `open` grows past its bound instead. */
+/* Closes unused shards, least recently used first, until there is room for one more. If all are in
+ * use, `open` grows past its bound instead. */
 static void make_room(ShardCache *c, size_t bytes) {
     while (c->open_count >= c->open_max || (c->open_count && c->bytes + bytes > OPEN_MAX_BYTES)) {
         size_t oldest = c->open_count;
@@ -307,8 +306,8 @@ static void make_room(ShardCache *c, size_t bytes) {
     }
 }
 
-/* Reads the index again from the shard where its file has gone bad; the samples must be the same.
- */
+/* Rebuilds the index from the shard if its file has become unreadable; the samples must be the
+ * same. */
 static bool load_index(ShardCache *c, const TarShard *s, Index *ix, Error *err) {
     FileStamp now;
     Error why;
@@ -379,8 +378,8 @@ void shard_cache_release(ShardCache *c, TarShard *s) {
 
 /* ---- frames ---- */
 
-/* The entry of the frame at `at`, or else the longest unused one (emptied); NULL: all in use.
- * *hit: it is that frame. */
+/* The entry of the frame at `at`, else the least recently used one (emptied); NULL: all in use.
+ * *hit: true if it is that frame. */
 static Frame *find_frame(ShardCache *c, const TarShard *s, uint64_t at, bool *hit) {
     Frame *oldest = NULL;
     *hit = false;
@@ -399,7 +398,7 @@ static Frame *find_frame(ShardCache *c, const TarShard *s, uint64_t at, bool *hi
     return oldest;
 }
 
-/* The frame number i of s, decompressed, held until frame_release. */
+/* Frame i of s, decompressed, held until frame_release. */
 static Frame *frame_acquire(ShardCache *c, TarShard *s, size_t i, Error *err) {
     StreamFrame from = s->index.frames[i], to = s->index.frames[i + 1];
     bool hit;

@@ -6,11 +6,11 @@
 
 typedef struct TarShard {
     char *path, *index_path;
-    char *name;      /* of a spooled one: its source; else NULL */
+    char *name;      /* of a spooled stream: its source; else NULL */
     char *data_path; /* path, or the copy with smaller frames */
     IndexHeader h;
-    int spooled[2]; /* of a spooled one: its file and its index; else 0 */
-    /* while it is open; guarded by the cache's lock */
+    int spooled[2]; /* of a spooled stream: its file and its index; else 0 */
+    /* valid while it is open; guarded by the cache's lock */
     File *file;
     unsigned refs;
     uint64_t used;
@@ -20,13 +20,13 @@ typedef struct TarShard {
 
 typedef struct ShardCache ShardCache;
 
-/* Finds a fresh index: beside the shard, then in cache_dir; otherwise builds one in cache_dir.
+/* Finds a fresh index: next to the shard, then in cache_dir; otherwise builds one in cache_dir.
  * Sets s->h with `usable` counted under `keys`. False: the shard cannot be read. Thread-safe for
  * different shards. */
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err);
-/* A stream as a shard: reads it all into a file without a name in cache_dir. False: err names it,
- * also if its command failed. */
+/* A stream as a shard: reads all of it into an unnamed file in cache_dir. False: err names it, also
+ * if its command failed. */
 bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
                     const IndexKeys *keys, double seconds, Error *err);
 void tarshard_free(TarShard *s);

@@ -11,7 +11,7 @@
 
 enum {
     MEMBERS_MAX = 1024,    /* of one sample */
-    DRAIN_MAX = 256 << 20, /* what may follow the archive's end */
+    DRAIN_MAX = 256 << 20, /* bytes that may follow the archive's end */
     SAMPLES_MAX = INT32_MAX,
 };
 
@@ -29,15 +29,15 @@ struct TarStream {
     Pipe *pipe; /* NULL: a file */
     Stream *stream;
     TarReader *tar;
-    bool pending;      /* a member of the next sample stands in tar */
-    bool over, closed; /* nothing is left; and the end was told */
+    bool pending;      /* tar is at a member of the next sample */
+    bool over, closed; /* nothing is left; the end was reported */
     bool damaged;
     Error damage;
     uint64_t samples;
-    Member members[MEMBERS_MAX]; /* of the sample being put together */
+    Member members[MEMBERS_MAX]; /* of the sample being assembled */
     size_t count;
     char *key;
-    size_t image_rank; /* place of its image's extension in image_keys */
+    size_t image_rank; /* index of its image's extension in image_keys */
     uint8_t *image;
     size_t image_size;
 };
@@ -91,7 +91,7 @@ void tarstream_close(TarStream *t) {
 
 /* ---- members → a sample ---- */
 
-/* Place of an extension in a list of image keys; SIZE_MAX: it is not there. */
+/* Index of an extension in a list of image keys; SIZE_MAX: absent. */
 static size_t rank_of(const char *keys, const char *extension) {
     size_t length = strlen(extension), rank = 0;
     for (; *keys; rank++) {
@@ -109,7 +109,7 @@ static bool is_text(const TarStream *t, const char *extension) {
     return false;
 }
 
-/* Whether the tar's current member belongs to the sample that is being put together. */
+/* Returns true if the tar's current member belongs to the sample being assembled. */
 static bool belongs(const TarStream *t, size_t key_size) {
     const char *name = t->tar->name;
     if (!t->key) return true;
@@ -119,7 +119,7 @@ static bool belongs(const TarStream *t, size_t key_size) {
     return true;
 }
 
-/* The whole current member, with a NUL behind it; takes no memory for what does not come. */
+/* Reads the whole current member and appends a NUL; memory grows with the bytes that arrive. */
 static bool read_all(TarStream *t, char **bytes, Error *err) {
     size_t size = (size_t)t->tar->size, have = 0, room = 0, got;
     *bytes = NULL;
@@ -175,7 +175,7 @@ static int read_text(void *context, const char *extension, const char **bytes, s
     return 0;
 }
 
-/* Whether any member could hold a caption: as an index shows it. */
+/* Returns true if any member could hold a caption; an index gives the same answer. */
 static bool has_caption(TarStream *t) {
     const CaptionKeys *k = t->o.captions;
     const char *bytes;
@@ -186,7 +186,7 @@ static bool has_caption(TarStream *t) {
     return k->count == 0;
 }
 
-/* The sample that is put together, or NULL where it is none. */
+/* The assembled sample, or NULL if it is not usable. */
 static StreamSample *finish_sample(TarStream *t, const uint64_t *seed) {
     StreamSample *out = NULL;
     const char *digits;
@@ -217,7 +217,7 @@ static StreamSample *finish_sample(TarStream *t, const uint64_t *seed) {
 
 /* ---- the end ---- */
 
-/* Reads what stands behind the archive's end, so that a command is not stopped while it writes. */
+/* Reads the bytes after the archive's end, so that a command is not stopped while it writes. */
 static bool drain(TarStream *t, Error *err) {
     uint8_t scratch[16384];
     size_t got = 1;
@@ -226,14 +226,15 @@ static bool drain(TarStream *t, Error *err) {
     return got == 0 || error_set(err, "more than %d MiB behind the archive's end", DRAIN_MAX >> 20);
 }
 
-/* damage: what is wrong with the tar, or NULL. The command's own failure says more. */
+/* damage: the tar's error, or NULL. A failure of the command takes precedence, as it explains
+ * more. */
 static TarStreamStatus finish_stream(TarStream *t, const Error *damage, Error *err) {
     Error why = {""};
     bool ok = !t->pipe || (damage ? true : drain(t, &why));
     bool stopped = t->o.stop && atomic_load(t->o.stop);
     if (ok && t->pipe && !stopped) {
         bool eof = true;
-        if (damage) { /* where its output has ended too, its exit status is the cause */
+        if (damage) { /* if its output has ended too, its exit status is the cause */
             Error ignored;
             size_t got;
             uint8_t byte;
@@ -249,7 +250,7 @@ static TarStreamStatus finish_stream(TarStream *t, const Error *damage, Error *e
     return TARSTREAM_FAILED;
 }
 
-/* On to the first member of another sample; false at the archive's end or damage. */
+/* Advances to the first member of another sample; false at the archive's end or damage. */
 static bool gather(TarStream *t) {
     for (;;) {
         size_t key_size;
@@ -272,7 +273,7 @@ static bool gather(TarStream *t) {
 TarStreamStatus tarstream_next(TarStream *t, const uint64_t *seed, StreamSample **out, Error *err) {
     while (!t->over) {
         t->over = !gather(t);
-        *out = finish_sample(t, seed); /* before a cut, members that are whole are used */
+        *out = finish_sample(t, seed); /* complete members before a cut are used */
         if (*out) return TARSTREAM_SAMPLE;
     }
     *out = NULL;

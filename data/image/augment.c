@@ -6,7 +6,7 @@
 
 #include "kernels/rng.h"
 
-/* Blending and hue follow Pillow's float arithmetic: no multiply-add with one rounding. */
+/* Blending and hue follow Pillow's float arithmetic: no fused multiply-add. */
 #ifdef __clang__
 #define EXACT
 #else
@@ -17,7 +17,7 @@
 enum {
     CROP_TRIES = 10,
     DRAW_CROP = 0,
-    DRAW_JITTER = 4 * CROP_TRIES, /* whether */
+    DRAW_JITTER = 4 * CROP_TRIES, /* whether to jitter */
     DRAW_ORDER = DRAW_JITTER + 1, /* 3 swaps */
     DRAW_FACTOR = DRAW_ORDER + 3, /* brightness, contrast, saturation, hue */
     DRAW_GRAY = DRAW_FACTOR + 4,
@@ -84,13 +84,13 @@ static uint8_t to_grey(const uint8_t *p) {
     return (uint8_t)((p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16);
 }
 
-/* from + factor · (to - from), cut off towards zero; factors past 1 are clipped. */
+/* from + factor · (to - from), truncated towards zero; factors above 1 are clipped. */
 EXACT static uint8_t blend(int from, int to, float factor) {
     float v = (float)from + factor * (float)(to - from);
     return (uint8_t)(v <= 0.0f ? 0 : v >= 255.0f ? 255 : (int)v);
 }
 
-/* Towards one grey level: 0 is brightness, the mean is contrast. */
+/* Blends towards one grey level: 0 for brightness, the mean for contrast. */
 EXACT static void blend_with_level(uint8_t *rgb, size_t pixels, int level, float factor) {
     uint8_t table[256];
     for (int v = 0; v < 256; v++) table[v] = blend(level, v, factor);
@@ -112,7 +112,7 @@ EXACT static void saturate(uint8_t *rgb, size_t pixels, float factor) {
 
 static uint8_t clip8(int v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
-/* Pillow's RGB → HSV, all three in [0, 255]; mixed float and double as there. */
+/* Pillow's RGB → HSV, all three in [0, 255], with the same mix of float and double. */
 EXACT static void rgb_to_hsv(uint8_t hsv[3], const uint8_t *p) {
     int max = p[0] > p[1] ? p[0] : p[1], min = p[0] < p[1] ? p[0] : p[1];
     max = max > p[2] ? max : p[2];

@@ -17,8 +17,8 @@ typedef struct Transform {
     uint8_t fill[3];           /* padding of RESIZE_LONGEST */
     double scale[2], ratio[2]; /* train: RandomResizedCrop; (0.9, 1), (3/4, 4/3) */
     double jitter[4], jitter_prob,
-        gray_prob;         /* train: brightness, contrast, saturation, hue; 0 = off */
-    float mean[3], std[3]; /* for whoever normalises afterwards */
+        gray_prob;         /* train: brightness, contrast, saturation, hue; 0: off */
+    float mean[3], std[3]; /* for callers that normalise afterwards */
 } Transform;
 
 /* open_clip's defaults for image size S. */
@@ -27,7 +27,7 @@ Transform transform_default(int size, bool train);
 /* out: [S,S,3]. All randomness is a function of `seed` (mix of run seed, epoch and sample): draw i
  * is number i of (seed, RNG_AUGMENT); augment.c numbers them. Thread-safe. */
 typedef struct TransformScratch
-    TransformScratch; /* one a thread; NULL-initialised pointer, grown on demand */
+    TransformScratch; /* one for each thread; the pointer starts as NULL, memory grows on demand */
 void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
                      TransformScratch **scratch);
 /* [S,S,3] → float [3,S,S]: (u8 / 255 - mean) / std, each step rounded as PyTorch does. */

@@ -1,5 +1,5 @@
-/* image: compressed bytes → RGB pixels. Decodes what Pillow's Image.open(f).convert("RGB") would
- * give, bit for bit. */
+/* image: compressed bytes → RGB pixels. The result equals Pillow's Image.open(f).convert("RGB") bit
+ * for bit. */
 #ifndef DATA_IMAGE_IMAGE_H
 #define DATA_IMAGE_IMAGE_H
 #include "kernels/base.h"
@@ -7,26 +7,26 @@
 typedef struct Image {
     int width, height;
     uint8_t *rgb;    /* [height, width, 3] */
-    size_t capacity; /* bytes rgb can hold: an Image that is decoded into again keeps its memory */
+    size_t capacity; /* bytes that rgb can hold; an Image that is reused keeps its memory */
 } Image;
 
-/* The default of max_pixels: larger images are refused before any pixel memory is taken. */
+/* The default of max_pixels: larger images are refused before pixel memory is allocated. */
 #define IMAGE_MAX_PIXELS (25u * 1000 * 1000)
-/* No side may be longer, whatever max_pixels says: it bounds the resampler's tables. */
+/* The longest side allowed whatever max_pixels is; it bounds the resampler's tables. */
 #define IMAGE_MAX_SIDE (1u << 20)
 
-/* Decodes JPEG, PNG or WebP, told by its first bytes. `img` must be zeroed before its first use.
- * False: err says why. */
+/* Decodes JPEG, PNG or WebP, recognised by the first bytes. `img` must be zeroed before its first
+ * use. False: err has the reason. */
 bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err);
-/* Only the header: size of the picture. */
+/* Reads only the header: size of the picture. */
 bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err);
 void image_free(Image *img);
-/* For the decoders: sets the size and, unless header_only, provides the pixel memory. False: empty,
+/* Used by the decoders: sets the size and, unless header_only, allocates the pixels. False: empty,
  * or more than max_pixels. */
 bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, bool header_only,
                     Error *err);
 
-/* Thumbnails and pages for people: RGB → PNG file. */
+/* RGB → PNG file, for thumbnails and reports. */
 bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);
 /* Grey (1 channel) or RGB (3) → PNG bytes, malloc'd. */
 bool image_encode_png(uint8_t **bytes, size_t *size, const uint8_t *pixels, int width, int height,

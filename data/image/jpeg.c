@@ -7,7 +7,7 @@
 #include <jerror.h>
 
 enum {
-    ROWS = 16,       /* rows asked for at once: at least an MCU row of most files */
+    ROWS = 16,       /* rows decoded per call: at least an MCU row of most files */
     MAX_SCANS = 500, /* a progressive file has about ten; each costs a pass over the picture */
 };
 
@@ -34,9 +34,9 @@ static void failure_init(Failure *f, Error *err) {
     f->err = err;
 }
 
-/* A source that ends: where bytes are missing the decoder stops, instead of inventing an end of
- * image as jpeg_mem_src would. Damaged entropy-coded data only counts as a warning in the library
- * and is kept, as Pillow does. */
+/* A source that ends: if bytes are missing the decoder stops, whereas jpeg_mem_src would insert an
+ * end of image. Damaged entropy-coded data is only a warning in the library and is kept, as Pillow
+ * does. */
 static void source_open(j_decompress_ptr d) { (void)d; }
 static boolean source_more(j_decompress_ptr d) {
     (void)d;
@@ -57,8 +57,8 @@ static void limit_scans(j_common_ptr info) {
     longjmp(f->jump, 1);
 }
 
-/* File values are inverted (Adobe's habit, assumed for every CMYK file as Pillow does); so ink c of
- * [0, 255] is 255 - file. */
+/* Stored values are inverted (Adobe's convention, assumed for every CMYK file as Pillow does): ink
+ * c in [0, 255] is 255 - stored value. */
 static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int width) {
     for (int x = 0; x < width; x++) {
         int k = cmyk[4 * x + 3];
@@ -69,10 +69,10 @@ static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int width) {
     }
 }
 
-/* Reads every row; false where the bytes end too early. */
+/* Reads every row; false if the bytes end too early. */
 static bool read_rows(j_decompress_ptr d, uint8_t *rgb) {
     size_t stride = (size_t)d->output_width * 3;
-    JSAMPARRAY cmyk = NULL; /* in the library's memory: gone with the decoder */
+    JSAMPARRAY cmyk = NULL; /* in the library's memory: freed with the decoder */
     if (d->out_color_space == JCS_CMYK)
         cmyk = d->mem->alloc_sarray((j_common_ptr)d, JPOOL_IMAGE, d->output_width * 4, ROWS);
     while (d->output_scanline < d->output_height) {

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <png.h>
 
-enum { MAX_CHUNK = 1 << 20 }; /* bytes the library may take for one chunk other than pixels */
+enum { MAX_CHUNK = 1 << 20 }; /* bytes the library may allocate for one chunk other than pixels */
 
 typedef struct Source {
     const uint8_t *bytes;
@@ -29,7 +29,7 @@ static void be_silent(png_structp png, png_const_charp text) {
     (void)text;
 }
 
-/* An index past the palette's end is black. */
+/* An index beyond the palette is black. */
 static void palette_row(uint8_t *rgb, const uint8_t *index, int n, const png_color *palette,
                         int colours) {
     const png_color black = {0};
@@ -56,7 +56,7 @@ static void rgba_row(uint8_t *rgb, const uint8_t *in, int n) {
 typedef struct Reader {
     png_structp png;
     png_infop info;
-    uint8_t *raw; /* rows that are not RGB yet: one, or all where the file is interlaced */
+    uint8_t *raw; /* rows that are not RGB yet: one, or all if the file is interlaced */
 } Reader;
 
 static void convert_row(const Reader *r, uint8_t *rgb, const uint8_t *raw, int width, int type,
@@ -116,7 +116,7 @@ static bool decode(Reader *r, Image *img, size_t max_pixels, bool header_only, E
 bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
                 Error *err) {
     Source source = {bytes, size};
-    Reader reader = {0}, *r = &reader; /* through memory: registers would be lost in longjmp */
+    Reader reader = {0}, *r = &reader; /* accessed through memory: longjmp would lose registers */
     volatile bool ok = false;
     r->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, err, fail, be_silent);
     if (!r->png) return error_set(err, "PNG: no memory for the decoder");
@@ -125,7 +125,7 @@ bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels
         png_set_read_fn(r->png, &source, read_bytes);
         png_set_user_limits(r->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* max_pixels is the limit */
         png_set_chunk_malloc_max(r->png, MAX_CHUNK);
-        /* texts, profiles and the like are not even read into memory */
+        /* texts, profiles and other chunks are not read into memory */
         png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
         ok = decode(r, img, max_pixels, header_only, err);
     }
@@ -164,7 +164,7 @@ static void write_rows(png_structp png, png_infop info, const uint8_t *pixels, i
 
 bool image_encode_png(uint8_t **bytes, size_t *size, const uint8_t *pixels, int width, int height,
                       int channels, Error *err) {
-    Growing growing = {0}, *g = &growing; /* through memory, as in png_decode */
+    Growing growing = {0}, *g = &growing; /* accessed through memory, as in png_decode */
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, err, fail, be_silent);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     volatile bool ok = false;

@@ -1,9 +1,9 @@
-/* png: PNG pictures with libpng. Only image.c calls it. */
+/* png: PNG pictures with libpng. */
 #ifndef DATA_IMAGE_PNG_H
 #define DATA_IMAGE_PNG_H
 #include "data/image/image.h"
 
-/* Decodes into img; with header_only just width and height. Every colour type and depth; alpha and
+/* Decodes into img; with header_only, only width and height. Every colour type and depth; alpha and
  * transparent colours are dropped; 16-bit colour keeps its high byte, 16-bit grey is clipped at
  * 255. */
 bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,

@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Both passes are dot products over groups of TAPS source samples that lie side by side. For the
- * horizontal pass, 4 rows × 4 pixels are turned into 16 lanes (R of rows 0 to 3, G, B, 4 unused) of
- * 4 bytes each; its result for one x is 4 rows side by side: just what the vertical pass reads. The
- * 22-bit weights are cut into digits that the byte or 16-bit multipliers take, so sums stay exact.
- */
+/* Both passes are dot products over groups of TAPS adjacent source samples. For the horizontal
+ * pass, 4 rows × 4 pixels are rearranged into 16 lanes (R of rows 0 to 3, G, B, 4 unused) of 4
+ * bytes each. Its result for one x is 4 adjacent rows, the layout that the vertical pass reads. The
+ * 22-bit weights are split into digits that fit the byte or 16-bit multipliers, so sums stay
+ * exact. */
 #if defined __AVX512VNNI__ && defined __AVX512VBMI__ && !defined RESIZE_WITHOUT_AVX512
 #define ISA_AVX512 1
 #endif
@@ -16,7 +16,7 @@
 #include <immintrin.h>
 #endif
 
-/* The weights follow Pillow to the last bit: no multiply-add with one rounding. */
+/* The weights equal Pillow's bit for bit: no fused multiply-add. */
 #ifdef __clang__
 #define EXACT
 #else
@@ -31,12 +31,13 @@ enum {
     DIGITS = 4,        /* words that hold the digits of one group's weights */
 };
 
-/* One axis of the target window: which source samples each output sample reads, and how much. */
+/* One axis of the target window: the source samples that each output sample reads, and their
+ * weights. */
 typedef struct Axis {
     int count;        /* output samples */
     int first, last;  /* the source range they read; groups are counted from `first` */
     int taps;         /* room for the taps of one sample */
-    int groups;       /* that one sample reads: the same number for all, some with weight 0 */
+    int groups;       /* read by each sample: the same number for all, some with weight 0 */
     int *lo, *n;      /* [count] first tap, number of taps */
     int32_t *weight;  /* [count, taps] */
     uint32_t *digits; /* [count, groups, DIGITS] */
@@ -48,7 +49,8 @@ typedef struct Plan {
     double *tap;      /* weights of one sample */
     int32_t *aligned; /* weights of one sample, from its first group's start on */
     uint8_t *strip;   /* 4 source rows as groups */
-    uint8_t *quads; /* rows, 4 side by side: what the horizontal pass writes, the vertical reads */
+    uint8_t
+        *quads; /* 4 interleaved rows: written by the horizontal pass, read by the vertical one */
     size_t quad_bytes; /* from one set of 4 rows to the next */
     uint8_t *rows;     /* plain rows between the passes */
 } Plan;
@@ -165,7 +167,7 @@ static uint8_t round_and_clip(int32_t sum) {
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Both: `from` is where the axis's first sample lies. */
+/* Both: `from` is the position of the axis's first sample. */
 static void scalar_along_rows(uint8_t *to, size_t to_stride, const uint8_t *from,
                               size_t from_stride, int rows, const Axis *a) {
     for (int y = 0; y < rows; y++, to += to_stride, from += from_stride)
@@ -227,8 +229,8 @@ static void cut_digits(uint32_t *digits, const int32_t *w, int groups) {
         }
 }
 
-/* 16 lanes: Σ over groups, rounded and clipped. A sum for each digit: one long chain of dependent
- * instructions would fill the scheduler. */
+/* 16 lanes: Σ over groups, rounded and clipped. Each digit has a separate sum, because a single
+ * long chain of dependent instructions would fill the scheduler. */
 static inline __attribute__((always_inline)) __m128i dot(const uint8_t *from, size_t stride,
                                                          const uint32_t *w, int groups) {
     __m512i high = _mm512_setzero_si512(), middle = high, low = _mm512_set1_epi32(ROUNDING);
@@ -314,8 +316,7 @@ static void axis_cut(const Axis *a, int32_t *aligned) {
     }
 }
 
-/* n ≤ 4 rows as blocks; a row has row_bytes that may be read, the axis wants its first `range`
- * pixels. */
+/* n ≤ 4 rows as blocks; row_bytes of a row may be read; the axis needs its first `range` pixels. */
 static void fill_strip(uint8_t *strip, const uint8_t *from, size_t stride, int n, size_t row_bytes,
                        int range) {
     const uint8_t *row[4];
@@ -334,7 +335,7 @@ static void fill_strip(uint8_t *strip, const uint8_t *from, size_t stride, int n
     }
 }
 
-/* Each result overwrites the 4 unused bytes of the one before. */
+/* Each result overwrites the 4 unused bytes of the previous one. */
 static inline __attribute__((always_inline)) void strip_to_quad(uint8_t *to, const uint8_t *strip,
                                                                 const Axis *a, int groups) {
     const uint32_t *w = a->digits;
@@ -348,7 +349,7 @@ static inline __attribute__((always_inline)) void quads_to_row(uint8_t *to, size
                                                                const uint8_t *from, size_t stride,
                                                                const uint32_t *w, int groups) {
     enum { IN_REGISTERS = 8 };
-    uint32_t copy[IN_REGISTERS * DIGITS]; /* nothing written to `to` can change it */
+    uint32_t copy[IN_REGISTERS * DIGITS]; /* a copy: stores to `to` cannot alias it */
     if (groups <= IN_REGISTERS) w = memcpy(copy, w, (size_t)groups * DIGITS * sizeof *copy);
     size_t i = 0;
     for (; i + 16 <= row_bytes; i += 16)
@@ -359,7 +360,7 @@ static inline __attribute__((always_inline)) void quads_to_row(uint8_t *to, size
     }
 }
 
-/* The usual numbers of groups get loops of their own, unrolled. */
+/* Common numbers of groups have separate unrolled loops. */
 #define FOR_GROUPS(groups, call)                                                                   \
     switch (groups) {                                                                              \
     case 1:                                                                                        \
@@ -406,7 +407,7 @@ static void along_columns(uint8_t *to, size_t to_stride, const Plan *p, size_t r
     }
 }
 
-/* Rows → 4 side by side, and back. */
+/* Rows → 4 interleaved rows, and back. */
 static void rows_to_quads(const Plan *p, const uint8_t *from, size_t stride, int rows,
                           size_t row_bytes) {
     for (int y = 0; y < rows; y += 4) {

@@ -1,5 +1,4 @@
-/* resize: Pillow's antialiased 8-bit resampler for RGB, bit for bit. Only augment.c and tests call
- * it. */
+/* resize: Pillow's antialiased 8-bit resampler for RGB, bit for bit. */
 #ifndef DATA_IMAGE_RESIZE_H
 #define DATA_IMAGE_RESIZE_H
 #include "kernels/base.h"
@@ -14,25 +13,25 @@ typedef struct RgbView {
     int width, height;
 } RgbView;
 
-/* What is wanted: of the picture resized to full_width × full_height the rectangle of width ×
- * height at (x, y). Only that is computed. */
+/* The target: of the picture resized to full_width × full_height, the rectangle of width × height
+ * at (x, y). Nothing else is computed. */
 typedef struct ResizeTarget {
     int64_t full_width, full_height, x, y;
     int width, height;
 } ResizeTarget;
 
-/* Memory that is kept between calls: NULL before the first, one a thread. */
+/* Memory kept between calls, one for each thread; NULL before the first call. */
 typedef struct ResizeScratch ResizeScratch;
 
 /* out: target height × width × 3, rows out_stride bytes apart. Every size ≥ 1. Per axis (in → out):
  * scale = in/out, fs = max(scale, 1), support = 2·fs (bicubic, a = -1/2) or fs (bilinear); the
  * sample at centre c = (x + 1/2)·scale reads [⌊c - support + 1/2⌋, ⌊c + support + 1/2⌋) with the
  * weights f((k - c + 1/2)/fs), normalised in double, then rounded to 22 bits; sums are rounded and
- * clipped to u8 after each pass. The horizontal pass comes first, except where the height shrinks
- * by more than twice as many pixels as the width (Pillow ≥ 13). */
+ * clipped to u8 after each pass. The horizontal pass comes first, except if the height shrinks by
+ * more than twice as many pixels as the width (Pillow ≥ 13). */
 void resize_rgb(uint8_t *out, size_t out_stride, const ResizeTarget *target, const RgbView *in,
                 Interpolation interpolation, ResizeScratch **scratch);
-/* The same without vector instructions: what tests compare with. */
+/* The same without vector instructions, as reference for tests. */
 void resize_rgb_scalar(uint8_t *out, size_t out_stride, const ResizeTarget *target,
                        const RgbView *in, Interpolation interpolation, ResizeScratch **scratch);
 void resize_scratch_free(ResizeScratch **scratch);

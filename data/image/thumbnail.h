@@ -1,4 +1,4 @@
-/* thumbnail: small pictures for pages that people look at. */
+/* thumbnail: small pictures for HTML pages. */
 #ifndef DATA_IMAGE_THUMBNAIL_H
 #define DATA_IMAGE_THUMBNAIL_H
 #include "data/image/image.h"

@@ -16,7 +16,7 @@ static bool broken(VP8StatusCode status, Error *err) {
                          : "damaged");
 }
 
-/* One still picture of width × height pixels to its place in img. */
+/* Decodes one still picture of width × height pixels to its position in img. */
 static bool decode_frame(Image *img, int x, int y, int width, int height, const uint8_t *bytes,
                          size_t size, Error *err) {
     WebPDecoderConfig config;
@@ -38,7 +38,7 @@ static bool decode_frame(Image *img, int x, int y, int width, int height, const 
 }
 
 /* The first ANMF chunk (https://developers.google.com/speed/webp/docs/riff_container): 16 bytes of
- * place and size, then a picture; the rest of the canvas is transparent black. */
+ * position and size, then a picture; the rest of the canvas is transparent black. */
 static bool decode_first_frame(Image *img, const uint8_t *bytes, size_t size, Error *err) {
     enum { RIFF_HEADER = 12, CHUNK_HEADER = 8, FRAME_HEADER = 16 };
     if (size < RIFF_HEADER || le(bytes + 4, 4) > size - CHUNK_HEADER)

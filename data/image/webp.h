@@ -1,10 +1,10 @@
-/* webp: WebP pictures with libwebp. Only image.c calls it. */
+/* webp: WebP pictures with libwebp. */
 #ifndef DATA_IMAGE_WEBP_H
 #define DATA_IMAGE_WEBP_H
 #include "data/image/image.h"
 
-/* Decodes into img; with header_only just width and height. Lossy and lossless, alpha dropped; of
- * an animation the first frame. */
+/* Decodes into img; with header_only, only width and height. Lossy and lossless, alpha dropped; of
+ * an animation, the first frame. */
 bool webp_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
                  Error *err);
 #endif

@@ -4,7 +4,7 @@
 #define DATA_IO_FILE_H
 #include "kernels/base.h"
 
-/* Size and time of the last change: if they are the same, so are the bytes. */
+/* Size and time of the last change; equal stamps mean equal bytes. */
 typedef struct FileStamp {
     uint64_t size;
     int64_t mtime_sec;
@@ -12,7 +12,7 @@ typedef struct FileStamp {
 } FileStamp;
 
 typedef struct File File;
-/* NULL: err names the path. What is not a regular file is refused. */
+/* NULL: err names the path. Anything except a regular file is refused. */
 File *file_open(const char *path, Error *err);
 /* The bytes must outlive the file. */
 File *file_open_memory(const uint8_t *bytes, size_t size);
@@ -20,9 +20,9 @@ uint64_t file_size(const File *f);
 /* Exactly n bytes at `offset`; false if there are fewer (err without the path). Thread-safe. */
 bool file_read(const File *f, void *out, size_t n, uint64_t offset, Error *err);
 void file_close(File *f);
-/* Of a path, without opening it. */
+/* The stamp of a path, without opening it. */
 bool file_stamp(const char *path, FileStamp *s, Error *err);
-bool file_readable(const char *path); /* whether it can be opened */
+bool file_readable(const char *path); /* true if it can be opened */
 
 /* ---- whole files, malloc'd with a NUL after them ---- */
 

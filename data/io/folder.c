@@ -75,7 +75,7 @@ bool names_have(char *const *names, size_t count, const char *name) {
     return bsearch(&name, names, count, sizeof *names, compare_names) != NULL;
 }
 
-/* By descriptors, never through a link: nothing outside the folder can be reached. */
+/* Works on descriptors and never follows links: nothing outside the folder can be reached. */
 static void remove_at(int parent, const char *name) {
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -116,7 +116,7 @@ void folder_make_or_die(const char *path) {
 bool folder_sync(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return false;
-    bool ok = !fsync(fd) || errno == EINVAL; /* EINVAL: a file system without it */
+    bool ok = !fsync(fd) || errno == EINVAL; /* EINVAL: a file system that does not support it */
     close(fd);
     return ok;
 }
@@ -138,7 +138,8 @@ bool folder_replace(const char *from, const char *to) {
 
 bool folder_place(const char *from, const char *to, Error *err) {
     bool ok = !renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
-    if (!ok && (errno == EINVAL || errno == ENOSYS)) { /* a file system without the flag */
+    if (!ok &&
+        (errno == EINVAL || errno == ENOSYS)) { /* a file system that does not support the flag */
         struct stat s;
         if (!lstat(to, &s))
             errno = EEXIST;

@@ -23,7 +23,7 @@ static void fill(Lines *l) {
     }
 }
 
-/* Where a line that fills the whole buffer is cut. */
+/* The length to which a line that fills the whole buffer is cut. */
 static size_t cut_place(const char *s, size_t n) {
     size_t back = 0;
     while (back < 4 && back < n && (s[n - 1 - back] & 0xC0) == 0x80) back++;

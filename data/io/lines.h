@@ -11,7 +11,7 @@ enum { LINES_BLOCK = 1 << 20 };
 typedef struct Lines {
     FILE *file;
     char *buffer;
-    size_t have, taken; /* bytes in the buffer, of which the last block took `taken` */
+    size_t have, taken; /* bytes in the buffer; bytes of the last block served */
     size_t cut;         /* lines that were cut so far */
     bool skipping, ended;
 } Lines;
@@ -21,6 +21,6 @@ void lines_close(Lines *l); /* leaves the file open */
 /* The next block: n > 0 bytes that end with a line feed, except perhaps at the end of the file;
  * valid until the next call. False at the end or if reading fails (see ferror). */
 bool lines_next_block(Lines *l, const char **block, size_t *n);
-/* Takes one line, without its line feed, off the front of a block. False when it is used up. */
+/* Removes one line, without its line feed, from the front of a block. False: the block is empty. */
 bool lines_take(const char **block, size_t *n, const char **line, size_t *line_n);
 #endif

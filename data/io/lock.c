@@ -55,7 +55,7 @@ static bool write_owner(int fd, const Owner *o) {
     return !ftruncate(fd, 0) && pwrite(fd, text, (size_t)n, 0) == n && !fsync(fd);
 }
 
-/* A process that is being killed holds its lock until the system has taken its memory back. */
+/* A killed process holds its lock until the system has reclaimed its memory. */
 static bool flock_soon(int fd) {
     for (int waited = 0; flock(fd, LOCK_EX | LOCK_NB); waited += PAUSE_MS) {
         if (errno != EWOULDBLOCK || waited >= WAIT_MS) return false;
@@ -73,7 +73,7 @@ static bool in_use(const char *folder, const Owner *by, Error *err) {
 static bool is_free(const char *folder, const Owner *was, const Owner *self, int why, Error *err) {
     if (why == EWOULDBLOCK) return in_use(folder, was, err);
     if (!was->pid) return true;
-    if (!strcmp(was->host, self->host)) /* where flock does not work, the process is asked */
+    if (!strcmp(was->host, self->host)) /* if flock does not work, the process is queried */
         return !why || (kill((pid_t)was->pid, 0) && errno == ESRCH) || in_use(folder, was, err);
     if (*was->job && !strcmp(was->job, self->job) && was->start < self->start) return true;
     return error_set(err,
@@ -82,7 +82,7 @@ static bool is_free(const char *folder, const Owner *was, const Owner *self, int
                      folder, was->host, was->pid, folder);
 }
 
-/* Whether `file` is still what was opened: its owner removes it. */
+/* Returns true if the path still names the opened file: its owner removes it. */
 static bool is_same(int fd, const char *file) {
     struct stat a, b;
     return !fstat(fd, &a) && !lstat(file, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;

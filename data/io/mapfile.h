@@ -1,5 +1,4 @@
-/* mapfile: a whole regular file, mapped read-only. For parsers that look at large files in place.
- */
+/* mapfile: a whole regular file, mapped read-only. For parsers that read large files in place. */
 #ifndef DATA_IO_MAPFILE_H
 #define DATA_IO_MAPFILE_H
 #include "kernels/base.h"

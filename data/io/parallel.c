@@ -34,7 +34,7 @@ void parallel_for(size_t n, size_t threads, void (*fn)(void *context, size_t i, 
     Worker *workers = xcalloc(threads, sizeof *workers);
     size_t started = 1;
     for (size_t i = 0; i < threads; i++) workers[i] = (Worker){.job = &job, .number = i};
-    /* fewer threads than asked for do the same work, only later */
+    /* fewer threads than requested do the same work more slowly */
     while (started < threads &&
            pthread_create(&workers[started].thread, NULL, worker_main, &workers[started]) == 0)
         started++;

@@ -12,19 +12,19 @@
 #include <unistd.h>
 
 enum {
-    SLICE_MS = 100,      /* between looks at `stop` */
-    CAPACITY = 1 << 20,  /* of the kernel's buffer: the command works ahead */
+    SLICE_MS = 100,      /* between checks of `stop` */
+    CAPACITY = 1 << 20,  /* of the kernel's buffer, so that the command works ahead */
     FINISH_SECONDS = 10, /* a command may still run after it closed its output */
 };
 
 struct Pipe {
-    int fd, life; /* life: what the watcher waits for; never written to */
+    int fd, life; /* life: the watcher waits until it closes; never written to */
     pid_t pid;    /* 0: standard input, or reaped */
     double seconds;
     const atomic_bool *stop;
-    bool ended; /* its output */
+    bool ended; /* its output has ended */
     int status;
-    Pipe *next; /* all that live, for the program's end */
+    Pipe *next; /* all live pipes, for the program's exit */
 };
 
 static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -40,15 +40,15 @@ static void kill_all(void) {
     pthread_mutex_unlock(&live_lock);
 }
 
-/* Runs the command $1 beside a watcher, which ends all of the process group once the program that
- * started it is no more, however that came: then descriptor 3 closes. */
+/* Runs the command $1 together with a watcher. When the program that started it ends for any
+ * reason, descriptor 3 closes and the watcher kills the process group. */
 static const char script[] = "{ read x; kill -9 0; } <&3 >/dev/null 2>&1 & w=$!; exec 3<&-; "
                              "/bin/sh -c \"$1\"; s=$?; kill $w; wait $w 2>/dev/null; exit $s";
 
-/* In the child, which shares the parent's memory until it has become the shell. */
+/* Runs in the child, which shares the parent's memory until it executes the shell. */
 static void become_shell(const char *command, int out, int life) __attribute__((noreturn));
 static void become_shell(const char *command, int out, int life) {
-    enum { HIGH = 10 }; /* out of the way of the numbers that are given below */
+    enum { HIGH = 10 }; /* above the descriptor numbers that are assigned below */
     sigset_t none;
     setpgid(0, 0);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC), from[] = {null, out, -1, life};
@@ -65,7 +65,7 @@ static void become_shell(const char *command, int out, int life) {
 }
 
 static pid_t spawn(const char *command, int out, int life) {
-    /* unlike fork, it copies no page tables: a training program has many */
+    /* unlike fork, it does not copy the page tables, which are large in a training program */
     pid_t pid = vfork();
     if (pid == 0) become_shell(command, out, life);
     return pid;
@@ -134,14 +134,14 @@ bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err) {
 }
 
 static bool say_status(int status, Error *err) {
-    /* a shell's own status is 128 more than the signal that ended its command */
+    /* a shell's exit status is 128 plus the signal that ended its command */
     int sig = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status) - 128;
     if (sig > 0 && sig < NSIG)
         return error_set(err, "ended by signal %d (%s)", sig, strsignal(sig));
     return WEXITSTATUS(status) == 0 || error_set(err, "exit status %d", WEXITSTATUS(status));
 }
 
-/* The command is no more; its number may be another's from now on. */
+/* The command is reaped; its process id may be reused. */
 static void reaped(Pipe *p) {
     pthread_mutex_lock(&live_lock);
     p->pid = 0;
@@ -151,7 +151,7 @@ static void reaped(Pipe *p) {
 bool pipe_finish(Pipe *p, Error *err) {
     double until = clock_now() + FINISH_SECONDS;
     for (long wait_ns = 100000; p->pid; wait_ns = wait_ns < 50000000 ? wait_ns * 2 : wait_ns) {
-        /* looked at without reaping first: its group is killed while the number is still its own */
+        /* waits without reaping: the group is killed while the process id cannot be reused */
         siginfo_t info = {.si_pid = 0};
         if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
             return error_set(err, "cannot wait for it: %s", strerror(errno));

@@ -8,17 +8,17 @@
 
 typedef struct Pipe Pipe;
 
-/* Starts `/bin/sh -c command` in a separate process group (a Ctrl-C at the terminal is for the
- * program alone), its input empty. seconds: how long one read may wait; stop (may be NULL): once
- * true, reads end. NULL: err says why. */
+/* Starts `/bin/sh -c command` in a separate process group (a Ctrl-C at the terminal reaches only
+ * the program) with empty input. seconds: time limit of one read; stop (may be NULL): once true,
+ * reads end. NULL: err has the reason. */
 Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err);
 /* Standard input; one at a time. */
 Pipe *pipe_stdin(double seconds, const atomic_bool *stop);
-/* Up to n bytes, at least one except at the end. False: nothing came in time, or a read failed. */
+/* Up to n bytes, at least one except at the end. False: a timeout, or a read failed. */
 bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err);
-/* Waits for the command, which has closed its output or is about to. False: it failed; err says
- * "exit status 3" or which signal ended it. */
+/* Waits for the command, which has closed its output or is about to. False: it failed; err is "exit
+ * status 3" or names the signal. */
 bool pipe_finish(Pipe *p, Error *err);
-/* Kills the command if it still runs, and frees. */
+/* Kills the command if it still runs, and frees the Pipe. */
 void pipe_close(Pipe *p);
 #endif

@@ -5,7 +5,7 @@
 
 enum { BAR = 30 };
 
-/* Seconds between two looks: people see a bar move, a log has no use for more than this. */
+/* Seconds between two updates: a bar should be seen to move, a log needs fewer lines. */
 static const double on_terminal = 0.2, in_log = 10;
 
 const char *duration_text(char out[32], double seconds) {

@@ -1,5 +1,5 @@
-/* progress: how far long work has come, on stderr: a bar on a terminal, a line now and then
- * elsewhere. log_quiet silences it. */
+/* progress: reports the progress of long work on stderr: a bar on a terminal, otherwise occasional
+ * lines. log_quiet silences it. */
 #ifndef DATA_IO_PROGRESS_H
 #define DATA_IO_PROGRESS_H
 #include "kernels/base.h"
@@ -11,9 +11,9 @@ typedef struct Progress {
 
 /* what: NULL: nothing is shown. */
 Progress progress_start(const char *what);
-/* words: more to show, or "". */
+/* words: additional text, or "". */
 void progress_show(Progress *p, size_t done, size_t all, const char *words);
 void progress_end(void);
-/* "1:02:03", or "2d03h" from a day on. */
+/* "1:02:03"; from one day on "2d03h". */
 const char *duration_text(char out[32], double seconds);
 #endif

@@ -4,10 +4,10 @@
 #define DATA_IO_RESOURCE_H
 #include "kernels/base.h"
 
-/* The file `name` (a relative path such as configs/models/X.json) under $CLIPC_HOME, beside the
- * binary or up to two folders above it, or in the install prefix's share/clipc; malloc'd, NULL if
- * there is none. */
+/* The file `name` (a relative path such as configs/models/X.json) under $CLIPC_HOME, in the
+ * binary's folder or up to two folders above it, or in the install prefix's share/clipc; malloc'd,
+ * NULL if there is none. */
 char *resource_installed(const char *name);
-/* The same, but the path as given comes first, which may be absolute. */
+/* The same, but first tries the path as given, which may be absolute. */
 char *resource_find(const char *name);
 #endif

@@ -14,7 +14,7 @@ struct Stream {
     uint64_t file_at; /* file offset of the end of `buffer` */
     uint64_t tell;
     uint8_t *buffer;
-    size_t begin, end; /* bytes of buffer not used yet */
+    size_t begin, end; /* unread bytes of buffer */
     ZSTD_DCtx *zstd;   /* NULL: plain */
     bool in_frame, ended;
     StreamFrame *frames;
@@ -41,7 +41,7 @@ static bool refill_source(Stream *s, Error *err) {
     return true;
 }
 
-/* Refills an empty buffer; end == begin afterwards means the end of the file. */
+/* Refills an empty buffer; end == begin afterwards: end of the file. */
 static bool refill(Stream *s, Error *err) {
     if (s->source) return refill_source(s, err);
     size_t n = (size_t)(s->size - s->file_at < BUFFER ? s->size - s->file_at : BUFFER);
@@ -91,7 +91,7 @@ static void add_frame(Stream *s) {
         s->frames = xrealloc(s->frames, size_mul(s->frame_capacity, sizeof *s->frames));
     }
     uint64_t at = s->file_at - (s->end - s->begin);
-    /* a skippable frame holds nothing: the next one begins where it does */
+    /* a skippable frame holds no data: the next frame has the same decompressed offset */
     if (s->frame_count && s->frames[s->frame_count - 1].raw == s->tell) return;
     s->frames[s->frame_count++] = (StreamFrame){at, s->tell};
 }

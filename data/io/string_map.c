@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where s stands, or the empty slot where it would. */
+/* The slot of s, or the empty slot where it would be inserted. */
 static uint32_t *find_slot(const StringMap *m, const char *s) {
     uint64_t hash = fnv_hash(FNV_START, s, strlen(s));
     size_t at = (hash ^ hash >> 32) & (m->slot_count - 1);

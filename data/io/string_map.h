@@ -1,4 +1,4 @@
-/* string_map: strings to the numbers 0, 1, … in the order of their first appearance. */
+/* string_map: maps strings to 0, 1, … in the order of their first appearance. */
 #ifndef DATA_IO_STRING_MAP_H
 #define DATA_IO_STRING_MAP_H
 #include "kernels/base.h"
@@ -8,9 +8,10 @@ typedef struct StringMap {
     size_t count, capacity;
     uint32_t *slots; /* [slot_count], a power of 2: number + 1, open addressing */
     size_t slot_count;
-} StringMap; /* starts as zeros */
+} StringMap; /* zero-initialised */
 
-/* The string's number; *added (may be NULL): whether it is new, so that its pointer is kept. */
+/* Returns the string's number. *added (may be NULL): true if it is new, in which case its pointer
+ * is kept. */
 uint32_t string_map_put(StringMap *m, const char *s, bool *added);
 /* UINT32_MAX: not there. */
 uint32_t string_map_find(const StringMap *m, const char *s);

@@ -120,7 +120,7 @@ bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
         return false;
     }
     char *folder = xstrdup(w->path);
-    folder_sync(dirname(folder)); /* makes the rename last; not all file systems can do it */
+    folder_sync(dirname(folder)); /* makes the rename durable; not all file systems support it */
     free(folder);
     if (frames) {
         *count = w->count ? w->count - 1 : 0;

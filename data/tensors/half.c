@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* Without F16C: the compiler's own conversions, one number a call. */
+/* Without F16C: the compiler's conversions, one number per call. */
 #if defined __F16C__ && defined __AVX__
 #include <immintrin.h>
 

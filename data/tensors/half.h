@@ -1,4 +1,4 @@
-/* half: arrays of IEEE float16 to and from float32. Any file may call it. */
+/* half: arrays of IEEE float16 to and from float32. */
 #ifndef DATA_TENSORS_HALF_H
 #define DATA_TENSORS_HALF_H
 #include <stddef.h>
@@ -6,6 +6,6 @@
 
 /* Exact. */
 void half_to_floats(float *out, const uint16_t *in, size_t n);
-/* Rounded to nearest even; beyond 65504 infinite. */
+/* Rounded to nearest even; beyond 65504 the result is infinite. */
 void half_from_floats(uint16_t *out, const float *in, size_t n);
 #endif

@@ -121,7 +121,7 @@ bool npy_write_f32(const char *path, const float *data, const size_t *shape, int
 
 /* ---- reading ---- */
 
-/* The value's text behind 'key': in the header's dictionary; NULL when absent. */
+/* The text of the value after 'key': in the header's dictionary; NULL if absent. */
 static const char *value_of(const char *header, const char *key) {
     const char *at = strstr(header, key);
     if (!at) return NULL;
@@ -153,8 +153,8 @@ static bool parse_header(const char *header, NpyType *type, size_t *rows, size_t
     return true;
 }
 
-/* What a file of `size` bytes holds, whose first `have` are at `start`; *at: where the array
- * starts. Its size is as the header says. */
+/* Parses the header of a file of `size` bytes, whose first `have` are at `start`. *at: offset of
+ * the array. The file's size is checked against the header. */
 static bool read_header(const unsigned char *start, size_t have, uint64_t size, NpyType *type,
                         size_t *rows, size_t *cols, size_t *at, Error *err) {
     char header[MAX_HEADER + 1];
@@ -191,7 +191,7 @@ static bool read_array(const File *f, float **data, size_t *rows, size_t *cols, 
     return false;
 }
 
-/* Puts the path before what `inner` says. */
+/* Sets err to the path followed by the text of `inner`. */
 static bool done(const char *path, bool ok, const Error *inner, Error *err) {
     return ok || error_set(err, "%.200s: %.300s", path, inner->text);
 }

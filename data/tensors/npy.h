@@ -3,7 +3,7 @@
 #define DATA_TENSORS_NPY_H
 #include "data/io/mapfile.h"
 
-/* float32 of any number of dimensions; written beside and renamed. */
+/* float32 of any number of dimensions; written under a temporary name and renamed. */
 bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err);
 /* A 2-D float32 array, malloc'd [rows, cols]. */
 bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err);
@@ -20,8 +20,9 @@ void npy_unmap(NpyMap *m);
 
 #define NPY_TYPES(X) X(NPY_F32, "f32") X(NPY_F16, "f16")
 typedef enum { NPY_TYPES(CHOICE_NAME) } NpyType;
-/* Row by row, when the whole does not fit: open with the final shape, append rows, close (which
- * renames). After a failed append, close frees the writer and fails; nothing is left behind. */
+/* Writes row by row if the whole does not fit in memory: open with the final shape, append rows,
+ * close (which renames). After a failed append, close frees the writer, removes the file and
+ * fails. */
 typedef struct NpyWriter NpyWriter;
 NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err);
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);

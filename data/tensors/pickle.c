@@ -6,9 +6,9 @@
 
 enum { MAX_BYTES = 4 << 20 }; /* the largest published models take half a megabyte */
 
-/* Names that may stand in a file of tensors, as "module name". What is made of them: make(). */
+/* Names that a file of tensors may contain, as "module name"; make() builds their values. */
 typedef enum {
-    MAKE_NOTHING, /* storage classes: only named */
+    MAKE_NOTHING, /* storage classes: only their name is used */
     MAKE_DICT,
     MAKE_TENSOR,
     MAKE_FIRST /* the first argument: a tensor as parameter, a typed list, a size */
@@ -51,11 +51,11 @@ typedef struct Reader {
     size_t mark_count, mark_room;
     PickleValue **memo;
     size_t memo_room, memo_count;
-    size_t copied; /* items that were put into a second value */
+    size_t copied; /* items that were copied into a second value */
     Error *err;
 } Reader;
 
-/* error_set returns false; written so, the compiler knows that what failed is not used. */
+/* error_set returns false; this form shows the compiler that the result of a failure is unused. */
 #define FAIL(r, ...) (error_set((r)->err, __VA_ARGS__), false)
 
 /* ---- bytes ---- */
@@ -88,7 +88,7 @@ static bool is_utf8(const unsigned char *s, size_t n) {
     return true;
 }
 
-/* Up to a line feed, which is passed over. */
+/* Reads up to a line feed, and skips it. */
 static bool take_line(Reader *r, const unsigned char **line, size_t *n) {
     const unsigned char *feed = memchr(r->at, '\n', (size_t)(r->end - r->at));
     if (!feed) return truncated(r);
@@ -138,7 +138,7 @@ static bool push_text(Reader *r, const unsigned char *s, size_t n) {
     return true;
 }
 
-/* Where the values above the last mark begin; without a mark nothing may be taken. */
+/* The index of the first value above the last mark; without a mark nothing may be popped. */
 static size_t floor_of(const Reader *r) { return r->mark_count ? r->marks[r->mark_count - 1] : 0; }
 
 static bool pop(Reader *r, PickleValue **v) {
@@ -161,7 +161,7 @@ static void mark(Reader *r) {
     r->marks[r->mark_count++] = r->height;
 }
 
-/* Takes the values above the last mark, which goes: *n of them at r->stack + r->height. */
+/* Pops the values above the last mark, and the mark: *n values at r->stack + r->height. */
 static bool pop_mark(Reader *r, size_t *n) {
     if (!r->mark_count) return FAIL(r, "pickle: a mark is missing");
     size_t at = r->marks[--r->mark_count];
@@ -178,7 +178,7 @@ static void append(PickleValue *v, PickleValue *item) {
     v->items[v->count++] = item;
 }
 
-/* Items may be copied as often as a byte could have named them: values that are shared must not
+/* The number of copied items is bounded by the pickle's bytes, so that shared values cannot
  * multiply. */
 static bool may_copy(Reader *r, size_t n) {
     r->copied += n;
@@ -294,7 +294,7 @@ static bool make_tensor(Reader *r, const PickleValue *args) {
     return true;
 }
 
-/* OrderedDict([(key, value), …]), as old writers have it. */
+/* OrderedDict([(key, value), …]), as old writers store it. */
 static bool make_dict(Reader *r, const PickleValue *args) {
     PickleValue *v = new_value(r, PICKLE_DICT);
     const PickleValue *pairs = args->count ? args->items[0] : NULL;
@@ -328,7 +328,7 @@ static bool reduce(Reader *r) {
     return true;
 }
 
-/* A TorchScript module: its attributes come with build(). */
+/* A TorchScript module: build() sets its attributes. */
 static bool new_object(Reader *r) {
     PickleValue *args, *class;
     if (!pop(r, &args) || !pop(r, &class)) return false;
@@ -348,7 +348,7 @@ static bool build(Reader *r) {
     return true;
 }
 
-/* ('storage', class, key, place, elements): what is stored beside the pickle. */
+/* ('storage', class, key, place, elements): data stored outside the pickle. */
 static bool persistent(Reader *r) {
     PickleValue *id;
     if (!pop(r, &id)) return false;
@@ -422,7 +422,7 @@ static bool sized_int(Reader *r, size_t n) {
     return push_int(r, n == 4 ? (int64_t)(int32_t)(uint32_t)x : (int64_t)x);
 }
 
-/* Of the opcodes, those that carry an index or a length; the rest is in step(). */
+/* The opcodes that carry an index or a length; the rest is in step(). */
 static bool step_sized(Reader *r, unsigned char op) {
     uint64_t n;
     switch (op) {

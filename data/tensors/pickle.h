@@ -1,6 +1,6 @@
 /* pickle: a restricted reader of Python's pickles, for PyTorch's checkpoints. Values become a tree
- * of plain data; nothing is ever called or imported. Names of classes and functions are compared
- * with a short list (tensors, storages, OrderedDict, TorchScript's modules and lists); any other is
+ * of plain data; nothing is ever called or imported. Names of classes and functions must be in a
+ * short list (tensors, storages, OrderedDict, TorchScript's modules and lists); any other name is
  * an error that names it. Source: Python, Lib/pickletools.py (protocols 2 to 4); PyTorch,
  * torch/serialization.py and torch/csrc/jit/serialization. */
 #ifndef DATA_TENSORS_PICKLE_H
@@ -24,7 +24,7 @@ typedef enum {
 
 typedef struct PickleValue PickleValue;
 
-/* Copied when the tensor is made: the lists that described it may still grow. */
+/* Copied when the tensor is built, because the lists that describe it may still grow. */
 typedef struct PickleTensor {
     const PickleValue *storage;
     size_t offset, ndim; /* in elements */
@@ -34,7 +34,7 @@ typedef struct PickleTensor {
 struct PickleValue {
     PickleKind kind;
     union {
-        int64_t integer; /* of a bool too */
+        int64_t integer; /* also of a bool */
         double number;
         PickleTensor *tensor;
     };
@@ -42,15 +42,16 @@ struct PickleValue {
     const char *name;
     PickleValue **items;
     size_t count, room;
-    PickleValue *next; /* of the pickle's values, to free them */
+    PickleValue *next; /* list of the pickle's values, to free them */
 };
 
 typedef struct Pickle {
     PickleValue *root, *all;
 } Pickle;
 
-/* Memory is bounded by about a hundred times the bytes, of which at most 4 MiB are taken. Values
- * may be shared, and lists may even hold themselves: who walks must bound depth and visits. */
+/* Memory is bounded by about a hundred times the bytes; at most 4 MiB of bytes are accepted. Values
+ * may be shared, and lists may contain themselves: callers that walk the tree must bound depth and
+ * visits. */
 bool pickle_parse(Pickle *p, const unsigned char *bytes, size_t n, Error *err);
 void pickle_free(Pickle *p);
 /* The value of a string key in a dict or object; NULL: absent. */

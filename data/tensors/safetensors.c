@@ -14,8 +14,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are stored little-endian");
 
-/* A header of thousands of tensors is far below this; a parsed one may take some twenty times as
- * much memory. */
+/* A header of thousands of tensors is far smaller; a parsed one may use about twenty times as much
+ * memory. */
 enum { MAX_HEADER = 8 << 20 };
 
 static const struct {
@@ -49,7 +49,7 @@ static bool parse_shape(Tensor *t, const json_t *shape) {
     return true;
 }
 
-/* data_end rises to the furthest byte any tensor has. */
+/* data_end is raised to the end of the last tensor. */
 static bool parse_tensor(Tensor *t, const char *name, const json_t *entry,
                          const unsigned char *data, size_t data_size, size_t *data_end,
                          Error *err) {
@@ -176,7 +176,7 @@ static float f32_of_bits(uint32_t bits) {
 }
 
 static uint16_t bf16_of_f32(uint32_t bits) {
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64); /* NaN stays one */
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64); /* NaN stays NaN */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
@@ -226,9 +226,9 @@ bool tensor_read_f32(const Tensor *t, size_t first, size_t n, float *out) {
 struct SafetensorsWriter {
     char *path;
     int fd;
-    size_t left; /* bytes that are still to come */
+    size_t left; /* bytes still to be written */
     uint32_t crc;
-    off_t crc_at; /* where the header has its digits */
+    off_t crc_at; /* offset of its digits in the header */
     bool failed;
     Error err;
 };
@@ -278,9 +278,9 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
     for (size_t i = 0; i < count; i++) {
         json_t *entry = header_entry(&tensors[i], &w->left);
         int rc = json_object_set_new(header, tensors[i].name, entry);
-        assert(rc == 0); /* a name that is not UTF-8 */
+        assert(rc == 0); /* fails for a name that is not UTF-8 */
     }
-    assert(json_object_size(header) == count + 1); /* a name twice */
+    assert(json_object_size(header) == count + 1); /* fails for a duplicate name */
     char *text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
     assert(text);

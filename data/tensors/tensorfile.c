@@ -12,7 +12,7 @@ struct TensorPart {
     TorchFile torch;
 };
 
-/* A PyTorch file by its first bytes; anything else is taken for safetensors. */
+/* A PyTorch file is recognised by its first bytes; anything else is read as safetensors. */
 static bool looks_like_torch(const char *path) {
     uint8_t *first;
     size_t n;

@@ -1,5 +1,5 @@
-/* tensorfile: named tensors of one checkpoint file: safetensors or PyTorch's, told by their first
- * bytes, or a JSON index over several of them (Hugging Face's `*.index.json`). */
+/* tensorfile: named tensors of one checkpoint file: safetensors or PyTorch's, recognised by their
+ * first bytes, or a JSON index over several of them (Hugging Face's `*.index.json`). */
 #ifndef DATA_TENSORS_TENSORFILE_H
 #define DATA_TENSORS_TENSORFILE_H
 #include "data/tensors/safetensors.h"
@@ -13,13 +13,13 @@ typedef struct TensorFile {
 } TensorFile;
 
 bool tensorfile_open(TensorFile *f, const char *path, Error *err);
-/* Whether the bytes are those that were written, as far as the files carry checksums. */
+/* Returns true if the bytes match the checksums of the files that have any. */
 bool tensorfile_verify(const TensorFile *f, Error *err);
-/* The checksum that the file itself carries; NULL: it has none, or it is several files. */
+/* The checksum stored in the file; NULL: it has none, or there are several files. */
 const char *tensorfile_checksum(const TensorFile *f);
 void tensorfile_close(TensorFile *f);
 
-/* The index alone: names of tensors and of the file each is in. */
+/* The index only: names of tensors and the file of each. */
 typedef struct TensorIndex {
     char **tensors;
     size_t *file_of; /* of each tensor, in files */

@@ -7,7 +7,7 @@
 
 enum { MAX_INDEX = 8 << 20, MAX_FILES = 1024, MAX_TENSORS = 1 << 14 };
 
-/* The files stand beside the index: a name that leads elsewhere is refused. */
+/* The files are in the index's folder; a name that leads elsewhere is refused. */
 static bool plain_name(const char *name) {
     return *name && *name != '.' && !strchr(name, '/') && strlen(name) < 256;
 }

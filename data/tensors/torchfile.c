@@ -48,7 +48,7 @@ static bool find_storage(Walk *w, const PickleValue *s, size_t size, const unsig
     return ok;
 }
 
-/* Elements of the storage that the tensor's corners reach; false: an overflow. */
+/* *end: one past the last storage element that the tensor reads; false: an overflow. */
 static bool reach(const Tensor *t, const size_t *stride, size_t offset, size_t *end) {
     *end = offset;
     for (int d = 0; d < t->ndim; d++) {
@@ -69,7 +69,7 @@ static bool is_row_major(const Tensor *t, const size_t *stride) {
     return true;
 }
 
-/* Lays out the elements in row-major order. */
+/* Copies the elements in row-major order. */
 static const void *gather(TorchFile *f, const Tensor *t, const size_t *stride,
                           const unsigned char *from, size_t size) {
     unsigned char *to = xmalloc(size_mul(t->count, size));
@@ -108,7 +108,7 @@ static bool read_tensor(Walk *w, Tensor *t, const PickleTensor *p, Error *err) {
     if (!read_shape(t, stride, p)) return error_set(err, "its shape is not usable");
     if (!find_storage(w, s, size, &data, err)) return false;
     if (!t->count) return true;
-    /* a tensor with more elements than its storage is one that repeats them */
+    /* a tensor with more elements than its storage repeats them */
     if (!reach(t, stride, offset, &end) || end > (size_t)s->integer ||
         t->count > (size_t)s->integer)
         return error_set(err, "it reaches beyond its data");
@@ -179,7 +179,7 @@ static bool read_tree(Walk *w, const PickleValue *root, Error *err) {
 
 /* ---- the archive ---- */
 
-/* "archive/data.pkl", the folder having the name that the file once had. */
+/* "archive/data.pkl"; the folder has the file's original name. */
 static const ZipMember *find_pickle(const Zip *z, Error *err) {
     static const char name[] = "/data.pkl";
     for (size_t i = 0; i < z->count; i++) {

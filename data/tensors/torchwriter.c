@@ -7,7 +7,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
-/* Data starts at multiples of 64, as PyTorch has it; the gap is an extra field of the header. */
+/* Data starts at multiples of 64, as in PyTorch's files; the gap is an extra field of the
+ * header. */
 enum { ALIGN = 64, LOCAL_SIZE = 30, NAME = 40, OVERFLOWN = 0xffff };
 static const uint64_t limit = 0xffffffff;
 
@@ -21,7 +22,7 @@ struct TorchWriter {
     char *path;
     FILE *f;
     uint64_t at;     /* bytes written */
-    Record *records; /* those begun; the last may be open */
+    Record *records; /* those started; the last may be open */
     size_t count;
     size_t *sizes; /* bytes of each tensor */
     size_t tensors, next;
@@ -62,7 +63,7 @@ static void begin(TorchWriter *w, const char *name, uint64_t size) {
     put_int(w, 20, 2);
     put_int(w, 1 << 11, 2); /* names are UTF-8 */
     put_int(w, 0, 6);       /* stored; no time */
-    put_int(w, 0, 4);       /* the checksum comes in the end */
+    put_int(w, 0, 4);       /* the checksum is written at the end */
     put_int(w, size, 4);
     put_int(w, size, 4);
     put_int(w, length, 2);
@@ -201,7 +202,7 @@ static void say_tensor(FILE *f, const Tensor *t, size_t number) {
     say(f, "ccollections\nOrderedDict\n)RtR");
 }
 
-/* malloc'd; *n: its bytes. */
+/* malloc'd; *n: its size in bytes. */
 static char *make_pickle(const Tensor *tensors, size_t count, size_t *n) {
     char *text = NULL;
     FILE *f = open_memstream(&text, n);
@@ -216,7 +217,7 @@ static char *make_pickle(const Tensor *tensors, size_t count, size_t *n) {
 
 /* ---- the writer ---- */
 
-/* Members of the tensors whose turn it is, those without bytes included. */
+/* Opens and closes members up to the tensor whose bytes are next, including empty tensors. */
 static void begin_next(TorchWriter *w) {
     while (!w->left && w->next < w->tensors) {
         char name[NAME - 8];

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <zlib.h>
 
-/* Sizes of the fixed parts of records, and how far from the end the last one can start. */
+/* Sizes of the fixed parts of records, and the greatest distance of the end record from the end. */
 enum {
     END_SIZE = 22,
     END64_SIZE = 56,
@@ -23,7 +23,7 @@ typedef struct Directory {
     uint64_t start, size, count;
 } Directory;
 
-/* The end record is the last thing in the file but for a comment. */
+/* The end record is the last record; only a comment may follow it. */
 static bool find_end(const unsigned char *b, size_t n, size_t *at) {
     for (size_t back = END_SIZE; back <= n && back <= END_SIZE + MAX_COMMENT; back++) {
         const unsigned char *p = b + n - back;
@@ -35,7 +35,7 @@ static bool find_end(const unsigned char *b, size_t n, size_t *at) {
     return false;
 }
 
-/* The 64-bit record, where the fields of the short one overflow. */
+/* The 64-bit record, used if fields of the short one overflow. */
 static bool read_end64(const unsigned char *b, size_t end, Directory *d, Error *err) {
     if (end < LOCATOR_SIZE || u32(b + end - LOCATOR_SIZE) != 0x07064b50)
         return error_set(err, "zip: the 64-bit directory is not to be found");
@@ -60,7 +60,8 @@ static bool find_directory(const unsigned char *b, size_t n, Directory *d, Error
     return true;
 }
 
-/* What of size, compressed size and offset overflowed stands in this extra field, in this order. */
+/* This extra field holds those of size, compressed size and offset that overflowed, in this
+ * order. */
 static bool read_extra64(const unsigned char *p, size_t n, uint64_t *const fields[3]) {
     while (n >= 4) {
         size_t length = u16(p + 2);
@@ -82,7 +83,7 @@ static bool read_extra64(const unsigned char *p, size_t n, uint64_t *const field
     return *fields[0] != 0xffffffff && *fields[1] != 0xffffffff && *fields[2] != 0xffffffff;
 }
 
-/* One entry of the directory at p, of at most n bytes; *used: how many it has. */
+/* One entry of the directory at p, of at most n bytes; *used: its length. */
 static bool read_entry(ZipMember *m, const unsigned char *bytes, size_t total,
                        const unsigned char *p, size_t n, size_t *used, Error *err) {
     if (n < ENTRY_SIZE || u32(p) != 0x02014b50) return error_set(err, "zip: a damaged directory");

@@ -1,6 +1,6 @@
 /* zip: the members of a zip archive in memory, without unpacking: PyTorch's checkpoints are
- * archives whose data is stored, not compressed. Zip64 is understood. Source: PKWARE's
- * APPNOTE 6.3.9, 4.3. */
+ * archives whose data is stored, not compressed. Zip64 is supported. Source: PKWARE's APPNOTE
+ * 6.3.9, 4.3. */
 #ifndef DATA_TENSORS_ZIP_H
 #define DATA_TENSORS_ZIP_H
 #include "kernels/base.h"
@@ -10,7 +10,7 @@ typedef struct ZipMember {
     bool stored; /* false: compressed or encrypted, so without data here */
     uint32_t crc;
     size_t size;
-    const unsigned char *data; /* inside the archive; NULL where not stored */
+    const unsigned char *data; /* inside the archive; NULL if not stored */
 } ZipMember;
 
 typedef struct Zip {
@@ -18,10 +18,11 @@ typedef struct Zip {
     size_t count;
 } Zip;
 
-/* The archive's bytes must outlive the Zip. False: damaged, or a member lies outside. */
+/* The archive's bytes must outlive the Zip. False: damaged, or a member is out of bounds. */
 bool zip_open(Zip *z, const unsigned char *bytes, size_t n, Error *err);
-const ZipMember *zip_find(const Zip *z, const char *name); /* NULL when absent */
-/* Whether a stored member's bytes have their checksum; 0 says that the writer computed none. */
+const ZipMember *zip_find(const Zip *z, const char *name); /* NULL if absent */
+/* Returns true if a stored member's bytes match its checksum; 0 means that the writer computed
+ * none. */
 bool zip_verify(const ZipMember *m, Error *err);
 void zip_close(Zip *z);
 #endif

@@ -19,7 +19,7 @@ enum {
 
 typedef struct Pair {
     uint32_t key; /* left << 16 | right; all ones: free */
-    uint32_t id;  /* what they merge into; the lower, the earlier */
+    uint32_t id;  /* their merge; lower ids were merged earlier */
 } Pair;
 
 typedef struct Bpe {
@@ -27,7 +27,7 @@ typedef struct Bpe {
     size_t merges;
     uint16_t byte_ids[256];
     Pair *pairs;
-    char *strings; /* the symbols' bytes, end to end; WORD_END as in the file */
+    char *strings; /* the symbols' bytes, concatenated; WORD_END as in the file */
     uint32_t *starts;
 } Bpe;
 
@@ -59,10 +59,10 @@ typedef struct Symbols {
     Bpe *bpe;
     uint16_t *slots;
     size_t count;
-    uint16_t byte_of[512]; /* the file's alphabet; NO_ID elsewhere */
+    uint16_t byte_of[512]; /* the file's alphabet; NO_ID for other code points */
 } Symbols;
 
-/* The slot that holds the symbol of these bytes, or the free one where it belongs. */
+/* The slot of the symbol with these bytes, or the free slot where it would be inserted. */
 static uint16_t *find_symbol(const Symbols *s, const char *bytes, size_t n) {
     const Bpe *b = s->bpe;
     for (uint64_t h = hash_bytes(bytes, n);; h++) {
@@ -82,7 +82,8 @@ static void add_symbol(Symbols *s, const char *bytes, size_t n) {
     s->count++;
 }
 
-/* One part of a merge, from the file's alphabet to bytes in place. False: not of the alphabet. */
+/* Converts one part of a merge in place from the file's alphabet to bytes. False: not of the
+ * alphabet. */
 static bool to_bytes(const Symbols *s, char *part, size_t *n) {
     size_t out = 0;
     for (size_t i = 0; i < *n;) {
@@ -140,8 +141,8 @@ static void add_bytes(Symbols *s) {
     }
 }
 
-/* Every line after the first; an empty one, also that after the last line feed, takes an id, as it
- * does in open_clip's loader. */
+/* Reads every line after the first. An empty line, also the one after the last line feed, uses an
+ * id, as in open_clip's loader. */
 static bool read_merges(Symbols *s, char *text, size_t n, Error *err) {
     char *end = text + n, *p = memchr(text, '\n', n);
     bool any = false;
@@ -193,7 +194,7 @@ static Tokenizer *bpe_load(char *text, size_t n, Error *err) {
 
 /* ---- back to a file ---- */
 
-/* Appends the symbol in the file's alphabet: two bytes at most for each of its own. */
+/* Appends the symbol in the file's alphabet: at most two bytes for each of its bytes. */
 static char *put_symbol(char *to, const Bpe *b, uint32_t id) {
     for (uint32_t i = b->starts[id]; i < b->starts[id + 1]; i++)
         to += utf8_encode(bpe_byte_symbol((unsigned char)b->strings[i]), to);
@@ -235,11 +236,11 @@ typedef struct Slot {
     uint16_t bytes, ids;
 } Slot;
 
-/* What merging one word needs, by place of its bytes; grows to the longest word. */
+/* Arrays for merging one word, indexed by byte position; they grow to the longest word. */
 typedef struct Work {
     size_t room;
-    uint16_t *ids;    /* the symbol that begins here; NO_ID: merged into an earlier one */
-    uint16_t *merged; /* what it and the next one merge into, or NO_ID */
+    uint16_t *ids;    /* the symbol that begins here; NO_ID: part of an earlier symbol */
+    uint16_t *merged; /* the merge of it and the next symbol, or NO_ID */
     uint32_t *next, *previous;
     uint64_t *heap; /* merged << 32 | place, lowest first */
     size_t heap_count;
@@ -309,7 +310,7 @@ static uint64_t heap_pop(Work *w) {
     return top;
 }
 
-/* Looks up what the symbols at `place` and after it merge into. */
+/* Looks up the merge of the symbol at `place` and the next one. */
 static void queue_pair(const Bpe *b, Work *w, size_t place, size_t n) {
     w->merged[place] = NO_ID;
     if (w->next[place] >= n) return;
@@ -319,9 +320,9 @@ static void queue_pair(const Bpe *b, Work *w, size_t place, size_t n) {
     heap_push(w, (uint64_t)pair->id << 32 | place);
 }
 
-/* Merges the pair of lowest rank, leftmost first, until there is none; the ids are left at the
- * front of w->ids. A merge's own pairs always rank after it (bpe_load sees to that), so one merge
- * at a time does what a pass over all equal pairs does. */
+/* Merges the pair of lowest rank, leftmost first, until there is none; the ids end up at the front
+ * of w->ids. Pairs that contain a merge always rank after it (bpe_load checks this), so merging one
+ * pair at a time equals a pass over all equal pairs. */
 static size_t merge_word(const Bpe *b, Work *w, const char *word, size_t n) {
     work_reserve(w, n);
     w->heap_count = 0;
@@ -364,7 +365,7 @@ static void cache_add(BpeCache *c, uint64_t hash, const char *word, size_t n, si
     c->words++;
 }
 
-/* The ids of one word; they stand until the next call. */
+/* The ids of one word, valid until the next call. */
 static const uint16_t *word_ids(const Bpe *b, BpeCache *c, const char *word, size_t n,
                                 size_t *count) {
     bool cached = n <= MAX_CACHED_WORD;
@@ -383,8 +384,8 @@ static const uint16_t *word_ids(const Bpe *b, BpeCache *c, const char *word, siz
     return c->work.ids;
 }
 
-/* Start token, the caption's ids, end token; a caption that is too long ends with its last id
- * replaced by the end token, as in open_clip. */
+/* Start token, the caption's ids, end token. If a caption is too long, it is cut and the end token
+ * replaces its last id, as in open_clip. */
 static size_t bpe_encode(TokenizerCache *cache, const char *text, size_t bytes, size_t context,
                          int32_t *ids) {
     BpeCache *c = (BpeCache *)cache;
@@ -410,7 +411,7 @@ static size_t bpe_encode(TokenizerCache *cache, const char *text, size_t bytes, 
 
 /* ---- decode ---- */
 
-/* A blank after each word; U+FFFD for what is not UTF-8 and for U+0000. */
+/* A blank after each word; U+FFFD for invalid UTF-8 and for U+0000. */
 static char *bpe_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
     const Bpe *b = (const Bpe *)t;
     size_t total = 0;

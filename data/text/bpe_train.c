@@ -1,5 +1,5 @@
-/* Pair counts are kept up to date word by word, so that a merge costs only what it changes. Source:
- * Sennrich et al. 2016, section 3.2. */
+/* Pair counts are updated word by word, so that the cost of a merge is proportional to the words
+ * that it changes. Source: Sennrich et al. 2016, section 3.2. */
 #include "data/text/bpe_train.h"
 
 #include "data/io/lines.h"
@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { MAX_WORD = 255 }; /* bytes; longer ones are no words */
+enum { MAX_WORD = 255 }; /* bytes; longer words are skipped */
 
 typedef struct Word {
     size_t first; /* its symbols in Trainer.symbols */
@@ -24,7 +24,7 @@ typedef struct Word {
 typedef struct Pair {
     uint32_t key;           /* left << 16 | right */
     uint64_t count, queued; /* queued: the largest count the heap holds for it */
-    uint32_t *words;        /* where it occurs, or did */
+    uint32_t *words;        /* words in which it occurs or occurred */
     uint32_t word_count, word_room;
 } Pair;
 
@@ -45,7 +45,7 @@ typedef struct Trainer {
     size_t pair_count, pair_room, pair_slot_count;
     Candidate *heap;
     size_t heap_count, heap_room;
-    char *strings[BPE_MAX_VOCAB]; /* each symbol as the file writes it */
+    char *strings[BPE_MAX_VOCAB]; /* each symbol in the file's alphabet */
     uint32_t keys[BPE_MAX_MERGES];
     size_t merges;
 } Trainer;
@@ -143,7 +143,7 @@ static Pair *find_pair(Trainer *t, uint32_t key) {
     return &t->pairs[*slot - 1];
 }
 
-/* The more frequent first, then the lower ids. */
+/* More frequent pairs first, then lower ids. */
 static bool goes_before(Candidate a, Candidate b) {
     return a.count != b.count ? a.count > b.count : a.key < b.key;
 }
@@ -173,14 +173,14 @@ static Candidate heap_pop(Trainer *t) {
 
 static uint32_t key_at(const uint16_t *symbols) { return (uint32_t)symbols[0] << 16 | symbols[1]; }
 
-/* Takes a word's pairs out of the counts. */
+/* Subtracts a word's pairs from the counts. */
 static void remove_word(Trainer *t, uint32_t number) {
     const Word *w = &t->words[number];
     for (uint32_t i = 0; i + 1 < w->length; i++)
         find_pair(t, key_at(t->symbols + w->first + i))->count -= w->count;
 }
 
-/* Adds them; those that grow beyond what the heap knows are queued again. */
+/* Adds them; a pair whose count exceeds its largest queued count is queued again. */
 static void add_word(Trainer *t, uint32_t number) {
     const Word *w = &t->words[number];
     for (uint32_t i = 0; i + 1 < w->length; i++) {
@@ -216,7 +216,7 @@ static void merge_in_word(Trainer *t, uint32_t number, uint32_t key, uint16_t id
     add_word(t, number);
 }
 
-/* ---- the whole ---- */
+/* ---- training ---- */
 
 /* The bytes' symbols, in the order of their ids; `ids` gets each byte's. */
 static void add_bytes(Trainer *t, uint16_t *ids) {
@@ -233,8 +233,8 @@ static void add_bytes(Trainer *t, uint16_t *ids) {
     }
 }
 
-/* Merges the pair everywhere. Its symbol is new: a stretch of bytes that ends up as one symbol went
- * through the same merges wherever it stands. */
+/* Merges the pair everywhere. Its symbol is new: a byte string that becomes one symbol goes through
+ * the same merges wherever it occurs. */
 static void merge(Trainer *t, Pair *p) {
     uint32_t key = p->key;
     size_t id = 512 + t->merges;
@@ -271,8 +271,8 @@ static void learn(Trainer *t, size_t merges) {
     }
 }
 
-/* A finished file or none: written beside and renamed. No line feed after the last merge, which
- * open_clip's loader would count as one more. */
+/* Atomic: written under a temporary name and renamed. No line feed follows the last merge, because
+ * open_clip's loader would count one more. */
 static bool write_merges(const Trainer *t, const char *path, Error *err) {
     size_t n = strlen(path);
     bool packed = n > 3 && strcmp(path + n - 3, ".gz") == 0;

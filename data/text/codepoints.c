@@ -45,8 +45,9 @@ static int by_class(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Sorts a run of combining marks by combining class, stably. Short runs, the usual, are inserted;
- * a long one is packed as class, place, mark and sorted, so that hostile text stays n log n. */
+/* Sorts a run of combining marks by combining class, stably. Short runs, the common case, use
+ * insertion sort. A long run is packed as (class, position, mark) and sorted, so that hostile text
+ * costs n log n. */
 static void order_marks(uint32_t *marks, size_t n) {
     if (n <= 16) {
         for (size_t i = 1; i < n; i++) {

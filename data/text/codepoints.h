@@ -23,7 +23,7 @@ static inline void codepoints_swap(CodePoints *a, CodePoints *b) {
     *a = *b, *b = t;
 }
 
-/* Appends the text; what is not UTF-8 becomes U+FFFD. */
+/* Appends the text; invalid UTF-8 becomes U+FFFD. */
 void codepoints_from_utf8(CodePoints *c, const char *s, size_t n);
 /* Normalization form C (Unicode annex 15). */
 void codepoints_nfc(CodePoints *c);

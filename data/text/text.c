@@ -1,5 +1,5 @@
-/* text: see the header. Plain ASCII, which most captions are, needs none of the repairs and takes a
- * path of its own. */
+/* text: see the header. Plain ASCII, the common case, needs no repairs and takes a separate
+ * path. */
 #include "data/text/text.h"
 #include "data/text/codepoints.h"
 #include "data/text/text_fix.h"
@@ -17,7 +17,7 @@ struct TextCleaner {
 };
 
 uint8_t text_class_of[0x110000];
-/* Of an ASCII byte: how it splits. */
+/* The kind of an ASCII byte in splitting. */
 enum { BYTE_OTHER, BYTE_LETTER, BYTE_NUMBER, BYTE_GAP, BYTE_HIGH };
 static uint8_t byte_kind[256];
 
@@ -63,8 +63,8 @@ static void reserve_out(TextCleaner *t, size_t n) {
     t->room = room;
 }
 
-/* Lowers and collapses white space in one go; false, and `out` worthless, when a byte needs more
- * than that: not ASCII, an ampersand, a control character. */
+/* Lower-cases and collapses white space in one pass. False (`out` is then undefined): a byte needs
+ * more work, because it is not ASCII, an ampersand or a control character. */
 static bool clean_ascii(const unsigned char *s, size_t n, char *out, size_t *cleaned) {
     unsigned odd = 0, blanks = 0;
     for (size_t i = 0; i < n; i++) {
@@ -93,7 +93,7 @@ static bool clean_ascii(const unsigned char *s, size_t n, char *out, size_t *cle
     return true;
 }
 
-/* Drops white space at both ends, makes one blank of every run of it. */
+/* Removes white space at both ends, and replaces every other run by one blank. */
 static void collapse(CodePoints *text) {
     size_t out = 0;
     bool gap = false;
@@ -109,8 +109,8 @@ static void collapse(CodePoints *text) {
     text->count = out;
 }
 
-/* Capital sigma at the end of a word is written ς: a cased letter stands before it and none after
- * it, case-ignorable ones left out (Unicode, section 3.13, table 3-17). */
+/* Capital sigma at the end of a word becomes ς: ignoring case-ignorable characters, a cased letter
+ * precedes it and none follows (Unicode, section 3.13, table 3-17). */
 static bool is_final_sigma(const CodePoints *text, size_t i) {
     size_t j = i;
     while (j > 0 && text_class(text->at[j - 1])->flags & TEXT_IGNORABLE) j--;
@@ -162,7 +162,8 @@ const char *text_clean(TextCleaner *t, const char *s, size_t n, size_t *cleaned)
 
 /* ---- words ---- */
 
-/* Whether the text begins with the literal; matching ignores case, and "ſ" is a case of "s". */
+/* Returns true if the text begins with the literal. Matching ignores case, and "ſ" is a case of
+ * "s". */
 static size_t match_literal(const char *p, size_t n, const char *literal) {
     size_t i = 0;
     for (const char *c = literal; *c != 0; c++) {
@@ -185,7 +186,7 @@ static size_t match_any(const char *p, size_t n, const char *const *literals, si
 }
 
 /* A mark whose other case is a letter: a case-insensitive "neither letter nor number" rejects it,
- * and so it is part of no word. */
+ * so it is part of no word. */
 #define YPOGEGRAMMENI 0x345
 
 /* The kind and length of the character at p. */

@@ -1,5 +1,5 @@
-/* text_fix: see the header. Every line of a caption is repaired on its own until nothing changes.
- */
+/* text_fix: see the header. Every line of a caption is repaired separately until nothing
+ * changes. */
 #include "data/text/text_fix.h"
 #include "data/text/text_html.h"
 #include "data/text/text_tables.h"
@@ -8,8 +8,8 @@
 
 /* A longer line is repaired in parts. */
 enum { MAX_SEGMENT = 1000000 };
-/* Code points that may be looked at again and again for one caption: hostile nesting (a million
- * &amp;amp;…) stops here, honest text never gets near. */
+/* Limit on code points that are processed repeatedly for one caption. Hostile nesting (a million
+ * &amp;amp;…) stops here; real text stays far below. */
 enum { MAX_WORK = 1 << 24 };
 
 static bool work_take(size_t *work, size_t n) {
@@ -18,7 +18,7 @@ static bool work_take(size_t *work, size_t n) {
     return true;
 }
 
-/* ---- mojibake: what gives it away ---- */
+/* ---- mojibake: detection ---- */
 
 static bool is_bad(const CodePoints *text) {
     for (size_t i = 0; i < text->count; i++) {
@@ -104,7 +104,7 @@ static size_t match_any(const char *const *patterns, size_t count, const uint8_t
     return 0;
 }
 
-/* "Ã la" was "à la", its no-break space made a plain one: the space is kept as well, but for the
+/* "Ã la" was "à la" whose no-break space became a plain one. The space is also kept, except in the
  * Portuguese contractions. */
 static bool is_a_grave_word(const uint8_t *p, size_t n) {
     static const char *const contractions[] = {" ", "quele", "quela", "quilo", "s "};
@@ -116,8 +116,8 @@ static bool is_a_grave_word(const uint8_t *p, size_t n) {
     return true;
 }
 
-/* Puts byte A0 back where a space stands within what would be UTF-8. Needs room for half as much
- * again. */
+/* Restores byte A0 where a space is within a sequence that would be UTF-8. `out` needs 1.5 times
+ * the size. */
 static void restore_a0(Bytes *b) {
     static const char *const altered[] = {"a ", "b n", "cn ", "f kk", "fk k", "fkk "};
     size_t extra = 0;
@@ -144,8 +144,7 @@ static void restore_a0(Bytes *b) {
     }
 }
 
-/* UTF-8 with some of its bytes lost becomes the UTF-8 of U+FFFD. `out` has room for three times as
- * much. */
+/* UTF-8 with lost bytes becomes the UTF-8 of U+FFFD. `out` has room for three times the size. */
 static void replace_lossy(const Bytes *in, Bytes *out) {
     static const char *const lossy[] = {"2x",  "l?",   "ehyetw", "ehwety", "3yz",
                                         "3zy", "4yzz", "4zyz",   "4zzy",   "x"};
@@ -163,7 +162,7 @@ static void replace_lossy(const Bytes *in, Bytes *out) {
 }
 
 /* UTF-8, or with `variants` also pairs of encoded surrogates (CESU-8) and C0 80 for U+0000. A C0
- * before a final line feed counts as the latter too, for that is what the peer makes of it. */
+ * before a final line feed also counts as the latter, as in ftfy. */
 static bool decode(const Bytes *b, bool variants, CodePoints *out) {
     static const char *const surrogates[] = {"ehketk"};
     out->count = 0;
@@ -189,7 +188,8 @@ static bool decode(const Bytes *b, bool variants, CodePoints *out) {
     return true;
 }
 
-/* The text as the bytes of one encoding, read as UTF-8: into `out`; false if it is none. */
+/* Encodes the text as bytes of one encoding and decodes them as UTF-8 into `out`; false if that is
+ * impossible. */
 static bool recode(const CodePoints *text, int encoding, CodePoints *out) {
     size_t room = size_add(size_mul(text->count, 2), 8);
     Bytes b = {.at = xmalloc(room), .count = text->count}, lossless = {0};
@@ -211,7 +211,7 @@ static bool recode(const CodePoints *text, int encoding, CodePoints *out) {
 
 static void fix_encoding(CodePoints *text, size_t *work);
 
-/* How many code points from i on look like adjacent UTF-8 sequences. */
+/* The number of code points from i on that look like adjacent UTF-8 sequences. */
 static size_t utf8_like(const CodePoints *text, size_t i) {
     size_t first = i;
     if (i > 0 && text_class(text->at[i - 1])->flags & TEXT_CONTINUATION_STRICT) return 0;
@@ -233,7 +233,7 @@ static size_t utf8_like(const CodePoints *text, size_t i) {
     return i - first;
 }
 
-/* Repairs the parts that look like mojibake on their own. True when something changed. */
+/* Repairs each part that looks like mojibake. True: something changed. */
 static bool fix_parts(CodePoints *text, size_t *work) {
     CodePoints out = {0}, part = {0};
     for (size_t i = 0; i < text->count;) {
@@ -255,8 +255,8 @@ static bool fix_parts(CodePoints *text, size_t *work) {
     return changed;
 }
 
-/* Latin-1 that was meant to be Windows-1252. With `all`, only if every C1 control has a character
- * there. True when something changed. */
+/* Converts Latin-1 that was meant as Windows-1252. With `all`, only if Windows-1252 has a character
+ * for every C1 control. True: something changed. */
 static bool fix_c1(CodePoints *text, bool all) {
     bool changed = false;
     for (size_t i = 0; all && i < text->count; i++) {
@@ -273,7 +273,7 @@ static bool fix_c1(CodePoints *text, bool all) {
     return changed;
 }
 
-/* One step: true when the text changed. */
+/* One step. True: the text changed. */
 static bool fix_encoding_once(CodePoints *text, size_t *work) {
     uint32_t common = ~0u;
     bool ascii = true;
@@ -379,7 +379,7 @@ static uint32_t all_flags(const CodePoints *text) {
     return flags;
 }
 
-/* ---- the whole ---- */
+/* ---- repair ---- */
 
 static void fix_segment(CodePoints *text, bool unescape, size_t *work) {
     const uint32_t replaced = TEXT_C1 | TEXT_LIGATURE | TEXT_WIDTH | TEXT_QUOTE | TEXT_BREAK;

@@ -1,5 +1,5 @@
-/* text_html: see the header. Rules: HTML Living Standard, section 13.2.5.72 on, as Python's
- * html.unescape applies them; the certain ones as ftfy does. */
+/* text_html: see the header. Rules: HTML Living Standard, section 13.2.5.72 on, as in Python's
+ * html.unescape; for unambiguous references only, as in ftfy. */
 #include "data/text/text_html.h"
 #include "data/text/text_tables.h"
 #include <string.h>
@@ -28,7 +28,7 @@ static bool is_alnum(uint32_t c) {
     return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 128);
 }
 
-/* <0, 0, >0 as `name` stands before, at, after the entry. */
+/* <0, 0, >0: `name` sorts before, at, after the entry. */
 static int compare(const char *name, size_t n, const char *entry) {
     for (size_t i = 0; i < n; i++) {
         if (!is_alnum((unsigned char)entry[i])) return 1;
@@ -37,7 +37,7 @@ static int compare(const char *name, size_t n, const char *entry) {
     return is_alnum((unsigned char)entry[n]) ? -1 : 0;
 }
 
-/* The entry's mark ('=' or '*') with the text behind it, NULL when there is no such name. */
+/* The entry's mark ('=' or '*') and the text after it; NULL: no such name. */
 static const char *find_name(const char *name, size_t n) {
     size_t lo = 0, hi = name_count;
     while (lo < hi) {
@@ -132,7 +132,7 @@ static bool has_lower(const char *name, size_t n) {
     return false;
 }
 
-/* A name in capitals for one in small letters, when it means nothing in HTML itself. */
+/* Resolves a name in capitals that HTML does not define, by its lower-case form. */
 static void take_upper(Reference *r, const char *name, size_t n) {
     char lower[MAX_CERTAIN_NAME];
     if (has_lower(name, n)) return;

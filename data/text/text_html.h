@@ -5,8 +5,8 @@
 
 /* Builds the index of names, once for the program. */
 void text_html_init(void);
-/* Every reference, with HTML5's leniency (no semicolon where allowed, numbers that stand for
- * Windows-1252); what Python's html.unescape does. True when the text changed. */
+/* Replaces every reference with HTML5's leniency (no semicolon where allowed, numbers that mean
+ * Windows-1252), as Python's html.unescape does. True: the text changed. */
 bool text_html_unescape(CodePoints *text);
 /* Only references that end in a semicolon, and names in capitals (&EACUTE;); ftfy's choice. */
 bool text_html_unescape_certain(CodePoints *text);

@@ -1,5 +1,5 @@
-/* text_tables: what the caption cleaner knows about characters; tools/gen_text_tables.py generates
- * the tables. */
+/* text_tables: character data of the caption cleaner; tools/gen_text_tables.py generates the
+ * tables. */
 #ifndef DATA_TEXT_TEXT_TABLES_H
 #define DATA_TEXT_TEXT_TABLES_H
 #include "kernels/base.h"
@@ -23,19 +23,19 @@ enum {
     TEXT_FIRST_OF_3 = 1 << 14,
     TEXT_FIRST_OF_4 = 1 << 15,
     TEXT_CONTINUATION = 1 << 16,        /* … or like a later one */
-    TEXT_CONTINUATION_STRICT = 1 << 17, /* the same, seldom standing for itself */
+    TEXT_CONTINUATION_STRICT = 1 << 17, /* the same, rarely meant literally */
     TEXT_ENCODING_SHIFT = 18            /* bit 18 + e: encoding e has it */
 };
 
 /* Single-byte encodings in the order in which they are tried. Number 0 is Latin-1; the windows ones
- * are "sloppy": a byte without a character is the code point of its number, and byte 1A stands for
- * U+FFFD. */
+ * are "sloppy": a byte without a character maps to the code point of the same number, and byte 1A
+ * to U+FFFD. */
 enum { TEXT_ENCODINGS = 10, TEXT_FIRST_SLOPPY = 1, TEXT_LAST_SLOPPY = 6, TEXT_MACROMAN = 8 };
 /* Bytes 80 to FF of encodings 1 up. */
 extern const uint16_t text_charmaps[TEXT_ENCODINGS - 1][128];
 
-/* Rules of up to 7 neighbours: bit r of at[j] says that the class may stand at place j of rule r,
- * or that rule r is over by then. ANDing at[j] of the class of character i + j over j leaves the
+/* Rules of up to 7 neighbours: bit r of at[j] is set if the class may be at position j of rule r,
+ * or if rule r has ended by then. ANDing at[j] of the class of character i + j over j leaves the
  * rules that match at i. */
 enum { TEXT_CLASSES = 256, TEXT_RULE_LENGTH = 7 };
 typedef struct TextClass {
@@ -54,8 +54,9 @@ typedef struct TextLigature {
 extern const TextLigature text_ligatures[];
 extern const size_t text_ligature_count;
 
-/* "name=text " one after the other, sorted by name; `*` for `=` where the semicolon may be missing;
- * the second list holds the names in capitals whose text is not each character's capital. */
+/* "name=text " entries, concatenated and sorted by name; `*` replaces `=` if the semicolon may be
+ * missing; the second list holds the names in capitals whose text is not each character's
+ * capital. */
 extern const char text_entities[];
 extern const char text_upper_entities[];
 

@@ -11,13 +11,13 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { MAX_FILE = 1 << 26 }; /* bytes of a vocabulary file, also unpacked */
+enum { MAX_FILE = 1 << 26 }; /* bytes of a vocabulary file, packed and unpacked */
 
 static const TokenizerKind *const kinds[] = {&bpe_kind};
 
 /* ---- opening ---- */
 
-/* Unpacks every member of a gzip file. NULL: err says why. */
+/* Unpacks every member of a gzip file. NULL: err has the reason. */
 static char *gunzip(const void *bytes, size_t n, size_t *out_n, Error *err) {
     z_stream z = {.next_in = (Bytef *)(uintptr_t)bytes, .avail_in = (uInt)n};
     if (inflateInit2(&z, 15 + 16) != Z_OK) die("zlib cannot start: %s", z.msg ? z.msg : "memory");
@@ -86,7 +86,7 @@ void tokenizer_close(Tokenizer *t) {
     if (t != NULL) t->kind->free(t);
 }
 
-/* ---- where the default one is ---- */
+/* ---- path of the default vocabulary ---- */
 
 #define DEFAULT_NAME "vocab/bpe_simple_vocab_16e6.txt.gz"
 

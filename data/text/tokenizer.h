@@ -13,7 +13,7 @@ typedef struct Tokenizer {
     const TokenizerKind *kind;
     size_t vocab_size;
     int32_t start, end; /* the ids before and after a caption's own */
-    size_t added;       /* how many ids encode adds to a caption's own */
+    size_t added;       /* number of ids that encode adds to a caption's own */
 } Tokenizer;
 
 /* Scratch memory and the ids of words; bounded. First member of a kind's struct. */
@@ -21,16 +21,16 @@ typedef struct TokenizerCache {
     const Tokenizer *tokenizer;
 } TokenizerCache;
 
-/* A vocabulary file, plain or gzipped; its content selects the kind. NULL: err says why. */
+/* A vocabulary file, plain or gzipped; its content selects the kind. NULL: err has the reason. */
 Tokenizer *tokenizer_open(const char *path, Error *err);
 Tokenizer *tokenizer_open_bytes(const void *bytes, size_t n, Error *err);
 void tokenizer_close(Tokenizer *t);
 /* Equal for equal vocabularies, however their files are packed. */
 uint64_t tokenizer_identity(const Tokenizer *t);
 
-/* The vocabulary to use when none is named: $CLIPC_VOCAB, $CLIPC_HOME/build/vocab/…, beside the
- * binary, the install prefix; malloc'd. find: NULL if there is none; default: exits with an error
- * that says what to do. */
+/* The vocabulary to use if none is named: $CLIPC_VOCAB, $CLIPC_HOME/build/vocab/…, near the binary,
+ * the install prefix; malloc'd. find: NULL if there is none; default: exits with an error that says
+ * what to do. */
 char *tokenizer_find_path(void);
 char *tokenizer_default_path(void);
 enum { TOKENIZER_DEFAULT_SIZE = 49408 }; /* its vocab_size, CLIP's */
@@ -38,13 +38,13 @@ enum { TOKENIZER_DEFAULT_SIZE = 49408 }; /* its vocab_size, CLIP's */
 TokenizerCache *tokenizer_cache_new(const Tokenizer *t);
 void tokenizer_cache_free(TokenizerCache *c);
 
-/* The ids that the model reads for a caption, at most `context`, which is how many ids must hold;
- * returns how many. Text is UTF-8; invalid bytes become U+FFFD. */
+/* Writes the ids that the model reads for a caption into ids[context]; returns their number. Text
+ * is UTF-8; invalid bytes become U+FFFD. */
 size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_t context,
                         int32_t *ids);
 /* ids (all below vocab_size) to valid UTF-8, malloc'd: start and end as their literals. */
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n);
-/* A symbol, UTF-8, as the vocabulary's file has it; malloc'd. */
+/* A symbol in UTF-8 as in the vocabulary's file; malloc'd. */
 char *tokenizer_symbol_text(const Tokenizer *t, int32_t id);
 /* The vocabulary's file with `header` as its first line, without a line feed at the end; malloc'd.
  */
