@@ -10,7 +10,7 @@
 #include <string.h>
 
 typedef struct ClassName {
-    char *name; /* as it is compared */
+    char *name; /* normalised for comparison */
     int class;
 } ClassName;
 
@@ -30,7 +30,7 @@ static char **string_array(const json_t *root, const char *key, size_t *count, c
     return out;
 }
 
-/* Lower case, '_' as a blank: "Red_Fox" and "red fox" are one name. */
+/* Lower case, '_' as a blank: "Red_Fox" and "red fox" are the same name. */
 static char *comparable(const char *name) {
     char *out = xstrdup(name);
     for (char *c = out; *c; c++) *c = *c == '_' ? ' ' : (char)tolower((unsigned char)*c);

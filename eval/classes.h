@@ -1,5 +1,5 @@
-/* classes: the classes of a zero-shot task (names, prompt templates, optional folder names) and how
- * labels of data name them. */
+/* classes: the classes of a zero-shot task (names, prompt templates, optional folder names), and
+ * the mapping of labels to them. */
 #ifndef EVAL_CLASSES_H
 #define EVAL_CLASSES_H
 #include "data/dataset.h"
@@ -8,24 +8,24 @@ typedef struct ClassSet {
     char *path;       /* of its file, for messages */
     char **classes;   /* [count] */
     char **folders;   /* [count] such as ImageNet's synset ids; NULL: none given */
-    char **templates; /* a template holds {} (or {c}) where the class's name goes */
+    char **templates; /* a template has {} (or {c}) in place of the class's name */
     size_t count, template_count;
     struct ClassName *by_name, *by_folder; /* [count] sorted, for look-up */
 } ClassSet;
 
 /* One JSON file {"classes": […], "templates": […], "folders": […]}; templates (default "{}") and
- * folders are optional. Dies on anything else. */
+ * folders are optional. Exits with an error on anything else. */
 void class_set_load(ClassSet *s, const char *path);
 void class_set_free(ClassSet *s);
-/* Of everything in it: ranks compare theirs. */
+/* A hash of all contents, which ranks compare. */
 uint64_t class_set_hash(const ClassSet *s);
 /* The caption of class c under template t, malloc'd. */
 char *class_caption_of(const ClassSet *s, size_t c, size_t t);
 
 /* map[n]: the class of each class folder. All folders are named in one way: by `folders`, by the
  * class's name (letters in any case, '_' as a blank), or by its number from 0. If no name fits and
- * the numbers agree, the folders are in the order of the classes. Classes may be missing. Dies
- * naming a folder that is no class. */
+ * the counts are equal, the folders are in the order of the classes. Classes may be missing. Exits
+ * with an error that names a folder that is no class. */
 void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s);
 
 /* The labels of a data set. */
@@ -39,10 +39,10 @@ typedef struct Labels {
 /* Options for a data set whose captions are its labels: members by `keys` ("cls;json.label"), the
  * column `column` of a table. */
 void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column);
-/* Dies if class folders do not fit. */
+/* Exits with an error if class folders do not fit. */
 void labels_open(Labels *l, const ClassSet *s, const Dataset *d);
 void labels_free(Labels *l);
 /* The class of a sample of that data set: a number counts classes from 0, other texts are names as
- * of folders. -1 with a line if it is none. Thread-safe. */
+ * of folders. -1 and a line on stderr if it is none. Thread-safe. */
 int labels_class(const Labels *l, const Sample *s, Error *err);
 #endif

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 typedef struct Linking {
-    const RowsPart *a, *b; /* of the tiles now walked; a is not behind b */
+    const RowsPart *a, *b; /* of the tiles being walked; a does not come after b */
     float threshold;
     uint32_t *group; /* a forest: group[i] <= i, roots point to themselves */
     float *alike;
@@ -23,7 +23,7 @@ static uint32_t root_of(uint32_t *group, uint32_t i) {
     return i;
 }
 
-/* The lower root becomes the root of both: what the groups are does not depend on the order. */
+/* The lower root becomes the root of both, so that the groups do not depend on the order. */
 static void link_rows(Linking *l, size_t i, size_t j, float score) {
     uint32_t a = root_of(l->group, (uint32_t)i), b = root_of(l->group, (uint32_t)j);
     if (a < b)
@@ -35,7 +35,7 @@ static void link_rows(Linking *l, size_t i, size_t j, float score) {
     l->pairs++;
 }
 
-/* Of two equal parts only what lies right of the diagonal. */
+/* If both parts are the same, only scores right of the diagonal are used. */
 static bool above_diagonal(void *context, const ScoreTile *t) {
     const Linking *l = context;
     return l->a != l->b || t->j0 + t->m > t->i0 + 1;

@@ -1,4 +1,4 @@
-/* duplicates: rows that are alike, found by all their products, a tile at a time. */
+/* duplicates: finds similar rows from all their products, a tile at a time. */
 #ifndef EVAL_DUPLICATES_H
 #define EVAL_DUPLICATES_H
 #include "eval/rows.h"
@@ -12,8 +12,8 @@ typedef struct RowsPart {
 } RowsPart;
 
 /* group[i]: the lowest row of i's group. Rows whose score is at least `threshold` are in one group,
- * and so are those that are linked through others. alike[i]: i's highest score with another row;
- * -infinity if none reaches the threshold. Returns the number of pairs that do. group, alike
+ * and so are rows that are linked through others. alike[i]: i's highest score with another row;
+ * -infinity if none reaches the threshold. Returns the number of pairs that reach it. group, alike
  * [rows of all parts]. Memory: a tile, and 8 bytes a row. */
 size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, double threshold,
                        uint32_t *group, float *alike);

@@ -13,28 +13,28 @@
 
 struct Encoder {
     const Kernels *k;
-    bool borrowed; /* config, params, clip and tokenizer are another's */
+    bool borrowed; /* config, params, clip and tokenizer belong to the caller */
     ClipConfig config;
     Params *params;
     Clip *clip;
     char *checkpoint, *vocab;        /* of the options; vocab may be NULL */
-    char identity[17], checksum[17]; /* identity "": not known yet */
+    char identity[17], checksum[17]; /* identity "": not computed yet */
     const Tokenizer *tokenizer;      /* NULL before the first caption */
     TokenizerCache *cache;
     size_t batch;
     acc *features;   /* device [batch,E] */
-    uint8_t *pixels; /* of two batches: one is decoded while a GPU computes the other */
+    uint8_t *pixels; /* for two batches: one is decoded while a GPU computes the other */
     int32_t *ids, *start;
     int threads;
     Image *image;               /* [threads] */
     TransformScratch **scratch; /* [threads] */
 };
 
-/* ---- which model it is ---- */
+/* ---- identity ---- */
 
 enum { HASHED_FLOATS = 1 << 16 };
 
-/* Of all weights that features depend on. */
+/* Checksum of all weights that features depend on. */
 static uint32_t weights_crc(const Encoder *e) {
     uint32_t crc = 0;
     float *host = xmalloc(HASHED_FLOATS * sizeof *host);
@@ -52,7 +52,7 @@ static uint32_t weights_crc(const Encoder *e) {
     return crc;
 }
 
-/* Of architecture and preprocessing. */
+/* Checksum of architecture and preprocessing. */
 static uint32_t form_crc(const ClipConfig *c) {
     const Transform *t = &c->eval_transform;
     char *form =
@@ -89,7 +89,7 @@ static void load_weights(Encoder *e) {
     pretrained_read(&w, e->params);
 }
 
-/* Pictures need none: it is loaded for the first caption. */
+/* Loaded at the first caption, since pictures do not need it. */
 static void load_vocab(Encoder *e) {
     Error err;
     if (e->tokenizer) return;
@@ -123,7 +123,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
     pretrained_config(&e->config, o->checkpoint, o->model);
     e->checkpoint = xstrdup(o->checkpoint);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
-    if (o->vocab) load_vocab(e); /* a wrong one is the user's error, whatever follows */
+    if (o->vocab) load_vocab(e); /* an explicit vocabulary is checked at once */
     e->params = params_new(e->k, &e->config);
     load_weights(e);
     e->batch = (size_t)o->batch_size;
@@ -207,7 +207,7 @@ void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
     }
 }
 
-/* A batch of pictures, first … first+B-1, into the pixels of one of the two places. */
+/* Decodes a batch of pictures, first … first+B-1, into one of the two pixel buffers. */
 static const uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first,
                                   size_t B, bool *ok) {
     size_t S = e->config.image_size;
@@ -236,7 +236,7 @@ size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, fl
         size_t B = size_min(e->batch, n - first);
         next = first + B;
         clip_image_fwd(e->clip, e->features, &(ClipImages){.u8 = pixels}, B, false);
-        /* a GPU is still at work: meanwhile the next ones are decoded */
+        /* the next batch is decoded while a GPU still computes */
         pixels = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
         e->k->acc_get_f32(out + first * E, e->features, B * E);
         for (size_t b = first; b < next; b++) {

@@ -10,7 +10,7 @@
 
 typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
-    const char *model;      /* architecture if the checkpoint has none; NULL */
+    const char *model;      /* architecture if the checkpoint has none; else NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
     DeviceChoice device;
     Precision precision;
@@ -18,8 +18,9 @@ typedef struct EncoderOptions {
 } EncoderOptions;
 
 typedef struct Encoder Encoder;
-Encoder *encoder_open(const EncoderOptions *o); /* dies with a clear line */
-/* Over a model that the caller owns: its forward passes are used, with the vocabulary given. */
+Encoder *encoder_open(const EncoderOptions *o); /* exits with an error */
+/* An encoder over a model that the caller owns: uses its forward passes and the given
+ * vocabulary. */
 Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
                           const Tokenizer *tokenizer, size_t batch);
 void encoder_close(Encoder *e);
@@ -30,20 +31,20 @@ size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */
 double encoder_logit_bias(const Encoder *e);  /* of a model trained with SigLIP's loss, else 0 */
 
-/* Which model it is, in 16 hexadecimal digits: a checksum of the weights that features depend on,
+/* Identifies the model by 16 hexadecimal digits: a checksum of the weights that features depend on,
  * and one of architecture and preprocessing. The identity reads all weights and is the same for the
- * same model in another format; the checksum has in the weights' place the one that the
- * checkpoint's file carries, and is "" if it carries none. */
+ * same model in another format. The checksum uses the checkpoint file's stored checksum in place of
+ * the weights' and is "" if there is none. */
 const char *encoder_identity(Encoder *e);
 const char *encoder_checksum(const Encoder *e);
-/* Whether this is the model of that identity and checksum ("": not known). */
+/* Returns true if this is the model of that identity and checksum ("": not known). */
 bool encoder_is(Encoder *e, const char *identity, const char *checksum);
 
 /* out[n,E]. */
 void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
 
-/* Fetches picture i; called from several threads. False: err says why, or is empty if it has been
- * logged. */
+/* Fetches picture i; called from several threads. False: err has the reason, or is empty if it has
+ * been logged. */
 typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
 /* out[n,E], ok[n]: unreadable pictures are logged, get ok = false and a row of zeros. Returns
  * how many are ok. */

@@ -26,7 +26,7 @@ static bool fetch_sample(void *context, size_t i, Image *img, Error *err) {
     return true;
 }
 
-/* Moves the rows of readable samples together. */
+/* Compacts the rows of readable samples. */
 static void compact(Features *f, const bool *ok, size_t n) {
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
@@ -73,7 +73,7 @@ static void compute(Features *f, Encoder *e, Dataset *d, size_t first, size_t n,
 
 /* ---- all ranks' shares in rank order ---- */
 
-/* own[n] of strings → those of all ranks, `total`; own is spent. */
+/* Gathers own[n] strings of each rank into the `total` strings of all; frees own. */
 static char **join_strings(const Comm *c, char **own, size_t n, size_t total) {
     size_t bytes = 0, at = 0;
     for (size_t i = 0; i < n; i++) bytes = size_add(bytes, strlen(own[i]) + 1);

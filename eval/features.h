@@ -13,8 +13,8 @@ typedef struct Features {
     int *labels;           /* [count] */
     double seconds;
 } Features;
-/* Each rank computes a share of whole batches of the data set's order, so that batches are those of
- * one rank; then every rank receives all rows. */
+/* Each rank computes a share of whole batches in the data set's order, so that batches are the same
+ * as on one rank; then every rank receives all rows. */
 void features_of_dataset(Features *f, Encoder *e, const Comm *c, Dataset *d, bool images,
                          bool texts);
 void features_free(Features *f);

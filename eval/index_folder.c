@@ -117,7 +117,7 @@ static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
         ok = open_features(x, s, err) && open_keys(x, s, err) && open_thumbs(x, s, err);
     }
     if (ok) return true;
-    x->lock = -1; /* it stays the caller's */
+    x->lock = -1; /* the caller keeps the lock */
     index_folder_close(x);
     return false;
 }
@@ -129,8 +129,8 @@ bool index_folder_exists(const char *folder) {
     return there;
 }
 
-/* A writer that compacts may delete files between our reading of index.json and their opening: then
- * there is a newer index.json. */
+/* A writer that compacts may delete files after index.json is read and before they are opened; in
+ * that case there is a newer index.json. */
 void index_folder_open(IndexFolder *x, const char *folder) {
     Error err;
     if (!index_folder_exists(folder))
@@ -293,7 +293,7 @@ void index_folder_remove(IndexFolder *x, size_t row) {
     x->removed++;
 }
 
-/* The checksum of a file as it is on disk. */
+/* The checksum of a file on disk. */
 static bool file_crc(const char *path, uint32_t *crc, Error *err) {
     enum { CHUNK = 1 << 20 };
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -308,12 +308,12 @@ static bool file_crc(const char *path, uint32_t *crc, Error *err) {
     return ok;
 }
 
-/* The files of a segment in the making. */
+/* The files of an unfinished segment. */
 typedef struct SegmentWriter {
     IndexFolder *x;
     char name[9], *paths[3];
     size_t rows;
-    TimeRun *times; /* of the rows whose keys were written */
+    TimeRun *times; /* of the rows whose keys are written */
     size_t time_count;
     NpyWriter *features;
     Writer *keys, *thumbs;
@@ -324,7 +324,7 @@ static void must(bool ok, const Error *err) {
     if (!ok) die("%s", err->text);
 }
 
-/* The table of offsets comes first, so sizes of all thumbnails are asked for at the start. */
+/* The table of offsets comes first, so the sizes of all thumbnails are requested at the start. */
 static void writer_start(SegmentWriter *w, IndexFolder *x, size_t rows,
                          size_t (*thumb_size)(void *context, size_t i), void *context) {
     Error err = {""};
@@ -370,7 +370,7 @@ static void writer_key(SegmentWriter *w, const char *key, uint64_t time, const u
     if (w->thumbs && size) must(writer_put(w->thumbs, thumb, size, &err), &err);
 }
 
-/* Puts the files in place and opens them as the index's last segment, in memory only. */
+/* Renames the files into place and opens them as the index's last segment, in memory only. */
 static void writer_finish(SegmentWriter *w) {
     Error err;
     IndexFolder *x = w->x;

@@ -1,4 +1,4 @@
-/* index_folder: embedded pictures that can be added to and removed from.
+/* index_folder: a folder of picture embeddings with addition and removal.
  *
  * Rows are stored in segments, files that are written once: SEGMENT.npy (features), .keys (a name a
  * row), .thumbs (JPEGs). index.json names them with their checksums, the model that made them and
@@ -9,9 +9,9 @@
 #define EVAL_INDEX_FOLDER_H
 #include "eval/rows.h"
 
-enum { INDEX_SEGMENT_ROWS = 8192 }; /* embed commits so often */
+enum { INDEX_SEGMENT_ROWS = 8192 }; /* rows between commits of embed */
 
-/* So many rows one after the other, whose pictures were read after this time. */
+/* A run of rows whose pictures were read after this time. */
 typedef struct TimeRun {
     size_t rows;
     uint64_t time; /* ns since 1970; 0: not known */
@@ -21,11 +21,11 @@ typedef struct Segment {
     char name[9];       /* 8 digits */
     size_t rows, first; /* first: number of its first row in the index */
     uint32_t crc[3];    /* crc32c of .npy, .keys, .thumbs */
-    TimeRun *times;     /* of all rows; NULL: not known */
+    TimeRun *times;     /* covers all rows; NULL: not known */
     size_t time_count;
     size_t removed_count;
     uint64_t *removed; /* a bit a row; NULL: none */
-    /* of an opened index */
+    /* set if the index is opened */
     Rows features;
     char *key_bytes;
     const char **keys; /* [rows] */
@@ -39,7 +39,7 @@ typedef struct IndexFolder {
     size_t thumb_side; /* longest side in pixels; 0: no pictures */
     char identity[17]; /* encoder_identity of the model */
     char checksum[17]; /* encoder_checksum, or "" */
-    char *checkpoint;  /* where it was */
+    char *checkpoint;  /* its path when the index was made */
     uint64_t next;     /* number of the next segment */
     Segment *segments;
     size_t count;
@@ -53,27 +53,27 @@ typedef struct Thumb {
 } Thumb;
 
 bool index_folder_exists(const char *folder);
-/* Reading: maps everything. Dies naming what is damaged. */
+/* Opens for reading: maps all files. Exits with an error that names damaged files. */
 void index_folder_open(IndexFolder *x, const char *folder);
-/* The same for a writer: takes the lock (dies if another process holds it) and deletes what a
- * killed writer left. */
+/* The same for a writer: takes the lock (exits with an error if another process holds it) and
+ * deletes files that a killed writer left. */
 void index_folder_open_locked(IndexFolder *x, const char *folder);
-/* An empty one, locked; the folder is made. Dies if the folder has an index. */
+/* Creates an empty, locked index and its folder. Exits with an error if the folder has an index. */
 void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
                          const char *checkpoint, size_t dim, NpyType type, size_t thumb_side);
 void index_folder_close(IndexFolder *x);
 
-/* Adds a segment of n rows and commits: afterwards it is on disk. keys hold no line break; dies on
- * features that are not finite. thumbs: NULL if the index has none. time: index_folder_now
- * before the pictures were read. */
+/* Adds a segment of n rows and commits it to disk. keys contain no line break; features that are
+ * not finite are an error that ends the program. thumbs: NULL if the index has none. time:
+ * index_folder_now before the pictures were read. */
 void index_folder_add(IndexFolder *x, const float *rows, char *const *keys, const Thumb *thumbs,
                       size_t n, uint64_t time);
 /* The clock that files' times come from, in ns since 1970. */
 uint64_t index_folder_now(void);
-/* Marks a row; index_folder_commit writes what was marked. */
+/* Marks a row as removed; index_folder_commit writes the marks. */
 void index_folder_remove(IndexFolder *x, size_t row);
 void index_folder_commit(IndexFolder *x);
-/* Writes what is not removed into one new segment and deletes the others' files. */
+/* Writes all rows that are not removed into one new segment and deletes the old segments' files. */
 void index_folder_compact(IndexFolder *x);
 /* Reads every byte: false if a checksum is wrong. */
 bool index_folder_check(const IndexFolder *x, Error *err);
@@ -83,12 +83,12 @@ const char *index_folder_key(const IndexFolder *x, size_t row);
 /* The file that a key names, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: it does not exist.
  */
 char *index_folder_key_file(const char *key);
-/* Whether that file was modified or replaced since the row was made. */
+/* Returns true if that file was modified or replaced since the row was made. */
 bool index_folder_stale(const IndexFolder *x, size_t row);
-/* Size 0: none. The bytes are the mapped file's. */
+/* Size 0: none. The bytes are in the mapped file. */
 void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size);
 
-/* index.json alone; segments' files are not opened. */
+/* Reads or writes index.json alone; segments' files are not opened. */
 bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err);
 char *index_folder_to_json(const IndexFolder *x);
 /* JPEG `row` of a .thumbs file: offsets u64[rows + 1], then the JPEGs. False: damaged.

@@ -40,7 +40,7 @@ static bool take_crcs(Segment *s, const json_t *list, Error *err) {
     return true;
 }
 
-/* [first, count] in rising order, not touching the rows' end. */
+/* [first, count] in rising order, within the rows. */
 static bool take_removed(Segment *s, const json_t *list, Error *err) {
     const json_t *range;
     size_t i, at = 0;

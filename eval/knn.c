@@ -14,7 +14,7 @@ static int vote_of(const Hit *hits, size_t n, const int *labels, double *votes, 
                    KnnVote vote) {
     int best = labels[hits[0].row];
     memset(votes, 0, classes * sizeof *votes);
-    for (size_t h = 0; h < n; h++) /* less the highest: exp stays in range */
+    for (size_t h = 0; h < n; h++) /* minus the highest, so that exp stays in range */
         votes[labels[hits[h].row]] +=
             vote == KNN_MAJORITY ? 1 : exp(((double)hits[h].score - hits[0].score) / TEMPERATURE);
     for (size_t h = 1; h < n; h++)

@@ -1,4 +1,4 @@
-/* knn: classes by the nearest features of a training set. */
+/* knn: classification by the nearest features of a training set. */
 #ifndef EVAL_KNN_H
 #define EVAL_KNN_H
 #include "eval/probe.h"
@@ -7,8 +7,8 @@
 typedef enum { KNN_VOTES(CHOICE_NAME) } KnnVote;
 
 /* predicted[test->count]: the class with the most votes among the k rows of `train` with the
- * highest cosine, which count exp(cosine / 0.07) each (Wu et al. 2018) or 1 each; of equal sums the
- * class of the nearest such row. Rows have length 1. */
+ * highest cosine, weighted by exp(cosine / 0.07) (Wu et al. 2018) or by 1; of equal sums the class
+ * of the nearest such row. Rows have length 1. */
 void knn_predict(int *predicted, const ProbeSet *train, const ProbeSet *test, size_t classes,
                  size_t k, KnnVote vote);
 #endif

@@ -36,8 +36,8 @@ static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
     return ok;
 }
 
-/* Every rank's share is the same number of rows (of the last ones fewer, or none, are used), so
- * that what is gathered stands in order. */
+/* Every rank's share is the same number of rows (the last ranks use fewer, or none), so that
+ * gathered rows are in order. */
 typedef struct Share {
     size_t rows, first, n;
 } Share;
@@ -50,7 +50,7 @@ static Share share_of(const Encoder *e, const Comm *c, size_t n) {
     return s;
 }
 
-/* `own` holds a share of elements of `size` bytes and is spent. */
+/* `own` holds a share of elements of `size` bytes and is freed. */
 static void *gather(const Comm *c, void *own, const Share *s, size_t size) {
     if (c->size == 1) return own;
     size_t bytes = size_mul(s->rows, size);

@@ -1,5 +1,5 @@
-/* lists: features of files and of texts that are named one by one, by all ranks; data sets go
- * through features. */
+/* lists: features of individually named files and of texts, computed by all ranks; for data sets
+ * see features. */
 #ifndef EVAL_LISTS_H
 #define EVAL_LISTS_H
 #include "eval/encoder.h"

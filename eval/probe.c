@@ -7,8 +7,8 @@
 enum { CHUNK_ROWS = 4096, HISTORY = 10, TRIALS = 20, STALE_STEPS = 20 };
 #define DECREASE 1e-4 /* Wolfe's conditions */
 #define CURVATURE 0.9
-#define F32_NOISE 1e-6 /* of the mean loss, relatively */
-#define PROGRESS 1e-7  /* a step that gains less, relatively, is stale */
+#define F32_NOISE 1e-6 /* relative error of the mean loss */
+#define PROGRESS 1e-7  /* a step with less relative gain is stale */
 
 /* ---- loss and gradient ---- */
 
@@ -37,7 +37,7 @@ static void chunk_logits(const Problem *p, size_t first, size_t n) {
     p->k->acc_get_f32(p->host, p->z, n * K);
 }
 
-/* A row of logits → probabilities less the label's 1. Returns -ln p(label). */
+/* A row of logits → probabilities minus the one-hot label. Returns -ln p(label). */
 static double softmax_row(float *z, const double *w, size_t K, size_t E, int label) {
     double most = -INFINITY, sum = 0;
     for (size_t c = 0; c < K; c++) {
@@ -173,9 +173,9 @@ static void remember(Lbfgs *l, const double *w, const double *w0, const double *
     if (l->held < HISTORY) l->held++;
 }
 
-/* A step along d that meets Wolfe's conditions, by bisection (Lewis & Overton 2013); where values
- * differ by no more than f32 products show, slopes decide (Hager & Zhang 2005). *f becomes its
- * value; w_new, g_new are there. False: none is found. */
+/* Finds a step along d that meets Wolfe's conditions, by bisection (Lewis & Overton 2013). If
+ * values differ by less than the error of f32 products, slopes decide (Hager & Zhang 2005). *f
+ * becomes its value; w_new, g_new are at that point. False: none is found. */
 static bool line_search(const Problem *p, const double *w, const double *g, double *f,
                         const double *d, double first, double *w_new, double *g_new) {
     const double slope = dot(g, d, p->size);
@@ -305,7 +305,7 @@ typedef struct Sweep {
     const ProbeSet *train, *val;
     size_t classes;
     const ProbeOptions *o;
-    Probe last; /* the next fit begins there */
+    Probe last; /* start of the next fit */
     int best;   /* exponent in steps */
     double accuracy;
 } Sweep;

@@ -1,5 +1,5 @@
-/* probe: how well classes can be read off frozen features: multinomial logistic regression, fitted
- * by L-BFGS (Liu & Nocedal 1989). */
+/* probe: a linear probe of frozen features: multinomial logistic regression, fitted by L-BFGS (Liu
+ * & Nocedal 1989). */
 #ifndef EVAL_PROBE_H
 #define EVAL_PROBE_H
 #include "eval/rows.h"
@@ -28,8 +28,8 @@ typedef struct Probe {
     bool converged; /* not ended by max_iterations */
 } Probe;
 
-/* Minimises the objective, as scikit-learn's LogisticRegression(C); of two classes that means its
- * binary form (one vector w₁ - w₀: the penalty is ½‖w₁ - w₀‖²). start: where to begin, NULL: 0. */
+/* Minimises the objective, as scikit-learn's LogisticRegression(C) does; with two classes, its
+ * binary form (one vector w₁ - w₀: the penalty is ½‖w₁ - w₀‖²). start: initial weights, NULL: 0. */
 void probe_fit(Probe *p, const Kernels *k, const ProbeSet *s, size_t classes, double C,
                const Probe *start, const ProbeOptions *o);
 void probe_free(Probe *p);
@@ -39,12 +39,12 @@ typedef struct ProbeScore {
 } ProbeScore;
 /* predicted[count] may be NULL. */
 ProbeScore probe_score(const Kernels *k, const Probe *p, const ProbeSet *s, int *predicted);
-/* The same from predictions, however they were made. */
+/* The same from given predictions. */
 ProbeScore probe_score_predictions(const int *predicted, const ProbeSet *s, size_t classes);
 
-/* The C that is best on `val` by the CLIP paper's search (Radford et al. 2021, A.3): of 1e-6, 1e-4,
- * … 1e6 the best, then its neighbours at ever half the distance, down to eight steps a decade; of
- * equal accuracies the smallest C. *accuracy: its accuracy on val. */
+/* The C that is best on `val` by the CLIP paper's search (Radford et al. 2021, A.3): the best of
+ * 1e-6, 1e-4, … 1e6, then its neighbours at repeatedly halved distance, down to eight steps a
+ * decade; of equal accuracies the smallest C. *accuracy: its accuracy on val. */
 double probe_select_c(const Kernels *k, const ProbeSet *train, const ProbeSet *val, size_t classes,
                       const ProbeOptions *o, double *accuracy);
 #endif

@@ -23,7 +23,7 @@ static void put_row(ProbeSet *to, size_t at, const ProbeSet *from, size_t row) {
     to->labels[at] = from->labels[row];
 }
 
-/* Of each class (of which n rows are there) its first train_of[n] drawn rows, then val_of. */
+/* For each class (with n rows): the first train_of[n] drawn rows, then val_of. */
 static void draw(const ProbeSet *all, size_t classes, const size_t *train_of, const size_t *val_of,
                  uint64_t seed, ProbeSet *train, ProbeSet *val) {
     size_t *start = xcalloc(classes + 1, sizeof *start), trains = 0, vals = 0, t = 0, v = 0;

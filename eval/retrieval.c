@@ -9,7 +9,7 @@
 typedef struct Ranking {
     size_t tile_columns;
     const uint32_t *image_of;
-    bool *positives;     /* [tiles]: whether a tile holds any */
+    bool *positives;     /* [tiles]: true if a tile holds any */
     float *best;         /* [images]: the best positive's score … */
     uint32_t *best_text; /* … and its index */
     float *own;          /* [texts]: score with the caption's image */
@@ -23,14 +23,14 @@ static size_t image_of(const Ranking *r, size_t text) {
     return r->image_of ? r->image_of[text] : text;
 }
 
-/* ---- first walk: the positives' scores ---- */
+/* ---- first pass: the positives' scores ---- */
 
 static bool has_positive(void *context, const ScoreTile *t) {
     const Ranking *r = context;
     return r->positives[t->i0 / SCORE_TILE_ROWS * r->tile_columns + t->j0 / SCORE_TILE_COLS];
 }
 
-/* Tiles of a row of tiles come from left to right: the first of equal scores stays. */
+/* Tiles of a row come from left to right: the first of equal scores is kept. */
 static void take_positives(void *context, const ScoreTile *t) {
     Ranking *r = context;
     for (size_t j = t->j0; j < t->j0 + t->m; j++) {
@@ -43,10 +43,11 @@ static void take_positives(void *context, const ScoreTile *t) {
     }
 }
 
-/* ---- second walk: what stands before them ---- */
+/* ---- second pass: keys ranked before them ---- */
 
-/* How many of row[0 … m-1] stand before the row's best positive: before its column `at` of the tile
- * (which may lie left or right of it) an equal score does, behind it it does not. */
+/* The number of row[0 … m-1] that rank before the row's best positive, which is in column `at` of
+ * the tile (or outside, left or right). An equal score ranks before it only if its column is
+ * lower. */
 static size_t before_best(const float *row, size_t m, float best, ptrdiff_t at) {
     size_t split = at < 0 ? 0 : size_min((size_t)at, m);
     uint32_t count = 0;
@@ -55,7 +56,7 @@ static size_t before_best(const float *row, size_t m, float best, ptrdiff_t at) 
     return count;
 }
 
-enum { STRIP = 512 }; /* columns a thread counts at once: their counters stay in its cache */
+enum { STRIP = 512 }; /* columns that a thread counts together: their counters stay in its cache */
 
 static void count_columns(const Ranking *r, const ScoreTile *t, size_t from, size_t to) {
     const float *own = r->own + t->j0;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* f16 rounds every component by up to 2⁻¹¹. */
+/* The relative rounding error of an f16 component is up to 2⁻¹¹. */
 #define UNIT_TOLERANCE 2e-3
 enum { BLOCK_ROWS = 1024, PAGE = 4096 };
 
@@ -14,7 +14,7 @@ Rows rows_of_floats(const float *x, size_t count, size_t dim) {
     return (Rows){.count = count, .dim = dim, .f32 = x};
 }
 
-/* Whole pages inside the rows; they come back from the file when they are read again. */
+/* Releases whole pages inside the rows; they are read from the file again when used. */
 static void give_back(const Rows *r, size_t first, size_t n) {
     size_t width = r->dim * (r->f32 ? sizeof *r->f32 : sizeof *r->f16);
     const char *at = r->f32 ? (const char *)r->f32 : (const char *)r->f16;

@@ -4,10 +4,10 @@
 
 #include <stdlib.h>
 
-/* Rows of a set as they go to the device; the block that is there already is not sent again. */
+/* Rows of a set on the device; a block that is already there is not sent again. */
 typedef struct Block {
     const Rows *rows;
-    size_t size, first; /* rows; SIZE_MAX: nothing there */
+    size_t size, first; /* rows; first SIZE_MAX: empty */
     float *host;
     acc *device;
 } Block;

@@ -5,8 +5,8 @@
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
-/* Tiles begin at multiples of these; every walk makes the same product of a tile, so a score has
- * the same bits whenever it is seen. */
+/* Tiles begin at multiples of these. Every walk computes the same product for a tile, so a score
+ * always has the same bits. */
 enum { SCORE_TILE_ROWS = 2048, SCORE_TILE_COLS = 4096 };
 
 typedef struct ScoreTile {
@@ -15,14 +15,14 @@ typedef struct ScoreTile {
 } ScoreTile;
 
 typedef struct ScoreTileWalk {
-    /* NULL: all of them. Of a tile that is asked about, scores are NULL. */
+    /* Selects tiles; NULL: all. It is called with scores NULL. */
     bool (*wanted)(void *context, const ScoreTile *t);
     void (*visit)(void *context, const ScoreTile *t);
     void *context;
-    const char *progress; /* what the work is called (data/io/progress.h); NULL: not shown */
+    const char *progress; /* name of the work (data/io/progress.h); NULL: not shown */
 } ScoreTileWalk;
 
-/* Between plan_begin and plan_end (kernels.h): goes through what a walk takes, at most. */
+/* Between plan_begin and plan_end (kernels/device.h): allocates at most what a walk needs. */
 void score_tiles_plan(const Kernels *k, size_t dim);
 void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const ScoreTileWalk *w);
 #endif

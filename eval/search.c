@@ -6,7 +6,7 @@
 
 /* ---- heaps of the best hits ---- */
 
-/* a is a worse hit than b. */
+/* True: a is a worse hit than b. */
 static bool worse(Hit a, Hit b) {
     return a.score < b.score || (a.score == b.score && a.row > b.row);
 }
@@ -50,7 +50,8 @@ size_t search_top_scores(Hit *hits, size_t k, const float *scores, size_t N) {
     return n;
 }
 
-/* ---- scores: rows × queries, in vectors; every score adds its lanes in the same order ---- */
+/* ---- scores: rows × queries, in vectors; the lanes of every score are added in the same order
+ * ---- */
 
 #if defined __AVX512F__
 enum { LANES = 16, TOGETHER = 4 };
@@ -70,7 +71,7 @@ static inline float add_lanes(const Vector *v) {
     return s[0];
 }
 
-/* out[AT_ONCE][TOGETHER] of rows and queries that lie `stride` apart, a multiple of LANES. */
+/* out[AT_ONCE][TOGETHER] of rows and queries at a distance of `stride`, a multiple of LANES. */
 static void multiply(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
                      size_t stride) {
     Vector sum[AT_ONCE][TOGETHER] = {{{0}}};
@@ -115,7 +116,7 @@ Search *search_new(size_t k, const float *queries, size_t Q, size_t E) {
     return s;
 }
 
-/* The block's rows `stride` apart, a multiple of AT_ONCE of them readable. */
+/* The block's rows at a distance of `stride`; a multiple of AT_ONCE of them is readable. */
 static const float *block_rows(const Search *s, const Rows *r, size_t at, size_t n, float *block) {
     if (r->f32 && !r->scale && r->dim == s->stride && n % AT_ONCE == 0) return r->f32 + at * r->dim;
     rows_load(r, at, n, block, s->stride);

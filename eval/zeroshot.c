@@ -59,7 +59,7 @@ static void *joined(const Comm *c, float *own, size_t floats) {
 void classifier_build(Classifier *w, Encoder *e, const Comm *c, const ClassSet *s,
                       bool each_template) {
     size_t E = encoder_dim(e), T = s->template_count;
-    /* groups of many whole batches, the same whatever the ranks */
+    /* groups of many whole batches, the same for any number of ranks */
     size_t group = size_min(s->count, div_up(16 * encoder_batch(e), T));
     size_t groups = div_up(s->count, group);
     size_t first = size_min(s->count, groups * (size_t)c->rank / (size_t)c->size * group);
@@ -171,7 +171,7 @@ typedef struct Pass {
     size_t chunk;
     float *features;  /* [chunk,dim] */
     bool *ok;         /* [chunk] */
-    Prediction *list; /* [chunk], of a template alone */
+    Prediction *list; /* [chunk], of a single template */
 } Pass;
 
 static bool all_finite(const float *x, size_t n) {
@@ -180,7 +180,7 @@ static bool all_finite(const float *x, size_t n) {
     return true;
 }
 
-/* A label that is no class: which one is right cannot be known. */
+/* A label that is no class: the correct class is unknown. */
 static _Noreturn void die_of_label(const LabelledReader *r, size_t i) {
     Sample s = {0};
     Error err;

@@ -20,7 +20,8 @@ void classifier_free(Classifier *w);
 
 enum { ZEROSHOT_TOP = 5 };
 
-/* Of one image; classes by falling score, ties by lower number; -1 past the last class. */
+/* The prediction of one image: classes by falling score, ties by lower number; -1 past the last
+ * class. */
 typedef struct Prediction {
     uint64_t sample; /* its number in the data set */
     int32_t label, top[ZEROSHOT_TOP];
@@ -28,15 +29,16 @@ typedef struct Prediction {
 } Prediction;
 
 typedef struct Predictions {
-    Prediction *list; /* [count] those that could be read, in stored order */
+    Prediction *list; /* [count] of the readable samples, in stored order */
     size_t count, bad;
-    bool finite;              /* no feature was a NaN or infinite */
+    bool finite;              /* no feature is NaN or infinite */
     size_t templates, *right; /* [templates] hits of each template alone; 0, NULL without them */
     double seconds;
 } Predictions;
 
-/* Each rank predicts its share, whole batches of the data set's order; then every rank receives
- * all predictions. Memory does not grow with the features. Dies at a label that is no class. */
+/* Each rank predicts its share, whole batches of the data set's order; then every rank receives all
+ * predictions. Memory does not grow with the features. Exits with an error at a label that is no
+ * class. */
 void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, const Labels *labels,
                       const Classifier *w);
 void predictions_free(Predictions *p);
@@ -46,6 +48,6 @@ typedef struct Scorer Scorer;
 Scorer *scorer_new(const Kernels *k, const float *weights, size_t classes, size_t dim);
 void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list);
 void scorer_free(Scorer *s);
-/* Between plan_begin and plan_end (kernels.h): runs the largest pass of a scorer. */
+/* Between plan_begin and plan_end (kernels/device.h): runs the largest pass of a scorer. */
 void scorer_plan(const Kernels *k, size_t classes, size_t dim);
 #endif

@@ -10,7 +10,7 @@
 
 enum {
     PAIRS_SHOWN = 50,    /* lines of the table of confusions */
-    PAIRS_PICTURED = 24, /* of these, so many with pictures */
+    PAIRS_PICTURED = 24, /* those shown with pictures */
     PICTURES = 6,        /* of a pair */
     SIDE = 96,           /* of a picture */
 };
@@ -52,7 +52,7 @@ static void put_numbers(const Page *g) {
 
 /* ---- the matrix ---- */
 
-/* A string inside a script: what could end the script is escaped. */
+/* Writes a string inside a script; characters that could end the script are escaped. */
 static void script_string(FILE *out, const char *s) {
     json_t *string = json_string(s);
     char *quoted = json_dumps(string, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);

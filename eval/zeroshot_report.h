@@ -1,5 +1,5 @@
-/* zeroshot_report: predictions → accuracies with their intervals, classes, confusions; as a page
- * for people (zeroshot_html.c). */
+/* zeroshot_report: predictions → accuracies with their intervals, classes, confusions; also as an
+ * HTML page (zeroshot_html.c). */
 #ifndef EVAL_ZEROSHOT_REPORT_H
 #define EVAL_ZEROSHOT_REPORT_H
 #include "eval/zeroshot.h"
@@ -8,17 +8,17 @@ typedef struct Interval {
     double low, high;
 } Interval;
 
-/* Wilson's score interval of a proportion at 95 %: right of n; 0 … 1 of nothing. (E. B. Wilson,
+/* Wilson's score interval of the proportion right/n at 95 %; 0 … 1 if n is 0. (E. B. Wilson,
  * Probable inference, the law of succession, and statistical inference, 1927.) */
 Interval interval_wilson(size_t right, size_t n);
 
 typedef struct ClassReport {
     size_t images, right, right5; /* right5: among the first five */
-    int confused;                 /* the wrong class it is most often taken for; -1: none */
+    int confused;                 /* the most frequent wrong prediction; -1: none */
     size_t confused_images;
 } ClassReport;
 
-/* Images of class `truth` that were taken for class `predicted`. */
+/* Images of class `truth` predicted as class `predicted`. */
 typedef struct Cell {
     int truth, predicted;
     size_t images;
@@ -42,8 +42,8 @@ void zeroshot_report(ZeroshotReport *r, const Predictions *p, size_t classes);
 void zeroshot_report_free(ZeroshotReport *r);
 
 /* One self-contained HTML page: the numbers, the confusion matrix, the classes, pictures of the
- * most frequent confusions (read from d again), templates. title: what was evaluated. False: err
- * says why. */
+ * most frequent confusions (read from d again), templates. title: names the evaluated data. False:
+ * err has the reason. */
 bool zeroshot_write_html(const char *path, const char *title, const ZeroshotReport *r,
                          const Predictions *p, const ClassSet *s, Dataset *d, Error *err);
 #endif

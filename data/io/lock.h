@@ -1,14 +1,15 @@
-/* lock: a folder in which one process at a time works, said by its file `lock`: held by flock, and
- * with "HOST:PID" in it for file systems that hosts share and where flock does not reach. */
+/* lock: exclusive use of a folder by one process. Its file `lock` is locked by flock and contains
+ * "HOST:PID" for shared file systems on which flock does not work across hosts. */
 #ifndef DATA_IO_LOCK_H
 #define DATA_IO_LOCK_H
 #include "kernels/base.h"
 
-/* For the life of the process, which locks one folder at most; makes the folder. False: another
- * process has it, or a process of another host that ended without a word may have it. The lock of
- * this host's dead process is taken over, also that of a SLURM job's earlier start on any host. */
+/* Locks a folder until the process ends, at most one for each process; creates the folder. False:
+ * another process holds the lock, or a process of another host that may have died holds it. The
+ * lock of a dead process of this host is taken over, and so is that of an earlier start of the same
+ * SLURM job on any host. */
 bool folder_lock(const char *folder, Error *err);
-/* At a normal end or exit it is called by itself; before _exit it is called. Removes the file, and
- * the folder if nothing else is in it. */
+/* Runs automatically at a normal end or exit; must be called before _exit. Removes the file, and
+ * the folder if it is then empty. */
 void folder_unlock(void);
 #endif
