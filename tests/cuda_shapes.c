@@ -1,9 +1,9 @@
-/* cuda_shapes: runs one slot of the backend cuda at sizes that matter, to be profiled by the layer
- * that needs no GPU (tests/cuda_on_cpu/profile.h). Checks no result: the kernel tests do.
+/* cuda_shapes: runs one slot of the backend cuda at realistic sizes, to be profiled without a GPU
+ * (tests/cuda_on_cpu/profile.h). Results are checked by the kernel tests, not here.
  *
  *   CUDAEMU_PROFILE=1 build/tests/cuda_shapes [fp32] CASE [SIZE…]
  *
- * Without a case it lists them with their sizes. amp_bf16 unless told otherwise. */
+ * Without a case it lists all cases with their sizes. The default precision is amp_bf16. */
 #include "kernels/kernels.h"
 
 #include <stdio.h>

@@ -40,7 +40,7 @@ static int remove_entry(const char *path, const struct stat *st, int kind, struc
 }
 
 static void remove_dir(void) {
-    /* A child that exits must not take its parent's folder along. */
+    /* A child that exits must not delete its parent's folder. */
     if (getpid() == dir_owner) nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 

@@ -1,4 +1,4 @@
-/* support: what every test may use: cmocka, the fixed seed, temporary files, near-comparison, death
+/* support: helpers for every test: cmocka, the fixed seed, temporary files, near-comparison, death
  * tests. A failed helper fails the running cmocka test. */
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
@@ -20,12 +20,12 @@
 /* The seed of every random value of the tests; $TEST_SEED replaces it. Printed at first use. */
 uint64_t test_seed(void);
 
-/* This program's own folder under $TMPDIR (or /tmp): made at first use, removed at exit. */
+/* This program's folder under $TMPDIR (or /tmp): created at first use, removed at exit. */
 const char *test_dir(void);
 /* Path of `name` in that folder; the string stays valid for 16 further calls. */
 const char *test_path(const char *name);
 void test_write_file(const char *path, const void *bytes, size_t n);
-/* The whole file and a 0 byte behind it; *n (may be NULL) does not count that. Free with free(). */
+/* The whole file followed by a 0 byte, which *n (may be NULL) does not count. Free with free(). */
 char *test_read_file(const char *path, size_t *n);
 
 /* $CLIPC (or build/clipc) with the backend under test. */
@@ -50,10 +50,10 @@ double test_error_l2(const double *got, const double *want, size_t n);
 float *test_tied_rows(size_t n, size_t E, uint64_t stream);
 float test_dot_f32(const float *a, const float *b, size_t E);
 
-/* Where this process is root: takes from it the right to write where the modes forbid it. */
+/* If this process is root, drops the capability to write against file modes. */
 void test_obey_modes(void);
-/* From here on the system call fails in this process and those it starts; false where such a filter
- * cannot be set. For children: it stays. */
+/* From here on the system call fails in this process and those it starts; false if such a filter
+ * cannot be set. Use it in child processes: it cannot be undone. */
 bool test_deny(int call, int error);
 /* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);

@@ -17,7 +17,7 @@ void tar_bytes_end(TarBytes *t);
 const char *tar_bytes_write(TarBytes *t, const char *name);
 /* Opens a data set; one that cannot be opened fails the test. */
 Dataset *open_data_set(const char *spec, const DatasetOptions *o);
-/* It must be refused with a line that contains `needle`. */
+/* Opening must fail with a line that contains `needle`. */
 void refuse_data_set(const char *spec, const DatasetOptions *o, const char *needle);
 
 typedef enum { CAPTIONS_REAL, CAPTIONS_ODD } GoldenCaptions;

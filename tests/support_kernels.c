@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Every backend that the kernel tests try; a new one is one line. */
+/* The backends under test; a new one is one line. */
 static const struct BackendRow {
     const char *name;
     Precision precision;
-    bool host_memory; /* its pointers are the host's: AddressSanitizer can watch the guards */
+    bool host_memory; /* its pointers are the host's: AddressSanitizer can check the guards */
 } backends[] = {
 #if defined TEST_CUDA /* linked with the CUDA backend: on a GPU, or on the CPU-run layer */
     {"cuda", PRECISION_FP32, false},
@@ -33,8 +33,8 @@ static const struct BackendRow {
 #define UNPOISON(p, n) ((void)(p), (void)(n))
 #endif
 
-/* A guard's bytes make a huge finite number in every element type: a read across the border that
- * matters shows as an error. */
+/* A guard's bytes form a huge finite number in every element type, so that a read across the border
+ * that affects the result is detected as an error. */
 enum { GUARD = 128, GUARD_BYTE = 0xFD, NAN_BYTE = 0xFF, MAX_BUFS = 32, REPEATS = 2 };
 
 static const int thread_counts[] = {1, 2, 3, 8};
@@ -385,7 +385,7 @@ static int backend_setup(void **state) {
     const struct BackendRow *row = *state;
     backend = kernels_open(row->name, row->precision);
     backend_on_host = row->host_memory;
-    buf_count = 0; /* a failed test has left its arrays behind */
+    buf_count = 0; /* a failed test leaves its arrays */
     return 0;
 }
 

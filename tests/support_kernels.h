@@ -1,7 +1,7 @@
 /* support_kernels: compares the slots of every backend with the backend ref. For
  * tests/test_kernels_*.c.
  *
- * A test makes its arrays, runs a slot, checks what was written and frees the arrays:
+ * A test allocates its arrays, runs a slot, checks its outputs and frees the arrays:
  *
  *     Buf *y = act_out(M * N), *x = act_in(M * K, 1), *w = act_in(N * K, 1);
  *     RUN(linear_fwd, A(y), A(x), A(w), NULL, M, N, K);
@@ -11,9 +11,8 @@
  * RUN calls the slot on ref, then on the backend under test: twice with each of 1, 2, 3 and 8
  * threads. Both start from the same values, rounded to the backend's element types. Each array on
  * the backend has guard bands around it, starts at an odd element for half of the runs, and is
- * filled with NaN where it is an output. RUN fails where a guard or an input was written or where
- * the second call gave other bits. An array that was written and never checked fails in bufs_free.
- */
+ * filled with NaN if it is an output. RUN fails if a guard or an input was written or if the second
+ * call gave other bits. bufs_free fails if an array was written and never checked. */
 #ifndef TESTS_SUPPORT_KERNELS_H
 #define TESTS_SUPPORT_KERNELS_H
 #include "kernels/kernels.h"
@@ -30,12 +29,12 @@ typedef enum { BUF_IN, BUF_OUT, BUF_INOUT } BufRole;
 typedef struct Buf {
     BufType type;
     BufRole role;
-    size_t n, bytes;            /* elements; bytes on the backend */
-    double *host;               /* [n] values at the start; may be changed until RUN */
-    double size;                /* of the terms of its sums: errors are relative to it where all
-                                   values are smaller by chance; may be changed until a check */
-    double *want;               /* [n] what ref left */
-    double *got[THREAD_COUNTS]; /* [n] what the backend left */
+    size_t n, bytes; /* elements; bytes on the backend */
+    double *host;    /* [n] values at the start; may be changed until RUN */
+    double size;  /* magnitude of the terms of its sums: errors are relative to it if all values are
+                     smaller by chance; may be changed until a check */
+    double *want; /* [n] ref's result */
+    double *got[THREAD_COUNTS]; /* [n] the backend's results */
     void *ref, *block, *at;     /* ref's array; the backend's, with its guards; its first element */
     unsigned char *before, *after;
     const void *raw; /* [bytes] a BUF_RAW's content, never misaligned */
@@ -55,13 +54,13 @@ Buf *acc_out(size_t n);
 Buf *acc_inout(size_t n, double scale);
 Buf *i32_in(size_t n, const int32_t *values);
 Buf *u8_in(size_t n);
-/* bf16 whatever act is; without a check it may differ by the last bit. */
+/* bf16 for any act; exempt from checks, since it may differ in the last bit. */
 Buf *bf16_inout(size_t n, double scale);
-/* n bytes of the caller's structures, which the backends get as they are. */
+/* n bytes of the caller's structures, passed unchanged to the backends. */
 Buf *raw_in(const void *content, size_t n);
 /* One acc that holds `value`. */
 Buf *acc_scalar(double value);
-/* After RUN: an output becomes an input of the next RUN, with the values that ref gave it. */
+/* After RUN: makes an output an input of the next RUN, with ref's values. */
 void becomes_input(Buf *b);
 void bufs_free(void);
 
@@ -69,7 +68,7 @@ void bufs_free(void);
 double test_random(void);
 size_t test_random_below(size_t n);
 
-/* The argument for whichever backend RUN is calling; NULL for NULL. */
+/* The argument for the backend that RUN is calling; NULL for NULL. */
 act *A(const Buf *b);
 acc *F(const Buf *b);
 void *P(const Buf *b);
@@ -86,7 +85,8 @@ const Kernels *run_next(void);
  * eps that of the array's element type for its one rounding, eps_acc for a sum of `terms`; 2^-8 for
  * bf16, 2^-23 for f32. */
 #define check(b, factor, terms) check_at(b, factor, terms, false, #b, __FILE__, __LINE__)
-/* The same with the eps of act: an acc array whose terms a backend may round to act on the way. */
+/* The same with the eps of act: for an acc array whose terms a backend may round to act in
+ * between. */
 #define check_as_act(b, factor, terms) check_at(b, factor, terms, true, #b, __FILE__, __LINE__)
 /* Exactly ref's values. */
 #define check_exact(b) check(b, 0, 0)
@@ -108,7 +108,7 @@ double *test_randoms(size_t n);
 /* Σ a·b. */
 double test_dot(const double *a, const double *b, size_t n);
 
-/* main of a kernel test: `each` runs once a backend, `once` by itself (tests of ref). */
+/* main of a kernel test: `each` runs once for each backend, `once` only once (tests of ref). */
 int kernel_tests_run(const char *group, const struct CMUnitTest *each, size_t each_count,
                      const struct CMUnitTest *once, size_t once_count);
 #endif

@@ -204,7 +204,7 @@ void model_free(TestModel *m) {
     free(m->table);
 }
 
-/* In patches_u8's place for pixels that are floats already. */
+/* Replaces patches_u8 if pixels are floats. */
 static struct {
     const Kernels *k;
     const float *pixels; /* [B,3,S,S], normalised */

@@ -1,4 +1,4 @@
-/* support_model: small models for tests: the golden model of the numerical specification, odd ones,
+/* support_model: small models for tests: the golden model of docs/NUMERICS.md, models of odd sizes,
  * and a harness that gives features, loss and gradients on the host. */
 #ifndef TESTS_SUPPORT_MODEL_H
 #define TESTS_SUPPORT_MODEL_H
@@ -30,12 +30,12 @@ TestBatch golden_batch(uint32_t i);
 TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed);
 void batch_free(TestBatch *b);
 
-/* The tensor of that name; NULL when absent. */
+/* The tensor of that name; NULL if absent. */
 Param *param_named(const Params *p, const char *name);
 
 typedef struct TestModel {
     const Kernels *k;
-    Kernels *table; /* what k points to: its own */
+    Kernels *table; /* private copy that k points to */
     ClipConfig config;
     Params *p;
     OptimState *state;
@@ -51,9 +51,7 @@ TestModel model_new(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
 /* The same with these tensors frozen (never logit_…). */
 TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
                            LossKind kind, bool (*frozen)(const char *name));
-/* Tensors and what training keeps beside them, all of which learns; lora: with its factors, or
- * NULL.
- */
+/* Tensors with their training state, all trainable; lora: with its factors, or NULL. */
 OptimState *state_new(const Kernels *k, const ClipConfig *c, const LoraOptions *lora);
 void state_free(OptimState *s);
 void model_free(TestModel *m);
@@ -62,16 +60,16 @@ typedef struct RunHow {
     bool u8, dropout; /* pixels as bytes; samples named */
     uint64_t draw;
 } RunHow;
-/* Forward (kept), loss, backward; gradients start from zero. Returns the loss. */
+/* Forward with activations kept, loss, backward; gradients start from zero. Returns the loss. */
 double model_gradients(TestModel *m, const TestBatch *b, RunHow how);
-/* Forward without keeping, loss alone. */
+/* Forward without keeping activations, and the loss. */
 double model_loss(TestModel *m, const TestBatch *b, RunHow how);
-/* Host copies, malloc'd: n elements of a device array; the gradient of a tensor that learns. */
+/* Host copies, malloc'd: n elements of a device array; the gradient of a trainable tensor. */
 double *host_copy(const Kernels *k, const acc *x, size_t n);
 double *model_grad(const TestModel *m, const char *name);
 
 double l2(const double *a, size_t n);
-/* Largest relative L2 difference of a tensor's gradient between two models of one config that learn
- * the same; *where: its name. */
+/* Largest relative L2 difference of a tensor's gradient between two models of one config with the
+ * same trainable tensors; *where: its name. */
 double worst_gradient(const TestModel *a, const TestModel *b, const char **where);
 #endif

@@ -44,7 +44,7 @@ static inline uint8_t *golden_file(const char *name, size_t *size) {
     return bytes;
 }
 
-/* The next line of a golden table that is not a comment; false at the end. */
+/* Reads the next line of a golden table that is not a comment; false at the end. */
 static inline bool golden_line(FILE *f, char line[512]) {
     while (fgets(line, 512, f))
         if (line[0] != '#') return true;

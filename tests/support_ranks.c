@@ -17,7 +17,7 @@ const Launcher ranks_usual = BY_TORCHRUN;
 const Launcher ranks_usual = BY_MPI;
 #endif
 
-/* On the layer: streams at once, only as far as somebody waits, in random turns
+/* On the layer without a GPU: streams run immediately, only when waited for, or in random order
  * (cuda_on_cpu/emu.h). */
 static const int stream_order[] = {[BY_TORCHRUN] = 0, [BY_SLURM] = 1, [BY_MPI] = 2};
 
@@ -25,7 +25,7 @@ bool test_shell(const char *line) { return system(line) == 0; }
 
 static bool on_gpu(void) { return !strncmp(program_invocation_short_name, "gpu_", 4); }
 
-/* A port that nobody uses, for MASTER_PORT; the one after it is for the ranks. */
+/* A free port for MASTER_PORT; the next one is for the ranks. */
 static int free_port(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof a;
@@ -36,7 +36,7 @@ static int free_port(void) {
     return ntohs(a.sin_port) - 1;
 }
 
-/* One shell line that runs the command on so many ranks (0: alone) and fails where one of them
+/* A shell line that runs the command on a number of ranks (0: alone) and fails if one of them
  * does. */
 static void launch_line(char *line, size_t room, Launcher by, int ranks, const char *command,
                         const char *out) {
@@ -82,7 +82,7 @@ bool ranks_run(Launcher by, int ranks, const char *command, const char *out) {
     return false;
 }
 
-/* Whether the program refuses to start ranks over this transport with these words. */
+/* Returns true if the program refuses to start ranks over this transport with these words. */
 static bool says(const char *comm, const char *words) {
     char line[4300];
     snprintf(line, sizeof line,

@@ -1,22 +1,23 @@
 /* support_ranks: commands that run as ranks: CPU ranks under mpirun, GPU ranks started as torchrun,
- * SLURM or mpirun would. For the tests of many ranks. */
+ * SLURM or mpirun would. */
 #ifndef TESTS_SUPPORT_RANKS_H
 #define TESTS_SUPPORT_RANKS_H
 #include <stdbool.h>
 
 enum { RANKS_MOST = 4 };
 
-/* How the ranks come to know of each other. */
+/* How the ranks find each other. */
 typedef enum { BY_MPI, BY_TORCHRUN, BY_SLURM } Launcher;
 extern const Launcher ranks_usual;
 
 bool test_shell(const char *line);
-/* The command on so many ranks (0: alone, no launcher); false where one of them fails, what they
- * said is shown then. Rank 0's output goes to `out`. */
+/* Runs the command on a number of ranks (0: alone, no launcher). False: one of them failed; their
+ * output is shown. Rank 0's output goes to `out`. */
 bool ranks_run(Launcher by, int ranks, const char *command, const char *out);
-/* How many ranks there can be on this machine; *why_not (may be NULL): there are not more. */
+/* The number of ranks that this machine supports; *why_not (may be NULL): the reason for the
+ * limit. */
 int ranks_possible(const char **why_not);
 bool ranks_have_mpirun(void);
-/* Skips the test where so many are not possible. */
+/* Skips the test if the machine supports fewer ranks. */
 void need_ranks(const char *test, int ranks);
 #endif

@@ -1,4 +1,4 @@
-/* captions: the grammar of a text key, choices by lot, one of several captions; then through data
+/* captions: the grammar of a text key, random choices, one of several captions; then through data
  * sets: shards with .txt and .json, tables with several rows a picture. */
 #include "data/captions.h"
 #include "data/dataset.h"
@@ -71,7 +71,7 @@ static void test_order(void **state) {
     }
     const double want[] = {0.5, 0.3, 0.2};
     for (size_t i = 0; i < 3; i++) {
-        double next = 0; /* chance of standing second: what is left is drawn by weight again */
+        double next = 0; /* probability of being second: the rest is drawn by weight again */
         for (size_t j = 0; j < 3; j++)
             if (j != i) next += want[j] * want[i] / (1 - want[j]);
         assert_near((double)first[i] / DRAWS, want[i], 0.02);

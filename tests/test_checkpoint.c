@@ -1,5 +1,5 @@
-/* Checkpoints: what is saved comes back, whatever names and types a file uses; resizing as PyTorch
- * does it; damaged files, a full disk, a run killed while it saves. */
+/* Checkpoints: saved values are loaded again, for all names and types; resizing as in PyTorch;
+ * damaged files, a full disk, a run killed while it saves. */
 #include "train/checkpoint.h"
 
 #include "data/tensors/safetensors.h"
@@ -111,7 +111,7 @@ static void test_same_name_again(void **state) {
     const char *vocab = test_path("vocab-that-goes-away");
     test_write_file(vocab, "v", 1);
     checkpoint_save(dir, "step_5", o, &c, &s, vocab);
-    unlink(vocab); /* a run that goes on from a checkpoint that was pruned since */
+    unlink(vocab); /* a run that resumes from a checkpoint that is pruned since */
     s.seed = 9;
     params_init(o->p, 2);
     checkpoint_save(dir, "step_5", o, &c, &s, vocab);
@@ -253,7 +253,7 @@ static void test_wrong_tensors_are_named(void **state) {
 
 /* ---- resizing ---- */
 
-/* A file with the golden embedding in a model of its own size, loaded into one of another size. */
+/* A file with the golden embedding in a model of its size, loaded into one of another size. */
 static void check_resize(const Safetensors *golden, const char *kind, size_t from, size_t to) {
     bool image = !strcmp(kind, "image");
     const char *name = image ? "visual.positional_embedding" : "positional_embedding";
@@ -422,7 +422,7 @@ static void test_read_only_folder(void **state) {
     check_step_1_stands(dir);
 }
 
-/* Killed at any moment: a whole checkpoint stands, and its files belong to one step. */
+/* Killed at any moment: a complete checkpoint remains, and its files belong to one step. */
 static void test_killed_while_saving(void **state) {
     (void)state;
     const char *dir = test_path("killed");
@@ -485,8 +485,8 @@ static void test_prune(void **state) {
     end(o, &c);
 }
 
-/* Links lead elsewhere, and other spellings of a number are somebody's: both stay, and neither
- * counts among those that are kept. */
+/* Links lead elsewhere, and other spellings of a number are not the program's: both stay, and
+ * neither counts among those that are kept. */
 static void test_prune_stays_inside(void **state) {
     (void)state;
     const char *dir = test_path("prune-inside");

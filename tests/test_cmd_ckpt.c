@@ -1,4 +1,4 @@
-/* `clipc ckpt info` on a checkpoint, on a weights file, on what is neither. */
+/* `clipc ckpt info` on a checkpoint, on a weights file, on other files. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "data/tensors/safetensors.h"

@@ -1,4 +1,4 @@
-/* The model config reader: every shipped file, what is refused and how, what is written back. */
+/* The model config reader: every shipped file, refused files and their messages, writing. */
 #include "train/model/config.h"
 
 #include <setjmp.h>
@@ -171,7 +171,7 @@ static void test_written_back(void **state) {
     assert_int_equal(c.eval_transform.interpolation, INTERPOLATION_BILINEAR);
     assert_int_equal(c.eval_transform.fill[2], 7);
     assert_true(c.eval_transform.mean[1] == 0.25f);
-    /* what options of a run change has to reach the file */
+    /* changes by a run's options must reach the file */
     c.has_logit_bias = true;
     c.init_logit_bias = -10;
     c.init_logit_scale = 2.302585;

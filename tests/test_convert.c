@@ -1,5 +1,5 @@
-/* clipc ckpt convert, mix, average, diff: what is written is what was read, in every format and
- * type; nothing is written over, and nothing half written stays. */
+/* clipc ckpt convert, mix, average, diff: output equals input in every format and type; no file is
+ * overwritten, and no partial file stays. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "data/text/tokenizer.h"
@@ -105,7 +105,7 @@ static void test_tokenizer_files(void **state) {
           line("ckpt convert " GOLDEN "hf --to hf --out %s", test_path("without")));
 }
 
-/* A vocabulary with an empty last line, which counts: the file it gives says the same. */
+/* A vocabulary with an empty last line, which counts: the written file means the same. */
 static void test_vocabulary_round_trip(void **state) {
     (void)state;
     Error err;
@@ -156,7 +156,7 @@ static void test_nothing_is_written_over(void **state) {
     assert_int_equal(test_entries(test_path("safe"), true), 0);
 }
 
-/* The check comes long before the end: what appears meanwhile stands too. */
+/* The check comes long before the end: a file that appears meanwhile is kept too. */
 static void test_place(void **state) {
     (void)state;
     mkdir(test_path("ready"), 0777);
@@ -181,7 +181,7 @@ static void make_named(const char *folder, const char *file) {
     test_write_file(line("%s/%s", folder, file), "x", 1);
 }
 
-/* What stands at `to` is `file` alone. */
+/* `to` is `file` alone. */
 static bool stands(const char *to, const char *file) {
     return !access(line("%s/%s", to, file), F_OK) && test_entries(to, false) == 1;
 }
@@ -358,7 +358,7 @@ static void test_diff(void **state) {
 
 /* ---- rounding ---- */
 
-/* Every half is given back; what lies between goes to the nearer one, ties to the even one. */
+/* Every half is preserved; values between are rounded to nearest, ties to even. */
 static void check_rounding(Dtype d, uint16_t last) {
     for (uint32_t h = 0; h < last; h++) {
         uint16_t pair[2] = {(uint16_t)h, (uint16_t)(h + 1)}, got;
@@ -406,7 +406,7 @@ static void test_rounding(void **state) {
     }
 }
 
-/* What half precision cannot hold is not written. */
+/* Values beyond half precision are refused. */
 static void test_out_of_range(void **state) {
     (void)state;
     size_t n;

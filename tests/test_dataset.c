@@ -1,5 +1,5 @@
-/* shards: what a specification names, reading through indexes, their care about stale and damaged
- * files, zstd shards, threads. */
+/* data sets: expansion of a specification, reading through indexes, stale and damaged files, zstd
+ * shards, threads. */
 #include "data/index.h"
 #include "data/io/parallel.h"
 #include "data/dataset.h"
@@ -188,7 +188,7 @@ static void test_reading(void **state) {
     refuse_data_set(test_path("read/3.tar"), &o, "No such file");
 }
 
-/* Of many shards no more are open than half of what the process may open. */
+/* Of many shards at most half of the process's limit are open. */
 static void test_few_descriptors(void **state) {
     (void)state;
     mkdir(test_path("few"), 0777);
@@ -370,7 +370,7 @@ static void test_bad_index(void **state) {
     free(index);
 }
 
-/* Cut anywhere, a shard gives the samples that are whole. */
+/* Cut anywhere, a shard gives its complete samples. */
 static void test_cut_shard(void **state) {
     (void)state;
     DatasetOptions o = options();

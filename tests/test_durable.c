@@ -1,5 +1,5 @@
-/* What a command writes is on the disk before it gets its name: where fsync fails, each says so,
- * exits 1 and leaves nothing under the name. */
+/* A command's output is on disk before it is renamed into place: if fsync fails, each command
+ * reports it, exits 1 and leaves nothing under the name. */
 #include "tests/support.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@
 
 static const struct {
     const char *command; /* its %s: the test's folder */
-    const char *file;    /* in that folder: must not be there, but is where fsync works */
+    const char *file;    /* in that folder: must be absent, but exists if fsync works */
 } cases[] = {
     {"data pack " GOLDEN "/pairs.tsv --out %s/pack/t", "pack/t-000000.tar"},
     {"data index %s/shards", "shards/s-000000.tar.idx"},
@@ -32,7 +32,7 @@ static const struct {
     {TRAIN " --resume latest --logs %s --name run", "run/checkpoints/step_1"},
 };
 
-/* Exit code of clipc with fsync failing, or 77; what it said under "said". */
+/* Exit code of clipc with fsync failing, or 77; its output in "said". */
 static int without_fsync(const char *command) {
     char *whole = xasprintf("%s %s > %s 2>&1", test_program(), command, test_path("said"));
     fflush(NULL);

@@ -1,5 +1,5 @@
 /* feed: samples of streams: every one once an epoch, in an order that is a pure function of seed,
- * epoch and rank; going on in the middle; streams that fail, hang or hold nothing; no process left.
+ * epoch and rank; resuming in the middle; streams that fail, hang or are empty; no process left.
  * And the same streams as data sets that are read by number. */
 #include "data/io/pipe.h"
 #include "data/dataset.h"
@@ -109,7 +109,7 @@ static void test_order(void **state) {
     dataset_close(d);
 }
 
-/* An epoch of more samples than there are reads all again, in another order. */
+/* An epoch with more samples than exist reads all again, in another order. */
 static void test_passes(void **state) {
     (void)state;
     FeedOptions o = feed_options();
@@ -180,7 +180,7 @@ static void test_threads(void **state) {
     dataset_close(d);
 }
 
-/* ---- what goes wrong ---- */
+/* ---- failures ---- */
 
 static size_t take_until_error(Dataset *d, size_t rows, double max_bad, char error[512]) {
     Feed *f = dataset_feed(d);
@@ -272,7 +272,7 @@ static void test_bad_samples(void **state) {
     dataset_close(d);
 }
 
-/* One that waits is woken, and what it waited for is ended. */
+/* A waiting thread is woken, and its stream is ended. */
 static void *stop_soon(void *arg) {
     usleep(100 * 1000);
     feed_stop(arg);
@@ -338,7 +338,7 @@ static void test_no_orphan(void **state) {
     assert_int_equal(errno, ECHILD);
 }
 
-/* However the program ends, the shell ends with it. */
+/* The shell ends with the program, however that ends. */
 static void check_ending(bool killed) {
     pid_t child = fork();
     if (child == 0) {

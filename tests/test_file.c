@@ -1,5 +1,5 @@
-/* data/io: files of every storage read alike, whole files, names in folders, resources, blank text;
- * and the search that finds a start. */
+/* data/io: files of every storage, whole files, names in folders, resources, blank text; and the
+ * search for a start. */
 #include "data/io/file.h"
 #include "data/io/folder.h"
 #include "data/io/resource.h"

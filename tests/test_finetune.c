@@ -1,5 +1,5 @@
-/* What fine-tuning adds to a step, against formulas in float64: layer groups, rates, LoRA's merged
- * weights and gradients, the moving average, guards. */
+/* The parts that fine-tuning adds to a step, against formulas in float64: layer groups, rates,
+ * LoRA's merged weights and gradients, the moving average, guards. */
 #include "tests/support.h"
 #include "tests/support_kernels.h"
 #include "tests/support_model.h"
@@ -80,7 +80,7 @@ static void fill(Trainer *t, size_t n) {
                        t->m.config.embed_dim, 1 << 20);
 }
 
-/* What step_run takes; the trainer may have been copied since it was made. */
+/* The arguments of step_run; the trainer may have been copied since it was created. */
 static Batch *const *batches(Trainer *t) {
     t->list = &t->one;
     return &t->list;
@@ -191,7 +191,7 @@ static double *tensor(const Trainer *t, const char *name) {
     return host_copy(t->m.k, param_acc(t->m.p, q), q->size);
 }
 
-/* Compute weights and what a checkpoint gets: W + (3/2)·B·A, row block by row block. */
+/* Compute weights and checkpoint weights: W + (3/2)·B·A, row block by row block. */
 static void lora_weights(void **state) {
     (void)state;
     Trainer t = lora_trainer(2);

@@ -1,6 +1,5 @@
-/* Checkpoints of other programs (tests/golden/make_formats.py): one model in every format gives the
- * features that PyTorch gives, the same bits whatever the format; damaged and wrong files are
- * refused by name. */
+/* Checkpoints of other programs (tests/golden/make_formats.py): one model gives PyTorch's features
+ * and the same bits in every format; damaged and wrong files are refused by name. */
 #include "tests/support.h"
 #include "data/tensors/npy.h"
 #include "train/model/pretrained.h"
@@ -47,7 +46,7 @@ static void compare(const char *got, const char *want, double tolerance) {
     free(y);
 }
 
-/* What the model makes of the golden pictures and captions, into NAME-images.npy and -texts.npy. */
+/* Features of the golden pictures and captions, into NAME-images.npy and -texts.npy. */
 static void embed(const char *checkpoint, const char *model, const char *name) {
     static const char *const what[] = {"images", "texts"};
     static const char *const inputs[] = {"--image tests/golden/openclip/0[0-2].jpg",
@@ -332,7 +331,7 @@ static void test_wrong_tensors(void **state) {
     free(text);
 }
 
-/* Training starts from any of them, and what it writes is read again. */
+/* Training starts from any of them, and its output can be read. */
 static void test_training_starts_from_it(void **state) {
     (void)state;
     free(test_clipc(0,

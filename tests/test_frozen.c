@@ -1,5 +1,5 @@
-/* What is frozen takes no gradient, no moments and no average, and what learns learns as it would
- * beside full gradients, bit for bit: locked towers and LoRA. */
+/* Frozen tensors have no gradient, no moments and no average, and trainable ones are updated as
+ * with full gradients, bit for bit: locked towers and LoRA. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 
@@ -51,7 +51,7 @@ static size_t memory(bool (*frozen)(const Param *), const LoraOptions *lora, Mom
     return taken;
 }
 
-enum { SPARE = 1 << 16 }; /* gradients of vectors that nobody reads, and rounding */
+enum { SPARE = 1 << 16 }; /* unused gradients of vectors, and rounding */
 
 static void memory_of_what_learns(void **state) {
     (void)state;

@@ -1,4 +1,4 @@
-/* Decoding: Pillow's pixels, truncated, damaged and hostile files, and what is written is read. */
+/* Decoding: Pillow's pixels; truncated, damaged and hostile files; written files can be read. */
 #include "data/image/image.h"
 #include "tests/support_picture.h"
 
@@ -45,7 +45,7 @@ static void test_pixels_are_pillows(void **state) {
     assert_true(files > 40);
 }
 
-/* Every prefix in memory of its own, so that a read past the end is seen by ASan. */
+/* Every prefix in a separate allocation, so that ASan detects a read past the end. */
 static void test_truncated_at_every_byte(void **state) {
     (void)state;
     FILE *f = golden_table("truncated.txt");

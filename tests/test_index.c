@@ -298,7 +298,7 @@ static void test_fresh(void **state) {
     assert_false(index_fresh(&h, &now));
 }
 
-/* A shard cut anywhere is indexed up to there, and what is indexed lies inside it. */
+/* A shard cut anywhere is indexed up to the cut, and indexed members are inside it. */
 static void test_cut_shard(void **state) {
     (void)state;
     for (size_t frame = 0; frame <= 2000; frame += 2000) {

@@ -41,7 +41,7 @@ static void test_search_is_one(void **state) {
         assert_near(all[h].score, sum, 1e-5);
         assert_true(all[h].row % 3 && (h % K == 0 || all[h].score <= all[h - 1].score));
     }
-    for (size_t i = 0; i < Q; i++) { /* none that is left out scores higher */
+    for (size_t i = 0; i < Q; i++) { /* no other row scores higher */
         size_t above = 0;
         for (size_t r = 0; r < N; r++) {
             double sum = 0;
@@ -141,7 +141,7 @@ static void test_late_link(void **state) {
     for (size_t i = 0; i < 5; i++) assert_int_equal(group[i], 0);
 }
 
-/* Alike is as much as the threshold, or more. */
+/* Similar means the threshold or more. */
 static void test_threshold_counts(void **state) {
     (void)state;
     const float x[] = {1, 0, 0, 1, 1, 0};
@@ -254,7 +254,7 @@ static void test_folder(void **state) {
     free(rows);
 }
 
-/* What a killed writer leaves is cleared by the next one, and nothing else. */
+/* The next writer deletes files that a killed writer left, and nothing else. */
 static void test_leftovers(void **state) {
     (void)state;
     float *rows = random_rows(5, DIM, 5);
@@ -341,7 +341,7 @@ static void test_damage(void **state) {
     damaged(folder, "index.json", 20, true, open_it, "index.json: line 1");
     test_dies(add_nan, (void *)folder, EXIT_ERROR, "not finite (NaN)");
     test_dies(open_it, (void *)test_path("nowhere"), EXIT_ERROR, "is no index folder");
-    index_folder_open_locked(&c, folder); /* none of that did harm */
+    index_folder_open_locked(&c, folder); /* nothing was damaged */
     assert_int_equal(c.rows, 5);
     index_folder_close(&c);
     free(rows);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Whether `text` holds `head` + `slot` + `tail`. */
+/* Returns true if `text` contains `head` + `slot` + `tail`. */
 static bool calls(const char *text, const char *head, const char *slot, const char *tail) {
     char *call = xasprintf("%s%s%s", head, slot, tail);
     bool found = strstr(text, call) != NULL;

@@ -1,5 +1,4 @@
-/* fp8: scales by past magnitudes, and products from factors of 8 bits where the backend has them.
- */
+/* fp8: scales from past magnitudes, and products of 8-bit factors if the backend has them. */
 #include "tests/support_kernels.h"
 
 #include <math.h>
@@ -154,8 +153,8 @@ static void fp8_weight(void **state) {
     }
 }
 
-/* Rows of padding are multiplied like others, but have no say in x's largest magnitude: those from
- * start[B] on, or from B on where there is a row a sequence. */
+/* Rows of padding (from start[B] on, or from B on if there is one row a sequence) are multiplied
+ * like others, but do not count in x's largest magnitude. */
 static void fp8_padding(void **state) {
     (void)state;
     enum { N = 32, K = 48, ROWS = 70, SEQUENCES = 5, B = 3 };

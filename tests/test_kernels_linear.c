@@ -41,8 +41,8 @@ static void linear_bwd_input(void **state) {
     }
 }
 
-/* The layer that runs CUDA without a GPU counts products that summed an operand (3): all with a
- * bias gradient, unless it was told to refuse that. */
+/* The layer that runs CUDA without a GPU counts products that sum an operand (3): all with a bias
+ * gradient, unless it is set to refuse them. */
 unsigned long cudaemuCount(int what) __attribute__((weak));
 static unsigned long sums(void) { return cudaemuCount ? cudaemuCount(3) : 0; }
 
@@ -119,7 +119,7 @@ static void project_bwd(void **state) {
     }
 }
 
-/* Of a frozen projection dx alone is wanted. */
+/* A frozen projection needs only dx. */
 static void project_bwd_input(void **state) {
     (void)state;
     FOR_SHAPES {

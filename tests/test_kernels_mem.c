@@ -7,7 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The death test asks for more than there is: AddressSanitizer must return NULL, as malloc does. */
+/* The death test allocates more than there is: AddressSanitizer must return NULL, as malloc
+ * does. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
 
@@ -42,7 +43,7 @@ static void memory_runs_out(void **state) {
     test_dies(ask_too_much, (void *)backend, EXIT_ERROR, "1152921504606846976");
 }
 
-/* While planning nothing is done: memory stays as it is, alloc takes none. */
+/* A dry run does no work: memory is unchanged, alloc takes none. */
 static void planning_does_nothing(void **state) {
     (void)state;
     enum { N = 5000 };
@@ -79,7 +80,7 @@ static void planning_does_nothing(void **state) {
     free(got);
 }
 
-/* After planning the same calls divide what was taken; what goes beyond it is taken beside it. */
+/* After planning the same calls divide the arena; memory beyond it is allocated separately. */
 static void plan_is_divided(void **state) {
     (void)state;
     enum { N = 10 };

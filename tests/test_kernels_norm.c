@@ -76,8 +76,7 @@ static void layernorm_fwd_residual(void **state) {
         }
 }
 
-/* What is normalised is the sum as it was rounded: its statistics are those of a second call that
- * reads the sum. */
+/* The rounded sum is normalised: its statistics equal those of a second call that reads the sum. */
 static void layernorm_fwd_rounds_sum_first(void **state) {
     (void)state;
     enum { ROWS = 5, C = 33, N = ROWS * C };

@@ -6,8 +6,8 @@
 
 static const size_t sizes[] = {0, 1, 2, 3, 7, 15, 16, 17, 33, 100, 1000, 4097, 50003};
 
-/* A flat block of n elements in chunks of all groups, with gaps between them; the moments
- * stand elsewhere than the weights. Chunk sizes rise, so that large n has full ones. */
+/* A flat block of n elements in chunks of all groups, with gaps between them; the moments have
+ * other offsets than the weights. Chunk sizes rise, so that large n has full ones. */
 enum { GROUPS = 3, MOST_CHUNKS = 64, GAP = 3, MOMENTS_AT = 2 };
 typedef struct Block {
     OptimChunk chunk[MOST_CHUNKS];
@@ -47,7 +47,7 @@ static void sum_squares(void **state) {
     }
 }
 
-/* A step is left out where its loss is above the limit; a NaN is the norm's affair. */
+/* A step is skipped if its loss is above the limit; a NaN is detected by the norm. */
 static void skip_spike(void **state) {
     (void)state;
     static const double losses[] = {0.5, 2, 2.5, INFINITY, NAN};
@@ -309,7 +309,7 @@ static void ema(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {
         Buf *avg = acc_inout(sizes[i], 1), *x = acc_in(sizes[i], 1);
-        /* where the values are equal the average has to keep its bits */
+        /* if the values are equal, the average must keep its bits */
         for (size_t j = 0; j < sizes[i]; j += 3) x->host[j] = avg->host[j];
         RUN(ema, F(avg), F(x), 0.93, sizes[i]);
         check(avg, 2, 1);

@@ -1,5 +1,5 @@
-/* queue: copies under way, the marks that order two queues, recorded work. On a backend whose
- * queues really run apart a missing wait shows where streams run late (CUDAEMU_ASYNC). */
+/* queue: copies in flight, the marks that order two queues, captured work. On a backend with truly
+ * asynchronous queues a missing wait is detected if streams run late (CUDAEMU_ASYNC). */
 #include "tests/support_kernels.h"
 
 #include <stdlib.h>
@@ -40,7 +40,7 @@ static void copies_are_ordered_by_marks(void **state) {
     for (int q = 0; q < QUEUES; q++) d->mark_free(mark[q]);
 }
 
-/* A mark that was never set holds nobody up; other slots work in the compute queue. */
+/* A mark that was never set blocks nothing; other slots use the compute queue. */
 static void slots_compute(void **state) {
     (void)state;
     enum { N = 1000 };
@@ -66,8 +66,8 @@ static void slots_compute(void **state) {
     backend->device->host_release(sent);
 }
 
-/* Recorded calls do the same every time, in their order among others, also when they have been
- * recorded; what changes comes from device memory. */
+/* Captured calls do the same at every replay, in order with other calls; changing values are read
+ * from device memory. */
 static void graphs_repeat_their_calls(void **state) {
     (void)state;
     enum { N = 3000, TIMES = 5 };
@@ -92,7 +92,7 @@ static void graphs_repeat_their_calls(void **state) {
         for (size_t i = 0; i < N; i++) assert_near(got[i], want[i], 1e-5);
     }
     assert_int_equal(asked, backend->device->asynchronous ? 2 : TIMES);
-    /* where they are switched off the calls are made as they stand */
+    /* if graphs are disabled the calls are made directly */
     kernel_graphs_on = false;
     assert_true(backend->device->graph_begin(&g));
     backend->device->zero(sum, N * backend->acc_size);
@@ -123,8 +123,8 @@ static void between(const void *context) {
     backend->axpy(b->to, b->factor, b->from, b->n);
 }
 
-/* Calls of the host among recorded ones come in their turn, each time, with a copy of what they
- * were given: at the start, twice in a row, at the end. */
+/* Host calls among captured ones run in order at every replay, with a copy of their context: at the
+ * start, twice in a row, at the end. */
 static void graphs_call_the_host_in_between(void **state) {
     (void)state;
     enum { N = 500, TIMES = 5 };

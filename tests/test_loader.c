@@ -188,7 +188,7 @@ static void test_contract(void **state) {
     dataset_close(d);
 }
 
-/* An epoch is the first so many positions, or all of them where there are fewer. */
+/* An epoch is the first samples_per_epoch positions, or all of them if there are fewer. */
 static void test_samples_per_epoch(void **state) {
     (void)state;
     Dataset *d = make_data(SAMPLES, SHARDS, NULL);
@@ -303,7 +303,7 @@ static void test_bad_samples(void **state) {
         reads += tries;
         if (memcmp(&got[i], &good[from], sizeof *got) != 0) fail_msg("row %zu is wrong", i);
     }
-    assert_in_range(replaced, 3, 5); /* some may stand in the part of the epoch that is dropped */
+    assert_in_range(replaced, 3, 5); /* some may be in the dropped part of the epoch */
     /* the same for another split, and counted */
     o.batch_size = 2;
     o.ranks = 4;

@@ -1,5 +1,5 @@
-/* A folder's lock: one process at a time; who is gone on this host does not count, who may be alive
- * on another does. */
+/* A folder's lock: one process at a time; a dead process of this host does not count, a process of
+ * another host that may be alive does. */
 #include "tests/support.h"
 
 #include "data/io/folder.h"
@@ -23,8 +23,8 @@ static void write_lock(const char *text) {
     fclose(f);
 }
 
-/* A child tries to lock the folder and exits: 0 when it could, 1 when not (then `said` has the
- * line), 77 when flock cannot be made to fail here. */
+/* A child tries to lock the folder and exits: 0 if it could, 1 if not (then `said` has the line),
+ * 77 if flock cannot be made to fail here. */
 static int locks(bool without_flock) {
     int ends[2], status;
     assert_int_equal(pipe(ends), 0);

@@ -1,5 +1,4 @@
-/* What a run reports: metrics.jsonl and its cutting back, TensorBoard's records, the progress
- * line. */
+/* Reports of a run: metrics.jsonl and its truncation, TensorBoard's records, the progress line. */
 #include "train/log.h"
 
 #include "data/io/progress.h"
@@ -362,7 +361,7 @@ static void test_progress(void **state) {
     free(text);
 }
 
-/* ---- what cannot be written ---- */
+/* ---- write errors ---- */
 
 static void fill_up(void *dir) {
     signal(SIGXFSZ, SIG_IGN);

@@ -267,7 +267,7 @@ static void test_memory_is_bounded(void **state) {
 static __thread int my_rank;
 static int ranks;
 static pthread_barrier_t meeting;
-static double *shared; /* what every rank put in, rank after rank */
+static double *shared; /* inputs of all ranks, in rank order */
 
 static void meet(void) { pthread_barrier_wait(&meeting); }
 
@@ -290,7 +290,7 @@ static void fake_all_gather(acc *all, const acc *part, size_t n) {
     retire();
 }
 
-/* out[i] = Σ or max over ranks of what they put at first + i; n a rank. */
+/* out[i] = Σ or max over the ranks' inputs at first + i; n for each rank. */
 static void combine(acc *out, size_t first, size_t count, size_t n, bool max) {
     double *x = malloc(count * sizeof *x);
     for (size_t i = 0; i < count; i++) {

@@ -1,5 +1,5 @@
-/* Sources mixed by weights, drawn with replacement: how often, in which order, whatever asks; of
- * shards, of tables, of streams. */
+/* Sources mixed by weights, drawn with replacement: rates and order, independent of the access
+ * pattern; shards, tables, streams. */
 #include "data/loader.h"
 #include "data/sources.h"
 #include "kernels/rng.h"

@@ -1,5 +1,5 @@
-/* The golden model of the numerical specification, whole, on every backend: features, loss, the
- * gradient of every tensor, five optimiser steps, QuickGELU and the SigLIP loss. */
+/* The golden model of docs/NUMERICS.md on every backend: features, loss, the gradient of every
+ * tensor, five optimiser steps, QuickGELU and the SigLIP loss. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 
@@ -124,7 +124,7 @@ static double features_error(const TestModel *m, const acc *got, const TestModel
 }
 
 /* The K rows of in_proj_bias have no true gradient (a constant added to all scores of a query):
- * what is there is rounding, measured against the rest of the tensor. */
+ * their values are rounding errors, measured against the rest of the tensor. */
 static double tensor_error(const Param *q, double *got, double *want) {
     if (!strstr(q->name, "in_proj_bias")) return test_error_l2(got, want, q->size);
     size_t C = q->size / 3;

@@ -1,4 +1,4 @@
-/* What must not change the result, or must change it in one way only: pruning, packing, gradient
+/* Options that must not change the result, or change it in one way only: pruning, packing, gradient
  * checkpointing, patch dropout, frozen tensors, pooling; and the whole gradient against finite
  * differences. */
 #include "tests/support.h"
@@ -51,8 +51,8 @@ static void check_tensor(TestModel *m, const TestBatch *b, RunHow how, const Par
     }
 }
 
-/* Whether this tensor is of the first or last block, or of none: the blocks between are like them.
- */
+/* Returns true if this tensor is of the first or last block, or of none; the blocks between are
+ * equivalent. */
 static bool is_sampled(const ClipConfig *c, const char *name) {
     const char *block = strstr(name, "resblocks.");
     if (!block) return true;

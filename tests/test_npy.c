@@ -1,4 +1,4 @@
-/* .npy files: what NumPy writes and reads, row by row, files that are not as they must be. */
+/* .npy files: NumPy's format, row by row, invalid files. */
 #include "data/tensors/npy.h"
 #include "tests/support.h"
 
@@ -61,7 +61,7 @@ static void test_row_by_row(void **state) {
     assert_true(npy_writer_append(w, six + 3, 1, &err));
     assert_true(npy_writer_close(w, &err));
     check_bytes(path);
-    /* rows that never came: what stood there stands */
+    /* missing rows: the existing file is kept */
     w = npy_writer_open(path, NPY_F32, 5, 3, &err);
     assert_true(npy_writer_append(w, six, 1, &err));
     assert_false(npy_writer_close(w, &err));

@@ -65,8 +65,8 @@ static void test_recipe_and_order(void **state) {
     char line[4096];
     snprintf(line, sizeof line, "--lr 0.75 --config %s --batch-size 30", path);
     parse(line);
-    assert_int_equal(number, 30); /* stands after the recipe */
-    assert_near(real, 0.125, 0);  /* the recipe stands after it */
+    assert_int_equal(number, 30); /* is after the recipe */
+    assert_near(real, 0.125, 0);  /* the recipe is after it */
     assert_string_equal(string, "a#b c");
     assert_int_equal(list.count, 2);
     assert_true(flag);

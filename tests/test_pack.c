@@ -1,5 +1,5 @@
-/* pack: what goes in comes out again, in shards that any tar reads; rejects are counted by reason;
- * nothing is overwritten or left half-written. */
+/* pack: output equals input, in shards that any tar reads; rejects are counted by reason; nothing
+ * is overwritten and no partial file stays. */
 #include "data/pack.h"
 #include "data/image/image.h"
 #include "data/sources.h"
@@ -114,7 +114,7 @@ static void test_round_trip(void **state) {
         assert_int_equal(r.shards, 3);
         assert_int_equal(r.unreadable + r.no_caption + r.too_large + r.shrunk, 0);
         assert_int_equal(files_in(folder), 7); /* 3 shards, 3 indexes, sizes.json */
-        check_packed(folder, 25, 0);           /* the indexes beside are taken: none is built */
+        check_packed(folder, 25, 0); /* the indexes next to the shards are used: none is built */
     }
     /* every tar program reads it */
     char *command =
@@ -124,7 +124,7 @@ static void test_round_trip(void **state) {
     assert_non_null(strstr(listing, "000000020.jpg\n000000020.txt\n000000021.jpg\n"));
     free(listing);
     free(command);
-    /* sizes.json says what webdataset's does */
+    /* sizes.json has webdataset's format */
     char *text = test_read_file(test_path("tar/sizes.json"), NULL);
     json_t *sizes = json_loads(text, 0, NULL);
     assert_int_equal(json_integer_value(json_object_get(sizes, "train-000000.tar")), 10);
@@ -146,7 +146,7 @@ static void test_frames(void **state) {
     tar_reader_init(t, s);
     while (tar_next(t, &err) == TAR_FILE) starts[members++] = t->offset - TAR_BLOCK;
     assert_int_equal(members, 20);
-    starts[members++] = stream_tell(s) - TAR_BLOCK; /* where the archive's end stands */
+    starts[members++] = stream_tell(s) - TAR_BLOCK; /* offset of the archive's end */
     uint8_t rest[64];
     size_t got = 1;
     while (got) assert_true(stream_read(s, rest, sizeof rest, &got, &err));
@@ -206,7 +206,7 @@ static void test_force(void **state) {
     assert_non_null(strstr(text, "\"train-more-000000.tar\": 3"));
     assert_null(strstr(text, "train-000001"));
     free(text);
-    /* a shard that cannot be put in its place leaves nothing behind */
+    /* a shard that cannot be renamed into place leaves no file */
     put("keep/blocked-000000.tar.zst", "file", "x", 1);
     pack(test_path("few"), o, "keep/blocked", false);
     assert_int_equal(files_in("keep"), 6);

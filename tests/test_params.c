@@ -15,7 +15,7 @@ static const char model[] =
     "\"layers\": 2, \"width\": 128, \"head_width\": 32, \"patch_size\": 8}, \"text_cfg\": "
     "{\"context_length\": 64, \"vocab_size\": 500, \"width\": 64, \"heads\": 2, \"layers\": 3}}";
 
-/* A table that only counts what memory it is asked for: the layout of a large model, without it. */
+/* A table that only counts the requested memory: the layout of a large model without its memory. */
 static size_t taken;
 static void *no_memory(size_t bytes) {
     taken += bytes;
@@ -84,7 +84,7 @@ static void test_vit_b_32(void **state) {
     clip_config_free(&c);
 }
 
-/* ---- what is known of each tensor, against rules that read its name ---- */
+/* ---- fields of each tensor, against rules that read its name ---- */
 
 static bool contains(const char *s, const char *part) { return strstr(s, part) != NULL; }
 static bool ends(const char *s, const char *end) {
@@ -127,7 +127,7 @@ static size_t layer_of(const char *name, size_t layers) {
     return ends(name, "visual.proj") || ends(name, "text_projection") ? layers + 1 : 0;
 }
 
-/* What open_clip's modules and PyTorch's defaults do; squares of bounds and deviations. */
+/* As in open_clip's modules and PyTorch's defaults; squares of bounds and deviations. */
 static double init_of(const Param *q, const ClipConfig *c, int *kind) {
     const char *name = q->name;
     bool image = contains(name, "visual.");

@@ -104,7 +104,8 @@ static void test_optimum(void **state) {
     probe_set_free(&s);
 }
 
-/* The C found is no worse than any of a whole grid, within what a peaked search promises. */
+/* The C found is no worse than any of a whole grid, within the guarantee of a search for one
+ * peak. */
 static void test_select_c(void **state) {
     (void)state;
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);

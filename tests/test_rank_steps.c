@@ -1,6 +1,6 @@
-/* Steps of two ranks from inside: recorded ones give the bits of those that are not, whatever
- * number of rows each rank has; asking for one takes no memory and waits for nothing; what ranks
- * tell each other; more collectives than are remembered. The program starts itself as the ranks. */
+/* Steps of two ranks: captured ones give the same bits as uncaptured ones for any number of rows of
+ * each rank; enqueuing a step allocates no memory and never waits; the messages between ranks; more
+ * collectives than are remembered. The program starts itself as the ranks. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "tests/support_ranks.h"
@@ -26,7 +26,7 @@ static const Comm *comm;
         if (!(what)) die("%s:%d: not so: %s", __FILE__, __LINE__, #what);                          \
     } while (0)
 
-/* ---- what the layer that runs CUDA without a GPU counts (cuda_on_cpu/runtime.h) ---- */
+/* ---- counts of the layer that runs CUDA without a GPU (cuda_on_cpu/runtime.h) ---- */
 
 enum { MEMORY, WAITS, LAUNCHES, COUNTS };
 unsigned long cudaemuCount(int what) __attribute__((weak));
@@ -44,19 +44,19 @@ typedef struct Setup {
 } Setup;
 
 typedef struct Trained {
-    double *weights; /* [size]: what learns */
+    double *weights; /* [size]: trainable weights */
     size_t size;
     StepResult results[STEPS];
 } Trained;
 
 /* Rank 0 has seen all of its batches after three steps; rank 1 meets new ones until the fifth:
- * while one plays back what it has recorded, the other records or does neither. */
+ * while one replays its graphs, the other captures or does neither. */
 static size_t batch_of(size_t t, size_t j) {
     return comm->rank == 0 ? (t + j) % BATCHES : t < 2 ? j : (t + j) % BATCHES;
 }
 
-/* Once every batch has come by twice, everything is recorded, but the kernel that takes pixels from
- * where they have arrived. */
+/* Once every batch has occurred twice, everything is captured except the kernel that fetches
+ * pixels. */
 static void check_counts(const unsigned long before[COUNTS], bool graphs, size_t t) {
     unsigned long after[COUNTS];
     count(after);
@@ -176,7 +176,7 @@ static const Setup setups[] = {
     {PRECISION_FP32, LOSS_SIGLIP, true, false},
 };
 
-/* With the first so many setups. */
+/* With the first setups. */
 static int rank_main(size_t count) {
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
     comm = comm_open(&(CommOptions){.timeout = 30}, k);
@@ -205,7 +205,7 @@ static void test_steps(void **state) {
 }
 
 #if defined TEST_CUDA
-/* On the layer, streams then do only what somebody waits for. */
+/* On the layer, streams then run only work that is waited for. */
 static void test_late_streams(void **state) {
     (void)state;
     run("late_streams", BY_SLURM, 1);

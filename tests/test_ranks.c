@@ -15,7 +15,7 @@
 
 enum { STEPS = 10, GLOBAL = 12 };
 
-/* The program under `ranks` ranks (0: alone, no launcher); what it says goes to a file. */
+/* Runs the program on `ranks` ranks (0: alone, no launcher); its output goes to a file. */
 static bool clipc(Launcher by, int ranks, const char *args, const char *out) {
     char command[9000];
     snprintf(command, sizeof command, "%s %s", test_program(), args);
@@ -49,8 +49,8 @@ static char *in_run(const char *name, const char *file) {
     return xstrdup(test_path(path));
 }
 
-/* Softmax does not see a bias of the keys: its gradient is zero but for rounding, which Adam
- * enlarges to steps of their own. */
+/* Softmax is invariant to a bias of the keys: its gradient is zero except for rounding, which Adam
+ * enlarges to real steps. */
 static bool is_key_bias(const Tensor *t, size_t i) {
     return strstr(t->name, "attn.in_proj_bias") && i >= t->count / 3 && i < 2 * t->count / 3;
 }
@@ -200,8 +200,8 @@ static void test_siglip(void **state) {
     compare("siglip_four", "siglip");
 }
 
-/* Where compute weights are a block of their own, the masters of matrices are sharded as well: two
- * ranks give the same bits as unsharded, saved, gone on with and all. */
+/* If compute weights are a separate block, the masters of matrices are sharded as well: two ranks
+ * give the same bits as unsharded, including save and resume. */
 static void test_sharded_masters(void **state) {
     (void)state;
     need_ranks("sharded_masters", 2);
@@ -214,7 +214,7 @@ static void test_sharded_masters(void **state) {
     compare_within("sharded_three", "bf16", 5e-2);
 }
 
-/* Texts travel rounded to 8 bits: they are others, a little, and really are. */
+/* Texts are sent rounded to 8 bits: results differ slightly, but do differ. */
 static void test_gather_bf16(void **state) {
     (void)state;
     need_ranks("features_as_bf16", 2);
@@ -234,7 +234,7 @@ static void test_resume(void **state) {
 }
 
 #if defined TEST_CUDA
-/* A world of one, for real where there is a GPU. */
+/* A world of one rank, real if there is a GPU. */
 static void test_alone(void **state) {
     (void)state;
     need_ranks("world_of_one", 1);
@@ -294,7 +294,7 @@ static void test_evaluation(void **state) {
 }
 
 #if !defined TEST_CUDA
-/* Half of the bytes of the two-matrix form, but for the columns' statistics, and half or two thirds
+/* Half of the bytes of the two-matrix form, except the columns' statistics, and half or two thirds
  * of its products. */
 static void test_simulated_share(void **state) {
     (void)state;

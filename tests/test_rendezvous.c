@@ -1,5 +1,5 @@
-/* How processes find rank 0: all meet, strangers do no harm, and whatever goes wrong ends in time
- * with one line on each side. */
+/* How processes find rank 0: all connect, other connections do no harm, and every failure ends in
+ * time with one line on each side. */
 #include "tests/support.h"
 #include "train/ranks/rendezvous.h"
 
@@ -15,7 +15,7 @@
 enum { RANKS = 3 };
 static const double timeout = 1;
 
-/* A socket that listens at a port of its own; *port says which. */
+/* A socket that listens at a separate port, returned in *port. */
 static int listener(int *port) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof a;
@@ -45,7 +45,7 @@ static int connect_to(int port) {
     _exit(2);
 }
 
-/* A rank as a process: what it says ("" where it got rank 0's bytes) goes to a file. */
+/* A rank as a process: its output ("" if it received rank 0's bytes) goes to a file. */
 static pid_t start(const char *name, Rendezvous r) {
     pid_t pid = fork();
     if (pid) return pid;
@@ -83,7 +83,7 @@ static void test_all_meet(void **state) {
     for (int r = 0; r < RANKS; r++) assert_int_equal(exit_code(pid[r]), 0);
 }
 
-/* One says something else, one nothing, one half of a greeting: none of them counts. */
+/* One sends something else, one nothing, one half of a greeting: none of them counts. */
 static void test_strangers(void **state) {
     (void)state;
     int port = free_port();
@@ -115,8 +115,8 @@ static void test_missing_rank(void **state) {
     assert_true(clock_now() - from < timeout + 2);
 }
 
-/* A rank of another size, of another job, or the second of a number is refused at once; rank 0
- * waits for the right one and, when none comes, says whom it refused. */
+/* A rank of another size, of another job, or a duplicate is refused at once; rank 0 waits for the
+ * right one and, if none connects, names those it refused. */
 static void test_wrong_ranks(void **state) {
     (void)state;
     static const struct {
@@ -168,7 +168,7 @@ static void test_same_rank_twice(void **state) {
     assert_int_equal(exit_code(last), 0);
 }
 
-/* Many that connect and stay silent cost no time: they are looked at beside the ranks. */
+/* Many silent connections cost no time: they are polled together with the ranks. */
 static void test_silent_crowd(void **state) {
     (void)state;
     enum { CROWD = 20 };

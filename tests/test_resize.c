@@ -1,4 +1,4 @@
-/* The resampler: Pillow's result with every instruction set, exact bounds of what is touched. */
+/* The resampler: Pillow's result with every instruction set, exact bounds of memory accesses. */
 #include "data/image/resize.h"
 #include "tests/support_picture.h"
 
@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-/* The file once more without AVX-512: the code of machines that have AVX2 alone. */
+/* The file compiled again without AVX-512: the code of machines with only AVX2. */
 #define RESIZE_WITHOUT_AVX512
 #define resize_rgb narrow_resize_rgb
 #define resize_rgb_scalar narrow_resize_rgb_scalar

@@ -1,5 +1,5 @@
-/* The safetensors reader and writer: round trips, element types, files that are not as they must
- * be, truncation at every byte. */
+/* The safetensors reader and writer: round trips, element types, invalid files, truncation at every
+ * byte. */
 #include "data/tensors/safetensors.h"
 #include "data/io/crc32c.h"
 #include "tests/support.h"
@@ -124,7 +124,7 @@ static void test_truncation(void **state) {
     free(bytes);
 }
 
-/* A file with this header and `data` bytes behind it is refused, with `names` in the message. */
+/* A file with this header followed by `data` bytes is refused, with `names` in the message. */
 static void check_refused(const char *header, size_t data, const char *names) {
     size_t n = strlen(header), size = 8 + n + data;
     char *bytes = calloc(size, 1);
@@ -175,7 +175,7 @@ static void test_refused(void **state) {
     assert_false(safetensors_open(&st, test_dir(), &err));
 }
 
-/* Types this program does not compute with are carried along, not looked into. */
+/* Types that this program does not compute with are kept and not read. */
 static void test_other_types(void **state) {
     (void)state;
     const char header[] =
@@ -195,7 +195,7 @@ static void test_other_types(void **state) {
     safetensors_close(&st);
 }
 
-/* A limit on the size of files stands for a full disk. */
+/* A limit on the size of files simulates a full disk. */
 static void test_disk_full(void **state) {
     (void)state;
     struct rlimit was, small = {200, 200};

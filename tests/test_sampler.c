@@ -105,7 +105,7 @@ static void test_locality(void **state) {
     Sampler *s = sampler_new(d, true, width, test_seed());
     size_t *order = epoch_order(s, d, 0);
     for (size_t at = 0; at < n;) {
-        /* a window ends where all samples of the shards met so far have been given out */
+        /* a window ends where all samples of the shards seen so far have been served */
         size_t shards[COUNT(SIZES)], count = 0, left = 0, from = at;
         do {
             size_t shard = shard_of(d, order[at]), k = 0;

@@ -1,5 +1,5 @@
-/* One optimisation step: accumulation gives the gradient of the one large batch, once for the
- * logit scale; a locked tower; what is skipped. */
+/* One optimisation step: accumulation gives the gradient of the one large batch, once for the logit
+ * scale; a locked tower; skipped steps. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "train/step.h"

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Rows as "a|b;c|d;": what was read up to the end or an error. */
+/* Rows as "a|b;c|d;", up to the end or an error. */
 static char *parse(const char *text, size_t n, char separator, Error *err) {
     char *bytes = xmalloc(n + 1), *out = xstrdup("");
     memcpy(bytes, text, n);

@@ -1,4 +1,4 @@
-/* What a terminal might take for a command is shown, not sent, wherever a piece of text ends. */
+/* Terminal control sequences are shown escaped, wherever a piece of text ends. */
 #include "kernels/terminal.h"
 #include "tests/support.h"
 

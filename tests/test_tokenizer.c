@@ -1,5 +1,5 @@
-/* The table of tokenizers: opening a vocabulary, finding the default one, identities, what the
- * model reads of a caption. Kinds have tests of their own (tests/test_bpe.c). */
+/* The table of tokenizers: opening a vocabulary, finding the default one, identities, the ids of a
+ * caption. Kinds have separate tests (tests/test_bpe.c). */
 #include "data/text/bpe.h"
 #include "tests/support.h"
 

@@ -1,5 +1,5 @@
-/* PyTorch's files: the restricted pickle reader, the archive around it. What is no plain data is
- * refused by name; nothing that bytes can say makes it take memory without bound. */
+/* PyTorch's files: the restricted pickle reader, the archive around it. Anything except plain data
+ * is refused by name; no bytes make it use unbounded memory. */
 #include "tests/support.h"
 #include "data/tensors/pickle.h"
 #include "data/tensors/torchfile.h"
@@ -349,7 +349,7 @@ static void test_lists_that_grow(void **state) {
     torchfile_close(&f);
 }
 
-/* Many names of one tensor whose elements must be laid out anew: copies are bounded by the file. */
+/* Many names of one tensor whose elements must be reordered: copies are bounded by the file. */
 static void test_views_are_bounded(void **state) {
     (void)state;
     enum { SIDE = 32, VIEWS = 40 };

@@ -1,5 +1,5 @@
 /* Batches on the device: the same features and gradients as from host memory; padding of the packed
- * captions adds nothing; steps that are recorded give the bits of steps that are not. */
+ * captions adds nothing; captured steps give the same bits as uncaptured ones. */
 #include "tests/support.h"
 #include "tests/support_kernels.h"
 #include "tests/support_model.h"
@@ -91,8 +91,8 @@ static const ClipBatch *other_padding(const ClipBatch *sent) {
     return &changed;
 }
 
-/* The largest magnitudes of x, w and (all: whether they are compared, too) dy are the same in both
- * models; without amp_fp8 there are none. */
+/* The largest magnitudes of x, w and (if `all`) dy are the same in both models; without amp_fp8
+ * there are none. */
 static void assert_scaling(const TestModel *a, const TestModel *b, bool all) {
     size_t n = a->p->fp8_factors;
     if (!n) return;
@@ -123,7 +123,7 @@ static void check_padding(const Kernels *k, ClipConfig c, double tolerance) {
             model_now = &m[i];
             loss[i] = sent_gradients(&m[i], &batch, i == 1 ? other_padding : NULL, features[i]);
         }
-        /* what stands in the padding changes no bit */
+        /* contents of the padding change no bit */
         assert_true(loss[0] == loss[1]);
         assert_memory_equal(features[0], features[1], E * sizeof(double));
         if (worst_gradient(&m[0], &m[1], &where) != 0)
@@ -168,7 +168,7 @@ static void test_padding(void **state) {
         check_padding(kernels_open(TEST_DEVICE, PRECISION_AMP_FP8), golden_config(), 1e-5);
 }
 
-/* The layer that runs CUDA without a GPU counts: 0, calls that take or give back memory; 1, those
+/* Counts of the layer that runs CUDA without a GPU: 0, calls that allocate or free memory; 1, those
  * that wait for the device. */
 unsigned long cudaemuCount(int what) __attribute__((weak));
 static unsigned long memory_calls, waits;
@@ -183,7 +183,7 @@ static void count_to(unsigned long memory_most, unsigned long waits_most) {
     assert_in_range(cudaemuCount(1) - waits, 0, waits_most);
 }
 
-/* What a validation does between steps: forwards of other samples. */
+/* The work of a validation between steps: forwards of other samples. */
 static void validate(TestModel *m) {
     TestBatch b = random_batch(&m->config, B, test_seed() + 77);
     clip_image_fwd(m->clip, m->images, &(ClipImages){.u8 = b.u8}, B, false);
@@ -192,8 +192,9 @@ static void validate(TestModel *m) {
     batch_free(&b);
 }
 
-/* n steps of two micro-batches whose captions change in number of rows. Once every batch has come
- * by, asking for a step takes no memory and waits for nothing; its result is one wait. */
+/* n steps of two micro-batches whose captions change in number of rows. Once every batch has
+ * occurred, enqueuing a step allocates no memory and never waits; reading its result is one
+ * wait. */
 static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validated, double *master,
                       double **scaling, StepResult *results, size_t n) {
     ClipOptions o = options(BUCKET);
@@ -260,8 +261,8 @@ static void test_recorded_steps(void **state) {
     free(master[1]);
 }
 
-/* Forwards that belong to no step leave no trace in the weights, nor in the magnitudes that scales
- * of amp_fp8 go by. */
+/* Forwards outside steps change neither the weights nor the magnitudes behind the scales of
+ * amp_fp8. */
 static void test_validation_leaves_no_trace(void **state) {
     (void)state;
     enum { STEPS = 4 };

@@ -1,5 +1,4 @@
-/* Validation in training: which step is the best, who is asked when, what a checkpoint remembers.
- */
+/* Validation in training: the best step, the schedule of validators, the state in a checkpoint. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "train/validate.h"
@@ -39,7 +38,7 @@ static void best_of_a_name(void **state) {
     assert_false(update(&b, 0, 0.4, "val/recall", 30));
     Metrics none = {.count = 0};
     assert_false(best_update(&b, &none, "val/recall", 40));
-    assert_int_equal(b.stale, 1);                  /* what was not measured is no failure */
+    assert_int_equal(b.stale, 1); /* a metric that was not measured is no failure */
     assert_true(update(&b, 9, 0, "val/loss", 50)); /* another metric starts anew */
     assert_true(b.value == 9 && b.step == 50);
 }
@@ -55,7 +54,7 @@ static void best_is_finite(void **state) {
     assert_true(b.value == 5 && b.stale == 2);
 }
 
-/* ---- who is asked ---- */
+/* ---- the schedule ---- */
 
 static struct Asked {
     bool wanted;

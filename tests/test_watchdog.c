@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Takes the place of libc's: the time of day is an hour ahead of the system's, as if the system's
+/* Replaces libc's function: the time of day is an hour ahead of the system's, as if the system's
  * had been set back meanwhile. */
 int clock_gettime(clockid_t clock, struct timespec *t) {
     long failed = syscall(SYS_clock_gettime, clock, t);

@@ -1,7 +1,8 @@
-/* blas: cuBLASLt, as far as products of FP8, bf16 and f32 matrices go, with the library's refusals:
- * an algorithm is for pointers at least as aligned as the heuristic was told (256 bytes unless the
- * preference says less; 16 are enough), its workspace must be handed over, auxiliary matrices need
- * a leading dimension that is a multiple of 8. What is not here stops with its name. */
+/* blas: the part of cuBLASLt for products of FP8, bf16 and f32 matrices, with the library's
+ * refusals. An algorithm requires pointers at least as aligned as the heuristic's preference states
+ * (256 bytes by default; 16 are enough), its workspace must be passed, and auxiliary matrices need
+ * a leading dimension that is a multiple of 8. Unsupported features stop the program with their
+ * name. */
 #include "tests/cuda_on_cpu/gemm.h"
 #include "tests/cuda_on_cpu/runtime.h"
 #include "tests/cuda_on_cpu/stream.h"
@@ -70,7 +71,7 @@ const char *cublasLtGetStatusName(cublasStatus_t s) {
 }
 const char *cublasLtGetStatusString(cublasStatus_t s) { return cublasLtGetStatusName(s); }
 
-/* ---- attributes: a table row says where each stands ---- */
+/* ---- attributes: one table row for each, with its offset ---- */
 typedef struct Attribute {
     int id;
     size_t at, size;
@@ -212,7 +213,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return set(p, preference_rows, (int)id, value, size, "matmul preference");
 }
 
-/* ---- what the library knows how to multiply ---- */
+/* ---- supported products ---- */
 static bool matrix_type(int32_t cuda, GemmType *t) {
     static const struct {
         int32_t cuda;
@@ -238,7 +239,7 @@ static bool fp8_known(const Gemm *g, const Desc *d, const Layout *a, const Layou
            b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && a->ld % 16 == 0 &&
            b->ld % 16 == 0;
 }
-/* The matrix as the product sees it, transposed if asked. */
+/* The matrix as used by the product, transposed if requested. */
 static bool matrix(const Layout *l, bool trans, GemmMatrix *x) {
     if (!matrix_type(l->type, &x->type)) return false;
     if (l->order != CUBLASLT_ORDER_COL && l->order != CUBLASLT_ORDER_ROW) return false;
@@ -289,7 +290,7 @@ static cublasStatus_t read_epilogue(const Desc *d, const Layout *ld, Gemm *g) {
                                                       : 0;
     if (!matrix_type(d->bias_type < 0 ? ld->type : d->bias_type, &g->bias_type))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    /* as documented: what a gradient is summed into has D's type; none for FP8 */
+    /* as documented: a gradient sum has D's type; none for FP8 */
     if (g->grad_of && (g->bias_type != g->d.type || is_fp8(g->a.type) || is_fp8(g->b.type)))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if ((g->grad_of == 'a' || g->grad_of == 'b') && !emu_options()->bgrad)
@@ -361,8 +362,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
         if (algo.align[i] < (is_fp8(types[i]) ? 16 : gemm_type_bytes(types[i])))
             return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    /* the fastest splits k over a workspace; where many are asked for, the second cannot be used
-     * after all, as its state says */
+    /* the fastest algorithm splits k over a workspace; if several are requested, the state of the
+     * second marks it as unusable */
     for (int i = 0; i < 3 && *count < wanted; i++) {
         algo.workspace = i == 0 ? BIG_WORKSPACE : 0;
         algo.magic = i == 1 ? ALGO_REFUSED : ALGO_MAGIC;
@@ -409,7 +410,7 @@ static float device_float(const void *p) {
     return *(const float *)mem_range(p, sizeof(float), "cuBLASLt: alpha or beta");
 }
 static void run_product(void *ctx) {
-    Product once = *(const Product *)ctx, *p = &once; /* a graph runs it again */
+    Product once = *(const Product *)ctx, *p = &once; /* a copy, since a graph runs it again */
     Gemm *g = &p->g;
     static const char *const names[4] = {"cuBLASLt: A", "cuBLASLt: B", "cuBLASLt: C",
                                          "cuBLASLt: D"};
@@ -420,7 +421,7 @@ static void run_product(void *ctx) {
         if (p->scale[i]) g->alpha *= device_float(p->scale[i]);
     for (int i = 0; i < 4; i++)
         if (i != 2 || g->beta != 0) x[i]->data = mem_range(x[i]->data, p->bytes[i], names[i]);
-    if (p->workspace_bytes) /* whatever stood there is lost */
+    if (p->workspace_bytes) /* the previous contents are lost */
         memset(mem_range(p->workspace, p->workspace_bytes, "cuBLASLt: workspace"), 0xFF,
                p->workspace_bytes);
     if (p->bias) {

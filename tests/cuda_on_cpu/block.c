@@ -1,7 +1,7 @@
-/* block: runs grids. Blocks come one after another, warps of a block take turns. A warp's lanes run
- * together as long as they stand at one instruction; after a divergent branch the lanes that are
- * furthest behind run first, which brings them together again at the labels. With
- * CUDAEMU_LANES=alone one lane runs as far as it gets before the next one starts. */
+/* block: runs grids. Blocks run one after another, and warps of a block take turns. The lanes of a
+ * warp run together while they are at the same instruction. After a divergent branch the lanes with
+ * the lowest position run first, so that they join again at the labels. With CUDAEMU_LANES=alone
+ * each lane runs as far as possible before the next one starts. */
 #include "tests/cuda_on_cpu/profile.h"
 #include "tests/cuda_on_cpu/ptx.h"
 #include <stdarg.h>
@@ -68,12 +68,13 @@ static const char *lane_list(uint32_t lanes) {
     return text;
 }
 
-/* May two lanes of one member mask meet here? __syncwarp may be reached in several places. */
+/* Returns true if two lanes of one member mask may meet here; __syncwarp may be reached in several
+ * places. */
 static bool compatible(const Warp *w, int a, int b) {
     const Ins *x = &w->block->kernel->code[w->pc[a]], *y = &w->block->kernel->code[w->pc[b]];
     return w->members[a] == w->members[b] && x->run == y->run && (x == y || !x->dsts);
 }
-/* Runs a collective of which all members have come. */
+/* Runs a collective that all members have reached. */
 static void try_collective(Warp *w, int lane) {
     Ins *i = &w->block->kernel->code[w->pc[lane]];
     uint32_t m = w->members[lane];
@@ -90,7 +91,7 @@ static void try_collective(Warp *w, int lane) {
     for (uint32_t r = m; r; r &= r - 1) w->pc[__builtin_ctz(r)]++;
 }
 
-/* Lanes that run next and where; false: none can. */
+/* Selects the lanes that run next and their position; false: none can. */
 static bool pick(Warp *w, uint32_t *active, uint32_t *pc, uint32_t *limit) {
     for (uint32_t m = w->in_warp_op; m; m &= m - 1) {
         int l = __builtin_ctz(m);
@@ -125,7 +126,7 @@ static bool pick(Warp *w, uint32_t *active, uint32_t *pc, uint32_t *limit) {
     return true;
 }
 
-/* Lanes `m` of the active ones reach a collective. True: it ran at once for all of them. */
+/* Lanes `m` of the active ones reach a collective. True: it has run for all of them. */
 static bool meet(Warp *w, Ins *i, uint32_t m, uint32_t active, uint32_t pc) {
     int first = __builtin_ctz(m);
     uint32_t members = member_mask(w, i, first);
@@ -271,7 +272,7 @@ static void reduce_predicate(Block *b, const Ins *i, uint32_t pc) {
     }
 }
 
-/* Releases barrier `id` if enough threads have come. */
+/* Releases barrier `id` if enough threads have arrived. */
 static bool try_barrier(Block *b, uint32_t id) {
     uint32_t arrived = 0, needed = 0, pc = UINT32_MAX;
     const Warp *first = NULL;

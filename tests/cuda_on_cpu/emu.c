@@ -16,7 +16,7 @@ static struct {
     bool ready;
     pid_t pid;
     int file;
-    unsigned char *device, *bytes; /* the same pages: without access, and with */
+    unsigned char *device, *bytes; /* the same pages, mapped without and with access */
     size_t next, used;
     Buffer **live; /* by address */
     size_t count, capacity;
@@ -173,7 +173,7 @@ static size_t rank_of(uint64_t address) {
 Buffer *mem_alloc(size_t bytes) {
     mem_open();
     if (bytes > emu_options()->memory - mem.used) return NULL;
-    /* Real addresses are aligned to 256 bytes and no more: neither are these. */
+    /* Addresses are aligned to exactly 256 bytes, as on real devices. */
     size_t at = mem.next + 256 * (1 + mem.serial % 13);
     size_t end = (at + bytes + 2 * PAGE - 1) / PAGE * PAGE;
     if (end > RESERVED) emu_stop("out of device addresses: %zu bytes were allocated in all", at);

@@ -1,7 +1,8 @@
-/* emu: what every part of the layer shares: options, reports, random numbers, device memory.
+/* emu: shared by all parts of the layer: options, reports, random numbers, device memory.
  *
- * The layer (libcudaemu.a) stands in for the CUDA runtime, cuBLASLt and NCCL at link time, so that
- * the product's own objects run on a machine without a GPU. Test-only: no product file knows of it.
+ * The layer (libcudaemu.a) replaces the CUDA runtime, cuBLASLt and NCCL at link time, so that the
+ * program's objects run on a machine without a GPU. It is for tests only; no file of the program
+ * refers to it.
  *
  *   CUDAEMU_ORDER=0|1|2   threads, warps and blocks forward, in reverse, at random (default 0)
  *   CUDAEMU_LANES=alone   every thread runs on alone up to a barrier or warp collective, so threads
@@ -49,7 +50,7 @@ void emu_stop(const char *fmt, ...) __attribute__((format(printf, 1, 2), noretur
 void emu_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Uniform in [0, n), from CUDAEMU_SEED. */
 uint32_t emu_random(uint32_t n);
-/* A permutation of [0, n) as CUDAEMU_ORDER asks. */
+/* A permutation of [0, n) as CUDAEMU_ORDER selects. */
 void emu_order(uint32_t *index, uint32_t n);
 
 /* ---- device memory: a device address is never dereferenced; the bytes are seen through a second
@@ -57,29 +58,30 @@ void emu_order(uint32_t *index, uint32_t n);
 typedef struct Buffer {
     uint64_t start;
     size_t size;
-    uint64_t serial; /* the how-manieth allocation */
+    uint64_t serial; /* number of the allocation */
     bool live;       /* a freed buffer keeps its record, never its address range */
     bool permanent;  /* a variable of a module, never freed */
     void *shadow;    /* the race detector's, or NULL */
 } Buffer;
 
-/* Bytes filled with 0xFF, or NULL when CUDAEMU_MEMORY is used up. */
+/* Allocates bytes filled with 0xFF; NULL: CUDAEMU_MEMORY is exhausted. */
 Buffer *mem_alloc(size_t bytes);
-/* False when no live buffer starts there. */
+/* False: no live buffer starts there. */
 bool mem_free(const void *device);
 /* The live buffer that holds the address, or NULL. */
 const Buffer *mem_find(uint64_t address);
-/* Where the bytes of a device address can be read and written by the layer. */
+/* The host address of a device address, through which the layer reads and writes. */
 void *mem_bytes(uint64_t address);
 bool mem_is_device(uint64_t address);
-/* `bytes` from `device` on must lie inside one live buffer: else stops, naming `what`. */
+/* Checks that `bytes` from `device` on are inside one live buffer; otherwise stops and names
+ * `what`. */
 void *mem_range(const void *device, size_t bytes, const char *what);
 /* "12 bytes past the end of buffer 3 (400 bytes)", "freed buffer 2", "host memory" … */
 const char *mem_describe(uint64_t address);
 size_t mem_used(void);
-/* Stops when device memory is leaked and CUDAEMU_LEAKS=1 (runs at exit). */
+/* Stops if device memory is leaked and CUDAEMU_LEAKS=1 (runs at exit). */
 
-/* Pinned host memory: known ranges, so that copies can tell it from pageable memory. */
+/* Pinned host memory: recorded ranges, so that copies distinguish it from pageable memory. */
 void *mem_pin(size_t bytes);
 bool mem_unpin(void *host);
 void mem_pin_range(const void *host, size_t bytes);

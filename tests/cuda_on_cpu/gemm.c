@@ -29,7 +29,7 @@ static float round_input(float v, GemmRound r) {
     return v;
 }
 
-/* Lines of `lines` elements each, in groups of `group` side by side: out[group][k][line]. */
+/* Interleaves lines of `lines` elements in groups of `group`: out[group][k][line]. */
 static float *pack(const GemmMatrix *x, int64_t batch, bool rows, int64_t count, int64_t k,
                    int group, GemmRound round) {
     int64_t groups = (count + group - 1) / group, line = rows ? x->row : x->col;

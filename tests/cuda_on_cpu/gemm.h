@@ -1,4 +1,4 @@
-/* gemm: matrix products on the CPU with what cuBLAS adds to them. For blas.c and cublas.c. */
+/* gemm: matrix products on the CPU with cuBLASLt's epilogues. */
 #ifndef CUDAEMU_GEMM_H
 #define CUDAEMU_GEMM_H
 #include <stdbool.h>

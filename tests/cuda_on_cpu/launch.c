@@ -1,5 +1,6 @@
-/* launch: what nvcc's host code calls (registration of objects and kernels, launch stubs) and the
- * calls of the runtime about functions. The PTX inside an object is parsed at its first use. */
+/* launch: the functions that nvcc's host code calls (registration of objects and kernels, launch
+ * stubs) and the runtime's functions about kernels. The PTX inside an object is parsed at its first
+ * use. */
 #include "tests/cuda_on_cpu/ptx.h"
 #include "tests/cuda_on_cpu/runtime.h"
 #include "tests/cuda_on_cpu/stream.h"
@@ -172,7 +173,7 @@ static cudaError_t check_limits(const Kernel *k, dim3 g, dim3 b, size_t shared) 
         !g.z || g.x > 2147483647 || g.y > 65535 || g.z > 65535)
         return cudaErrorInvalidConfiguration;
     if (k->max_threads && threads > k->max_threads) return cudaErrorInvalidValue;
-    /* 65,536 registers a block, up to 255 a thread where no __launch_bounds__ says otherwise */
+    /* 65,536 registers a block, up to 255 a thread without __launch_bounds__ */
     if (!k->max_threads && threads > 256) return cudaErrorLaunchOutOfResources;
     size_t limit = (size_t)(k->dynamic_limit ? k->dynamic_limit : 0) + k->shared_bytes;
     if (limit < LIMIT_SHARED_DEFAULT) limit = LIMIT_SHARED_DEFAULT;

@@ -1,8 +1,7 @@
-/* nccl: NCCL's collectives between processes. Reductions add up in rank order, so all ranks get the
- * same bits. What goes wrong between ranks becomes an asynchronous error and results of NaN. A
- * captured collective meets only the same one of the same capture on the other ranks, as NCCL's
- * user guide
- * ("Using NCCL with CUDA Graphs") has it. */
+/* nccl: NCCL's collectives between processes. Reductions add in rank order, so all ranks get the
+ * same bits. Errors between ranks become asynchronous errors and results of NaN. A captured
+ * collective matches only the same one of the same capture on the other ranks, according to NCCL's
+ * user guide ("Using NCCL with CUDA Graphs"). */
 #include "tests/cuda_on_cpu/ptx.h"
 #include "tests/cuda_on_cpu/ranks.h"
 #include "tests/cuda_on_cpu/runtime.h"
@@ -15,7 +14,7 @@
 struct ncclComm {
     Ranks *ranks;
     int rank, size, device;
-    uint64_t captured; /* so many collectives so far */
+    uint64_t captured; /* number of captured collectives so far */
     _Atomic int async;
     char error[256];
 };
@@ -28,10 +27,10 @@ typedef enum CollectiveKind {
 } CollectiveKind;
 static const char *const kind_names[] = {"ncclAllReduce", "ncclReduce", "ncclReduceScatter",
                                          "ncclAllGather", "ncclBroadcast"};
-typedef struct Call { /* what all ranks must agree about */
+typedef struct Call { /* parameters that must be equal on all ranks */
     int32_t kind, type, op, root;
     uint64_t count;
-    uint64_t captured; /* the how-manieth of the communicator's captured ones; 0: not in a graph */
+    uint64_t captured; /* number among the communicator's captured calls; 0: not in a graph */
 } Call;
 typedef struct Collective {
     Call call;
@@ -43,7 +42,7 @@ typedef struct Pending {
     Collective c;
     cudaStream_t stream;
 } Pending;
-/* the header declares these two without saying that they take nothing */
+/* the header declares these two without a prototype */
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
@@ -226,7 +225,7 @@ static void check_overlap(const Collective *c, const unsigned char *s, size_t sn
         emu_stop("%s: the buffers overlap, but not in the way of an in-place call",
                  kind_names[c->call.kind]);
 }
-/* In pieces that fit a seat. Of a reduce-scatter each rank's part goes by itself. */
+/* Runs in pieces that fit a seat. In a reduce-scatter each rank's part is sent separately. */
 static bool exchange(const Collective *c, const unsigned char *send, unsigned char *recv) {
     Ranks *r = c->comm->ranks;
     int size = c->comm->size, me = c->comm->rank, kind = c->call.kind;
@@ -266,7 +265,7 @@ static void run_collective(void *ctx) {
     const unsigned char *send =
         sends ? mem_range(c->send, n.send * bytes, kind_names[c->call.kind]) : recv;
     if (sends && receives) check_overlap(c, send, n.send * bytes, recv, n.recv * bytes);
-    /* the data of a call whose ranks differ has no meaning */
+    /* if the ranks' calls differ, the data has no meaning */
     bool fine = !comm->async && ranks_same(comm->ranks, &c->call, sizeof c->call);
     unsigned char *copy = malloc(n.send * bytes);
     memcpy(copy, send, n.send * bytes);

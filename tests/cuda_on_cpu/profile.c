@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 enum { SECTOR = 32, BANKS = 32, WORD = 4 };
-/* A place is told where it needs this many times the least, and this share of its kernel's units
- * are not needed. */
+/* A place is reported if it uses this many times the minimum, and if this share of its kernel's
+ * units is unnecessary. */
 #define BAD 1.1
 #define BAD_SHARE 0.01
 
@@ -19,7 +19,7 @@ static const char *const class_names[CLASSES] = {
 typedef struct Site {
     Exec run;
     uint8_t class;
-    bool counts; /* of the instructions that stand for one statement, one counts */
+    bool counts; /* counted: one of the instructions of a statement */
     uint64_t count, lanes;
     Traffic global, shared;
 } Site;
@@ -71,7 +71,7 @@ static void touch(uint64_t sector, bool write) {
     uint64_t bit = sector % CHUNK_SECTORS;
     c->bits[write][bit / 64] |= (uint64_t)1 << bit % 64;
 }
-/* Adds up and forgets what was touched. */
+/* Adds up and clears the touched sectors. */
 static void collect(uint64_t *read, uint64_t *written) {
     for (size_t i = 0; i < chunk_capacity; i++) {
         Chunk *c = chunks[i];
@@ -144,7 +144,7 @@ static Space space_of(const Ins *i, uint64_t a) {
     if (a - SHARED_WINDOW < WINDOW_SIZE) return SHARED;
     return a - LOCAL_WINDOW < WINDOW_SIZE ? LOCAL : GLOBAL;
 }
-/* Before it runs: a load may overwrite its own address. */
+/* Called before it runs, since a load may overwrite its address register. */
 static void count_memory(Warp *w, Ins *i, Site *s) {
     Request r = {.mask = w->mask, .bytes = (uint32_t)i->size * (i->vec ? i->vec : 1)};
     if (s->class == CLASS_LDMATRIX) {
@@ -227,7 +227,7 @@ static Class class_of(const char *op, const Ins *i) {
 }
 
 /* ---- reports ---- */
-/* mma_fwd<4,2> of _Z7mma_fwdILi4ELi2EEvP3act…; the mangled name where it is of another form */
+/* mma_fwd<4,2> of _Z7mma_fwdILi4ELi2EEvP3act…; other forms keep the mangled name */
 static void plain_name(char *out, size_t size, const char *name) {
     char *end;
     unsigned long n = 0;

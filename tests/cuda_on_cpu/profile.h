@@ -1,15 +1,15 @@
-/* profile: what kernels do, counted: instructions by class, sectors of global memory, wavefronts of
- * shared memory. Counts, never times. On with CUDAEMU_PROFILE; called by ptx_decode.c and block.c.
+/* profile: counts of what kernels do: instructions by class, sectors of global memory, wavefronts
+ * of shared memory. It counts and does not measure time. Enabled by CUDAEMU_PROFILE.
  *
- * Without it a kernel is not touched: counting replaces the functions of a kernel's instructions
- * when the kernel is decoded. */
+ * Without it kernels are unchanged: counting replaces the functions of a kernel's instructions when
+ * the kernel is decoded. */
 #ifndef CUDAEMU_PROFILE_H
 #define CUDAEMU_PROFILE_H
 #include "tests/cuda_on_cpu/ptx.h"
 
-/* A warp instruction is counted once however many lanes run it, and not at all where its guard is
- * false in every lane. Classes are those of PTX: what ptxas makes of an instruction may be more
- * (divisions, square roots) or less (moves, address arithmetic). */
+/* A warp instruction is counted once for any number of lanes, and not at all if its guard is false
+ * in every lane. Classes are those of PTX: ptxas may expand an instruction (divisions, square
+ * roots) or remove it (moves, address arithmetic). */
 typedef enum Class {
     CLASS_LOAD,     /* of global memory */
     CLASS_STORE,    /* of global memory */
@@ -30,16 +30,17 @@ typedef enum Class {
     CLASSES
 } Class;
 
-/* Requests of one kind. Global memory: a unit is a sector of 32 bytes that a request touches, the
- * least are the sectors that its distinct bytes could fill. Shared memory: a unit is a wavefront,
- * that is one access of 32 banks of 4 bytes; lanes of 8 bytes come in two halves of a warp, of 16
- * bytes in four quarters (ldmatrix: a tile each), and the least is one wavefront for each. */
+/* Requests of one kind. Global memory: a unit is a sector of 32 bytes that a request touches; the
+ * minimum is the number of sectors that its distinct bytes could fill. Shared memory: a unit is a
+ * wavefront, that is one access of 32 banks of 4 bytes. Lanes of 8 bytes are served in two halves
+ * of a warp, of 16 bytes in four quarters (ldmatrix: a tile each); the minimum is one wavefront for
+ * each. */
 typedef struct Traffic {
     uint64_t requests, bytes, units, least;
 } Traffic;
 
 typedef struct Profile Profile;
-/* Starts to count in a kernel that was just decoded, where CUDAEMU_PROFILE asks for it. */
+/* Starts counting in a newly decoded kernel if CUDAEMU_PROFILE is set. */
 void profile_decode(Kernel *k);
 /* Around a launch of a kernel that has a profile. */
 void profile_begin(Kernel *k, uint64_t blocks, uint64_t warps);

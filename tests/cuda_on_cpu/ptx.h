@@ -1,16 +1,16 @@
 /* ptx: the types of the PTX interpreter: parsed text, decoded instructions, warps and blocks.
  *
- * text -> ptx_parse.c -> statements -> ptx_decode.c (+ ptx_regs.c) -> instructions -> block.c
- * The instructions themselves stand in ptx_int.c, ptx_float.c, ptx_cvt.c, ptx_mem.c, ptx_copy.c,
+ * text -> ptx_parse.c -> statements -> ptx_decode.c (+ ptx_regs.c) -> instructions -> block.c The
+ * instructions are implemented in ptx_int.c, ptx_float.c, ptx_cvt.c, ptx_mem.c, ptx_copy.c,
  * ptx_atom.c and ptx_warp.c. An instruction is one function over the lanes of a warp. A register is
- * an array of 32 lanes; a predicate is one word with a bit a lane. Registers share storage where
- * their lives do not overlap (ptx_regs.c), which keeps a warp's frame in the first-level cache. */
+ * an array of 32 lanes; a predicate is one word with a bit a lane. Registers share storage if their
+ * lives do not overlap (ptx_regs.c), which keeps a warp's frame in the first-level cache. */
 #ifndef CUDAEMU_PTX_H
 #define CUDAEMU_PTX_H
 #include "tests/cuda_on_cpu/emu.h"
 
 enum { LANES = 32, ALL_LANES = -1, MAX_THREADS = 1024, MAX_BARRIERS = 16 };
-/* Where generic addresses of the shared and the local space start; shared variables start at 1 KB
+/* Starts of the generic addresses of the shared and the local space; shared variables start at 1 KB
  * as on real devices, so that a null pointer into shared memory is a fault. */
 #define SHARED_WINDOW 0x7E0000000000u
 #define LOCAL_WINDOW 0x7D0000000000u
@@ -60,7 +60,7 @@ typedef struct Stmt {
 } Stmt;
 
 typedef struct Loc {
-    int file, line, outer_file, outer_line; /* outer: where it was inlined, 0 if nowhere */
+    int file, line, outer_file, outer_line; /* outer: the place it was inlined into, 0 if none */
 } Loc;
 
 typedef struct Ins Ins;
@@ -100,7 +100,7 @@ typedef struct Module {
     int target;
 } Module;
 
-/* Stops with the line of the text on anything it does not know. The text must stay. */
+/* Stops with the line of the text on anything unknown. The text must outlive the result. */
 Module *ptx_parse(const char *text);
 Kernel *ptx_kernel(Module *m, const char *name);
 /* Decodes on first use. */
@@ -145,7 +145,7 @@ typedef struct Op {
 } Op;
 extern const Op ptx_int_ops[], ptx_float_ops[], ptx_cvt_ops[];
 
-/* What a warp's frame holds from the start: constants and special registers. */
+/* Initial contents of a warp's frame: constants and special registers. */
 typedef enum Special {
     SPECIAL_NONE,
     TID_X,
@@ -181,7 +181,7 @@ typedef struct Preset {
 } Preset;
 
 /* ---- a running block ---- */
-typedef struct Copy { /* a cp.async that is under way */
+typedef struct Copy { /* a cp.async in flight */
     uint64_t from;    /* global address */
     uint32_t to, size, source_size, group;
     uint8_t lane;
@@ -190,11 +190,11 @@ typedef struct Copy { /* a cp.async that is under way */
 
 struct Warp {
     unsigned char *regs;
-    uint32_t mask; /* lanes that the running instruction is for */
+    uint32_t mask; /* active lanes of the running instruction */
     struct Block *block;
     uint32_t index;
     uint32_t exists, running, exited, in_warp_op, in_barrier;
-    uint32_t pc[LANES], members[LANES]; /* of lanes that are not on the way; masks they wait with */
+    uint32_t pc[LANES], members[LANES]; /* of inactive lanes; masks with which they wait */
     uint8_t barrier_id[LANES];
     uint32_t barrier_count[LANES];
     unsigned char *local;
@@ -222,7 +222,7 @@ typedef struct Block {
 
 /* Runs a whole grid (block.c). */
 void block_launch(Kernel *k, Dim grid, Dim dim, size_t dynamic_bytes, const unsigned char *params);
-/* " at FILE:LINE", and where that was inlined. */
+/* " at FILE:LINE", and the place it was inlined into. */
 void ptx_where(const Kernel *k, const Stmt *s, char *out, size_t size);
 /* Stops with kernel, block, thread and source line of a lane. */
 void ptx_fault(const Warp *w, const Ins *i, int lane, const char *fmt, ...)
@@ -268,7 +268,7 @@ static inline uint16_t float_bf16(float f) {
 
 /* 8 bits: e4m3 (no infinities, 448 the largest) and e5m2 (57,344), Micikevicius et al. 2022. */
 float fp8_float(uint8_t v, bool e5m2);
-uint8_t float_fp8(float f, bool e5m2); /* to nearest even; past the largest: the largest */
+uint8_t float_fp8(float f, bool e5m2); /* to nearest even; saturates at the largest */
 
 /* ---- decoding of instructions that are not in a table ---- */
 typedef struct Decoder Decoder;
@@ -279,7 +279,7 @@ typedef struct Words {
     int count;
 } Words;
 bool words_take(Words *w, const char *word); /* removes a word if it is there */
-/* Decode the statement if it is theirs. */
+/* Decode the statement if it is of their kind. */
 bool decode_mem(Decoder *d, const Stmt *s, Words *w);
 bool decode_copy(Decoder *d, const Stmt *s, Words *w);
 bool decode_atom(Decoder *d, const Stmt *s, Words *w);

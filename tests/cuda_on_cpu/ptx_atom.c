@@ -1,4 +1,4 @@
-/* ptx_atom: atom and red. Lanes take their turns in the order that CUDAEMU_ORDER asks. */
+/* ptx_atom: atom and red. Lanes run in the order that CUDAEMU_ORDER selects. */
 #include "tests/cuda_on_cpu/ptx_mem.h"
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* ptx_copy: cp.async. The destination reads as NaN from the issue until the wait that completes it,
- * so that a missing or too lax wait shows. */
+ * so that tests detect a missing or too weak wait. */
 #include "tests/cuda_on_cpu/ptx_mem.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* ptx_cvt: cvt. Common pairs of types are table entries; the others go through one function that
- * reads any type, rounds as asked and writes any type. */
+ * reads any type, rounds as specified and writes any type. */
 #include "tests/cuda_on_cpu/ptx_ops.h"
 #include <fenv.h>
 #include <math.h>

@@ -251,8 +251,8 @@ static void emit_named(Decoder *d, const Stmt *s, const char *n, Operand dst, Op
     emit(d, s, op, args, op->count);
 }
 
-/* .ftz and .sat of an instruction that the table knows without them: its float operands are
- * flushed before, its result flushed or clamped after. */
+/* .ftz and .sat of an instruction that is in the table without them: its float operands are flushed
+ * before it, its result is flushed or clamped after it. */
 static bool decode_modified(Decoder *d, const Stmt *s, Words w) {
     bool ftz = words_take(&w, "ftz"), sat = words_take(&w, "sat");
     char n[160];
@@ -418,7 +418,7 @@ static bool decode_control(Decoder *d, const Stmt *s, Words *w) {
     return true;
 }
 
-/* ---- a whole kernel ---- */
+/* ---- kernels ---- */
 static void find_shared(Kernel *k, const Operand *o, Variable **found, int *count,
                         Variable **dynamic) {
     for (int e = 0; e < o->count; e++) find_shared(k, &o->list[e], found, count, dynamic);
@@ -434,7 +434,7 @@ static void find_shared(Kernel *k, const Operand *o, Variable **found, int *coun
     if (*count == 256) emu_stop("kernel %s: too many shared variables", k->name);
     found[(*count)++] = v;
 }
-/* Places shared variables with gaps between them, so that an index too large is noticed. */
+/* Places shared variables with gaps between them, so that too large an index is detected. */
 static void lay_out_shared(Kernel *k) {
     Variable *found[256], *dynamic = NULL;
     int n = 0;

@@ -42,7 +42,7 @@ static f32 fmax32(f32 a, f32 b) {
 #define HALVES(e_low, e_high) ((u32)float_bf16(e_low) | (u32)float_bf16(e_high) << 16)
 static f32 low(u32 v) { return as_f32(v << 16); }
 static f32 high(u32 v) { return as_f32(v & 0xFFFF0000u); }
-/* a*b + c rounded once to bf16: exact in f64, where a f32 sum could round twice */
+/* a*b + c rounded once to bf16: exact in f64, whereas a f32 sum could round twice */
 static u16 fma_bf16(f32 a, f32 b, f32 c) {
     f64 exact = (f64)a * b + c;
     f32 r = (f32)exact;

@@ -1,11 +1,11 @@
-/* ptx_mem: checked addresses, for the instruction files that touch memory. */
+/* ptx_mem: checked addresses for instructions that access memory. */
 #ifndef CUDAEMU_PTX_MEM_H
 #define CUDAEMU_PTX_MEM_H
 #include "tests/cuda_on_cpu/ptx.h"
 
 typedef enum Access { READ, WRITE, ATOMIC } Access;
-/* Where the bytes of operand `k` + offset lie, for each lane of w->mask. Stops at the first lane
- * whose `bytes` do not lie inside one buffer, or not at a multiple of `bytes`. */
+/* Host addresses of operand `k` + offset for each lane of w->mask. Stops at the first lane whose
+ * `bytes` are not inside one buffer, or not aligned to `bytes`. */
 void mem_resolve(Warp *w, Ins *i, int k, uint32_t bytes, Access access, unsigned char *at[LANES]);
 /* The same for one lane and an address that is already known. */
 unsigned char *mem_resolve_one(Warp *w, Ins *i, int lane, Space space, uint64_t address,

@@ -1,6 +1,5 @@
 /* ptx_ops: macros that turn a list of instructions into functions and table rows. A list names each
- * instruction once: X(function, "names", type of d, types of a, b, c, expression in a, b, c).
- * For the instruction files alone. */
+ * instruction once: X(function, "names", type of d, types of a, b, c, expression in a, b, c). */
 #ifndef CUDAEMU_PTX_OPS_H
 #define CUDAEMU_PTX_OPS_H
 #include "tests/cuda_on_cpu/ptx.h"

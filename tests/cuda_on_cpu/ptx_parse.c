@@ -191,7 +191,7 @@ static Variable *declare(Parser *p, Space space, bool external) {
             vec = (size_t)(word[2] - '0');
         else if (!strcmp(word, ".ptr") || !strcmp(word, ".global") || !strcmp(word, ".shared") ||
                  !strcmp(word, ".const") || !strcmp(word, ".local"))
-            ; /* what a pointer parameter points to */
+            ; /* the type that a pointer parameter points to */
         else
             element = type_size(p, word) * vec;
     }

@@ -162,7 +162,7 @@ static void scan(const Kernel *k, const Live *lives, uint32_t *slot, uint32_t us
         while (s < used[c] && busy_until[c][s] > lives[r].first) s++;
         if (s == used[c]) used[c]++;
         busy_until[c][s] = lives[r].last;
-        /* a value that is never read still needs a place of its own for that instruction */
+        /* a value that is never read still needs a separate place for that instruction */
         if (lives[r].last == lives[r].first) busy_until[c][s] = lives[r].last + 1;
         slot[r] = s;
     }

@@ -1,4 +1,4 @@
-/* ptx_regs: gives registers their places in a warp's frame. Called by ptx_decode.c alone. */
+/* ptx_regs: assigns registers to places in a warp's frame. */
 #ifndef CUDAEMU_PTX_REGS_H
 #define CUDAEMU_PTX_REGS_H
 #include "tests/cuda_on_cpu/ptx.h"

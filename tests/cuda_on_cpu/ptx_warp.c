@@ -1,4 +1,4 @@
-/* ptx_warp: what the lanes of a warp do together (shuffles, votes, ldmatrix, mma), barriers,
+/* ptx_warp: operations across the lanes of a warp (shuffles, votes, ldmatrix, mma), barriers,
  * fences. Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16" and "ldmatrix". */
 #include "tests/cuda_on_cpu/ptx_mem.h"
 #include <stdlib.h>

@@ -1,8 +1,8 @@
-/* race: two accesses to the same bytes, at least one of which writes, that nothing orders.
+/* race: detects two unordered accesses to the same bytes, at least one of which writes.
  *
- * Ordered are: accesses of one thread; of one block with a barrier between; of one warp with a
- * __syncwarp between; of two blocks when the earlier one's block has passed a fence since (of the
- * same thread, or after a barrier). Atomics do not race with each other. Granules of two bytes
+ * Accesses are ordered if they are of one thread; of one block with a barrier between; of one warp
+ * with a __syncwarp between; of two blocks if the earlier one's block has passed a fence since (of
+ * the same thread, or after a barrier). Atomics do not race with each other. Granules of two bytes
  * remember the last write and the last reads of two threads. */
 #include "tests/cuda_on_cpu/ptx.h"
 #include <stdlib.h>

@@ -15,7 +15,7 @@
 enum { CALL_BYTES = 64 };
 typedef enum Failure { FINE, DEAD, LATE, DIFFERENT, ABORTED } Failure;
 typedef struct Seat {
-    _Atomic uint64_t arrived; /* at how many meetings */
+    _Atomic uint64_t arrived; /* number of meetings reached */
     _Atomic int pid;
     unsigned char call[CALL_BYTES];
     unsigned char data[RANKS_CHUNK];
@@ -45,7 +45,7 @@ static double now(void) {
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
-/* A killed process that nobody has waited for yet still answers to kill(): it is a zombie. */
+/* A killed process that is not yet reaped (a zombie) still answers to kill(). */
 static bool dead(int pid) {
     char path[64], line[256];
     if (kill(pid, 0) && errno == ESRCH) return true;
@@ -63,7 +63,7 @@ static void fail(Ranks *r, Failure f, int who) {
         atomic_store(&r->shared->who, who);
 }
 
-/* Waits until every rank has come as often as this one. */
+/* Waits until every rank has reached as many meetings as this one. */
 static bool meet(Ranks *r) {
     uint64_t mine = ++r->meetings;
     atomic_store(&r->shared->seats[r->rank].arrived, mine);
@@ -83,7 +83,7 @@ static bool meet(Ranks *r) {
             if (now() - start > emu_options()->timeout) fail(r, LATE, n);
         }
     }
-    return true; /* all have come: a failure since then belongs to what comes next */
+    return true; /* all have arrived: a later failure belongs to the next call */
 }
 
 Ranks *ranks_join(const char *name, int rank, int count) {

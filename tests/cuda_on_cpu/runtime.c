@@ -1,4 +1,4 @@
-/* runtime: the CUDA runtime API, but for launches (launch.c). What is not here does not link. */
+/* runtime: the CUDA runtime API except launches (launch.c). Unsupported functions do not link. */
 #include "tests/cuda_on_cpu/runtime.h"
 #include "tests/cuda_on_cpu/stream.h"
 #include <stdio.h>
@@ -362,7 +362,7 @@ static void run_copy(void *ctx) {
         memmove(to + r * c->to_pitch, from + r * pitch, c->width);
     free(c->staged);
 }
-/* The kind must fit the pointers: a wrong one is an error here, while a GPU may let it pass. */
+/* The kind must match the pointers: a wrong one is an error here, while a GPU may accept it. */
 static bool kind_fits(const void *to, const void *from, enum cudaMemcpyKind kind) {
     bool td = mem_is_device((uint64_t)(uintptr_t)to), fd = mem_is_device((uint64_t)(uintptr_t)from);
     switch (kind) {

@@ -1,4 +1,4 @@
-/* runtime_stream: the calls of the CUDA runtime that deal with streams, events and graphs. */
+/* runtime_stream: the CUDA runtime's functions for streams, events and graphs. */
 #include "tests/cuda_on_cpu/runtime.h"
 #include "tests/cuda_on_cpu/stream.h"
 #include <stdlib.h>

@@ -18,7 +18,7 @@ typedef struct Item {
     max_align_t ctx[];
 } Item;
 
-typedef struct Tails { /* graph nodes that the next one comes after */
+typedef struct Tails { /* graph nodes that the next one depends on */
     int *node, count;
 } Tails;
 struct Stream {
@@ -37,7 +37,7 @@ struct Event {
     bool recorded, timed;
     Dep at;
     double time;
-    uint64_t capture; /* serial of the graph it was last recorded into; 0: none */
+    uint64_t capture; /* serial of the graph it was last captured into; 0: none */
     Tails tails;
 };
 typedef struct Node {
@@ -48,10 +48,10 @@ typedef struct Node {
 } Node;
 struct Graph {
     Node *nodes;
-    int count, uses; /* uses: instances and launches under way */
+    int count, uses; /* uses: instances and launches in flight */
     uint64_t serial;
     bool spoilt;
-    Graph *next, **link; /* among all that live */
+    Graph *next, **link; /* list of all live graphs */
 };
 
 static Stream **streams;
@@ -84,7 +84,7 @@ Stream *stream_of(const void *handle) {
 }
 void stream_finish(Stream *s) {
     stream_sync(s);
-    s->magic = 0; /* the record stays: events may name it */
+    s->magic = 0; /* the record is kept: events may refer to it */
 }
 
 static void run_head(Stream *s) {
@@ -102,7 +102,7 @@ static bool ready(const Stream *s) {
         if (s->head->deps[d].stream->done < s->head->deps[d].seq) return false;
     return true;
 }
-/* One stream falls far behind the others, now this one, now that: until somebody waits for it. */
+/* A randomly changing stream is delayed far behind the others until something waits for it. */
 static const Stream *slow_stream(void) {
     static int slow, turns;
     if (turns-- == 0) {
@@ -196,7 +196,7 @@ Event *event_of(const void *handle) {
         emu_stop("an event that does not exist (any more): %p", handle);
     return e;
 }
-/* The record stays: queued work may still write its time. */
+/* The record is kept: queued work may still write its time. */
 void event_close(Event *e) { e->magic = 0; }
 
 static void tails_set(Tails *t, const Tails *from) {
@@ -223,7 +223,7 @@ bool event_record(Event *e, Stream *s) {
     e->at = (Dep){s, s->issued};
     return true;
 }
-/* The capture that the event was recorded in, while it goes on. */
+/* The unfinished capture that the event was recorded in. */
 static Graph *capture_of(const Event *e) {
     for (int i = 0; i < stream_count; i++)
         if (streams[i]->capture && streams[i]->capture->serial == e->capture)

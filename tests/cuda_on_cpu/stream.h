@@ -1,9 +1,8 @@
-/* stream: streams, events and graphs as queues of closures. For runtime.c, launch.c, blas.c,
- * nccl.c.
+/* stream: streams, events and graphs as queues of closures.
  *
- * CUDAEMU_ASYNC=0 runs a closure when it is added; 1 only when a synchronisation demands it, and
- * no more than it demands; 2 runs the heads of the streams in random order, one of them far
- * behind the others. */
+ * CUDAEMU_ASYNC=0 runs a closure when it is added; 1 only when a synchronisation requires it, and
+ * no more than required; 2 runs the heads of the streams in random order, one of them much later
+ * than the others. */
 #ifndef CUDAEMU_STREAM_H
 #define CUDAEMU_STREAM_H
 #include "tests/cuda_on_cpu/emu.h"
@@ -13,8 +12,8 @@ typedef struct Event Event;
 typedef struct Graph Graph;
 typedef void (*Work)(void *ctx);
 
-/* What a handle of the API stands for: NULL and 1 the legacy stream, 2 the per-thread one. Stops on
- * a handle that is not live. */
+/* The stream of a handle of the API: NULL and 1 are the legacy stream, 2 the per-thread one. Stops
+ * on a handle that is not live. */
 Stream *stream_of(const void *handle);
 Stream *stream_new(bool blocking);
 void stream_finish(Stream *s);
@@ -23,7 +22,7 @@ bool stream_add(Stream *s, Work run, const void *ctx, size_t bytes);
 void stream_sync(Stream *s);
 void stream_sync_all(void);
 bool stream_idle(const Stream *s);
-/* Runs a part of what waits, where CUDAEMU_ASYNC=2. */
+/* Runs a part of the waiting work if CUDAEMU_ASYNC=2. */
 void stream_some(void);
 
 Event *event_of(const void *handle);
@@ -43,13 +42,14 @@ bool event_captured(const Event *e);
 bool stream_capture_begin(Stream *s);
 bool stream_capturing(const Stream *s);
 bool any_capturing(void);
-/* What must not be done to a stream in a capture was done: the capture can only be ended. */
+/* Marks a capture as invalid after a forbidden operation on its stream: it can only be ended. */
 void stream_capture_spoil(Stream *s);
 void event_capture_spoil(const Event *e);
 typedef enum { CAPTURED, UNMATCHED, UNJOINED, SPOILT } CaptureEnd;
-/* NULL: s does not own a capture; work of a joined stream was not joined back; it was spoilt. */
+/* NULL: s does not own a capture, a joined stream was not joined back, or the capture is
+ * invalid. */
 Graph *stream_capture_end(Stream *s, CaptureEnd *how);
-/* Whether a graph or an instance that lives has work of this kind that is what is looked for. */
+/* Returns true if a live graph or instance has work of this kind that matches. */
 bool graphs_hold(Work run, bool (*is)(const void *ctx, const void *what), const void *what);
 Graph *graph_new(void);
 Graph *graph_copy(const Graph *g);

@@ -1,4 +1,4 @@
-/* Any bytes as an IDX file: what is read is whole, and no larger than a small file can make it. */
+/* Any bytes as an IDX file: arrays are complete, and no larger than a small file allows. */
 #include "data/idx.h"
 
 #include <stdlib.h>
@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     for (size_t d = 0; d < a.ndim; d++) size *= a.shape[d];
     if (size != a.size) abort();
     for (size_t i = 0; i < a.size; i++) sum = sum ^ a.bytes[i];
-    /* gzip shrinks at most about a thousandfold */
+    /* gzip compresses at most about a thousandfold */
     if (a.size > 1100 * (n + 100) || a.ndim > IDX_DIMS_MAX) abort();
     idx_free(&a);
     return 0;

@@ -1,4 +1,4 @@
-/* One input is one image file: its decoding, and the transforms of what was decoded. */
+/* One input is one image file: decodes it and transforms the picture. */
 #include "data/image/augment.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);

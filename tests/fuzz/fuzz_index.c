@@ -16,7 +16,7 @@ static void put64(uint8_t *b, uint64_t v) {
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     uint8_t *file = xmalloc(n);
     if (n) memcpy(file, bytes, n);
-    if (n >= HEADER) { /* no fuzzer finds a sum: put them right */
+    if (n >= HEADER) { /* a fuzzer cannot find checksums: correct them */
         put64(file + 88, fnv_hash(FNV_START, file + HEADER, n - HEADER));
         put64(file + 96, fnv_hash(FNV_START, file, 96));
     }

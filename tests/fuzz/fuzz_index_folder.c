@@ -1,5 +1,5 @@
 /* Any bytes as an index.json: refused, or written back as the same. Any bytes as a file of
- * thumbnails: every one that is found lies inside it. */
+ * thumbnails: every thumbnail found is inside it. */
 #include "eval/index_folder.h"
 
 #include <stdlib.h>

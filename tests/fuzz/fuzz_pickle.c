@@ -1,5 +1,5 @@
-/* Any bytes as a pickle: refused, or plain data whose parts are as their kind says. The mutator
- * works on opcodes: most changes of single bytes end at the first wrong length. */
+/* Any bytes as a pickle: refused, or plain data whose parts match their kind. The mutator works on
+ * opcodes: most changes of single bytes end at the first wrong length. */
 #include "data/tensors/pickle.h"
 
 #include <stdlib.h>
@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     return 0;
 }
 
-/* Whole opcodes, and phrases that make a tensor or reach back through the memo. */
+/* Whole opcodes, and sequences that build a tensor or refer to the memo. */
 #define PIECE(s)                                                                                   \
     { s, sizeof(s) - 1 }
 static const struct {
@@ -122,7 +122,7 @@ static size_t opcode_size(const uint8_t *p, size_t left) {
     return size_min(n, left);
 }
 
-/* Where the opcode number `which` (counted around) begins, behind the protocol's. */
+/* The start of opcode `which` (modulo their number), after the protocol's. */
 static size_t opcode_place(const uint8_t *bytes, size_t n, unsigned which) {
     size_t at = size_min(2, n), count = 0;
     for (size_t i = at; i < n; i += opcode_size(bytes + i, n - i)) count++;

@@ -1,4 +1,4 @@
-/* Any bytes as a shard, plain or zstd: what is indexed lies inside it and can be asked for. */
+/* Any bytes as a shard, plain or zstd: indexed members are inside it and can be read. */
 #include "data/index.h"
 
 #include <stdlib.h>

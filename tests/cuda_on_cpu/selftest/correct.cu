@@ -1,4 +1,4 @@
-/* correct: programs without a fault. They must give right results in every order and mode. */
+/* correct: programs without faults, whose results must be correct in every order and mode. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 
 __device__ static float warp_sum(float v) {
@@ -185,7 +185,7 @@ static void streams_double_buffered(void) {
     CUDA(cudaStreamDestroy(copy));
     CUDA(cudaStreamDestroy(compute));
 }
-/* y += x + z, x and z made in branches that run side by side; replayed with new input. */
+/* y += x + z, with x and z computed in parallel branches; replayed with new input. */
 __global__ void scale(float *y, const float *x, float a) { y[threadIdx.x] = a * x[threadIdx.x]; }
 static void graph_replayed(void) {
     cudaStream_t a, b;
@@ -234,7 +234,7 @@ static void graph_replayed(void) {
     CUDA(cudaStreamDestroy(b));
 }
 
-/* ---- the last block to finish adds up what all blocks wrote ---- */
+/* ---- the last block to finish adds up the results of all blocks ---- */
 __global__ void sum_all(float *result, float *parts, unsigned *arrived, const float *x, int n) {
     __shared__ float s[4];
     __shared__ bool last;

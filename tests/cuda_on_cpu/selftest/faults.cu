@@ -1,4 +1,4 @@
-/* faults: kernels with one planted fault each; tests/test_cudaemu.sh says how each is noticed. */
+/* faults: kernels with one planted fault each; tests/test_cudaemu.sh lists how each is detected. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 
 enum { N = 256 };
@@ -363,7 +363,7 @@ static void block_without_bounds(void) {
     reverse<<<1, 512>>>(device_new<float>(N), device_new<float>(N), 1);
     CUDA(cudaGetLastError());
 }
-/* cards differ in the shared memory that a block can have */
+/* devices differ in the shared memory available to a block */
 static void shared_beyond_device(void) {
     CUDA(cudaFuncSetAttribute(dynamic_reverse, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               100 * 1024));

@@ -1,5 +1,5 @@
-/* faults_host: programs whose planted fault lies on the host's side: copies, streams, events,
- * graphs, cuBLASLt. tests/test_cudaemu.sh says how each is noticed. */
+/* faults_host: programs with one planted fault each in host code: copies, streams, events, graphs,
+ * cuBLASLt. tests/test_cudaemu.sh lists how each is detected. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 #include <cublasLt.h>
 #include <sys/wait.h>
@@ -153,7 +153,7 @@ static void query_of_captured_event(void) {
     cudaStream_t a = stream_new(), b = stream_new();
     CUDA(cudaEventQuery(fork_capture(a, b)));
 }
-static void spoilt_capture(void) { /* the error of the query is not looked at */
+static void spoilt_capture(void) { /* the error of the query is not checked */
     cudaStream_t a = stream_new(), b = stream_new();
     cudaGraph_t g;
     fork_capture(a, b);
@@ -208,7 +208,7 @@ static void event_without_time(void) {
     CUDA(cudaEventSynchronize(e));
     CUDA(cudaEventElapsedTime(&ms, e, e));
 }
-/* "not ready" is what the next look at the last error finds */
+/* the next read of the last error finds "not ready" */
 static void not_ready_left_behind(void) {
     cudaStream_t a = stream_new();
     cudaEvent_t e = event_new();
@@ -223,7 +223,8 @@ static void driver_too_old(void) {
     CUDA(cudaGetDeviceCount(&count));
 }
 __global__ void copy_kernel(float *to, const float *from) { to[threadIdx.x] = from[threadIdx.x]; }
-static void graph_edge_missing(void) { /* b reads what a writes, and waits only for the fork */
+static void
+graph_edge_missing(void) { /* b reads the data that a writes, but waits only for the fork */
     static float y[N];
     cudaStream_t a = stream_new(), b = stream_new();
     cudaEvent_t fork_event = event_new(), join = event_new();

@@ -1,5 +1,5 @@
-/* instructions: what the interpreter computes, bit for bit against the host's compiler where both
- * run the same C, against plain loops where an instruction has no C form. */
+/* instructions: the interpreter's results, bit for bit, against the host's compiler if both run the
+ * same C, and against plain loops if an instruction has no C form. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 
 enum { N = 2048 };
@@ -367,7 +367,7 @@ static void warps(void) {
         for (int k = 0; k < WARP_RESULTS; k++) {
             char name[32];
             snprintf(name, sizeof name, "lane %u result %d", l, k);
-            if (k != 14) /* who runs together is the scheduler's choice */
+            if (k != 14) /* the scheduler chooses which lanes run together */
                 expect(got[l * WARP_RESULTS + k], want[k], 0, name);
             else
                 expect(got[l * WARP_RESULTS + k] >> l & 1, 1, 0, name);
@@ -376,7 +376,7 @@ static void warps(void) {
     CUDA(cudaFree(d));
 }
 
-/* ---- where ldmatrix puts elements: products cannot show a permutation of k ---- */
+/* ---- placement by ldmatrix: products cannot detect a permutation of k ---- */
 __global__ void ldmatrix_kernel(uint32_t *out) {
     __shared__ __align__(16) uint16_t s[4][8][8];
     uint32_t l = threadIdx.x, *o = out + l * 8;

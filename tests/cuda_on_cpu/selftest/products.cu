@@ -1,4 +1,4 @@
-/* products: cuBLASLt's products with what it adds to them, against loops in f64. */
+/* products: cuBLASLt's products with their epilogues, against loops in f64. */
 #include "tests/cuda_on_cpu/selftest/selftest.h"
 #include <cublasLt.h>
 #include <cuda_fp8.h>
@@ -179,7 +179,7 @@ static void products_fp8(void) {
     product_fp8<__nv_fp8_e4m3, __nv_bfloat16>(CUDA_R_8F_E4M3, CUDA_R_16BF, 0, 6e-2);
     product_fp8<__nv_fp8_e5m2, float>(CUDA_R_8F_E5M2, CUDA_R_32F, 1, 1e-4);
 }
-/* What the library does not multiply it says beforehand. */
+/* The heuristic refuses products that the library does not support. */
 static void refusals(void) {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;

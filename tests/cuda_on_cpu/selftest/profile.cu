@@ -17,7 +17,7 @@ __global__ static void halves(float4 *y, const float4 *x) { /* 16 bytes of 32: t
     y[threadIdx.x] = x[2 * threadIdx.x];
 }
 
-/* ---- shared memory: what is stored is read with `stride`; y keeps the accesses ---- */
+/* ---- shared memory: stored data is read with `stride`; y keeps the accesses ---- */
 __device__ static void words(float *y, int stride) {
     __shared__ float a[N];
     for (int i = 0; i < N; i += 32) a[i + threadIdx.x] = threadIdx.x;

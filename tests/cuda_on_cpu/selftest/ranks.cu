@@ -173,7 +173,7 @@ static void captured_body(int rank) {
     cudaGraphExec_t exec = capture_sum(x, FEW, true);
     for (int t = 0; t < TIMES; t++) {
         CUDA(cudaGraphLaunch(exec, computing));
-        ask_sum(x, FEW, true); /* and one that is not in a graph */
+        ask_sum(x, FEW, true); /* and one outside any graph */
     }
     finish_computing();
     host_copy(y, x, FEW);

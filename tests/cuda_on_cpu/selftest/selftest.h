@@ -1,6 +1,6 @@
-/* selftest: what the CUDA programs share that test the layer itself. A program is told the name of
- * a case and exits with 0 where its results are right, 1 where they are wrong, 2 where a call of
- * CUDA reported an error that was checked; the layer itself stops with 99. */
+/* selftest: shared by the CUDA programs that test the layer itself. A program gets the name of a
+ * case. It exits with 0 if its results are correct, 1 if they are wrong, 2 if a call of CUDA
+ * reported an error that was checked; the layer itself stops with 99. */
 #ifndef CUDAEMU_SELFTEST_H
 #define CUDAEMU_SELFTEST_H
 #include <cuda_bf16.h>
