@@ -1,17 +1,17 @@
-/* bench: what the benchmarks share: the ceilings of this machine, measured in the same run, and
+/* bench: shared by the benchmarks: the ceilings of this machine, measured in the same run, and
  * medians. */
 #ifndef TOOLS_BENCH_H
 #define TOOLS_BENCH_H
 #include "kernels/kernels.h"
 
-/* GFLOP/s of the best of a few large products through the backend's own linear_fwd. On a GPU times
- * are the device's, by events. */
+/* GFLOP/s of the best of a few large products through the backend's linear_fwd. On a GPU times are
+ * the device's, by events. */
 double bench_gemm_peak(const Kernels *k);
 /* GB/s (read + written) of the best of a few large copies and sums through the backend. */
 double bench_copy_peak(const Kernels *k);
 /* Device memory of n elements of about -v/2 … v/2. */
 act *bench_filled(const Kernels *k, size_t n, double v);
-/* Bytes at most taken so far: of the GPU's memory, or (CPU) resident. */
+/* Peak bytes so far: of the GPU's memory, or (CPU) resident. */
 double bench_device_memory(const Kernels *k);
 double bench_median(double *values, size_t n);
 

@@ -1,5 +1,4 @@
-/* The ceilings that the benchmarks measure against: the backend's own large product, and its
- * fastest pass over memory. */
+/* The ceilings of the benchmarks: the backend's large product, and its fastest pass over memory. */
 #include "tools/bench.h"
 #include "tools/common.h"
 
@@ -44,10 +43,10 @@ static void product(const Operands *o) {
     o->k->linear_fwd(o->y, o->x, o->w, NULL, o->n, o->n, o->n);
 }
 static void copy(const Operands *o) { o->k->device->copy(o->y, o->x, o->n * o->k->act_size); }
-/* x = x + y reads two and writes one: like a copy, but by every core */
+/* x = x + y reads two and writes one: like a copy, but on every core */
 static void add(const Operands *o) { o->k->add(o->x, o->x, o->y, o->n); }
 
-/* Seconds of the fastest of some runs, as the backend books them; what was booked before stays. */
+/* Seconds of the fastest of some runs, as recorded by the backend; earlier records are kept. */
 static double fastest(const Operands *o, enum KernelSlot slot, void (*run)(const Operands *)) {
     enum { RUNS = 6, RUNS_MOST = 200 };
     KernelStat saved[SLOT_COUNT];
@@ -72,8 +71,8 @@ static double fastest(const Operands *o, enum KernelSlot slot, void (*run)(const
 
 /* ---- ceilings ---- */
 
-/* On a GPU the product grows until launching it does not count. Numbers that are not 0: a product
- * of zeros takes less power, so that the clock rises. */
+/* On a GPU the product grows until its launch cost is negligible. Values are not 0, because a
+ * product of zeros uses less power and raises the clock. */
 static double product_seconds(const Kernels *k, size_t n) {
     Operands o = {k, bench_filled(k, n * n, 1), bench_filled(k, n * n, 1),
                   k->device->alloc(n * n * k->act_size), n};

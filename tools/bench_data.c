@@ -1,4 +1,4 @@
-/* clipc bench loader, clipc bench tok: the input side. */
+/* clipc bench loader, clipc bench tok: input throughput. */
 #include "data/loader.h"
 #include "tools/bench.h"
 #include "tools/common.h"
@@ -37,8 +37,8 @@ static const Command loader_command = {
     COUNT(loader_options),
 };
 
-/* The way of a batch to a GPU as in training: out of the pinned ring, while the next one is waited
- * for. Without one it is let go at once. */
+/* Sends a batch to a GPU as in training: from the pinned ring, while waiting for the next one.
+ * Without a GPU the batch is released at once. */
 typedef struct Sink {
     const Kernels *k;
     Loader *loader;
@@ -95,7 +95,7 @@ int bench_loader(int argc, char **argv) {
         sink.copied = k->device->mark_new();
     }
     for (int i = 0; i < 4; i++)
-        loader_release(l, loader_next(l)); /* the ring is filled at leisure before the clock runs */
+        loader_release(l, loader_next(l)); /* the ring is filled before the clock starts */
     size_t n = 0;
     double t0 = clock_now();
     while (n < (size_t)samples) {

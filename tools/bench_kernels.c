@@ -101,7 +101,7 @@ static void run_tower(const void *tower) {
     k->add(t->z, t->x, t->y, R * C);
 }
 
-/* ---- what stands before the towers and behind the step ---- */
+/* ---- kernels before the towers and after the backward pass ---- */
 
 typedef struct Ends {
     const Kernels *k;
@@ -176,7 +176,7 @@ static void run_ends(const void *ends) {
     optim_update(e->optim);
 }
 
-/* Kernel by kernel, what `run` calls; sums where it calls one several times. */
+/* The kernels that `run` calls; times are summed if it calls one several times. */
 static json_t *measure(const char *name, const Kernels *k, void (*run)(const void *), const void *x,
                        double gemm_peak, double copy_peak) {
     double *seconds[SLOT_COUNT] = {0};

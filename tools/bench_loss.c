@@ -60,8 +60,8 @@ static acc *random_features(const Kernels *k, size_t rows, size_t E, uint64_t se
     return x;
 }
 
-/* ---- rank 0 of ranks that are not there: their features are the first MADE_UP random rows again
- * and again, and nothing comes back from them ---- */
+/* ---- rank 0 of simulated ranks: their features repeat the first MADE_UP random rows, and they
+ * send nothing back ---- */
 
 enum { MADE_UP = 8192 };
 static const Kernels *kernels;
@@ -69,7 +69,7 @@ static double sent; /* bytes */
 
 static acc *made_up; /* [MADE_UP,E] */
 
-/* row_bytes: of a row as it travels. */
+/* row_bytes: of a row as sent. */
 static void gather_rows(char *all, const void *part, size_t bytes, const void *others,
                         size_t row_bytes) {
     size_t total = bytes * (size_t)ranks_simulated, made = MADE_UP * row_bytes;
@@ -112,8 +112,8 @@ static const Comm *simulated(const Kernels *k) {
     return ranks_simulated > 1 ? &fake : comm_self(k);
 }
 
-/* What the two-matrix form (each direction's logits a rank of their own, both features gathered and
- * both gradients scattered) sends and multiplies, beside ours. */
+/* Bytes and products of the two-matrix form (separate logits for each direction, both features
+ * gathered and both gradients scattered), compared with ours. */
 static void report(size_t rows, size_t N, size_t E, double t, double memory, double loss,
                    double flops, size_t elem) {
     double product = 2e-9 * (double)rows * (double)N * (double)E;

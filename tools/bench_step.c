@@ -77,7 +77,7 @@ static void batch_free(const Kernels *k, Batch *b) {
 }
 
 static bool is_gemm(size_t slot) { return slot >= SLOT_linear_fwd && slot <= SLOT_gemm; }
-/* What model FLOPs are counted in; the operations of element-wise passes are not. */
+/* The products that count as model FLOPs; element-wise passes do not count. */
 static bool is_model_work(size_t slot) {
     return is_gemm(slot) || (slot >= SLOT_attention_fwd && slot <= SLOT_attention_pool_bwd);
 }
@@ -134,7 +134,7 @@ static void warm_up(Run *r) {
     for (int64_t i = 0; i < warmup; i++) step_run(r->step, r->batches, lr, ++r->t);
 }
 
-/* As training runs them: a step is asked for before the last one's results are looked at. */
+/* As in training: a step is enqueued before the previous one's results are read. */
 static void run_steps(Run *r) {
     step_start(r->step, r->batches, lr, ++r->t);
     for (size_t i = 0; i < r->n; i++) {
@@ -188,7 +188,7 @@ int bench_step(int argc, char **argv) {
     for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
     Run r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
     warm_up(&r);
-    if (k->device->asynchronous) run_steps(&r); /* timing a GPU's kernels holds the steps up */
+    if (k->device->asynchronous) run_steps(&r); /* timing a GPU's kernels slows the steps down */
     kernel_stats_on = true;
     kernel_stats_reset();
     double total = run_observed(&r, !k->device->asynchronous);
@@ -199,7 +199,7 @@ int bench_step(int argc, char **argv) {
         kernels += kernel_stats[i].seconds;
         if (is_gemm(i)) gemm += kernel_stats[i].seconds;
     }
-    /* before the copy ceiling takes memory of its own */
+    /* before the copy ceiling allocates memory */
     double memory = bench_device_memory(k) / (1 << 20), rss = (double)peak_rss() / (1 << 20);
     double copy = bench_copy_peak(k), step = bench_median(r.seconds, n), loss = r.loss;
     double rate = (double)(B * A) / step;

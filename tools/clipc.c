@@ -70,9 +70,9 @@ static bool asks_for_help(const char *arg) {
 }
 
 /* At the end of a parallel region libgomp's threads spin for milliseconds before they sleep. That
- * starves the loader's threads and, where another program shares the cores, everything: a step took
- * ten times as long. A short spin costs nothing measurable. libgomp reads its environment before
- * main, so the program starts itself once more. */
+ * starves the loader's threads and, if another program shares the cores, everything: a step then
+ * takes ten times as long. A short spin costs nothing measurable. libgomp reads its environment
+ * before main, so the program starts itself once more. */
 static void spin_briefly(char **argv) {
     char exe[PATH_MAX];
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;

@@ -1,4 +1,4 @@
-/* clipc ckpt convert, mix, average: one new checkpoint out of one, two or several. */
+/* clipc ckpt convert, mix, average: one new checkpoint from one, two or several. */
 #include "data/text/tokenizer.h"
 #include "tools/commands.h"
 #include "train/model/pretrained.h"
@@ -92,7 +92,7 @@ static void read_sum(void *context, size_t i, size_t first, size_t n, float *out
     free(sum);
 }
 
-/* malloc'd; NULL: none. open_clip's own folders have none, transformers' need one. */
+/* malloc'd; NULL: none. open_clip's folders have none, transformers' need one. */
 static char *find_vocab(const char *from, const ClipConfig *c) {
     if (vocab) return xstrdup(vocab);
     char *own = pretrained_vocab(from);

@@ -30,7 +30,7 @@ static const Command command = {
 
 typedef struct Difference {
     const char *name;
-    const char *what; /* NULL: the numbers below; otherwise why there are none */
+    const char *what; /* NULL: the numbers below are set; otherwise the reason why not */
     double max;       /* of |a - b| */
     double relative;  /* ‖a - b‖ / ‖a‖ */
     size_t elements;
@@ -42,7 +42,7 @@ static bool is_float(const Weight *w) {
     return true;
 }
 
-/* [] and [1] are one shape here, as they are in loading. */
+/* [] and [1] are the same shape, as in loading. */
 static bool same_shape(const Weight *a, const Weight *b) {
     if (a->count == 1 && b->count == 1 && a->ndim <= 1 && b->ndim <= 1) return true;
     return a->ndim == b->ndim && !memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof *a->shape);

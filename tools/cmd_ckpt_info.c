@@ -1,4 +1,4 @@
-/* clipc ckpt info: what a checkpoint of any format holds. */
+/* clipc ckpt info: the contents of a checkpoint of any format. */
 #include "tools/commands.h"
 #include "train/checkpoint.h"
 #include "data/io/folder.h"
@@ -55,7 +55,7 @@ static void close_checkpoint(Checkpoint *c) {
     if (c->has_config) clip_config_free(&c->config);
 }
 
-/* Euclidean; NAN where the tensor holds one, or is not of floats. */
+/* Euclidean; NAN if the tensor has a NaN or is not of floats. */
 static double norm(const Tensor *t) {
     float chunk[4096];
     double squares = 0;
@@ -73,7 +73,7 @@ static size_t elements(const TensorFile *st) {
     return n;
 }
 
-/* ---- for people ---- */
+/* ---- text output ---- */
 
 static void print_tower(const char *what, const TowerConfig *t) {
     printf("%s  width %zu, %zu layers, %zu heads, MLP %zu", what, t->width, t->layers, t->heads,
@@ -114,7 +114,7 @@ static void print_table(const Checkpoint *c) {
     for (size_t i = 0; i < c->weights.count; i++) print_tensor(&c->weights.tensors[i]);
 }
 
-/* ---- for programs ---- */
+/* ---- JSON output ---- */
 
 static json_t *tensor_json(const Tensor *t) {
     json_t *shape = json_array();

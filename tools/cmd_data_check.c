@@ -1,5 +1,5 @@
-/* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists the bad
- * ones and pictures that are there twice. */
+/* clipc data check: reads every sample, decodes its picture, tokenises its caption; lists bad
+ * samples and duplicate pictures. */
 #include "data/io/progress.h"
 #include "data/text/tokenizer.h"
 #include "data/content.h"
@@ -83,7 +83,7 @@ static bool valid_utf8(const char *text, size_t n) {
     return true;
 }
 
-/* What is wrong with a caption, or NULL. */
+/* The fault of a caption, or NULL. */
 static const char *judge_caption(const Check *c, Thread *t) {
     int32_t ids[CONTEXT_MAX];
     const Sample *s = &t->sample;

@@ -1,4 +1,4 @@
-/* clipc data image: image files → what the model sees of them, as one .npy. */
+/* clipc data image: image files → the model's input, as one .npy. */
 #include "data/image/augment.h"
 #include "data/io/file.h"
 #include "data/tensors/npy.h"

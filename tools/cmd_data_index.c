@@ -1,4 +1,4 @@
-/* clipc data index: writes NAME.tar.idx beside shards, so that training need not build it. */
+/* clipc data index: writes NAME.tar.idx next to shards, so that training need not build it. */
 #include "data/dataset.h"
 #include "data/index.h"
 #include "data/io/parallel.h"
@@ -35,7 +35,7 @@ static const Command command = {
 typedef struct Result {
     bool ok, written;
     IndexHeader h;
-    Error err; /* also what is wrong with a damaged shard */
+    Error err; /* also set for a damaged shard */
 } Result;
 
 typedef struct Job {

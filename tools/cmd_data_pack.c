@@ -108,7 +108,7 @@ static void print_report(const PackReport *r) {
         print_histogram(r);
 }
 
-/* Of what is packed and how it is read: a pack that was killed goes on with the same alone. */
+/* Identifies the input and how it is read: a killed pack resumes only with the same. */
 static uint64_t source_hash(const StringList *operands) {
     static const char *const apart[] = {"out", "force", "json", "workers", "cache-dir"};
     uint64_t h = 0;

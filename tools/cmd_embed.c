@@ -48,7 +48,7 @@ static void write_rows(const float *rows, size_t n, size_t E) {
     Error err;
     NpyWriter *w = npy_writer_open(out, dtype, n, E, &err);
     if (!w) die("%s", err.text);
-    bool written = npy_writer_append(w, rows, n, &err); /* the first error is the one to show */
+    bool written = npy_writer_append(w, rows, n, &err); /* the first error is reported */
     Error closing;
     if (!npy_writer_close(w, &closing) || !written) die("%s", written ? closing.text : err.text);
     log_info("%s: %zu rows of %zu", out, n, E);

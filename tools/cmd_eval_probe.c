@@ -97,7 +97,7 @@ static void read_sets(Labelled l[SETS]) {
     }
 }
 
-/* False: a rank that is done. */
+/* False: this rank has nothing more to do. */
 static bool embed_sets(Labelled l[SETS]) {
     for (int i = 0; i < SETS; i++)
         if (!spec[i] && i != VAL)
@@ -143,8 +143,8 @@ static void fit_and_score(Linear *r, const Task *t, const ProbeSet *train, doubl
     probe_free(&p);
 }
 
-/* With all of train: C is chosen on val or a held-out fifth, and then train and val are fitted
- * together, as the CLIP paper does. */
+/* With all of train: C is selected on val or a held-out fifth, then train and val are fitted
+ * together, as in the CLIP paper. */
 static Linear run_full(const Task *t) {
     Linear r = {.val_accuracy = -1};
     ProbeSet part = {0}, held = {0}, joined = {0};

@@ -56,7 +56,7 @@ static const Command command = {
 
 enum { NAMED_FILES = 5 }; /* unreadable ones that are named */
 
-/* What is ranked, on rank 0. */
+/* The ranked features, on rank 0. */
 typedef struct Pool {
     Rows images, texts;
     uint32_t *image_of; /* NULL: row by row */
@@ -139,7 +139,7 @@ static void pool_of_captions(Pool *p, Encoder *e, const Comm *c) {
     free(ok);
 }
 
-/* Captions' lines that are not blank; image_of says whose. */
+/* The captions' lines that are not blank; image_of has the image of each. */
 static char **split_lines(const Features *f, uint32_t **image_of, size_t *count) {
     char **lines = NULL;
     size_t n = 0, room = 0;
@@ -194,7 +194,7 @@ static void pool_check(Pool *p) {
 
 /* ---- report ---- */
 
-/* Of a random order of `keys` where `positives` of them count, added to r. */
+/* Adds the expected result of a random order of `keys` with `positives` positives to r. */
 static void add_chance(Recall *r, size_t keys, size_t positives) {
     double miss = 1, median = 0; /* chance that none of the first i is a positive */
     for (size_t i = 0; i < keys; i++) {

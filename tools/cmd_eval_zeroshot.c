@@ -65,7 +65,7 @@ static size_t *best_templates(const Predictions *p) {
     return order;
 }
 
-/* ---- for programs ---- */
+/* ---- JSON output ---- */
 
 static json_t *interval_json(const Interval *i) { return json_pack("[f, f]", i->low, i->high); }
 
@@ -127,7 +127,7 @@ static void print_as_json(const ZeroshotReport *r, const Predictions *p, const C
     print_json(o);
 }
 
-/* ---- for people ---- */
+/* ---- text output ---- */
 
 static void print_summary(const ZeroshotReport *r, const Predictions *p, const ClassSet *s,
                           size_t unlabelled) {

@@ -1,4 +1,4 @@
-/* clipc index list|remove|compact|check: what is in an index folder, and keeping it. */
+/* clipc index list|remove|compact|check: lists and maintains an index folder. */
 #include "data/io/string_map.h"
 #include "eval/index_folder.h"
 #include "tools/commands.h"

@@ -1,4 +1,4 @@
-/* clipc score: which of several captions fits an image: probabilities. */
+/* clipc score: probabilities that each of several captions fits an image. */
 #include "tools/commands.h"
 #include "tools/common.h"
 
@@ -40,7 +40,7 @@ typedef struct Score {
     double cosine, probability;
 } Score;
 
-/* By falling cosine; equal ones stay in their order, since they stand in memory. */
+/* By falling cosine; equal ones keep their order, which their addresses give. */
 static int by_falling_cosine(const void *a, const void *b) {
     const Score *x = *(const Score *const *)a, *y = *(const Score *const *)b;
     if (x->cosine != y->cosine) return x->cosine < y->cosine ? 1 : -1;

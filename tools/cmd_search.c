@@ -1,5 +1,5 @@
 /* clipc search: the nearest pictures of an index folder or a .npy to a text, an image or both; and
- * which pictures of it are alike. */
+ * groups of similar pictures. */
 #include "eval/index_folder.h"
 #include "eval/duplicates.h"
 #include "eval/html.h"
@@ -51,9 +51,9 @@ static const Command command = {
     COUNT(options),
 };
 
-/* ---- what is searched ---- */
+/* ---- the index ---- */
 
-/* A .npy with its keys, as an index of one segment that no model's identity is known of. */
+/* A .npy with its keys, as an index of one segment without a model identity. */
 static void open_npy(IndexFolder *x, const char *path) {
     Segment *g = xcalloc(1, sizeof *g);
     g->features = rows_open(path);
@@ -179,7 +179,7 @@ static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
                      json_text(index_folder_key(x, row)), "score", score);
 }
 
-/* As many queries at once as their hits fit. */
+/* Processes as many queries at once as their hits fit in memory. */
 enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
 
 static void search(const IndexFolder *x, const Queries *q, const HtmlPage *page) {

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A block of lines is cut into chunks, which threads take; the output keeps the lines' order. */
+/* A block of lines is cut into chunks that threads process; the output keeps the lines' order. */
 enum { CHUNK = 1 << 15, MAX_CHUNKS = LINES_BLOCK / CHUNK + 1, MAX_CONTEXT = 1 << 20 };
 
 static const char *vocab;

@@ -1,5 +1,5 @@
-/* commands: what `clipc NAME …` calls. One file a command (tools/cmd_*.c), one row a command in
- * tools/clipc.c. argv[0] is the command's name; the return value is the exit code. */
+/* commands: the functions behind `clipc NAME …`. One file a command (tools/cmd_*.c), one row a
+ * command in tools/clipc.c. argv[0] is the command's name; the return value is the exit code. */
 #ifndef TOOLS_COMMANDS_H
 #define TOOLS_COMMANDS_H
 

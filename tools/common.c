@@ -95,7 +95,7 @@ float *embed_texts(Encoder *e, char *const *texts, size_t n) {
     return features_of_texts(e, comm_self(encoder_kernels(e)), texts, n);
 }
 
-enum { NAMED_FILES = 3 }; /* unreadable ones that are named: a refusal stays short */
+enum { NAMED_FILES = 3 }; /* unreadable files that are named, so that a refusal stays short */
 
 float *embed_image_files(Encoder *e, char *const *paths, size_t n) {
     bool *ok = xcalloc(n, sizeof *ok);

@@ -1,4 +1,4 @@
-/* common: what several commands share: the options of a model and of a data set, files of captions,
+/* common: shared by several commands: the options of a model and of a data set, files of captions,
  * JSON on stdout. */
 #ifndef TOOLS_COMMON_H
 #define TOOLS_COMMON_H
@@ -72,23 +72,26 @@
 
 /* The transport of a command that runs over ranks, all given the same options. */
 const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e);
-/* The same, with the data set of --data and the encoder; dies if they differ between ranks. */
+/* The same, with the data set of --data and the encoder; exits with an error if they differ between
+ * ranks. */
 const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
                             const DatasetOptions *dataset, const EncoderOptions *encoder,
                             Dataset **d, Encoder **e);
-/* Opens a data set or dies naming `option`. */
+/* Opens a data set; on failure exits with an error that names `option`. */
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
-/* All operands of a command as one specification, malloc'd; dies if there is none. */
+/* All operands of a command as one specification, malloc'd; exits with an error if there is
+ * none. */
 char *join_operands(const Command *c, const StringList *operands);
-/* Opens the data set that a command's operands name, or dies. */
+/* Opens the data set that a command's operands name, or exits with an error. */
 Dataset *open_operands(const Command *c, const StringList *operands, const DatasetOptions *d);
-/* A vocabulary (NULL: the default one), or dies. */
+/* Opens a vocabulary (NULL: the default one), or exits with an error. */
 struct Tokenizer *open_tokenizer(const char *path);
-/* One caption a line (an empty line is an empty caption); malloc'd. Dies if the file cannot be
- * read. */
+/* One caption a line (an empty line is an empty caption); malloc'd. Exits with an error if the file
+ * cannot be read. */
 char **read_lines(const char *path, size_t *count);
 void free_lines(char **lines, size_t count);
-/* Features of captions / of image files, one row each; an unreadable file dies. malloc'd [n,E]. */
+/* Features of captions / of image files, one row each; exits with an error for an unreadable file.
+ * malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);
 float *embed_image_files(Encoder *e, char *const *paths, size_t n);
 /* Text as a JSON string; if it is not UTF-8, its bytes beyond ASCII become '?'. */

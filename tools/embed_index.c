@@ -9,16 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is to be embedded. */
+/* The samples to embed. */
 typedef struct Work {
     size_t *samples; /* [count] of the data set */
     char **keys;     /* [count] */
-    size_t *old;     /* [count] the row that has become stale, or NONE */
+    size_t *old;     /* [count] the stale row that it replaces, or NONE */
     size_t count, there, changed;
 } Work;
 static const size_t NONE = SIZE_MAX;
 
-/* Pictures on their way into one segment. */
+/* Pictures of one new segment. */
 typedef struct Batch {
     Dataset *data;
     const size_t *samples; /* of the data set */
@@ -43,8 +43,8 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
            error_set(err, "%.200s: %.250s", s->key, why.text);
 }
 
-/* Embeds n samples from `at` on; those that can be read become a segment, and take the place of
- * their stale rows. Returns how many. */
+/* Embeds n samples from `at` on; readable ones become a segment and replace their stale rows.
+ * Returns their number. */
 static size_t add_segment(IndexFolder *x, Encoder *e, Batch *b, const Work *w, size_t at,
                           size_t n) {
     size_t good = 0, E = x->dim;
@@ -90,7 +90,7 @@ static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
             x->thumb_side);
 }
 
-/* Pictures that are not there, or have changed since. */
+/* Pictures that are missing from the index, or have changed since. */
 static Work find_work(const IndexFolder *x, Dataset *d) {
     StringMap known = {0};
     Error err;

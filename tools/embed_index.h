@@ -1,4 +1,4 @@
-/* embed_index: what `clipc embed --index` does. */
+/* embed_index: implements `clipc embed --index`. */
 #ifndef TOOLS_EMBED_INDEX_H
 #define TOOLS_EMBED_INDEX_H
 #include "data/tensors/npy.h"
@@ -12,7 +12,7 @@ typedef struct EmbedIndex {
     bool side_given;
 } EmbedIndex;
 
-/* Adds the data set's pictures that the index does not hold yet (by key); makes the index if
- * there is none. Dies if it is of another model. */
+/* Adds the data set's pictures that are not yet in the index (by key); creates the index if there
+ * is none. Exits with an error if it is of another model. */
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o);
 #endif

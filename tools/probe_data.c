@@ -41,7 +41,7 @@ static char *cache_path(const char *cache, const char *name, const char *suffix)
     return xasprintf("%s/%s.%s", cache, name, suffix);
 }
 
-/* The text that NAME.json must hold. */
+/* The required content of NAME.json. */
 static char *cache_stamp(Encoder *e, const char *spec) {
     json_t *o = json_pack("{s:s, s:o}", "identity", encoder_identity(e), "data", json_text(spec));
     char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
@@ -68,7 +68,7 @@ static void cache_read(Labelled *l, const char *cache, const char *name) {
     free(labels);
 }
 
-/* The stamp goes first and comes last: what lies between is whole. */
+/* The stamp is removed first and written last, so that a stamped cache is complete. */
 static void cache_write(const Labelled *l, const char *cache, const char *name, const char *stamp) {
     char *x = cache_path(cache, name, "npy"), *labels = cache_path(cache, name, "labels"),
          *json = cache_path(cache, name, "json");
@@ -91,7 +91,7 @@ static void cache_write(const Labelled *l, const char *cache, const char *name, 
 
 /* ---- data sets ---- */
 
-/* Labels are folders' names, or what the options take for captions. */
+/* Labels are folders' names, or the captions that the options select. */
 static void take_features(Labelled *l, Features *f, const Dataset *d) {
     const char *const *folders;
     size_t n = dataset_classes(d, &folders);

@@ -1,4 +1,4 @@
-/* probe_data: features with the names of their classes, out of files or of a data set through an
+/* probe_data: features with the names of their classes, from files or from a data set through an
  * encoder, with a cache. */
 #ifndef TOOLS_PROBE_DATA_H
 #define TOOLS_PROBE_DATA_H
@@ -12,18 +12,18 @@ typedef struct Labelled {
     char **labels;
 } Labelled;
 
-/* X.npy and a label a line. Dies naming what does not fit. */
+/* Reads X.npy and a file with one label a line. Exits with an error that names a mismatch. */
 void labelled_open(Labelled *l, const char *features, const char *labels);
-/* By all ranks; options of labels_dataset_options. cache: folder where NAME.npy, NAME.labels and
- * NAME.json are taken from, if they are of this model and specification, or else written to; NULL:
- * none. Rank 0 has the result. */
+/* Computed by all ranks; options of labels_dataset_options. cache: folder with NAME.npy,
+ * NAME.labels and NAME.json, which are read if they are of this model and specification, else
+ * written; NULL: none. Rank 0 has the result. */
 void labelled_embed(Labelled *l, Encoder *e, const Comm *c, const char *name, const char *spec,
                     const DatasetOptions *d, const char *cache);
 void labelled_free(Labelled *l);
 
 /* The classes that occur in `train`, sorted by name; malloc'd list of borrowed strings. */
 const char **labelled_classes(const Labelled *train, size_t *count);
-/* l's rows with labels as numbers into `names`; takes l->x. Dies on a label that is none of them.
- */
+/* l's rows with labels as indices into `names`; takes ownership of l->x. Exits with an error on any
+ * other label. */
 ProbeSet labelled_set(Labelled *l, const char *name, const char *const *names, size_t count);
 #endif
