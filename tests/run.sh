@@ -33,8 +33,6 @@ for name in "${names[@]}"; do
     code=$?
     ms=$((($(date +%s%N) - start) / 1000000))
     p=$(grep -c '^\[       OK \]' "$log/$name")
-    f=$(grep -c '^\[  FAILED  \] [A-Za-z_]' "$log/$name")
-    s=$(grep -c '^\[  SKIPPED \] [A-Za-z_]' "$log/$name")
     # cmocka lists failed and skipped tests a second time at its end
     f=$(grep '^\[  FAILED  \] [A-Za-z_]' "$log/$name" | sort -u | wc -l)
     s=$(grep '^\[  SKIPPED \] [A-Za-z_]' "$log/$name" | sort -u | wc -l)
