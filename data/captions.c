@@ -156,7 +156,7 @@ void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const
     free(copy);
 }
 
-bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const json_t *value) {
+static bool pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const json_t *value) {
     if (json_is_string(value)) {
         sample_set_text(s, json_string_value(value), json_string_length(value));
         return true;
@@ -197,7 +197,7 @@ static bool take_field(Sample *s, const CaptionKey *key, CaptionPick pick, const
     json_error_t why;
     json_t *root = json_loadb(bytes, n, 0, &why);
     if (!root) return error_set(err, "bad JSON: %s", why.text);
-    bool ok = captions_pick_json(s, pick, draw, find_field(root, key->field));
+    bool ok = pick_json(s, pick, draw, find_field(root, key->field));
     if (!ok) error_set(err, "its .json has no text \"%s\"", key->field);
     json_decref(root);
     return ok;

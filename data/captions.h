@@ -60,8 +60,4 @@ void captions_pick(Sample *s, CaptionPick pick, const uint64_t *draw, const char
 /* Sets s->text to one of the lines of a text that is not blank. */
 void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const char *text,
                         size_t n);
-/* The same for a JSON value: a string or an array with strings. False: it is neither. */
-struct json_t;
-bool captions_pick_json(Sample *s, CaptionPick pick, const uint64_t *draw,
-                        const struct json_t *value);
 #endif

@@ -12,7 +12,6 @@
 enum {
     MEMBERS_MAX = 1024,    /* of one sample */
     DRAIN_MAX = 256 << 20, /* bytes that may follow the archive's end */
-    SAMPLES_MAX = INT32_MAX,
 };
 
 /* A member that is kept. */

@@ -1,5 +1,6 @@
 #include "tests/support_data.h"
 #include "data/tar.h"
+#include "data/tensors/npy.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,4 +102,34 @@ size_t golden_captions(GoldenCaptions which, GoldenCheck *check, void *context) 
     }
     free(file);
     return count;
+}
+
+float *read_npy(const char *path, size_t *rows, size_t *cols) {
+    NpyMap m;
+    Error err;
+    if (!npy_map(&m, path, &err)) fail_msg("%s", err.text);
+    assert_non_null(m.f32);
+    size_t bytes = m.rows * m.cols * sizeof(float);
+    float *x = xmalloc(bytes);
+    memcpy(x, m.f32, bytes);
+    *rows = m.rows;
+    *cols = m.cols;
+    npy_unmap(&m);
+    return x;
+}
+
+bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,
+                        const char *const *meta, size_t meta_count, Error *err) {
+    SafetensorsWriter *w = safetensors_create(path, tensors, count, meta, meta_count);
+    for (size_t i = 0; i < count; i++) {
+        size_t n = 1;
+        for (int d = 0; d < tensors[i].ndim; d++) n *= tensors[i].shape[d];
+        safetensors_append(w, tensors[i].data, n * dtype_size(tensors[i].dtype));
+    }
+    return safetensors_finish(w, err);
+}
+
+void write_tensors(const char *path, const Tensor *tensors, size_t count) {
+    Error err;
+    if (!write_tensors_with(path, tensors, count, NULL, 0, &err)) fail_msg("%s", err.text);
 }

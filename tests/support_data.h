@@ -2,6 +2,7 @@
 #ifndef TESTS_SUPPORT_DATA_H
 #define TESTS_SUPPORT_DATA_H
 #include "data/dataset.h"
+#include "data/tensors/safetensors.h"
 #include "tests/support.h"
 
 /* A tar that grows in memory; zeroed before use, bytes are malloc'd. */
@@ -30,4 +31,11 @@ uint32_t golden_hash(const void *bytes, size_t n); /* FNV-1a */
 
 /* bytes as zstd frames of `frame` bytes each, malloc'd. */
 uint8_t *zstd_frames(const uint8_t *bytes, size_t n, size_t frame, size_t *size);
+
+/* A float32 matrix, malloc'd; one that cannot be read fails the test. */
+float *read_npy(const char *path, size_t *rows, size_t *cols);
+/* A .safetensors file from the tensors' data; one that cannot be written fails the test. */
+void write_tensors(const char *path, const Tensor *tensors, size_t count);
+bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,
+                        const char *const *meta, size_t meta_count, Error *err);
 #endif

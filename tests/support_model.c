@@ -307,3 +307,12 @@ double worst_gradient(const TestModel *a, const TestModel *b, const char **where
     }
     return worst;
 }
+
+double step_optim(const Kernels *k, Optim *o, double lr, uint64_t t) {
+    double squares;
+    optim_set(o, lr, t);
+    optim_update(o);
+    k->device->sync();
+    k->acc_get(&squares, optim_squares(o), 1);
+    return sqrt(squares);
+}

@@ -72,4 +72,6 @@ double l2(const double *a, size_t n);
 /* Largest relative L2 difference of a tensor's gradient between two models of one config with the
  * same trainable tensors; *where: its name. */
 double worst_gradient(const TestModel *a, const TestModel *b, const char **where);
+/* One step of the optimiser, done on return: the gradients' norm before clipping. */
+double step_optim(const Kernels *k, Optim *o, double lr, uint64_t t);
 #endif

@@ -4,6 +4,7 @@
 
 #include "data/tensors/safetensors.h"
 #include "tests/support.h"
+#include "tests/support_data.h"
 #include "tests/support_model.h"
 #include <math.h>
 #include <signal.h>
@@ -185,8 +186,7 @@ static void write_foreign(const char *path, const Params *p, enum Twist twist) {
         t[n++] = (Tensor){.name = xstrdup(extra[i]), .dtype = DTYPE_F32, .data = &one};
     if (twist == TWICE)
         t[n++] = (Tensor){.name = xstrdup("text.logit_scale"), .dtype = DTYPE_F32, .data = &one};
-    Error err;
-    if (!safetensors_write(path, t, n, NULL, 0, &err)) fail_msg("%s", err.text);
+    write_tensors(path, t, n);
     for (size_t i = 0; i < n; i++) {
         free((char *)t[i].name);
         if (t[i].data != &one) free((void *)t[i].data);
@@ -369,9 +369,7 @@ static void test_state_of_another_model(void **state) {
     test_write_file(test_path("other/step_1/train_state.safetensors"), "", 0);
     test_dies(load_state, (void *)test_path("other/step_1"), EXIT_ERROR, "truncated");
     Tensor none = {0};
-    Error err;
-    assert_true(safetensors_write(test_path("other/step_1/train_state.safetensors"), &none, 0, NULL,
-                                  0, &err));
+    write_tensors(test_path("other/step_1/train_state.safetensors"), &none, 0);
     test_dies(load_state, (void *)test_path("other/step_1"), EXIT_ERROR, "not a train state");
 }
 

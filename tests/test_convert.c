@@ -1,6 +1,7 @@
 /* clipc ckpt convert, mix, average, diff: output equals input in every format and type; no file is
  * overwritten, and no partial file stays. */
 #include "tests/support.h"
+#include "tests/support_data.h"
 #include "tests/support_model.h"
 #include "data/text/tokenizer.h"
 #include "data/tensors/npy.h"
@@ -68,11 +69,9 @@ static void test_there_and_back(void **state) {
         free(test_clipc(
             0, "embed --checkpoint %s --precision fp32 --text " GOLDEN "captions.txt --out %s",
             test_path(folders[i]), test_path("texts.npy")));
-        Error err;
-        float *x, *y;
         size_t n, E;
-        assert_true(npy_read_f32(test_path("texts.npy"), &x, &n, &E, &err));
-        assert_true(npy_read_f32(GOLDEN "texts.npy", &y, &n, &E, &err));
+        float *x = read_npy(test_path("texts.npy"), &n, &E);
+        float *y = read_npy(GOLDEN "texts.npy", &n, &E);
         for (size_t k = 0; k < n * E; k++) assert_near((double)x[k], (double)y[k], 1e-6);
         free(x);
         free(y);
@@ -307,11 +306,6 @@ static void test_resized_on_the_way(void **state) {
     assert_true(weights_open(&w, test_path("larger"), &err));
     assert_int_equal(weights_find(&w, "visual.positional_embedding")->shape[0], 26);
     weights_close(&w);
-}
-
-static void write_tensors(const char *path, const Tensor *t, size_t n) {
-    Error err;
-    if (!safetensors_write(path, t, n, NULL, 0, &err)) fail_msg("%s", err.text);
 }
 
 static void test_diff(void **state) {

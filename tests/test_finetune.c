@@ -114,7 +114,7 @@ static void layer_rates(void **state) {
     t.optim = optim_new(t.m.state, &o);
     step_gradients(t.step, batches(&t));
     double *before = host_copy(t.m.k, p->master, p->size), *g = host_copy(t.m.k, p->grad, p->size);
-    optim_step(t.optim, 1e-2, 1);
+    step_optim(t.m.k, t.optim, 1e-2, 1);
     double *after = host_copy(t.m.k, p->master, p->size);
     for (size_t i = 0; i < COUNT(expected); i++) {
         const Param *q = param_named(p, expected[i].name);

@@ -1,6 +1,7 @@
 /* Checkpoints of other programs (tests/golden/make_formats.py): one model gives PyTorch's features
  * and the same bits in every format; damaged and wrong files are refused by name. */
 #include "tests/support.h"
+#include "tests/support_data.h"
 #include "data/tensors/npy.h"
 #include "train/model/pretrained.h"
 #include "train/model/hf_config.h"
@@ -29,10 +30,8 @@ static const struct {
 };
 
 static float *features(const char *path, size_t *count) {
-    Error err;
-    float *x;
     size_t n, E;
-    if (!npy_read_f32(path, &x, &n, &E, &err)) fail_msg("%s", err.text);
+    float *x = read_npy(path, &n, &E);
     *count = n * E;
     return x;
 }
@@ -298,7 +297,7 @@ static void open_refused(const Tensor *t, size_t n, const char *needle) {
     Weights w;
     Error err = {""};
     const char *path = test_path("wrong.safetensors");
-    if (!safetensors_write(path, t, n, NULL, 0, &err)) fail_msg("%s", err.text);
+    write_tensors(path, t, n);
     assert_false(weights_open(&w, path, &err));
     test_says(err.text, needle);
 }

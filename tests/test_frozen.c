@@ -128,8 +128,8 @@ static void locked_as_beside_full_gradients(void **state) {
                 if (!locked.p->list[i].trainable)
                     k->device->zero(param_grad(full.p, &full.p->list[i]),
                                     full.p->list[i].size * k->acc_size);
-            optim_step(of, 1e-2, t);
-            optim_step(ol, 1e-2, t);
+            step_optim(k, of, 1e-2, t);
+            step_optim(k, ol, 1e-2, t);
             batch_free(&b);
         }
         compare_masters(&full, &locked, "locked");

@@ -1,6 +1,7 @@
 /* .npy files: NumPy's format, row by row, invalid files. */
 #include "data/tensors/npy.h"
 #include "tests/support.h"
+#include "tests/support_data.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -30,9 +31,8 @@ static void test_write_and_read(void **state) {
     const char *path = test_path("a.npy");
     assert_true(npy_write_f32(path, six, (size_t[]){2, 3}, 2, &err));
     check_bytes(path);
-    float *x;
     size_t rows, cols;
-    if (!npy_read_f32(path, &x, &rows, &cols, &err)) fail_msg("%s", err.text);
+    float *x = read_npy(path, &rows, &cols);
     assert_int_equal(rows, 2);
     assert_int_equal(cols, 3);
     assert_memory_equal(x, six, sizeof six);
@@ -43,11 +43,11 @@ static void test_write_and_read(void **state) {
     char *bytes = test_read_file(one, NULL);
     assert_non_null(strstr(bytes + 10, "'shape': (6,), }"));
     free(bytes);
-    assert_false(npy_read_f32(one, &x, &rows, &cols, &err));
+    NpyMap m;
+    assert_false(npy_map(&m, one, &err));
     assert_true(npy_write_f32(test_path("empty.npy"), six, (size_t[]){0, 3}, 2, &err));
-    assert_true(npy_read_f32(test_path("empty.npy"), &x, &rows, &cols, &err));
+    free(read_npy(test_path("empty.npy"), &rows, &cols));
     assert_true(rows == 0 && cols == 3);
-    free(x);
 }
 
 static void test_row_by_row(void **state) {
@@ -94,10 +94,9 @@ static void test_truncation(void **state) {
     char *bytes = test_read_file(path, &n);
     for (size_t cut = 0; cut <= n + 1; cut++) {
         test_write_file(cut_path, bytes, cut);
-        float *x;
-        size_t rows, cols;
-        assert_true(npy_read_f32(cut_path, &x, &rows, &cols, &err) == (cut == n));
-        free(x);
+        NpyMap m;
+        assert_true(npy_map(&m, cut_path, &err) == (cut == n));
+        npy_unmap(&m);
     }
     free(bytes);
 }
@@ -109,11 +108,10 @@ static void check_refused(const char *dictionary, size_t data, const char *names
     memcpy(bytes + 10, dictionary, n);
     const char *path = test_path("bad.npy");
     test_write_file(path, bytes, 10 + n + data);
-    float *x;
-    size_t rows, cols;
+    NpyMap m;
     Error err = {""};
-    assert_false(npy_read_f32(path, &x, &rows, &cols, &err));
-    assert_null(x);
+    assert_false(npy_map(&m, path, &err));
+    assert_null(m.f32);
     if (!strstr(err.text, names)) fail_msg("'%s' does not name '%s'", err.text, names);
 }
 
@@ -131,23 +129,19 @@ static void test_refused(void **state) {
                   24, "bytes");
     static const char long_header[10 + 65535] = "\x93NUMPY\x01\x00\xff\xff";
     test_write_file(test_path("long.npy"), long_header, sizeof long_header);
-    float *none;
-    size_t n, m;
+    NpyMap none;
     Error long_err;
-    assert_false(npy_read_f32(test_path("long.npy"), &none, &n, &m, &long_err));
+    assert_false(npy_map(&none, test_path("long.npy"), &long_err));
     assert_non_null(strstr(long_err.text, "a header of 65535 bytes"));
     /* whatever order and spacing the keys have */
     const char *path = test_path("good.npy");
     char good[128] = "\x93NUMPY\x01\x00\x3a\x00{'shape':(1,2),'fortran_order':False , "
-                     "'descr':'<f4'}";
+                     "'descr':'<f4' }";
     good[8] = (char)strlen(good + 10);
     test_write_file(path, good, 10 + strlen(good + 10) + 8);
-    float *x;
     size_t rows, cols;
-    Error err;
-    if (!npy_read_f32(path, &x, &rows, &cols, &err)) fail_msg("%s", err.text);
+    free(read_npy(path, &rows, &cols));
     assert_true(rows == 1 && cols == 2);
-    free(x);
 }
 
 int main(void) {

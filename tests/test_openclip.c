@@ -1,6 +1,7 @@
 /* Against open_clip itself (tests/golden/make_openclip.py): features of JPEGs and captions, ten
  * training steps through the whole program. */
 #include "tests/support.h"
+#include "tests/support_data.h"
 #include "data/tensors/npy.h"
 
 #include <jansson.h>
@@ -9,14 +10,10 @@
 #include <string.h>
 
 #define GOLDEN "tests/golden/openclip"
-#define PAIRS 24
 
 static void compare_npy(const char *got_path, const char *want_path, double tolerance) {
-    Error err;
-    float *got, *want;
     size_t n, E, m, F;
-    assert_true(npy_read_f32(got_path, &got, &n, &E, &err));
-    assert_true(npy_read_f32(want_path, &want, &m, &F, &err));
+    float *got = read_npy(got_path, &n, &E), *want = read_npy(want_path, &m, &F);
     assert_int_equal(n, m);
     assert_int_equal(E, F);
     double worst = 0;

@@ -89,7 +89,7 @@ static void check_formula(OptimOptions s, bool freeze) {
     double *want = get(p->master, p), *m = calloc(n, sizeof *m), *v = calloc(n, sizeof *v);
     const double lr = 1e-2;
     for (uint64_t t = 1; t <= 3; t++) {
-        double norm = fill_grads(p, t), got_norm = optim_step(o, lr, t);
+        double norm = fill_grads(p, t), got_norm = step_optim(p->k, o, lr, t);
         assert_true(fabs(got_norm / norm - 1) < 1e-12);
         double factor = s.grad_clip_norm ? fmin(1, s.grad_clip_norm / (norm + 1e-6)) : 1;
         for (size_t i = 0; i < p->count; i++) {
@@ -178,7 +178,7 @@ static void test_skips_what_is_not_finite(void **unused) {
         const Param *q = param_named(p, "ln_final.bias");
         p->k->acc_set(acc_at(p->k, param_grad(p, q), 2), &bad[b], 1);
         double *before = get(p->master, p);
-        assert_false(isfinite(optim_step(o, 1e-2, 1)));
+        assert_false(isfinite(step_optim(p->k, o, 1e-2, 1)));
         double *after = get(p->master, p), *m = get(state->m, p), *grad = get(p->grad, p);
         assert_memory_equal(before, after, p->size * sizeof *before);
         for (size_t i = 0; i < p->size; i++) assert_true(m[i] == 0 && grad[i] == 0);
@@ -197,7 +197,7 @@ static void test_logit_scale_is_clamped(void **unused) {
         Optim *o = optim_new(state, &base);
         p->k->acc_set(param_acc(p, q), &start[i], 1);
         p->k->acc_set(param_grad(p, q), &direction[i], 1);
-        optim_step(o, 1e-2, 1);
+        step_optim(p->k, o, 1e-2, 1);
         double x;
         p->k->acc_get(&x, param_acc(p, q), 1);
         assert_true(x == start[i]);

@@ -3,6 +3,7 @@
 #include "data/tensors/safetensors.h"
 #include "data/io/crc32c.h"
 #include "tests/support.h"
+#include "tests/support_data.h"
 
 #include <math.h>
 #include <signal.h>
@@ -34,7 +35,7 @@ static const char *const meta[] = {"format", "pt", "step", "17"};
 static const char *write_four(void) {
     const char *path = test_path("four.safetensors");
     Error err;
-    if (!safetensors_write(path, four, COUNT(four), meta, 2, &err)) fail_msg("%s", err.text);
+    if (!write_tensors_with(path, four, COUNT(four), meta, 2, &err)) fail_msg("%s", err.text);
     return path;
 }
 
@@ -205,12 +206,12 @@ static void test_disk_full(void **state) {
     setrlimit(RLIMIT_FSIZE, &small);
     const char *path = test_path("full.safetensors");
     Error err = {""};
-    bool ok = safetensors_write(path, four, COUNT(four), meta, 2, &err);
+    bool ok = write_tensors_with(path, four, COUNT(four), meta, 2, &err);
     setrlimit(RLIMIT_FSIZE, &was);
     assert_false(ok);
     assert_non_null(strstr(err.text, "full.safetensors: File too large"));
     assert_int_equal(access(path, F_OK), -1);
-    assert_false(safetensors_write(test_path("no/such/folder"), four, 1, NULL, 0, &err));
+    assert_false(write_tensors_with(test_path("no/such/folder"), four, 1, NULL, 0, &err));
 }
 
 int main(void) {

@@ -20,16 +20,14 @@ enum { IMAGES = 24, CLASSES = 8, TEMPLATES = 5 };
 static Encoder *open_model(int64_t batch) {
     return encoder_open(&(EncoderOptions){.checkpoint = MODEL,
                                           .vocab = MODEL "/vocab.txt",
-                                          .device = 1, /* cpu */
+                                          .device = DEVICE_CPU,
                                           .precision = PRECISION_FP32,
                                           .batch_size = batch});
 }
 
 static float *golden(const char *path, size_t rows, size_t cols) {
-    Error err;
-    float *data;
     size_t n, m;
-    if (!npy_read_f32(path, &data, &n, &m, &err)) fail_msg("%s", err.text);
+    float *data = read_npy(path, &n, &m);
     assert_int_equal(n, rows);
     assert_int_equal(m, cols);
     return data;

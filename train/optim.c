@@ -212,13 +212,3 @@ void optim_update(Optim *o) {
     lora_merge(p);
     if (s->ema) k->ema(s->ema, p->master, s->ema_decay, p->learning);
 }
-
-double optim_step(Optim *o, double lr, uint64_t t) {
-    const Kernels *k = o->state->k;
-    double squares;
-    optim_set(o, lr, t);
-    optim_update(o);
-    k->device->sync();
-    k->acc_get(&squares, o->squares, 1);
-    return sqrt(squares);
-}

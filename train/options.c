@@ -208,28 +208,6 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
     if (!strcmp(name, "config")) options_read_recipe(c, *(const char **)o->value);
 }
 
-void options_parse(const Command *c, int argc, char **argv, StringList *operands) {
-    for (int i = 1; i < argc; i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            options_help(c, stdout);
-            exit(EXIT_OK);
-        }
-    bool only_operands = false;
-    for (int i = 1; i < argc;) {
-        if (!only_operands && !strcmp(argv[i], "--")) {
-            only_operands = true;
-            i++;
-        } else if (!only_operands && is_option(argv[i])) {
-            parse_one(c, argc, argv, &i);
-        } else if (operands) {
-            string_list_add(operands, argv[i++]);
-        } else {
-            die_usage("clipc %s: '%s' is no option (see clipc %s --help)", c->name, argv[i],
-                      c->name);
-        }
-    }
-}
-
 static void print_value(const Option *o, FILE *out) {
     switch (o->type) {
     case OPT_FLAG:
@@ -261,6 +239,47 @@ static void print_value(const Option *o, FILE *out) {
 static bool is_empty(const Option *o) {
     return (o->type == OPT_STRING && !*(const char **)o->value) ||
            (o->type == OPT_LIST && !((StringList *)o->value)->count);
+}
+
+static void print_help(const Command *c, FILE *out) {
+    static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
+    fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
+    if (c->count) fprintf(out, "\noptions (default in brackets):\n");
+    for (size_t i = 0; i < c->count; i++) {
+        const Option *o = &c->options[i];
+        const char *what = o->choices ? o->choices : placeholders[o->type];
+        int n = fprintf(out, "  --%s%s%s", o->name, *what ? " " : "", what);
+        fprintf(out, "%*s%s", n < 34 ? 34 - n : 1, "", o->help);
+        if (!is_empty(o) && !(o->type == OPT_FLAG && !*(bool *)o->value)) {
+            fputs(" [", out);
+            print_value(o, out);
+            fputc(']', out);
+        }
+        fputc('\n', out);
+    }
+    if (c->examples) fprintf(out, "\nexamples:\n%s", c->examples);
+}
+
+void options_parse(const Command *c, int argc, char **argv, StringList *operands) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            print_help(c, stdout);
+            exit(EXIT_OK);
+        }
+    bool only_operands = false;
+    for (int i = 1; i < argc;) {
+        if (!only_operands && !strcmp(argv[i], "--")) {
+            only_operands = true;
+            i++;
+        } else if (!only_operands && is_option(argv[i])) {
+            parse_one(c, argc, argv, &i);
+        } else if (operands) {
+            string_list_add(operands, argv[i++]);
+        } else {
+            die_usage("clipc %s: '%s' is no option (see clipc %s --help)", c->name, argv[i],
+                      c->name);
+        }
+    }
 }
 
 void options_write(const Command *c, const char *path) {
@@ -297,23 +316,4 @@ NamedHash *options_hashes(const Command *c) {
         hashes[i] = (NamedHash){o->name, strcmp(o->name, "config") ? option_hash(o) : 0};
     }
     return hashes;
-}
-
-void options_help(const Command *c, FILE *out) {
-    static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
-    fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
-    if (c->count) fprintf(out, "\noptions (default in brackets):\n");
-    for (size_t i = 0; i < c->count; i++) {
-        const Option *o = &c->options[i];
-        const char *what = o->choices ? o->choices : placeholders[o->type];
-        int n = fprintf(out, "  --%s%s%s", o->name, *what ? " " : "", what);
-        fprintf(out, "%*s%s", n < 34 ? 34 - n : 1, "", o->help);
-        if (!is_empty(o) && !(o->type == OPT_FLAG && !*(bool *)o->value)) {
-            fputs(" [", out);
-            print_value(o, out);
-            fputc(']', out);
-        }
-        fputc('\n', out);
-    }
-    if (c->examples) fprintf(out, "\nexamples:\n%s", c->examples);
 }

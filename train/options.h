@@ -64,7 +64,6 @@ uint64_t option_hash(const Option *o);
 /* Of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0: only
  * what it says has to agree. */
 NamedHash *options_hashes(const Command *c);
-void options_help(const Command *c, FILE *out);
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);
 void string_list_free(StringList *l); /* leaves it empty */

@@ -60,19 +60,14 @@ static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
     }
 }
 
-size_t uploads_bytes(const Kernels *k, const ClipShape *shape) {
-    Arena a = {0};
-    Place place[PLACES];
-    lay_out(place, places_of(k), shape, &a);
-    return a.used;
-}
-
 Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum) {
     Uploads *f = xcalloc(1, sizeof *f);
     *f = (Uploads){
         .k = k, .clip = m, .shape = clip_shape(m), .accum = accum, .places = places_of(k)};
-    Arena a = {.size = uploads_bytes(k, &f->shape)};
-    a.base = f->device = k->device->alloc(a.size);
+    Arena a = {0};
+    lay_out(f->place, f->places, &f->shape, &a);
+    f->device = k->device->alloc(a.used);
+    a = (Arena){.base = f->device, .size = a.used};
     lay_out(f->place, f->places, &f->shape, &a);
     for (size_t i = 0; i < f->places; i++) {
         f->place[i].filled = k->device->mark_new();

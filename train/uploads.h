@@ -10,8 +10,6 @@ typedef struct Uploads Uploads;
 /* accum: micro-batches of a step. At most two steps may be under way. */
 Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum);
 void uploads_free(Uploads *f);
-/* Device memory that uploads_new takes. */
-size_t uploads_bytes(const Kernels *k, const ClipShape *shape);
 /* Micro-batch j of a step: packed captions with their padding, patches that dropout leaves. The
  * batch has to stay until the step is done. */
 void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b);

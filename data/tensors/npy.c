@@ -153,42 +153,25 @@ static bool parse_header(const char *header, NpyType *type, size_t *rows, size_t
     return true;
 }
 
-/* Parses the header of a file of `size` bytes, whose first `have` are at `start`. *at: offset of
- * the array. The file's size is checked against the header. */
-static bool read_header(const unsigned char *start, size_t have, uint64_t size, NpyType *type,
-                        size_t *rows, size_t *cols, size_t *at, Error *err) {
+/* Parses a file's header. *at: offset of the array. The file's size is checked against the header.
+ */
+static bool read_header(const unsigned char *start, size_t size, NpyType *type, size_t *rows,
+                        size_t *cols, size_t *at, Error *err) {
     char header[MAX_HEADER + 1];
-    if (have < FIXED || memcmp(start, magic, 7))
+    if (size < FIXED || memcmp(start, magic, 7))
         return error_set(err, "not a .npy file of version 1.0");
     size_t length = start[8] | (size_t)start[9] << 8;
     if (length > MAX_HEADER) return error_set(err, "a header of %zu bytes", length);
-    if (have < FIXED + length) return error_set(err, "truncated in the header");
+    if (size < FIXED + length) return error_set(err, "truncated in the header");
     memcpy(header, start + FIXED, length);
     header[length] = 0;
     if (!parse_header(header, type, rows, cols, err)) return false;
     *at = FIXED + length;
-    size_t bytes, left = (size_t)size - *at;
+    size_t bytes, left = size - *at;
     if (__builtin_mul_overflow(*rows, *cols, &bytes) ||
         __builtin_mul_overflow(bytes, type_size[*type], &bytes) || bytes != left)
         return error_set(err, "%zu bytes do not make %zu x %zu floats", left, *rows, *cols);
     return true;
-}
-
-static bool read_array(const File *f, float **data, size_t *rows, size_t *cols, Error *err) {
-    NpyType type;
-    size_t at, have = (size_t)file_size(f) < FIXED + MAX_HEADER ? (size_t)file_size(f)
-                                                                : FIXED + MAX_HEADER;
-    unsigned char start[FIXED + MAX_HEADER];
-    if (!file_read(f, start, have, 0, err) ||
-        !read_header(start, have, file_size(f), &type, rows, cols, &at, err))
-        return false;
-    if (type != NPY_F32) return error_set(err, "float16, where float32 is needed");
-    size_t bytes = *rows * *cols * sizeof **data;
-    *data = xmalloc(bytes);
-    if (file_read(f, *data, bytes, at, err)) return true;
-    free(*data);
-    *data = NULL;
-    return false;
 }
 
 /* Sets err to the path followed by the text of `inner`. */
@@ -196,21 +179,11 @@ static bool done(const char *path, bool ok, const Error *inner, Error *err) {
     return ok || error_set(err, "%.200s: %.300s", path, inner->text);
 }
 
-bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err) {
-    *data = NULL;
-    File *f = file_open(path, err);
-    if (!f) return false;
-    Error inner;
-    bool ok = read_array(f, data, rows, cols, &inner);
-    file_close(f);
-    return done(path, ok, &inner, err);
-}
-
 static bool map_array(NpyMap *m, const char *path, Error *err) {
-    NpyType type;
-    size_t at;
-    if (!map_file(&m->file, path, err) || !read_header(m->file.bytes, m->file.size, m->file.size,
-                                                       &type, &m->rows, &m->cols, &at, err))
+    NpyType type = NPY_F32;
+    size_t at = 0;
+    if (!map_file(&m->file, path, err) ||
+        !read_header(m->file.bytes, m->file.size, &type, &m->rows, &m->cols, &at, err))
         return false;
     if (at % sizeof(float)) return error_set(err, "an array at %zu, no multiple of 4", at);
     const void *data = m->file.bytes + at;

@@ -5,9 +5,7 @@
 
 /* float32 of any number of dimensions; written under a temporary name and renamed. */
 bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err);
-/* A 2-D float32 array, malloc'd [rows, cols]. */
-bool npy_read_f32(const char *path, float **data, size_t *rows, size_t *cols, Error *err);
-/* The same array mapped read-only, float32 or float16: one of f32, f16 is set. The file must not
+/* A 2-D array mapped read-only, float32 or float16: one of f32, f16 is set. The file must not
  * shrink while it is mapped. */
 typedef struct NpyMap {
     size_t rows, cols;

@@ -327,14 +327,3 @@ void safetensors_abandon(SafetensorsWriter *w) {
     writer_fail(w, "abandoned");
     safetensors_finish(w, &ignored);
 }
-
-bool safetensors_write(const char *path, const Tensor *tensors, size_t count,
-                       const char *const *meta, size_t meta_count, Error *err) {
-    SafetensorsWriter *w = safetensors_create(path, tensors, count, meta, meta_count);
-    for (size_t i = 0; i < count; i++) {
-        size_t n = 1;
-        for (int d = 0; d < tensors[i].ndim; d++) n *= tensors[i].shape[d];
-        safetensors_append(w, tensors[i].data, n * dtype_size(tensors[i].dtype));
-    }
-    return safetensors_finish(w, err);
-}

@@ -61,7 +61,4 @@ void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n);
 bool safetensors_finish(SafetensorsWriter *w, Error *err);
 /* Frees the writer and removes the file. */
 void safetensors_abandon(SafetensorsWriter *w);
-/* Writes a whole file from the tensors' data. */
-bool safetensors_write(const char *path, const Tensor *tensors, size_t count,
-                       const char *const *meta, size_t meta_count, Error *err);
 #endif

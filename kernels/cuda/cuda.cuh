@@ -224,11 +224,6 @@ __device__ static inline float warp_sum(float x) {
     for (int d = WARP / 2; d; d /= 2) x += __shfl_xor_sync(FULL_MASK, x, d);
     return x;
 }
-__device__ static inline float warp_max(float x) {
-#pragma unroll
-    for (int d = WARP / 2; d; d /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, d));
-    return x;
-}
 /* Σ of x[COUNT] over the block of `warps` warps; shared holds COUNT·warps floats and is free again
  * after the next barrier. */
 template <int N> __device__ static inline void block_sums(float x[N], float *shared) {
