@@ -127,6 +127,58 @@ static void test_same_name_again(void **state) {
     end(o, &c);
 }
 
+/* Scaling of so many factors, as amp_fp8 has it: in row i of column j, first + i + j / 100. */
+static void give_scaling(Params *p, size_t factors, double first) {
+    double *x = malloc(FP8_SCALING * factors * sizeof *x);
+    for (size_t i = 0; i < FP8_SCALING * factors; i++)
+        x[i] = first + (double)(i / factors) + (double)(i % factors) / 100;
+    p->fp8_factors = factors;
+    p->fp8 = k->device->alloc(FP8_SCALING * factors * k->acc_size);
+    k->acc_set(p->fp8, x, FP8_SCALING * factors);
+    free(x);
+}
+
+static void check_scaling(OptimState *o, const char *path) {
+    give_scaling(o->p, 6, 0);
+    assert_true(checkpoint_load_state(path, o, &(TrainState){0}));
+    double *got = host_copy(k, o->p->fp8, FP8_SCALING * 6);
+    for (size_t i = 0; i < FP8_SCALING * 6; i++)
+        assert_near(got[i], 50 + (double)(i / 6) + (double)(i % 6) / 100, 1e-5);
+    free(got);
+}
+
+static void load_scaling(void *path) {
+    ClipConfig c;
+    OptimState *o = model(&c, 2, 5, false);
+    check_scaling(o, path);
+    end(o, &c);
+}
+
+/* Train states of LoRA may have columns for its factors, too. */
+static void test_scaling(void **state) {
+    (void)state;
+    const LoraOptions lora = {.rank = 2, .alpha = 1, .image = true};
+    char *dir = xstrdup(test_path("scaling")), *folder = path_of(dir, "step_1");
+    ClipConfig c;
+    OptimState *o = model(&c, 2, 5, false);
+    for (size_t factors = 6; factors <= 9; factors += 3) {
+        give_scaling(o->p, factors, 50);
+        checkpoint_save(dir, "step_1", o, &c, &(TrainState){.step = 1}, NULL);
+        k->device->release(o->p->fp8);
+        if (factors == 6) load_scaling(folder);
+    }
+    o->p->fp8 = NULL;
+    test_dies(load_scaling, folder, EXIT_ERROR, "fp8_scaling has another shape than the model's");
+    state_free(o);
+    OptimState *wide = state_new(k, &c, &lora), *narrow = state_new(k, &c, &lora);
+    give_scaling(wide->p, 9, 50);
+    checkpoint_save(dir, "step_1", wide, &c, &(TrainState){.step = 1}, NULL);
+    check_scaling(narrow, folder);
+    state_free(narrow);
+    end(wide, &c);
+    free(dir), free(folder);
+}
+
 /* ---- other people's files ---- */
 
 static float value(size_t tensor, size_t i) { return (float)((tensor * 7 + i) % 64) / 32 - 1; }
@@ -523,6 +575,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_same_name_again),
+        cmocka_unit_test(test_scaling),
         cmocka_unit_test(test_foreign_names_and_types),
         cmocka_unit_test(test_wrong_tensors_are_named),
         cmocka_unit_test(test_resize),

@@ -184,8 +184,8 @@ static void use_state(TestModel *m, OptimState *s, const ClipOptions *o) {
 }
 
 /* The tensors of `from`, and factors none of which is 0. */
-static OptimState *adapted_state(const Params *from, const ClipConfig *c, const LoraOptions *o) {
-    const Kernels *k = from->k;
+static OptimState *adapted_state(const Kernels *k, const Params *from, const ClipConfig *c,
+                                 const LoraOptions *o) {
     OptimState *s = state_new(k, c, o);
     Params *p = s->p;
     for (size_t i = 0; i < p->count; i++) {
@@ -215,7 +215,7 @@ static void lora_as_from_full_gradients(void **state) {
     for (size_t n = 0; n < COUNT(backends); n++) {
         const Kernels *k = kernels_open(backends[n].name, backends[n].precision);
         TestModel full = model_new(k, &c, &o, LOSS_CLIP), lora = model_new(k, &c, &o, LOSS_CLIP);
-        use_state(&lora, adapted_state(full.p, &c, &lo), &o);
+        use_state(&lora, adapted_state(lora.k, full.p, &c, &lo), &o);
         for (size_t i = 0; i < full.p->count; i++) {
             const Param *q = &lora.p->list[i];
             if (q->adapted)

@@ -1,5 +1,5 @@
-/* learner: all that learns in a run, built as the options say: parameters (locked, adapted by LoRA,
- * averaged), model, optimiser, step, and what fine-tuning adds to a step. Called by train.c. */
+/* learner: what a run trains, built from the options: parameters (locked, adapted by LoRA,
+ * averaged), model, optimiser, step, and what fine-tuning adds to a step. */
 #ifndef TRAIN_LEARNER_H
 #define TRAIN_LEARNER_H
 #include "train/checkpoint.h"

@@ -27,6 +27,6 @@ void optim_set(Optim *o, double lr, uint64_t t);
 void optim_update(Optim *o);
 /* Device: the sum of the squared gradients of the last update, before clipping. */
 const acc *optim_squares(const Optim *o);
-/* Whether weight decay applies to this tensor. */
+/* Returns true if weight decay applies to this tensor. */
 bool optim_decays(const Param *q, WdGroups g);
 #endif

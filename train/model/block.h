@@ -1,8 +1,7 @@
 /* block: one transformer block, forward and backward, in two forms: every token, or (the last
  * block) the pooled token of each sequence alone. x2 = x + Attn(ln_1(x)); out = x2 + MLP(ln_2(x2)).
- * The sum x2 + MLP is left open: the branch is added by the LayerNorm that follows. LayerNorm and
- * activation outputs are not kept: backward computes them again in the pass it makes anyway. Called
- * by tower.c. */
+ * The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation outputs are not
+ * kept: backward recomputes them in a pass that it needs anyway. */
 #ifndef TRAIN_MODEL_BLOCK_H
 #define TRAIN_MODEL_BLOCK_H
 #include "train/model/params.h"

@@ -87,10 +87,10 @@ typedef struct Params {
 /* Tensors start at multiples of so many elements: 64 bytes in bf16, 128 in f32, 256 in f64. */
 enum { PARAM_ALIGN = 32 };
 
-/* Told during backward, block by block from the last one: the gradients of offset … offset+size-1
- * of the flat block will not change any more in this backward. */
+/* Called during backward, block by block from the last one: the gradients of elements offset …
+ * offset+size-1 of the flat block are final in this backward. */
 typedef struct GradientsReady {
-    void (*call)(void *context, size_t offset, size_t size); /* NULL: nobody asks */
+    void (*call)(void *context, size_t offset, size_t size); /* NULL: not called */
     void *context;
 } GradientsReady;
 
@@ -112,7 +112,7 @@ void params_free(Params *p);
 /* Appends a tensor whose name, shape, role, tower, layer and initial value are set; returns its
  * number in the list. */
 size_t params_add(Params *p, const Param *q);
-/* Names and shapes alone, in order; free with free(). */
+/* The tensors of a model alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
 /* The tensor of the model with these fields; NULL when absent. */
 const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias);
@@ -142,6 +142,6 @@ static inline acc *param_grad(const Params *p, const Param *q) {
     assert(q->trainable && q->offset < p->learning);
     return acc_at(p->k, p->grad, q->offset);
 }
-/* Whether backward computes the tensor's gradient. */
+/* Returns true if backward computes the tensor's gradient. */
 static inline bool param_has_grad(const Param *q) { return q->trainable || q->adapted; }
 #endif

@@ -1,5 +1,5 @@
-/* vit: the image tower: pixels → patches → embedding → ln_pre → tower (spec 1.2), with patch
- * dropout in training. Called by clip.c, which owns the memory. */
+/* vit: the image tower (docs/NUMERICS.md, 'Architecture'): pixels → patches → embedding → ln_pre →
+ * tower, with patch dropout in training. The memory is clip.c's. */
 #ifndef TRAIN_MODEL_VIT_H
 #define TRAIN_MODEL_VIT_H
 #include "train/model/clip.h"
