@@ -74,6 +74,13 @@ static void test_round_trip(void **state) {
     fill_moments(o);
     TrainState s = {.step = 12, .epoch = 3, .position = 1ull << 40, .seed = UINT64_MAX}, t;
     checkpoint_save(dir, "step_12", o, &c, &s, vocab);
+    assert_null(checkpoint_load_record(test_path("run/checkpoints/step_12")));
+    s.record = "lr=1\nname=\"x\"\n";
+    checkpoint_save(dir, "step_12", o, &c, &s, vocab);
+    char *record = checkpoint_load_record(test_path("run/checkpoints/step_12"));
+    assert_string_equal(record, s.record);
+    free(record);
+    s.record = NULL; /* it is read apart */
 
     char *latest = checkpoint_latest(dir), *folder = path_of(dir, "step_12");
     assert_string_equal(latest, folder);

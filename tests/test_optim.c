@@ -212,7 +212,7 @@ static void check_lr(const Sched *s, uint64_t step, double want) {
 
 static void test_schedules(void **unused) {
     (void)unused;
-    Sched s = {SCHED_COSINE, 5e-4, 2000, 100000, 0, 1, 0};
+    Sched s = {SCHED_COSINE, 5e-4, 2000, 100000, 0, 1, 0, 0};
     check_lr(&s, 0, 2.5e-7);
     check_lr(&s, 1999, 5e-4);
     check_lr(&s, 2000, 5e-4);
@@ -223,7 +223,7 @@ static void test_schedules(void **unused) {
     s.kind = SCHED_CONST;
     check_lr(&s, 0, 2.5e-7);
     check_lr(&s, 99999, 5e-4);
-    s = (Sched){SCHED_CONST_COOLDOWN, 5e-4, 2000, 100000, 10000, 1, 0};
+    s = (Sched){SCHED_CONST_COOLDOWN, 5e-4, 2000, 100000, 10000, 1, 0, 0};
     check_lr(&s, 1000, 5e-4 * 1001 / 2000);
     check_lr(&s, 89999, 5e-4);
     check_lr(&s, 90000, 5e-4);
@@ -232,10 +232,15 @@ static void test_schedules(void **unused) {
     s.cooldown_end = 1e-4;
     check_lr(&s, 95000, .25 * 4e-4 + 1e-4);
     /* no step is left after the warm-up */
-    s = (Sched){SCHED_COSINE, 1, 10, 10, 0, 1, 0};
+    s = (Sched){SCHED_COSINE, 1, 10, 10, 0, 1, 0, 0};
     check_lr(&s, 10, 1);
-    s = (Sched){SCHED_COSINE, 1, 0, 2, 0, 1, 0};
+    s = (Sched){SCHED_COSINE, 1, 0, 2, 0, 1, 0, 0};
     check_lr(&s, 0, 1);
+    /* steps of other batches before, which an epoch has more or fewer of */
+    s.shift = 7;
+    check_lr(&s, 8, .5);
+    s.shift = -1;
+    check_lr(&s, 0, .5);
 }
 
 int main(void) {

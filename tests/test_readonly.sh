@@ -38,7 +38,7 @@ checkpoints() { # a run whose folder is closed half-way: the checkpoints before 
     train run --logs "$dir" --save-frequency-steps 1 2>"$dir/stderr" && chmod 555 "$dir/run/checkpoints" || return 1
     local before
     before=$(ls -A "$dir/run/checkpoints")
-    refused 1 "Permission denied" obeying "$clipc" train --config "$dir/run/params.conf" --epochs 2 --resume latest
+    says 1 "Permission denied" obeying "$clipc" train --config "$dir/run/params.conf" --epochs 2 --warmup 1 --resume latest
     local code=$?
     chmod 755 "$dir/run/checkpoints"
     [ $code = 0 ] && [ "$before" = "$(ls -A "$dir/run/checkpoints")" ]

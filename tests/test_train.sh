@@ -72,6 +72,32 @@ second_start() {
     local code=$?
     kill -CONT "$pid" && kill -TERM "$pid" && wait $job && [ $code = 0 ] && [ ! -e "$dir/living/lock" ] && [ ! -e "$dir/whole/lock" ]
 }
+# 8 to 4 pairs a batch after two epochs, and four epochs instead of two: two epochs of 6 steps follow, at the rates of the second half of four
+other_batch() {
+    train wide --batch-size 8 --epochs 2 && cp -r "$dir/wide" "$dir/other" && train wide --epochs 4 --resume latest &&
+        grep -q "global-batch 4 (before: 8), epochs 4 (before: 2)" "$dir/stderr" && grep -q "schedule ends at step 18 (before: 6)" "$dir/stderr" &&
+        [ "$(lines wide)" = 18 ] && train four_epochs --epochs 4 &&
+        diff <(tail -n 12 "$dir/wide/metrics.jsonl" | grep -o '"lr": [^,]*') <(tail -n 12 "$dir/four_epochs/metrics.jsonl" | grep -o '"lr": [^,]*') &&
+        [ "$(tail -n 1 "$dir/wide/metrics.jsonl" | grep -o '"samples": [0-9]*')" = '"samples": 96' ]
+}
+more_epochs() { # from an epoch's end, and no word where nothing changes
+    train other --batch-size 8 --epochs 3 --resume latest && grep -q "schedule ends at step 9 (before: 6)" "$dir/stderr" &&
+        train other --batch-size 8 --epochs 3 --resume latest && ! grep -q "changed since\|schedule ends" "$dir/stderr"
+}
+another_run() { # what cannot be resumed is refused, and nothing is touched; within an epoch also what changes the order
+    head -n 20 $golden/pairs.tsv | sed "2,\$ s#^#$PWD/$golden/#" >"$dir/fewer.tsv"
+    cp -r "$dir/other" "$dir/within" && rm -r "$dir"/within/checkpoints/epoch_*
+    [ -d "$dir/within/checkpoints/step_8" ] || return 1
+    local before
+    before=$(find "$dir/other" "$dir/within" -type f -printf '%p %T@ %s\n' | sort)
+    refused 1 "siglip=false" train other --batch-size 8 --siglip --epochs 9 --resume latest &&
+        refused 1 "another architecture" train other --batch-size 8 --model ViT-B-32 --epochs 9 --resume latest &&
+        refused 1 "data is '19 samples" train within --batch-size 8 --train-data "$dir/fewer.tsv" --epochs 9 --resume latest &&
+        refused 1 "shuffle is 'false'" train within --batch-size 8 --no-shuffle --epochs 9 --resume latest &&
+        [ "$before" = "$(find "$dir/other" "$dir/within" -type f -printf '%p %T@ %s\n' | sort)" ] &&
+        train within --batch-size 8 --lr 2e-3 --epochs 3 --resume latest && grep -q "lr 0.002 (before: 0.001)" "$dir/stderr" &&
+        train other --batch-size 8 --train-data "$dir/fewer.tsv" --epochs 4 --resume latest && grep -q "data 19 samples" "$dir/stderr"
+}
 truncated_checkpoint() { # the newest one is cut: the one before it is taken, and the damage named
     cp -r "$dir/whole" "$dir/cut"
     rm -r "$dir/cut/checkpoints/epoch_5"
@@ -134,6 +160,9 @@ check bf16_moments_train_and_resume bf16_moments
 check resume_without_checkpoint_starts_afresh fresh_resume
 check sigterm_saves_and_exits_0 sigterm
 check second_start_of_a_living_run second_start
+check other_batch_on_resuming other_batch
+check more_epochs_on_resuming more_epochs
+check another_run_is_refused another_run
 check truncated_checkpoint_is_passed_over truncated_checkpoint
 check loss_that_is_not_finite_stops not_finite
 check params_conf_gives_the_run_again recipe

@@ -119,10 +119,12 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
     char best[METRIC_NAME + 80], *recent = recent_text(&s->recent);
     snprintf(best, sizeof best, "%a %llu %llu %s", s->best.value, (unsigned long long)s->best.step,
              (unsigned long long)s->best.stale, s->best.metric);
-    const char *const meta[] = {"format", state_format, "step",          number[0],
-                                "epoch",  number[1],    "position",      number[2],
-                                "seed",   number[3],    "recent_losses", recent,
-                                "ranks",  number[4],    "best",          best};
+    const char *meta[18] = {"format",        state_format, "step",    number[0], "epoch",
+                            number[1],       "position",   number[2], "seed",    number[3],
+                            "recent_losses", recent,       "ranks",   number[4]};
+    size_t pairs = 7;
+    if (*s->best.metric) meta[2 * pairs] = "best", meta[2 * pairs++ + 1] = best;
+    if (s->record) meta[2 * pairs] = "record", meta[2 * pairs++ + 1] = s->record;
     Dtype moments = o->moments == MOMENTS_BF16 ? DTYPE_BF16 : DTYPE_F32;
     char(*names)[128] = xcalloc(PARTS * p->count, sizeof *names);
     Tensor *tensors = xcalloc(PARTS * p->count + 1, sizeof *tensors);
@@ -138,8 +140,7 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
         }
     const Param scaling = fp8_param(p);
     shape_of(&tensors[count], &scaling, scaling.name);
-    SafetensorsWriter *w =
-        safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, *s->best.metric ? 8 : 7);
+    SafetensorsWriter *w = safetensors_create(path, tensors, count + (p->fp8 != NULL), meta, pairs);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
     for (int part = 0; part < PARTS; part++) {
         const acc *whole = state_block(o, part);
@@ -298,6 +299,7 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
         if (!read_counter(st, "ranks", &s->ranks)) s->ranks = 0; /* of an older program */
         read_best(st, &s->best);
         read_recent(st, &s->recent);
+        s->record = NULL;
         return true;
     }
     safetensors_close(st);
@@ -419,6 +421,20 @@ bool checkpoint_load_state(const char *path, OptimState *o, TrainState *s) {
     }
     free(file);
     return exists;
+}
+
+char *checkpoint_load_record(const char *path) {
+    char *file = folder_path(path, state_file);
+    Safetensors st;
+    Error none;
+    char *record = NULL;
+    if (safetensors_open(&st, file, &none)) {
+        const char *text = safetensors_meta(&st, "record");
+        if (text) record = xstrdup(text);
+        safetensors_close(&st);
+    }
+    free(file);
+    return record;
 }
 
 /* ---- which checkpoints there are ---- */

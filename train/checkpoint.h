@@ -31,6 +31,7 @@ typedef struct TrainState {
     uint64_t ranks; /* that shared the data; 0: not known */
     Best best;
     RecentLosses recent;
+    const char *record; /* of the run that is saved (train/record.h), or NULL; not loaded */
 } TrainState;
 
 /* Writes `<dir>/<name>` and points `<dir>/latest` at it. The moments go into the train state; the
@@ -49,6 +50,8 @@ void checkpoint_load_choices(const char *path);
  * alone); compute weights are not refreshed. False: there is no train state. Dies on a damaged
  * file. With o, all ranks call it; rank 0 reads the file, the others leave s. */
 bool checkpoint_load_state(const char *path, OptimState *o, TrainState *s);
+/* The record in it, malloc'd; NULL: none, as of older programs. */
+char *checkpoint_load_record(const char *path);
 /* The newest whole checkpoint in `dir`; malloc'd path, NULL without one. Damaged ones are named and
  * passed over. */
 char *checkpoint_latest(const char *dir);

@@ -296,15 +296,20 @@ void options_write(const Command *c, const char *path) {
     if (fclose(out)) die("%s: %s", path, strerror(errno));
 }
 
-uint64_t option_hash(const Option *o) {
+char *option_text(const Option *o) {
     char *text;
     size_t n;
     FILE *f = open_memstream(&text, &n);
     if (!f) die("out of memory");
-    fprintf(f, "%s %d ", o->name, is_empty(o));
     if (!is_empty(o)) print_value(o, f);
     if (fclose(f)) die("out of memory");
-    uint64_t h = fnv_hash(FNV_START, text, n);
+    return text;
+}
+
+uint64_t option_hash(const Option *o) {
+    char *value = option_text(o), *text = xasprintf("%s %d %s", o->name, is_empty(o), value);
+    uint64_t h = fnv_hash(FNV_START, text, strlen(text));
+    free(value);
     free(text);
     return h;
 }

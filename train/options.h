@@ -59,6 +59,8 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
 void options_read_recipe(const Command *c, const char *path);
 /* Writes every option as a recipe that gives the same values again. */
 void options_write(const Command *c, const char *path);
+/* Its value as a recipe has it, malloc'd; "": none. */
+char *option_text(const Option *o);
 /* Of an option's name and value. */
 uint64_t option_hash(const Option *o);
 /* Of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0: only

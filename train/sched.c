@@ -3,6 +3,7 @@
 #include <math.h>
 
 double sched_lr(const Sched *s, uint64_t step) {
+    step -= (uint64_t)s->shift;
     if (step < s->warmup) return s->base * (double)(step + 1) / (double)s->warmup;
     if (step > s->total) step = s->total;
     if (s->kind == SCHED_COSINE) {

@@ -12,6 +12,7 @@ typedef struct Sched {
     double base;
     uint64_t warmup, total, cooldown; /* steps */
     double cooldown_power, cooldown_end;
+    int64_t shift; /* a run's step minus the schedule's */
 } Sched;
 double sched_lr(const Sched *s, uint64_t step);
 #endif

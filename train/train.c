@@ -7,10 +7,11 @@
 #include "train/log.h"
 #include "train/memory.h"
 #include "train/plan.h"
-#include "train/sched.h"
+#include "train/record.h"
 #include "train/ranks/votes.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
+#include "train/train_sched.h"
 #include "train/validate.h"
 #include "train/ranks/watchdog.h"
 #include "kernels/hash.h"
@@ -57,6 +58,8 @@ typedef struct Run {
     bool stop, save; /* a rank voted for it: all ranks know at the same step */
     size_t global_batch;
     uint64_t steps_per_epoch, total_steps;
+    uint64_t data_hash;
+    char *record; /* of this run (record.h); rank 0's */
     TrainState state;
     double last_save; /* or when it was last asked for by the clock */
     uint64_t skipped_in_a_row;
@@ -145,6 +148,7 @@ static void open_data(Run *r) {
         shards = fnv_hash(shards, &start, sizeof start);
     }
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
+    r->data_hash = shards;
 
     r->loader_options = (LoaderOptions){
         .transform = train_data_transform(&r->config),
@@ -179,8 +183,6 @@ static void open_data(Run *r) {
     if ((size_t)opt->train_num_samples > epoch_samples(r) && writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
-    r->total_steps = r->steps_per_epoch * (uint64_t)opt->epochs;
-    if (opt->max_steps) r->total_steps = (uint64_t)opt->max_steps;
 }
 
 /* What a run takes beside its learner. */
@@ -227,18 +229,6 @@ static void build_model(Run *r) {
                   "(--val-data)");
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
-    r->sched = (Sched){
-        .kind = opt->lr_scheduler,
-        .base = opt->lr,
-        .warmup = (uint64_t)opt->warmup,
-        .total = r->total_steps,
-        .cooldown = r->steps_per_epoch * (uint64_t)opt->epochs_cooldown,
-        .cooldown_power = opt->lr_cooldown_power,
-        .cooldown_end = opt->lr_cooldown_end,
-    };
-    if (r->sched.warmup >= r->total_steps && writes(r))
-        log_warn("--warmup %lld covers all %llu steps: the learning rate never reaches %g",
-                 (long long)opt->warmup, (unsigned long long)r->total_steps, opt->lr);
 }
 
 /* The seed of a run that goes on is the checkpoint's: another one would change order and
@@ -394,7 +384,7 @@ static bool start_step(Run *r, Pending *p) {
     step_limit_loss(r->learner.step, p->limit);
     step_start(r->learner.step, p->batches, p->metrics.lr, ++r->state.step);
     p->metrics.step = r->state.step;
-    p->metrics.samples = r->state.step * r->global_batch;
+    p->metrics.samples = (r->state.step - (uint64_t)r->sched.shift) * r->global_batch;
     r->state.position += r->global_batch;
     if (r->state.position >= r->steps_per_epoch * r->global_batch)
         r->state.position = 0, r->state.epoch++;
@@ -544,6 +534,7 @@ static void train(Run *r) {
     train_data_check_ranks(r->data, r->comm, r->resume, r->state.ranks);
     build_model(r);
     r->state.ranks = (uint64_t)r->comm->size;
+    r->state.record = r->record;
     make_run_folder(r);
     describe(r);
     Error err;
@@ -578,6 +569,11 @@ int train_main(void) {
         return EXIT_OK;
     }
     open_data(r);
+    r->sched = train_sched(&r->state, r->steps_per_epoch, r->global_batch);
+    r->total_steps = r->sched.total + (uint64_t)r->sched.shift;
+    r->record = record_begin(
+        r->comm, r->resume,
+        &(RecordFacts){r->global_batch, r->data, r->data_hash, &r->config, &r->state, &r->sched});
     if (r->resume && (r->state.step >= r->total_steps || is_stale(r)))
         log_info("%s: this run is finished (%llu steps)", r->dir,
                  (unsigned long long)r->state.step);
@@ -589,6 +585,7 @@ int train_main(void) {
     clip_config_free(&r->config);
     free((char *)r->dataset_options.cache_dir);
     free(r->vocab_path);
+    free(r->record);
     free(r->resume);
     free(r->checkpoints);
     free(r->dir);
