@@ -6,8 +6,7 @@
 #include "data/io/stream.h"
 
 enum {
-    INDEX_DAMAGED =
-        1, /* the shard is truncated or damaged; the part before the damage is indexed */
+    INDEX_DAMAGED = 1, /* truncated or damaged: indexed up to the damage */
     INDEX_ZSTD = 2,
     INDEX_COPY = 4, /* offsets are those of a copy of the shard with smaller frames (cache only) */
 };

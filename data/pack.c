@@ -66,14 +66,13 @@ typedef struct Packer {
 } Packer;
 
 PackOptions pack_options_default(void) {
-    return (PackOptions){
-        .shard_samples = 10000,
-        .shard_bytes = (uint64_t)1 << 30,
-        .frame_bytes = 256 << 10, /* small, because a shuffled read decompresses a whole frame */
-        .zstd_level = 3,
-        .max_pixels = IMAGE_MAX_PIXELS,
-        .quality = 95,
-        .threads = cpu_count()};
+    return (PackOptions){.shard_samples = 10000,
+                         .shard_bytes = (uint64_t)1 << 30,
+                         .frame_bytes = 256 << 10, /* a shuffled read decompresses a whole frame */
+                         .zstd_level = 3,
+                         .max_pixels = IMAGE_MAX_PIXELS,
+                         .quality = 95,
+                         .threads = cpu_count()};
 }
 
 /* ---- reading ---- */

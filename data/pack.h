@@ -18,8 +18,7 @@ typedef struct PackOptions {
     int max_side;         /* > 0: so is a longer side above this */
     int quality;          /* of that JPEG */
     bool dedup;           /* reject images that are the same byte for byte as an earlier one */
-    size_t
-        min_chars; /* shorter captions are rejected: characters, without surrounding white space */
+    size_t min_chars;  /* characters without white space at the ends; shorter ones are rejected */
     size_t min_tokens; /* likewise tokens, without start and end; > 0 needs a tokenizer */
     const Tokenizer *tokenizer;
     size_t threads;

@@ -14,7 +14,7 @@ static char log_marker[32];
 
 static atomic_bool live; /* the cursor is at the end of a live line */
 
-/* before, after: control characters of our own. */
+/* before, after: control characters of this program. */
 static void print(const char *before, const char *mark, const char *after, const char *fmt,
                   va_list args) {
     char line[2048], shown[TERMINAL_GROWTH * (sizeof line + 1)];

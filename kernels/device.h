@@ -1,40 +1,41 @@
-/* THE SEAM's other half: where arrays live and in what order work is done. A device is one filled
- * table of these slots: memory, copies, two queues of work, recorded work. It knows bytes, never
- * element types; what is computed is in kernels.h. */
+/* The other half of the seam: memory and the order of work. A device is one filled table of these
+ * slots: memory, copies, two queues of work, captured graphs. It knows bytes, never element types;
+ * kernels.h has the mathematics. */
 #ifndef KERNELS_DEVICE_H
 #define KERNELS_DEVICE_H
 #include <stdbool.h>
 #include <stddef.h>
 
 typedef enum { QUEUE_COMPUTE, QUEUE_COPY, QUEUES } Queue;
-typedef struct Mark Mark;   /* never defined: a place in a queue */
-typedef struct Graph Graph; /* a device's own: recorded work */
+typedef struct Mark Mark;   /* never defined: a position in a queue */
+typedef struct Graph Graph; /* defined by each device: captured work */
 
-/* Bytes of a device's memory: what this process took (now, and at most) and used of it (at most);
- * what it took beside the plan (at most; plan_end); what is left of it all. */
+/* Bytes of a device's memory. taken, most: allocated by this process now, and at peak; used: peak
+ * use of that; unplanned: peak allocated beyond the plan (plan_end); unused: free on the device;
+ * total: of the device. */
 typedef struct MemoryUse {
     size_t taken, most, used, unplanned, unused, total;
 } MemoryUse;
 
 typedef struct Device {
     bool gpu;          /* NCCL reaches its memory */
-    bool asynchronous; /* slots return before their work is done: results are worth waiting for
-                          later. false: every slot returns with its work done */
+    bool asynchronous; /* slots return before their work is done, so results should be read later.
+                          false: every slot returns with its work done */
 
     /* ---- mem ---- */
-    /* Device memory, 64-byte aligned; dies naming the size if there is none. */
+    /* Device memory, 64-byte aligned; exits with an error that names the size if there is none. */
     void *(*alloc)(size_t bytes);
     void (*release)(void *p);
     /* Zeros if the device's memory is the host's. */
     MemoryUse (*memory)(void);
     /* Dry run. Between plan_begin and plan_end no slot does any work: alloc returns addresses that
      * are not backed by memory, downloads leave the host's memory as it is, and the device counts
-     * what would be taken: by alloc, and the most scratch memory that the slots called would work
-     * in. plan_end returns the sum. If that is at most `most`, it is taken now as one allocation,
-     * which later calls of alloc and the slots' scratch memory divide; what exceeds it is allocated
-     * separately. (With CLIPC_ARENA=0 in the environment each has a separate allocation, so that a
-     * tool that watches memory knows where it ends.)
-     * plan_begin is false if there is nothing to plan: the backend takes scratch as it goes. */
+     * the memory of alloc and the peak scratch memory of the slots. plan_end returns the sum. If
+     * that is at most `most`, plan_end takes it as one allocation, which later calls of alloc and
+     * the slots' scratch memory divide; memory beyond it is allocated separately. (With
+     * CLIPC_ARENA=0 in the environment every block has a separate allocation, so that memory
+     * checkers know its bounds.) plan_begin returns false if there is nothing to plan: the backend
+     * allocates scratch as needed. */
     bool (*plan_begin)(void);
     size_t (*plan_end)(size_t most);
     /* Raw bytes host → device, device → host, device → device; zero fill. */
@@ -45,32 +46,35 @@ typedef struct Device {
     /* Returns when all work enqueued so far is done. */
     void (*sync)(void);
 
-    /* ---- queue ---- (two queues of work, each done in the order it was enqueued; nothing but
-     * marks orders one by the other. All other slots work in QUEUE_COMPUTE) */
-    /* Host memory for the two copies below: from any other they may wait for the queue. */
+    /* ---- queue ---- (two queues of work. Each runs in the order of enqueuing; only marks order
+     * one queue relative to the other. All other slots use QUEUE_COMPUTE) */
+    /* Host memory for the two copies below. With other host memory they may wait for the queue. */
     void *(*host_alloc)(size_t bytes);
     void (*host_release)(void *p);
-    /* Copies that may still be under way on return: what they read must not change until then. */
+    /* Copies that may still be in flight on return; their source must not change until they are
+     * done. */
     void (*upload_start)(Queue q, void *dst, const void *host, size_t bytes);
     void (*download_start)(Queue q, void *host, const void *src, size_t bytes);
     Mark *(*mark_new)(void);
     void (*mark_free)(Mark *m);
-    /* Sets the mark after what q holds so far. */
+    /* Sets the mark after all work enqueued in q so far. */
     void (*mark_set)(Mark *m, Queue q);
-    /* What q is given from now on is done after the mark; a mark never set delays nothing. */
+    /* Work enqueued in q from now on runs after the mark; a mark that was never set delays
+     * nothing. */
     void (*queue_wait)(Queue q, Mark *m);
     /* The host waits until the work before the mark is done. */
     void (*mark_wait)(Mark *m);
-    /* Calls that are repeated with the same arguments, *g NULL before the first time:
+    /* For calls that are repeated with the same arguments; *g is NULL before the first time:
      *     if (k->device->graph_begin(&g)) { calls; k->device->graph_end(&g); }
-     * A device that records has them made twice (the first time takes what memory they need), and
-     * then replays all of them at once; others have them made every time. They are slots that work
-     * in QUEUE_COMPUTE and involve no host memory. */
+     * A device with graphs lets them run at the first occurrence (which allocates their scratch
+     * memory), captures them at the second, and replays the graph from then on, when graph_begin
+     * returns false. Other devices make the calls every time. The calls must be slots that use
+     * QUEUE_COMPUTE and no host memory. */
     bool (*graph_begin)(Graph **g);
     void (*graph_end)(Graph **g);
-    /* call(context) now and, among recorded calls, at its place in every replay. It is never
-     * captured, nor is what it enqueues: the graph is cut there. A copy of the context's bytes is
-     * kept. */
+    /* Makes the host call call(context) now and, between graph_begin and graph_end, at the same
+     * place in every replay. Neither the call nor the work that it enqueues is captured: it ends
+     * the current graph, and the following slots start another. The context's bytes are copied. */
     void (*graph_call)(void (*call)(const void *context), const void *context, size_t bytes);
     void (*graph_free)(Graph *g);
 } Device;

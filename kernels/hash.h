@@ -1,10 +1,10 @@
 /* hash: FNV-1a (Fowler, Noll, Vo, Eastlake, "The FNV non-cryptographic hash algorithm"). File
- * formats and the seeds of initial weights hold its values. */
+ * formats and the seeds of initial weights depend on its values. */
 #ifndef KERNELS_HASH_H
 #define KERNELS_HASH_H
 #include "kernels/base.h"
 
-/* 64 bits: h with n bytes added; a hash begins at FNV_START. */
+/* Adds n bytes to the 64-bit hash h; a hash starts at FNV_START. */
 #define FNV_START 0xcbf29ce484222325u
 uint64_t fnv_hash(uint64_t h, const void *bytes, size_t n);
 

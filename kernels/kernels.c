@@ -6,7 +6,7 @@ extern const Kernels ref_kernels, cpu_f32_kernels, cpu_bf16_kernels;
 
 #if defined HAVE_CUDA
 extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
-/* Why no GPU can be used; NULL where one can. */
+/* The reason why no GPU is usable; NULL if one is. */
 extern const char *device_problem(void);
 extern bool device_has_fp8(void);
 extern void device_close(void);
@@ -62,7 +62,7 @@ bool kernel_stats_on;
 bool kernel_graphs_on = true;
 KernelTuning kernel_tuning;
 
-/* A slot that is in a struct but not in its list changes the struct's size: it does not compile. A
+/* A slot that is in a struct but not in its list changes the struct's size and does not compile. A
  * slot that a backend lacks does not link. */
 #define X(slot) +sizeof(void (*)(void))
 _Static_assert(sizeof(Device) == offsetof(Device, alloc) DEVICE_LIST(X),

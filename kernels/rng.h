@@ -1,12 +1,12 @@
 /* rng: a counter-based generator (Philox4x32-10): a value is a pure function of (seed, stream,
  * index), so it is the same on every backend, for every world size, thread count and order of
- * evaluation. Any file may call it. */
+ * evaluation. */
 #ifndef KERNELS_RNG_H
 #define KERNELS_RNG_H
 #include <stddef.h>
 #include <stdint.h>
 
-/* Streams keep the uses of one seed apart; what else identifies a draw (epoch, sample, layer) goes
+/* Streams separate the uses of one seed; other parts of a draw's identity (epoch, sample, layer) go
  * into `index` or rng_mix. */
 enum RngStream {
     RNG_INIT = 1,
@@ -30,7 +30,7 @@ double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 double rng_normal(uint64_t seed, uint64_t stream, uint64_t index);
 /* Uniform in [0, n), n > 0, without modulo bias that matters (128-bit multiply). */
 uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
-/* A new seed from two values: for draws that are identified by more than one number. */
+/* A new seed from two values, for draws that are identified by more than one number. */
 uint64_t rng_mix(uint64_t a, uint64_t b);
 /* Fills perm[0..n) with a random permutation (Fisher-Yates over the draws of (seed, stream)). */
 void rng_permutation(uint64_t seed, uint64_t stream, uint64_t *perm, size_t n);

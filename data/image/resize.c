@@ -46,11 +46,10 @@ typedef struct Axis {
 typedef struct Plan {
     Axis x, y;
     bool columns_first;
-    double *tap;      /* weights of one sample */
-    int32_t *aligned; /* weights of one sample, from its first group's start on */
-    uint8_t *strip;   /* 4 source rows as groups */
-    uint8_t
-        *quads; /* 4 interleaved rows: written by the horizontal pass, read by the vertical one */
+    double *tap;       /* weights of one sample */
+    int32_t *aligned;  /* weights of one sample, from its first group's start on */
+    uint8_t *strip;    /* 4 source rows as groups */
+    uint8_t *quads;    /* 4 interleaved rows between the horizontal and the vertical pass */
     size_t quad_bytes; /* from one set of 4 rows to the next */
     uint8_t *rows;     /* plain rows between the passes */
 } Plan;

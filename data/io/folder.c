@@ -138,8 +138,7 @@ bool folder_replace(const char *from, const char *to) {
 
 bool folder_place(const char *from, const char *to, Error *err) {
     bool ok = !renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
-    if (!ok &&
-        (errno == EINVAL || errno == ENOSYS)) { /* a file system that does not support the flag */
+    if (!ok && (errno == EINVAL || errno == ENOSYS)) { /* flag not supported */
         struct stat s;
         if (!lstat(to, &s))
             errno = EEXIST;

@@ -1,9 +1,9 @@
-/* cpu/attention: softmax attention of packed sequences. A thread takes one head of one sequence and
- * walks its queries in blocks; scores exist only for a block of queries, in the thread's scratch.
- * Backward computes the probabilities again from the stored log-sum-exp (Dao et al.,
- * "FlashAttention", 2022). There are two ways: in f32, with keys and values widened, both as they
- * stand and transposed, so that every product runs along vectors; and in tiles of bf16 where the
- * CPU multiplies those. */
+/* cpu/attention: softmax attention of packed sequences. A thread processes one head of one sequence
+ * and walks over its queries in blocks. Scores exist only for a block of queries, in the thread's
+ * scratch. Backward recomputes the probabilities from the stored log-sum-exp (Dao et al.,
+ * "FlashAttention", 2022). There are two implementations: in f32, with keys and values widened,
+ * both as stored and transposed, so that every product runs along vectors; and in tiles of bf16 if
+ * the CPU multiplies those. */
 #include "kernels/cpu/cpu.h"
 
 #if defined ACT_BF16
@@ -23,10 +23,10 @@ typedef struct Head {
     bool causal;
 } Head;
 
-/* `bytes` of scratch for each thread; *stride lies between them. */
+/* `bytes` of scratch for each thread, at a distance of *stride. */
 static char *thread_scratch(size_t bytes, size_t *stride) {
 #if defined TILES_BUILT
-    tiles_amx(); /* asked for before threads meet */
+    tiles_amx(); /* requested before the parallel region */
 #endif
     *stride = round_up(bytes, 64) + 64;
     return FN(scratch)(SCRATCH_THREADS, (size_t)omp_get_max_threads() * *stride);
@@ -265,10 +265,10 @@ static void tiles_end(void) {}
 /* Queries whose probabilities backward holds at once. */
 #define QUERY_BLOCK 128
 
-/* The step to the second tile of a block where `n` of its rows or columns are left. */
+/* The step to the second tile of a block with `n` rows or columns left. */
 static inline size_t second(size_t n, size_t step) { return n > 16 ? step : 0; }
 
-/* Splits a thread's scratch. */
+/* Divides a thread's scratch. */
 static Tile *take_tiles(char **at, size_t n) {
     Tile *t = (Tile *)*at;
     *at += n * sizeof *t;

@@ -1,10 +1,10 @@
 /* cpu: private header of the fast CPU backend: OpenMP over rows and blocks, SIMD inside, oneDNN for
  * the large products. Every file of this folder is compiled twice, with ACT_F32 (activations f32)
  * and with ACT_BF16 (activations bf16); acc is float in both. FN(slot) is the name of a slot's
- * function in this build. Only files of this folder include it.
+ * function in this build.
  *
- * Parallel loops have fixed partitions, and a sum that crosses partitions goes through an array of
- * partial sums that is added in index order: which thread ran what never shows in the bits. */
+ * Parallel loops have fixed partitions. A sum across partitions uses an array of partial sums that
+ * is added in index order, so the bits do not depend on which thread ran which part. */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 #include "kernels/kernels.h"
@@ -18,8 +18,8 @@
 #error "compile with ACT_F32 or ACT_BF16"
 #endif
 
-/* Device memory is host memory here, so inside this folder (and only here) the element types are
- * complete. */
+/* Device memory is host memory, so the element types are complete inside this folder (and only
+ * here). */
 #if defined ACT_BF16
 typedef uint16_t elem;
 #else
@@ -37,8 +37,8 @@ KERNEL_LIST(X)
 #undef X
 extern const Kernels FN(kernels);
 
-/* Blocks of scratch memory: owned by the backend, grown when a larger one is asked for (what was in
- * it is lost), kept for ever. One per use, so that no two uses meet. */
+/* Blocks of scratch memory, owned by the backend: grown when a larger one is requested (contents
+ * are lost) and never freed. There is one block for each use, so that uses do not conflict. */
 enum ScratchUse {
     SCRATCH_DNNL,
     SCRATCH_LINEAR,
@@ -55,7 +55,7 @@ void *FN(scratch)(enum ScratchUse use, size_t bytes);
 /* Adds parts[chunks][n] in chunk order onto sum[n]. */
 void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n);
 
-/* Below this many elements a parallel region costs more than it gives. */
+/* Below this many elements a parallel region costs more than it saves. */
 #define SERIAL_BELOW 16384
 
 #if defined ACT_BF16
@@ -72,24 +72,24 @@ static inline vf act_round(vf v) { return v; }
 #define elem_store f32_store
 #endif
 
-/* A vector at p: k lanes count (k >= VW: all), the others are 0 and not touched. */
+/* A vector at p: k lanes are loaded or stored (k >= VW: all); the others are 0 and not accessed. */
 static inline vf act_load(const act *p, size_t k) { return elem_load(&p->v, k); }
 static inline void act_store(act *p, vf v, size_t k) { elem_store(&p->v, v, k); }
 static inline vf acc_load(const acc *p, size_t k) { return f32_load(&p->v, k); }
 static inline void acc_store(acc *p, vf v, size_t k) { f32_store(&p->v, v, k); }
 
-/* Where act is bf16 GELU may be rough; forward and backward give the same y either way. */
+/* If act is bf16, GELU is less accurate; forward and backward give the same y in both cases. */
 #if defined ACT_BF16 && VW == 16
 #define GELU_ROUGH
 #endif
 
-/* What loops over long arrays fetch by hand, so far ahead: the hardware's prefetcher stops at the
- * end of a page. */
+/* Distance at which loops over long arrays prefetch in software, because the hardware's prefetcher
+ * stops at the end of a page. */
 #define AHEAD_BYTES 2048
 static inline void ahead(const act *p) { __builtin_prefetch(p + AHEAD_BYTES / sizeof *p); }
 static inline void ahead_to_write(act *p) { __builtin_prefetch(p + AHEAD_BYTES / sizeof *p, 1); }
 
-/* Rows a chunk holds when `rows` rows are cut into at most `chunks` chunks of at least `least`. */
+/* Rows of a chunk if `rows` rows are cut into at most `chunks` chunks of at least `least` rows. */
 static inline size_t chunk_rows(size_t rows, size_t chunks, size_t least) {
     return size_max(least, div_up(rows, chunks));
 }

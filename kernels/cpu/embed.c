@@ -1,7 +1,7 @@
 /* cpu/embed: pixels to patches, and the two towers' embeddings. */
 #include "kernels/cpu/cpu.h"
 
-/* Channels a thread owns in the backward sums: two cache lines of f32. */
+/* Channels that a thread owns in the backward sums: two cache lines of f32. */
 #define OWNED_CHANNELS 32
 
 void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3],
@@ -80,7 +80,8 @@ void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const 
 void FN(text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
                         const int32_t *start, size_t B, size_t rows, size_t C) {
     KERNEL_TIMER(text_embed_bwd, 2 * rows * C, rows * C * (16 + sizeof(act)));
-    /* Equal ids meet in one row of the table: a thread owns channels, so the order is the rows'. */
+    /* Equal ids add to the same row of the table. A thread owns channels, so sums are in the order
+     * of the rows. */
 #pragma omp parallel for schedule(static)
     for (size_t c0 = 0; c0 < C; c0 += OWNED_CHANNELS)
         for (size_t b = 0; b < B; b++)

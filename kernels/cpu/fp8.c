@@ -1,5 +1,5 @@
-/* cpu/fp8: no CPU of today multiplies 8-bit floats: matrices are computed as the others; the scales
- * are those of a GPU. */
+/* cpu/fp8: CPUs do not multiply 8-bit floats, so registered matrices are computed like the others;
+ * the scales are those of a GPU. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* cpu/linear: the slots of matrix products, with activations beside them. */
+/* cpu/linear: the slots of matrix products and their activations. */
 #include "kernels/cpu/matmul.h"
 
 static double gemm_bytes(size_t M, size_t N, size_t K) {

@@ -1,7 +1,6 @@
-/* cpu/loss: the contrastive losses over tiles of logits. An exponential is taken once an element
- * where rows and columns can share it: exp(z - row) and exp(z - col) differ from exp(z - common) by
- * factors of a row or a column. Where a factor could leave the range of a float, each takes its
- * own. */
+/* cpu/loss: the contrastive losses over tiles of logits. One exponential per element serves rows
+ * and columns: exp(z - row) and exp(z - col) differ from exp(z - common) by a factor of the row or
+ * the column. If a factor could leave the range of a float, both exponentials are computed. */
 #include "kernels/cpu/cpu.h"
 
 #include <float.h>
@@ -24,7 +23,7 @@ static Logits logits_of(const acc *log_scale, const acc *bias) {
 static inline vf logit(const Logits *l, const acc *cos, size_t k) {
     return vfma(acc_load(cos, k), l->scale, l->bias);
 }
-/* The same rounding as in the vector. */
+/* The same rounding as in the vector code. */
 static inline float logit_at(const Logits *l, const acc *cos) { return fmaf(cos->v, l->s, l->c); }
 
 /* The columns [0, m) that hold the positive of row i. */
@@ -34,7 +33,7 @@ static inline bool positive_column(size_t *j, size_t i, ptrdiff_t diag, size_t m
     return at >= 0 && (size_t)at < m;
 }
 
-/* What a row of a tile adds to the loss, to Σ G and to Σ G·cos. */
+/* The contribution of a tile's row to the loss, to Σ G and to Σ G·cos. */
 typedef struct RowSums {
     double loss, g, g_cos;
 } RowSums;
@@ -56,7 +55,7 @@ static inline void take(LaneSums *s, acc *cos, vf x, vf g, vf cost, const Logits
 static inline RowSums row_sums(const LaneSums *s) {
     return (RowSums){vsum(s->loss), vsum(s->g), vsum(s->g_cos)};
 }
-/* The rows' sums to where they go; the loss is returned. */
+/* Adds the rows' sums to their outputs; returns the loss. */
 static double add_rows(acc *dlog_scale, acc *dbias, const RowSums *row, size_t n, const Logits *l) {
     RowSums sum = {0};
     for (size_t i = 0; i < n; i++) {
@@ -248,7 +247,7 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
         }
         sums[i] = row_sums(&lanes);
         if (has) {
-            /* the positive instead: its loss is smaller by z, its G by 1 */
+            /* correction for the positive: its loss is smaller by z, its G by 1 */
             double z = (double)l.s * c_pos + l.c, g = -weight / (1 + exp(z));
             sums[i].loss -= z;
             sums[i].g -= weight;

@@ -1,7 +1,7 @@
-/* cpu/matmul: the only user of oneDNN. Its matmul is fastest where the right operand is packed as
- * it asks, the left one lies in plain rows and the contraction is short enough for L2, so that is
- * what it gets. Primitives are cached by shape and type. Where the CPU has no bf16 products, bf16
- * operands are widened to f32 first. */
+/* cpu/matmul: the only user of oneDNN. oneDNN's matmul is fastest if the right operand is packed in
+ * its format, the left one is in plain rows and the contraction is short enough for L2, so operands
+ * are prepared that way. Primitives are cached by shape and type. If the CPU has no bf16 products,
+ * bf16 operands are widened to f32 first. */
 #include "kernels/cpu/matmul.h"
 
 #include <dnnl.h>
@@ -17,7 +17,7 @@ typedef struct Key {
 
 typedef struct Primitive {
     Key key;
-    dnnl_primitive_t primitive, pack; /* pack NULL: b is taken as it is stored */
+    dnnl_primitive_t primitive, pack; /* pack NULL: b is used as stored */
     dnnl_memory_t a, b, c, bias, pad, stored_b;
     dnnl_memory_desc_t b_desc;
     size_t pad_bytes;
@@ -25,8 +25,8 @@ typedef struct Primitive {
     uint64_t used;
 } Primitive;
 
-/* Packed text changes the number of rows with every step, so shapes come and go: sets of a few
- * places, the longest unused one is given up. */
+/* Packed text changes the number of rows with every step, so shapes come and go. The cache consists
+ * of small sets; the least recently used entry of a set is evicted. */
 #define CACHE_SETS 64
 #define CACHE_WAYS 8
 static Primitive cache[CACHE_SETS][CACHE_WAYS];
@@ -147,7 +147,7 @@ static dnnl_data_type_t type_of(Element e) {
 static Primitive *primitive_get(const Product *p) {
     engine_open();
     Key key;
-    memset(&key, 0, sizeof key); /* padding too: keys are compared as bytes */
+    memset(&key, 0, sizeof key); /* clears padding too, since keys are compared as bytes */
     key.M = p->M, key.N = p->N, key.K = p->K;
     key.lda = p->a.ld, key.ldb = p->b.ld, key.ldc = p->c.ld;
     key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL;
@@ -180,7 +180,7 @@ static void set_handle(dnnl_memory_t m, const void *p) {
     check(dnnl_memory_set_data_handle(m, (void *)(uintptr_t)p), "a memory handle");
 }
 
-/* b as the primitive wants it. */
+/* b in the primitive's format. */
 static const void *packed_b(Primitive *e, const void *b) {
     if (!e->pack) return b;
     void *to = FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc));
@@ -211,8 +211,8 @@ static void whole(const Product *p) {
     execute(e, p, packed_b(e, p->b.at));
 }
 
-/* Row counts of packed text differ from step to step: all but a multiple of this many rows go
- * through a padded copy, so that few shapes occur. */
+/* Row counts of packed text differ from step to step: rows beyond a multiple of this go through a
+ * padded copy, so that few shapes occur. */
 #define ROWS_STEP 32
 #define ROWS_SPLIT 256
 
@@ -246,15 +246,15 @@ static void by_rows(const Product *p) {
         memcpy(to + i * p->c.ld * out, c + i * p->N * out, p->N * out);
 }
 
-/* ---- products whose left operand is stored across: weight gradients ---- */
+/* ---- products with a transposed left operand: weight gradients ---- */
 
-/* Contraction of one part, at most: what is transposed and packed stays in L2; but if the sums do
- * not, few parts. */
+/* Longest contraction of one part: transposed and packed operands stay in L2. If the sums do not
+ * fit, there are fewer parts. */
 #define PART 512
 #define PART_WIDE 1024
 #define WIDE_BYTES ((size_t)2 << 20)
 #define PART_STEP 64
-/* Columns that a thread transposes at once. */
+/* Columns that a thread transposes together. */
 #define COLS 64
 
 static inline vf element_load(const void *p, size_t i, size_t k, Element e) {
@@ -319,7 +319,7 @@ static void pack_rows(float *to, size_t stride, size_t cols, const float *b, siz
     }
 }
 
-/* Rows [k, k + rows) of b; where `padded` is more, a copy that ends in rows of 0. */
+/* Rows [k, k + rows) of b; if `padded` is larger, a copy that ends in rows of 0. */
 static const void *part_of_b(const Product *p, size_t k, size_t rows, size_t padded) {
     size_t size = element_size(p->in);
     const char *from = (const char *)p->b.at + (p->tb ? k : k * p->b.ld) * size;
@@ -359,7 +359,7 @@ static void across(const Product *p) {
     }
 }
 
-/* ---- bf16 without instructions for it ---- */
+/* ---- bf16 without bf16 instructions ---- */
 
 #if defined ACT_BF16
 static bool bf16_works(void) {
@@ -378,7 +378,7 @@ static bool bf16_works(void) {
     return works;
 }
 
-/* Rows of ld elements, all of them: [rows, ld]. */
+/* Whole rows of ld elements: [rows, ld]. */
 static void widen(float *to, const act *from, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) f32_store(to + i, act_load(from + i, n - i), n - i);

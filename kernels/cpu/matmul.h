@@ -1,4 +1,4 @@
-/* matmul: matrix products of the CPU backend by oneDNN, for linear.c. */
+/* matmul: matrix products of the CPU backend by oneDNN. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 #include "kernels/cpu/cpu.h"
@@ -21,7 +21,7 @@ typedef struct Product {
     bool ta, tb, add;
     Element in, out;
     const void *bias;
-    float *left_sums; /* with ta, if given: Σ_k a is added */
+    float *left_sums; /* with ta, if not NULL: Σ_k a is added */
 } Product;
 
 void FN(matmul)(const Product *p);

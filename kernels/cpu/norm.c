@@ -4,11 +4,11 @@
 #include <math.h>
 
 #define LN_EPS 1e-5f
-/* Partial sums of dw, db: at most this many, each over at least so many rows. */
+/* Partial sums of dw, db: their largest number, and the fewest rows of each. */
 #define LN_CHUNKS 128
 #define LN_CHUNK_ROWS 16
 
-/* One row; sum may be NULL when r is. */
+/* One row; sum may be NULL if r is. */
 static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
                           const acc *w, const acc *b, size_t C) {
     vf s = vzero(), q = vzero();

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* Elements ahead that are fetched by hand: the arrays are far larger than any cache. */
+/* Software prefetch distance in elements; the arrays are far larger than any cache. */
 #define AHEAD 512
 
 void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count) {
@@ -37,7 +37,7 @@ void FN(skip_spike)(acc *squares, const acc *loss, const AdamW *o) {
     if (loss->v > o->max_loss) squares->v = INFINITY;
 }
 
-/* What one call uses of AdamW's numbers. */
+/* Values of AdamW used by one call. */
 typedef struct Constants {
     vf scale, keep1, add1, keep2, add2, eps, step, root;
 } Constants;

@@ -1,7 +1,7 @@
-/* cpu/pointwise: activations backward, sums, and the moving of rows. */
+/* cpu/pointwise: activations backward, sums, and gathering and scattering of rows. */
 #include "kernels/cpu/cpu.h"
 
-/* Partial sums of db: at most this many, each over at least so many rows. */
+/* Partial sums of db: their largest number, and the fewest rows of each. */
 #define BIAS_CHUNKS 64
 #define BIAS_CHUNK_ROWS 16
 
@@ -60,7 +60,7 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
                         size_t C, Activation f) {
     KERNEL_TIMER(activation_bwd, 30 * rows * C, 4 * rows * C * sizeof(act));
     if (!rows || !C) return;
-    (void)tables(); /* filled before threads meet there */
+    (void)tables(); /* fills the tables before the parallel region */
     size_t per = chunk_rows(rows, BIAS_CHUNKS, BIAS_CHUNK_ROWS), chunks = div_up(rows, per);
     float *parts = db ? FN(scratch)(SCRATCH_PARTIAL, chunks * C * sizeof *parts) : NULL;
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL_BELOW)

@@ -1,5 +1,5 @@
 /* simd: vectors of VW floats over AVX-512 or AVX2 with FMA, conversions to and from bf16, and the
- * elementary functions the kernels need. Private to the CPU backend. */
+ * elementary functions of the kernels. Private to the CPU backend. */
 #ifndef KERNELS_CPU_SIMD_H
 #define KERNELS_CPU_SIMD_H
 #include <immintrin.h>
@@ -54,7 +54,7 @@ static inline void f32_store(float *p, vf v, size_t k) {
     else
         _mm512_mask_storeu_ps(p, vlanes(k), v);
 }
-/* 1/a to within 1 ulp or so: the estimate and one Newton step. */
+/* 1/a to about 1 ulp: the estimate and one Newton step. */
 static inline vf vrcp(vf a) {
     vf r = _mm512_rcp14_ps(a);
     return vfma(vfnma(a, r, vset(1)), r, r);
@@ -62,7 +62,7 @@ static inline vf vrcp(vf a) {
 static inline vf vround(vf a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* a·2ⁿ, n a whole number within ±250. */
+/* a·2ⁿ for integers n within ±250. */
 static inline vf vscale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 /* a = m·2ᵉ with m in [1, 2), for normal a > 0. */
 static inline vf vexponent(vf a) { return _mm512_getexp_ps(a); }
@@ -248,11 +248,11 @@ static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
 #error "the CPU backend needs AVX2 and FMA (x86-64-v3) at least"
 #endif
 
-/* ---- elementary functions ----
- * Coefficients: minimax fits of relative error by the Remez exchange; errors are given beside. */
+/* ---- elementary functions ---- Coefficients: minimax fits of relative error by the Remez
+ * exchange; errors are given with each. */
 
-/* eˣ, relative error 1.2e-7; 0 where it would not be a normal float (making denormals is slow), inf
- * above. r in [-½ln 2, ½ln 2] by the two-word reduction of Cody & Waite; polynomial error 3e-9. */
+/* eˣ, relative error 1.2e-7; 0 instead of denormals, which are slow; inf above. r in [-½ln 2, ½ln
+ * 2] by the two-word reduction of Cody & Waite; polynomial error 3e-9. */
 static inline vf vexp(vf x) {
     const vf least = vset(-87.3f);
     vm none = vgt(least, x);
@@ -309,9 +309,8 @@ static inline vf vlog1p_unit(vf e) {
 static inline vf vlog(vf x) {
     return vfma(vexponent(x), vset(0.693147181f), vlog1p_unit(vmantissa(x) - vset(1)));
 }
-/* ---- GELU where results are rounded to bf16 ----
- * Φ(-z) and the slope Φ(-z) - zφ(z) as cubics about the quarters of z = |x|; absolute errors 1e-6
- * and 4e-6. Both are 0 from z = 5.6 on. */
+/* ---- GELU for results that are rounded to bf16 ---- Φ(-z) and the slope Φ(-z) - zφ(z) as cubics
+ * about the quarters of z = |x|; absolute errors 1e-6 and 4e-6. Both are 0 from z = 5.6 on. */
 #if VW == 16
 typedef struct GeluCubics {
     float below[4][32], slope[4][32]; /* coefficient of fᵈ about n/4 */
@@ -332,7 +331,7 @@ static inline const GeluCubics *gelu_cubics(void) {
     static GeluCubics g;
     if (g.below[0][0] != 0) return &g;
     const double a = cos(M_PI / 8) / 8, b = cos(3 * M_PI / 8) / 8, node[4] = {a, -a, b, -b};
-    for (int n = 22; n >= 0; n--) { /* below[0][0], the sign of a filled table, comes last */
+    for (int n = 22; n >= 0; n--) { /* below[0][0], the mark of a filled table, is written last */
         double below[4], slope[4];
         for (int i = 0; i < 4; i++) {
             double z = n / 4.0 + node[i];
@@ -354,7 +353,7 @@ static inline Cubic cubic_load(const float c[4][32]) {
     for (int d = 0; d < 4; d++) r.low[d] = vload(c[d]), r.high[d] = vload(c[d] + 16);
     return r;
 }
-/* At z: n, the nearest quarter, stands in the lowest bits of z + 2²¹. */
+/* At z: n, the nearest quarter, is in the lowest bits of z + 2²¹. */
 static inline vf cubic_at(const Cubic *c, vf z) {
     const vf magic = vset(0x1p21f);
     vf shifted = z + magic, f = z - (shifted - magic);

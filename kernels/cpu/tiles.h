@@ -1,11 +1,10 @@
-/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16, for attention.c
- * of the CPU backend. Operands are packed into tiles of 1 KB, the shape of AMX's
- * registers: a left tile holds 16 rows of 16 pairs along the contraction, a right tile 16 pairs of
- * 16 columns; what is missing at an edge is 0. One block is 32 x 32 results: two left tiles and two
- * right tiles for each 32 of the contraction.
+/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16. Operands are packed
+ * into tiles of 1 KB, the shape of AMX's registers: a left tile holds 16 rows of 16 pairs along the
+ * contraction, a right tile 16 pairs of 16 columns. Missing elements at an edge are 0. One block is
+ * 32 x 32 results: two left tiles and two right tiles for each 32 of the contraction.
  *
- * An element's sum runs along the contraction in steps of 32, whatever the blocking and the number
- * of threads: they never show in the bits. */
+ * An element's sum runs along the contraction in steps of 32, so the bits do not depend on the
+ * blocking and the number of threads. */
 #ifndef KERNELS_CPU_TILES_H
 #define KERNELS_CPU_TILES_H
 #if defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
@@ -20,7 +19,7 @@ typedef struct Tile {
     uint32_t pair[16][16];
 } __attribute__((aligned(64))) Tile;
 
-/* ---- AMX: its registers must be asked for once a process and configured in each thread ---- */
+/* ---- AMX: its registers must be requested once in a process and configured in each thread ---- */
 
 #if defined __AMX_BF16__
 typedef struct TileConfig {
@@ -39,7 +38,7 @@ static inline bool tiles_amx(void) {
 static inline bool tiles_amx(void) { return false; }
 #endif
 
-/* A thread's use of tiles lies between these two. */
+/* A thread must use tiles between these two calls. */
 static inline void tiles_begin(void) {
 #if defined __AMX_BF16__
     if (!tiles_amx()) return;
@@ -58,7 +57,7 @@ static inline void tiles_end(void) {
 
 static inline void transpose16(__m512i r[16]) { vtranspose((vf *)r); }
 
-/* 16 rows of 32 elements, of which rows x cols exist. */
+/* Packs 16 rows of 32 elements, of which rows x cols exist. */
 static inline __attribute__((always_inline)) void load_rows(__m512i r[16], const uint16_t *p,
                                                             size_t ld, size_t rows, size_t cols) {
     __mmask32 m = cols >= 32 ? 0xffffffffu : (1u << cols) - 1;
@@ -67,7 +66,7 @@ static inline __attribute__((always_inline)) void load_rows(__m512i r[16], const
         r[i] = i < rows ? _mm512_maskz_loadu_epi16(m, p + i * ld) : _mm512_setzero_si512();
 }
 
-/* Rows of 16 elements, of which rows x cols exist, as rows of pairs (2i, 2i+1), i < pairs. */
+/* Packs rows of 16 elements, of which rows x cols exist, as rows of pairs (2i, 2i+1), i < pairs. */
 static inline __attribute__((always_inline)) void
 load_pairs(__m512i *r, const uint16_t *p, size_t ld, size_t rows, size_t cols, size_t pairs) {
     __mmask16 m = vfirst(cols);

@@ -1,12 +1,11 @@
-/* cuda/attention: the slots: which kernel serves a call; and the pooled form, one query a sequence.
- */
+/* cuda/attention: the slots, which select a kernel, and the pooled form, one query a sequence. */
 #include "kernels/cuda/tiles.cuh"
 
 enum { MAX_WIDTH = 128 };
 
 /* ---- tiles ---- */
 
-/* A warp a sequence. */
+/* One warp for each sequence. */
 __global__ static void row_spans(int2 *span, const int32_t *start, size_t B) {
     size_t b = thread_index() / WARP;
     if (b >= B) return;
@@ -17,7 +16,7 @@ __global__ static void row_spans(int2 *span, const int32_t *start, size_t B) {
 Tiles FN(tiles_of)(const int32_t *start, size_t B, size_t rows, size_t H, size_t D, bool causal) {
     assert(D <= MAX_WIDTH && rows < (size_t)1 << 31);
     Tiles t = {start, NULL, 0, (int)rows, (int)H, (int)D, causal};
-    /* taken in any case: fewer rows of as many sequences need it */
+    /* always allocated, because fewer rows of as many sequences need it */
     int2 *span = (int2 *)device_scratch(SCRATCH_SORT, rows * sizeof *span);
     if (rows < SHARE_BELOW * B) {
         LAUNCH(row_spans, div_up(B, BLOCK / WARP), BLOCK, 0, span, start, B);
@@ -35,7 +34,7 @@ dim3 FN(tiles_grid)(Tiles *t, size_t B, size_t max_T, int size) {
 /* ---- self-attention ---- */
 
 #if defined ACT_BF16
-/* Whether 16-byte pieces of a head's rows are aligned. */
+/* Returns true if 16-byte pieces of a head's rows are aligned. */
 static bool has_mma(size_t D, const act *a, const act *b, const act *c, const act *d) {
     return D % 8 == 0 && aligned16(a) && aligned16(b) && aligned16(c) && aligned16(d);
 }
@@ -72,7 +71,8 @@ void FN(attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse,
     FN(attention_plain_bwd)(dqkv, delta, dout, o, lse, qkv, t, B, max_T);
 }
 
-/* ---- pooled ---- (a warp a sequence and head; lane l has the elements l, l + 32, … of a row) */
+/* ---- pooled ---- (one warp for each sequence and head; lane l has the elements l, l + 32, … of a
+ * row) */
 
 enum { LANE_WIDTH = MAX_WIDTH / WARP };
 

@@ -1,9 +1,8 @@
-/* attention_mma: what the tensor-core kernels of attention share: tiles in shared memory, their
- * fragments, and how one pair of tiles is worked through in the backward. Private to
- * kernels/cuda/attention_mma_*.cu.
+/* attention_mma: shared by the tensor-core kernels of attention: tiles in shared memory, their
+ * fragments, spans of keys. Private to kernels/cuda/attention_mma_*.cu.
  *
- * KD: steps of 16 elements that cover the head width; what is beyond the width is 0. A warp owns 16
- * rows of a tile (in the forward MB times 16). Scores are kept in units of log 2: exp(s·scale -
+ * KD: steps of 16 elements that cover the head width; elements beyond the width are 0. A warp owns
+ * 16 rows of a tile (in the forward MB times 16). Scores are kept in units of log 2: exp(s·scale -
  * lse) = 2^(s·scale_log2 - lse·log2 e). */
 #ifndef KERNELS_CUDA_ATTENTION_MMA_CUH
 #define KERNELS_CUDA_ATTENTION_MMA_CUH
@@ -13,16 +12,16 @@
 enum { TILE = 64, THREADS = 128, SUB = 16 };
 #define LOG2_E 1.44269504f
 
-/* Elements from one row of a tile to the next: rows start in different banks, so that the eight
- * rows of an 8 × 8 tile are read at once. */
+/* Elements from one row of a tile to the next. Rows start in different banks, so that the eight
+ * rows of an 8 × 8 tile are read together. */
 template <int KD> __host__ __device__ constexpr int tile_ld(void) { return 16 * KD + 8; }
 template <int KD> __host__ __device__ constexpr size_t tile_bytes(int rows) {
     return (size_t)rows * tile_ld<KD>() * sizeof(elem);
 }
 
-/* Starts to load SIZE rows from `first` on; rows from `end` on and elements from D on are zeros,
- * and their addresses, past `from`'s rows or not, are not read. `from` is row 0. A rolled loop: its
- * addresses would otherwise take the registers that the products need. */
+/* Starts to load SIZE rows from `first` on; `from` is row 0. Rows from `end` on and elements from D
+ * on are zeros, and their addresses are never read. The loop is not unrolled, because its addresses
+ * would take the registers that the products need. */
 template <int KD, int SIZE>
 __device__ static __forceinline__ void tile_load(elem *tile, const act *from, unsigned stride,
                                                  int first, int end, int D) {
@@ -68,7 +67,7 @@ __device__ static __forceinline__ void right_columns(unsigned b[4], const elem *
     int lane = threadIdx.x % WARP;
     ldmatrix_x4_trans(b, rows + lane % 16 * tile_ld<KD>() + 16 * kd + lane / 16 * 8);
 }
-/* Adds a·b to two neighbouring 16 × 8 results, or begins them. */
+/* Adds a·b to two neighbouring 16 × 8 results, or starts their sums. */
 __device__ static __forceinline__ void mma_both(float x[2][4], const unsigned a[4],
                                                 const unsigned b[4], bool first) {
     if (first) {
@@ -87,8 +86,9 @@ __device__ static __forceinline__ void as_left(unsigned a[4], const float x[2][4
     a[3] = bf16x2_from(x[1][2], x[1][3]);
 }
 
-/* Writes this warp's 16 result rows, times the scales of the lane's two rows: through `rows` of
- * shared memory, which only this warp uses by now, in 16-byte pieces to rows first … end-1. */
+/* Writes this warp's 16 result rows, times the scales of the lane's two rows, to rows first … end-1
+ * in 16-byte pieces. They pass through `rows` of shared memory, which no other warp uses at that
+ * point. */
 template <int KD>
 __device__ static inline void rows_store(act *to, unsigned stride, elem *rows,
                                          const float x[2 * KD][4], float scale0, float scale1,
@@ -114,7 +114,7 @@ __device__ static inline void rows_store(act *to, unsigned stride, elem *rows,
 
 /* ---- spans ---- */
 
-/* The keys that some and that all of the rows of one warp may look at. */
+/* The keys that some row, and that all rows, of one warp may attend to. */
 typedef struct WarpSpan {
     int any_lo, any_hi, all_lo, all_hi;
 } WarpSpan;
@@ -130,7 +130,7 @@ __device__ static inline WarpSpan warp_span(const Tiles *t, const TileRows *own,
     return s;
 }
 
-/* Sets the scores of 16 × 16 (rows of the lane: span0, span1) to -inf where the key is not in the
+/* Sets the scores of 16 × 16 (rows of the lane: span0, span1) to -inf if the key is not in the
  * row's span. */
 __device__ static __forceinline__ void mask_keys(float s[2][4], int key, int2 span0, int2 span1) {
     int c = key + threadIdx.x % 4 * 2;

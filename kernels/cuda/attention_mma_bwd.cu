@@ -1,17 +1,17 @@
-/* cuda/attention_mma_bwd: attention's backward on the tensor cores. The probabilities are computed
- * again from lse: P = exp(score - lse), dP = dO Vᵀ, delta = Σ dO·O, dS = P (dP - delta); then
- *   dQ = scale dS K        a block has a tile of queries and walks over keys (and writes delta);
- *   dK = scale dSᵀ Q, dV = Pᵀ dO    a block has a tile of keys and walks over queries.
- * So every sum belongs to one warp's registers, P and dS go from product to product without leaving
- * them, and no atomics are needed; the price is that scores and dP are computed twice. Where a
- * sequence fits one tile, one block does both on the same tiles. bf16 only. */
+/* cuda/attention_mma_bwd: attention's backward on the tensor cores. The probabilities are
+ * recomputed from lse: P = exp(score - lse), dP = dO Vᵀ, delta = Σ dO·O, dS = P (dP - delta); then
+ *   - dQ = scale dS K: a block owns a tile of queries and walks over keys (and writes delta);
+ *   - dK = scale dSᵀ Q, dV = Pᵀ dO: a block owns a tile of keys and walks over queries.
+ * Every sum is in one warp's registers, P and dS go from product to product in registers, and no
+ * atomics are needed; in return scores and dP are computed twice. If every sequence fits one tile,
+ * one block does both on the same tiles. bf16 only. */
 #if defined ACT_BF16
 #include "kernels/cuda/attention_mma.cuh"
 
 /* ---- one pair of tiles ---- */
 
 /* A warp's 16 own rows: of queries and dO, or of keys and values. KEEP of the two are held in
- * registers; the others are read from shared memory again and again, for want of registers. */
+ * registers; the others are reread from shared memory, because registers are scarce. */
 template <int KD, int KEEP> struct Pair {
     const elem *rows_a, *rows_b;
     unsigned a[KD][4], b[KD][4];
@@ -71,7 +71,7 @@ typedef struct QueryRows {
     float lse_log2[2], delta[2];
 } QueryRows;
 
-/* Adds to dq what the keys k0 … k0+TILE-1 give; the warp has 16·MB queries. */
+/* Adds the contribution of keys k0 … k0+TILE-1 to dq; the warp has 16·MB queries. */
 template <int KD, int MB>
 __device__ static __forceinline__ void
 query_step(float dq[MB][2 * KD][4], Pair<KD, 2> own[MB], const QueryRows rows[MB], WarpSpan span,
@@ -99,14 +99,14 @@ query_step(float dq[MB][2 * KD][4], Pair<KD, 2> own[MB], const QueryRows rows[MB
     }
 }
 
-/* What the other half needs of a tile of queries. */
+/* Values of a tile of queries that the other half needs. */
 struct alignas(16) QueryStats {
     float2 lse_delta[TILE]; /* the first in units of log 2 */
-    int lo[TILE], hi[TILE]; /* the span; empty where there is no query */
+    int lo[TILE], hi[TILE]; /* the span; empty if there is no query */
 };
 
-/* Sets the weights of 16 keys (the lane's: `key`, key + 8) by 16 queries (its first: `col`) to 0
- * where the key is not in the query's span. */
+/* Sets the weights of 16 keys (the lane's: `key`, key + 8) by 16 queries (its first: `col`) to 0 if
+ * the key is not in the query's span. */
 __device__ static __forceinline__ void mask_queries(float p[2][4], const QueryStats *stats, int col,
                                                     int key) {
 #pragma unroll
@@ -119,7 +119,8 @@ __device__ static __forceinline__ void mask_queries(float p[2][4], const QuerySt
         }
 }
 
-/* Adds to dk and dv what the queries q0 … q0+TILE-1 give; `key`: the first of the warp's 16·MB. */
+/* Adds the contribution of queries q0 … q0+TILE-1 to dk and dv; `key`: the first of the warp's
+ * 16·MB. */
 template <int KD, int KEEP, int MB>
 __device__ static __forceinline__ void
 key_step(float dk[MB][2 * KD][4], float dv[MB][2 * KD][4], Pair<KD, KEEP> own[MB], int key,
@@ -322,7 +323,7 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 && MB == 1 ? 3 : 2)
     }
 }
 
-/* ---- both halves, where every sequence fits one tile ---- */
+/* ---- both halves, if every sequence fits one tile ---- */
 
 template <int KD>
 __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
@@ -367,7 +368,7 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
                       scale_log2);
     Pair<KD, KEEP> pair_keys;
     pair_load(&pair_keys, keys + 16 * warp * LD, values + 16 * warp * LD);
-    __syncthreads(); /* stats; and the keys have been read by all */
+    __syncthreads(); /* stats are written, and all warps have read the keys */
     rows_store<KD>(dqkv + head, 3 * C, keys + 16 * warp * LD, dq[0], scale, scale, mine, own.end,
                    t.D);
     if (mine < own.end)
@@ -412,7 +413,7 @@ bool FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *
                            const act *qkv, Tiles t, size_t B, size_t max_T) {
     typedef bool Launch(act *, float *, const act *, const act *, const acc *, const act *, Tiles,
                         size_t, size_t);
-    /* as in the forward: twice the rows a warp, half the reads from shared memory */
+    /* as in the forward: twice the rows of a warp, half the reads from shared memory */
     bool many = !t.span && max_T > 96 && t.D > 48 && t.D <= 64;
     if (many && launch<4, 2, 2>(dqkv, delta, dout, o, lse, qkv, t, B, max_T)) return true;
     static Launch *const launches[] = {launch<1, 1, 1>, launch<2, 1, 1>, launch<3, 1, 1>,

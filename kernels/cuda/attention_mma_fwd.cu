@@ -1,6 +1,6 @@
 /* cuda/attention_mma_fwd: attention's forward on the tensor cores, after FlashAttention (Dao et al.
  * 2022, Dao 2023): a block holds one tile of queries and walks over tiles of keys and values, which
- * arrive in two buffers in turn; softmax runs online. bf16 only. */
+ * are loaded into two buffers alternately; softmax runs online. bf16 only. */
 #if defined ACT_BF16
 #include "kernels/cuda/attention_mma.cuh"
 
@@ -9,7 +9,7 @@ typedef struct Online {
     float max[2], sum[2];
 } Online;
 
-/* Brings 16 × TILE scores into the softmax: s becomes the weights, o is rescaled. */
+/* Adds 16 × TILE scores to the running softmax: s becomes the weights, o is rescaled. */
 template <int KD>
 __device__ static __forceinline__ void online_step(float s[TILE / 8][4], float o[2 * KD][4],
                                                    Online *w, float scale_log2) {
@@ -160,7 +160,7 @@ static void launch(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t m
 }
 
 void FN(attention_mma_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {
-    /* Twice the rows a warp halves what is read from shared memory, where there are rows enough. */
+    /* Twice the rows of a warp halves the reads from shared memory, if there are enough rows. */
     if (!t.span && max_T > 96 && t.D > 48 && t.D <= 64) {
         launch<4, 2>(o, lse, qkv, t, B, max_T);
         return;

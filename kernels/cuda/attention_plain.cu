@@ -1,9 +1,10 @@
-/* cuda/attention_plain: attention on the ordinary float units: f32 activations, and what the tensor
- * cores cannot take. Four neighbouring threads share a query (in the second half of the backward a
- * key) and split its elements; the tiles that they walk over lie in shared memory as floats. */
+/* cuda/attention_plain: attention on the ordinary float units: f32 activations, and shapes that the
+ * tensor cores do not support. Four neighbouring threads share a query (in the second half of the
+ * backward a key) and divide its elements. The tiles that they walk over are in shared memory as
+ * floats. */
 #include "kernels/cuda/tiles.cuh"
 
-/* SIZE rows a tile, TEAM threads a row: 128 threads. */
+/* SIZE rows of a tile, TEAM threads for each row: 128 threads. */
 enum { SIZE = 32, TEAM = 4, THREADS = SIZE * TEAM };
 
 /* Thread t of a team has the elements t, t + TEAM, … : W of them, beyond D they are 0. */
@@ -32,7 +33,7 @@ template <int W> __device__ static inline float part_dot(const float a[W], const
     return sum;
 }
 
-/* rows first … end-1 (at most SIZE) of a matrix into a tile; what is missing is 0. */
+/* rows first … end-1 (at most SIZE) of a matrix into a tile; missing elements are 0. */
 template <int W>
 __device__ static inline void tile_load(float (*tile)[W * TEAM], const act *from, size_t stride,
                                         int first, int end, int D) {
@@ -120,7 +121,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
     if (mine) part_store<W>(dqkv + row * 3 * C + h * t.D, grad, scale, t.D);
 }
 
-/* dk_j = scale Σ_i dS_ij q_i and dv_j = Σ_i P_ij do_i, over the queries that may look at key j. */
+/* dk_j = scale Σ_i dS_ij q_i and dv_j = Σ_i P_ij do_i, over the queries that may attend to key
+ * j. */
 template <int W>
 __global__ static void __launch_bounds__(THREADS, 2)
     plain_bwd_key(act *dqkv, const float *delta, const act *dout, const acc *lse, const act *qkv,
@@ -159,7 +161,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
     part_store<W>(dqkv + row * 3 * C + 2 * C + h * t.D, dv, 1, t.D);
 }
 
-/* kernel<W> for the least W that holds a row. */
+/* Selects kernel<W> with the least W that holds a row. */
 #define LAUNCH_WIDTH(kernel, grid, ...)                                                            \
     do {                                                                                           \
         if (t.D <= 8 * TEAM)                                                                       \

@@ -1,5 +1,5 @@
-/* cuda/blas: see blas.h. cuBLASLt counts matrices by columns: a row-major [M,N] is its N × M
- * matrix, so the operands change places: c = a·b is computed as cᵀ = bᵀ·aᵀ. */
+/* cuda/blas: see blas.h. cuBLASLt is column-major: a row-major [M,N] is its N × M matrix, so the
+ * operands are swapped and c = a·b is computed as cᵀ = bᵀ·aᵀ. */
 #include "kernels/cuda/blas.h"
 
 #include <cublasLt.h>
@@ -16,9 +16,9 @@ static void blas_check(cublasStatus_t status, const char *call) {
             cublasLtGetStatusString(status));
 }
 
-/* ---- what is chosen ---- */
+/* ---- keys of the caches ---- */
 
-/* A product without its pointers: of them only the alignments matter. Compared as bytes. */
+/* A product without its pointers, of which only the alignments matter. Compared as bytes. */
 typedef struct Key {
     uint64_t M, N, K, lda, ldb, ldc;
     uint32_t align_a, align_b, align_c, align_vector; /* of the bias or the sums */
@@ -30,7 +30,7 @@ static_assert(sizeof(Key) == 6 * 8 + 7 * 4 + 12, "no padding");
 typedef struct Choice {
     Key key;
     cublasLtMatmulAlgo_t algo;
-    uint64_t beside; /* the sums are made by the product */
+    uint64_t beside; /* the product computes the sums */
 } Choice;
 
 typedef struct Plan {
@@ -42,8 +42,8 @@ typedef struct Plan {
     uint64_t used;
 } Plan;
 
-/* Packed text changes the number of rows with every step, so shapes come and go: sets of a few
- * places, the longest unused one is given up. Choices are remembered for longer. */
+/* Packed text changes the number of rows with every step, so shapes come and go. The cache consists
+ * of small sets; the least recently used plan of a set is evicted. Choices are kept longer. */
 enum { CACHE_SETS = 256, CACHE_WAYS = 8, CHOICES_MAX = 4096 };
 static Plan cache[CACHE_SETS][CACHE_WAYS];
 static uint64_t cache_clock;
@@ -127,7 +127,7 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
                                         sizeof op_second));
     assert(!p->sums || (p->ta && !p->bias && p->out == CUDA_R_32F));
     if (p->bias) plan_epilogue(plan, CUBLASLT_EPILOGUE_BIAS);
-    /* forward alone: gradients are summed in full f32 */
+    /* forward only: gradients are summed in full f32 */
     if (p->scale_b && p->in == CUDA_R_8F_E4M3) {
         const int8_t fast = 1;
         BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast,
@@ -138,7 +138,7 @@ static void plan_new(Plan *plan, const Product *p, const Key *key) {
     plan->c = layout(p->out, p->N, p->M, p->ldc);
 }
 
-/* The pointers that belong to the description: the library may look at them when it chooses. */
+/* Sets the pointers in the description, which the library may use when it selects algorithms. */
 static void plan_point(Plan *plan, const Product *p) {
     const void *vector = p->bias ? p->bias : p->sums;
     if (vector)
@@ -152,7 +152,7 @@ static void plan_point(Plan *plan, const Product *p) {
     }
 }
 
-/* c in p->c's place: a trial must not add to it. */
+/* c replaces p->c, because a trial must not add to it. */
 static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
     const float one = 1, beta = p->add ? 1 : 0;
     return cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
@@ -160,8 +160,8 @@ static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
                           WORKSPACE, device_stream());
 }
 
-/* Milliseconds of one product, the sums included: the best of three after one that is not counted.
- * A way that the library does not take after all takes for ever. */
+/* Milliseconds of one product with its sums: the best of three after one warm-up. FLT_MAX if the
+ * library refuses the algorithm. */
 static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
     float best = FLT_MAX;
     for (int i = 0; i < 4; i++) {
@@ -177,13 +177,13 @@ static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start,
     return best;
 }
 
-/* Of what is written by a way that is only tried; 0: into the result itself. */
+/* Bytes of the output that a trial writes; 0: it writes into the result itself. */
 static size_t bytes_to_try(const Product *p) {
     return p->add ? p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2) : 0;
 }
 
-/* Leaves the fastest of the ways in plan->algo and returns its time. FLT_MAX, the first way:
- * nothing was measured, as while a graph is being captured, when nothing runs. */
+/* Stores the fastest algorithm in plan->algo and returns its time. FLT_MAX and the first algorithm:
+ * nothing was measured, for example during a capture, in which nothing runs. */
 static float plan_autotune(Plan *plan, const Product *p,
                            const cublasLtMatmulHeuristicResult_t *ways, int count) {
     cudaStreamCaptureStatus capturing;
@@ -214,7 +214,7 @@ static float plan_autotune(Plan *plan, const Product *p,
 
 enum { WAYS = 8 };
 
-/* The library's usable ways; 0: *status says why there is none. */
+/* The number of usable algorithms; 0: *status has the reason. */
 static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasStatus_t *status) {
     cublasLtMatmulPreference_t want;
     size_t workspace = WORKSPACE;
@@ -231,15 +231,15 @@ static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasSt
     int found = 0;
     *status = cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
                                              want, kernel_tuning.autotune ? WAYS : 1, ways, &found);
-    int usable = 0; /* each has a state of its own */
+    int usable = 0; /* each has a separate state */
     for (int i = 0; i < found && *status == CUBLAS_STATUS_SUCCESS; i++)
         if (ways[i].state == CUBLAS_STATUS_SUCCESS) ways[usable++] = ways[i];
     BLAS(cublasLtMatmulPreferenceDestroy(want));
     return usable;
 }
 
-/* Sums are made beside the product where the library can, unless making them apart was measured to
- * be faster. Dies where it cannot multiply. */
+/* The product computes the sums if the library can, unless computing them separately was measured
+ * to be faster. Exits with an error if the library cannot multiply. */
 static void plan_choose(Plan *plan, const Product *p) {
     cublasLtMatmulHeuristicResult_t ways[WAYS];
     cublasStatus_t status;
@@ -264,7 +264,7 @@ static void plan_choose(Plan *plan, const Product *p) {
     plan->algo = algo;
 }
 
-/* False: nothing was chosen before, or the library does not take it (the file was edited). */
+/* False: there is no stored choice, or the library refuses it (the file was edited). */
 static bool plan_recall(Plan *plan) {
     Choice *c = choice_find(&plan->key);
     cublasLtMatmulHeuristicResult_t result;
@@ -328,7 +328,7 @@ bool blas_product(const Product *p) {
     return plan->beside;
 }
 
-/* ---- choices as text: a line that says for what they hold, then a line each ---- */
+/* ---- choices as text: a line with library and device, then one line for each choice ---- */
 
 static void title(char *out, size_t size) {
     int device;

@@ -1,5 +1,5 @@
 /* blas: matrix products by cuBLASLt, its only user. Plans (layouts and the algorithm) are cached by
- * shape; one workspace serves all. Compiled once: element types are arguments. Private to
+ * shape; there is one workspace. Compiled once: element types are arguments. Private to
  * kernels/cuda/. */
 #ifndef KERNELS_CUDA_BLAS_H
 #define KERNELS_CUDA_BLAS_H
@@ -18,17 +18,16 @@ struct Product {
     size_t M, N, K, lda, ldb, ldc;
     bool ta, tb, add, tf32;
     cudaDataType_t in, out;
-    /* FP8 factors alone: b's type (a's is `in`) and, on the device, what the factors are multiplied
-     * with */
+    /* FP8 factors only: b's type (a's is `in`) and, on the device, the scales of the factors */
     cudaDataType_t b_type = CUDA_R_32F;
     const float *scale_a = NULL, *scale_b = NULL;
-    /* With ta and an f32 c, if wanted: where the library can put Σ_k a, [M], beside the product,
-     * and what else makes them there, so that --autotune can compare. */
+    /* Optional, with ta and an f32 c: the output for Σ_k a, [M], which the library may compute with
+     * the product, and a function that computes them separately, so that --autotune can compare. */
     float *sums = NULL;
     void (*sums_apart)(const Product *p) = NULL;
 };
 
-/* Whether p->sums were made: not where the library has no way to, or a slower one. */
+/* Returns true if p->sums were computed; false if the library has no way to, or a slower one. */
 bool blas_product(const Product *p);
 #ifdef __cplusplus
 }

@@ -1,10 +1,10 @@
 /* cuda: private header of the CUDA backend. Every .cu of this folder but device.cu is compiled
  * twice, with ACT_F32 (activations f32) and with ACT_BF16 (activations bf16); acc is float in both.
- * FN(slot) is the name of a slot's function in this build. Only files of this folder include it.
+ * FN(slot) is the name of a slot's function in this build.
  *
- * Element-wise kernels let a thread own VW = 8 neighbours: 16 bytes of bf16. `wide` says that the
- * pointers and the row length allow 16-byte accesses; otherwise the same code goes element by
- * element, so that any size and any address is legal. bf16 is stored; sums are float. */
+ * In element-wise kernels a thread owns VW = 8 neighbours: 16 bytes of bf16. `wide` is true if the
+ * pointers and the row length allow 16-byte accesses; otherwise the same code accesses single
+ * elements, so that any size and any address is legal. bf16 is stored; sums are float. */
 #ifndef KERNELS_CUDA_CUDA_CUH
 #define KERNELS_CUDA_CUDA_CUH
 #include <cuda_bf16.h>
@@ -23,7 +23,7 @@ typedef float elem;
 #error "compile with ACT_F32 or ACT_BF16"
 #endif
 
-/* Inside this folder (and only here) the element types are complete. */
+/* The element types are complete inside this folder (and only here). */
 struct act {
     elem v;
 };
@@ -31,7 +31,7 @@ struct acc {
     float v;
 };
 
-/* How sums over the rows of [M,N] are cut: parts[chunks,N] by a grid of (columns, chunks). */
+/* Partition of sums over the rows of [M,N]: parts[chunks,N] by a grid of (columns, chunks). */
 typedef struct Columns {
     float *parts; /* scratch memory */
     size_t chunks, rows_chunk;
@@ -44,7 +44,7 @@ KERNEL_LIST(X)
 #undef X
 extern const Kernels FN(kernels);
 
-/* What several slots are made of. */
+/* Shared by several slots. */
 /* dst[n] = src[n], rounded. */
 void FN(round_acc)(act *dst, const acc *src, size_t n);
 /* sum[n] += Σ_c parts[c,n], in one order. */
@@ -52,8 +52,8 @@ void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
 Columns FN(columns)(size_t M, size_t N);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
-/* The three products of a layer from 8-bit factors; false where w (or dw) is no matrix that
- * fp8_weight named: then nothing was done. bias: in act. */
+/* The three products of a layer from 8-bit factors. False: w (or dw) is not registered by
+ * fp8_weight, and nothing is done. bias: in act. */
 bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
                  size_t K);
 bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
@@ -65,14 +65,14 @@ void FN(activate)(act *y, const act *x, size_t n, Activation f);
 enum { VW = 8, QUAD = 4, WARP = 32, BLOCK = 256 };
 #define FULL_MASK 0xffffffffu
 
-/* kernel<<<grid, threads, shared>>>(…) on the compute stream; nothing while planning. */
+/* kernel<<<grid, threads, shared>>>(…) on the compute stream; nothing in a dry run. */
 #define LAUNCH_GRID(kernel, grid, threads, shared, ...)                                            \
     do {                                                                                           \
         if (device_planning()) break;                                                              \
         kernel<<<grid, threads, shared, device_stream()>>>(__VA_ARGS__);                           \
         CUDA(cudaGetLastError());                                                                  \
     } while (0)
-/* The same over a line of blocks; 0 are no launch. */
+/* The same over a line of blocks; 0 blocks: no launch. */
 #define LAUNCH(kernel, grid, threads, shared, ...)                                                 \
     do {                                                                                           \
         unsigned grid_ = launch_size(grid);                                                        \
@@ -82,7 +82,7 @@ static inline unsigned launch_size(size_t blocks) {
     assert(blocks < (size_t)1 << 31);
     return (unsigned)blocks;
 }
-/* Blocks for n elements, VW or QUAD a thread. */
+/* Blocks for n elements, VW or QUAD for each thread. */
 static inline size_t blocks_of(size_t n) { return div_up(n, (size_t)VW * BLOCK); }
 static inline size_t quad_blocks_of(size_t n) { return div_up(n, (size_t)QUAD * BLOCK); }
 
@@ -127,15 +127,15 @@ __device__ static inline act act_from(float f) {
 #endif
     return a;
 }
-/* f as it would be read back from an act. */
+/* f rounded to act. */
 __device__ static inline float act_round(float f) { return act_value(act_from(f)); }
 
-/* N (4 or VW) floats at p: k > 0 of them count (k >= N: all), the others are 0 and not touched.
+/* N (4 or VW) floats at p: k > 0 of them are accessed (k >= N: all), the others are 0.
  *
- * Lanes of 8 floats are 32 bytes apart, so that each of their two loads takes half of every sector:
- * the first-level cache mends a load, nothing mends a store. Where f32 arrays are most of the
- * bytes, a thread has 4 neighbours. Stores by name: nvcc cuts a store of a uint4 into four where it
- * likes. */
+ * Lanes of 8 floats are 32 bytes apart, so that each of their two accesses covers half of every
+ * sector. The first-level cache compensates for loads, but not for stores. If f32 arrays are most
+ * of the bytes, a thread has 4 neighbours. Stores name their components, because nvcc may split a
+ * store of a uint4 into four. */
 template <int N = VW>
 __device__ static inline void acc_load(float *r, const acc *p, size_t k, bool wide) {
     if (wide && k >= N) {
@@ -217,7 +217,7 @@ __device__ static inline void act_store(act *p, const float *r, size_t k, bool w
 }
 #endif
 
-/* ---- sums over threads: every thread of the group gets the result ---- */
+/* ---- sums over threads; every thread of the group gets the result ---- */
 
 __device__ static inline float warp_sum(float x) {
 #pragma unroll
@@ -252,7 +252,7 @@ __device__ static inline size_t columns_first(void) {
 }
 /* parts[chunk, N] = the sums over the block's teams; every thread takes part. */
 __device__ static inline void columns_store(float *parts, const float sum[VW], size_t N) {
-    /* a row and a column of it each meet every bank once */
+    /* a row and a column of it each use every bank once */
     __shared__ float shared[COLUMN_TEAMS][VW][WARP + 4];
     static_assert(WARP * VW == WARP * COLUMN_TEAMS, "a thread a column");
 #pragma unroll

@@ -19,17 +19,17 @@ typedef struct Block {
     size_t bytes;
 } Block;
 
-/* Blocks by address; of a space, which they divide, or allocations of their own (base NULL). */
+/* Blocks by address: parts of a space, or separate allocations (base NULL). */
 typedef struct Space {
     char *base;
-    size_t size, most; /* most: up to where it was in use */
+    size_t size, most; /* most: end of the highest block so far */
     Block *list;
     size_t count;
 } Space;
 
 typedef struct Scratch {
     void *p;
-    size_t bytes, used; /* used: the most that was asked for */
+    size_t bytes, used; /* used: the largest request */
     bool own;           /* an allocation, not a part of the arena */
 } Scratch;
 
@@ -40,15 +40,15 @@ static struct Gpu {
     Stage stages[STAGES];
     size_t stage;
     Scratch scratch[SCRATCH_COUNT];
-    bool capturing, recorded; /* a graph just now; one ever */
-    Graph *graph;             /* the one that is, or was last */
-    Space own;                /* allocations, of which one is the arena */
-    Space outgrown;           /* scratch memory that graphs may work in */
-    void *arena_start;        /* that one: scratch memory, and what `arena` divides */
-    Space arena;              /* what was planned; base NULL: none was taken */
+    bool capturing, recorded; /* in a capture; a graph was captured at some time */
+    Graph *graph;             /* the graph in capture, or the last one */
+    Space own;                /* allocations, including the arena */
+    Space outgrown;           /* outgrown scratch memory that graphs may use */
+    void *arena_start;        /* the arena: scratch memory, then the blocks of `arena` */
+    Space arena;              /* the planned blocks; base NULL: no arena */
     size_t taken, most;       /* of allocations */
     size_t used, most_used;   /* of blocks and scratch memory */
-    size_t taken_as_planned;  /* when the arena was taken */
+    size_t taken_as_planned;  /* value of `taken` when the arena was allocated */
     bool planning;
     Space plan; /* addresses without memory */
     size_t plan_scratch[SCRATCH_COUNT];
@@ -63,7 +63,7 @@ void device_check(cudaError_t status, const char *call, const char *file, int li
 
 /* ---- opening ---- */
 
-/* The GPU of this rank among those of its machine, as launchers tell it. */
+/* The index of this rank's GPU on its machine, from the launcher's variables. */
 static int local_rank(void) {
     static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_RANK",
                                         "SLURM_LOCALID"};
@@ -159,7 +159,7 @@ size_t device_shared_memory(void) {
 /* ---- memory ---- */
 
 enum { ALIGN = 256 };
-/* Planned addresses start here: none that a device has. */
+/* Start of planned addresses, which no device uses. */
 #define PLANNED_AT ((size_t)1 << 56)
 
 static void block_insert(Space *s, size_t i, void *p, size_t bytes) {
@@ -168,7 +168,7 @@ static void block_insert(Space *s, size_t i, void *p, size_t bytes) {
     s->list[i] = {(char *)p, bytes};
 }
 
-/* Its bytes; 0: it is none of these. */
+/* The block's size; 0: not in this space. */
 static size_t block_remove(Space *s, const void *p) {
     for (size_t i = 0; i < s->count; i++) {
         size_t bytes = s->list[i].bytes;
@@ -179,8 +179,8 @@ static size_t block_remove(Space *s, const void *p) {
     return 0;
 }
 
-/* The first gap that is large enough: the same calls always get the same places, so what they took
- * in planning is enough. NULL: there is none. */
+/* The first gap that is large enough. The same calls always get the same places, so the planned
+ * size is sufficient. NULL: there is none. */
 static void *space_take(Space *s, size_t bytes) {
     size_t at = 0, i = 0;
     for (; i < s->count; i++) {
@@ -240,7 +240,7 @@ void device_release(void *p) {
         block_remove(&device.plan, p);
         return;
     }
-    /* as cudaFree does: whatever still works in it ends first */
+    /* like cudaFree, waits until work that uses it is done */
     CUDA(cudaDeviceSynchronize());
     size_t bytes = block_remove(&device.arena, p);
     device.used -= bytes ? bytes : own_give(p);
@@ -294,7 +294,7 @@ bool device_plan_begin(void) {
     return true;
 }
 
-/* Scratch memory, then what the blocks are taken from. */
+/* Allocates the arena: scratch memory, then space for the blocks. */
 static void arena_take_planned(size_t bytes) {
     char *p = (char *)own_take(bytes);
     device.arena_start = p;
@@ -319,7 +319,7 @@ static void arena_give(void) {
     device.arena = {};
 }
 
-/* CLIPC_ARENA=0: an allocation a block, so that whoever watches memory knows where each ends. */
+/* CLIPC_ARENA=0: a separate allocation for each block, so that memory checkers know its bounds. */
 static bool wants_arena(void) {
     const char *value = getenv("CLIPC_ARENA");
     return !value || strcmp(value, "0");
@@ -359,7 +359,7 @@ void device_close(void) {
 
 /* ---- transfers ---- */
 
-/* The next pinned block, after the copy that used it last. */
+/* The next pinned block, once the copy that used it last is done. */
 static Stage *stage_next(void) {
     Stage *s = &device.stages[device.stage++ % STAGES];
     if (!s->host)
@@ -403,16 +403,16 @@ void device_sync(void) {
 
 /* ---- graphs ---- */
 
-/* Kernels that are launched as one, and what the host does behind them. */
+/* Kernels that are launched as one graph, and the host call after them. */
 typedef struct Piece {
-    cudaGraphExec_t exec; /* NULL: there are none */
+    cudaGraphExec_t exec; /* NULL: no kernels */
     void (*call)(const void *context);
     void *context;
 } Piece;
 
 struct Graph {
-    bool seen;  /* made once: cuBLASLt has its plans, the scratch blocks are large enough */
-    bool whole; /* recorded to its end */
+    bool seen;  /* ran once: cuBLASLt has its plans, the scratch blocks are large enough */
+    bool whole; /* captured completely */
     Piece *pieces;
     size_t count;
 };
@@ -422,7 +422,7 @@ static void piece_begin(void) {
     device.capturing = device.recorded = true;
 }
 
-/* Its kernels are under way on return. */
+/* Enqueues the kernels of the graph. */
 static Piece *piece_end(Graph *g) {
     cudaGraph_t graph;
     size_t nodes = 0;

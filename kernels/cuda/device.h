@@ -1,11 +1,10 @@
-/* device: the one GPU that the process drives, shared by the two builds of the backend: its compute
- * stream, its memory, transfers through pinned blocks, scratch memory, and what to say when a call
- * fails. Private to kernels/cuda/.
+/* device: the GPU of the process, shared by the two builds of the backend: its compute stream, its
+ * memory, transfers through pinned blocks, scratch memory, and error messages. Private to
+ * kernels/cuda/.
  *
- * There is a stream for computing and one for the copies of QUEUE_COPY. The host waits only in
- * device_fetch, device_sync, device_mark_wait, and where device_send finds all pinned blocks in
- * flight.
- */
+ * There is a compute stream and a stream for the copies of QUEUE_COPY. The host waits only in
+ * device_fetch, device_sync, device_mark_wait, and in device_send if all pinned blocks are in
+ * flight. */
 #ifndef KERNELS_CUDA_DEVICE_H
 #define KERNELS_CUDA_DEVICE_H
 #include <assert.h>
@@ -19,38 +18,39 @@ extern "C" {
 #endif
 #include "kernels/kernels.h"
 
-/* Dies naming the call where its status is not success. */
+/* Exits with an error that names the call if its status is not success. */
 #define CUDA(call) device_check(call, #call, __FILE__, __LINE__)
 void device_check(cudaError_t status, const char *call, const char *file, int line);
 
-/* NULL where a GPU is usable, else one line that says why not. Needs no device. */
+/* NULL if a GPU is usable, else one line with the reason. Needs no device. */
 const char *device_problem(void);
-/* Whether it multiplies matrices of 8-bit floats. */
+/* Returns true if the device multiplies matrices of 8-bit floats. */
 bool device_has_fp8(void);
-/* Opens the device at the first call; dies with device_problem's line. */
+/* Opens the device at the first call; on failure exits with device_problem's line. */
 cudaStream_t device_stream(void); /* QUEUE_COMPUTE's */
 cudaStream_t device_queue(Queue q);
 int device_multiprocessors(void);
-/* Bytes that one block can have. */
+/* Largest size of a block in bytes. */
 size_t device_shared_memory(void);
 
-/* The device's slots. While kernel_stats_on, no graph is recorded: each slot is timed. */
+/* The device's slots. While kernel_stats_on is set, nothing is captured: each slot is timed. */
 #define X(slot) DEVICE_TYPE(slot) device_##slot;
 DEVICE_LIST(X)
 #undef X
 extern const Device cuda_device;
-/* While planning nothing may be launched. */
+/* In a dry run nothing may be launched. */
 bool device_planning(void);
 /* kernels_close. */
 void device_close(void);
-/* upload and download, untimed: parts of other slots. The source may be overwritten as soon as
- * device_send returns. */
+/* upload and download without timers, as parts of other slots. The source may be overwritten as
+ * soon as device_send returns. */
 void device_send(void *dst, const void *host, size_t bytes);
 void device_fetch(void *host, const void *src, size_t bytes);
 
-/* Blocks of scratch memory: owned by the backend, parts of the arena where they were planned, grown
- * when a larger one is asked for (what was in it is lost). One per use, so that no two uses meet.
- * Where graphs were recorded, an outgrown block stays too: they may work in it. */
+/* Blocks of scratch memory, owned by the backend: parts of the arena if they were planned, grown
+ * when a larger one is requested (contents are lost). There is one block for each use, so that uses
+ * do not conflict. If graphs were captured, an outgrown block is kept too, because they may use
+ * it. */
 enum ScratchUse {
     SCRATCH_BLAS,
     SCRATCH_SUMS,
@@ -64,9 +64,9 @@ enum ScratchUse {
 };
 void *device_scratch(enum ScratchUse use, size_t bytes);
 
-/* A slot opens with GPU_TIMER(linear_fwd, flops, bytes): while kernel_stats_on, the time that the
- * stream takes for what the function asks for is booked, at the latest when the host waits for the
- * device (device_sync, mark_wait). Slots do not call slots. */
+/* A slot starts with GPU_TIMER(linear_fwd, flops, bytes). While kernel_stats_on is set, the time of
+ * the function's work on the stream is recorded, at the latest when the host waits for the device
+ * (device_sync, mark_wait). Slots do not call slots. */
 typedef struct DeviceTimer {
     enum KernelSlot slot;
     bool on;
@@ -74,7 +74,7 @@ typedef struct DeviceTimer {
 } DeviceTimer;
 DeviceTimer device_timer_start(enum KernelSlot slot, double flops, double bytes);
 void device_timer_stop(DeviceTimer *t);
-void device_timers_book(void); /* waits for those under way */
+void device_timers_book(void); /* waits for timers in flight */
 #define GPU_TIMER(slot_name, flops_, bytes_)                                                       \
     __attribute__((cleanup(device_timer_stop))) DeviceTimer timer_ =                               \
         device_timer_start(SLOT_##slot_name, (double)(flops_), (double)(bytes_))

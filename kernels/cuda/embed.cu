@@ -12,8 +12,8 @@ __device__ static inline size_t position(const int32_t *keep, size_t b, size_t i
 typedef struct PatchPiece {
     size_t patch, b, top, left, y, x0;
 } PatchPiece;
-/* What a thread's number is divided by: pieces of a line, lines of a patch, patches of a sample,
- * patches side by side. */
+/* Divisors of a thread's number: pieces of a line, lines of a patch, patches of a sample, patches
+ * in a row of the grid. */
 typedef struct PatchGrid {
     Divisor pieces, lines, patches, across;
 } PatchGrid;
@@ -94,7 +94,7 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
 
 /* ---- forward ---- */
 
-/* A thread has QUAD columns of a row; `pieces` of a row, `tokens` of a sample. */
+/* A thread has QUAD columns of a row; `pieces` in a row, `tokens` in a sample. */
 __global__ static void image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
                                        const int32_t *keep, Divisor pieces, Divisor tokens,
                                        size_t B, size_t n, size_t C, bool wide) {
@@ -125,7 +125,7 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
            divisor_of(pieces), divisor_of(1 + n), B, n, C, wide);
 }
 
-/* A block a sequence. */
+/* One block for each sequence. */
 __global__ static void text_embed_fwd(act *x, const int32_t *ids, const int32_t *start,
                                       const acc *table, const acc *pos, Divisor pieces, size_t C,
                                       bool wide) {
@@ -153,11 +153,11 @@ void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const 
 }
 
 /* ---- rows sorted by key ---- (least digit first, stable: equal keys stay in the order of their
- * rows, so that what is summed over them has one order) */
+ * rows, so that sums over them have a fixed order) */
 
 enum { DIGITS = 256, TILE = 256 };
 
-/* counts[digit, tile]; a warp a tile. */
+/* counts[digit, tile]; one warp for each tile. */
 __global__ static void sort_count(unsigned *counts, const uint32_t *keys, int shift, size_t n) {
     __shared__ unsigned seen[DIGITS];
     for (int d = threadIdx.x; d < DIGITS; d += WARP) seen[d] = 0;
@@ -179,7 +179,7 @@ __device__ static inline unsigned warp_scan(unsigned x) {
     return x;
 }
 
-/* A warp a digit: its counts become what the tiles before hold; totals[digit]. */
+/* One warp for each digit: its counts become the sums over the preceding tiles; totals[digit]. */
 __global__ static void sort_scan(unsigned *counts, unsigned *totals, size_t tiles) {
     unsigned *row = counts + blockIdx.x * tiles, before = 0;
     for (size_t first = 0; first < tiles; first += WARP) {
@@ -191,7 +191,7 @@ __global__ static void sort_scan(unsigned *counts, unsigned *totals, size_t tile
     if (threadIdx.x == 0) totals[blockIdx.x] = before;
 }
 
-/* A warp a tile. rows NULL: the rows are 0, 1, … */
+/* One warp for each tile. rows NULL: the rows are 0, 1, … */
 __global__ static void sort_move(uint32_t *keys_out, uint32_t *rows_out, const uint32_t *keys,
                                  const uint32_t *rows, const unsigned *counts,
                                  const unsigned *totals, int shift, size_t n) {
@@ -249,9 +249,9 @@ static Sorted sort_rows(const uint32_t *keys, int digits, size_t n) {
 /* ---- sums of rows by key ---- */
 
 /* A run is the sorted rows of one key. A block sums the rows of one CHUNK of the sorted order; a
- * run that lies inside goes straight to the table, others leave partial sums: parts[chunk,0,C] of
- * the run that comes from the chunk before, parts[chunk,1,C] of one that begins here and goes on.
- */
+ * run inside the chunk is added directly to the table, others leave partial sums: parts[chunk,0,C]
+ * of the run that continues from the previous chunk, parts[chunk,1,C] of one that begins here and
+ * continues in the next. */
 enum { CHUNK = 32 };
 
 __global__ static void run_sums(acc *table, float *parts, const act *dx, const uint32_t *keys,
@@ -283,7 +283,7 @@ __global__ static void run_sums(acc *table, float *parts, const act *dx, const u
     }
 }
 
-/* The block of the chunk in which a run begins that goes on sums up its parts. */
+/* The block of the chunk in which a longer run begins adds up its parts. */
 __global__ static void run_joins(acc *table, const float *parts, const uint32_t *keys, size_t n,
                                  size_t C, bool wide) {
     size_t first = (size_t)blockIdx.x * CHUNK, next = first + CHUNK;
@@ -358,7 +358,7 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
     }
 }
 
-/* A warp a sequence. */
+/* One warp for each sequence. */
 __global__ static void text_keys(uint32_t *keys, const int32_t *start, size_t B) {
     size_t b = thread_index() / WARP;
     if (b >= B) return;

@@ -1,10 +1,10 @@
-/* cuda/fp8: products of registered matrices from factors of 8 bits by cuBLASLt, which on Hopper
- * wants both factors stored along the contraction: a factor is rounded to 8 bits as it stands or
- * transposed, from bf16, where a product needs it. Compiled for compute capability 8.9 and up. */
+/* cuda/fp8: products of registered matrices from 8-bit factors by cuBLASLt, which on Hopper
+ * requires both factors stored along the contraction. So a factor is rounded from bf16 to 8 bits
+ * for each product, as stored or transposed. Compiled for compute capability 8.9 and up. */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda.cuh"
 
-/* The entries of `scaling` behind its n amax. */
+/* The entries of `scaling` after its n largest magnitudes. */
 enum { SCALE = 1, INVERSE = 2, PAST = 3 };
 enum Factor { FACTOR_X, FACTOR_W, FACTOR_DY };
 
@@ -28,7 +28,7 @@ enum { MATRICES_MAX = 1024 }; /* a ViT-G has 4 · (48 + 24) */
 static Matrix matrices[MATRICES_MAX];
 static size_t matrix_count;
 
-/* amp_fp8 has fp8_register in its place. */
+/* amp_fp8 replaces it by fp8_register. */
 void FN(fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
                     size_t K) {
     (void)w, (void)dw, (void)scaling, (void)n, (void)i, (void)N, (void)K;
@@ -48,8 +48,8 @@ void FN(fp8_register)(const act *w, const acc *dw, acc *scaling, size_t n, size_
     if (at == matrix_count) matrix_count++;
 }
 
-/* The matrix of which w (or dw) is the whole or the first of some rows; NULL: none, or sizes that
- * the library refuses. */
+/* The matrix that w (or dw) is, or that contains rows starting at w; NULL: none, or sizes that the
+ * library refuses. */
 static const Matrix *matrix_of(const act *w, const acc *dw, size_t N, size_t K) {
     if (N % 16 || K % 16) return NULL;
     for (size_t i = 0; i < matrix_count; i++) {
@@ -78,8 +78,9 @@ template <bool E5M2> __device__ static inline unsigned fp8x2(float lo, float hi)
 #endif
 
 /* q[rows,cols] and qt[cols,ldt] (either may be NULL) = x · *scale; qt's columns past rows are 0.
- * *amax = max |x| and itself, over the first *end or (where that is NULL) `counted` rows: as whole
- * numbers, in which floats ≥ 0 have the same order, and NaN and infinity are the largest. */
+ * *amax = max of |x| and itself, over the first *end or (if that is NULL) `counted` rows. The
+ * maximum is taken over the bits as integers, in which floats ≥ 0 have the same order, and NaN and
+ * infinity are the largest. */
 template <bool E5M2>
 __global__ static void __launch_bounds__(BLOCK)
     quantise(uint8_t *q, uint8_t *qt, const acc *scale, acc *amax, const int32_t *end,
@@ -125,7 +126,7 @@ __global__ static void __launch_bounds__(BLOCK)
 #endif
 }
 
-/* One factor in 8 bits, in scratch memory; count: whether its largest magnitude is taken down. */
+/* One factor in 8 bits, in scratch memory; count: record its largest magnitude. */
 static const uint8_t *factor(const Matrix *m, enum Factor f, const act *x, size_t rows, size_t cols,
                              bool transposed, bool count, enum ScratchUse use) {
     size_t ldt = round_up(rows, 16), at = m->i + f;

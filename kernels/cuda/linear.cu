@@ -1,11 +1,10 @@
-/* cuda/linear: the products of the model and of the loss (by blas), with biases and activations
- * beside them. */
+/* cuda/linear: the products of the model and of the loss (by blas), with biases and activations. */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda.cuh"
 
 #if defined ACT_BF16
 #define ACT_TYPE CUDA_R_16BF
-/* products of f32 (the logits) keep 10 bits of mantissa here, where bf16 keeps 7 */
+/* products of f32 (the logits) keep 10 bits of mantissa, whereas bf16 keeps 7 */
 #define TF32 true
 #else
 #define ACT_TYPE CUDA_R_32F

@@ -20,7 +20,7 @@ __device__ static inline Stats stats_start(void) {
     Stats s = {-FLT_MAX, 0};
     return s;
 }
-/* z[k] of QUAD join in; the others are lowest. */
+/* Adds z[k] of QUAD; the others are the lowest value. */
 __device__ static inline void stats_add(Stats *s, const float z[QUAD]) {
     float top = fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3]));
     if (top > s->max) {
@@ -44,7 +44,7 @@ __device__ static inline void stats_join_into(acc *max, acc *sum, Stats s) {
 
 /* ---- statistics ---- */
 
-/* A block a row. */
+/* One block for each row. */
 __global__ static void __launch_bounds__(BLOCK)
     row_stats(acc *row_max, acc *row_sum, acc *positive, const acc *cos, const acc *log_scale,
               const acc *bias, size_t m, ptrdiff_t diag, bool wide) {
@@ -52,7 +52,7 @@ __global__ static void __launch_bounds__(BLOCK)
     Logit l = logit(log_scale, bias);
     size_t i = blockIdx.x;
     Stats s = stats_start();
-    size_t match = i + (size_t)diag; /* past the end where it is not in this tile */
+    size_t match = i + (size_t)diag; /* past the end if it is not in this tile */
     for (size_t j = (size_t)threadIdx.x * QUAD; j < m; j += BLOCK * QUAD) {
         float z[QUAD];
         acc_load<QUAD>(z, cos + i * m + j, m - j, wide);
@@ -76,7 +76,7 @@ __global__ static void __launch_bounds__(BLOCK)
     stats_join_into(row_max + i, row_sum + i, s);
 }
 
-/* A thread a column, a block a chunk of rows: parts[chunk, m]. */
+/* One thread for each column, one block for each chunk of rows: parts[chunk, m]. */
 __global__ static void col_partials(Stats *parts, const acc *cos, const acc *log_scale,
                                     const acc *bias, size_t n, size_t m, size_t rows_chunk) {
     size_t j = thread_index(), first = blockIdx.y * rows_chunk, end = min(n, first + rows_chunk);
@@ -155,7 +155,7 @@ void FN(stats_lse)(acc *lse, const acc *max, const acc *sum, size_t n) {
 
 /* ---- losses and gradients ---- */
 
-/* One block: its threads' shares are added in one order. */
+/* One block, whose threads' shares are added in a fixed order. */
 __global__ static void __launch_bounds__(BLOCK)
     clip_loss(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n,
               float weight) {
@@ -173,7 +173,7 @@ void FN(clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc 
     LAUNCH(clip_loss, 1, BLOCK, 0, loss, row_lse, col_lse, positive, n, (float)weight);
 }
 
-/* What a walk over a tile sums up. */
+/* Sums of a walk over a tile. */
 enum { SUM_SCALE, SUM_BIAS, SUM_LOSS, SUMS };
 
 /* A block walks over every gridDim-th row; parts[SUMS, blocks]. row_lse NULL: SigLIP. */

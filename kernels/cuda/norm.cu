@@ -4,8 +4,8 @@
 #define LAYERNORM_EPS 1e-5f
 #define L2NORM_MIN 1e-12f
 
-/* A row belongs to a team: a warp while PIECES pieces of VW columns a lane hold it, else a block.
- * It stays in registers: one read, however many passes. */
+/* A row belongs to a team: a warp if PIECES pieces of VW columns for each lane hold it, else a
+ * block. It stays in registers: one read for all passes. */
 enum { PIECES = 4, WARP_COLUMNS = PIECES * WARP * VW, BLOCK_COLUMNS = PIECES * BLOCK * VW };
 
 template <int TEAM> __device__ static inline float team_sum(float x, float *shared) {
@@ -79,8 +79,8 @@ void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, con
 }
 
 /* A thread owns VW columns, so that the sums of dw and db stay in its registers; a block walks over
- * its share of the rows, GROUP at a time: their loads are in flight together, and one barrier
- * serves the two sums of each. parts: partial sums of dw and db [blocks, 2, VW, threads]. */
+ * its share of the rows, GROUP rows at a time: their loads are in flight together, and one barrier
+ * is enough for the two sums of each. parts: partial sums of dw and db [blocks, 2, VW, threads]. */
 enum { GROUP = 2, BWD_THREADS = 640 }; /* at most 96 registers */
 __global__ static void __launch_bounds__(BWD_THREADS)
     layernorm_bwd(act *dx, float *parts, act *y, const act *dy, const act *dres, const act *x,
@@ -180,7 +180,7 @@ void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const a
            (unsigned)threads, C);
 }
 
-/* ---- L2 ---- (a warp a row) */
+/* ---- L2 ---- (one warp for each row) */
 
 __global__ static void l2norm_fwd(acc *y, acc *norm, const acc *x, size_t rows, size_t E) {
     size_t row = thread_index() / WARP, lane = threadIdx.x % WARP;

@@ -1,10 +1,11 @@
-/* cuda/optim: the gradient's norm and AdamW over the flat parameter block: a block a chunk. */
+/* cuda/optim: the gradient's norm and AdamW over the flat parameter block: one block for each
+ * chunk. */
 #include "kernels/cuda/cuda.cuh"
 
-/* 0 whenever no kernel runs. */
+/* 0 while no kernel runs. */
 __device__ static unsigned blocks_done;
 
-/* Every block leaves its sum; the block that comes last adds them up in their order. */
+/* Every block writes its sum; the last block to finish adds them up in order. */
 __global__ static void __launch_bounds__(BLOCK)
     sum_squares(acc *out, float *parts, const acc *g, const OptimChunk *chunk) {
     __shared__ float shared[2][BLOCK / WARP];
@@ -54,14 +55,14 @@ void FN(skip_spike)(acc *squares, const acc *loss, const AdamW *o) {
     LAUNCH(skip_spike, 1, 1, 0, squares, loss, o);
 }
 
-/* AdamW's numbers as the threads of a block use them. */
+/* AdamW's values for the threads of a block. */
 typedef struct Constants {
     float scale, keep1, add1, keep2, add2, decay, step, root, eps, lo, hi;
     uint32_t key;
     bool update;
 } Constants;
 
-/* In f64 once a block, as the host would. */
+/* In f64 once for each block, as on the host. */
 __device__ static inline void constants_set(Constants *k, const AdamW *o, const OptimGroup *s,
                                             float squares) {
     double norm = sqrt((double)squares);
@@ -80,7 +81,7 @@ __device__ static inline void constants_set(Constants *k, const AdamW *o, const 
     k->key = 0x9E3779B9u * (uint32_t)o->t;
 }
 
-/* ---- moments as f32 or as bf16, whatever the activations are ---- */
+/* ---- moments as f32 or as bf16, independent of the activations ---- */
 
 typedef struct Bf16 {
     uint16_t bits;
@@ -106,7 +107,7 @@ __device__ static inline void moment_store(acc *m, const float r[QUAD], const ui
                                            size_t k, bool wide) {
     acc_store<QUAD>(m, r, k, wide);
 }
-/* Rounded at random: the noise's half from bit `shift` on is added below the last kept bit. */
+/* Stochastic rounding: the noise's half from bit `shift` on is added below the last kept bit. */
 __device__ static inline void moment_store(Bf16 *m, const float r[QUAD], const uint32_t noise[QUAD],
                                            int shift, size_t k, bool wide) {
     uint32_t h[QUAD];

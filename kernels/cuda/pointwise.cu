@@ -5,8 +5,8 @@
 
 #define QUICK_GELU_SLOPE 1.702f
 
-/* f(x), and with it f'(x). Without erfc the distribution loses its last digits where it is small:
- * too few for bf16 to show. */
+/* f(x), and f'(x). Without erfc, small values of the distribution lose their last digits, which
+ * bf16 does not keep. */
 __device__ static inline float activation(float x, Activation f, float *slope) {
     if (f == ACTIVATION_QUICK_GELU) {
         float s = 1 / (1 + __expf(-QUICK_GELU_SLOPE * x));
@@ -151,7 +151,7 @@ __global__ static void mean_pool_fwd(act *y, const act *x, const int32_t *start,
 
 void FN(mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, size_t skip,
                        size_t C) {
-    GPU_TIMER(mean_pool_fwd, 0, 0); /* the number of rows is only known on the device */
+    GPU_TIMER(mean_pool_fwd, 0, 0); /* only the device knows the number of rows */
     bool wide = aligned16(y) && aligned16(x) && C % VW == 0;
     LAUNCH(mean_pool_fwd, row_blocks(B, C), BLOCK, 0, y, x, start, B, skip, C, wide);
 }

@@ -1,9 +1,9 @@
-/* tiles: how attention's rows are dealt to blocks. Private to kernels/cuda/attention*.cu.
+/* tiles: assigns attention's rows to blocks. Private to kernels/cuda/attention*.cu.
  *
  * A block has the queries (or, in the backward's second half, the keys) of one tile of rows and one
- * head. Where sequences are long, a tile lies inside one sequence; where they are short, tiles are
- * cut from the packed rows whatever the borders, so that several sequences share a block. Either
- * way a query may look at the keys lo <= key < hi of its span, and lo and hi never fall from one
+ * head. If sequences are long, a tile is inside one sequence. If they are short, tiles are cut from
+ * the packed rows across sequence borders, so that several sequences share a block. In both cases a
+ * query may attend to the keys lo <= key < hi of its span, and lo and hi never decrease from one
  * row to the next. */
 #ifndef KERNELS_CUDA_TILES_CUH
 #define KERNELS_CUDA_TILES_CUH
@@ -13,12 +13,12 @@ typedef struct Tiles {
     const int32_t *start;
     const int2 *span; /* [rows] first row and end of each row's sequence; NULL: a tile is inside one
                          sequence */
-    int per_sequence; /* tiles that the longest sequence needs, where span is NULL */
+    int per_sequence; /* tiles of the longest sequence, if span is NULL */
     int rows, H, D;
     bool causal;
 } Tiles;
 
-/* A block's own rows, and the sequence of which they are where a tile lies inside one. */
+/* A block's rows, and their sequence if a tile is inside one. */
 typedef struct TileRows {
     int first, end, lo, hi;
 } TileRows;
@@ -39,7 +39,7 @@ __device__ static inline bool tile_rows(TileRows *own, const Tiles *t, int size)
     return own->first < own->end;
 }
 
-/* The keys that query `row` may look at. */
+/* The keys that query `row` may attend to. */
 __device__ static inline int2 row_span(const Tiles *t, const TileRows *own, int row) {
     int2 s = t->span ? t->span[row] : make_int2(own->lo, own->hi);
     if (t->causal) s.y = row + 1;
@@ -53,7 +53,7 @@ __device__ static inline int row_end(const Tiles *t, const TileRows *own, int ro
 /* Sequences of fewer rows than this share tiles. */
 #define SHARE_BELOW 33
 
-/* The host's side: what a launch needs. */
+/* Host code: parameters of a launch. */
 extern "C" {
 Tiles FN(tiles_of)(const int32_t *start, size_t B, size_t rows, size_t H, size_t D, bool causal);
 /* For tiles of `size` rows: sets per_sequence and returns the grid. */
@@ -66,7 +66,7 @@ void FN(attention_plain_bwd)(act *dqkv, float *delta, const act *dout, const act
 #if defined ACT_BF16
 /* Widths that are multiples of 8, aligned rows, on the tensor cores. */
 void FN(attention_mma_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T);
-/* false where a block of this device has too little shared memory: then nothing was done. */
+/* False: a block of this device has too little shared memory, and nothing is done. */
 bool FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                            const act *qkv, Tiles t, size_t B, size_t max_T);
 #endif

@@ -1,6 +1,6 @@
-/* cuda/timer: how long slots take on the device. Two events surround a slot; they are looked at
- * when the host waits for the device anyway, so that the host stays ahead and no slot begins on an
- * idle device, waiting for its own launch. */
+/* cuda/timer: times of slots on the device. Two events surround a slot. They are read when the host
+ * waits for the device anyway, so that the host stays ahead and no slot waits for its launch on an
+ * idle device. */
 #include "kernels/cuda/device.h"
 
 enum { TIMERS = 1024 };
@@ -8,8 +8,8 @@ enum { TIMERS = 1024 };
 static struct {
     cudaEvent_t start[TIMERS], stop[TIMERS];
     DeviceTimer what[TIMERS];
-    size_t made, count; /* events that are there; timers not booked yet */
-    bool open;          /* one has been started: start[count] */
+    size_t made, count; /* existing events; timers not read yet */
+    bool open;          /* a timer is running: start[count] */
 } timers;
 
 void device_timers_book(void) {

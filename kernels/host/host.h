@@ -1,5 +1,4 @@
-/* host: private header of the device whose memory is the host's. Only files of this folder include
- * it. */
+/* host: private header of the device whose memory is the host's. */
 #ifndef KERNELS_HOST_HOST_H
 #define KERNELS_HOST_HOST_H
 #include "kernels/kernels.h"

@@ -12,7 +12,7 @@ const Device host_device = {
 };
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define PIECE ((size_t)1 << 20) /* what a thread copies at once */
+#define PIECE ((size_t)1 << 20) /* bytes that a thread copies at a time */
 
 void *host_device_alloc(size_t bytes) {
     void *p;

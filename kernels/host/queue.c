@@ -1,5 +1,5 @@
-/* host/queue: work is done when it is enqueued, so both queues are always empty and a mark has
- * nothing to remember. */
+/* host/queue: work is done when it is enqueued, so both queues are always empty and a mark has no
+ * state. */
 #include "kernels/host/host.h"
 
 #include <stdlib.h>

@@ -15,7 +15,7 @@ static bool is_positive(size_t i, size_t j, ptrdiff_t diag) {
     return (ptrdiff_t)j == (ptrdiff_t)i + diag;
 }
 
-/* Brings one more logit into a pair (max, sum of exp(z - max)). */
+/* Adds a logit to a pair (max, sum of exp(z - max)). */
 static void stats_add(acc *max, acc *sum, double z) {
     double m = fmax(max->v, z);
     sum->v = sum->v * exp(max->v - m) + exp(z - m);

@@ -21,7 +21,7 @@ static double from_bf16(uint16_t h) {
     return f;
 }
 
-/* Cuts off the low half of a float after adding the noise. */
+/* Truncates the low half of a float after adding the noise. */
 static uint16_t bf16_at_random(double x, uint32_t noise) {
     float f = (float)x;
     uint32_t u;

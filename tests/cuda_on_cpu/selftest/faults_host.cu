@@ -223,8 +223,7 @@ static void driver_too_old(void) {
     CUDA(cudaGetDeviceCount(&count));
 }
 __global__ void copy_kernel(float *to, const float *from) { to[threadIdx.x] = from[threadIdx.x]; }
-static void
-graph_edge_missing(void) { /* b reads the data that a writes, but waits only for the fork */
+static void graph_edge_missing(void) { /* b reads a's output, but waits only for the fork */
     static float y[N];
     cudaStream_t a = stream_new(), b = stream_new();
     cudaEvent_t fork_event = event_new(), join = event_new();
