@@ -1,5 +1,6 @@
-/* agree: are all ranks about to do the same? Before the first step ranks exchange hashes; if one
- * differs from rank 0's, all ranks exit with an error that names the rank and what differs. */
+/* agree: checks that all ranks have the same inputs. Before the first step ranks exchange hashes;
+ * if one differs from rank 0's, all ranks exit with an error that names the rank and the
+ * difference. */
 #ifndef TRAIN_RANKS_AGREE_H
 #define TRAIN_RANKS_AGREE_H
 #include "train/ranks/comm.h"
@@ -9,8 +10,8 @@ typedef struct NamedHash {
     uint64_t hash;
 } NamedHash;
 
-/* The program, and the values of options by their names without "--". */
+/* Compares the program, and the values of options by their names without "--". */
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
-/* One more thing, named `what` ("the data set"). */
+/* Compares another hash, named `what` ("the data set"). */
 void agree_on(const Comm *c, const char *what, uint64_t hash);
 #endif

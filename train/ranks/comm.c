@@ -14,7 +14,7 @@ void comm_die(const Comm *c, const char *fmt, ...) {
     va_end(args);
     if (c->size == 1) die("%s", line);
     if (c->rank == 0) log_warn("%s", line);
-    c->barrier(); /* a launcher may end the others as soon as the first one is gone */
+    c->barrier(); /* a launcher may kill the others as soon as the first one exits */
     exit(EXIT_ERROR);
 }
 
@@ -56,7 +56,7 @@ void *comm_join(const Comm *c, const void *own, size_t bytes) {
 void comm_report(const Comm *c, uint64_t steps) {
     const CommStats *s = &comm_stats;
     if (c->size == 1 || !steps) return;
-    c->barrier(); /* what the last step sent is counted */
+    c->barrier(); /* the last step's collectives are counted */
     double n = (double)steps, hidden = s->seconds > 0 ? 1 - s->waited / s->seconds : 0;
     log_info("communication: a rank sent %.2f MiB a step and took %.2f ms for it, %.0f %% of that "
              "beside the computation",

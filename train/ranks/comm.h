@@ -12,7 +12,7 @@
 #define TRAIN_RANKS_COMM_H
 #include "kernels/kernels.h"
 
-enum { COMM_PIECES = 64 }; /* most pieces of one gather */
+enum { COMM_PIECES = 64 }; /* largest number of pieces of one gather */
 
 /* A piece of device memory, as bytes. */
 typedef struct CommPiece {
@@ -51,22 +51,23 @@ typedef struct Comm {
     void (*close)(void);
 } Comm;
 
-/* Device memory that a GPU rank takes at most, to stage host memory. */
+/* Largest device memory of a GPU rank for staging host memory. */
 enum { COMM_MEMORY = 1 << 20 };
 
 /* Collective: one line from rank 0, then all ranks exit 1. */
 void comm_die(const Comm *c, const char *fmt, ...) PRINTF_LIKE(2, 3) __attribute__((noreturn));
-/* Rank 0 runs the code between the two calls before the others: files it makes exist for them, and
- * a mistake of the user is reported once. */
+/* Rank 0 runs the code between the two calls before the others, so that its files exist for them
+ * and a user error is reported once. */
 void comm_rank0_begin(const Comm *c);
 void comm_rank0_end(const Comm *c);
-/* Rank 0's string, malloc'd, or NULL, on every rank; takes `s`, which only rank 0 needs to have. */
+/* Rank 0's string, malloc'd, or NULL, on every rank; takes ownership of `s`, which only rank 0 must
+ * pass. */
 char *comm_string(const Comm *c, char *s);
-/* The ranks' blocks own[bytes] (sizes may differ), end to end in rank order; malloc'd. */
+/* The ranks' blocks own[bytes] (sizes may differ), concatenated in rank order; malloc'd. */
 void *comm_join(const Comm *c, const void *own, size_t bytes);
 
-/* Cost of this rank's collectives since the start: bytes it has to send at least, seconds they
- * took, seconds the computation waited for them. */
+/* Cost of this rank's collectives since the start: minimum bytes sent, seconds that they took,
+ * seconds that the computation waited for them. */
 typedef struct CommStats {
     double bytes, seconds, waited;
 } CommStats;

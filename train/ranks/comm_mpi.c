@@ -51,7 +51,7 @@ static double begin(CommLane lane, CommOp op) {
     return clock_now();
 }
 
-/* bytes: what this rank has to send at least. */
+/* bytes: the minimum that this rank sends. */
 static void end(CommLane lane, double from, double bytes) {
     double seconds = clock_now() - from;
     watchdog_leave(lane);
@@ -81,7 +81,7 @@ static void reduce(CommLane lane, acc *x, size_t n, MPI_Op op) {
 static void scatter(CommLane lane, acc *part, const acc *all, size_t n) {
     double from = begin(lane, OP_REDUCE_SCATTER);
     if (part == at(all, (size_t)mpi.table.rank * n)) {
-        acc *first = at(all, 0); /* MPI leaves the part there */
+        acc *first = at(all, 0); /* MPI writes the part there */
         MPI_Reduce_scatter_block(MPI_IN_PLACE, first, int_count(n), mpi.type, MPI_SUM,
                                  mpi.lane[lane]);
         memmove(part, first, n * mpi.elem);
@@ -138,7 +138,7 @@ static void barrier(void) {
     end(LANE_MAIN, from, 0);
 }
 
-/* ---- beside the computation ---- */
+/* ---- concurrent collectives ---- */
 
 static void run_task(CommLane lane, const Task *t) {
     if (t->from)

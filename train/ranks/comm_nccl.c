@@ -6,8 +6,8 @@
  * have to capture and launch the same graphs at the same time (NCCL's user guide, "Using NCCL with
  * CUDA Graphs"), and the ranks' packed captions differ in rows.
  *
- * A flight is a collective from its enqueueing until the host has seen its end. The watchdog's
- * thread checks the oldest one, and NCCL's asynchronous errors. */
+ * A flight is a collective from its enqueueing until the host has observed its completion. The
+ * watchdog's thread checks the oldest one, and NCCL's asynchronous errors. */
 #include "train/ranks/comm_open.h"
 #include "train/ranks/rendezvous.h"
 #include "train/ranks/watchdog.h"
@@ -31,27 +31,27 @@ const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, 
 
 bool comm_nccl_built(void) { return true; }
 
-/* kernels/cuda: the stream that everything is computed on */
+/* kernels/cuda: the compute stream */
 extern cudaStream_t device_stream(void);
-/* the header declares these two without saying that they take nothing */
+/* the header declares these two without a prototype */
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
-/* FLIGHTS: more than two steps have, else the host would wait for one of them */
+/* FLIGHTS: more than two steps have, otherwise the host would wait for one of them */
 enum { FLIGHTS = 1024, STAGE = COMM_MEMORY - 256 };
 
 typedef struct Flight {
     CommOp op;
     uint64_t step;
     double bytes;
-    bool all_asked; /* `after` is recorded */
-    bool waited;    /* the computation waits for its end: since `asked` */
+    bool all_asked; /* event `after` is recorded */
+    bool waited;    /* the computation waits for its end, from `asked` on */
     cudaEvent_t ready, before, after, asked;
 } Flight;
 
 static struct {
     const Kernels *k;
-    const Comm *host; /* for host memory, where MPI is there; NULL: none */
+    const Comm *host; /* for host memory, if MPI is available; NULL: none */
     Comm table;
     ncclComm_t comm;
     cudaStream_t stream;
@@ -60,8 +60,8 @@ static struct {
     acc *one;
     pthread_mutex_t lock; /* of the flights */
     Flight flight[FLIGHTS];
-    uint64_t done, begun; /* flights: ended as the host has seen, enqueued */
-    uint64_t seen;        /* the same by the watchdog */
+    uint64_t done, begun; /* flights: completed as observed by the host, enqueued */
+    uint64_t seen;        /* completed as observed by the watchdog */
     bool closing;
 } nccl = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -88,20 +88,20 @@ static double seconds_between(cudaEvent_t from, cudaEvent_t to) {
     return ms > 0 ? 1e-3 * (double)ms : 0;
 }
 
-/* Books the flights before number `end`, which have come to their end. */
+/* Records the costs of the flights before number `end`, which are complete. */
 static void retire(uint64_t end) {
     for (; nccl.done < end; nccl.done++) {
         const Flight *f = flight_at(nccl.done);
         comm_stats.bytes += f->bytes;
         comm_stats.seconds += seconds_between(f->before, f->after);
         if (f->waited) comm_stats.waited += seconds_between(f->asked, f->after);
-        pthread_mutex_lock(&nccl.lock); /* its events may now be used again */
+        pthread_mutex_lock(&nccl.lock); /* from here on its events may be reused */
         if (nccl.seen <= nccl.done) nccl.seen = nccl.done + 1;
         pthread_mutex_unlock(&nccl.lock);
     }
 }
 
-/* The host waits for the flight, and for the computation to have come to where it waits for it. */
+/* The host waits for the flight, and until the computation has reached its wait for the flight. */
 static void come_to_end(const Flight *f) {
     const cudaEvent_t ends[] = {f->after, f->asked};
     for (size_t i = 0; i < 1u + f->waited; i++) {
@@ -111,7 +111,7 @@ static void come_to_end(const Flight *f) {
     }
 }
 
-/* The oldest flight that has not come to its end, or NULL. Under lock. */
+/* The oldest incomplete flight, or NULL. Under lock. */
 static const Flight *look(void) {
     while (nccl.seen < nccl.begun && flight_at(nccl.seen)->all_asked &&
            cudaEventQuery(flight_at(nccl.seen)->after) == cudaSuccess)
@@ -119,7 +119,7 @@ static const Flight *look(void) {
     return nccl.seen < nccl.begun ? flight_at(nccl.seen) : NULL;
 }
 
-/* A collective after a failed one would give numbers without a meaning. */
+/* Results of a collective after a failed one would be meaningless. */
 static void check(void) {
     ncclResult_t error = ncclSuccess;
     if (ncclCommGetAsyncError(nccl.comm, &error) != ncclSuccess) error = ncclInternalError;
@@ -140,7 +140,7 @@ static void check(void) {
 static void poll_device(void) {
     static bool ready;
     if (!ready) {
-        /* this thread asks while the other one may be capturing a graph */
+        /* this thread queries while the other one may be capturing a graph */
         enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
         CUDA(cudaSetDevice(nccl.device));
         CUDA(cudaThreadExchangeStreamCaptureMode(&mode));
@@ -158,7 +158,7 @@ static void poll_device(void) {
     check();
 }
 
-/* Frees the GPU from a collective that will not end. */
+/* Aborts a collective that would not end. */
 static void leave_device(void) {
     if (nccl.comm && !nccl.closing) ncclCommAbort(nccl.comm);
 }
@@ -242,7 +242,7 @@ static void run(const void *context) {
     if (!c->beside) await(f);
 }
 
-/* One launch instead of one a piece. */
+/* One launch instead of one for each piece. */
 static void run_gather(const void *context) {
     const Gather *g = context;
     size_t bytes = 0;
@@ -297,9 +297,9 @@ static void await_last(const void *context) {
 }
 static void wait_all(void) { nccl.k->device->graph_call(await_last, "", 0); }
 
-/* ---- host memory and the host itself ---- */
+/* ---- host memory ---- */
 
-/* The host waits for all of it. */
+/* The host waits for completion. */
 static void settle(void) {
     nccl.k->device->sync();
     check();

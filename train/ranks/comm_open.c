@@ -10,7 +10,7 @@ static long env_number(const char *name) {
     return text ? strtol(text, NULL, 10) : 0;
 }
 
-/* Ranks that a launcher with MPI's process-management interface has started; 0: none has. */
+/* Number of ranks started by a launcher with MPI's process-management interface; 0: none. */
 static long mpi_ranks(void) {
     static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"};
     for (size_t i = 0; i < COUNT(sizes); i++)
@@ -18,7 +18,7 @@ static long mpi_ranks(void) {
     return getenv("PMIX_RANK") ? size_max(1, (size_t)env_number("SLURM_STEP_NUM_TASKS")) : 0;
 }
 
-/* What torchrun or SLURM says; false: neither has started this process. */
+/* Reads torchrun's or SLURM's environment; false: neither has started this process. */
 static bool find_launch(Launch *l) {
     static const char *const names[][2] = {{"RANK", "WORLD_SIZE"},
                                            {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
@@ -54,8 +54,7 @@ static void find_rank0(Launch *l, const CommOptions *o) {
                                              : getenv("SLURM_JOB_ID");
 }
 
-/* Many processes that know nothing of each other would each train alone and overwrite each other's
- * run. */
+/* Processes that do not know each other would each train alone and overwrite each other's run. */
 static CommChoice choose(const Kernels *k) {
     Launch l = {0};
     long ranks = mpi_ranks();

@@ -1,4 +1,4 @@
-/* comm_open: which transport joins this process to its ranks, by option or by the environment that
+/* comm_open: selects and opens the transport of this process, by option or by the environment that
  * mpirun, torchrun or SLURM set. */
 #ifndef TRAIN_RANKS_COMM_OPEN_H
 #define TRAIN_RANKS_COMM_OPEN_H
@@ -27,7 +27,7 @@ const Comm *comm_open(const CommOptions *o, const Kernels *k);
 bool comm_mpi_built(void);
 const Comm *comm_mpi(const Kernels *k, double timeout);
 
-/* Where this process is among its ranks, by a launcher other than MPI's. */
+/* Position of this process among its ranks, from a launcher other than MPI's. */
 typedef struct Launch {
     int rank, size;
     const char *address; /* rank 0's, with several ranks */
@@ -35,6 +35,6 @@ typedef struct Launch {
     const char *key; /* of the job, or NULL */
 } Launch;
 bool comm_nccl_built(void);
-/* host: mpi, if there is one; NULL: `launch` says where rank 0 is. */
+/* host: the transport mpi, if there is one; NULL: `launch` has the address of rank 0. */
 const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, double timeout);
 #endif

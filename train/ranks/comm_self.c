@@ -1,4 +1,4 @@
-/* comm_self: the transport of a run with one rank: copies, or nothing at all. */
+/* comm_self: the transport of a run with one rank: collectives are copies or do nothing. */
 #include "train/ranks/comm.h"
 
 #include <string.h>

@@ -18,8 +18,8 @@ typedef struct Member {
     cpu_set_t cpus;
 } Member;
 
-/* The machine's name and its boot: containers have names of their own, hosts may have equal ones.
- */
+/* Identifies the machine by name and boot: containers have separate names, and hosts may have equal
+ * ones. */
 static uint64_t node_key(void) {
     char name[256] = "", boot[64] = "";
     if (gethostname(name, sizeof name - 1)) *name = 0;
@@ -41,7 +41,7 @@ static void share_cpus(const Member *all, int size, int rank) {
     omp_set_num_threads(share < 1 ? 1 : (int)(share + 1e-6));
 }
 
-/* A rank that gets no shared memory keeps a table of its own: then lines name nobody else. */
+/* A rank without shared memory keeps a private table; its messages then name no other rank. */
 static void share_beats(const Comm *c, uint64_t token, size_t n, size_t own) {
     char name[40];
     size_t bytes = n * sizeof(Beat);

@@ -33,11 +33,11 @@ static Hello hello_of(const Rendezvous *r) {
 }
 
 typedef struct Answer {
-    char magic[8], problem[160]; /* problem: empty where all is well */
+    char magic[8], problem[160]; /* problem: empty if there is none */
     unsigned char bytes[RENDEZVOUS_BYTES];
 } Answer;
 
-/* Whether the socket is ready before the clock shows `until`. */
+/* Returns true if the socket becomes ready before the clock reaches `until`. */
 static bool ready(int s, short event, double until) {
     for (;;) {
         double left = until - clock_now();
@@ -49,7 +49,7 @@ static bool ready(int s, short event, double until) {
     }
 }
 
-/* All of x[n], in or out, before the clock shows `until`. */
+/* Sends or receives all of x[n] before the clock reaches `until`. */
 static bool transfer(int s, void *x, size_t n, bool out, double until) {
     for (size_t done = 0; done < n;) {
         if (!ready(s, out ? POLLOUT : POLLIN, until)) return false;
@@ -92,12 +92,12 @@ static int listen_on(const char *address, int family, const char *port) {
     return s;
 }
 
-/* Whether other machines cannot reach it; a machine's own name often resolves to such an address.
- */
+/* Returns true if other machines cannot reach the address; a machine's own name often resolves to
+ * such an address. */
 static bool is_loopback_name(const char *address) {
     struct addrinfo *list, hints = {.ai_socktype = SOCK_STREAM};
     if (!strcmp(address, "localhost") || !strncmp(address, "127.", 4) || !strcmp(address, "::1"))
-        return false; /* meant so */
+        return false; /* intended */
     if (getaddrinfo(address, NULL, &hints, &list)) return false;
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)list->ai_addr;
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)list->ai_addr;
@@ -111,7 +111,7 @@ static int listen_at(const Rendezvous *r, Error *err) {
     char port[16];
     snprintf(port, sizeof port, "%d", r->port);
     int s = is_loopback_name(r->address) ? -1 : listen_on(r->address, AF_UNSPEC, port);
-    /* IPv6 sockets take IPv4's connections as well, if there is IPv6 */
+    /* IPv6 sockets also accept IPv4 connections */
     if (s < 0 && errno != EADDRINUSE) s = listen_on(NULL, AF_INET6, port);
     if (s < 0 && errno != EADDRINUSE) s = listen_on(NULL, AF_INET, port);
     if (s < 0)
@@ -134,10 +134,10 @@ typedef struct Guest {
 typedef struct Host {
     const Rendezvous *r;
     int door, came;
-    int *seat; /* [size] sockets of the ranks that came; -1: not yet */
+    int *seat; /* [size] sockets of the connected ranks; -1: not connected */
     Guest guest[GUESTS];
     size_t guests;
-    char refused[160]; /* why the last rank was sent away; "": none was */
+    char refused[160]; /* the reason of the last refusal; "": none */
 } Host;
 
 static bool answer(int s, const char *problem, const void *bytes, double until) {
@@ -148,7 +148,7 @@ static bool answer(int s, const char *problem, const void *bytes, double until) 
     return transfer(s, &a, sizeof a, true, until);
 }
 
-/* A whole greeting: the rank takes its seat, or is told why not. */
+/* Handles a complete greeting: seats the rank, or sends it the reason for a refusal. */
 static void admit(Host *h, const Guest *g) {
     Hello own = hello_of(h->r);
     uint32_t rank = ntohl(g->hello.rank), size = ntohl(g->hello.size);
@@ -174,7 +174,7 @@ static void admit(Host *h, const Guest *g) {
         return;
     }
     memcpy(h->refused, problem, sizeof problem);
-    answer(g->socket, problem, NULL, clock_now()); /* an empty socket takes it at once */
+    answer(g->socket, problem, NULL, clock_now()); /* an empty socket buffer accepts it at once */
     close(g->socket);
 }
 
@@ -192,7 +192,7 @@ static void receive(Host *h, Guest *g, bool readable, double now) {
     g->socket = -1;
 }
 
-/* Looks at the door and at every guest at once: none can hold up the others. */
+/* Polls the listening socket and all connections together, so that none can delay the others. */
 static void wait_for_guests(Host *h, double until) {
     struct pollfd p[GUESTS + 1] = {{.fd = h->guests < GUESTS ? h->door : -1, .events = POLLIN}};
     for (size_t i = 0; i < h->guests; i++) {

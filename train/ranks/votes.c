@@ -9,7 +9,7 @@ struct Votes {
     const Kernels *k;
     const Comm *comm;
     acc *sums;  /* device [VOTES] */
-    char *host; /* [OPEN, VOTES] acc: on their way to the device and back */
+    char *host; /* [OPEN, VOTES] acc: pinned staging to and from the device */
     double alone[OPEN][VOTES];
     Mark *back[OPEN];
     uint64_t cast, counted;

@@ -35,8 +35,8 @@ static struct {
 
 static uint64_t milliseconds(double seconds) { return (uint64_t)(seconds * 1e3); }
 
-/* Ranks of this node that have not begun the collective this rank waits in, or whose process does
- * not run at all. */
+/* Ranks of this node that have not entered the collective in which this rank waits, or whose
+ * process does not run. */
 static void name_late(char *out, size_t room, CommLane lane, double now) {
     size_t at = 0, late = 0;
     *out = 0;
@@ -75,7 +75,7 @@ static void end_process(uint64_t step, const char *what) {
                      dog.rank, (unsigned long long)step, what);
     if (!atomic_exchange(&dog.table[0].reported, 1) &&
         write(STDERR_FILENO, line, size_min((size_t)n, sizeof line - 1)) < 0) {
-        /* nobody listens: the exit code says it */
+        /* there is no listener: the exit code tells */
     }
     pthread_t thread;
     if (dog.device.leave && !pthread_create(&thread, NULL, leave_device, NULL))
@@ -112,7 +112,7 @@ static void *watch(void *unused) {
             pthread_mutex_lock(&dog.lock);
         }
         double now = clock_now(), first = now;
-        /* this process itself was stopped: the others have not been late */
+        /* this process was suspended: the others are not late */
         for (int lane = 0; lane < LANES; lane++)
             if (dog.since[lane] > 0 && now - last > dog.timeout / 2) dog.since[lane] = now;
         last = now;
@@ -122,7 +122,7 @@ static void *watch(void *unused) {
             if (since > 0 && now - since >= dog.timeout) end_late((CommLane)lane, now);
             if (since > 0 && since < first) first = since;
         }
-        /* what is entered while it sleeps is late by at most a tenth of the timeout */
+        /* a collective entered during the sleep is detected at most a tenth of the timeout late */
         double pause = dog.timeout - (now - first), most = dog.timeout / 10;
         if (dog.device.poll && most > 1) most = 1;
         if (!dog.stop) condition_wait(&dog.wake, &dog.lock, pause > most ? most : pause);

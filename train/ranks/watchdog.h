@@ -1,5 +1,5 @@
-/* watchdog: no silent hang. A thread ends the process with an error that names rank, step and
- * operation if a collective takes longer than the timeout or has failed. If the ranks of a node
+/* watchdog: prevents silent hangs. A thread ends the process with an error that names rank, step
+ * and operation if a collective takes longer than the timeout or has failed. If the ranks of a node
  * share a table, the error also names the ranks that have not reached the collective. */
 #ifndef TRAIN_RANKS_WATCHDOG_H
 #define TRAIN_RANKS_WATCHDOG_H
@@ -7,7 +7,7 @@
 
 typedef enum {
     OP_NONE,
-    OP_START, /* of the transport, and its end */
+    OP_START, /* start of the transport, and its end */
     OP_END,
     OP_ALL_GATHER,
     OP_REDUCE_SCATTER,
@@ -24,12 +24,12 @@ typedef enum { LANE_MAIN, LANE_SIDE, LANES } CommLane;
 /* State of one rank, in memory that the ranks of a node share. */
 typedef struct Beat {
     _Atomic int rank, pid;
-    _Atomic int reported;         /* of the first rank: one line a node is enough */
+    _Atomic int reported;         /* in the first rank's entry: one line per node */
     _Atomic uint64_t step, alive; /* alive: clock in milliseconds, at the last sign of life */
     struct {
-        _Atomic uint64_t entered; /* collectives begun */
-        _Atomic int op;           /* the one it is in, or OP_NONE */
-        _Atomic uint64_t step;    /* that this one belongs to */
+        _Atomic uint64_t entered; /* collectives entered */
+        _Atomic int op;           /* the current one, or OP_NONE */
+        _Atomic uint64_t step;    /* the step of this collective */
     } lane[LANES];
 } Beat;
 
@@ -41,17 +41,18 @@ typedef struct WatchdogDevice {
     void (*poll)(void), (*leave)(void);
 } WatchdogDevice;
 
-/* timeout in seconds. From then on, a process that exits without watchdog_stop leaves at once: the
- * libraries' own clean-up would race with threads that are inside them. */
+/* timeout in seconds. From then on, a process that exits without watchdog_stop skips exit handlers:
+ * the libraries' clean-up would race with threads that are inside them. */
 void watchdog_start(int rank, double timeout);
 void watchdog_device(const WatchdogDevice *device);
 /* The ranks of a node in one table[n], zeroed; this rank's entry is table[own]. */
 void watchdog_share(Beat *table, size_t n, size_t own);
 void watchdog_enter(CommLane lane, CommOp op);
 void watchdog_leave(CommLane lane);
-/* The lane is in its `entered`th collective, `op` of a step, or (OP_NONE) has done so many. */
+/* Reports that the lane is in its `entered`th collective, `op` of a step, or (OP_NONE) has
+ * completed `entered`. */
 void watchdog_at(CommLane lane, CommOp op, uint64_t entered, uint64_t step);
-/* Ends the process: `op` of that step failed, and why. */
+/* Ends the process with a line: `op` of that step failed, and the reason. */
 void watchdog_fail(CommOp op, uint64_t step, const char *why) __attribute__((noreturn));
 /* The step that the host works on, for messages; may be called without a watchdog. */
 void watchdog_step(uint64_t step);
