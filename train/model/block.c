@@ -2,7 +2,7 @@
 
 #include "train/model/lora.h"
 
-/* Parameters as products take them. */
+/* Parameters in the form of the products. */
 static const act *weight(const Block *b, Layer l) { return param_act(b->p, l.w); }
 static const act *bias(const Block *b, Layer l) { return param_act(b->p, l.b); }
 
@@ -14,7 +14,7 @@ Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role) 
 
 bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
 
-/* Where a matrix's gradient is added to, until grad_done; what follows from it then is done. */
+/* The output of a matrix's gradient until grad_done, which does the work that follows from it. */
 static acc *matrix_grad(const Params *p, const Param *w) {
     return w->adapted ? lora_grad_begin(p, w) : param_grad(p, w);
 }
@@ -22,7 +22,7 @@ static void grad_done(const Params *p, const Param *w) {
     if (w->adapted) lora_grad_end(p, w);
 }
 
-/* The place of a vector's gradient, NULL where it is frozen. */
+/* The output of a vector's gradient; NULL if it is frozen. */
 static acc *vector_grad(const Params *p, const Param *b) {
     return b && b->trainable ? param_grad(p, b) : NULL;
 }
@@ -57,7 +57,7 @@ void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, si
                         bool forward_only) {
     size_t n = pooled ? B : rows, ac = b->k->act_size, sc = b->k->acc_size;
     /* mean1 and rstd1 come first: stores of both forms may share memory, and the pooled block's
-     * ln_1 writes them while it reads the x2 of the block before. */
+     * ln_1 writes them while it reads the x2 of the previous block. */
     s->mean1 = arena_take(a, rows, sc);
     s->rstd1 = arena_take(a, rows, sc);
     s->x2 = arena_take(a, size_mul(n, b->C), ac);

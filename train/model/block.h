@@ -1,7 +1,7 @@
-/* block: one transformer block, forward and backward, in two forms: every token, or (the last
- * block) the pooled token of each sequence alone. x2 = x + Attn(ln_1(x)); out = x2 + MLP(ln_2(x2)).
- * The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation outputs are not
- * kept: backward recomputes them in a pass that it needs anyway. */
+/* block: one transformer block, forward and backward, in two forms: for every token, or (the last
+ * block) for only the pooled token of each sequence. x2 = x + Attn(ln_1(x)); out = x2 +
+ * MLP(ln_2(x2)). The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation
+ * outputs are not kept: backward recomputes them in a pass that it needs anyway. */
 #ifndef TRAIN_MODEL_BLOCK_H
 #define TRAIN_MODEL_BLOCK_H
 #include "train/model/params.h"
@@ -27,7 +27,7 @@ typedef struct Block {
     Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
 } Block;
 
-/* What backward needs of a forward. n = rows, or B in the pooled form. */
+/* Values of a forward for its backward. n = rows, or B in the pooled form. */
 typedef struct BlockStore {
     act *x;             /* [rows,C] the block's input */
     acc *mean1, *rstd1; /* [rows] */
@@ -40,8 +40,8 @@ typedef struct BlockStore {
     act *pre;           /* [n,mlp] before the activation */
 } BlockStore;
 
-/* Buffers whose content does not outlive a call, but `branch` (forward) and `d` (backward), which
- * go on to the next block. */
+/* Buffers that are valid only during a call, except `branch` (forward) and `d` (backward), which
+ * the next block reads. */
 typedef struct BlockScratch {
     act *y;        /* [rows,C] LayerNorm's output */
     act *branch;   /* [rows,C] a branch's output, or the gradient of a LayerNorm's output */
@@ -52,34 +52,36 @@ typedef struct BlockScratch {
     act *dpooled;  /* [B,C] gradient of the pooled rows of the residual stream */
 } BlockScratch;
 
-/* Lays out all of a store but x. forward_only: what attention leaves shares memory with the MLP. */
+/* Lays out all of a store except x. forward_only: attention's outputs share memory with the
+ * MLP's. */
 void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, size_t B, bool pooled,
                         bool forward_only);
-/* Lays out all of the scratch but y and branch. */
+/* Lays out all of the scratch except y and branch. */
 void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows, size_t B,
                           bool backward);
 bool block_trains(const Block *b);
 
-/* x_in[rows,C]: s->x = x_in + t->branch is the input; NULL: s->x already holds it. Leaves s->x2 and
- * t->branch, whose sum is the output. recompute: only what backward needs, the same bits. */
+/* x_in[rows,C]: s->x = x_in + t->branch is the input; NULL: s->x already holds it. Writes s->x2 and
+ * t->branch, whose sum is the output. recompute: computes only the values that backward needs, with
+ * the same bits. */
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
                const act *x_in, bool recompute);
-/* The same for the pooled rows: s->x2, t->branch [B,C]. Every key takes part: a causal sequence has
- * to end at its pooled token. */
+/* The same for the pooled rows: s->x2, t->branch [B,C]. All keys are used, so a causal sequence
+ * must end at its pooled token. */
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                     const Sequences *seq, const act *x_in, bool recompute);
-/* t->d: gradient of the output, replaced by that of the input. */
+/* t->d: gradient of the output; replaced by that of the input. */
 void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq);
 /* t->dpooled [B,C] → t->d [rows,C]. */
 void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                     const Sequences *seq);
 
 /* ---- one layer's parameters; shared with tower.c and the towers ---- */
-/* The weight has to exist. */
+/* The weight must exist. */
 Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role);
 bool layer_trains(Layer l);
-/* Gradients of a linear layer's parameters, as far as they are wanted; a bias that learns has a
- * matrix that learns. */
+/* Computes the gradients of a linear layer's trainable parameters; a trainable bias implies a
+ * trainable matrix. */
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
                  size_t K);
 void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,

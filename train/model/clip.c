@@ -4,9 +4,9 @@
 
 #include <stdlib.h>
 
-/* A forward or backward pass that comes again with the same sizes. */
+/* A forward or backward pass that is repeated with the same sizes. */
 typedef struct Recorded {
-    bool text, keep, backward, told; /* told: who listens to gradients is called in between */
+    bool text, keep, backward, told; /* told: the gradient listener is called during the pass */
     size_t B, rows, max_T;
     Graph *graph;
 } Recorded;
@@ -29,7 +29,7 @@ static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Para
     text_tower_init(&m->text, k, c, p, o);
 }
 
-/* The towers never compute at the same time, so their scratch is one. */
+/* The towers never run at the same time, so they share one scratch. */
 static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
     vit_layout_kept(&m->image, a);
@@ -94,7 +94,7 @@ static void run_pass(Clip *m, const Recorded *r) {
         vit_fwd(&m->image, r->keep);
 }
 
-/* Its place among those that came before. */
+/* Its index among the earlier passes. */
 static Recorded *find_pass(Clip *m, const Recorded *r) {
     for (size_t i = 0; i < m->recorded_count; i++) {
         Recorded *q = &m->recorded[i];
@@ -198,7 +198,7 @@ void clip_plan(Clip *m, acc *features) {
                       .rows = c.max_rows,
                       .sequences = c.max_batch + c.padding,
                       .max_T = c.context};
-    /* the address is not looked at, but whether there is one */
+    /* only whether the address is NULL matters */
     if (c.kept) most.keep = (const int32_t *)features;
     clip_image_sent(m, features, &most, false);
     clip_text_sent(m, features, &most, false);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Far above any published model, far below what could overflow a size. */
+/* Far above any published model, far below an overflow of sizes. */
 enum {
     MAX_JSON = 1 << 20,
     MAX_WIDTH = 1 << 14,
@@ -25,8 +25,9 @@ static const double default_logit_scale = 2.6592600369327779; /* ln(1/0.07) */
 
 /* ---- fields ---- */
 
-/* What open_clip knows and this program computes only in its default form: `fallback` is the value
- * that is accepted (as is null). NULL: the field has no effect here, any value is. */
+/* Fields of open_clip that this program supports only with their default: `fallback` is the
+ * accepted value (null is accepted too). NULL: the field has no effect here, so any value is
+ * accepted. */
 typedef struct NeutralField {
     const char *name, *fallback;
 } NeutralField;
@@ -50,7 +51,8 @@ static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             {"pad_id", NULL},
                                             {"eos_id", NULL},
                                             {"no_causal_mask", "false"},
-                                            /* the same numbers: LayerNorm acts on each row alone */
+                                            /* the same numbers, since LayerNorm acts on each row
+                                             * alone */
                                             {"final_ln_after_pool", NULL},
                                             {"pool_type", "\"argmax\""},
                                             {"proj_bias", "false"},
@@ -72,7 +74,7 @@ static const NeutralField block_neutral[] = {{"act_kwargs", "{}"},
                                              {"scale_fc", "false"},
                                              {NULL, NULL}};
 
-/* One JSON object being read. The first error stays; readers after it do nothing. */
+/* One JSON object being read. The first error is kept; later readers do nothing. */
 typedef struct Reader {
     json_t *object;
     const char *where; /* "vision_cfg" */
@@ -85,8 +87,8 @@ static void fail(const Reader *r, const char *field, const char *what) {
     *r->ok = false;
 }
 
-/* Takes the field out of the object, so that what is left over is what nobody read. NULL: absent or
- * null. The caller owns a reference. */
+/* Removes the field from the object, so that unread fields remain. NULL: absent or null. The caller
+ * owns a reference. */
 static json_t *take(const Reader *r, const char *field) {
     json_t *v = json_incref(json_object_get(r->object, field));
     json_object_del(r->object, field);
@@ -136,7 +138,7 @@ static bool take_bool(const Reader *r, const char *field) {
     return x;
 }
 
-/* Index of the string in choices (NULL-terminated); 0 when absent. */
+/* Index of the string in choices (NULL-terminated); 0 if absent. */
 static int take_choice(const Reader *r, const char *field, const char *const *choices) {
     json_t *v = take(r, field);
     if (!v) return 0;
@@ -357,7 +359,7 @@ bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t
     return root && parse(c, name, root, NULL, err);
 }
 
-/* ---- where it is ---- */
+/* ---- path of the file ---- */
 
 static bool is_file(const char *path) {
     struct stat s;
@@ -463,7 +465,7 @@ char *clip_config_to_json(const ClipConfig *c) {
     if (!json_is_array(size) ||
         (size_t)json_integer_value(json_array_get(size, 0)) != c->image_size)
         json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
-    /* what options of a run may have changed since the file was read */
+    /* fields that a run's options may change after the file is read */
     bool quick = c->image.activation == ACTIVATION_QUICK_GELU;
     if (json_is_true(json_object_get(model, "quick_gelu")) != quick)
         json_object_set_new(model, "quick_gelu", json_boolean(quick));

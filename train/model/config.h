@@ -6,15 +6,15 @@
 #include "data/image/augment.h"
 #include "kernels/kernels.h"
 
-/* The rows of the last block that a feature is made of. */
+/* The rows of the last block that form a feature. */
 typedef enum {
-    POOL_CLASS, /* the class token's */
-    POOL_END,   /* that of a caption's first largest id, the end token */
-    POOL_MEAN   /* the mean of all but the class token's */
+    POOL_CLASS, /* the row of the class token */
+    POOL_END,   /* the row of a caption's first largest id, the end token */
+    POOL_MEAN   /* the mean of all rows except the class token's */
 } Pooling;
 
-/* One transformer: what the towers, their blocks and the list of tensors know of an architecture.
- */
+/* One transformer: everything that the towers, their blocks and the list of tensors use of an
+ * architecture. */
 typedef struct TowerConfig {
     size_t width, layers, heads, mlp; /* mlp: hidden width */
     Activation activation;
@@ -23,17 +23,17 @@ typedef struct TowerConfig {
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
 } TowerConfig;
 
-/* The towers of CLIP (Radford et al. 2021), which absent fields of a configuration mean. */
+/* The towers of CLIP (Radford et al. 2021): defaults of absent fields of a configuration. */
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp);
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp);
 
-/* Work that cannot change a feature is skipped; these say where that is exact. */
+/* Work that cannot change a feature is skipped; these return true if that is exact. */
 
-/* Positions after the pooled one: attention does not show them to it. */
+/* Skips positions after the pooled one, which it does not attend to. */
 static inline bool tower_ends_at_pool(const TowerConfig *t) {
     return t->causal && t->pool == POOL_END;
 }
-/* The last block for all rows but the pooled one, which attends to every row that is computed. */
+/* Skips the last block for all rows except the pooled one, which attends to every computed row. */
 static inline bool tower_pools_one(const TowerConfig *t) {
     return t->causal ? tower_ends_at_pool(t) : t->pool != POOL_MEAN;
 }
@@ -45,7 +45,7 @@ typedef struct ClipConfig {
     size_t image_size, patch_size;
     double patch_dropout;
     size_t context_length, vocab_size;
-    double init_logit_scale; /* the log: ln(1/0.07) */
+    double init_logit_scale; /* logarithm of the scale: ln(1/0.07) */
     bool has_logit_bias;
     double init_logit_bias;
     Transform eval_transform; /* size, mean, std, interpolation, resize mode: preprocess_cfg or the
@@ -55,9 +55,9 @@ typedef struct ClipConfig {
 
 /* name: one of configs/models (without .json), a .json file, or a checkpoint: a folder with
  * open_clip_config.json or Hugging Face's config.json (its preprocessor_config.json is read too),
- * or a file of weights in such a folder. Dies on anything unusable. */
+ * or a file of weights in such a folder. Exits with an error on anything unusable. */
 void clip_config_load(ClipConfig *c, const char *name);
-/* The JSON file that a checkpoint's path has beside its weights, malloc'd; NULL: none. */
+/* The JSON file next to a checkpoint's weights, malloc'd; NULL: none. */
 char *clip_config_find(const char *checkpoint);
 /* One JSON file, of either schema. */
 bool clip_config_read(ClipConfig *c, const char *path, Error *err);

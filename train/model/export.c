@@ -40,7 +40,7 @@ static size_t list_pieces(const Export *e, Piece *pieces) {
             }
             bool known =
                 weight_name_hf(q->name, parts > 1 ? (int)part : -1, p->name, &p->transposed);
-            assert(known); /* export_check: the configuration has a place for it */
+            assert(known); /* export_check has ensured that the configuration has a place for it */
         }
     }
     return n;
@@ -58,7 +58,7 @@ static Tensor describe(const Export *e, const Piece *p) {
     return t;
 }
 
-/* The file that is being written, of one kind or the other. */
+/* The file being written, of either kind. */
 typedef struct Sink {
     const Export *e;
     SafetensorsWriter *safetensors;
@@ -66,13 +66,13 @@ typedef struct Sink {
 } Sink;
 
 static Sink sink_open(const Export *e, const char *path, const Tensor *tensors, size_t n) {
-    static const char *const meta[] = {"format", "pt"}; /* transformers asks for it */
+    static const char *const meta[] = {"format", "pt"}; /* transformers requires it */
     if (e->format == EXPORT_PT)
         return (Sink){.e = e, .torch = torchwriter_create(path, tensors, n)};
     return (Sink){.e = e, .safetensors = safetensors_create(path, tensors, n, meta, 1)};
 }
 
-/* whole: false where something went wrong, so that the file goes away; err stays then. */
+/* whole: false after an error: the file is removed and err is kept. */
 static bool sink_close(Sink *s, bool whole, Error *err) {
     if (whole && s->torch) return torchwriter_finish(s->torch, err);
     if (whole) return safetensors_finish(s->safetensors, err);
@@ -135,9 +135,9 @@ static bool write_weights(const Export *e, const char *path, Error *err) {
     return sink_close(&s, ok, err);
 }
 
-/* ---- the files beside ---- */
+/* ---- other files ---- */
 
-/* Takes the text. */
+/* Takes ownership of the text. */
 static bool write_text(const char *folder, const char *name, char *text, Error *err) {
     if (!text) return false;
     char *path = folder_path(folder, name);
@@ -227,7 +227,7 @@ static bool write_open_clip(const Export *e, const char *folder, Error *err) {
     return ok;
 }
 
-/* ---- in place ---- */
+/* ---- writing ---- */
 
 bool export_check(const Export *e, Error *err) {
     struct stat s;
@@ -241,7 +241,7 @@ bool export_check(const Export *e, Error *err) {
     return preprocessor != NULL;
 }
 
-/* In `beside`; then it gets its name. */
+/* Writes to `beside`, then renames it. */
 static bool write_beside(const Export *e, const char *beside, Error *err) {
     if (e->format == EXPORT_SAFETENSORS || e->format == EXPORT_PT)
         return write_weights(e, beside, err);
@@ -255,7 +255,7 @@ bool export_write(const Export *e, Error *err) {
     char *a = xstrdup(e->out), *b = xstrdup(e->out), *parent = dirname(a), *name = basename(b);
     char *beside = xasprintf("%s/.tmp-%s", parent, name);
     folder_make_or_die(parent);
-    unlink(beside); /* what a killed run left */
+    unlink(beside); /* leftovers of a killed run */
     folder_remove(beside);
     bool ok = write_beside(e, beside, err) && folder_place(beside, e->out, err);
     if (ok && !folder_sync(parent)) log_warn("%s: %s", parent, strerror(errno));

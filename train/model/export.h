@@ -1,5 +1,5 @@
-/* export: a model as a checkpoint of another program's format, written beside and put in place
- * whole; what is there already is never written over. Formats: docs/FORMATS.md. */
+/* export: a model as a checkpoint of another program's format, written under a temporary name and
+ * renamed into place; existing files are never overwritten. Formats: docs/FORMATS.md. */
 #ifndef TRAIN_MODEL_EXPORT_H
 #define TRAIN_MODEL_EXPORT_H
 #include "data/tensors/safetensors.h"
@@ -25,8 +25,8 @@ typedef struct Export {
     void *context;
 } Export;
 
-/* Whether it can be written, before anything is read: `out` is free, the format has a place for all
- * of the model. */
+/* Checks before anything is read: `out` does not exist, and the format has a place for all of the
+ * model. */
 bool export_check(const Export *e, Error *err);
 bool export_write(const Export *e, Error *err);
 #endif

@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 
-/* Gradients are far below 1: until their magnitudes are known, this brings them into e5m2's range.
- */
+/* Gradients are far below 1; until their magnitudes are known, this scale moves them into e5m2's
+ * range. */
 #define FIRST_GRADIENT_SCALE 1024.0
 
 static void set_scales(Params *p) {

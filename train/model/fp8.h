@@ -1,19 +1,19 @@
-/* fp8: under amp_fp8 the four matrices of every block are multiplied in 8 bits. This is their
- * scaling. */
+/* fp8: scaling of the four matrices of every block, which are multiplied in 8 bits under
+ * amp_fp8. */
 #ifndef TRAIN_MODEL_FP8_H
 #define TRAIN_MODEL_FP8_H
 #include "train/model/params.h"
 
-/* Registers p's matrices with the backend and makes p->fp8; nothing if the backend has no fp8. */
+/* Registers p's matrices with the backend and creates p->fp8; nothing if the backend has no fp8. */
 void fp8_start(Params *p);
 void fp8_stop(Params *p);
-/* The gradient of q, if it is such a matrix, is now computed into dw; NULL: it is not. */
+/* Sets dw as the output of the gradient of q, if q is such a matrix; NULL: none. */
 void fp8_bind(const Params *p, const Param *q, const acc *dw);
 /* p->fp8 as a tensor [FP8_SCALING, factors] of a train state; without it, an empty one. */
 Param fp8_param(const Params *p);
-/* Before each step: what forwards outside of steps left (validation) does not count. */
+/* Call before each step: clears the magnitudes of forwards outside steps (validation). */
 void fp8_begin(const Params *p);
-/* After each step: the next one's scales, from magnitudes p->fp8 [fp8_factors] that are the largest
- * of all ranks. */
+/* Call after each step: computes the next step's scales, from p->fp8[fp8_factors], which must hold
+ * the largest magnitudes of all ranks. */
 void fp8_step(Params *p);
 #endif

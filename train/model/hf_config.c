@@ -42,8 +42,8 @@ static const char *activation(const Section *s, Error *err) {
     return NULL;
 }
 
-/* A ratio that open_clip's rule, int(width × ratio), turns into exactly this hidden width, also
- * when its last digits are lost on the way through a file. */
+/* A ratio for which open_clip's rule, int(width × ratio), gives exactly this hidden width, even if
+ * the file loses its last digits. */
 static double ratio_of(json_int_t hidden, json_int_t width) {
     char digits[32];
     snprintf(digits, sizeof digits, "%.6g", (double)hidden / (double)width);
@@ -73,8 +73,9 @@ static bool read_tower(const Section *s, json_int_t width, json_int_t heads, Tow
     return true;
 }
 
-/* Where a caption is read: CLIPModel takes the first eos_token_id, or with the value 2 of early
- * files the largest id; here it is the largest, which is the same where eos is the last id. */
+/* The pooled token of a caption: CLIPModel uses the first eos_token_id, or with the value 2 of
+ * early files the largest id. This program uses the largest, which is the same if eos is the last
+ * id. */
 static bool check_eos(const Section *s, json_int_t vocab, Error *err) {
     const json_t *v = field(s, "eos_token_id");
     json_int_t eos = v ? json_integer_value(v) : 49407;
@@ -125,7 +126,7 @@ static json_t *model_cfg(const json_t *root, Error *err) {
     return cfg;
 }
 
-/* The numbers are checked where preprocess_cfg is read. */
+/* The numbers are checked when preprocess_cfg is read. */
 static json_t *preprocess_cfg(const json_t *pre, Error *err) {
     json_t *cfg = json_object(), *mean = json_object_get(pre, "image_mean"),
            *std = json_object_get(pre, "image_std");

@@ -1,5 +1,5 @@
 /* hf_config: Hugging Face's config.json and preprocessor_config.json of a CLIPModel ↔ open_clip's
- * schema, which is the one this program reads and keeps. Source: transformers,
+ * schema, which this program uses internally. Source: transformers,
  * models/clip/configuration_clip.py and image_processing_clip.py. */
 #ifndef TRAIN_MODEL_HF_CONFIG_H
 #define TRAIN_MODEL_HF_CONFIG_H
@@ -8,11 +8,11 @@
 #include <jansson.h>
 
 bool hf_config_is(const json_t *root);
-/* {"model_cfg": …, "preprocess_cfg": …}; preprocessor NULL: CLIP's own. NULL: err names what this
- * program does not compute. */
+/* {"model_cfg": …, "preprocess_cfg": …}; preprocessor NULL: CLIP's own. NULL: err names the feature
+ * that this program does not support. */
 json_t *hf_config_in(const json_t *root, const json_t *preprocessor, Error *err);
 /* The texts of config.json (dtype: "float32", "float16", "bfloat16") and preprocessor_config.json;
- * malloc'd. NULL: err names what CLIPModel does not compute. */
+ * malloc'd. NULL: err names the feature that CLIPModel does not support. */
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err);
 char *hf_preprocessor_out(const ClipConfig *c, Error *err);
 #endif

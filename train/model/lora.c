@@ -17,7 +17,7 @@ typedef struct Lora {
     Adapter list[];
 } Lora;
 
-/* Initial values as of PyTorch's linear layer, and so that B·A starts at 0. */
+/* A starts like PyTorch's linear layer, and B at 0, so that B·A starts at 0. */
 static size_t add_factor(Params *p, size_t target, ParamRole role, const char *part, size_t rows,
                          size_t cols) {
     const Param *w = &p->list[target];
@@ -136,5 +136,5 @@ void lora_grad_end(const Params *p, const Param *q) {
     const Lora *l = p->lora;
     for (size_t i = 0; i < l->count; i++)
         if (&p->list[l->list[i].target] == q) add_gradients(p, &l->list[i]);
-    fp8_bind(p, q, NULL); /* the place is the next matrix's */
+    fp8_bind(p, q, NULL); /* the buffer is reused by the next matrix */
 }

@@ -22,7 +22,7 @@ size_t params_add(Params *p, const Param *q) {
     return p->count++;
 }
 
-/* Where in the model the next tensors are; their names begin with the prefix. */
+/* The position of the next tensors in the model, and the prefix of their names. */
 typedef struct Part {
     ParamTower tower;
     size_t layer;
@@ -109,8 +109,8 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);
 }
 
-/* open_clip's text tower is the model itself, and tensors of a module come before those of the
- * modules in it: these are first, the rest follows the image tower. */
+/* open_clip's text tower is the model itself, and a module's tensors precede those of its
+ * submodules: so these come first, and the rest follows the image tower. */
 static void add_text_parameters(Params *p, const ClipConfig *c) {
     size_t w = c->text.width;
     Part embeddings = {TOWER_TEXT, 0, ""}, top = {TOWER_TEXT, c->text.layers + 1, ""};
@@ -136,10 +136,10 @@ static void add_all(Params *p, const ClipConfig *c) {
     add_text_modules(p, c);
 }
 
-/* ---- the flat block: what learns, then the rest; of each matrices of products, the token
- * embedding, which is read as it is, then the 2-D positional embeddings (whose decay depends on the
- * grouping), then what never decays; so a run of equal settings is one range. Last what LoRA
- * adapts, whose compute weights are never its masters ---- */
+/* ---- the flat block: trainable tensors, then frozen ones. In each part: matrices of products, the
+ * token embedding, which is read from masters, the 2-D positional embeddings (whose decay depends
+ * on the grouping), then tensors that never decay; so tensors with equal settings form one range.
+ * Tensors adapted by LoRA, whose compute weights are never their masters, come last ---- */
 
 enum { MATRICES, TOKENS, POSITIONS, VECTORS, KINDS, ADAPTED = 2 * KINDS, PLACES };
 
@@ -241,7 +241,7 @@ void params_round(Params *p) {
 
 /* ---- initial values ---- */
 
-/* A tensor's draws depend on its name, not on its place in the list. */
+/* A tensor's draws depend on its name, not on its index in the list. */
 static uint64_t name_hash(const char *s) { return fnv_hash(FNV_START, s, strlen(s)); }
 
 void params_init(Params *p, uint64_t seed) {

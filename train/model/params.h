@@ -1,5 +1,5 @@
 /* params: the tensors of a model. A flat block holds their masters and compute weights; a Param
- * names a piece of it. The part that learns comes first and alone has gradients. The order of
+ * names a piece of it. The trainable part comes first, and only it has gradients. The order of
  * `list` is open_clip's state-dict order; the offsets are grouped so that one AdamW call covers
  * many tensors. */
 #ifndef TRAIN_MODEL_PARAMS_H
@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 #include "train/model/config.h"
 
-/* What a tensor is for. Norms and the matrices of blocks are neighbours: param_is_norm,
+/* The role of a tensor. Norms, and the matrices of blocks, have adjacent values: param_is_norm,
  * param_is_block_matrix. */
 typedef enum ParamRole {
     ROLE_PATCHES, /* conv1 */
@@ -42,49 +42,49 @@ typedef struct Param {
     int ndim;
     size_t shape[4], size, offset;
     ParamRole role;
-    bool bias;        /* of the layer that the role names; otherwise its weight */
-    ParamTower tower; /* of a LoRA factor: its matrix's; NONE: logit scale and bias */
+    bool bias;        /* true: the bias of the role's layer; false: its weight */
+    ParamTower tower; /* tower; of a LoRA factor, its matrix's; NONE: logit scale and bias */
     size_t layer;     /* in the tower, from the input: 0 the embeddings, 1 … L the blocks, L also
                          the final LayerNorm, L + 1 the projection */
     ParamInit init;
-    bool trainable;  /* settled before params_layout */
-    double lr_scale; /* times the run's learning rate; 1 */
-    bool adapted;    /* frozen, but LoRA's factors learn from its gradient */
+    bool trainable;  /* set before params_layout */
+    double lr_scale; /* factor of the run's learning rate; default 1 */
+    bool adapted;    /* frozen, but LoRA's factors are trained from its gradient */
 } Param;
 
 static inline bool param_is_norm(const Param *q) {
     return q->role >= ROLE_LN_PRE && q->role <= ROLE_LN_FINAL;
 }
-/* One of the four matrices of a block. */
+/* Returns true for the four matrices of a block. */
 static inline bool param_is_block_matrix(const Param *q) {
     return q->role >= ROLE_IN_PROJ && q->role <= ROLE_C_PROJ && !q->bias;
 }
-/* One of LoRA's: no tensor of the model. */
+/* Returns true for LoRA's factors, which are not tensors of the model. */
 static inline bool param_is_factor(const Param *q) { return q->role >= ROLE_LORA_A; }
 
 typedef struct Params {
     const Kernels *k;
     Param *list;
-    size_t count, tensors; /* of which the model's own come first; after them LoRA's factors */
+    size_t count, tensors; /* the model's `tensors` come first, then LoRA's factors */
     size_t size;           /* elements of the flat block, padding included */
-    size_t learning;       /* of which the first so many are of trainable tensors */
-    size_t matrices;       /* the first so many elements are only used as compute weights */
+    size_t learning;       /* the first elements, of trainable tensors */
+    size_t matrices;       /* the first elements, used only as compute weights */
     acc *master;           /* [learning - master_first] */
-    size_t master_first;   /* the first element that has its master there, or 0 (train/shard.h) */
+    size_t master_first;   /* first element of `master`, or 0 (train/shard.h) */
     acc *frozen;           /* [size - learning] masters of the rest, or NULL */
-    size_t rounded;        /* from this element on compute weights are a separate block; before it
-                              masters serve as such. 0 if the two types differ */
-    act *compute;          /* [size - rounded], or NULL */
-    /* NULL in inference, and owned by the training (train/optim_state.h) */
+    size_t rounded; /* from this element on compute weights are a separate block; before it masters
+                       serve as compute weights. 0 if the two types differ */
+    act *compute;   /* [size - rounded], or NULL */
+    /* NULL in inference; owned by training (train/optim_state.h) */
     acc *grad;         /* [learning] */
-    acc *unused_grad;  /* [2,longest] to which kernels add gradients of frozen vectors; or NULL */
+    acc *unused_grad;  /* [2,longest] scratch for unused gradients of frozen vectors; or NULL */
     size_t longest;    /* frozen vector */
     struct Lora *lora; /* lora.h */
     acc *fp8;          /* fp8.h: scaling of fp8_factors factors */
     size_t fp8_factors;
 } Params;
 
-/* Tensors start at multiples of so many elements: 64 bytes in bf16, 128 in f32, 256 in f64. */
+/* Tensors start at multiples of this many elements: 64 bytes in bf16, 128 in f32, 256 in f64. */
 enum { PARAM_ALIGN = 32 };
 
 /* Called during backward, block by block from the last one: the gradients of elements offset …
@@ -96,35 +96,35 @@ typedef struct GradientsReady {
 
 /* A model for inference: its tensors (docs/NUMERICS.md, 'Tensor names'), laid out, with memory. */
 Params *params_new(const Kernels *k, const ClipConfig *c);
-/* The same in steps. The tensors, all trainable; lora_declare, layers_plan and the like may now add
- * factors and freeze. */
+/* The same in steps. Creates the tensors, all trainable; after this, lora_declare, layers_plan and
+ * similar functions may add factors and freeze. */
 Params *params_declare(const Kernels *k, const ClipConfig *c);
-/* Lays out the flat block so that what learns can be cut into so many equal shards. */
+/* Lays out the flat block so that the trainable part can be cut into `shards` equal shards. */
 void params_layout(Params *p, size_t shards);
 /* Allocates compute weights and frozen masters. */
 void params_alloc(Params *p);
-/* Allocates the other masters; in training after everything else, because shard_masters gives back
- * a part, which the next allocation can take. */
+/* Allocates the other masters; in training after everything else, because shard_masters releases a
+ * part that the next allocation can use. */
 void params_alloc_masters(Params *p);
 /* A zeroed block of device memory; NULL if it is empty. */
 void *params_block(const Params *p, size_t count, size_t elem_size);
 void params_free(Params *p);
 /* Appends a tensor whose name, shape, role, tower, layer and initial value are set; returns its
- * number in the list. */
+ * index in the list. */
 size_t params_add(Params *p, const Param *q);
 /* The tensors of a model alone, in order; free with free(). */
 Param *params_describe(const ClipConfig *c, size_t *count);
-/* The tensor of the model with these fields; NULL when absent. */
+/* The tensor of the model with these fields; NULL if absent. */
 const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias);
 /* Initial values, a function of the seed alone. */
 void params_init(Params *p, uint64_t seed);
-/* Refreshes the compute weights from the masters; those of adapted matrices: lora_merge. */
+/* Updates the compute weights from the masters; lora_merge does so for adapted matrices. */
 void params_round(Params *p);
 size_t params_elements(const Params *p); /* of all tensors of the model, without padding */
 static inline bool params_are_rounded(const Params *p) { return p->rounded == 0; }
 
-/* The tensor in a whole block of what learns (masters, moments, average); of a frozen one its
- * master. */
+/* The tensor's data in a whole trainable block (masters, moments, average); for a frozen tensor,
+ * its master. */
 static inline acc *param_in(const Params *p, const acc *block, const Param *q) {
     return q->offset < p->learning ? acc_at(p->k, block, q->offset)
                                    : acc_at(p->k, p->frozen, q->offset - p->learning);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Weights of output positions over n_in input positions: row o holds the weights w[o,·]; resampling
+/* Weights of output positions over n_in input positions: row o holds the weights w[o,·]. Resampling
  * is a product with this matrix, for each of the two axes of a grid. */
 static double *resize_matrix(size_t n_in, size_t n_out, bool bicubic) {
     double *w = xcalloc(size_mul(n_in, n_out), sizeof *w), scale = (double)n_in / (double)n_out;

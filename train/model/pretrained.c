@@ -17,7 +17,7 @@ void pretrained_config(ClipConfig *c, const char *path, const char *model) {
     free(file);
 }
 
-/* The wrong activation costs many points and nothing else shows it. */
+/* The wrong activation costs many points of accuracy and is not detected otherwise. */
 static void warn_of_activation(const char *path, const Weights *w, const ClipConfig *c) {
     static const char *const names[] = {
         [ACTIVATION_GELU] = "GELU", [ACTIVATION_QUICK_GELU] = "QuickGELU"};
@@ -60,7 +60,7 @@ void pretrained_load(const char *path, Params *p, const ClipConfig *c) {
 }
 
 char *pretrained_vocab(const char *path) {
-    /* Hugging Face's has the form of open_clip's vocabulary */
+    /* Hugging Face's file has the format of open_clip's vocabulary */
     static const char *const names[] = {PRETRAINED_VOCAB, "merges.txt"};
     for (size_t i = 0; i < COUNT(names); i++) {
         char *vocab = folder_beside(path, names[i]);

@@ -1,5 +1,5 @@
-/* pretrained: any checkpoint opened for inference or as a start: its configuration, its weights and
- * its vocabulary. */
+/* pretrained: opens any checkpoint for inference or as a start of training: its configuration, its
+ * weights and its vocabulary. */
 #ifndef TRAIN_MODEL_PRETRAINED_H
 #define TRAIN_MODEL_PRETRAINED_H
 #include "train/model/params.h"
@@ -7,19 +7,19 @@
 
 #define PRETRAINED_VOCAB "vocab.bpe" /* name of the vocabulary in a checkpoint folder */
 
-/* The architecture of --model, or without one (NULL) the checkpoint's own; mean, std and resizing
- * are the checkpoint's wherever it says them. Not both NULL. Dies where there is none. */
+/* The architecture of --model, or without one (NULL) the checkpoint's; mean, std and resizing are
+ * the checkpoint's if it has them. Not both NULL. Exits with an error if there is none. */
 void pretrained_config(ClipConfig *c, const char *path, const char *model);
-/* Opens any checkpoint's weights as the model's parameters, in their order; dies where they do not
- * fit. Positional embeddings of another size are resized (docs/NUMERICS.md, 'Position resizing');
- * warns where they were trained with another activation than c's. */
+/* Opens any checkpoint's weights as the model's parameters, in their order; exits with an error if
+ * they do not fit. Positional embeddings of another size are resized (docs/NUMERICS.md, 'Position
+ * resizing'); warns if they were trained with another activation than c's. */
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
                      size_t count);
-/* Reads them into p; w is closed. */
+/* Reads them into p and closes w. */
 void pretrained_read(Weights *w, Params *p);
-/* Both. */
+/* Opens and reads. */
 void pretrained_load(const char *path, Params *p, const ClipConfig *c);
-/* Path of the vocabulary in a checkpoint folder (or beside a file of weights); malloc'd, NULL when
+/* Path of the vocabulary in a checkpoint folder (or next to a file of weights); malloc'd, NULL if
  * it has none. */
 char *pretrained_vocab(const char *path);
 #endif

@@ -1,5 +1,5 @@
-/* text_tower: the text tower over packed captions: token and position embedding, then a tower. The
- * memory is clip.c's. */
+/* text_tower: the text tower over packed captions: token and position embedding, then a tower. Its
+ * memory belongs to the Clip. */
 #ifndef TRAIN_MODEL_TEXT_TOWER_H
 #define TRAIN_MODEL_TEXT_TOWER_H
 #include "train/model/clip.h"
@@ -11,9 +11,9 @@ typedef struct TextTower {
     bool cut;                          /* captions end at their pooled token */
     size_t max_batch, bucket, padding; /* captions; rows' multiple; padding sequences of a batch */
     Layer embed;                       /* token_embedding, positional_embedding */
-    TextRows rows, host;               /* on the device; captions on their way there */
+    TextRows rows, host;               /* on the device; in host memory before upload */
     Sequences seq;                     /* of the last forward */
-    size_t captions;                   /* its first so many; behind them comes padding */
+    size_t captions;                   /* number of captions; padding follows them */
 } TextTower;
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
@@ -28,11 +28,11 @@ size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n);
 /* Captions of the next forward: from host memory, or from a batch on the device. */
 void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, size_t B);
 void text_tower_load_sent(TextTower *t, const ClipBatch *sent);
-/* To the features, in `unit` of the pass; those of padding come last. */
+/* Computes the features into `unit` of the pass; those of padding come last. */
 void text_tower_fwd(TextTower *t, bool keep);
 /* From the features' gradients in tower.kept.raw. */
 void text_tower_bwd(TextTower *t);
-/* Rows of a batch on the device that has so many without padding. */
+/* Rows with padding of a batch on the device. */
 size_t text_tower_rows(const TextTower *t, size_t rows);
 bool text_tower_trains(const TextTower *t);
 #endif

@@ -36,7 +36,7 @@ void tower_free(Tower *t) {
 
 static bool is_pooled(const Tower *t, size_t layer) { return t->prune && layer + 1 == t->layers; }
 
-/* Whether the final LayerNorm sees every row, not the pooled ones. */
+/* Returns true if the final LayerNorm reads every row instead of the pooled ones. */
 static bool norms_all(const Tower *t) {
     return t->config.pool == POOL_MEAN && !t->config.norm_after_pool;
 }
@@ -62,7 +62,7 @@ void tower_layout_kept(Tower *t, Arena *a) {
     head_layout(t, &t->kept, a, t->kept_rows);
 }
 
-/* One store for all layers (two shapes of it, where the last block is pooled), x set apart. */
+/* One store for all layers (in two shapes if the last block is pooled); x is separate. */
 static void shared_stores(Tower *t, TowerPass *s, Arena *a, size_t rows, bool forward_only) {
     size_t mark = a->used, end = mark;
     for (size_t i = 0; i < t->layers; i++) {
@@ -127,7 +127,7 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
 }
 
-/* scratch.gathered [B,C]: gradient of s->pooled → scratch.dpooled where pruned, else scratch.d. */
+/* scratch.gathered [B,C]: gradient of s->pooled → scratch.dpooled if pruned, else scratch.d. */
 static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const Kernels *k = t->k;
     const BlockScratch *w = &s->scratch;

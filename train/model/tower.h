@@ -9,12 +9,13 @@
 typedef struct TowerPass {
     BlockStore *layer; /* [layers] */
     BlockScratch scratch;
-    act *x3;          /* what the final LayerNorm read: [n,C], n = B or rows (mean of LayerNorms) */
+    act *x3;          /* input of the final LayerNorm: [n,C], n = B or rows (mean of LayerNorms) */
     acc *mean, *rstd; /* [n] */
     act *pooled;      /* [B,C] the projection's input */
     acc *unit, *norm; /* [B,E], [B] normalised features, their norms before */
     acc *raw;         /* [B,E] scratch: features or their gradients before the norm */
-    unsigned char *front; /* bytes to use before the first block; scratch.y and .branch lie apart */
+    unsigned char
+        *front; /* bytes usable before the first block; scratch.y and .branch do not overlap it */
 } TowerPass;
 
 typedef struct Tower {
@@ -36,19 +37,19 @@ typedef struct Tower {
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
                 ParamTower tower);
 void tower_free(Tower *t);
-/* What has to last from a kept forward to its backward. */
+/* Lays out buffers that must last from a kept forward to its backward. */
 void tower_layout_kept(Tower *t, Arena *a);
-/* The rest; towers may share it, and nothing of it outlives a call. */
+/* Lays out the rest, which towers may share and which is valid only during a call. */
 void tower_layout_scratch(Tower *t, Arena *a);
 
-/* From layer[0].x of the pass to the features, which it leaves in its `unit`. */
+/* Forward from layer[0].x of the pass to the features in its `unit`. */
 void tower_fwd(Tower *t, const Sequences *seq, bool keep);
-/* From the gradients of the features in kept.raw: adds those of the blocks, final LayerNorm and
- * projection. embed_trains: something below the blocks wants its gradient; then kept.scratch.d
- * holds that of layer[0].x afterwards. */
+/* Backward from the gradients of the features in kept.raw: adds the gradients of the blocks, final
+ * LayerNorm and projection. embed_trains: a tensor before the blocks is trainable; kept.scratch.d
+ * then holds the gradient of layer[0].x afterwards. */
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
-/* Tells t->ready of the gradients of those that learn: neighbours in the flat block. */
+/* Reports the gradients of the trainable ones to t->ready; they are adjacent in the flat block. */
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
-/* Whether a block, the final LayerNorm or the projection is trainable. */
+/* Returns true if a block, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
 #endif

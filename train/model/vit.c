@@ -16,7 +16,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
     v->seed = o->seed;
-    /* Rounded, so that the patches behind the pixels are aligned like everything else. */
+    /* Rounded up, so that the patches after the pixels are aligned. */
     size_t pixels = round_up(size_mul(B, 3 * v->image_size * v->image_size), 64);
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
@@ -92,7 +92,7 @@ void vit_start(Vit *v) {
     free(first);
 }
 
-/* Positions that stay, on the device; NULL: all. */
+/* Kept positions, on the device; NULL: all. */
 static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B) {
     const Kernels *k = v->tower.k;
     size_t n = v->kept_grid;

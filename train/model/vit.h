@@ -5,7 +5,7 @@
 #include "train/model/clip.h"
 #include "train/model/tower.h"
 
-/* What lies below the blocks, for one kind of forward. */
+/* Buffers before the blocks, for one kind of forward. */
 typedef struct VitPass {
     act *patches;     /* [B·n, 3·P·P] */
     act *x0;          /* [rows,C] before ln_pre */
@@ -15,7 +15,7 @@ typedef struct VitPass {
 typedef struct Vit {
     Tower tower;
     size_t image_size, patch_size;
-    size_t grid, kept_grid; /* patches of a picture; those that patch dropout leaves */
+    size_t grid, kept_grid; /* patches of a picture; those that patch dropout keeps */
     float mean[3], std[3];
     uint64_t seed;
     Layer conv1, ln_pre;
@@ -25,22 +25,23 @@ typedef struct Vit {
      * positions [B,kept_grid] */
     int32_t *start[2], *pool[2], *keep;
     int32_t *host_keep;
-    /* of the last forward */
+    /* values of the last forward */
     Sequences seq;
-    size_t n; /* patches a picture */
+    size_t n; /* patches of each picture */
 } Vit;
 
 void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p, const ClipOptions *o);
 void vit_free(Vit *v);
 void vit_layout_kept(Vit *v, Arena *a);
 void vit_layout_scratch(Vit *v, Arena *a);
-/* Constants in device memory; after the layout. */
+/* Uploads constants to device memory; call it after the layout. */
 void vit_start(Vit *v);
-/* Patches of the next forward, from host memory or (images NULL) from a batch on the device. */
+/* Computes the patches of the next forward, from host memory or (images NULL) from a batch on the
+ * device. */
 void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep);
-/* From the patches to the features, in `unit` of the pass. */
+/* Forward from the patches to the features in `unit` of the pass. */
 void vit_fwd(Vit *v, bool keep);
-/* From the features' gradients in tower.kept.raw. */
+/* Backward from the features' gradients in tower.kept.raw. */
 void vit_bwd(Vit *v);
 bool vit_trains(const Vit *v);
 /* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */

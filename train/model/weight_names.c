@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* hf ends in '.': a prefix, what follows stays (or is a block's, below). */
+/* hf ends in '.': a prefix; the rest of the name is kept (or is that of a block, below). */
 static const struct {
     const char *hf, *own;
     bool transposed;
@@ -49,7 +49,7 @@ static bool starts_with(const char *s, const char *start) {
     return !strncmp(s, start, strlen(start));
 }
 
-/* Whether `name` is what the row's pattern says; *rest: what follows a prefix, "" otherwise. */
+/* Returns true if `name` matches the row's pattern; *rest: the part after a prefix, else "". */
 static bool fits(const char *name, const char *pattern, const char **rest) {
     size_t n = strlen(pattern);
     bool prefix = pattern[n - 1] == '.';
