@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { CHUNK = 1 << 18 }; /* elements on their way between device and file */
+enum { CHUNK = 1 << 18 }; /* elements copied at a time between device and file */
 static const char model_file[] = "open_clip_model.safetensors";
 static const char config_file[] = "open_clip_config.json";
 static const char state_file[] = "train_state.safetensors";
@@ -22,7 +22,7 @@ static const char choices_file[] = "gpu_products.txt";
 static const char ema_folder[] = "ema";
 static const char state_format[] = "clipc-train-state-1";
 
-/* What a run that was killed while saving left behind. */
+/* Removes leftovers of a run that was killed while saving. */
 static void remove_unfinished(const char *dir) {
     DIR *d = opendir(dir);
     if (!d) return;
@@ -42,7 +42,7 @@ static void shape_of(Tensor *t, const Param *q, const char *name) {
     for (int i = 0; i < q->ndim; i++) t->shape[i] = q->shape[i];
 }
 
-/* In place: the upper halves of floats that are bf16 already. */
+/* In place: the upper halves of floats that are already rounded to bf16. */
 static void narrow(float *x, size_t n) {
     uint16_t *half = (uint16_t *)x;
     for (size_t i = 0; i < n; i++) {
@@ -87,8 +87,8 @@ static bool write_model(const char *path, const Params *p, const acc *block, Err
     return safetensors_finish(w, err);
 }
 
-/* What a train state consists of, in order: moments; of LoRA the factors, what they add to (the
- * models' files hold sums alone) and the factors' moving average. */
+/* Contents of a train state, in order: moments; with LoRA the factors, the weights that they adapt
+ * (the models' files hold only sums) and the factors' moving average. */
 enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
 static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
@@ -157,7 +157,7 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
     return safetensors_finish(w, err);
 }
 
-/* Where the run's vocabulary came from may have been pruned: then the newest checkpoint has it. */
+/* The source of the run's vocabulary may have been pruned; then the newest checkpoint has it. */
 static bool copy_vocab(const char *dir, const char *vocab_path, const char *to) {
     if (file_copy(vocab_path, to)) return true;
     if (errno != ENOENT) return false;
@@ -171,7 +171,7 @@ static bool system_error(const char *path, Error *err) {
     return error_set(err, "%.200s: %s", path, strerror(errno));
 }
 
-/* s NULL: weights alone. */
+/* s NULL: weights only. */
 static bool write_folder(const char *dir, const char *folder, const OptimState *o, const acc *block,
                          const ClipConfig *c, const TrainState *s, const char *vocab_path,
                          Error *err) {
@@ -198,7 +198,7 @@ static bool write_folder(const char *dir, const char *folder, const OptimState *
 
 static void point_latest(const char *dir, const char *name) {
     char *beside = xasprintf("%s/.tmp-latest", dir), *latest = xasprintf("%s/latest", dir);
-    /* only a convenience: checkpoint_latest looks at the checkpoints themselves */
+    /* only a convenience: checkpoint_latest examines the checkpoints */
     if (symlink(name, beside) || rename(beside, latest))
         log_warn("%s cannot point to %s: %s", latest, name, strerror(errno));
     free(beside);
@@ -247,7 +247,7 @@ void checkpoint_load_choices(const char *path) {
 
 /* ---- loading ---- */
 
-/* A frozen tensor's average is itself. */
+/* A frozen tensor's average is the tensor. */
 static void load_average(const Weights *w, const OptimState *o) {
     const Params *p = o->p;
     for (size_t i = 0; i < p->tensors; i++)
@@ -286,7 +286,7 @@ static void read_recent(const Safetensors *st, RecentLosses *r) {
     for (size_t i = 0; i < size_min((size_t)r->seen, RECENT_LOSSES); i++) {
         char *from = end;
         r->loss[i] = strtod(from, &end);
-        if (end == from) r->seen = i; /* a file cut by hand: what there is counts */
+        if (end == from) r->seen = i; /* a file truncated by hand: its complete values count */
     }
 }
 
@@ -311,14 +311,14 @@ static const Tensor *find_in_part(const Safetensors *st, int part, const Param *
     return safetensors_find(st, name);
 }
 
-/* Without moments are tensors that were frozen when the state was written: they start from 0. */
+/* Tensors that were frozen when the state was written have no moments: they start from 0. */
 static bool was_frozen(const Safetensors *st, const Param *q) {
     char name[128];
     return !param_is_factor(q) && !find_in_part(st, PART_M, q, name) &&
            !find_in_part(st, PART_V, q, name);
 }
 
-/* One part of the state, into a whole block. */
+/* Reads one part of the state into a whole block. */
 static void load_part(const char *file, const Safetensors *st, OptimState *o, int part,
                       acc *whole) {
     const Params *p = o->p;
@@ -346,14 +346,14 @@ static void load_part(const char *file, const Safetensors *st, OptimState *o, in
                  file, fresh);
 }
 
-/* Scales start again where the run before was of another precision. */
+/* Scales start anew if the previous run had another precision. */
 static void load_scaling(const char *file, const Safetensors *st, OptimState *o) {
     const Params *p = o->p;
     if (!p->fp8) return;
     const Param q = fp8_param(p);
     const Tensor *t = st ? safetensors_find(st, q.name) : NULL;
     size_t n = q.shape[1];
-    /* with LoRA, further columns are of factors, which are not multiplied in 8 bits */
+    /* with LoRA, later columns belong to factors, which are not multiplied in 8 bits */
     bool fits = t && t->ndim == 2 && t->shape[0] == q.shape[0] &&
                 (t->shape[1] == n || (p->lora && t->shape[1] > n));
     if (t && !fits) die("%s: %s has another shape than the model's", file, q.name);
@@ -367,7 +367,7 @@ static void load_scaling(const char *file, const Safetensors *st, OptimState *o)
     if (o->comm) o->comm->broadcast(p->fp8, q.size, 0);
 }
 
-/* st: NULL on ranks that only listen. */
+/* st: NULL on ranks that only receive. */
 static void load_moments(const char *file, const Safetensors *st, OptimState *o) {
     for (int part = PART_M; part <= PART_V; part++) {
         void *own = part == PART_V ? o->v : o->m;
@@ -437,7 +437,7 @@ char *checkpoint_load_record(const char *path) {
     return record;
 }
 
-/* ---- which checkpoints there are ---- */
+/* ---- existing checkpoints ---- */
 
 typedef struct Found {
     char *path;
@@ -449,7 +449,7 @@ static int newest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* Whole: both files are there with all their bytes, and the bytes are those that were written. */
+/* Returns true if both files are complete and match their checksums. */
 static bool check_whole(const char *path, Error *err) {
     const char *const files[] = {state_file, model_file, "ema/open_clip_model.safetensors"};
     for (size_t i = 0; i < COUNT(files); i++) {
@@ -527,7 +527,8 @@ static int larger_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* A folder whose name is as this program writes it: no link, no step_007, no step_+7. */
+/* Returns true for a folder named exactly as this program names it: no link, no step_007, no
+ * step_+7. */
 static bool is_step(const char *dir, const char *name, unsigned long long *step) {
     if (sscanf(name, "step_%llu", step) != 1) return false;
     char *path = xasprintf("%s/step_%llu", dir, *step);

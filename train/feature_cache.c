@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One rank's pass over its share; either the picture's part or the caption's is used. */
+/* One rank's pass over its share; it uses either the pictures or the captions. */
 typedef struct Pass {
     const Kernels *k;
     Clip *clip;
@@ -79,7 +79,7 @@ static void compute_images(const Pass *p, FeatureCache *c, size_t first, size_t 
     free(block);
 }
 
-/* What cannot be read has the empty caption, and is no sample. */
+/* An unreadable sample has the empty caption and is not ok. */
 static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t end) {
     Sample sample = {0};
     TokenizerCache *words = tokenizer_cache_new(p->tokenizer);

@@ -20,7 +20,7 @@ double guard_limit(const RecentLosses *r, double factor) {
 
 void guard_remember(RecentLosses *r, double loss) { r->loss[r->seen++ % RECENT_LOSSES] = loss; }
 
-/* Counts steps in a row; true where it is time to say so. */
+/* Counts consecutive steps; true if a warning is due. */
 static bool due(bool bad, uint64_t *row, uint64_t *told, uint64_t step) {
     *row = bad ? *row + 1 : 0;
     if (*row < WATCH_STEPS || (*told && step < *told + WATCH_QUIET)) return false;

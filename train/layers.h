@@ -4,16 +4,16 @@
 #define TRAIN_LAYERS_H
 #include "train/model/params.h"
 
-/* Groups from the top of the tower: 1 the projection, 2 the last block with the final LayerNorm,
- * 3 … the blocks below it, layers+2 the embeddings (image: conv1, class, positions, ln_pre; text:
- * tokens, positions). 0: in no tower (logit_scale, logit_bias). */
+/* Groups from the top of the tower: 1 the projection, 2 the last block with the final LayerNorm, 3
+ * … the blocks below it, layers+2 the embeddings (image: conv1, class, positions, ln_pre; text:
+ * tokens, positions). 0: not in a tower (logit_scale, logit_bias). */
 size_t layer_group(const Param *q, const ClipConfig *c);
 
 typedef struct LayerPlan {
     bool lock_image, lock_text;
-    size_t image_unlocked, text_unlocked; /* of a locked tower, so many groups stay trainable */
+    size_t image_unlocked, text_unlocked; /* trainable groups of a locked tower */
     bool text_norms_locked;               /* LayerNorms of locked text groups too */
-    double lr_decay;                      /* r: group g learns at lr·r^(g-1); 1: all alike */
+    double lr_decay;                      /* r: group g has the rate lr·r^(g-1); 1: all equal */
 } LayerPlan;
 /* Sets trainable and lr_scale of every tensor. */
 void layers_plan(Params *p, const ClipConfig *c, const LayerPlan *plan);

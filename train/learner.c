@@ -22,8 +22,8 @@ static bool text_is_frozen(void) {
 }
 
 void learner_check_options(const ClipConfig *c) {
-    /* open_clip's defaults of beta2 and eps go by the model's name; the run's record holds what was
-     * taken. A resumed run's configuration has the checkpoint's path as its name. */
+    /* open_clip's defaults of beta2 and eps depend on the model's name; the run's record holds the
+     * values used. A resumed run's configuration has the checkpoint's path as its name. */
     const char *name = opt->model ? opt->model : opt->pretrained ? opt->pretrained : c->name;
     if (!strcasestr(name, "vit")) {
         if (!option_find(&train_command, "beta2")->given) train_options.beta2 = 0.999;
@@ -39,8 +39,8 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
 
-/* Rows that batches on a GPU are padded to a multiple of: half of it is a hundredth of captions of
- * 16 tokens, and a run meets few multiples. */
+/* Batches on a GPU are padded to a multiple of this many rows. Half of it is a hundredth of the
+ * rows of captions of 16 tokens, and a run has few distinct multiples. */
 static size_t text_bucket(const ClipConfig *c) {
     return round_up(div_up((size_t)opt->batch_size * c->context_length, 256), 16);
 }
@@ -83,7 +83,7 @@ static void share_masters(OptimState *s) {
     if (is_sharded(s) && params_are_rounded(s->p) && !s->ema && !s->p->lora) shard_masters(s);
 }
 
-/* Rank 0 has the weights and moments, then all have. */
+/* Sends rank 0's weights and moments to all ranks. */
 static void load_weights(Learner *l, const char *resume, TrainState *state) {
     Params *p = l->params;
     comm_rank0_begin(l->comm);

@@ -20,19 +20,21 @@ typedef struct Learner {
     FeatureCache *images, *texts; /* NULL: none */
 } Learner;
 
-/* Refuses what cannot go together; sets defaults that depend on the model. */
+/* Refuses incompatible options; sets defaults that depend on the model. */
 void learner_check_options(const ClipConfig *c);
 ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed);
-/* resume: a checkpoint to go on from (state is then read again with the moments), or NULL. */
+/* resume: a checkpoint to resume from (state is then read again with the moments), or NULL. */
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
                   const char *resume, TrainState *state);
-/* What plan.h asks, as one of so many ranks, but for the device; its params are the caller's. */
+/* Fills the fields of plan.h except `device`, as one of `ranks` ranks; the caller owns its
+ * params. */
 PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks);
-/* Between plan_begin and plan_end (kernels.h): takes what learner_open and learner_cache take;
- * nothing is read but the teacher's configuration. comm may be any that looks like one of as many
- * ranks. */
+/* Between plan_begin and plan_end (kernels/device.h): takes the memory of learner_open and
+ * learner_cache; reads only the teacher's configuration. comm may be any transport with that number
+ * of ranks. */
 void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c);
-/* Features of frozen towers, where they are the same in every epoch and needed more than once. */
+/* Computes features of frozen towers if they are the same in every epoch and needed more than
+ * once. */
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
                    uint64_t samples);
 void learner_close(Learner *l);

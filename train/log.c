@@ -26,7 +26,7 @@ static _Noreturn void cannot_write(const char *path) {
 
 /* ---- metrics.jsonl ---- */
 
-/* Cuts the file behind its last whole line of a step up to keep_step. */
+/* Truncates the file after its last complete line of a step up to keep_step. */
 static void cut_back(const char *path, uint64_t keep_step) {
     FILE *f = fopen(path, "rb");
     if (!f) return;
@@ -65,7 +65,7 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
         {"train/text_cosine", m->text_cosine},
         {"train/samples_per_s", m->samples_per_s},
         {"train/data_wait", m->data_wait},
-        {"train/epoch", (double)m->epoch}, /* the last: a whole number in metrics.jsonl */
+        {"train/epoch", (double)m->epoch}, /* last, because it is an integer in metrics.jsonl */
     };
     FILE *f = l->metrics;
     fprintf(f, "{\"step\": %llu, \"epoch\": %llu", (unsigned long long)m->step,
@@ -78,10 +78,10 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
     tensorboard_write(l->tensorboard, m->step, list, COUNT(list));
 }
 
-/* ---- the line for people ---- */
+/* ---- the progress line ---- */
 
-/* Plain lines come every `every` steps, and after a minute of silence; a terminal's live line is
- * redrawn at a readable pace in between. */
+/* Plain lines are printed every `every` steps, and after a minute without one; in between a
+ * terminal's live line is redrawn at a readable rate. */
 static void show(TrainLog *l, const StepMetrics *m) {
     const double now = clock_now();
     bool last = m->step >= l->total_steps, first = m->step == l->first_step;

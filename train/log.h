@@ -9,7 +9,7 @@ typedef struct StepMetrics {
     uint64_t epoch; /* from 0 */
     double loss, logit_scale, grad_norm,
         lr;                           /* logit_scale exponentiated; grad_norm before clipping */
-    double image_cosine, text_cosine; /* mean between different samples of the batch */
+    double image_cosine, text_cosine; /* mean over different samples of the batch */
     double samples_per_s,
         data_wait;         /* data_wait: share of the time spent waiting for batches, 0…1 */
     uint64_t samples, bad; /* samples seen in the whole run; bad ones replaced */
@@ -18,13 +18,13 @@ typedef struct StepMetrics {
 
 typedef struct TrainLog TrainLog;
 /* Opens <dir>/metrics.jsonl and a TensorBoard event file under <dir>/tensorboard. Lines of steps
- * past `keep_step` are cut off metrics.jsonl (resume; 0: all). total_steps is for the progress
- * line, which comes at least every `every` steps. */
+ * after `keep_step` are removed from metrics.jsonl (resume; 0: all). total_steps is for the
+ * progress line, which comes at least every `every` steps. */
 TrainLog *train_log_open(const char *dir, uint64_t keep_step, uint64_t total_steps, uint64_t every);
-/* One line of JSON with 9 significant digits (a NaN or infinity as null), flushed. Dies when it
- * cannot be written. */
+/* One line of JSON with 9 significant digits (a NaN or infinity as null), flushed. Exits with an
+ * error if it cannot be written. */
 void train_log_step(TrainLog *l, const StepMetrics *m);
-/* A line of its own for what was measured after that step. */
+/* Writes a separate line for measurements after that step. */
 void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m);
 void train_log_close(TrainLog *l);
 #endif

@@ -4,30 +4,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Speed hardly depends on the tile (2 % between 256 and 4096 a side on a CPU of 2 MiB of
- * second-level cache): this one is 4 MiB of f32. */
+/* Speed hardly depends on the tile (2 % between sides of 256 and 4096 on a CPU with 2 MiB of
+ * second-level cache). This tile is 4 MiB of f32. */
 enum { TILE_ROWS = 1024, TILE_COLS = 1024, TILE_LEAST = 16 };
 
-/* Two walks at most over the n×N block of this rank: the first gathers the statistics of rows and
- * columns, the second turns cosines into gradients and multiplies them into dI and dT. SigLIP
- * needs only the second. */
+/* At most two walks over the n×N block of this rank: the first gathers the statistics of rows and
+ * columns, the second turns cosines into gradients and multiplies them into dI and dT. SigLIP needs
+ * only the second. */
 struct Loss {
     const Kernels *k;
     const Comm *comm;
     LossKind kind;
     size_t n, E, tile_rows, tile_cols;
-    bool bf16; /* on the wire */
-    bool kept; /* all tiles have a place of their own: the second walk need not multiply again */
+    bool bf16; /* texts are sent as bf16 */
+    bool kept; /* every tile has a separate place, so the second walk need not multiply again */
     void *memory;
-    acc *logits;                    /* one tile, or all of them one behind another */
+    acc *logits;                    /* one tile, or all tiles one after another */
     acc *texts, *dtexts;            /* [N,E], with several ranks */
     acc *row_max, *row_sum;         /* [n]; row_max becomes the log-sum-exp */
     acc *positive;                  /* [n] */
     acc *col_max, *col_sum;         /* [N]: this rank's part */
     acc *all_col_max, *all_col_sum; /* [N], with several ranks: joined; max becomes the lse */
-    acc *scratch;                   /* where the gradient of the scale goes when nobody asked */
+    acc *scratch;                   /* receives unused gradients of the scale */
     struct Soft *soft;              /* NULL: every row has its own column */
-    bool softened;                  /* soft->targets are those of the next run */
+    bool softened;                  /* soft has the targets of the next run */
 };
 
 /* Memory of soft targets. */
@@ -38,7 +38,7 @@ typedef struct Soft {
     acc *target, *cos;                                  /* one tile each */
     acc *share;                                         /* [n] */
     acc *zero;                                          /* [n] */
-    acc *texts, *row_max, *row_sum, *col_max, *col_sum; /* the teacher's, as the student's */
+    acc *texts, *row_max, *row_sum, *col_max, *col_sum; /* of the teacher, like the student's */
     acc *all_col_max, *all_col_sum;                     /* [N] */
     int32_t *groups;                                    /* device [N] */
     uint64_t *host_ids, *host_sorted;                   /* [N] */
@@ -46,7 +46,7 @@ typedef struct Soft {
     double *host_share;                                 /* [n] */
 } Soft;
 
-/* What loss_run was given, and what follows from it. */
+/* The arguments of loss_run, and values derived from them. */
 typedef struct Walk {
     const acc *images, *texts, *log_scale, *bias;
     acc *loss, *dimages, *dtexts, *dlog_scale, *dbias;
@@ -189,7 +189,7 @@ void loss_free(Loss *l) {
 
 void loss_gather_bf16(Loss *l) { l->bf16 = true; }
 
-/* The gradients' place is free until the walk: what comes over the wire lies there. */
+/* The gradients' buffer is free until the walk, so it holds received data. */
 static void gather_texts(const Loss *l, const acc *texts, size_t n) {
     const Kernels *k = l->k;
     const Comm *comm = l->comm;
@@ -212,8 +212,8 @@ typedef struct Tile {
     acc *z; /* [n,m] */
 } Tile;
 
-/* Tile number t, row of tiles after row of tiles; false past the last. A kept tile stands where the
- * tiles before it end. */
+/* Tile number t in row-major order; false past the last. A kept tile starts at the end of the
+ * previous ones. */
 static bool tile_at(const Loss *l, const Walk *w, size_t t, Tile *tile) {
     size_t across = div_up(w->N, l->tile_cols);
     tile->i0 = t / across * l->tile_rows;
@@ -232,7 +232,7 @@ static void tile_cosines(const Loss *l, const Walk *w, const Tile *t) {
             acc_at(k, w->texts, t->j0 * l->E), l->E, true, t->n, t->m, l->E, false);
 }
 
-/* The tile holds s·G: its share of dI = s·G·T and dT = s·Gᵀ·I. */
+/* The tile holds s·G; adds its share of dI = s·G·T and dT = s·Gᵀ·I. */
 static void tile_gradients(const Loss *l, const Walk *w, const Tile *t) {
     const Kernels *k = l->k;
     const acc *I = acc_at(k, w->images, t->i0 * l->E), *T = acc_at(k, w->texts, t->j0 * l->E);
@@ -255,8 +255,8 @@ static void walk_stats(const Loss *l, const Walk *w) {
     }
 }
 
-/* Every rank saw n rows of each column: maxima are joined first, then each rank's sums on that
- * common scale, in all_max and all_sum. Returns the columns' log-sum-exp. */
+/* Every rank has n rows of each column. Maxima are joined first, then each rank's sums relative to
+ * them, in all_max and all_sum. Returns the columns' log-sum-exp. */
 static const acc *join_columns(const Loss *l, size_t N, acc *max, acc *sum, acc *all_max,
                                acc *all_sum) {
     const Kernels *k = l->k;
@@ -280,7 +280,7 @@ static int compare_ids(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* How many of the sorted numbers are below x. */
+/* The number of sorted values below x. */
 static size_t count_below(const uint64_t *sorted, size_t n, uint64_t x) {
     size_t lo = 0, hi = n;
     while (lo < hi) {
@@ -293,8 +293,8 @@ static size_t count_below(const uint64_t *sorted, size_t n, uint64_t x) {
     return lo;
 }
 
-/* Every rank's groups become small numbers (the place of the first equal one in order) and shares:
- * one over the group's size. */
+/* Converts every rank's groups to small numbers (the index of the first equal one in sorted order)
+ * and shares: one over the group's size. */
 static void soft_groups(const Loss *l, const Walk *w) {
     Soft *s = l->soft;
     l->comm->gather_bytes(s->host_ids, s->targets.group, w->n * sizeof *s->host_ids);
@@ -339,7 +339,7 @@ static void walk_teacher(const Loss *l, Walk *w) {
         join_columns(l, w->N, s->col_max, s->col_sum, s->all_col_max, s->all_col_sum);
 }
 
-/* How much a row's targets add up to: its positives, and the teacher's probabilities. */
+/* The sum of a row's targets: its positives, and the teacher's probabilities. */
 static double soft_mass(const Loss *l) { return l->soft->dim ? 2 : 1; }
 
 static void soft_tile(const Loss *l, const Walk *w, const Tile *t) {

@@ -1,48 +1,50 @@
-/* loss: symmetric cross-entropy over the N×N image-text logits, and SigLIP, walked in tiles
- * (design: one block of n rows serves both directions; memory is bounded by logit_memory).
- * Gradients are those of the global mean loss. */
+/* loss: symmetric cross-entropy over the N×N image-text logits, and SigLIP, computed in tiles. One
+ * block of n rows serves both directions; memory is bounded by logit_memory. Gradients are those of
+ * the global mean loss. */
 #ifndef TRAIN_LOSS_H
 #define TRAIN_LOSS_H
 #include "train/ranks/comm.h"
 
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
 
-/* Type of the features that travel to other ranks. */
+/* Type of the features that are sent to other ranks. */
 #define GATHER_TYPES(X) X(GATHER_FP32, "fp32") X(GATHER_BF16, "bf16")
 typedef enum { GATHER_TYPES(CHOICE_NAME) } GatherType;
 
 typedef struct Loss Loss;
 
-/* What stands in place of "row i belongs to column i alone".
+/* Targets that replace "row i belongs to column i only".
  * group [n], host: pairs of equal groups (over all ranks) are each other's positives, in CLIP's
  * loss with equal shares. teacher_…: a teacher's features [n,teacher_dim] and log scale on the
- * device, NULL without (CLIP's loss only): adds the mean cross-entropy of the teacher's softmax,
- * both directions (open_clip's distillation loss; Hinton et al. 2015). */
+ * device, or NULL (CLIP's loss only): adds the mean cross-entropy of the teacher's softmax, both
+ * directions (open_clip's distillation loss; Hinton et al. 2015). */
 typedef struct SoftTargets {
     const uint64_t *group;
     const acc *teacher_images, *teacher_texts, *teacher_log_scale;
 } SoftTargets;
 /* n: rows (pairs) a rank, E: embedding, logit_memory: bytes for logits (at least one tile is always
- * taken). All memory is taken here. When the whole n×N block fits, it is kept and not computed
- * twice. */
+ * allocated). All memory is allocated here. If the whole n×N block fits, it is kept and not
+ * computed twice. */
 Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
                size_t logit_memory);
 void loss_free(Loss *l);
-/* Takes the memory for soft targets; teacher_dim 0: without a teacher. Once, before loss_soften. */
+/* Allocates the memory for soft targets; teacher_dim 0: without a teacher. Call it once, before
+ * loss_soften. */
 void loss_allow_soft(Loss *l, size_t teacher_dim);
-/* The next loss_run has these targets. */
+/* Sets the targets of the next loss_run. */
 void loss_soften(Loss *l, const SoftTargets *t);
 /* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits. Every
- * rank sees the same rounded texts, its own too; their gradients stay f32. */
+ * rank uses the same rounded texts, including its own; their gradients stay f32. */
 void loss_gather_bf16(Loss *l);
-/* What loss_new takes (SigLIP never keeps logits: at most that), and loss_allow_soft beside it. */
+/* Bytes of loss_new (an upper bound for SigLIP, which never keeps logits), and of
+ * loss_allow_soft. */
 size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
 size_t loss_soft_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory,
                        size_t teacher_dim);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
  * Writes *loss (device, the global mean loss, equal on all ranks), dimages, dtexts [n,E]; adds to
  * *dlog_scale, *dbias this rank's share (summed over ranks later with the other gradients). n may
- * be smaller than at creation. Gradients may be NULL together: loss alone. */
+ * be smaller than at creation. Gradients may all be NULL to compute only the loss. */
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
               const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
 #endif

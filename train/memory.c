@@ -7,9 +7,9 @@
 
 static const TrainOptions *const opt = &train_options;
 
-/* Taken at once where that is at most `most`. */
+/* The memory is allocated if it is at most `most`. */
 static size_t plan(const MemoryPlan *p, size_t most) {
-    /* while planning nothing is sent: any transport of that size will do */
+    /* a dry run sends nothing: any transport of that size is suitable */
     Comm comm = *comm_self(p->k);
     Learner l;
     comm.size = p->ranks;
@@ -27,10 +27,10 @@ size_t memory_needed(const MemoryPlan *p) {
     return bytes && p->ranks > 1 ? bytes + COMM_MEMORY : bytes;
 }
 
-/* Options that take less memory, for the same result or nearly so. */
+/* Options that use less memory, with nearly the same result. */
 typedef struct Way {
     bool moments, checkpointing, sharded;
-    int halved; /* how often the batch is, for as many more micro-batches */
+    int halved; /* number of halvings of the batch, which double the micro-batches */
 } Way;
 
 static size_t way_memory(const MemoryPlan *p, const Way *w) {
@@ -92,7 +92,8 @@ static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m
         fitting);
 }
 
-/* A hundredth stays for what is no buffer: kernels, loaded at their first use, and graphs. */
+/* A hundredth is reserved for memory outside buffers: kernels, loaded at their first use, and
+ * graphs. */
 static MemoryUse memory_there(const Kernels *k) {
     MemoryUse m = k->device->memory();
     m.unused -= size_min(m.unused, m.total / 100);

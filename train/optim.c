@@ -7,13 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Groups of the flat block's tensors; what depends on their setting alone comes once. */
+/* Groups of the flat block's tensors; values that depend only on the setting are stored once. */
 typedef struct Groups {
     OptimGroup *list;
     size_t count;
 } Groups;
 
-/* Neighbours in the flat block of one group. The padding between them is all zeros and stays so. */
+/* Adjacent tensors of one group in the flat block. The padding between them is zero and stays
+ * zero. */
 typedef struct Range {
     size_t offset, size;
     uint32_t group;
@@ -32,7 +33,7 @@ struct Optim {
     size_t count; /* of chunks */
     Call *calls;
     size_t call_count;
-    const acc *loss; /* what max_loss is about; NULL: nothing */
+    const acc *loss; /* the loss compared with max_loss; NULL: none */
     double max_loss;
     /* device memory, one allocation */
     void *memory;
@@ -40,7 +41,7 @@ struct Optim {
     OptimGroup *groups;
     AdamW *numbers;
     OptimChunk *chunks;
-    AdamW *host; /* [2]: what the copies of the last two steps read */
+    AdamW *host; /* [2]: sources of the copies of the last two steps */
 };
 
 bool optim_decays(const Param *q, WdGroups g) {
@@ -57,13 +58,13 @@ static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
     g.lr_scale = q->lr_scale;
     if (optim_decays(q, o->wd_groups)) g.weight_decay = o->weight_decay;
     if (q->role != ROLE_LOGIT_SCALE) return g;
-    /* CLIP's bound: the temperature stays at 1/100 or above, the scale at 1 or above */
+    /* CLIP's bounds: the temperature stays at 1/100 or above, the scale at 1 or above */
     g.lo = 0;
     g.hi = log(100);
     return g;
 }
 
-/* The number of the tensor's setting, new or not. */
+/* The index of the tensor's setting, which is added if new. */
 static uint32_t group_of(Groups *all, const Param *q, const OptimOptions *o) {
     OptimGroup g = setting_of(q, o);
     size_t i = 0;

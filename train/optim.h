@@ -4,7 +4,7 @@
 #define TRAIN_OPTIM_H
 #include "train/optim_state.h"
 
-/* Which tensors decay: as in open_clip up to 3.x, or 4.x. */
+/* The tensors that decay: as in open_clip up to 3.x, or 4.x. */
 #define WD_GROUPS(X) X(WD_LEGACY, "legacy") X(WD_HEAD, "head")
 typedef enum { WD_GROUPS(CHOICE_NAME) } WdGroups;
 
@@ -17,13 +17,14 @@ typedef struct OptimOptions {
 typedef struct Optim Optim;
 Optim *optim_new(OptimState *s, const OptimOptions *o);
 void optim_free(Optim *o);
-/* Steps whose numbers are set from now on are left out where *loss (device) is above `most`. */
+/* Steps whose values are set from now on are skipped if *loss (device) is above `most`. */
 void optim_limit(Optim *o, const acc *loss, double most);
-/* The numbers of step t (from 1) on their way to the device. At most two steps may be under way. */
+/* Starts to upload the values of step t (from 1). At most two steps may be in flight. */
 void optim_set(Optim *o, double lr, uint64_t t);
-/* One step with those numbers: norm of all gradients, clip, AdamW, compute weights, gradients
- * zeroed, logit_scale clamped to [0, ln 100], moving average. A norm that is not finite leaves all
- * but the gradients as it is (the average moves on). Nothing is waited for: the device decides. */
+/* One step with those values: norm of all gradients, clip, AdamW, compute weights, gradients
+ * zeroed, logit_scale clamped to [0, ln 100], moving average. If the norm is not finite, everything
+ * except the gradients is unchanged (the average is still updated). The host does not wait: the
+ * device decides. */
 void optim_update(Optim *o);
 /* Device: the sum of the squared gradients of the last update, before clipping. */
 const acc *optim_squares(const Optim *o);

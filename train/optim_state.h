@@ -1,5 +1,5 @@
-/* optim_state: what training keeps beside the weights of a model: gradients, moments, their moving
- * average, and how ranks share them (train/shard.h). */
+/* optim_state: the training state of a model in addition to its weights: gradients, moments, the
+ * moving average, and their division over ranks (train/shard.h). */
 #ifndef TRAIN_OPTIM_STATE_H
 #define TRAIN_OPTIM_STATE_H
 #include "train/model/params.h"
@@ -9,8 +9,8 @@ typedef struct OptimState {
     const Kernels *k;
     Params *p;
     const Comm *comm; /* NULL: one rank */
-    size_t shards;    /* ranks that share the moments; 1: each has all */
-    size_t bucket;    /* elements whose gradients are reduced at once, a multiple of shards */
+    size_t shards;    /* ranks that divide the moments; 1: each has all */
+    size_t bucket;    /* elements whose gradients are reduced together, a multiple of shards */
     Moments moments;
     void *m, *v; /* [learning / shards] acc or bf16 */
     acc *slices; /* [master_first / shards] this rank's masters of that part; or NULL */
@@ -18,15 +18,16 @@ typedef struct OptimState {
     double ema_decay;
 } OptimState;
 
-/* Allocates the memory of the weights, too. p is laid out for so many shards; comm may be NULL. */
+/* Also allocates the memory of the weights. p must be laid out for `shards` shards; comm may be
+ * NULL. */
 OptimState *optim_state_new(Params *p, const Comm *comm, size_t shards, Moments moments);
-/* Before params_free. */
+/* Call before params_free. */
 void optim_state_free(OptimState *s);
 /* Bytes of one element of a moment. */
 static inline size_t moment_size(const Kernels *k, Moments moments) {
     return moments == MOMENTS_BF16 ? 2 : k->acc_size;
 }
-/* Starts the moving average with the masters as they are. */
+/* Starts the moving average at the current masters. */
 void optim_state_track(OptimState *s, double decay);
 /* Sends rank 0's masters to all. */
 void optim_state_broadcast(const OptimState *s);

@@ -21,8 +21,8 @@ void string_list_free(StringList *l) {
     *l = (StringList){0};
 }
 
-/* Values of options live as long as the program: what replaces them must not free them, since
- * defaults are literals and copies of the pointer may be anywhere. */
+/* Values of options live until the program ends. They are never freed when replaced, since defaults
+ * are literals and copies of the pointer may be anywhere. */
 static StringList kept;
 static const char *keep(const char *text) {
     string_list_add(&kept, text);
@@ -132,8 +132,8 @@ static char *trim(char *s) {
     return s;
 }
 
-/* A comment starts at a # that begins the line or follows a blank, so that values may hold one
- * inside. */
+/* A comment starts at a # that begins the line or follows a blank, so that values may contain
+ * one. */
 static void cut_comment(char *s) {
     for (char *p = s; *p; p++)
         if (*p == '#' && (p == s || isspace((unsigned char)p[-1]))) {

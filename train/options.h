@@ -1,5 +1,5 @@
-/* options: a command's options as one table; the table feeds --name value, `name = value` in a
- * recipe, --help, and what a run folder records. Every command of tools/ has such a table. */
+/* options: a command's options as one table, which serves --name value, `name = value` in a recipe,
+ * --help, and the record in a run folder. Every command of tools/ has such a table. */
 #ifndef TRAIN_OPTIONS_H
 #define TRAIN_OPTIONS_H
 #include "train/ranks/agree.h"
@@ -27,7 +27,7 @@ typedef struct Option {
         *choices;  /* OPT_CHOICE; otherwise the placeholder in --help ("FILE"), NULL: by type */
     double lo, hi; /* both 0: unlimited */
     const char *help;
-    bool given; /* set by parsing: named on the command line or in a recipe */
+    bool given; /* set by parsing: given on the command line or in a recipe */
 } Option;
 
 /* Rows for kernel_tuning (kernels/kernels.h). */
@@ -51,22 +51,22 @@ typedef struct Command {
     size_t count;
 } Command;
 
-/* Parses argv[1..]; an option named "config" (OPT_STRING) is read as a recipe at once, so what
- * stands after it wins. --help prints and exits 0. Unknown name (with the nearest one), bad value,
- * stray operand where `operands` is NULL: die_usage. */
+/* Parses argv[1..]. An option named "config" (OPT_STRING) is read as a recipe immediately, so later
+ * options override it. --help prints and exits 0. Unknown name (with the nearest one), bad value,
+ * operand although `operands` is NULL: die_usage. */
 void options_parse(const Command *c, int argc, char **argv, StringList *operands);
 /* `name = value` lines with # comments; lists separated by blanks. */
 void options_read_recipe(const Command *c, const char *path);
-/* Writes every option as a recipe that gives the same values again. */
+/* Writes every option as a recipe that gives the same values. */
 void options_write(const Command *c, const char *path);
 /* Its value as a recipe has it, malloc'd; "": none. */
 char *option_text(const Option *o);
-/* Of an option's name and value. */
+/* Hash of an option's name and value. */
 uint64_t option_hash(const Option *o);
-/* Of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0: only
- * what it says has to agree. */
+/* Hashes of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0,
+ * since only its contents must agree. */
 NamedHash *options_hashes(const Command *c);
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);
-void string_list_free(StringList *l); /* leaves it empty */
+void string_list_free(StringList *l); /* the list is empty afterwards */
 #endif

@@ -10,7 +10,7 @@ static void line(const char *what, size_t bytes) {
     printf("  %-44s %12.1f MiB\n", what, (double)bytes / (1 << 20));
 }
 
-/* Assumed of a rank that is one large GPU (H100 class), each about 40 % of what the maker states:
+/* Assumed speeds of a rank on one large GPU (H100 class), each about 40 % of the specification:
  * bf16 products, f32 products, its link inside a node of 8, its link to other nodes. */
 static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, far_rate = 20e9;
 enum { NODE = 8 };
@@ -18,12 +18,12 @@ enum { NODE = 8 };
 /* The flat parameter block of one rank, in bytes. */
 typedef struct Weights {
     size_t masters, frozen, compute, gradients, moments, average;
-    size_t shared; /* weights that travel */
+    size_t shared; /* weights that are sent */
 } Weights;
 
 static Weights plan_weights(const Kernels *k, const Params *p, const PlanOptions *o) {
     size_t block = p->learning, frozen = p->size - p->learning;
-    /* train/shard.h: the owner alone keeps the masters of matrices */
+    /* train/shard.h: only the owner keeps the masters of matrices */
     size_t shards = o->shard_optimizer ? (size_t)o->ranks : 1;
     bool owned = shards > 1 && params_are_rounded(p) && !o->ema && !p->lora;
     size_t split = owned ? p->matrices : 0;
@@ -36,7 +36,7 @@ static Weights plan_weights(const Kernels *k, const Params *p, const PlanOptions
                      .shared = split * k->act_size + (block - split) * k->acc_size};
 }
 
-/* What one rank computes and sends in a step, and how long that would take. */
+/* Computation and communication of one rank in a step, and estimated times. */
 static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
                        const PlanOptions *p, const Weights *w) {
     double R = p->ranks, n = (double)(o->max_batch * p->accum), N = n * R, E = (double)c->embed_dim;
@@ -51,7 +51,7 @@ static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions 
     double shared = p->shard_optimizer ? (R - 1) / R * (double)w->shared : 0;
     double gradients = reduced + shared;
     double link = p->ranks > NODE ? far_rate : near_rate;
-    /* gradients travel beside the backward of the last micro-batch, weights after the update */
+    /* gradients are sent during the backward of the last micro-batch, weights after the update */
     double backward = 2 * (double)o->max_batch * forward / tower_rate;
     double exposed = shared / link;
     if (reduced / link > backward) exposed += reduced / link - backward;
@@ -114,7 +114,7 @@ void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, con
     line("batches in flight", batch);
     if (p->teacher) line("teacher: weights, activations, features", p->teacher);
     line("total", total);
-    /* measured at the two ends of the models: beside a ViT-B-32's and beside a tiny one's plan */
+    /* measured for the extremes: against the plans of a ViT-B-32 and of a tiny model */
     if (!k->device->asynchronous)
         printf("  beside it: the program, its libraries, decoding%s: some %d MiB\n",
                p->ranks > 1 ? ", MPI" : "", p->ranks > 1 ? 60 : 40);

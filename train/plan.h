@@ -1,4 +1,4 @@
-/* plan: what a training run will take, before it starts: parameters, FLOPs a sample, memory. */
+/* plan: the cost of a training run before it starts: parameters, FLOPs per sample, memory. */
 #ifndef TRAIN_PLAN_H
 #define TRAIN_PLAN_H
 #include "train/model/clip.h"
@@ -12,7 +12,7 @@ typedef struct PlanOptions {
     Params *params;              /* laid out, without memory */
     bool soft;                   /* loss_allow_soft */
     size_t teacher, teacher_dim; /* teacher_bytes, or 0 */
-    size_t device;               /* bytes that the run takes of a GPU's memory, or 0 */
+    size_t device;               /* bytes of a GPU's memory, or 0 */
 } PlanOptions;
 
 /* Prints the plan of `clipc train --dry-run` on stdout. */

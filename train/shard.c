@@ -64,7 +64,8 @@ void shard_masters(OptimState *s) {
     assert(is_sharded(s) && !p->master_first && params_are_rounded(p) && !s->ema && !p->lora);
     size_t first = p->matrices / s->bucket * s->bucket, rest = p->learning - first;
     if (!first) return;
-    /* the gradients, still zero, hold the whole block while there is neither the old nor the new */
+    /* the gradients' block, still zero, holds the whole block between freeing the old one and
+     * allocating the new one */
     k->device->copy(p->grad, p->master, p->learning * k->acc_size);
     k->device->sync();
     k->device->release(p->master);
@@ -101,7 +102,7 @@ acc *shard_whole_masters(const OptimState *s) {
     return p->grad;
 }
 
-/* What of a bucket is sent: compute weights if only they are needed, else masters. */
+/* The part of a bucket that is sent: compute weights if only they are needed, else masters. */
 static CommPiece share_piece(const OptimState *s, const Bucket *b) {
     const Kernels *k = s->k;
     const Params *p = s->p;

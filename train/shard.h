@@ -3,15 +3,15 @@
  * each bucket is cut again into one equal slice a rank, whose owner alone keeps the moments,
  * updates the weights and sends them to the others. If compute weights are a separate block (bf16),
  * the owner alone also keeps the masters of matrices, and compute weights are what it sends. Only
- * what learns is sharded: frozen masters are whole on every rank. */
+ * trainable tensors are sharded: frozen masters are whole on every rank. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
 #include "train/optim_state.h"
 
 typedef struct Bucket {
     size_t offset, size;  /* in the flat block */
-    size_t slice, length; /* this rank's slice: where it starts in the flat block, its elements */
-    size_t moment;        /* where the slice starts in m, v and slices */
+    size_t slice, length; /* this rank's slice: its start in the flat block, its elements */
+    size_t moment;        /* start of the slice in m, v and slices */
 } Bucket;
 
 size_t shard_buckets(const OptimState *s);
@@ -21,16 +21,16 @@ static inline bool is_sharded(const OptimState *s) { return s->shards > 1; }
 /* A moment (s->m or s->v) as a whole block of acc: itself or, if it is sharded or bf16, assembled
  * in the gradients' block, which is lost. All ranks call it. */
 acc *shard_whole(const OptimState *s, void *moment);
-/* The block to fill before shard_split, which takes the moment (of this rank: its slices) out of
+/* The block to fill before shard_split, which copies the moment (this rank's slices of it) from
  * it. */
 acc *shard_fill(const OptimState *s, void *moment);
 void shard_split(const OptimState *s, void *moment);
-/* After the last of these calls: the gradients are zero again. */
+/* Call after the last of these calls: zeroes the gradients again. */
 void shard_done(const OptimState *s);
-/* From now on each rank keeps only its slices of the matrices' masters. Once all ranks have the
- * weights; params_round may not be called afterwards. */
+/* From now on each rank keeps only its slices of the matrices' masters. Call it once all ranks have
+ * the weights; params_round must not be called afterwards. */
 void shard_masters(OptimState *s);
-/* The masters of a bucket's elements: where the flat block would start if all were there. */
+/* The masters of a bucket's elements, as the address at which a whole flat block would start. */
 acc *shard_master(const OptimState *s, const Bucket *b);
 /* The masters as a whole block: themselves or, if they are sharded, assembled in the gradients'
  * block, like a moment. */

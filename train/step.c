@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* What a step reports: one transfer of so many acc. */
+/* The report of a step: one transfer of REPORT acc. */
 enum {
     REPORT_LOSS,
     REPORT_SQUARES,
@@ -35,14 +35,14 @@ struct Step {
     size_t batch_size, accum, E;
     acc *block; /* one allocation, divided below */
     acc *report, *images, *texts, *dimages, *dtexts;
-    /* results on their way: of step number n in place n % UNDER_WAY */
+    /* results in flight: of step number n at n % UNDER_WAY */
     char *host;
     Mark *done[UNDER_WAY];
     uint64_t started, taken;
-    /* gradients over ranks; ready: elements of each bucket that are complete, SENT: on their way */
+    /* gradients over ranks; ready: complete elements of each bucket; SENT: being reduced */
     size_t *ready;
     StepExtras x;
-    uint64_t *group; /* [n] soft targets: equal where the captions are */
+    uint64_t *group; /* [n] soft targets: equal if the captions are */
     acc *ones, *sum; /* [n], [E] */
     size_t rows;     /* samples of the last step */
 };
@@ -154,12 +154,12 @@ static void forget(Step *s, Graph **g) {
 }
 
 void step_limit_loss(Step *s, double most) {
-    if (!s->limited) forget(s, &s->update_graph); /* it does not look at the loss */
+    if (!s->limited) forget(s, &s->update_graph); /* the captured update ignores the loss */
     s->limited = true;
     optim_limit(s->optim, acc_at(s->k, s->report, REPORT_LOSS), most);
 }
 
-/* Pairs belong together whose class label is the same or, without labels, whose tokens are. */
+/* Pairs belong together if their class labels are equal or, without labels, their tokens are. */
 static uint64_t group_of(const Step *s, const Batch *b, size_t i) {
     if (b->label && b->label[i] >= 0) return (uint64_t)b->label[i];
     const int32_t *ids = b->ids + b->start[i];
@@ -167,7 +167,7 @@ static uint64_t group_of(const Step *s, const Batch *b, size_t i) {
     return fnv_hash(FNV_START, ids, n * sizeof *ids);
 }
 
-/* Which pairs belong together, and the teacher's features. */
+/* Sets the groups of pairs, and the teacher's features. */
 static void soften(Step *s, const Batch *b, size_t row) {
     size_t first = (size_t)s->comm->rank * s->batch_size * s->accum + row;
     for (size_t i = 0; s->group && i < b->size; i++)
@@ -188,7 +188,7 @@ static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batc
     feature_cache_take(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
 }
 
-/* Features of micro-batch j into the rows from `row` on. */
+/* Computes the features of micro-batch j into the rows from `row` on. */
 static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, bool text,
                     bool keep) {
     if (image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
@@ -202,7 +202,7 @@ static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, b
     uploads_done(s->uploads);
 }
 
-/* last: what becomes complete is sent. */
+/* last: complete gradients are sent. */
 static void backward(Step *s, const Batch *b, size_t row, bool last) {
     if (last && s->comm->size > 1) clip_on_gradients(s->clip, &(GradientsReady){on_ready, s});
     clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
@@ -216,13 +216,13 @@ static void square_of_sum(const Step *s, acc *square, const acc *rows, size_t n)
     s->k->gemm(square, 1, s->sum, s->E, false, s->sum, s->E, true, 1, 1, s->E, false);
 }
 
-/* Mean cosine between different ones of n unit vectors, from ‖Σ‖². */
+/* Mean cosine between distinct vectors of n unit vectors, from ‖Σ‖². */
 static double mean_cosine(const Step *s, double square) {
     double n = (double)s->rows;
     return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
-/* Over n pairs; recorded where the host takes no part. */
+/* Runs the loss over n pairs; captured if the host takes no part. */
 static void run_loss(Step *s, size_t n) {
     const Kernels *k = s->k;
     const Params *p = s->p;
@@ -245,8 +245,8 @@ static void gradients(Step *s, Batch *const *batches) {
     size_t n = 0, last_row = 0, last = s->accum - 1;
     fp8_begin(s->p);
     for (size_t j = 0; j < s->accum; j++) uploads_stage(s->uploads, s->started, j, batches[j]);
-    /* The last micro-batch's activations still stand when the loss is known: it alone is not
-     * computed again. */
+    /* The last micro-batch's activations are still valid when the loss is known: only they are not
+     * recomputed. */
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
         forward(s, j, batches[j], n, true, true, j == last);

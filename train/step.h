@@ -11,9 +11,9 @@
 
 typedef struct StepResult {
     double loss, grad_norm, logit_scale; /* logit_scale: exponentiated, as used in this step */
-    double image_cosine, text_cosine;    /* mean between different samples of this rank's batch */
-    bool skipped; /* the loss past the limit, or the gradient norm not finite (as it is where the
-                     loss is not): no update was made */
+    double image_cosine, text_cosine;    /* mean over different samples of this rank's batch */
+    bool skipped; /* no update: the loss is above the limit, or the gradient norm is not finite (as
+                     it is if the loss is not) */
 } StepResult;
 
 typedef struct Step Step;
@@ -22,28 +22,27 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, O
                size_t logit_memory);
 void step_free(Step *s);
 
-/* What fine-tuning adds; each may be NULL or false. */
+/* Additions of fine-tuning; each may be NULL or false. */
 typedef struct StepExtras {
     Teacher *teacher;
     bool multi_positive; /* pairs of one class (or caption) are each other's positives */
     const FeatureCache *images, *texts; /* of a frozen tower */
 } StepExtras;
 void step_extend(Step *s, const StepExtras *x);
-/* A later step whose loss is above this is left out; INFINITY at first. */
+/* A later step whose loss is above this is skipped; initially INFINITY. */
 void step_limit_loss(Step *s, double most);
 /* loss_gather_bf16. */
 void step_gather_bf16(Step *s);
-/* Between plan_begin and plan_end: goes through a step of the largest batches (captions all full).
- */
+/* Between plan_begin and plan_end: runs a step of the largest batches (all captions full). */
 void step_plan(Step *s);
-/* Asks for one step: batches[accum], lr and t (from 1) of this step. Nothing is waited for, so the
- * batches have to stay until its result is taken, and at most two steps may be under way. */
+/* Enqueues one step: batches[accum], lr and t (from 1) of this step. The host does not wait, so the
+ * batches must be kept until its result is taken. At most two steps may be in flight. */
 void step_start(Step *s, Batch *const *batches, double lr, uint64_t t);
-/* Waits for the oldest step whose result was not taken. */
+/* Waits for the oldest step whose result is not taken, and returns it. */
 StepResult step_result(Step *s);
-/* Both. */
+/* Enqueues a step and waits for it. */
 StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
-/* The same without the optimiser: gradients are left in params->grad (with sharded moments: this
+/* The same without the optimiser: gradients remain in params->grad (with sharded moments: this
  * rank's slice of each bucket). For tests. */
 double step_gradients(Step *s, Batch *const *batches);
 #endif

@@ -1,27 +1,26 @@
-/* teacher: a second model that is not trained: its features of the same batches are what a
- * student's are compared with (distillation: Hinton et al. 2015; open_clip's --distill-model).
- * Called by learner.c and step.c. */
+/* teacher: a second model that is not trained. The student is compared with its features of the
+ * same batches (distillation: Hinton et al. 2015; open_clip's --distill-model). */
 #ifndef TRAIN_TEACHER_H
 #define TRAIN_TEACHER_H
 #include "data/loader.h"
 #include "train/model/clip.h"
 
 typedef struct Teacher Teacher;
-/* pretrained: a folder (which brings the architecture) or, with model, a file. Its pictures and
- * tokens have to be the student's. batch: samples of a forward; rows: of all micro-batches. Dies on
- * what does not fit. */
+/* pretrained: a folder (which has the architecture) or, with model, a file. Its picture size and
+ * tokens must be the student's. batch: samples of a forward; rows: of all micro-batches. Exits with
+ * an error on a mismatch. */
 Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,
                      const ClipConfig *student, size_t batch, size_t rows);
-/* Its weights; before the first forward. */
+/* Reads its weights; call it before the first forward. */
 void teacher_load(Teacher *t, const char *pretrained);
-/* clip_plan, of the largest micro-batch. */
+/* clip_plan of the largest micro-batch. */
 void teacher_plan(const Teacher *t);
 void teacher_free(Teacher *t);
-/* Bytes that it would take, and teacher_dim, without taking them. */
+/* Its bytes and teacher_dim, without allocating. */
 size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
                      const ClipConfig *student, size_t batch, size_t rows, size_t *dim);
 size_t teacher_dim(const Teacher *t);
-/* Features of a micro-batch into rows row … of teacher_images and teacher_texts. */
+/* Computes the features of a micro-batch into rows row … of teacher_images and teacher_texts. */
 void teacher_forward(Teacher *t, const Batch *b, size_t row);
 const acc *teacher_images(const Teacher *t); /* [rows,dim], device */
 const acc *teacher_texts(const Teacher *t);

@@ -85,13 +85,13 @@ static void put_scalar(Message *summary, const char *tag, double x) {
     put_block(summary, 1, value.bytes, value.size);
 }
 
-/* The session start tells TensorBoard to drop what earlier files of a killed run hold of this step
- * and those after it. */
+/* The session start makes TensorBoard drop this step and later ones from earlier files of a killed
+ * run. */
 Tensorboard *tensorboard_open(const char *folder, uint64_t first_step) {
     Tensorboard *t = xcalloc(1, sizeof *t);
     char host[64] = "host";
     gethostname(host, sizeof host - 1);
-    /* the same second may see two starts of a run */
+    /* two starts of a run may be in the same second */
     for (int i = 0;; i++) {
         t->path = xasprintf("%s/events.out.tfevents.%010lld.%s.%ld.%d", folder,
                             (long long)time(NULL), host, (long)getpid(), i);

@@ -1,4 +1,4 @@
-/* tensorboard: writes scalars as TensorBoard reads them, an event file for each start of a run
+/* tensorboard: writes scalars in TensorBoard's format, with an event file for each start of a run
  * (TFRecord framing; tensorflow's Event and Summary messages). */
 #ifndef TRAIN_TENSORBOARD_H
 #define TRAIN_TENSORBOARD_H
@@ -13,7 +13,7 @@ typedef struct Tensorboard Tensorboard;
 /* Creates a file in an existing folder. Scalars of first_step and later in older files of the
  * folder are void. Exits with an error if the file cannot be written, as the calls below do. */
 Tensorboard *tensorboard_open(const char *folder, uint64_t first_step);
-/* One event, flushed. All tags together take 1 KiB at most. */
+/* One event, flushed. All tags together are at most 1 KiB. */
 void tensorboard_write(Tensorboard *t, uint64_t step, const Scalar *list, size_t count);
 void tensorboard_close(Tensorboard *t);
 #endif

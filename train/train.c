@@ -31,7 +31,7 @@
 static const TrainOptions *const opt = &train_options;
 static volatile sig_atomic_t stop_signal;
 
-/* A second Ctrl-C does not wait for the step. */
+/* A second Ctrl-C ends the run without waiting for the step. */
 static void on_signal(int sig) {
     stop_signal = sig;
     if (sig == SIGINT) signal(SIGINT, SIG_DFL);
@@ -39,7 +39,7 @@ static void on_signal(int sig) {
 
 typedef struct Run {
     char *dir, *checkpoints; /* run folder and its checkpoints/ */
-    char *resume;            /* checkpoint to go on from, or NULL */
+    char *resume;            /* checkpoint to resume from, or NULL */
     ClipConfig config;
     char *vocab_path;
     Tokenizer *tokenizer;
@@ -55,21 +55,21 @@ typedef struct Run {
     Sched sched;
     TrainLog *log; /* rank 0's; NULL elsewhere */
     Votes *votes;
-    bool stop, save; /* a rank voted for it: all ranks know at the same step */
+    bool stop, save; /* a rank voted for it: all ranks learn it at the same step */
     size_t global_batch;
     uint64_t steps_per_epoch, total_steps;
     uint64_t data_hash;
     char *record; /* of this run (record.h); rank 0's */
     TrainState state;
-    double last_save; /* or when it was last asked for by the clock */
+    double last_save; /* or when the clock last requested one */
     uint64_t skipped_in_a_row;
-    Validation *validation; /* NULL: nothing is measured */
+    Validation *validation; /* NULL: no validation */
     bool stopped_early;
 } Run;
 
 static bool writes(const Run *r) { return r->comm->rank == 0; }
 
-/* Decides where the run lives and whether it goes on from a checkpoint; makes nothing yet but the
+/* Determines the run's folder and whether it resumes from a checkpoint; creates nothing except the
  * run's lock. */
 static void find_run(Run *r) {
     if (!opt->train_data && !opt->dry_run)
@@ -81,7 +81,7 @@ static void find_run(Run *r) {
     char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
     r->dir = xasprintf("%s/%s", opt->logs, name);
     r->checkpoints = xasprintf("%s/checkpoints", r->dir);
-    train_options.name = name; /* the run's record names it, also where it was chosen here */
+    train_options.name = name; /* recorded, even if the name was generated here */
     Error err;
     if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
     char *record = xasprintf("%s/params.conf", r->dir);
@@ -167,10 +167,10 @@ static void open_data(Run *r) {
         .max_pixels = (size_t)opt->max_image_pixels,
         .alloc = r->k->device->host_alloc,
         .release = r->k->device->host_release,
-        /* other ranks would wait for one that leaves in the middle of a step */
+        /* other ranks would wait for a rank that leaves in the middle of a step */
         .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
     };
-    /* two steps may be under way */
+    /* two steps may be in flight */
     if (r->k->device->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
@@ -185,7 +185,7 @@ static void open_data(Run *r) {
                  (long long)opt->train_num_samples, dataset_count(r->data));
 }
 
-/* What a run takes beside its learner. */
+/* A run's memory outside its learner. */
 static void open_rest(Run *r, const Learner *l, bool planning) {
     TrainView view = {.k = r->k,
                       .comm = l->comm,
@@ -231,8 +231,8 @@ static void build_model(Run *r) {
         r->loader_options.picture_ok = r->learner.images->ok;
 }
 
-/* The seed of a run that goes on is the checkpoint's: another one would change order and
- * augmentation half-way. */
+/* A resumed run uses the checkpoint's seed: another one would change order and augmentation in the
+ * middle. */
 static void read_position(Run *r) {
     TrainState s;
     if (!checkpoint_load_state(r->resume, NULL, &s))
@@ -261,8 +261,8 @@ static void save(Run *r, const char *name) {
     r->last_save = clock_now();
 }
 
-/* Checkpoints at an epoch's end are epoch_K and stay; those within are step_N, of which the last
- * few stay. False: none is due. */
+/* Checkpoints at an epoch's end are epoch_K and are kept; others are step_N, of which the last few
+ * are kept. False: none is due. */
 static bool save_name(const Run *r, bool wanted, char name[48]) {
     const TrainState *s = &r->state;
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
@@ -281,7 +281,7 @@ static bool is_stale(const Run *r) {
            r->state.best.stale >= (uint64_t)opt->early_stopping_patience;
 }
 
-/* After a step: what is due is measured, the best step's checkpoint kept. */
+/* After a step: runs the validators that are due, keeps the best step's checkpoint. */
 static void validate(Run *r) {
     Metrics m;
     uint64_t step = r->state.step;
@@ -294,7 +294,8 @@ static void validate(Run *r) {
     r->stopped_early = is_stale(r);
 }
 
-/* A loss that is not finite or leaps: the step was left out; too many in a row end the run. */
+/* If the loss is not finite or above the limit, the step is skipped; too many in a row end the
+ * run. */
 static void check_step(Run *r, const StepResult *res, uint64_t step, double limit) {
     r->skipped_in_a_row = res->skipped ? r->skipped_in_a_row + 1 : 0;
     bool spike = res->loss > limit;
@@ -317,12 +318,12 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
         watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 
-/* A step that was asked for: what is known of it before its result is. */
+/* An enqueued step: its values that are known before its result. */
 typedef struct Pending {
-    bool open, voted; /* voted: the votes cast with it are not counted yet */
+    bool open, voted; /* voted: its votes are not counted yet */
     Batch **batches;
     StepMetrics metrics;
-    double limit; /* of its loss */
+    double limit; /* above which its loss is skipped */
 } Pending;
 
 static void cast_votes(Run *r, Pending *p, const LoaderStats *ls) {
@@ -344,7 +345,7 @@ static void count_votes(Run *r, Pending *p) {
     p->metrics.bad = (uint64_t)sum[VOTE_BAD];
 }
 
-/* A signal before the first step: what there is, is saved all the same. */
+/* A signal before the first step: the state is saved as well. */
 static bool stop_at_start(Run *r) {
     Pending none = {.open = false};
     cast_votes(r, &none, &(LoaderStats){.bad = 0});
@@ -356,7 +357,7 @@ static bool stop_at_start(Run *r) {
     return true;
 }
 
-/* Waits for its result, judges and logs it. */
+/* Waits for the step's result, checks and logs it. */
 static void finish_step(Run *r, Pending *p) {
     if (!p->open) return;
     count_votes(r, p);
@@ -391,18 +392,17 @@ static bool start_step(Run *r, Pending *p) {
     return true;
 }
 
-/* Whether something after this step needs the model or the log as of now. */
+/* Returns true if work after this step needs the current model or log. */
 static bool is_due(const Run *r) {
     char name[48];
     return save_name(r, r->stop || r->save, name) ||
            validation_due(r->validation, &r->state, r->state.step == r->total_steps);
 }
 
-/* Where the device works on its own, the result of a step is taken while the next one runs, and
- * with it the votes: a stop then acts one step later. Whether it ended before the last
- * step, by a signal. */
+/* On an asynchronous device the result of a step and its votes are taken while the next step runs,
+ * so a stop acts one step later. Returns true if a signal ended the loop before the last step. */
 static bool run_steps(Run *r) {
-    bool ends = false; /* what ends the loop has been saved */
+    bool ends = false; /* the loop ends and the state is already saved */
     Pending pending[2] = {{.open = false}};
     for (size_t i = 0; i < 2; i++)
         pending[i].batches = xcalloc((size_t)opt->accum_freq, sizeof(Batch *));
@@ -413,7 +413,7 @@ static bool run_steps(Run *r) {
         watchdog_step(r->state.step + 1);
         Pending *now = &pending[r->state.step % 2], *before = &pending[(r->state.step + 1) % 2];
         char name[48];
-        if (!start_step(r, now)) { /* a signal came while the data did not */
+        if (!start_step(r, now)) { /* a signal arrived while waiting for data */
             finish_step(r, before);
             ends = save_name(r, true, name);
             save(r, name);
@@ -456,7 +456,7 @@ static void describe(const Run *r) {
         log_info("  %zu samples are left over and not used in an epoch", samples - used);
 }
 
-/* Before anything is computed: rank 0 looks where the run stands, all hear it. */
+/* Before any computation: rank 0 determines the state of the run and sends it to all. */
 static void start_run(Run *r) {
     NamedHash *hashes = options_hashes(&train_command);
     agree_on_start(r->comm, hashes, train_command.count);
@@ -556,7 +556,7 @@ static void train(Run *r) {
 }
 
 int train_main(void) {
-    static Run run; /* as long as the program: the ways out are many */
+    static Run run; /* static, because the program can exit in many places */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open(&opt->comm, r->k);

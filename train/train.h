@@ -2,6 +2,6 @@
 #ifndef TRAIN_TRAIN_H
 #define TRAIN_TRAIN_H
 
-/* Runs what train_options say; returns the exit code. */
+/* Runs according to train_options; returns the exit code. */
 int train_main(void);
 #endif

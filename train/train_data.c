@@ -33,7 +33,7 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
     d.csv_caption_key = opt->csv_caption_key;
     d.caption_template = opt->caption_template;
     Dataset *data = dataset_open(opt->train_data, &d, err);
-    d.feed = NULL; /* of the training data alone */
+    d.feed = NULL; /* only for the training data */
     *used = d;
     return data;
 }

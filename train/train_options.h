@@ -1,5 +1,5 @@
-/* train_options: everything `clipc train` can be told, one row an option. Names are open_clip's
- * where the meaning is the same. */
+/* train_options: all options of `clipc train`, one row each. Names are open_clip's if the meaning
+ * is the same. */
 #ifndef TRAIN_TRAIN_OPTIONS_H
 #define TRAIN_TRAIN_OPTIONS_H
 #include "data/captions.h"
@@ -9,7 +9,7 @@
 #include "train/ranks/comm_open.h"
 #include "train/sched.h"
 
-/* The transform of training pictures: its random crop, or the evaluation's. */
+/* The transform of training pictures: random crop, or that of evaluation. */
 #define TRAIN_TRANSFORMS(X) X(TRANSFORM_TRAIN, "train") X(TRANSFORM_EVAL, "eval")
 typedef enum { TRAIN_TRANSFORMS(CHOICE_NAME) } TrainTransform;
 
@@ -23,7 +23,7 @@ typedef struct TrainOptions {
     bool shuffle, dataset_resampled;
     const char *upsampling_factors;
     double max_bad, pipe_timeout;
-    /* what is measured in between */
+    /* validation */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;
     int64_t zeroshot_frequency, zeroshot_frequency_steps;
     int64_t val_frequency, early_stopping_patience;
@@ -53,7 +53,7 @@ typedef struct TrainOptions {
     CommOptions comm;
     GatherType gather_dtype;
     bool graphs;
-    int64_t world_size; /* of --dry-run; 0: the ranks there are */
+    int64_t world_size; /* of --dry-run; 0: the actual number of ranks */
     /* run */
     const char *logs, *name, *resume;
     int64_t save_frequency, save_frequency_steps, keep_checkpoints, log_every_n_steps, skip_limit;
@@ -64,6 +64,6 @@ typedef struct TrainOptions {
 extern TrainOptions train_options; /* defaults, then what was given */
 extern const Command train_command;
 
-/* A run's name where none was given: the time, the model and two more; malloc'd. */
+/* A run's name if none was given: the time, the model and two more options; malloc'd. */
 char *train_options_name(const char *model);
 #endif

@@ -4,8 +4,8 @@
 
 enum { PLACES = 2, UNDER_WAY = 2 };
 
-/* Of a batch, on the host and likewise on the device, one after another: kept patches [B,kept],
- * then of the captions and their padding row offsets, pooled rows, ids. */
+/* Layout of a batch's data, the same on host and device: kept patches [B,kept], then, for captions
+ * and padding, row offsets, pooled rows, ids. */
 typedef struct Numbers {
     int32_t *keep;
     TextRows text;
@@ -50,7 +50,7 @@ static Numbers numbers_at(int32_t *p, const ClipShape *c, size_t B) {
     return n;
 }
 
-/* A device that does nothing beside its host needs no second place. */
+/* A synchronous device needs no second buffer. */
 static size_t places_of(const Kernels *k) { return k->device->asynchronous ? PLACES : 1; }
 
 static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
@@ -92,9 +92,7 @@ void uploads_free(Uploads *f) {
     free(f);
 }
 
-/* Captions, and behind them the padding: as many sequences in every batch, of about the same
- * length.
- */
+/* Captions, then the padding: a fixed number of sequences of about the same length. */
 static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
     const ClipShape *c = &f->shape;
     TextRows to = s->at.text;

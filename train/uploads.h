@@ -1,21 +1,21 @@
-/* uploads: batches on their way to the device. Pixels go straight from the loader's memory, what is
- * made of the captions from staging memory here, both by the copy queue into one of two places on
- * the device, while the compute queue works on the batch in the other. Called by step.c. */
+/* uploads: sends batches to the device. Pixels are copied from the loader's memory, caption data
+ * from staging memory, both in the copy queue into one of two buffers on the device, while the
+ * compute queue uses the batch in the other. */
 #ifndef TRAIN_UPLOADS_H
 #define TRAIN_UPLOADS_H
 #include "data/loader.h"
 #include "train/model/clip.h"
 
 typedef struct Uploads Uploads;
-/* accum: micro-batches of a step. At most two steps may be under way. */
+/* accum: micro-batches of a step. At most two steps may be in flight. */
 Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum);
 void uploads_free(Uploads *f);
-/* Micro-batch j of a step: packed captions with their padding, patches that dropout leaves. The
- * batch has to stay until the step is done. */
+/* Stages micro-batch j of a step: packed captions with their padding, patches that dropout keeps.
+ * The batch must be kept until the step is done. */
 void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b);
-/* Sends a staged one (what is not asked for is NULL); what the compute queue is asked for from now
- * on finds it there, up to uploads_done. The result is valid until the next call. */
+/* Sends a staged micro-batch (unrequested parts are NULL). Work enqueued in the compute queue from
+ * now until uploads_done can use it. The result is valid until the next call. */
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text);
-/* The compute queue was asked for all that reads the batch sent last. */
+/* Call after enqueuing all work that reads the last sent batch. */
 void uploads_done(Uploads *f);
 #endif

@@ -62,8 +62,8 @@ bool validation_due(const Validation *v, const TrainState *s, bool last) {
     return false;
 }
 
-/* The masters change places with their moving average; the (zero) gradients' block is the third
- * place, so that whoever holds the masters' address sees the change. */
+/* Replaces the masters by their moving average, and back. The (zero) gradients' block keeps the
+ * masters meanwhile, so that their address stays the same. */
 static void swap_average(const TrainView *v, bool back) {
     Params *p = v->state->p;
     size_t bytes = p->learning * v->k->acc_size;
@@ -76,7 +76,7 @@ static void swap_average(const TrainView *v, bool back) {
     lora_merge(p);
 }
 
-/* Runs one validator with the average's weights; its metrics are called ema/…. */
+/* Runs one validator with the average's weights; its metrics are named ema/…. */
 static void run_average(const Opened *o, const TrainView *v, Metrics *m) {
     size_t first = m->count;
     swap_average(v, false);

@@ -1,5 +1,5 @@
-/* validate: measurements of a model while it trains. A table of Validators; each runs when it is
- * due, and one metric decides which step is the best and when to stop. */
+/* validate: measurements of a model during training. In a table of Validators each runs when it is
+ * due; one metric decides which step is the best and when to stop. */
 #ifndef TRAIN_VALIDATE_H
 #define TRAIN_VALIDATE_H
 #include "data/text/tokenizer.h"
@@ -18,15 +18,15 @@ typedef struct Metric {
 
 typedef struct Metrics {
     size_t count;
-    bool complete; /* every validator was asked */
+    bool complete; /* every validator has run */
     Metric list[METRICS_MOST];
 } Metrics;
 
 void metrics_add(Metrics *m, const char *name, double value, bool lower_is_better);
-const Metric *metrics_find(const Metrics *m, const char *name); /* NULL when absent */
+const Metric *metrics_find(const Metrics *m, const char *name); /* NULL if absent */
 
-/* The run as a validator sees it, between two steps: the training's own model, whose forward passes
- * without `keep` (at most `batch` samples) are free to be used. */
+/* The run as seen by a validator, between two steps: the model in training, whose forward passes
+ * without `keep` (at most `batch` samples) may be used. */
 typedef struct TrainView {
     const Kernels *k;
     const Comm *comm;
@@ -36,20 +36,20 @@ typedef struct TrainView {
     const Tokenizer *tokenizer;
     size_t batch;
     LossKind loss;
-    DatasetOptions dataset; /* as the training data are read */
-    bool planning;          /* between plan_begin and plan_end (kernels.h): there are no data */
+    DatasetOptions dataset; /* options of the training data */
+    bool planning; /* between plan_begin and plan_end (kernels/device.h): there are no data */
 } TrainView;
 
-/* One kind of measurement. All ranks call its functions at the same points; what rank 0 adds to the
- * metrics counts. */
+/* One kind of measurement. All ranks call its functions at the same points; only rank 0's metrics
+ * are used. */
 typedef struct Validator {
-    bool (*wanted)(void); /* by the options; the others are called only if so */
-    /* Before the first step; dies on the user's mistakes. What it returns goes to plan, run and
-     * close. While planning it takes what it takes of the device's memory, and opens no data. */
+    bool (*wanted)(void); /* reads the options; the others are called only if it is true */
+    /* Called before the first step; exits on user errors. Its result is passed to plan, run and
+     * close. In a dry run it takes its device memory and opens no data. */
     void *(*open)(const TrainView *v);
-    /* While planning, after all were opened: goes through what run takes, at most. */
+    /* Called in a dry run after all are opened: takes at most the memory of run. */
     void (*plan)(void *self, const TrainView *v);
-    /* s: the state after a step; position 0: an epoch has ended. Not asked after the last step,
+    /* s: the state after a step; position 0: an epoch has ended. Not called after the last step,
      * which is always measured. */
     bool (*due)(const TrainState *s);
     void (*run)(void *self, const TrainView *v, Metrics *m);
@@ -61,17 +61,17 @@ extern const Validator validate_pairs, validate_zeroshot;
 extern const Validator *const validators[VALIDATORS];
 
 typedef struct Validation Validation;
-/* Opens those that are wanted; NULL where none is. */
+/* Opens the wanted validators; NULL if there is none. */
 Validation *validation_open(const Validator *const *list, size_t count, const TrainView *v);
 void validation_plan(Validation *v);
 void validation_close(Validation *v);
 bool validation_due(const Validation *v, const TrainState *s, bool last);
-/* Runs what is due (last: all), and a second time with the weights' moving average where there is
- * one (metrics ema/…); false: nothing was. m holds the same on all ranks. */
+/* Runs the validators that are due (last: all), and again with the weights' moving average if there
+ * is one (metrics ema/…). False: none was due. m is the same on all ranks. */
 bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m);
 
 /* Updates `best` by the metric of that name (NULL: the first of m); a metric that was not measured
- * this time changes nothing. True: this step is the best so far. A value that is not finite is
- * never the best. */
+ * changes nothing. True: this step is the best so far. A value that is not finite is never the
+ * best. */
 bool best_update(Best *best, const Metrics *m, const char *name, uint64_t step);
 #endif

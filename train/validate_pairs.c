@@ -57,7 +57,7 @@ static void pairs_close(void *self) {
     free(p);
 }
 
-/* Of n pairs in their places. */
+/* The loss of n pairs. */
 static void batch_loss(const Pairs *p, const TrainView *v, size_t n) {
     const Param *scale = params_at(v->state->p, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false);
     const Param *bias = params_at(v->state->p, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false);
@@ -70,7 +70,7 @@ static void pairs_plan(void *self, const TrainView *v) {
     score_tiles_plan(v->k, v->config->embed_dim);
 }
 
-/* Mean over the pairs of their batch's loss: a batch's loss depends on how many it holds. */
+/* The mean weights each batch's loss by its pairs, since the loss depends on the batch size. */
 static double mean_loss(const Pairs *p, const TrainView *v, const Features *f) {
     const Kernels *k = v->k;
     double sum = 0, value;

@@ -13,9 +13,8 @@ typedef struct ClipOptions {
     bool full_compute;       /* skip nothing: whole contexts, the whole last block; for tests */
     size_t text_bucket; /* the packed text rows of a batch on the device are padded to a multiple of
                            this, so that few shapes occur; 0: no padding */
-    double patch_dropout; /* training only */
-    bool frozen_image,
-        frozen_text; /* no tensor of this tower is trainable, so no activations are kept */
+    double patch_dropout;           /* training only */
+    bool frozen_image, frozen_text; /* no trainable tensor: keep no activations */
     uint64_t seed;
 } ClipOptions;
 
@@ -39,8 +38,7 @@ typedef struct ClipBatch {
     const uint8_t *pixels;             /* [B,S,S,3] */
     const int32_t *keep;               /* [B,patches kept]; NULL: no patch dropout */
     const int32_t *ids, *start, *pool; /* [rows], [sequences+1], [sequences] */
-    size_t rows, sequences,
-        max_T; /* with padding, which is separate sequences after the B captions */
+    size_t rows, sequences, max_T;     /* including padding sequences after the B captions */
 } ClipBatch;
 
 /* features[B,E] (device), L2-normalised. `keep`: a backward follows this forward, before any other

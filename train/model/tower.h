@@ -14,8 +14,7 @@ typedef struct TowerPass {
     act *pooled;      /* [B,C] the projection's input */
     acc *unit, *norm; /* [B,E], [B] normalised features, their norms before */
     acc *raw;         /* [B,E] scratch: features or their gradients before the norm */
-    unsigned char
-        *front; /* bytes usable before the first block; scratch.y and .branch do not overlap it */
+    unsigned char *front; /* bytes free before the first block; apart from scratch.y, .branch */
 } TowerPass;
 
 typedef struct Tower {
