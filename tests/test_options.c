@@ -87,6 +87,44 @@ static void test_written_options_read_back(void **state) {
     assert_int_equal(list.count, 2);
 }
 
+/* Values that a recipe would change are quoted; what was a value before quotes were is one. */
+static void test_any_value_reads_back(void **state) {
+    (void)state;
+    const char *path = test_path("any.conf");
+    const char *const values[] = {"a #b",    "#",
+                                  " a",      "a\t",
+                                  "\"",      "\"a\"",
+                                  "\"a\" b", "a\nb = c\n",
+                                  "a\rb",    "\\ \\\" \\n #",
+                                  "a#b",     "pipe:cat \"x y\"",
+                                  "a = b",   "\\",
+                                  "\t",      ""};
+    const double reals[] = {1.0 / 3, 0.1, 1e-300, 0.123456789012, 1, 0};
+    for (size_t i = 0; i < COUNT(values); i++) {
+        reset(NULL);
+        string = values[i];
+        real = reals[i % COUNT(reals)];
+        options_write(&command, path);
+        reset(NULL);
+        options_read_recipe(&command, path);
+        assert_string_equal(string, values[i]);
+        assert_true(real == reals[i % COUNT(reals)]);
+    }
+    const char *text[] = {"string = \"a b\" # comment\n",
+                          "string = \"a\" b\n",
+                          "string = \"a\n",
+                          "string = a \"b\"\n",
+                          "string = \"a\"b\n",
+                          "string = \"a\\x\"",
+                          "# string = \"a\"\nstring=b # = \"c\"\n"};
+    const char *want[] = {"a b", "\"a\" b", "\"a", "a \"b\"", "\"a\"b", "a\\x", "b"};
+    for (size_t i = 0; i < COUNT(text); i++) {
+        test_write_file(path, text[i], strlen(text[i]));
+        options_read_recipe(&command, path);
+        assert_string_equal(string, want[i]);
+    }
+}
+
 static void parse_line(void *line) { parse(line); }
 
 static void test_refusals(void **state) {
@@ -114,6 +152,7 @@ int main(void) {
         cmocka_unit_test_setup(test_every_type, reset),
         cmocka_unit_test_setup(test_recipe_and_order, reset),
         cmocka_unit_test_setup(test_written_options_read_back, reset),
+        cmocka_unit_test_setup(test_any_value_reads_back, reset),
         cmocka_unit_test_setup(test_refusals, reset),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);

@@ -142,6 +142,48 @@ static void cut_comment(char *s) {
         }
 }
 
+/* What stands for a character behind a backslash in a quoted value. */
+static const char escapes[][2] = {{'"', '"'}, {'\\', '\\'}, {'n', '\n'}, {'r', '\r'}};
+
+/* A value in double quotes with at most a comment after it, in place. False: it is none, s is
+ * unchanged. */
+static bool unquote(char *s) {
+    char *end = s + 1;
+    if (*s != '"') return false;
+    while (*end && *end != '"') end += *end == '\\' && end[1] ? 2 : 1;
+    size_t blanks = *end ? strspn(end + 1, " \t\r\n") : 0;
+    if (!*end || (end[1] && !blanks) || (end[1 + blanks] && end[1 + blanks] != '#')) return false;
+    char *to = s;
+    for (const char *p = s + 1; p < end; p++) {
+        *to = *p;
+        for (size_t i = 0; *p == '\\' && i < COUNT(escapes); i++)
+            if (escapes[i][0] == p[1]) {
+                *to = escapes[i][1];
+                p++;
+                break;
+            }
+        to++;
+    }
+    *to = 0;
+    return true;
+}
+
+/* False: nothing is on the line. */
+static bool split_line(char *line, char **name, char **value, const char *where) {
+    char *equals = strchr(line, '=');
+    *value = equals ? equals + 1 + strspn(equals + 1, " \t") : NULL;
+    bool quoted = equals && !memchr(line, '#', (size_t)(equals - line)) && unquote(*value);
+    if (!quoted) cut_comment(line);
+    if (equals && line + strlen(line) > equals)
+        *equals = 0;
+    else
+        equals = NULL;
+    *name = trim(line);
+    if (equals && !quoted) *value = trim(*value);
+    if (!equals && **name) die_usage("%s: expected 'name = value', not '%s'", where, *name);
+    return equals;
+}
+
 void options_read_recipe(const Command *c, const char *path) {
     char *found = resource_find(path);
     if (!found) die("recipe %s: no such file (here, under $CLIPC_HOME or beside clipc)", path);
@@ -152,14 +194,8 @@ void options_read_recipe(const Command *c, const char *path) {
     for (int number = 1; getline(&line, &capacity, f) >= 0; number++) {
         char where[PATH_MAX + 32];
         snprintf(where, sizeof where, "%s:%d", found, number);
-        cut_comment(line);
-        char *name = trim(line);
-        if (!*name) continue;
-        char *value = strchr(name, '=');
-        if (!value) die_usage("%s: expected 'name = value', not '%s'", where, name);
-        *value++ = 0;
-        name = trim(name);
-        value = trim(value);
+        char *name, *value;
+        if (!split_line(line, &name, &value, where)) continue;
         Option *o = (Option *)option_find(c, name);
         if (!o) unknown_option(c, name, where);
         if (o->type == OPT_LIST) {
@@ -216,9 +252,15 @@ static void print_value(const Option *o, FILE *out) {
     case OPT_INT:
         fprintf(out, "%lld", (long long)*(int64_t *)o->value);
         break;
-    case OPT_FLOAT:
-        fprintf(out, "%.9g", *(double *)o->value);
+    case OPT_FLOAT: {
+        char digits[40];
+        for (int n = 9; n <= 17; n++) { /* as many as give the number back */
+            snprintf(digits, sizeof digits, "%.*g", n, *(double *)o->value);
+            if (strtod(digits, NULL) == *(double *)o->value) break;
+        }
+        fputs(digits, out);
         break;
+    }
     case OPT_STRING:
         fputs(*(const char **)o->value ? *(const char **)o->value : "", out);
         break;
@@ -282,6 +324,26 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
     }
 }
 
+static bool needs_quotes(const char *s) {
+    size_t n = strlen(s);
+    if (!n) return false;
+    bool comment = *s == '#';
+    for (size_t i = 1; i < n; i++) comment |= s[i] == '#' && isspace((unsigned char)s[i - 1]);
+    return comment || *s == '"' || isspace((unsigned char)*s) || isspace((unsigned char)s[n - 1]) ||
+           strpbrk(s, "\n\r");
+}
+
+static void print_quoted(const char *s, FILE *out) {
+    fputc('"', out);
+    for (; *s; s++) {
+        size_t i = 0;
+        while (i < COUNT(escapes) && escapes[i][1] != *s) i++;
+        if (i < COUNT(escapes)) fputc('\\', out);
+        fputc(i < COUNT(escapes) ? escapes[i][0] : *s, out);
+    }
+    fputc('"', out);
+}
+
 void options_write(const Command *c, const char *path) {
     FILE *out = fopen(path, "w");
     if (!out) die("%s: %s", path, strerror(errno));
@@ -290,7 +352,10 @@ void options_write(const Command *c, const char *path) {
         const Option *o = &c->options[i];
         if (!strcmp(o->name, "config") || is_empty(o)) continue;
         fprintf(out, "%s = ", o->name);
-        print_value(o, out);
+        if (o->type == OPT_STRING && needs_quotes(*(const char **)o->value))
+            print_quoted(*(const char **)o->value, out);
+        else
+            print_value(o, out);
         fputc('\n', out);
     }
     if (fclose(out)) die("%s: %s", path, strerror(errno));

@@ -55,7 +55,8 @@ typedef struct Command {
  * options override it. --help prints and exits 0. Unknown name (with the nearest one), bad value,
  * operand although `operands` is NULL: die_usage. */
 void options_parse(const Command *c, int argc, char **argv, StringList *operands);
-/* `name = value` lines with # comments; lists separated by blanks. */
+/* `name = value` lines with # comments; lists separated by blanks. A value in double quotes is
+ * taken as it is, with \" \\ \n \r for those characters. */
 void options_read_recipe(const Command *c, const char *path);
 /* Writes every option as a recipe that gives the same values. */
 void options_write(const Command *c, const char *path);
