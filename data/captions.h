@@ -14,7 +14,7 @@
 
 enum { CAPTION_KEYS_MAX = 64 };
 
-/* What is done if a picture has several captions: the lines of a text file, the strings of a JSON
+/* Treatment of pictures with several captions: the lines of a text file, the strings of a JSON
  * array, rows of a table with the same path. WHOLE: a text file and each row are one caption, of a
  * JSON array it is the first; FIRST: the first one that is not blank; RANDOM: one at random; ALL:
  * all of them, a line each. */
@@ -51,7 +51,7 @@ void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPT
 typedef int (*MemberReader)(void *context, const char *extension, const char **bytes, size_t *n,
                             Error *err);
 /* Sets s->text to the caption that `draw` chooses (NULL: the first one). False: there is none that
- * is not blank; err says what the last one tried lacks. */
+ * is not blank; err names what the last one tried lacks. */
 bool captions_take(Sample *s, const CaptionKeys *k, CaptionPick pick, const uint64_t *draw,
                    MemberReader read, void *context, Error *err);
 /* Sets s->text to one of n > 0 captions. */

@@ -34,7 +34,7 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
 size_t dataset_count(const Dataset *d);
 /* Samples that were skipped at opening. */
 size_t dataset_dropped(const Dataset *d);
-/* Shards that are cut or damaged: what is before the damage is used. */
+/* Shards that are truncated or damaged: the part before the damage is used. */
 size_t dataset_damaged(const Dataset *d);
 /* Every file of a CSV and every folder of images counts as one shard. */
 size_t dataset_shards(const Dataset *d);

@@ -208,7 +208,7 @@ static bool read_on(Feed *f, StreamSample **out, Error *err) {
     return error_set(err, "stopped");
 }
 
-/* Reads until the buffer holds what it should at this row. */
+/* Reads until the buffer holds the samples needed at this row. */
 static bool fill(Feed *f, Error *err) {
     size_t wanted = f->o.buffer;
     if (f->o.buffer / FIRST_SHARE + f->taken < wanted)

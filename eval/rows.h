@@ -15,8 +15,7 @@ typedef struct Rows {
 
 Rows rows_of_floats(const float *x, size_t count, size_t dim);
 /* Maps a .npy; exits with an error that names it if it cannot be read, is empty, or holds a value
- * that is not finite. Rows whose length is not 1 (to 2e-3: f16 rounds) are normalised as they are
- * read. */
+ * that is not finite. Rows whose length is not 1 (to 2e-3: f16 rounds) are normalised when read. */
 Rows rows_open(const char *path);
 void rows_close(Rows *r);
 /* Sets scale if a row is not of length 1. False: err names a row that is not finite. */

@@ -118,7 +118,7 @@ static void test_only_the_seed_matters(void **state) {
     free(big.rgb);
 }
 
-/* Each probability is one; grey comes last. */
+/* Every probability is 1; grey is last. */
 static void test_probabilities(void **state) {
     (void)state;
     enum { S = 8, N = S * S * 3, SEEDS = 2000 };

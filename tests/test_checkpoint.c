@@ -203,7 +203,7 @@ static uint16_t half(float x, Dtype d) {
 enum Twist { NONE, MISSING, UNKNOWN, SHAPE, INTEGER, TWICE };
 
 /* Every tensor of p in turn as F32, F16, BF16 and F64, the text tower with "text." in front,
- * logit_scale as [1], logit_bias left out, buffers added. */
+ * logit_scale as [1], no logit_bias, buffers added. */
 static void write_foreign(const char *path, const Params *p, enum Twist twist) {
     Tensor *t = calloc(p->count + 4, sizeof *t);
     size_t n = 0;

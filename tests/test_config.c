@@ -28,7 +28,7 @@ static void parse_bad(const char *json, const char *names) {
     assert_null(c.json);
 }
 
-/* `plain` with `what` put behind the text `where`. */
+/* `plain` with `what` inserted after the text `where`. */
 static char *with(const char *where, const char *what) {
     const char *at = strstr(plain, where);
     assert_non_null(at);

@@ -136,7 +136,7 @@ static void test_nothing_is_written_over(void **state) {
     char *mine = test_read_file(test_path("safe/file"), NULL);
     assert_string_equal(mine, "mine");
     free(mine);
-    /* what a killed run left is cleared away; the folder above is made */
+    /* leftovers of a killed run are removed; the parent folder is created */
     mkdir(test_path("safe/.tmp-new"), 0777);
     test_write_file(test_path("safe/.tmp-new/half"), "half", 4);
     clipc(0, "written", line("ckpt convert " GOLDEN "hf --out %s", test_path("safe/new")));

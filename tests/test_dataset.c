@@ -173,7 +173,7 @@ static void test_reading(void **state) {
         dataset_close(d);
     }
     free(spec);
-    /* nothing was written beside the data */
+    /* nothing was written into the data's folder */
     char **names;
     size_t n;
     Error err;
@@ -199,7 +199,7 @@ static void test_few_descriptors(void **state) {
         tar_bytes_write(&t, name);
     }
     DatasetOptions o = options();
-    Dataset *d = open_data_set(test_path("few"), &o); /* makes the indexes */
+    Dataset *d = open_data_set(test_path("few"), &o); /* builds the indexes */
     dataset_close(d);
     struct rlimit was, small;
     getrlimit(RLIMIT_NOFILE, &was);
@@ -443,7 +443,7 @@ static void test_large_frames(void **state) {
     Dataset *d = open_data_set(path, &o);
     dataset_close(d);
     assert_int_equal(cache_files(), 2);
-    /* the index without its copy is of no use: both are made again */
+    /* the index is useless without its copy: both are rebuilt */
     char **names;
     size_t n;
     Error err;

@@ -231,7 +231,7 @@ static double loss_of(void *context) {
     return loss;
 }
 
-/* dA and dB are derivatives of the loss; nothing else but the scale has moved after a step. */
+/* dA and dB are derivatives of the loss; after a step nothing else except the scale has changed. */
 static void lora_gradients_are_derivatives(void **state) {
     (void)state;
     Trainer t = lora_trainer(2);

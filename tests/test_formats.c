@@ -120,7 +120,7 @@ static void test_activation_is_watched(void **state) {
         test_clipc(0, "embed --checkpoint " GOLDEN "hf --model %s %s %s", model, vocab, out);
     test_says(text, "was trained with QuickGELU");
     free(text);
-    /* no config beside it: the name of the file tells */
+    /* no config next to it: the name of the file decides */
     size_t n;
     char *bytes = test_read_file(GOLDEN "prefixed_f16.safetensors", &n);
     const char *openai = test_path("b32-OpenAI.safetensors"), *other = test_path("b32.safetensors");
@@ -247,7 +247,7 @@ static void test_preprocessor(void **state) {
     assert_near((double)c.eval_transform.mean[1], 0.25, 0);
     assert_int_equal(c.eval_transform.size, 8);
     clip_config_free(&c);
-    pretrained_config(&c, GOLDEN "plain.pt", MODEL); /* none beside it */
+    pretrained_config(&c, GOLDEN "plain.pt", MODEL); /* none next to it */
     assert_near((double)c.eval_transform.mean[0], 0.48145466, 1e-7);
     clip_config_free(&c);
     clip_config_load(&c, GOLDEN "hf"); /* has none: CLIP's */

@@ -106,7 +106,7 @@ static void compare_masters(const TestModel *a, const TestModel *b, const char *
     }
 }
 
-/* A gradient of 0 and no weight decay leave a tensor as it is, too. */
+/* A gradient of 0 without weight decay also leaves a tensor unchanged. */
 static void locked_as_beside_full_gradients(void **state) {
     (void)state;
     static bool (*const patterns[])(const char *) = {is_image, is_text, is_no_norm, is_below};

@@ -144,7 +144,7 @@ static void test_data_set(void **state) {
     DatasetOptions o = dataset_options_default();
     o.text_keys = NULL;
     Error err;
-    Dataset *d = dataset_open(spec, &o, &err); /* the labels beside */
+    Dataset *d = dataset_open(spec, &o, &err); /* the labels next to the images */
     Sample s = {.key = NULL};
     assert_true(dataset_read(d, 4, &s, &err));
     assert_int_equal(s.label, 30);

@@ -57,7 +57,7 @@ static void test_grouping(void **state) {
                  "A.Txt");
     /* an extension that repeats begins a new sample, in any case of letters */
     CHECK_GROUPS("a[jpg txt] a[jpg txt]", "a.jpg", "a.txt", "a.JPG", "a.txt");
-    /* a key that comes back does too */
+    /* so does a key that is repeated later */
     CHECK_GROUPS("a[jpg] b[jpg] a[txt]", "a.jpg", "b.jpg", "a.txt");
 }
 
@@ -116,7 +116,7 @@ static void test_usable(void **state) {
         index_free(&ix);
         index_keys_free(&k);
     }
-    /* the hash tells key lists apart */
+    /* the hash distinguishes key lists */
     IndexKeys a = index_keys_new("jpg", "txt", false), b = index_keys_new("jpg", "caption", false),
               c = index_keys_new("jpg", "txt", true);
     assert_true(a.hash != b.hash && a.hash != c.hash && b.hash != c.hash);

@@ -228,7 +228,7 @@ static void make_and_change(const char *folder, NpyType type, const float *rows)
                     c.segments[0].times[i].time == 700 - 5 * i);
     assert_true(index_folder_check(&c, &err));
     index_folder_close(&c);
-    check_rows(&reader, all, 15, rows, tolerance); /* what was opened stays */
+    check_rows(&reader, all, 15, rows, tolerance); /* an open index is unchanged */
     index_folder_close(&reader);
     index_folder_open(&c, folder);
     check_rows(&c, left, n, rows, tolerance);

@@ -187,7 +187,7 @@ static void fp8_padding(void **state) {
     }
 }
 
-/* 1 + 2^-5 has five bits behind the point; e4m3 keeps three. */
+/* 1 + 2^-5 has five bits after the point; e4m3 keeps three. */
 static void takes_8_bits(void **state) {
     (void)state;
     Layer l = layer_new(1, 16, 16, 0);
@@ -210,7 +210,7 @@ int main(void) {
                                       cmocka_unit_test(fp8_padding),
                                       cmocka_unit_test(takes_8_bits)};
 #if defined TEST_CUDA
-    setenv("CUDAEMU_ARCH", "90", 0); /* where it runs without a GPU: one that has FP8 */
+    setenv("CUDAEMU_ARCH", "90", 0); /* for runs without a GPU: an architecture with FP8 */
 #endif
     return kernel_tests_run("kernels_fp8", each, COUNT(each), NULL, 0);
 }

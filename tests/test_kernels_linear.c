@@ -143,7 +143,7 @@ static void gemm_all_forms(void **state) {
         for (size_t pad = 0; pad < 4; pad += 3) {
             bool ta = form & 1, tb = form & 2, add = form & 4;
             size_t lda = (ta ? M : K) + pad, ldb = (tb ? K : N) + pad, ldc = N + pad;
-            /* The elements between the rows of c must stay as they are. */
+            /* The elements between the rows of c must be unchanged. */
             Buf *c = add || pad ? acc_inout(M * ldc, 1) : acc_out(M * ldc);
             Buf *a = acc_in((ta ? K : M) * lda, 1), *b = acc_in((tb ? N : K) * ldb, 1);
             RUN(gemm, F(c), ldc, F(a), lda, ta, F(b), ldb, tb, M, N, K, add);
@@ -153,7 +153,7 @@ static void gemm_all_forms(void **state) {
         }
 }
 
-/* 1 + 2^-12 needs 12 bits of mantissa: its square is 1 where factors are rounded to TF32. */
+/* 1 + 2^-12 needs 12 bits of mantissa: its square is 1 if factors are rounded to TF32. */
 static void tf32(void **state) {
     (void)state;
     const float in[2] = {1 + 0x1p-12f, 1 + 0x1p-12f};

@@ -83,7 +83,7 @@ static void stats_join(void **state) {
             sum->host[i] = 1 + fabs(sum->host[i]);
             other_sum->host[i] = 1 + fabs(other_sum->host[i]);
             if (i % 4 == 1) other_max->host[i] = max->host[i];
-            /* A part that is still empty leaves the other as it is. */
+            /* An empty part leaves the other unchanged. */
             if (i % 4 == 2) max->host[i] = -(double)FLT_MAX, sum->host[i] = 0;
             if (i % 4 == 3) other_max->host[i] = -(double)FLT_MAX, other_sum->host[i] = 0;
         }
@@ -121,7 +121,7 @@ static void clip_loss(void **state) {
     }
 }
 
-/* Log-sum-exps above every logit, so that probabilities are at most 1 as they are in use. */
+/* Log-sum-exps above every logit, so that probabilities are at most 1, as in use. */
 static void lse_above(Buf *row_lse, Buf *col_lse, double scale) {
     for (size_t r = 0; r < row_lse->n; r++) row_lse->host[r] = scale + 0.1 * (double)(r % 7);
     for (size_t c = 0; c < col_lse->n; c++) col_lse->host[c] = scale + 0.3 * (double)(c % 5);
@@ -305,7 +305,7 @@ static void tile_cos(const Kernels *k, const LossArrays *l, size_t i0, size_t n,
             true, n, m, E, false);
 }
 
-/* Tiles of at most `height` rows and `width` columns: the positives lie anywhere in them. */
+/* Tiles of at most `height` rows and `width` columns: the positives are anywhere in them. */
 #define FOR_TILES(height, width, i0, n, j0, m)                                                     \
     for (size_t i0 = 0, n; i0 < N && (n = size_min(height, N - i0), true); i0 += height)           \
         for (size_t j0 = 0, m; j0 < N && (m = size_min(width, N - j0), true); j0 += width)
@@ -442,7 +442,7 @@ static void gradients_of_ref(void **state) {
     }
 }
 
-/* Targets that are a circulant matrix: a half on the diagonal, the rest beside it. */
+/* Targets that are a circulant matrix: a half on the diagonal, the rest next to it. */
 static void soft_targets_of_ref(void **state) {
     (void)state;
     Matrix x = {.log_scale = 0.7, .bias = -0.4, .soft = true};

@@ -7,7 +7,7 @@
 
 static const size_t sizes[] = {0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1000, 20011};
 
-/* db is the sum of dx as it is stored: exactly, but for the order of an f32 sum. */
+/* db is the sum of the stored dx, exact except for the order of an f32 sum. */
 static void check_bias(Buf *db, const Buf *dx, size_t rows, size_t C) {
     for (size_t c = 0; c < C; c++) {
         db->want[c] = db->host[c];
@@ -70,7 +70,7 @@ static void add(void **state) {
         }
 }
 
-/* rows of the source, rows taken, width */
+/* rows of the source, selected rows, width */
 static const size_t row_shapes[][3] = {{1, 1, 1},    {5, 0, 3},    {4, 4, 7},     {9, 5, 16},
                                        {33, 20, 33}, {64, 3, 768}, {300, 257, 17}};
 

@@ -33,7 +33,7 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* Picture number i: its colours and its size tell it apart. */
+/* Picture number i, identified by its colours and its size. */
 static void add_picture(TarBytes *t, size_t i, bool broken) {
     int width = 20 + (int)(i % 7), height = 18 + (int)(i % 5);
     uint8_t *rgb = xmalloc((size_t)(width * height * 3)), *jpeg;
@@ -142,7 +142,7 @@ static void check_same(const Row *a, const Row *b, size_t n) {
                      (unsigned long long)b[i].sample);
 }
 
-/* One batch against what its definition says, part by part. */
+/* One batch against its definition, part by part. */
 static void test_contract(void **state) {
     (void)state;
     Dataset *d = make_data(SAMPLES, SHARDS, NULL);
@@ -396,7 +396,7 @@ static void test_held_batches(void **state) {
     LoaderOptions o = options();
     o.batch_size = 2;
     o.accum = 4;
-    o.ring = 1; /* too small: the loader takes what it needs */
+    o.ring = 1; /* too small: the loader uses the size that it needs */
     Sampler *s = sampler_new(d, false, 1, 0);
     Loader *l = loader_start(d, s, &o, 0, 0);
     for (size_t k = 0; k < 3; k++) {

@@ -260,7 +260,7 @@ static void test_plain_lines(void **state) {
     free(text);
 }
 
-/* What f writes to a terminal, up to its last line break; malloc'd. NULL: no pseudo-terminals. */
+/* The output of f on a terminal, up to its last line break; malloc'd. NULL: no pseudo-terminals. */
 static char *terminal_of(void (*f)(const char *), const char *argument) {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY);
     if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return NULL;

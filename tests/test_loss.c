@@ -205,7 +205,7 @@ static void test_golden_soft(void **state) {
 
 /* ---- tiles ---- */
 
-/* 1100 × 1100 has partly filled tiles on both edges even where all of it is kept. */
+/* 1100 × 1100 has partly filled tiles on both edges even if all of it is kept. */
 static void check_tiles(LossKind kind, size_t n, size_t E, size_t larger) {
     double *I = random_rows(n, E, 1), *T = random_rows(n, E, 2), bias = kind == LOSS_CLIP ? 1 : -3;
     size_t whole = n * n * k->acc_size;
@@ -332,7 +332,7 @@ static void fake_gather_bytes(void *all, const void *part, size_t n) {
     meet();
 }
 
-/* Of bytes; for pieces that stand in place. */
+/* Of bytes; for pieces in place. */
 static void fake_pieces(const CommPiece *pieces, size_t count) {
     for (size_t i = 0; i < count; i++) {
         size_t n = pieces[i].bytes;
@@ -458,8 +458,8 @@ static void test_ranks(void **state) {
     check_ranks(LOSS_CLIP, 3, 30, SOFT, 4);
 }
 
-/* Pairs that are hard to tell, cosine 0.1, at CLIP's largest scale. Everything but the rounding of
- * the texts is float64 here. */
+/* Pairs that are hard to tell, cosine 0.1, at CLIP's largest scale. Everything except the rounding
+ * of the texts is float64. */
 static void test_gather_bf16(void **state) {
     (void)state;
     enum { E = 512, SIZE = 4, n = 64, N = SIZE * n };

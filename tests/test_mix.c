@@ -67,7 +67,7 @@ static Sampler *resample(const Dataset *d, size_t window, size_t n, const char *
     return s;
 }
 
-/* Each sample comes as often as its factor says, whatever the sizes of shards and sources. */
+/* Each sample is drawn at the rate of its factor, for any sizes of shards and sources. */
 static void check_shares(const char *factors, double a, double b, double c) {
     enum { N = 60000 };
     Dataset *d = open_data(spec, NULL);
@@ -156,7 +156,7 @@ static void test_refused(void **state) {
     dataset_close(d);
 }
 
-/* Of streams, sources are drawn, each like the others of its part; ranks draw on their own. */
+/* Of streams, sources are drawn, with equal rates inside a part; ranks draw independently. */
 static void test_streams(void **state) {
     (void)state;
     enum { N = 4000 };

@@ -67,7 +67,7 @@ static double fill_grads(Params *p, uint64_t t) {
 
 static const OptimOptions base = {.beta1 = .9, .beta2 = .98, .eps = 1e-6, .weight_decay = .2};
 
-/* Names, not the function under test, say what decays. */
+/* Names, not the function under test, decide which tensors decay. */
 static bool should_decay(const char *name, WdGroups g) {
     bool position = strstr(name, "positional_embedding") != NULL;
     if (position) return g == WD_LEGACY;

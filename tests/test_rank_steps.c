@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { B = 4, MICRO = 2, BUCKET = 16, STEPS = 10, ALL_RECORDED = 8, BATCHES = 3 };
-enum { FORWARDS = 2 * MICRO - 1 }; /* of a step: all but the last micro-batch come twice */
+enum { FORWARDS = 2 * MICRO - 1 }; /* of a step: all micro-batches except the last run twice */
 
 static const Comm *comm;
 

@@ -76,7 +76,7 @@ static void test_all_meet(void **state) {
     (void)state;
     int port = free_port();
     pid_t pid[RANKS];
-    for (int r = RANKS - 1; r >= 0; r--) { /* rank 0 last: the others have to wait for it */
+    for (int r = RANKS - 1; r >= 0; r--) { /* rank 0 last: the others must wait for it */
         pid[r] = start(test_path("all"), (Rendezvous){r, RANKS, "localhost", port, 5, NULL});
         if (r == 1) usleep(250000);
     }

@@ -36,7 +36,7 @@ static void check_ranks(size_t N, size_t M, size_t checked) {
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
     float *x = test_tied_rows(N, E, 1), *y = test_tied_rows(M, E, 2);
     uint32_t *image_of = xcalloc(M, sizeof *image_of);
-    /* every picture has one, the rest lie anywhere */
+    /* every picture has one, the rest are anywhere */
     for (size_t j = 0; j < M; j++)
         image_of[j] = (uint32_t)(j < N ? N - 1 - j : rng_below(test_seed(), 3, j, N));
     size_t *to_text = xcalloc(N, sizeof *to_text), *to_image = xcalloc(M, sizeof *to_image);
@@ -65,7 +65,7 @@ static void test_grouped(void **state) {
     check_ranks(SCORE_TILE_ROWS + 3, SCORE_TILE_COLS + 1000, 40); /* several tiles both ways */
 }
 
-/* The same numbers as f16 of a file, not of length 1: normalised as they are read. */
+/* The same numbers as f16 of a file, not of length 1: normalised when read. */
 static void test_half_file(void **state) {
     (void)state;
     enum { N = 50, E = 12 };

@@ -127,7 +127,7 @@ static void test_csv_data(void **state) {
           "AA|one, two|-1;BB|four|-1;bad none.jpg: No such file or directory;", 3);
     put("csv/list.tsv", "filepath\ttitle\nimg/a.jpg\ta \"b\"\n");
     check(test_path("csv/list.tsv"), &o, "AA|a \"b\"|-1;", 0);
-    put("csv/tabs.csv", "title\tfilepath\na, b\timg/a.jpg\n"); /* the header tells */
+    put("csv/tabs.csv", "title\tfilepath\na, b\timg/a.jpg\n"); /* the header decides */
     check(test_path("csv/tabs.csv"), &o, "AA|a, b|-1;", 0);
     o.csv_image_key = "url";
     o.csv_caption_key = "text";

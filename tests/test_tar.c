@@ -215,7 +215,7 @@ static void test_cut_at_every_byte(void **state) {
         uint8_t *bytes = (uint8_t *)test_read_file(paths[k], &n);
         size_t end = archive_end(bytes, n);
         check_cuts(bytes, n, end);
-        /* frames that end where the archive does: every cut of them loses something */
+        /* frames that end with the archive: every cut loses data */
         uint8_t *frames = zstd_frames(bytes, end, 1000, &packed);
         check_cuts(frames, packed, packed);
         free(frames);
@@ -255,7 +255,7 @@ static void test_stream_frames(void **state) {
     Error err;
     for (size_t i = 0; i < N; i++) raw[i] = (uint8_t)(i * i >> 7);
     uint8_t *frames = zstd_frames(raw, N, FRAME, &packed);
-    /* a skippable frame in front and one behind, as seekable archives have */
+    /* a skippable frame before and one after, as in seekable archives */
     uint8_t *file = xmalloc(packed + 24);
     const uint8_t skip[12] = {0x5e, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4};
     memcpy(file, skip, 12);

@@ -97,7 +97,7 @@ static void test_identity(void **state) {
     assert_int_equal(id[0], 0xF2D72BA38108EC3); /* the same in every build */
 }
 
-/* A caption may hold the end token; without words it is what is added. */
+/* A caption may contain the end token; without words only added ids remain. */
 static void test_literal_end(void **state) {
     (void)state;
     Tokenizer *t = open_text(SMALL);

@@ -294,7 +294,7 @@ static const struct CMUnitTest tests[] = {
 
 int main(void) {
 #if defined TEST_CUDA
-    setenv("CUDAEMU_ARCH", "90", 0); /* where it runs without a GPU: one that has FP8 */
+    setenv("CUDAEMU_ARCH", "90", 0); /* for runs without a GPU: an architecture with FP8 */
 #endif
     return cmocka_run_group_tests_name("uploads", tests, NULL, NULL);
 }

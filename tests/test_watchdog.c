@@ -1,5 +1,5 @@
-/* The watchdog goes by the monotonic clock: it ends a rank in time while the time of day is wrong.
- */
+/* The watchdog uses the monotonic clock: it ends a rank in time although the time of day is
+ * wrong. */
 #include "train/ranks/watchdog.h"
 #include "tests/support.h"
 

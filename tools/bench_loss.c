@@ -1,5 +1,5 @@
 /* clipc bench loss: the contrastive loss alone, forward and backward: whole, or one rank's share of
- * a global batch, with the other ranks' features made up. */
+ * a global batch, with random features of the other ranks. */
 #include "tools/bench.h"
 #include "tools/common.h"
 #include "kernels/rng.h"

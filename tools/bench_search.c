@@ -1,4 +1,4 @@
-/* clipc bench search: the k best of made-up features for one query and for several at once. */
+/* clipc bench search: the k best of random features for one query and for several at once. */
 #include "data/tensors/half.h"
 #include "eval/search.h"
 #include "kernels/rng.h"

@@ -204,7 +204,7 @@ int bench_step(int argc, char **argv) {
     double copy = bench_copy_peak(k), step = bench_median(r.seconds, n), loss = r.loss;
     double rate = (double)(B * A) / step;
     double gflops = 1e-9 * flops / (double)n / step, again = bench_gemm_peak(k);
-    /* what open_clip computes for the same samples: every position, nothing skipped */
+    /* open_clip's FLOPs for the same samples: every position, nothing skipped */
     double whole = 3e-9 * clip_flops(&c, c.context_length, true) * rate;
     if (again > peak) peak = again;
     if (json) {

@@ -19,7 +19,7 @@ typedef struct StepMetrics {
 typedef struct TrainLog TrainLog;
 /* Opens <dir>/metrics.jsonl and a TensorBoard event file under <dir>/tensorboard. Lines of steps
  * after `keep_step` are removed from metrics.jsonl (resume; 0: all). total_steps is for the
- * progress line, which comes at least every `every` steps. */
+ * progress line, which is printed at least every `every` steps. */
 TrainLog *train_log_open(const char *dir, uint64_t keep_step, uint64_t total_steps, uint64_t every);
 /* One line of JSON with 9 significant digits (a NaN or infinity as null), flushed. Exits with an
  * error if it cannot be written. */

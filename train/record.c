@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a change means to the run that resumes. */
+/* The effect of a change on the run that resumes. */
 typedef enum {
-    SAID,  /* it is said, and the run resumes */
+    SAID,  /* it is logged, and the run resumes */
     ORDER, /* the order of samples: the rest of an epoch would be of other samples */
     LOSS,  /* another run */
     MODEL, /* only another name of the same architecture */
@@ -164,7 +164,7 @@ static void compare(Changes *x, const char *name, Kind kind) {
     free(is);
 }
 
-/* Why the run cannot resume, malloc'd; NULL: it can, and what changed is logged. */
+/* The reason why the run cannot resume, malloc'd; NULL: it can, and changes are logged. */
 static char *compare_all(const char *was, const char *is, const char *from, const RecordFacts *f) {
     char *said;
     size_t n;

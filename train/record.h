@@ -1,5 +1,5 @@
-/* record: what a run's state says of how the run learns, for the run that resumes it: lines
- * `name=value` of options and facts. */
+/* record: the settings of a run in its state, for the run that resumes it: lines `name=value` of
+ * options and facts. */
 #ifndef TRAIN_RECORD_H
 #define TRAIN_RECORD_H
 #include "data/dataset.h"
@@ -12,12 +12,12 @@ typedef struct RecordFacts {
     const Dataset *data;
     uint64_t data_hash;
     const ClipConfig *config;
-    const TrainState *state; /* where the run begins */
+    const TrainState *state; /* start of the run */
     const Sched *sched;
 } RecordFacts;
 
-/* Collective. The record of a run that begins, malloc'd; NULL on other ranks than 0. What changed
- * since the record of the checkpoint `resume` (NULL: none) is logged; exits with an error if the
- * run would be another one. */
+/* Collective. The record of a starting run, malloc'd; NULL on ranks other than 0. Logs changes
+ * since the record of the checkpoint `resume` (NULL: none); exits with an error if the run would be
+ * another one. */
 char *record_begin(const Comm *comm, const char *resume, const RecordFacts *f);
 #endif

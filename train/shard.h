@@ -2,8 +2,8 @@
  * one by one while backward still runs. With a sharded optimiser (ZeRO-1: Rajbhandari et al. 2020)
  * each bucket is cut again into one equal slice a rank, whose owner alone keeps the moments,
  * updates the weights and sends them to the others. If compute weights are a separate block (bf16),
- * the owner alone also keeps the masters of matrices, and compute weights are what it sends. Only
- * trainable tensors are sharded: frozen masters are whole on every rank. */
+ * only the owner keeps the masters of matrices, and it sends compute weights. Only trainable
+ * tensors are sharded: frozen masters are whole on every rank. */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
 #include "train/optim_state.h"

@@ -36,7 +36,7 @@ static Owner this_process(void) {
     return o;
 }
 
-/* pid 0: nothing is written there. */
+/* pid 0: the file is empty. */
 static Owner read_owner(int fd) {
     char text[TEXT];
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
@@ -51,7 +51,7 @@ static bool write_owner(int fd, const Owner *o) {
     int n = snprintf(text, sizeof text, "%s:%ld", o->host, o->pid);
     if (*o->job) n += snprintf(text + n, sizeof text - (size_t)n, " %s %lu", o->job, o->start);
     text[n++] = '\n';
-    /* fsync: other hosts read what the server has */
+    /* fsync, since other hosts read the server's copy */
     return !ftruncate(fd, 0) && pwrite(fd, text, (size_t)n, 0) == n && !fsync(fd);
 }
 

@@ -9,7 +9,7 @@ typedef struct Progress {
     double started, shown; /* clock_now() */
 } Progress;
 
-/* what: NULL: nothing is shown. */
+/* what: name of the work; NULL: nothing is shown. */
 Progress progress_start(const char *what);
 /* words: additional text, or "". */
 void progress_show(Progress *p, size_t done, size_t all, const char *words);

@@ -5,26 +5,26 @@
  * refers to it.
  *
  *   CUDAEMU_ORDER=0|1|2   threads, warps and blocks forward, in reverse, at random (default 0)
- *   CUDAEMU_LANES=alone   every thread runs on alone up to a barrier or warp collective, so threads
- *                         drift as far apart as they can; default `together`: the lanes of a warp
+ *   CUDAEMU_LANES=alone   every thread runs alone up to a barrier or warp collective, so threads
+ *                         drift apart as far as possible; default `together`: the lanes of a warp
  *                         step as one, many times faster
- *   CUDAEMU_SEED=n        of everything random (default 1)
- *   CUDAEMU_ASYNC=0|1|2   streams run at once; only what a synchronisation demands; interleaved at
- *                         random (default 0)
- *   CUDAEMU_RACE=1        report two accesses to one word that nothing orders
+ *   CUDAEMU_SEED=n        seed of all random choices (default 1)
+ *   CUDAEMU_ASYNC=0|1|2   streams run at once; only as far as a synchronisation requires;
+ *                         interleaved at random (default 0)
+ *   CUDAEMU_RACE=1        report two unordered accesses to one word
  *   CUDAEMU_LEAKS=1       report device memory that is still allocated at exit
- *   CUDAEMU_ALLOCATIONS=1 say at exit how often device memory was allocated
+ *   CUDAEMU_ALLOCATIONS=1 report at exit how often device memory was allocated
  *   CUDAEMU_MEMORY=MiB    size of device memory (default 4096)
  *   CUDAEMU_DEVICES=n     number of devices (default 1)
  *   CUDAEMU_DRIVER=n      CUDA version of the driver, 12040 for 12.4, 0 for none (default the
  *                         runtime's)
  *   CUDAEMU_ARCH=80       compute capability, and the newest PTX that is taken from an object
- *   CUDAEMU_BGRAD=0       cuBLASLt has no way to sum an operand beside a product
+ *   CUDAEMU_BGRAD=0       cuBLASLt cannot sum an operand with a product
  *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
- *   CUDAEMU_TIMEOUT=s     seconds until a collective between ranks gives up (default 20)
+ *   CUDAEMU_TIMEOUT=s     timeout of a collective between ranks in seconds (default 20)
  *   CUDAEMU_QUIET=1       no line at start
  *   CUDAEMU_PROFILE=1     counts of each kernel's instructions and memory accesses, on stderr at
- * exit; CUDAEMU_PROFILE=FILE: appended to the file, a JSON object a line a kernel
+ *                         exit; CUDAEMU_PROFILE=FILE: appended to the file, one JSON object a line
  *
  * Every fault found ends the process with a line "cudaemu: …" on stderr and exit code 99. */
 #ifndef CUDAEMU_EMU_H

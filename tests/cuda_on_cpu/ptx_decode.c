@@ -454,7 +454,7 @@ static void lay_out_shared(Kernel *k) {
     at = (at + 127) / 128 * 128;
     k->shared[k->shared_count++] = (Buffer){at, 0, 0, true, false, NULL};
     if (!dynamic) return;
-    for (int i = 0; i < k->stmt_count; i++) /* several names may stand for it */
+    for (int i = 0; i < k->stmt_count; i++) /* it may have several names */
         for (int a = 0; a < k->stmts[i].count; a++) {
             Variable *v = k->stmts[i].args[a].variable;
             if (v && v->space == SHARED && v->external) v->address = at;

@@ -262,7 +262,7 @@ static Operand list(Parser *p, char close) {
     expect(p, close);
     return o;
 }
-/* a name with what it stands for; "+offset" may follow */
+/* a name and its meaning; "+offset" may follow */
 static void named(Parser *p, Operand *o) {
     char *n = name(p);
     o->reg = find_reg(p, n);

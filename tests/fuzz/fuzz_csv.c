@@ -1,4 +1,5 @@
-/* Any bytes as a CSV (the first one is the separator): every field lies inside, a NUL after it. */
+/* Any bytes as a CSV (the first one is the separator): every field is inside, with a NUL after
+ * it. */
 #include "data/csv.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* Any bytes as a vocabulary file, plain or gzipped; one that loads has to encode and decode. */
+/* Any bytes as a vocabulary file, plain or gzipped; one that loads must encode and decode. */
 #include "data/text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>

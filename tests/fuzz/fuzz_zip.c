@@ -1,4 +1,4 @@
-/* Any bytes as a zip archive: refused, or every stored member lies inside. */
+/* Any bytes as a zip archive: refused, or every stored member is inside. */
 #include "data/tensors/zip.h"
 
 #include <stdlib.h>

@@ -90,6 +90,6 @@ bool clip_image_trains(const Clip *m);
 bool clip_text_trains(const Clip *m);
 
 /* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens, the causal half of
- * its scores; full: what PyTorch computes (all positions, all scores; `tokens` is not used). */
+ * its scores; full: PyTorch's computation (all positions, all scores; `tokens` is unused). */
 double clip_flops(const ClipConfig *c, size_t tokens, bool full);
 #endif

@@ -13,7 +13,7 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     t->max_batch = B;
     if (t->cut && o->max_text_rows) rows = o->max_text_rows;
     t->bucket = t->cut && t->context > 1 ? size_max(1, o->text_bucket) : 1;
-    /* so many sequences, each of at least one row, can hold up to bucket - 1 rows */
+    /* enough sequences, each of at least one row, to hold up to bucket - 1 rows */
     if (t->bucket > 1) t->padding = div_up(t->bucket - 1, t->context - 1);
     rows = text_tower_rows(t, rows);
     t->tower = (Tower){.E = c->embed_dim,

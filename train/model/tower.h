@@ -1,6 +1,6 @@
-/* tower: what the image and the text tower share: a stack of blocks, then pooling, the final
- * LayerNorm, the projection and the L2 norm. Owns no memory: it lays out an arena of the caller's.
- */
+/* tower: shared by the image and the text tower: a stack of blocks, then pooling, the final
+ * LayerNorm, the projection and the L2 norm. Owns no memory: it lays out an arena of the
+ * caller's. */
 #ifndef TRAIN_MODEL_TOWER_H
 #define TRAIN_MODEL_TOWER_H
 #include "train/model/block.h"
