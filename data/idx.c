@@ -13,15 +13,15 @@ enum { BYTE_TYPE = 8, SIDE_MAX = 1 << 16 };
 /* ---- one array ---- */
 
 /* Bytes of the file, decompressed if it is gzip. */
-typedef struct Source {
+typedef struct Inflater {
     bool gzip, ended;
     z_stream z;
     const uint8_t *at;
     size_t left;
-} Source;
+} Inflater;
 
-static bool source_open(Source *s, const uint8_t *file, size_t n, Error *err) {
-    *s = (Source){.gzip = n > 2 && file[0] == 0x1f && file[1] == 0x8b, .at = file, .left = n};
+static bool inflater_open(Inflater *s, const uint8_t *file, size_t n, Error *err) {
+    *s = (Inflater){.gzip = n > 2 && file[0] == 0x1f && file[1] == 0x8b, .at = file, .left = n};
     if (!s->gzip) return true;
     s->z.next_in = (uint8_t *)file;
     s->z.avail_in = (unsigned)n;
@@ -29,7 +29,7 @@ static bool source_open(Source *s, const uint8_t *file, size_t n, Error *err) {
 }
 
 /* Up to n bytes; fewer only at the end. False: damaged. */
-static bool source_read(Source *s, uint8_t *out, size_t n, size_t *got, Error *err) {
+static bool inflater_read(Inflater *s, uint8_t *out, size_t n, size_t *got, Error *err) {
     if (!s->gzip) {
         *got = size_min(n, s->left);
         if (*got) memcpy(out, s->at, *got);
@@ -52,10 +52,10 @@ static bool source_read(Source *s, uint8_t *out, size_t n, size_t *got, Error *e
     return true;
 }
 
-static bool read_header(IdxArray *a, Source *s, Error *err) {
+static bool read_header(IdxArray *a, Inflater *s, Error *err) {
     uint8_t head[4], dim[4];
     size_t got;
-    if (!source_read(s, head, 4, &got, err)) return false;
+    if (!inflater_read(s, head, 4, &got, err)) return false;
     if (got < 4 || head[0] || head[1]) return error_set(err, "not an IDX file");
     if (head[2] != BYTE_TYPE)
         return error_set(err, "an IDX file of type 0x%02x: only bytes (0x08) are read", head[2]);
@@ -64,7 +64,7 @@ static bool read_header(IdxArray *a, Source *s, Error *err) {
     a->ndim = head[3];
     a->size = 1;
     for (size_t d = 0; d < a->ndim; d++) {
-        if (!source_read(s, dim, 4, &got, err)) return false;
+        if (!inflater_read(s, dim, 4, &got, err)) return false;
         if (got < 4) return error_set(err, "it ends within its header");
         a->shape[d] = (size_t)dim[0] << 24 | (size_t)dim[1] << 16 | (size_t)dim[2] << 8 | dim[3];
         if (a->shape[d] && a->size > IDX_BYTES_MAX / a->shape[d])
@@ -74,26 +74,26 @@ static bool read_header(IdxArray *a, Source *s, Error *err) {
     return true;
 }
 
-static bool read_body(IdxArray *a, Source *s, Error *err) {
+static bool read_body(IdxArray *a, Inflater *s, Error *err) {
     size_t have = 0, room = 0, got;
     while (have < a->size) {
         room = size_min(a->size, size_max(1 << 16, 2 * room));
         a->bytes = xrealloc(a->bytes, room);
-        if (!source_read(s, a->bytes + have, room - have, &got, err)) return false;
+        if (!inflater_read(s, a->bytes + have, room - have, &got, err)) return false;
         have += got;
         if (have < room) return error_set(err, "cut: %zu of %zu bytes are there", have, a->size);
     }
     uint8_t more;
-    if (!source_read(s, &more, 1, &got, err)) return false;
+    if (!inflater_read(s, &more, 1, &got, err)) return false;
     if (got) return error_set(err, "it is longer than its header says");
     return !s->gzip || s->ended || error_set(err, "cut: its gzip data have no end");
 }
 
 bool idx_parse(IdxArray *a, const uint8_t *file, size_t n, Error *err) {
-    Source s;
+    Inflater s;
     *a = (IdxArray){.ndim = 0};
     if (n > UINT_MAX) return error_set(err, "a file of %zu bytes", n);
-    if (!source_open(&s, file, n, err)) return false;
+    if (!inflater_open(&s, file, n, err)) return false;
     bool ok = read_header(a, &s, err) && read_body(a, &s, err);
     if (s.gzip) inflateEnd(&s.z);
     if (!ok) idx_free(a);

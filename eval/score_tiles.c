@@ -5,21 +5,21 @@
 #include <stdlib.h>
 
 /* Rows of a set on the device; a block that is already there is not sent again. */
-typedef struct Block {
+typedef struct RowBlock {
     const Rows *rows;
     size_t size, first; /* rows; first SIZE_MAX: empty */
     float *host;
     acc *device;
-} Block;
+} RowBlock;
 
-static Block block_new(const Kernels *k, const Rows *r, size_t most) {
-    Block b = {.rows = r, .size = size_min(most, r->count), .first = SIZE_MAX};
+static RowBlock block_new(const Kernels *k, const Rows *r, size_t most) {
+    RowBlock b = {.rows = r, .size = size_min(most, r->count), .first = SIZE_MAX};
     b.host = xmalloc(size_mul(b.size, r->dim * sizeof *b.host));
     b.device = k->device->alloc(size_mul(b.size, r->dim * k->acc_size));
     return b;
 }
 
-static void block_load(Block *b, const Kernels *k, size_t first) {
+static void block_load(RowBlock *b, const Kernels *k, size_t first) {
     size_t n = size_min(b->size, b->rows->count - first);
     if (b->first == first) return;
     rows_load(b->rows, first, n, b->host, b->rows->dim);
@@ -27,7 +27,7 @@ static void block_load(Block *b, const Kernels *k, size_t first) {
     b->first = first;
 }
 
-static void block_free(Block *b, const Kernels *k) {
+static void block_free(RowBlock *b, const Kernels *k) {
     k->device->release(b->device);
     free(b->host);
 }
@@ -48,7 +48,7 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
     if (!a->count || !b->count) return;
     size_t E = a->dim,
            size = size_min(SCORE_TILE_ROWS, a->count) * size_min(SCORE_TILE_COLS, b->count);
-    Block rows = block_new(k, a, SCORE_TILE_ROWS), cols = block_new(k, b, SCORE_TILE_COLS);
+    RowBlock rows = block_new(k, a, SCORE_TILE_ROWS), cols = block_new(k, b, SCORE_TILE_COLS);
     acc *product = k->device->alloc(size_mul(size, k->acc_size));
     float *scores = xmalloc(size_mul(size, sizeof *scores));
     Progress progress = progress_start(w->progress);

@@ -25,12 +25,12 @@ static void fp8_update(void **state) {
 
 static bool in_8_bits(void) { return backend->fp8; }
 
-typedef struct Layer {
+typedef struct Fp8Layer {
     size_t M, N, K, part; /* the product takes the rows of w from `part` on */
     double *x, *w, *dy;
     act *dx, *y, *dev_x, *dev_w, *dev_dy;
     acc *dw, *scaling;
-} Layer;
+} Fp8Layer;
 
 /* Integers that e4m3 and e5m2 hold exactly, times a power of two. */
 static void fill(double *v, size_t n, double unit, bool e5m2) {
@@ -46,8 +46,8 @@ static act *to_device(const double *v, size_t n) {
     return p;
 }
 
-static Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
-    Layer l = {.M = M, .N = N, .K = K, .part = part};
+static Fp8Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
+    Fp8Layer l = {.M = M, .N = N, .K = K, .part = part};
     l.x = xmalloc(M * K * sizeof *l.x);
     l.w = xmalloc((part + N) * K * sizeof *l.w);
     l.dy = xmalloc(M * N * sizeof *l.dy);
@@ -68,7 +68,7 @@ static Layer layer_new(size_t M, size_t N, size_t K, size_t part) {
     return l;
 }
 
-static void layer_run(Layer *l) {
+static void layer_run(Fp8Layer *l) {
     const act *w = act_at(backend, l->dev_w, l->part * l->K);
     acc *dw = acc_at(backend, l->dw, l->part * l->K);
     backend->device->zero(l->dw, (l->part + l->N) * l->K * backend->acc_size);
@@ -77,7 +77,7 @@ static void layer_run(Layer *l) {
     backend->linear_bwd_weight(dw, NULL, l->dev_dy, l->dev_x, l->M, l->N, l->K);
 }
 
-static void layer_free(Layer *l) {
+static void layer_free(Fp8Layer *l) {
     backend->fp8_weight(l->dev_w, l->dw, NULL, 0, 0, 0, 0);
     void *device[] = {l->dev_x, l->dev_w, l->dev_dy, l->y, l->dx, l->dw, l->scaling};
     for (size_t i = 0; i < COUNT(device); i++) backend->device->release(device[i]);
@@ -101,7 +101,7 @@ static double largest(const double *v, size_t n) {
 }
 
 /* Every sum is one of a few products of small integers: f32 holds it exactly, in any order. */
-static void check_exactly(const Layer *l) {
+static void check_exactly(const Fp8Layer *l) {
     const double *w = l->w + l->part * l->K;
     double *y = xmalloc(l->M * l->N * sizeof *y), *dx = xmalloc(l->M * l->K * sizeof *dx);
     double *dw = xmalloc(l->N * l->K * sizeof *dw);
@@ -137,7 +137,7 @@ static void fp8_weight(void **state) {
     static const size_t shapes[][4] = {{1, 16, 16, 0},  {5, 48, 80, 0},   {16, 64, 32, 0},
                                        {77, 32, 64, 0}, {33, 64, 32, 32}, {7, 8, 24, 0}};
     for (size_t i = 0; i < COUNT(shapes); i++) {
-        Layer l = layer_new(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
+        Fp8Layer l = layer_new(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
         bool eight = in_8_bits() && l.N % 16 == 0 && l.K % 16 == 0;
         layer_run(&l);
         double amax[FACTORS];
@@ -164,7 +164,7 @@ static void fp8_padding(void **state) {
         int32_t *start = backend->device->alloc(sizeof starts);
         backend->device->upload(start, starts, sizeof starts);
         for (int padded = 0; padded < 2; padded++) {
-            Layer l = layer_new(M, N, K, 0);
+            Fp8Layer l = layer_new(M, N, K, 0);
             for (size_t i = 0; i < N; i++) l.dy[(M - 1) * N + i] = 0;
             l.x[real * K - 1] = -1.25; /* the last that counts */
             l.x[real * K] = 1.5;
@@ -190,7 +190,7 @@ static void fp8_padding(void **state) {
 /* 1 + 2^-5 has five bits after the point; e4m3 keeps three. */
 static void takes_8_bits(void **state) {
     (void)state;
-    Layer l = layer_new(1, 16, 16, 0);
+    Fp8Layer l = layer_new(1, 16, 16, 0);
     double got[16];
     for (size_t i = 0; i < 16; i++) l.x[i] = i ? 0 : 1 + 0x1p-5;
     for (size_t i = 0; i < 16 * 16; i++) l.w[i] = 1;

@@ -176,14 +176,14 @@ static void tf32(void **state) {
 
 enum { M = 3, N = 4, K = 5 };
 
-typedef struct Layer {
+typedef struct Operands {
     double *x, *w, *b, *r; /* loss = Σ r·y */
     bool project, activated;
     Activation f;
-} Layer;
+} Operands;
 
 static double layer_loss(void *ctx) {
-    const Layer *l = ctx;
+    const Operands *l = ctx;
     double y[M * N], pre[M * N];
     const act *x = (act *)l->x, *w = (act *)l->w;
     if (l->project)
@@ -196,13 +196,13 @@ static double layer_loss(void *ctx) {
 }
 
 static void check_layer(bool project, bool activated, Activation f) {
-    Layer l = {test_randoms(M * K),
-               test_randoms(N * K),
-               test_randoms(N),
-               test_randoms(M * N),
-               project,
-               activated,
-               f};
+    Operands l = {test_randoms(M * K),
+                  test_randoms(N * K),
+                  test_randoms(N),
+                  test_randoms(M * N),
+                  project,
+                  activated,
+                  f};
     double dx[M * K], dw[N * K] = {0}, db[N] = {0}, dpre[M * N], pre[M * N], y[M * N];
     const act *x = (act *)l.x, *w = (act *)l.w, *dy = (act *)l.r;
     if (project) {

@@ -9,18 +9,18 @@ static const size_t sizes[] = {0, 1, 2, 3, 7, 15, 16, 17, 33, 100, 1000, 4097, 5
 /* A flat block of n elements in chunks of all groups, with gaps between them; the moments have
  * other offsets than the weights. Chunk sizes rise, so that large n has full ones. */
 enum { GROUPS = 3, MOST_CHUNKS = 64, GAP = 3, MOMENTS_AT = 2 };
-typedef struct Block {
+typedef struct Chunks {
     OptimChunk chunk[MOST_CHUNKS];
     size_t count, n; /* n: elements with all gaps */
-} Block;
+} Chunks;
 static const OptimGroup groups[GROUPS] = {
     {0, -INFINITY, INFINITY, 1},
     {0, -0.1, 0.4, 1},              /* clamped */
     {0.2, -INFINITY, INFINITY, 0.6} /* decays, and learns more slowly */
 };
 
-static Block block_new(size_t n) {
-    Block b = {.count = 0};
+static Chunks chunks_new(size_t n) {
+    Chunks b = {.count = 0};
     size_t at = 0;
     for (size_t left = n, size; left; left -= size) {
         size = size_min(left, size_min(OPTIM_CHUNK, 1 + 20 * b.count * b.count * b.count));
@@ -37,7 +37,7 @@ static Block block_new(size_t n) {
 static void sum_squares(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {
-        Block b = block_new(sizes[i]);
+        Chunks b = chunks_new(sizes[i]);
         Buf *out = acc_inout(1, 1), *x = acc_in(b.n, 2);
         Buf *chunk = raw_in(b.chunk, b.count * sizeof *b.chunk);
         out->host[0] = fabs(out->host[0]);
@@ -99,7 +99,7 @@ static const AdamW others[] = {
 };
 
 static void compare_adamw(size_t n, const AdamW *o, double squares, Moments moments, bool weights) {
-    Block b = block_new(n);
+    Chunks b = chunks_new(n);
     bool bf16 = moments == MOMENTS_BF16;
     Buf *p = acc_inout(b.n, 1), *g = acc_inout(b.n, 1e-2), *w = weights ? act_inout(b.n, 1) : NULL;
     Buf *m = bf16 ? bf16_inout(b.n, 1e-2) : acc_inout(b.n, 1e-2);

@@ -2,7 +2,6 @@
  * training steps through the whole program. */
 #include "tests/support.h"
 #include "tests/support_data.h"
-#include "data/tensors/npy.h"
 
 #include <jansson.h>
 #include <math.h>

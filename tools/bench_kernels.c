@@ -36,14 +36,14 @@ static const Command command = {
     COUNT(options),
 };
 
-typedef struct Tower {
+typedef struct BenchTower {
     const Kernels *k;
     size_t rows, B, T, C, H, M; /* M: MLP width */
     bool causal;
     act *x, *y, *z, *w, *wide, *wide2, *qkv, *dqkv;
     acc *b, *dw, *db, *mean, *rstd, *lse;
     int32_t *start;
-} Tower;
+} BenchTower;
 
 static acc *zeros(const Kernels *k, size_t n) {
     acc *x = k->device->alloc(n * k->acc_size);
@@ -51,31 +51,32 @@ static acc *zeros(const Kernels *k, size_t n) {
     return x;
 }
 
-static Tower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *c, bool causal) {
+static BenchTower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *c,
+                            bool causal) {
     size_t rows = B * T, C = c->width, M = c->mlp;
-    Tower t = {k,
-               rows,
-               B,
-               T,
-               C,
-               c->heads,
-               M,
-               causal,
-               bench_filled(k, rows * C, 1),
-               bench_filled(k, rows * C, 1),
-               bench_filled(k, rows * C, 1),
-               bench_filled(k, M * size_max(C, 3), 0.1),
-               bench_filled(k, rows * M, 1),
-               bench_filled(k, rows * M, 1),
-               bench_filled(k, rows * 3 * C, 1),
-               bench_filled(k, rows * 3 * C, 1),
-               zeros(k, size_max(M, 3 * C)),
-               zeros(k, M * C),
-               zeros(k, size_max(M, 3 * C)),
-               zeros(k, rows),
-               zeros(k, rows),
-               zeros(k, rows * c->heads),
-               k->device->alloc((B + 1) * sizeof(int32_t))};
+    BenchTower t = {k,
+                    rows,
+                    B,
+                    T,
+                    C,
+                    c->heads,
+                    M,
+                    causal,
+                    bench_filled(k, rows * C, 1),
+                    bench_filled(k, rows * C, 1),
+                    bench_filled(k, rows * C, 1),
+                    bench_filled(k, M * size_max(C, 3), 0.1),
+                    bench_filled(k, rows * M, 1),
+                    bench_filled(k, rows * M, 1),
+                    bench_filled(k, rows * 3 * C, 1),
+                    bench_filled(k, rows * 3 * C, 1),
+                    zeros(k, size_max(M, 3 * C)),
+                    zeros(k, M * C),
+                    zeros(k, size_max(M, 3 * C)),
+                    zeros(k, rows),
+                    zeros(k, rows),
+                    zeros(k, rows * c->heads),
+                    k->device->alloc((B + 1) * sizeof(int32_t))};
     int32_t *host = xcalloc(B + 1, sizeof *host);
     for (size_t b = 0; b <= B; b++) host[b] = (int32_t)(b * T);
     k->device->upload(t.start, host, (B + 1) * sizeof *host);
@@ -84,7 +85,7 @@ static Tower tower_new(const Kernels *k, size_t B, size_t T, const TowerConfig *
 }
 
 static void run_tower(const void *tower) {
-    const Tower *t = tower;
+    const BenchTower *t = tower;
     const Kernels *k = t->k;
     size_t R = t->rows, C = t->C, M = t->M;
     k->layernorm_fwd(t->y, t->mean, t->rstd, t->z, t->x, t->y, t->b, t->b, R, C);
@@ -219,8 +220,8 @@ int bench_kernels(int argc, char **argv) {
     ClipConfig c;
     clip_config_load(&c, model);
     size_t B = (size_t)batch_size;
-    Tower image = tower_new(k, B, clip_image_tokens(&c), &c.image, false);
-    Tower text = tower_new(k, B, (size_t)caption_tokens, &c.text, true);
+    BenchTower image = tower_new(k, B, clip_image_tokens(&c), &c.image, false);
+    BenchTower text = tower_new(k, B, (size_t)caption_tokens, &c.text, true);
     Ends ends = ends_new(k, &c, B, (size_t)caption_tokens);
     double gemm_peak = bench_gemm_peak(k), copy_peak = bench_copy_peak(k);
     if (!json)

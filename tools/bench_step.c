@@ -67,7 +67,7 @@ static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, u
     return b;
 }
 
-static void batch_free(const Kernels *k, Batch *b) {
+static void free_batch(const Kernels *k, Batch *b) {
     k->device->host_release(b->pixels);
     free(b->ids);
     free(b->start);
@@ -231,7 +231,7 @@ int bench_step(int argc, char **argv) {
         printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
     }
     step_free(s);
-    for (size_t j = 0; j < A; j++) batch_free(k, batches[j]);
+    for (size_t j = 0; j < A; j++) free_batch(k, batches[j]);
     free(batches);
     free(r.seconds);
     optim_free(o);

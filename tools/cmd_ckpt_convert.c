@@ -73,15 +73,15 @@ static const Command average_command = {
     COUNT(average_options),
 };
 
-typedef struct Sources {
+typedef struct Inputs {
     Weights *weights;
     double *share; /* of each; they sum to 1 */
     size_t count;
-} Sources;
+} Inputs;
 
 /* Σ share · weights, in this order; a share of 1 keeps the bits, one of 0 is not read. */
 static void read_sum(void *context, size_t i, size_t first, size_t n, float *out_values) {
-    const Sources *s = context;
+    const Inputs *s = context;
     double *sum = xcalloc(n, sizeof *sum);
     for (size_t k = 0; k < s->count; k++) {
         if (!(s->share[k] > 0)) continue;
@@ -110,7 +110,7 @@ static void write_sum(const Command *command, const StringList *paths, const dou
     pretrained_config(&config, paths->items[0], model);
     size_t count;
     Param *list = params_describe(&config, &count);
-    Sources s = {.count = paths->count};
+    Inputs s = {.count = paths->count};
     char *vocab_path = find_vocab(paths->items[0], &config);
     static const Dtype dtypes[] = {DTYPES(CHOICE_NAME)};
     Export e = {.out = out,

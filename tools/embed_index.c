@@ -19,17 +19,17 @@ typedef struct Work {
 static const size_t NONE = SIZE_MAX;
 
 /* Pictures of one new segment. */
-typedef struct Batch {
+typedef struct ImageBatch {
     Dataset *data;
     const size_t *samples; /* of the data set */
     size_t thumb_side;
     Thumb *thumbs;  /* [n] */
     Sample *sample; /* [threads] */
     ResizeScratch **scratch;
-} Batch;
+} ImageBatch;
 
 static bool fetch(void *context, size_t i, Image *img, Error *err) {
-    Batch *b = context;
+    ImageBatch *b = context;
     int t = omp_get_thread_num();
     Sample *s = &b->sample[t];
     Error why;
@@ -45,7 +45,7 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
 
 /* Embeds n samples from `at` on; readable ones become a segment and replace their stale rows.
  * Returns their number. */
-static size_t add_segment(IndexFolder *x, Encoder *e, Batch *b, const Work *w, size_t at,
+static size_t add_segment(IndexFolder *x, Encoder *e, ImageBatch *b, const Work *w, size_t at,
                           size_t n) {
     size_t good = 0, E = x->dim;
     uint64_t time = index_folder_now();
@@ -135,7 +135,7 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
     if (w.changed)
         log_info("%s: %zu pictures have changed since they were embedded", o->folder, w.changed);
-    Batch b = {.data = d, .thumb_side = x.thumb_side};
+    ImageBatch b = {.data = d, .thumb_side = x.thumb_side};
     b.sample = xcalloc(threads, sizeof *b.sample);
     b.scratch = xcalloc(threads, sizeof *b.scratch);
     Progress progress = progress_start(o->folder);

@@ -2,6 +2,7 @@
 # What a machine can check of the rules in docs/CONTRIBUTING.md; exit 1 and a line each where something is wrong.
 set -u
 cd "$(dirname "$0")/.."
+[ -n "${CFLAGS:-}" ] || exec make --no-print-directory lint
 tools/setup.sh build lint || exit 1
 bad=0
 complain() {
@@ -62,6 +63,42 @@ done
 hits=$(git grep -nE 'cuda_runtime\.h|dnnl\.h' -- '*.c' '*.h' '*.cu' '*.cuh' ':!kernels/cuda' ':!train/ranks/comm_nccl.c' ':!kernels/cpu/matmul.c' || true)
 [ -z "$hits" ] || complain "cuda_runtime.h or dnnl.h outside its place" "$hits"
 
+for macro in $(git grep -hoE '\bHAVE_[A-Z0-9_]+' -- '*.c' '*.h' '*.cu' '*.cuh' | sort -u); do
+    hits=$(git grep -lw "$macro" -- '*.c' '*.h' '*.cu' '*.cuh')
+    [ "$(wc -l <<<"$hits")" = 1 ] || complain "$macro in more than one file" "$hits"
+done
+
+# names of functions and types: what a source file keeps to itself has no name that a header declares (the layer that runs CUDA
+# without a GPU is a program of its own)
+repeated() {
+    awk '{
+        name = ""; own = /^(__[a-z]+__ |[a-z]+ )?static /
+        if (open && match($0, /^[A-Za-z_0-9]+\(/)) { name = substr($0, 1, RLENGTH - 1); own = 1 } # the line above has its type
+        open = /^static [^(=;]*[^(=;,]$/
+        if (name == "" && /^[A-Za-z_]/) {
+            line = $0; sub(/=.*/, "", line)
+            while (match(line, /[A-Za-z_0-9]+\(/)) {
+                name = substr(line, RSTART, RLENGTH - 1); line = substr(line, RSTART + RLENGTH)
+                if (name !~ /^(__.*|[A-Z_0-9]+)$/) break
+                name = ""
+            }
+            if (name == "" && /^typedef .*;$/) { name = $NF; sub(/;/, "", name); own = 1 }
+        }
+        if (/^} [A-Za-z_0-9]+;$/) { name = $2; sub(/;/, "", name); own = 1 }
+        if (name == "") next
+        if (FILENAME ~ /\.(h|cuh)$/) public[name] = FILENAME
+        else if (own && !((FILENAME, name) in at)) { at[FILENAME, name] = FNR; file[++n] = FILENAME; names[n] = name }
+    }
+    END {
+        for (i = 1; i <= n; i++)
+            if (names[i] in public) print file[i] ":" at[file[i], names[i]] ": " names[i] " is declared in " public[names[i]]
+    }' "$@"
+}
+mapfile -t program < <(git ls-files '*.c' '*.h' '*.cu' '*.cuh' ':!tests/cuda_on_cpu')
+mapfile -t layer < <(git ls-files tests/cuda_on_cpu | grep -E '\.(c|h|cu)$')
+hits=$(repeated "${program[@]}" && repeated "${layer[@]}")
+[ -z "$hits" ] || complain "file-local names that headers declare" "$hits"
+
 # a .c with a header of its name includes it first
 for c in "${sources[@]}"; do
     case $c in *.c) ;; *) continue ;; esac
@@ -90,7 +127,6 @@ if command -v clang-format >/dev/null; then
     hits=$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
     [ -z "$hits" ] || complain "not formatted (make format)" "$hits"
 fi
-export CFLAGS=${CFLAGS:--std=gnu11 -D_GNU_SOURCE -I. -Wall -Wextra}
 # a second compiler: what it warns of
 compile() {
     case $1 in kernels/cpu/*) set -- "$1" -DACT_F32 ;; esac

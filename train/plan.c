@@ -16,29 +16,29 @@ static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, f
 enum { NODE = 8 };
 
 /* The flat parameter block of one rank, in bytes. */
-typedef struct Weights {
+typedef struct WeightBytes {
     size_t masters, frozen, compute, gradients, moments, average;
     size_t shared; /* weights that are sent */
-} Weights;
+} WeightBytes;
 
-static Weights plan_weights(const Kernels *k, const Params *p, const PlanOptions *o) {
+static WeightBytes plan_weights(const Kernels *k, const Params *p, const PlanOptions *o) {
     size_t block = p->learning, frozen = p->size - p->learning;
     /* train/shard.h: only the owner keeps the masters of matrices */
     size_t shards = o->shard_optimizer ? (size_t)o->ranks : 1;
     bool owned = shards > 1 && params_are_rounded(p) && !o->ema && !p->lora;
     size_t split = owned ? p->matrices : 0;
-    return (Weights){.masters = (block - split + split / shards) * k->acc_size,
-                     .frozen = frozen * k->acc_size,
-                     .compute = (p->size - p->rounded) * k->act_size + lora_bytes(p),
-                     .gradients = (block + 2 * p->longest) * k->acc_size,
-                     .moments = 2 * (block / shards) * moment_size(k, o->moments),
-                     .average = o->ema ? block * k->acc_size : 0,
-                     .shared = split * k->act_size + (block - split) * k->acc_size};
+    return (WeightBytes){.masters = (block - split + split / shards) * k->acc_size,
+                         .frozen = frozen * k->acc_size,
+                         .compute = (p->size - p->rounded) * k->act_size + lora_bytes(p),
+                         .gradients = (block + 2 * p->longest) * k->acc_size,
+                         .moments = 2 * (block / shards) * moment_size(k, o->moments),
+                         .average = o->ema ? block * k->acc_size : 0,
+                         .shared = split * k->act_size + (block - split) * k->acc_size};
 }
 
 /* Computation and communication of one rank in a step, and estimated times. */
 static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions *o,
-                       const PlanOptions *p, const Weights *w) {
+                       const PlanOptions *p, const WeightBytes *w) {
     double R = p->ranks, n = (double)(o->max_batch * p->accum), N = n * R, E = (double)c->embed_dim;
     double forward = clip_flops(c, size_min(16, c->context_length), false);
     double again = (double)(p->accum - 1) / (double)p->accum + (o->grad_checkpointing ? 1 : 0);
@@ -73,7 +73,7 @@ static void print_step(const Kernels *k, const ClipConfig *c, const ClipOptions 
 
 void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, const PlanOptions *p) {
     size_t n = size_mul(o->max_batch, p->accum);
-    Weights w = plan_weights(k, p->params, p);
+    WeightBytes w = plan_weights(k, p->params, p);
     size_t activations = clip_activation_bytes(k, c, o);
     size_t loss = loss_bytes(k, p->ranks, n, c->embed_dim, p->logit_memory) +
                   4 * size_mul(n, c->embed_dim) * k->acc_size;

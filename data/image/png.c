@@ -7,13 +7,13 @@
 
 enum { MAX_CHUNK = 1 << 20 }; /* bytes the library may allocate for one chunk other than pixels */
 
-typedef struct Source {
+typedef struct PngBytes {
     const uint8_t *bytes;
     size_t left;
-} Source;
+} PngBytes;
 
 static void read_bytes(png_structp png, png_bytep to, size_t n) {
-    Source *s = png_get_io_ptr(png);
+    PngBytes *s = png_get_io_ptr(png);
     if (n > s->left) png_error(png, "the file is truncated");
     memcpy(to, s->bytes, n);
     s->bytes += n;
@@ -115,7 +115,7 @@ static bool decode(Reader *r, Image *img, size_t max_pixels, bool header_only, E
 
 bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
                 Error *err) {
-    Source source = {bytes, size};
+    PngBytes source = {bytes, size};
     Reader reader = {0}, *r = &reader; /* accessed through memory: longjmp would lose registers */
     volatile bool ok = false;
     r->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, err, fail, be_silent);

@@ -52,8 +52,8 @@ static bool writer_failed(NpyWriter *w, Error *err) {
     return false;
 }
 
-static NpyWriter *writer_open(const char *path, NpyType type, const size_t *shape, int ndim,
-                              Error *err) {
+static NpyWriter *create(const char *path, NpyType type, const size_t *shape, int ndim,
+                         Error *err) {
     assert(ndim >= 0 && ndim <= MAX_DIMS);
     NpyWriter *w = xcalloc(1, sizeof *w);
     w->path = xstrdup(path);
@@ -66,7 +66,7 @@ static NpyWriter *writer_open(const char *path, NpyType type, const size_t *shap
 }
 
 NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err) {
-    NpyWriter *w = writer_open(path, type, (size_t[]){rows, cols}, 2, err);
+    NpyWriter *w = create(path, type, (size_t[]){rows, cols}, 2, err);
     if (!w) return NULL;
     w->cols = cols;
     w->left = rows;
@@ -111,7 +111,7 @@ bool npy_writer_close(NpyWriter *w, Error *err) {
 }
 
 bool npy_write_f32(const char *path, const float *data, const size_t *shape, int ndim, Error *err) {
-    NpyWriter *w = writer_open(path, NPY_F32, shape, ndim, err);
+    NpyWriter *w = create(path, NPY_F32, shape, ndim, err);
     if (!w) return false;
     size_t n = 1;
     for (int i = 0; i < ndim; i++) n = size_mul(n, shape[i]);

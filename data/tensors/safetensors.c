@@ -238,7 +238,7 @@ static void writer_fail(SafetensorsWriter *w, const char *what) {
     w->failed = true;
 }
 
-static void writer_put(SafetensorsWriter *w, const void *bytes, size_t n) {
+static void put(SafetensorsWriter *w, const void *bytes, size_t n) {
     const char *p = bytes;
     while (n && !w->failed) {
         ssize_t done = write(w->fd, p, n);
@@ -291,9 +291,9 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
     static const char blanks[8] = "       ";
     w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (w->fd < 0) writer_fail(w, strerror(errno));
-    writer_put(w, &padded, 8);
-    writer_put(w, text, length);
-    writer_put(w, blanks, (size_t)padded - length);
+    put(w, &padded, 8);
+    put(w, text, length);
+    put(w, blanks, (size_t)padded - length);
     free(text);
     return w;
 }
@@ -302,7 +302,7 @@ void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n) {
     assert(n <= w->left);
     w->left -= n;
     w->crc = crc32c(w->crc, bytes, n);
-    writer_put(w, bytes, n);
+    put(w, bytes, n);
 }
 
 bool safetensors_finish(SafetensorsWriter *w, Error *err) {

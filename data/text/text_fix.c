@@ -350,7 +350,7 @@ static void replace_characters(CodePoints *text) {
 }
 
 /* The length of a terminal escape ("ESC [ digits and semicolons, letter") at i, or 0. */
-static size_t terminal_escape(const CodePoints *text, size_t i) {
+static size_t escape_length(const CodePoints *text, size_t i) {
     if (text->at[i] != 0x1B || i + 1 >= text->count || text->at[i + 1] != '[') return 0;
     size_t j = i + 2;
     while (j < text->count &&
@@ -365,7 +365,7 @@ static size_t terminal_escape(const CodePoints *text, size_t i) {
 static void remove_controls(CodePoints *text) {
     size_t out = 0;
     for (size_t i = 0; i < text->count;) {
-        size_t escape = terminal_escape(text, i);
+        size_t escape = escape_length(text, i);
         if (escape == 0 && !(text_class(text->at[i])->flags & TEXT_CONTROL))
             text->at[out++] = text->at[i];
         i += escape ? escape : 1;

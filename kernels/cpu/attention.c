@@ -6,9 +6,7 @@
  * the CPU multiplies those. */
 #include "kernels/cpu/cpu.h"
 
-#if defined ACT_BF16
 #include "kernels/cpu/tiles.h"
-#endif
 #include <float.h>
 #include <math.h>
 #include <omp.h>
@@ -256,9 +254,6 @@ static void head_bwd(const Head *h, void *mem) {
     narrow_rows(h->to + C, 3 * C, dk, Dp, T, D, 1);
     narrow_rows(h->to + 2 * C, 3 * C, dv, Dp, T, D, 1);
 }
-
-static void tiles_begin(void) {}
-static void tiles_end(void) {}
 #else
 /* ======== in bf16 tiles ======== */
 

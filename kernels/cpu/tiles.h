@@ -7,7 +7,8 @@
  * blocking and the number of threads. */
 #ifndef KERNELS_CPU_TILES_H
 #define KERNELS_CPU_TILES_H
-#if defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
+#if defined ACT_BF16 && defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ &&  \
+    defined __AVX512DQ__
 #define TILES_BUILT
 #include "kernels/cpu/simd.h"
 
@@ -206,5 +207,8 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
         }
     }
 }
+#else
+static inline void tiles_begin(void) {}
+static inline void tiles_end(void) {}
 #endif
 #endif

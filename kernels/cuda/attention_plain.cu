@@ -35,8 +35,8 @@ template <int W> __device__ static inline float part_dot(const float a[W], const
 
 /* rows first … end-1 (at most SIZE) of a matrix into a tile; missing elements are 0. */
 template <int W>
-__device__ static inline void tile_load(float (*tile)[W * TEAM], const act *from, size_t stride,
-                                        int first, int end, int D) {
+__device__ static inline void rows_fetch(float (*tile)[W * TEAM], const act *from, size_t stride,
+                                         int first, int end, int D) {
     for (int i = threadIdx.x; i < SIZE * W * TEAM; i += THREADS) {
         int row = first + i / (W * TEAM), d = i % (W * TEAM);
         tile[i / (W * TEAM)][d] = row < end && d < D ? act_value(from[row * stride + d]) : 0;
@@ -58,8 +58,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
     part_load<W>(query, q + row * 3 * C, t.D);
     for (int k0 = first; k0 < end; k0 += SIZE) {
         __syncthreads();
-        tile_load<W>(keys, q + C, 3 * C, k0, end, t.D);
-        tile_load<W>(values, q + 2 * C, 3 * C, k0, end, t.D);
+        rows_fetch<W>(keys, q + C, 3 * C, k0, end, t.D);
+        rows_fetch<W>(values, q + 2 * C, 3 * C, k0, end, t.D);
         __syncthreads();
         for (int j = 0; j < min(SIZE, end - k0); j++) {
             float score = scale * part_dot<W>(query, keys[j]);
@@ -107,8 +107,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
     if (mine && threadIdx.x % TEAM == 0) delta[h * t.rows + row] = mean;
     for (int k0 = first; k0 < end; k0 += SIZE) {
         __syncthreads();
-        tile_load<W>(keys, q + C, 3 * C, k0, end, t.D);
-        tile_load<W>(values, q + 2 * C, 3 * C, k0, end, t.D);
+        rows_fetch<W>(keys, q + C, 3 * C, k0, end, t.D);
+        rows_fetch<W>(values, q + 2 * C, 3 * C, k0, end, t.D);
         __syncthreads();
         for (int j = 0; j < min(SIZE, end - k0); j++) {
             float score = scale * part_dot<W>(query, keys[j]), dp = part_dot<W>(d, values[j]);
@@ -140,8 +140,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
     part_load<W>(value, q + row * 3 * C + 2 * C, t.D);
     for (int q0 = first; q0 < end; q0 += SIZE) {
         __syncthreads();
-        tile_load<W>(queries, q, 3 * C, q0, end, t.D);
-        tile_load<W>(grads, dout + h * t.D, C, q0, end, t.D);
+        rows_fetch<W>(queries, q, 3 * C, q0, end, t.D);
+        rows_fetch<W>(grads, dout + h * t.D, C, q0, end, t.D);
         __syncthreads();
         for (int j = 0; j < min(SIZE, end - q0); j++) {
             float score = scale * part_dot<W>(key, queries[j]), dp = part_dot<W>(value, grads[j]);

@@ -14,16 +14,16 @@ typedef struct Stage {
 } Stage;
 
 /* Memory in use. */
-typedef struct Block {
+typedef struct Allocation {
     char *p;
     size_t bytes;
-} Block;
+} Allocation;
 
 /* Blocks by address: parts of a space, or separate allocations (base NULL). */
 typedef struct Space {
     char *base;
     size_t size, most; /* most: end of the highest block so far */
-    Block *list;
+    Allocation *list;
     size_t count;
 } Space;
 
@@ -163,7 +163,7 @@ enum { ALIGN = 256 };
 #define PLANNED_AT ((size_t)1 << 56)
 
 static void block_insert(Space *s, size_t i, void *p, size_t bytes) {
-    s->list = (Block *)xrealloc(s->list, (s->count + 1) * sizeof *s->list);
+    s->list = (Allocation *)xrealloc(s->list, (s->count + 1) * sizeof *s->list);
     memmove(s->list + i + 1, s->list + i, (s->count++ - i) * sizeof *s->list);
     s->list[i] = {(char *)p, bytes};
 }

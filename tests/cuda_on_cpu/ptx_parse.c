@@ -46,7 +46,7 @@ static bool accept(Parser *p, char c) {
     p->at++;
     return true;
 }
-static void expect(Parser *p, char c) {
+static void expect_char(Parser *p, char c) {
     if (!accept(p, c)) {
         char why[] = "expected ' '";
         why[10] = c;
@@ -135,7 +135,7 @@ static void declare_regs(Parser *p) {
         int count = -1, bits;
         if (accept(p, '<')) {
             count = (int)number(p, &bits);
-            expect(p, '>');
+            expect_char(p, '>');
         }
         if (p->range_count == 256 || strlen(n) > 63) fail(p, n, "too many registers");
         RegRange *r = &p->ranges[p->range_count++];
@@ -150,7 +150,7 @@ static void declare_regs(Parser *p) {
         k->reg_count += add;
         free(n);
     } while (accept(p, ','));
-    expect(p, ';');
+    expect_char(p, ';');
     free(type);
 }
 
@@ -206,7 +206,7 @@ static Variable *declare(Parser *p, Space space, bool external) {
             break;
         }
         v->size *= number(p, &bits);
-        expect(p, ']');
+        expect_char(p, ']');
     }
     if (empty) v->size = 0;
     if (!v->align) v->align = element;
@@ -259,7 +259,7 @@ static Operand list(Parser *p, char close) {
         o.list = realloc(o.list, (size_t)(o.count + 1) * sizeof *o.list);
         o.list[o.count++] = e;
     } while (accept(p, ','));
-    expect(p, close);
+    expect_char(p, close);
     return o;
 }
 /* a name and its meaning; "+offset" may follow */
@@ -294,7 +294,7 @@ static Operand operand(Parser *p) {
         }
     }
     if (memory) {
-        expect(p, ']');
+        expect_char(p, ']');
         o.kind = OPERAND_MEM;
     }
     return o;
@@ -335,7 +335,7 @@ static void instruction(Parser *p) {
         s->args = realloc(s->args, (size_t)(s->count + 1) * sizeof *s->args);
         s->args[s->count++] = o;
     } while (accept(p, ','));
-    expect(p, ';');
+    expect_char(p, ';');
 }
 
 static void leave_scope(Parser *p) {
@@ -362,7 +362,7 @@ static void body_directive(Parser *p) {
         } else if (space == PARAM) /* only calls need them, and those are refused */
             v->address = (uint64_t)-1;
         keep_local(p, v);
-        expect(p, ';');
+        expect_char(p, ';');
     } else
         fail(p, at, "unknown directive");
     free(word);
@@ -405,7 +405,7 @@ static void function(Parser *p, bool is_function) {
             k->params = realloc(k->params, (size_t)(k->param_count + 1) * sizeof *k->params);
             k->params[k->param_count++] = *v;
         } while (accept(p, ','));
-        expect(p, ')');
+        expect_char(p, ')');
     }
     for (skip(p); *p->at == '.'; skip(p)) {
         char *word = name(p);
@@ -424,14 +424,14 @@ static void function(Parser *p, bool is_function) {
         m->kernels = realloc(m->kernels, (size_t)(m->kernel_count + 1) * sizeof *m->kernels);
         m->kernels[m->kernel_count++] = k;
     } else
-        expect(p, ';');
+        expect_char(p, ';');
     p->kernel = NULL;
     p->local_count = 0;
 }
 
 static void module_variable(Parser *p, Space space, bool external) {
     Variable *v = declare(p, space, external);
-    expect(p, ';');
+    expect_char(p, ';');
     Module *m = p->module;
     m->variables = realloc(m->variables, (size_t)(m->variable_count + 1) * sizeof *m->variables);
     m->variables[m->variable_count++] = v;

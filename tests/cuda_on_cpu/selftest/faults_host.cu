@@ -21,12 +21,12 @@ static float *pinned(float value) {
     for (int i = 0; i < N; i++) p[i] = value;
     return p;
 }
-static cudaStream_t stream_new(void) {
+static cudaStream_t new_stream(void) {
     cudaStream_t s;
     CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
     return s;
 }
-static cudaEvent_t event_new(void) {
+static cudaEvent_t new_event(void) {
     cudaEvent_t e;
     CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
     return e;
@@ -73,7 +73,7 @@ static void fork_after_use(void) {
 
 /* ---- streams and events ---- */
 static void result_read_early(void) {
-    cudaStream_t s = stream_new();
+    cudaStream_t s = new_stream();
     float *d = zeros(), *host = pinned(-1);
     add_one<<<1, N, 0, s>>>(d, N);
     CUDA(cudaMemcpyAsync(host, d, N * sizeof(float), cudaMemcpyDeviceToHost, s));
@@ -81,7 +81,7 @@ static void result_read_early(void) {
 }
 static void source_overwritten(void) {
     static float y[N];
-    cudaStream_t s = stream_new();
+    cudaStream_t s = new_stream();
     float *d = zeros(), *host = pinned(5);
     CUDA(cudaMemcpyAsync(d, host, N * sizeof(float), cudaMemcpyHostToDevice, s));
     host[7] = 6;
@@ -90,7 +90,7 @@ static void source_overwritten(void) {
     expect_all(y, 5);
 }
 static void event_missing(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     float *d = zeros(), *host = pinned(-1);
     add_one<<<1, N, 0, a>>>(d, N);
     CUDA(cudaMemcpyAsync(host, d, N * sizeof(float), cudaMemcpyDeviceToHost, b));
@@ -98,8 +98,8 @@ static void event_missing(void) {
     expect_all(host, 1);
 }
 static void event_recorded_early(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
-    cudaEvent_t e = event_new();
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t e = new_event();
     float *d = zeros(), *host = pinned(-1);
     CUDA(cudaEventRecord(e, a));
     add_one<<<1, N, 0, a>>>(d, N);
@@ -109,20 +109,20 @@ static void event_recorded_early(void) {
     expect_all(host, 1);
 }
 static void stream_destroyed(void) {
-    cudaStream_t s = stream_new();
+    cudaStream_t s = new_stream();
     CUDA(cudaStreamDestroy(s));
     add_one<<<1, N, 0, s>>>(zeros(), N);
 }
 static void event_destroyed(void) {
-    cudaEvent_t e = event_new();
+    cudaEvent_t e = new_event();
     CUDA(cudaEventDestroy(e));
     CUDA(cudaEventSynchronize(e));
 }
 
 /* ---- graphs ---- */
 static void capture_not_joined(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
-    cudaEvent_t fork_event = event_new();
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t fork_event = new_event();
     cudaGraph_t g;
     float *d = zeros();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
@@ -132,44 +132,44 @@ static void capture_not_joined(void) {
     CUDA(cudaStreamEndCapture(a, &g));
 }
 static void sync_in_capture(void) {
-    cudaStream_t a = stream_new();
+    cudaStream_t a = new_stream();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
     CUDA(cudaStreamSynchronize(a));
 }
 /* Records into the capture of a, which b joins. */
 static cudaEvent_t fork_capture(cudaStream_t a, cudaStream_t b) {
-    cudaEvent_t e = event_new();
+    cudaEvent_t e = new_event();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
     CUDA(cudaEventRecord(e, a));
     CUDA(cudaStreamWaitEvent(b, e, 0));
     return e;
 }
 static void sync_of_joined_stream(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     fork_capture(a, b);
     CUDA(cudaStreamSynchronize(b));
 }
 static void query_of_captured_event(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     CUDA(cudaEventQuery(fork_capture(a, b)));
 }
 static void spoilt_capture(void) { /* the error of the query is not checked */
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     cudaGraph_t g;
     fork_capture(a, b);
     (void)cudaStreamQuery(b);
     CUDA(cudaStreamEndCapture(a, &g));
 }
 static void end_by_joined_stream(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     cudaGraph_t g;
     fork_capture(a, b);
     CUDA(cudaStreamEndCapture(b, &g));
 }
 static void event_of_ended_capture(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
+    cudaStream_t a = new_stream(), b = new_stream();
     cudaGraph_t g;
-    cudaEvent_t e = event_new();
+    cudaEvent_t e = new_event();
     float *d = zeros();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
     add_one<<<1, N, 0, a>>>(d, N);
@@ -178,31 +178,31 @@ static void event_of_ended_capture(void) {
     CUDA(cudaStreamWaitEvent(b, e, 0));
 }
 static void event_from_outside_capture(void) {
-    cudaStream_t a = stream_new(), b = stream_new();
-    cudaEvent_t e = event_new();
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t e = new_event();
     CUDA(cudaEventRecord(e, b));
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
     CUDA(cudaStreamWaitEvent(a, e, 0));
 }
 static void allocation_in_capture(void) {
-    cudaStream_t a = stream_new();
+    cudaStream_t a = new_stream();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal));
     zeros();
 }
 static void pinning_in_capture(void) {
-    cudaStream_t a = stream_new();
+    cudaStream_t a = new_stream();
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
     pinned(0);
 }
 static void query_in_capture(void) {
-    cudaStream_t a = stream_new();
-    cudaEvent_t e = event_new();
+    cudaStream_t a = new_stream();
+    cudaEvent_t e = new_event();
     CUDA(cudaEventRecord(e, a));
     CUDA(cudaStreamBeginCapture(a, cudaStreamCaptureModeThreadLocal));
     CUDA(cudaEventQuery(e));
 }
 static void event_without_time(void) {
-    cudaEvent_t e = event_new();
+    cudaEvent_t e = new_event();
     float ms;
     CUDA(cudaEventRecord(e, NULL));
     CUDA(cudaEventSynchronize(e));
@@ -210,8 +210,8 @@ static void event_without_time(void) {
 }
 /* the next read of the last error finds "not ready" */
 static void not_ready_left_behind(void) {
-    cudaStream_t a = stream_new();
-    cudaEvent_t e = event_new();
+    cudaStream_t a = new_stream();
+    cudaEvent_t e = new_event();
     add_one<<<1, N, 0, a>>>(zeros(), N);
     CUDA(cudaEventRecord(e, a));
     cudaEventQuery(e);
@@ -225,8 +225,8 @@ static void driver_too_old(void) {
 __global__ void copy_kernel(float *to, const float *from) { to[threadIdx.x] = from[threadIdx.x]; }
 static void graph_edge_missing(void) { /* b reads a's output, but waits only for the fork */
     static float y[N];
-    cudaStream_t a = stream_new(), b = stream_new();
-    cudaEvent_t fork_event = event_new(), join = event_new();
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t fork_event = new_event(), join = new_event();
     cudaGraph_t g;
     cudaGraphExec_t exec;
     float *d = zeros(), *out = zeros();
