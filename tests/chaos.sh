@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Random kills, stops and signals on a run of four ranks, each followed by --resume latest; the end must be the undisturbed
-# run's, bit for bit: tests/chaos.sh [CYCLES] [SEED]. `make chaos` runs 50.
+# Random kills, stops and signals on a run of four ranks, each followed by --resume latest; the result must equal the
+# undisturbed run's, bit for bit: tests/chaos.sh [CYCLES] [SEED]. `make chaos` runs 50.
 . tests/support.sh chaos
 cycles=${1:-50} seed=${2:-$RANDOM}
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 RANDOM=$seed
 timeout=5
-# long enough that every cycle finds the run alive
+# long enough that the run is alive in every cycle
 steps=$((cycles * 60 + 100))
 echo "chaos: $cycles cycles, seed $seed, $steps steps on 4 ranks"
 
@@ -30,7 +30,7 @@ for cycle in $(seq "$cycles"); do
     launcher=$!
     goal=$(($(lines broken) + RANDOM % 25))
     await $launcher has_lines broken $goal
-    # the goal may lie before the start: then the kill hits ranks that are just coming up
+    # the goal may be before the start: then the kill hits ranks that are starting
     ranks=()
     while [ ${#ranks[@]} != 4 ] && kill -0 $launcher 2>/dev/null; do
         mapfile -t ranks < <(pgrep -P $launcher -x clipc | sort -n)
@@ -47,7 +47,7 @@ for cycle in $(seq "$cycles"); do
     code=$?
     interrupted=$((interrupted + 1))
     [ $what = 2 ] || [ $code != 0 ] || [ "$(lines broken)" = $steps ] || fail "cycle $cycle: a lost rank and exit 0"
-    # before a rank listens to signals, SIGTERM ends it as any other program
+    # before a rank handles signals, SIGTERM ends it like any other program
     [ $what != 2 ] || [ $code = 0 ] || ! grep -q 'ranks over' "$dir/err" || fail "cycle $cycle: SIGTERM and exit $code"
     nothing_left broken || fail "cycle $cycle"
 done

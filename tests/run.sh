@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs test programs and sums up what cmocka printed: tests/run.sh BUILD_DIR [NAME…]; last line "N passed, N failed, N skipped".
-# $CUDA_TESTED: tests of which there is a program cuda_X where nvcc is; elsewhere they count as skipped.
+# Runs test programs and sums up cmocka's output: tests/run.sh BUILD_DIR [NAME…]; last line "N passed, N failed, N
+# skipped".
+# $CUDA_TESTED: tests with a program cuda_X if nvcc is available; otherwise they count as skipped.
 # A failed test's output is shown whole, a skip's reason (a line "SKIP: …") is shown.
 set -u
 dir=$1
@@ -12,7 +13,7 @@ if [ ${#names[@]} = 0 ]; then
         f=$(basename "$f")
         names+=("${f%.c}")
     done
-    # the same tests with the CUDA backend, on the layer that needs no GPU
+    # the same tests with the CUDA backend, on the layer without a GPU
     for f in ${CUDA_TESTED:-}; do
         if [ -x "$dir/tests/cuda_$f" ]; then names+=("cuda_$f"); else absent+=("cuda_$f"); fi
     done
@@ -22,7 +23,7 @@ log=$dir/tests/log
 mkdir -p "$log"
 export CLIPC_HOME=$PWD CLIPC="$PWD/$dir/clipc" TMPDIR=$PWD/$dir/tests/tmp
 mkdir -p "$TMPDIR"
-# Tests ask for more threads than there are cores: waiting threads must not spin.
+# Tests use more threads than cores: waiting threads must not spin.
 export OMP_WAIT_POLICY=passive
 for name in "${names[@]}"; do
     start=$(date +%s%N)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The four tools of compute-sanitizer over programs that run on a GPU: tests/sanitize.sh PROGRAM…
-# $COMPUTE_SANITIZER: another one than PATH's or build/cuda's; $JOBS: programs at once (default 4). A program may take 15 minutes.
+# $COMPUTE_SANITIZER: a program other than PATH's or build/cuda's; $JOBS: concurrent programs (default 4). A program may
+# take 15 minutes.
 set -u
 nvcc=$(command -v nvcc || true)
 tool=${COMPUTE_SANITIZER:-}
@@ -11,13 +12,13 @@ if [ -z "$tool" ]; then
     echo "SKIP: compute-sanitizer is not installed (it comes with the CUDA toolkit; PyPI nvidia-cuda-sanitizer-api)"
     exit 0
 fi
-# what happens inside cuBLAS is its makers' business; what it reads and writes of our memory is memcheck's
+# errors inside cuBLAS are not ours; memcheck covers its accesses to our memory
 library=()
 for name in cutlass xmma gemm gemv cublas nvjet splitK; do library+=(--kernel-name-exclude "kns=$name"); done
 
 one() { # check, program
     local log=$2.$1.log options=(--tool "$1" --error-exitcode 9) start=$SECONDS code=0
-    # the test of running out of memory is meant to see a failed call
+    # the test of running out of memory expects a failed call
     if [ "$1" = memcheck ]; then options+=(--report-api-errors no); else options+=("${library[@]}"); fi
     timeout 900 "$tool" "${options[@]}" "$2" >"$log" 2>&1 || code=$?
     if [ $code = 0 ]; then

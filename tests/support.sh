@@ -1,12 +1,12 @@
-# support.sh: what the shell tests share: a folder of their own, cmocka's lines, expectations of a command, training runs that are waited
-# for, killed and compared. Sourced by tests/test_*.sh with the test's name: . tests/support.sh NAME
+# support.sh: shared by the shell tests: a private folder, cmocka's lines, expectations of a command, training runs that
+# are waited for, killed and compared. Sourced by tests/test_*.sh with the test's name: . tests/support.sh NAME
 set -u
 clipc=${CLIPC:-build/clipc}
 bin=$(dirname "$clipc")
 golden=tests/golden/openclip
-# what a run on the small model's 24 pairs is told
+# options of a run on the small model's 24 pairs
 pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv)
-# ranks of this machine: "${mpirun[@]}" -np N COMMAND; the library itself leaves memory behind
+# ranks of this machine: "${mpirun[@]}" -np N COMMAND; the library itself leaks memory
 mpirun=(mpirun -x ASAN_OPTIONS=detect_leaks=0 --allow-run-as-root --oversubscribe --bind-to none)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
@@ -30,7 +30,7 @@ skip() { # reason, names…
         echo "[  SKIPPED ] $name"
     done
 }
-# The command must exit with $1 and say $2 on stdout or stderr; both are in $dir/out.
+# The command must exit with $1 and print $2 on stdout or stderr; both are in $dir/out.
 says() {
     local code=$1 words=$2 got=0
     shift 2
@@ -41,7 +41,7 @@ says() {
         return 1
     fi
 }
-# The command must exit with $1 and say $2 on stderr, within 5 lines.
+# The command must exit with $1 and print $2 on stderr, within 5 lines.
 refused() {
     local code=$1 words=$2 got=0
     shift 2
@@ -52,7 +52,7 @@ refused() {
         return 1
     fi
 }
-# Runs a command that may not write where the modes forbid it, also where we are root.
+# Runs a command without the right to write against file modes, also as root.
 obeying() {
     if [ "$(id -u)" = 0 ]; then setpriv --bounding-set=-dac_override --inh-caps=-dac_override "$@"; else "$@"; fi
 }
@@ -60,7 +60,7 @@ obeying() {
 # ---- processes ----
 # seconds that a loaded machine may add
 slack=20
-# Until the command succeeds; fails when process $1 ends before that, or after a minute.
+# Waits until the command succeeds; fails if process $1 ends before that, or after a minute.
 await() {
     local job=$1 end=$((SECONDS + 60))
     shift
@@ -69,7 +69,7 @@ await() {
         sleep 0.005
     done
 }
-# Until process $2 ends, at most $1 seconds; its exit code is in $code.
+# Waits until process $2 ends, at most $1 seconds; its exit code is in $code.
 ends() {
     local end=$((SECONDS + $1))
     while kill -0 "$2" 2>/dev/null; do
@@ -82,7 +82,7 @@ ends() {
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 no_mpi() { ! command -v mpirun >/dev/null || "$clipc" train --comm mpi --dry-run --model small 2>&1 | grep -q 'no MPI'; }
 no_mpi_reason="no mpirun here (or a build without MPI)"
-# No process of run $1 is left. A zombie is none any more: only its parent is slow.
+# No process of run $1 is left. A zombie does not count: its parent is only slow to reap it.
 nothing_left() {
     for _ in $(seq 40); do
         pgrep -r D,R,S,T -f "logs $dir .*--name $1" >"$dir/left" || return 0
@@ -102,15 +102,15 @@ near() {
         { d = $1 - $2; if (d < 0) d = -d; if (NF != 2 || d > most * $1) { print "step " NR ": " $0; bad = 1 } }
         END { if (NR != steps) print NR " steps"; exit bad || NR != steps }'
 }
-same_metrics() { # two runs, but for their speed
+same_metrics() { # two runs, except their speed
     diff <(sed 's/"samples_per_s.*//' "$dir/$1/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$2/metrics.jsonl")
 }
 same_state() { # two checkpoint folders, bit for bit
     cmp "$1/open_clip_model.safetensors" "$2/open_clip_model.safetensors" &&
         cmp "$1/train_state.safetensors" "$2/train_state.safetensors"
 }
-# Kills (-9) run $1 as soon as its log has $2 lines and goes on with it; `train NAME OPTIONS…` is the test's own. A run that was faster
-# than the kill is made anew.
+# Kills (-9) run $1 as soon as its log has $2 lines and resumes it; the test defines `train NAME OPTIONS…`. A run that
+# finishes before the kill is repeated.
 killed_and_resumed() {
     local name=$1 goal=$2 job
     shift 2

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The benchmarks with the backend cuda, on the layer that needs no GPU: its times mean nothing, what is counted and how it is put together
-# does. Prints cmocka's lines.
+# The benchmarks with the backend cuda, on the layer without a GPU: its times are meaningless, its counts and the
+# report's format are not. Prints cmocka's lines.
 . tests/support.sh bench
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
 
-# The benchmarks take the device's times and memory; the numbers they print belong together.
+# The benchmarks use the device's times and memory; the printed numbers are consistent.
 benches() {
     local emu=$bin/clipc-cudaemu
     cat >"$dir/bench.json" <<'JSON'
@@ -16,8 +16,9 @@ JSON
         "$emu" bench loss --n 64 --dim 32 --device cuda --json >"$dir/loss" &&
         "$clipc" bench loss --n 64 --dim 32 --device cpu --json >"$dir/loss_cpu" &&
         "$emu" bench loader --train-data $golden/pairs.tsv --vocab $golden/vocab.txt --batch-size 4 --samples 40 --device cuda --json >"$dir/loader" || return 1
-    # the work of a step, multiply-adds of the products in units of C² = 64²: keys and values of 17 and 8 rows, the rest of the block for the
-    # pooled one, twice that backward; patches, of which no gradient is wanted. Attention and projections are the other few hundredths.
+    # the work of a step, multiply-adds of the products in units of C² = 64²: keys and values of 17 and 8 rows, the rest
+    # of the block for the pooled one, twice that backward; patches, which need no gradient. Attention and projections
+    # are the other few hundredths.
     awk -F'[:,]' '{ gsub(/[ "{}]/, "", $1); if (!($1 in v)) v[$1] = $2 } END {
         least = 8 * 2 * (3 * 64 * 64 * (2 * 17 + 10 + 2 * 8 + 10) + 2 * 16 * 192 * 64); work = v["gflops"] * 1e9 * v["step_seconds"]
         share = v["gflops"] / v["peak_gflops"] / v["peak_share"]; rate = v["samples_per_s"] * v["step_seconds"] / 8

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `clipc data check` as a user drives it: what is wrong, what is only counted, what the exit code says. Prints cmocka's lines.
+# `clipc data check` as a user runs it: errors, counts and exit codes. Prints cmocka's lines.
 . tests/support.sh check
 export XDG_CACHE_HOME=$dir/cache
 number() { grep -o "\"$1\": [0-9]*" "$dir/out" | grep -o '[0-9]*$'; }

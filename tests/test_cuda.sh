@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Training with the backend cuda as a user drives it, on the layer that needs no GPU: against the CPU, in shuffled orders, resumed after
-# kill -9; and what the programs say where there is no CUDA. Prints cmocka's lines.
+# Training with the backend cuda as a user runs it, on the layer without a GPU: against the CPU, in shuffled orders,
+# resumed after kill -9; and the messages of programs without CUDA. Prints cmocka's lines.
 . tests/support.sh cuda
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1 CUDAEMU_LEAKS=1
-# an allocation a block, so that the layer sees a step over its end (tests/test_memory.sh: all in one give the same bits)
+# one allocation for each block, so that the layer detects an access past its end (tests/test_memory.sh: one arena gives
+# the same bits)
 export CLIPC_ARENA=0
 
 # 24 pairs, batch 4: 6 steps an epoch
@@ -21,7 +22,7 @@ train_plain() { "$clipc" train --device cuda "${pairs[@]}" --batch-size 4 --logs
 names_the_missing_gpu() {
     refused 1 "--device cpu runs without a GPU" "$bin/clipc-cuda" train --device cuda "${pairs[@]}" --batch-size 4 --logs "$dir" --name none
 }
-# each reason in one line that names the way without a GPU; auto takes that way
+# each reason in one line that names the option without a GPU; auto uses the CPU
 names_what_is_wrong() {
     local emu="$bin/clipc-cudaemu bench loss --n 8 --dim 8 --device"
     # shellcheck disable=SC2086
@@ -41,7 +42,7 @@ any_order_gives_the_same_bits() {
     CUDAEMU_ORDER=2 CUDAEMU_ASYNC=2 CUDAEMU_SEED=5 train shuffled "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda &&
         same_ends cuda_amp_bf16 shuffled
 }
-# measured once the step before is done, though its result is waited for by nobody else
+# measured once the previous step is done, although nothing else waits for its result
 validates_like_the_cpu() {
     local o=(--precision fp32 --epochs 2 --val-data $golden/pairs.tsv --val-frequency 5)
     train val_cpu "$clipc" "${o[@]}" && train val_cuda "$bin/clipc-cudaemu" --device cuda "${o[@]}" || return 1
@@ -50,7 +51,7 @@ validates_like_the_cpu() {
         paste <(grep -o '"val/loss": [0-9.]*' "$dir/val_cpu/metrics.jsonl") <(grep -o '"val/loss": [0-9.]*' "$dir/val_cuda/metrics.jsonl") |
         awk '{ d = $2 - $4; if (NF != 4 || d > 1e-4 || d < -1e-4) exit 1 } END { exit NR != 3 }'
 }
-# decided on the device, told one step late; the log has every step
+# decided on the device, reported one step late; the log has every step
 not_finite_stops() {
     ! train nan "$bin/clipc-cudaemu" --lr 1000 --skip-limit 3 --precision fp32 --device cuda &&
         grep -q "not finite for 3 steps in a row" "$dir/stderr" && [ "$(grep -c '"skipped": *true' "$dir/nan/metrics.jsonl")" -ge 2 ]
@@ -60,7 +61,7 @@ late_streams_give_the_same_bits() {
         same_ends cuda_amp_bf16 late &&
         same_metrics cuda_amp_bf16 late
 }
-# cards other than the data centre's give a block 99 KB: the widest heads go another way
+# GPUs outside the data centre give a block 99 KB: the widest heads use another kernel
 with_little_shared_memory() {
     cat >"$dir/wide.json" <<'JSON'
 {"embed_dim": 32, "vision_cfg": {"image_size": 32, "patch_size": 4, "width": 128, "layers": 2, "head_width": 128},
@@ -79,7 +80,7 @@ JSON
 killed() {
     killed_and_resumed killed 6 "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && same_ends cuda_amp_bf16 killed
 }
-# the products' measured choices go with the checkpoint; a damaged file is named and chosen anew
+# the measured choices of products are stored in the checkpoint; a damaged file is named and measured again
 remembers_choices() {
     local file=$dir/tuned/checkpoints/epoch_1/gpu_products.txt
     train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --autotune --device cuda --epochs 1 --lr-scheduler const &&
@@ -91,12 +92,12 @@ remembers_choices() {
     train tuned "$bin/clipc-cudaemu" --precision fp32 --device cuda --epochs 3 --lr-scheduler const --resume latest &&
         grep -q 'line 3 is damaged.*anew' "$dir/stderr"
 }
-# where cuBLASLt cannot sum dy beside a weight gradient, a kernel does
+# if cuBLASLt cannot sum dy with a weight gradient, a kernel does
 sums_apart() {
     CUDAEMU_BGRAD=0 "$bin/tests/cuda_kernels_linear" >"$dir/stdout" 2>&1 || { grep -i error "$dir/stdout" && return 1; }
     CUDAEMU_BGRAD=0 train apart "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && near cuda_amp_bf16 apart 24 1e-3
 }
-# a model whose sizes are multiples of 16; const rate: an epoch more does not change those before
+# a model whose sizes are multiples of 16; constant rate: another epoch does not change the previous ones
 train_8() { # program, name, epochs, options…
     local program=$1 name=$2 epochs=$3
     shift 3

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What users do with a trained model, with the backend cuda on the layer that needs no GPU: every way of fine-tuning, every evaluation,
+# Uses of a trained model with the backend cuda on the layer without a GPU: every kind of fine-tuning, every evaluation,
 # search and scores give the CPU's numbers. Prints cmocka's lines.
 . tests/support.sh cuda_jobs
 emu=$(dirname "$clipc")/clipc-cudaemu
@@ -14,7 +14,7 @@ both() {
         program=$emu
     done
 }
-# Two texts that differ in nothing but numbers, and there by $3 of the larger one (or of 1) at most; speeds do not count.
+# Two texts that differ only in numbers, by at most $3 of the larger one (or of 1); speeds do not count.
 alike() {
     awk -v most="$3" -v other="$2" '
         { if ((getline line < other) <= 0) { print "more lines in the first"; bad = 1; exit }
@@ -58,7 +58,7 @@ embeds() { # also as open_clip's own features
     both embed "${checkpoint[@]}" --text "$dir/captions" --out "$dir/{}.npy" && alike <(values $golden/text_features.npy) <(values "$dir/cuda.npy") 2e-6
 }
 
-# 12 steps; losses and what is measured on the way stay near the CPU's
+# 12 steps; losses and validation stay near the CPU's
 tunes() { # options…
     rm -rf "$dir/run_cpu" "$dir/run_cuda"
     both train --pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --val-data $golden/pairs.tsv --batch-size 8 \

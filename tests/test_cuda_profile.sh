@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The profile of the layer that runs CUDA on the CPU (tests/cuda_on_cpu/profile.h): accesses whose sectors, wavefronts and lanes are
-# known are counted exactly; and the product's kernels stay near the least sectors and wavefronts. Prints cmocka's lines.
+# The profile of the layer that runs CUDA on the CPU (tests/cuda_on_cpu/profile.h): accesses whose sectors, wavefronts
+# and lanes are known are counted exactly; and the program's kernels stay near the least sectors and wavefronts. Prints
+# cmocka's lines.
 . tests/support.sh cuda_profile
 bin=$(dirname "$clipc")/tests
 export CUDAEMU_QUIET=1
@@ -48,7 +49,7 @@ END
     cat "$dir/wrong"
     [ ! -s "$dir/wrong" ]
 }
-# all lanes of a warp where nothing parts them, fewer where 8 of 32 load
+# all lanes of a warp without divergence, fewer if 8 of 32 load
 lanes() {
     local kernel
     for kernel in coalesced divergent; do
@@ -61,13 +62,13 @@ lanes() {
         fi
     done
 }
-# the table names the line of a bad access, and nothing is written without being asked for
+# the table names the line of a bad access, and nothing is written unless requested
 table() {
     CUDAEMU_PROFILE=1 "$bin/cudaemu_profile" all 2>"$dir/table" || return 1
     grep -q '^words_2 ' "$dir/table" && grep -q '2.00 times the least, 2 wavefronts of 1 requests at .*profile.cu:' "$dir/table" || return 1
     CUDAEMU_PROFILE='' "$bin/cudaemu_profile" all 2>"$dir/nothing" && [ ! -s "$dir/nothing" ]
 }
-# Times the least sectors (read, written) and wavefronts that a kernel may need: 1.1, but
+# Allowed multiples of the least sectors (read, written) and wavefronts of a kernel: 1.1, except
 #   layernorm_*   a lane's 8 weights are 32 bytes, in two loads: a sector comes twice, out of the first-level cache; its
 #                 weights' gradients are written once a launch
 #   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24)
@@ -99,7 +100,7 @@ kernels() { # case and sizes…
     cat "$dir/table"
     return 1
 }
-# what the limits are for shows: the planted accesses are beyond them
+# the limits work: the planted accesses are beyond them
 planted() {
     CUDAEMU_PROFILE=1 "$bin/cudaemu_profile" all 2>"$dir/table" || return 1
     ! limits <"$dir/table" >"$dir/found" || return 1

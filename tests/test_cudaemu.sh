@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The layer that runs CUDA on the CPU (tests/cuda_on_cpu), tested by itself: programs without a fault pass in every order of threads
-# and streams, and each planted fault is noticed. Prints cmocka's lines.
+# The layer that runs CUDA on the CPU (tests/cuda_on_cpu), tested by itself: programs without a fault pass in every
+# order of threads and streams, and each planted fault is detected. Prints cmocka's lines.
 . tests/support.sh cudaemu
 export CUDAEMU_QUIET=1
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The `clipc data` commands as a user drives them: pack, index, check, peek. Prints cmocka's lines.
+# The `clipc data` commands as a user runs them: pack, index, check, peek. Prints cmocka's lines.
 . tests/support.sh data
 export XDG_CACHE_HOME=$dir/cache
 
@@ -63,7 +63,7 @@ bad() {
         says 1 "\"bad\": 2" "$clipc" data check "$dir/badshards" --json &&
         says 0 "w?rds" "$clipc" data peek "$dir/badshards" --json
 }
-# On a terminal control characters of captions and names are shown as text; in a file they stay as they are.
+# On a terminal control characters of captions and names are shown as text; in a file they are unchanged.
 terminal() {
     local esc csi=$'\302\233' picture
     esc=$(printf '\033') picture="a$esc.jpg"
@@ -74,7 +74,7 @@ terminal() {
         "$clipc" data peek "$dir/evil.csv" >"$dir/out" && grep -qF "$picture" "$dir/out" && grep -qF "red $csi boat" "$dir/out" &&
         says 1 '\x1b' "$clipc" data peek "$dir/none$esc.csv" && ! grep -qF "$esc" "$dir/out"
 }
-# What could not be written is an error.
+# A failed write is an error.
 full() {
     "$clipc" data peek "$table" >/dev/full 2>"$dir/err" && return 1
     [ "$(wc -l <"$dir/err")" = 1 ] && grep -q 'standard output: No space left' "$dir/err"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What happens to runs of several ranks: a rank that is killed, stopped, told to end, started with other options, given
-# bad data. All must end in time, with a line that names the cause, a whole checkpoint and no process left. Prints
+# Failures of runs of several ranks: a rank that is killed, stopped, signalled to end, started with other options, given
+# bad data. All must end in time, with a line that names the cause, a complete checkpoint and no process left. Prints
 # cmocka's lines.
 . tests/support.sh faults
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
@@ -29,7 +29,7 @@ start() {
 }
 # Waits for the launcher at most $1 seconds; its exit code in `code`.
 finish() { ends "$1" $launcher || { kill -9 "${ranks[@]}" $launcher; return 1; }; }
-# The run $1 can go on with another number of ranks (here one) from a whole checkpoint.
+# The run $1 can resume with another number of ranks (here one) from a complete checkpoint.
 goes_on() {
     local before
     before=$(lines "$1")
@@ -51,7 +51,7 @@ sigterm_to_one_rank() {
     start ended && kill -TERM "${ranks[2]}" && finish $slack && nothing_left ended && [ $code = 0 ] &&
         grep -q -- "--resume latest" "$dir/ended.err" && [ -d "$dir/ended/checkpoints/step_$(lines ended)" ] && goes_on ended
 }
-# The model's file is a pipe, where rank 0 waits while the signal comes to rank 1, which then reads a plain file.
+# The model's file is a pipe on which rank 0 waits while the signal reaches rank 1, which then reads a plain file.
 sigterm_before_the_first_step() {
     local pipe=$dir/model.json
     mkfifo "$pipe"

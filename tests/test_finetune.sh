@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tuning as a user drives it: validation while training, averaged weights, locked towers. Prints cmocka's lines.
+# Fine-tuning as a user runs it: validation while training, averaged weights, locked towers. Prints cmocka's lines.
 . tests/support.sh finetune
 export OMP_NUM_THREADS=2
 
@@ -76,7 +76,7 @@ ema_resumed() { killed_and_resumed ema_killed 9 "${ema[@]}" "${val[@]}" && same_
     same_state "$dir/ema/checkpoints/epoch_3" "$dir/ema_killed/checkpoints/epoch_3" &&
     cmp "$dir/ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/ema_killed/checkpoints/epoch_3/ema/open_clip_model.safetensors"; }
 
-# ---- what learns ----
+# ---- trainable tensors ----
 changed() { # run A, checkpoint B: the tensors that differ
     "$clipc" ckpt info "$1" --json >"$dir/a.json" && "$clipc" ckpt info "$2" --json >"$dir/b.json" || return 1
     diff <(tensors "$dir/a.json") <(tensors "$dir/b.json") | sed -n 's/^> \([^ ]*\) .*/\1/p'
@@ -140,7 +140,7 @@ layer_decay() { # r = 1 is no decay; with 0.5 the weights differ
         "$dir/decay1/checkpoints/epoch_3/open_clip_model.safetensors" && resumes decay --lr-layer-decay 0.5 &&
         ! cmp -s "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" "$dir/decay/checkpoints/epoch_3/open_clip_model.safetensors"
 }
-# what is frozen has neither moments nor an average of its own
+# frozen tensors have neither moments nor an average
 locked_state() {
     train frozen "${lit[@]}" --ema 0.9 && "$clipc" ckpt info "$dir/frozen/checkpoints/epoch_3/ema" >/dev/null || return 1
     ! grep -qa 'adam_[mv].visual' "$dir/frozen/checkpoints/epoch_3/train_state.safetensors" &&
@@ -148,7 +148,7 @@ locked_state() {
         changed "$dir/base/start" "$dir/frozen/checkpoints/epoch_3/ema" >"$dir/changed" && ! grep visual "$dir/changed" &&
         [ "$(grep -c . "$dir/changed")" -ge 20 ]
 }
-# A run may go on with other tensors frozen: moments of what was frozen start from 0, and it says so.
+# A run may resume with other frozen tensors: moments of formerly frozen ones start from 0, and a line reports it.
 other_frozen() {
     train thaw "${lit[@]}" --max-steps 6 && train thaw --precision fp32 --resume latest --max-steps 12 &&
         grep -q "32 tensors that learn now were frozen.*moments start from 0" "$dir/stderr" &&
@@ -200,8 +200,8 @@ lora_starts_as_the_model() { # B = 0: the first loss is the model's own
     train start --max-steps 1 --precision fp32 && train lora_start --max-steps 1 --precision fp32 "${lora[@]}" &&
         [ "$(losses start)" = "$(losses lora_start)" ]
 }
-# Captions that come twice have one text feature, which CLIP's loss cannot tell apart: nothing changes. SigLIP's takes them for
-# negatives without the option; and class labels join different captions.
+# Duplicate captions have the same text feature, which CLIP's loss cannot distinguish: nothing changes. SigLIP's loss
+# treats them as negatives without the option; and class labels join different captions.
 multi_positive() {
     local o=(--max-steps 3 --precision fp32 --no-shuffle --train-transform eval)
     awk -F'\t' -v OFS='\t' 'NR > 1 {$2 = NR % 2 ? "a circle" : "a square"} {print}' $golden/pairs.tsv >"$dir/classes.tsv"

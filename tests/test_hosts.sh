@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two "hosts": network namespaces with names of their own, a veth cable between them. Ranks on both train like ranks on one; when the
-# cable is cut in mid-run, all end in time with a line that says where they were. Prints cmocka's lines.
+# Two "hosts": network namespaces with separate names, a veth cable between them. Ranks on both train like ranks on one;
+# when the cable is cut during the run, all end in time with a line that names their position. Prints cmocka's lines.
 . tests/support.sh hosts
 id=$$
 host=("clipc-a-$id" "clipc-b-$id")
@@ -38,7 +38,7 @@ options() { # run's name
     echo "train ${pairs[*]} --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --precision fp32 --logs $dir --save-frequency 100000
         --save-frequency-steps 5 --comm-timeout $timeout --name $1"
 }
-# mpirun's daemon on the other host is started by this in place of ssh; it notices a cut cable by its keep-alives.
+# This starts mpirun's daemon on the other host instead of ssh; the daemon detects a cut cable by its keep-alives.
 mpi_run() { # ranks on the first host, on the second, program and options…
     local first=$1 second=$2
     shift 2
@@ -62,7 +62,7 @@ cut_cable() {
     ip -n "${host[0]}" link set "${nic[0]}" down
     ends $((timeout + slack)) $launcher || { kill -9 $launcher; return 1; }
     [ $code != 0 ] || return 1
-    # the ranks beyond the cable end by themselves
+    # the ranks beyond the cable end without help
     for _ in $(seq 200); do left=$(ip netns pids "${host[1]}"); [ -z "$left" ] && break; sleep 0.1; done
     [ -z "$left" ] || { echo "left on the second host: $left"; return 1; }
     grep -qE "clipc: rank [01]: step [0-9]+: [a-z_]+ has waited .*look at the other nodes' lines and at the network" "$dir/err" ||

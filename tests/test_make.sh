@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make: a program that is up to date is left alone, other flags rebuild what depends on them. Prints cmocka's lines.
+# make: an up-to-date program is not rebuilt; other flags rebuild its dependents. Prints cmocka's lines.
 . tests/support.sh make
 program=${clipc#"$PWD/"}
 flavour=$(basename "$bin")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A GPU's memory, on the layer that needs no GPU: what a run takes is what --dry-run said, in one allocation; what a run that finds
-# too little of it says. Prints cmocka's lines.
+# A GPU's memory, on the layer without a GPU: a run takes the memory that --dry-run printed, in one allocation; the
+# messages of a run with too little memory. Prints cmocka's lines.
 . tests/support.sh memory
 emu=$clipc-cudaemu
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1 CUDAEMU_ALLOCATIONS=1 CUDAEMU_LEAKS=1
 options=(--device cuda --pretrained $golden --batch-size 4)
 data=(--vocab $golden/vocab.txt --train-data $golden/pairs.tsv --max-steps 3 --warmup 1 --lr 1e-3 --workers 1 --logs "$dir")
 
-# One rank, or so many of a run.
+# One rank, or several ranks of a run.
 train() { # ranks, name, options…
     local ranks=$1 name=$2 bad=0 port r pids=()
     shift 2
@@ -24,8 +24,8 @@ train() { # ranks, name, options…
     for r in "${pids[@]}"; do wait "$r" || bad=1; done
     return $bad
 }
-# What --dry-run says is taken, and of that no less is used ($all=0: or it may be), to 2 % of all but the products' workspace of 32 MiB; by one allocation a
-# rank, and one that NCCL's host memory goes through.
+# The memory printed by --dry-run is taken, and all of it is used ($all=0: may be unused), within 2 % of everything
+# except the products' workspace of 32 MiB; by one allocation for each rank, and one for NCCL's host memory.
 as_planned() { # ranks, name, options…
     local ranks=$1 name=$2 planned
     shift 2
@@ -46,7 +46,7 @@ distilled() { as_planned 1 distilled --precision fp32 --distill-pretrained $gold
 adapted() { as_planned 1 adapted --precision amp_bf16 --lora-rank 4 --ema 0.9; }
 frozen_tower() { as_planned 1 frozen --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/0.err"; }
 measured_products() { as_planned 1 measured --precision fp32 --autotune; }
-# the scores of as many pairs as a tile has, of as many classes as there are
+# the scores of as many pairs as a tile has, of all classes
 validated() {
     local class
     for class in red blue; do
@@ -60,7 +60,7 @@ validated() {
 two_ranks() { as_planned 2 ranks --precision amp_bf16; }
 sharded_ranks() { as_planned 2 sharded --precision amp_bf16 --shard-optimizer --multi-positive; }
 
-# an allocation a block has guards around each and gives the same bits
+# one allocation for each block has guards around it and gives the same bits
 blocks_apart() {
     train 1 together --precision amp_bf16 --epochs 1 && CLIPC_ARENA=0 train 1 apart --precision amp_bf16 --epochs 1 &&
         [ "$(sed -n 's/.*memory was allocated \([0-9]*\) times/\1/p' "$dir/0.err")" -gt 9 ] &&
@@ -70,7 +70,7 @@ too_little() {
     export CUDAEMU_MEMORY=36
     refused 1 "it would fit with" "$emu" train "${options[@]}" "${data[@]}" --batch-size 16 --precision fp32 --name little --logit-memory 1 || return 1
     cat "$dir/stderr"
-    # the first way that is named does fit
+    # the first option that is named does fit
     local way
     way=$(sed -n 's/.*it would fit with \([^(;]*\) (.*/\1/p' "$dir/stderr")
     # shellcheck disable=SC2086

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What happens to GPU ranks that no launcher looks after, on the layer that needs no GPU: a rank that dies, is stopped, is told to end,
-# does not come, looks in the wrong place. All end in time, with a line that names the cause. Prints cmocka's lines.
+# Failures of GPU ranks without a launcher's supervision, on the layer without a GPU: a rank that is killed, is stopped,
+# is signalled to end, is missing, or connects to the wrong address. All end in time, with a line that names the cause.
+# Prints cmocka's lines.
 . tests/support.sh nccl
 emu=$clipc-cudaemu
 export OMP_NUM_THREADS=1 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=3 CUDAEMU_TIMEOUT=120
@@ -28,7 +29,7 @@ start_rank() { # run's name, rank, options…
     rank[r]=$!
 }
 export MASTER_ADDR=localhost
-# Three ranks; up to step 5: what is recorded, is played back then.
+# Three ranks; up to step 5, by which captured graphs are replayed.
 start() {
     port=$(free_port)
     rank=()

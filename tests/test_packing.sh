@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `clipc data pack` as a user drives it: what it reads, what it rejects, what it shrinks; killed and called again; its report and
-# its bar. Prints cmocka's lines.
+# `clipc data pack` as a user runs it: input, rejection, shrinking; killed and called again; its report and its bar.
+# Prints cmocka's lines.
 . tests/support.sh packing
 export XDG_CACHE_HOME=$dir/cache
 red=$golden/00.jpg blue=$golden/07.jpg green=$golden/03.jpg
@@ -67,7 +67,7 @@ sizes() { # the longer side, the shorter one; smaller pictures keep their bytes
         [ "$(stat -c %s "$dir/s/z19-000000.tar.zst")" -lt "$(stat -c %s "$dir/s/z1-000000.tar.zst")" ] &&
         says 2 "needs --zstd" pack $golden/pairs.tsv --out "$dir/s/n" --zstd-level 5
 }
-# 4,000 rows of 24 pictures, killed behind some shards: the same command goes on, to the same bytes
+# 4,000 rows of 24 pictures, killed after some shards: the same command resumes and gives the same bytes
 killed() {
     local options=("$dir/k/rows.tsv" --shard-samples 100 --max-side 40 --workers 2) at
     mkdir "$dir/k" && cp $golden/*.jpg "$dir/k/" || return 1

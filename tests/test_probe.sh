@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# eval probe as a user drives it: features of files, data with a cache, few-shot, bad input. Prints cmocka's lines.
+# eval probe as a user runs it: features of files, data with a cache, few-shot, bad input. Prints cmocka's lines.
 . tests/support.sh probe
 files=tests/golden/probe
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# embed, search, score and eval as a user drives them, on open_clip's small model. Prints cmocka's lines.
+# embed, search, score and eval as a user runs them, on open_clip's small model. Prints cmocka's lines.
 . tests/support.sh query
 vocab=(--vocab $golden/vocab.txt)
 
@@ -44,7 +44,7 @@ score() { # probabilities of one picture sum to 1; from stdin as well; the best 
         model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" --sigmoid --json >"$dir/out" && grep -o '"probability": [^}]*' "$dir/out" |
         tr -d ',}' | awk -v scale=14.2857 '{want = 1 / (1 + exp(-scale * $4)); d = $2 - want; if (d > 1e-3 || d < -1e-3) exit 1} END {exit NR != 4}' ||
         return 1
-    # with the bias that a model of SigLIP's loss has; it has learned that most pairs do not belong together
+    # with the bias of a model trained with SigLIP's loss, which has learned that most pairs do not belong together
     "$clipc" train "${pairs[@]}" --siglip --max-steps 8 --warmup 1 --batch-size 8 --lr 0.1 --logs "$dir" --name siglip 2>/dev/null &&
         "$clipc" ckpt info "$dir/siglip/checkpoints/latest" --json | tr -d ' \n' >"$dir/info" &&
         "$clipc" score --checkpoint "$dir/siglip/checkpoints/latest" "${vocab[@]}" --image $golden/00.jpg "${words[@]}" \

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs README.md's `sh` blocks from top to bottom, in one shell and a folder of its own, as a reader pastes them. A block's output is
-# what the next fence shows, if only blank lines are between: a `text` fence to the letter; a fence without a name but for its numbers
-# (every number, bar and run of blanks is alike, and notes on the machine's instructions are skipped). Prints cmocka's lines.
+# Runs README.md's `sh` blocks from top to bottom, in one shell and a separate folder, as a reader pastes them. A
+# block's output must equal the next fence, if only blank lines are between: a `text` fence exactly; a fence without a
+# name except its numbers (all numbers, bars and runs of blanks are equal, and notes on the machine's instructions are
+# skipped). Prints cmocka's lines.
 . tests/support.sh readme
 export OMP_NUM_THREADS=2 XDG_CACHE_HOME=$dir/cache
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Folders that may not be written: each command says so in a line or a few, with exit code 1, and leaves nothing there. As root too:
-# the right to write everywhere is dropped. Prints cmocka's lines.
+# Read-only folders: each command reports it in a few lines, with exit code 1, and leaves nothing there. This also holds
+# for root, whose right to write everywhere is dropped. Prints cmocka's lines.
 . tests/support.sh readonly
 export XDG_CACHE_HOME=$dir/cache OMP_NUM_THREADS=1
 ro=$dir/ro

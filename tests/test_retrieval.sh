@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# eval retrieval as a user drives it: several captions a picture, features of files. Prints cmocka's lines.
+# eval retrieval as a user runs it: several captions a picture, features of files. Prints cmocka's lines.
 . tests/support.sh retrieval
 files=tests/golden/retrieval
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Index folders as a user drives them: embed --index, search DIR, index …. Prints cmocka's lines.
+# Index folders as a user runs them: embed --index, search DIR, index …. Prints cmocka's lines.
 . tests/support.sh search
 vocab=(--vocab $golden/vocab.txt)
 
@@ -7,7 +7,7 @@ vocab=(--vocab $golden/vocab.txt)
 same_scores() {
     paste "$dir/a" "$dir/b" | tail -n +2 | awk -v t="$1" '{d = $2 - $7; if (d > t || d < -t) exit 1} END {exit NR != 20}'
 }
-# What is written within a tick of the clock before it is embedded counts as changed.
+# A file written within a tick of the clock before its embedding counts as changed.
 settle() { sleep 0.05; }
 embed() { "$clipc" embed --checkpoint $golden "$@"; }
 
@@ -107,7 +107,7 @@ checksum() { # a checkpoint of ours carries one: it decides, and where it does n
     sed -i "$other" "$dir/k/index.json" && ! cmp -s "$dir/k/index.json" "$dir/whole" && says 0 "00.jpg" query &&
         says 1 "was embedded by another model" query --checkpoint $golden || return 1
     sed -i "$out" "$dir/k/index.json" && says 1 "was embedded by another model" query || return 1
-    # an index of an older program has no checksum; the next pictures bring it
+    # an index of an older program has no checksum; the next pictures add it
     sed "$out" "$dir/whole" >"$dir/k/index.json" && says 0 "00.jpg" query && cp $golden/20.jpg "$dir/ch" && settle &&
         says 0 "1 added, 10 were there" "$clipc" embed --checkpoint "$own" --images "$dir/ch" --index "$dir/k" &&
         [ "$(grep -o '"checksum":"[0-9a-f]*"' "$dir/k/index.json")" = "$(grep -o '"checksum":"[0-9a-f]*"' "$dir/whole")" ] || return 1

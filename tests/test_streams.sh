@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Streams as a user drives them: training from commands and standard input, resumed, with other numbers of workers, over ranks;
-# commands that fail; evaluation and packing. Prints cmocka's lines.
+# Streams as a user runs them: training from commands and standard input, resumed, with other numbers of workers, over
+# ranks; commands that fail; evaluation and packing. Prints cmocka's lines.
 . tests/support.sh streams
 export OMP_NUM_THREADS=1 XDG_CACHE_HOME=$dir/cache
 
@@ -55,7 +55,7 @@ ranks() { # each reads its share; refused where there are fewer streams
         --batch-size 4 --epochs 1 --logs "$dir" --precision fp32 --comm-timeout 60)
     says 0 "done" "${run[@]}" --train-data "$shards" --name ranks && [ "$(lines ranks)" = 3 ] &&
         says 1 "1 streams for 2 ranks" "${run[@]}" --train-data "pipe:cat $dir/all.tar" --name few || return 1
-    # in the middle of an epoch, and with another number than before
+    # in the middle of an epoch, and with another number of workers
     says 0 "done" "${run[@]}" --train-data "$shards" --name shared --epochs 2 --save-frequency-steps 2 || return 1
     rm -r "$dir"/shared/checkpoints/{epoch_1,epoch_2,step_4,latest}
     ! train shared "$shards" --batch-size 8 --shuffle-buffer 5000 --resume latest >/dev/null && grep -q "read by 2 ranks, now there are 1" "$dir/stderr" &&

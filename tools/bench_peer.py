@@ -37,7 +37,7 @@ def config():
 
 
 def models():
-    """The model and its loss, by name; open_clip's where it is installed, unless the plain one is asked for."""
+    """The model and its loss, by name; open_clip's if it is installed, unless the plain one is requested."""
     cfg = config()
     plain = lambda: (PeerClip(cfg), clip_loss)
 
@@ -118,7 +118,7 @@ def peer():
         return loss
 
     def timed():
-        """Seconds of each step: a GPU's by events, so that nothing waits for the host in between."""
+        """Seconds of each step: a GPU's by events, so that no step waits for the host."""
         if cuda:
             events = [torch.cuda.Event(enable_timing=True) for _ in range(a.steps + 1)]
             events[0].record()

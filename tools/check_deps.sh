@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One line for each library the build needs and does not find, with Debian's package name: tools/check_deps.sh CC…
+# One line for each library that the build needs and does not find, with Debian's package name: tools/check_deps.sh CC…
 cc=${*:-gcc}
 missing=0
 need() { # header, package

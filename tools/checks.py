@@ -1,4 +1,4 @@
-"""What check_formats.py and check_openclip.py share: made pictures and captions, and calls of clipc."""
+"""Shared by check_formats.py and check_openclip.py: generated pictures and captions, and calls of clipc."""
 import os, subprocess, sys
 
 import numpy as np
@@ -18,6 +18,6 @@ def pictures(folder):
 
 
 def clipc(program, *args):
-    """Runs the program; ends with what it said when it fails."""
+    """Runs the program; on failure exits with its output."""
     done = subprocess.run([program, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode: sys.exit(f"clipc {' '.join(args)}: {done.stdout}")

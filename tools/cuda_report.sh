@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What ptxas said, one line a kernel and architecture: tools/cuda_report.sh FILE.ptxas…
+# The output of ptxas, one line for each kernel and architecture: tools/cuda_report.sh FILE.ptxas…
 set -eu
 printf '%-8s %-10s %9s %12s  %s\n' build arch registers 'static smem' kernel
 for f in "$@"; do

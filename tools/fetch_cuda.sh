@@ -4,7 +4,7 @@
 #   toolkit        compiler, headers, cuBLASLt, NCCL and compute-sanitizer: `make` then builds build/clipc-cuda
 #   sanitizer      compute-sanitizer alone
 #   disassembler   cuobjdump and nvdisasm alone, which tests/test_sass.sh reads machine code with
-# Does nothing where they are there or on PATH. Licence of all of them: NVIDIA's EULA, in the wheels.
+# Does nothing if they exist or are on PATH. Licence of all of them: NVIDIA's EULA, in the wheels.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts CLIP's vocabulary at build/vocab/bpe_simple_vocab_16e6.txt.gz; does nothing when it is there. It stands in the wheel of
+# Puts CLIP's vocabulary at build/vocab/bpe_simple_vocab_16e6.txt.gz; does nothing if it exists. It is in the wheel of
 # the PyPI package open-clip-torch, of which nothing else is kept.
 set -eu
 cd "$(dirname "$0")/.."

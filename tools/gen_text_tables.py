@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes data/text/text_tables.c and data/text/text_entities.c: the facts about characters that the caption
-cleaner needs.
+"""Writes data/text/text_tables.c and data/text/text_entities.c: the character data of the caption
+cleaner.
 
     pip install ftfy==6.3.1 regex && python3 tools/gen_text_tables.py
 
 Sources: ftfy 6.3.1 (which neighbours betray mojibake, the single-byte encodings and the order they
 are tried in, ligatures), Python's html.entities (HTML5 named character references), Python's
 unicodedata (white space, case, normalisation) and the module regex (letters and numbers).
-Only needed when one of these sources changes; the result is committed.
+Needed only if one of these sources changes; the result is committed.
 """
 import html.entities
 import platform
@@ -130,7 +130,7 @@ def classes():
 
 
 def check():
-    """What data/text/text.c takes for granted: one code point lowers to one, but for U+0130; one code
+    """Assumptions of data/text/text.c: one code point lowers to one, except U+0130; one code
     point is part of no word of the tokenizer's pattern."""
     assert [c for c in ALL if len(chr(c).lower()) > 1] == [0x130]
     for c in range(0xFF01, 0xFFF0):
@@ -150,7 +150,7 @@ def packed(items, separator=", ", indent="    ", width=99):
 
 
 def c_literals(items, width=96):
-    """Adjacent string literals; whatever would not show is escaped."""
+    """Adjacent string literals; invisible characters are escaped."""
     line, out = "", []
     for item in items:
         shown = "".join(
@@ -166,7 +166,7 @@ def c_literals(items, width=96):
 
 
 def entities():
-    """name, then `*` where the semicolon may be missing or `=`, then the text and a blank."""
+    """name, then `*` if the semicolon may be missing, else `=`, then the text and a blank."""
     html5 = html.entities.html5
     out = []
     for name in sorted(n[:-1] for n in html5 if n.endswith(";")):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Everything that is worth recording of one GPU, into one file: tools/gpu_report.sh [FILE] (build/gpu-report.txt).
-# The card, the tests with compute-sanitizer, every benchmark, the peer in turn; about half an hour on an H100. What fails is
-# written down and the rest goes on; the exit code says whether something did.
+# All measurements of one GPU, into one file: tools/gpu_report.sh [FILE] (build/gpu-report.txt). The GPU, the tests with
+# compute-sanitizer, every benchmark, the peer in alternation; about half an hour on an H100. A failure is recorded and
+# the rest continues; the exit code is 1 if anything failed.
 #   MODELS="ViT-B-32:4096 …"   models and batches, the largest that fits of a batch and its halves; TOKENS=16
-#   SKIP="tests peer"          parts that are left out: tests train kernels step loss loader peer
+#   SKIP="tests peer"          skipped parts: tests train kernels step loss loader peer
 #   CLIPC, PYTHON              the program, and a Python with torch for the peer
 set -u
 cd "$(dirname "$0")/.."
@@ -37,7 +37,7 @@ run() {
     [ $code = 0 ]
 }
 tell() { run "$@" || failed=1; }
-# COMMAND… --batch-size B, with half of B as long as it does not fit; sets $batch.
+# COMMAND… --batch-size B, halving B until it fits; sets $batch.
 fitting() {
     batch=$1
     shift

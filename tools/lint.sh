@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a machine can check of the rules in docs/CONTRIBUTING.md; exit 1 and a line each where something is wrong.
+# Checks the rules of docs/CONTRIBUTING.md; each violation prints a line, and the exit code is 1.
 set -u
 cd "$(dirname "$0")/.."
 [ -n "${CFLAGS:-}" ] || exec make --no-print-directory lint
@@ -13,8 +13,8 @@ complain() {
 
 mapfile -t sources < <(git ls-files '*.c' '*.h')
 
-# Layers, lowest first: a file includes files of its own folder and of folders in lines above. The table that is printed counts the
-# includes of a row's folder by a column's; "-" is none, and none is allowed.
+# Layers, lowest first: a file includes files of its folder and of folders in lines above. The printed table counts the
+# includes of a column's folder by a row's; "-" is none, and none is allowed.
 layers='
 kernels
 data/io
@@ -68,8 +68,8 @@ for macro in $(git grep -hoE '\bHAVE_[A-Z0-9_]+' -- '*.c' '*.h' '*.cu' '*.cuh' |
     [ "$(wc -l <<<"$hits")" = 1 ] || complain "$macro in more than one file" "$hits"
 done
 
-# names of functions and types: what a source file keeps to itself has no name that a header declares (the layer that runs CUDA
-# without a GPU is a program of its own)
+# names of functions and types: a file-local name never repeats one that a header declares (the layer that runs CUDA
+# without a GPU is a separate program)
 repeated() {
     awk '{
         name = ""; own = /^(__[a-z]+__ |[a-z]+ )?static /
@@ -110,7 +110,7 @@ done
 
 long=$(wc -l "${sources[@]}" | awk '$1 > 620 && $2 != "total" && $2 !~ /_tables?\.c$/ {print $2 ": " $1 " lines"}')
 [ -z "$long" ] || complain "files over 600 lines" "$long"
-# what documents, comments and recipes call a file exists (X and NAME are any name)
+# files named in documents, comments and recipes exist (X and NAME are any name)
 hits=$(git grep -hoE '\b(kernels|data|train|eval|tools|tests|configs|docs)(/[A-Za-z0-9_{},*-]+)+\.(cuh?|[ch]|sh|py|md|conf|json|sbatch|png)\b' \
     -- '*.md' '*.conf' '*.sh' '*.py' '*.[ch]' '*.cu' '*.cuh' '*.sbatch' Makefile | sort -u | grep -vE '[/_](X|NAME)\.' |
     while read -r path; do
@@ -127,7 +127,7 @@ if command -v clang-format >/dev/null; then
     hits=$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c || true)
     [ -z "$hits" ] || complain "not formatted (make format)" "$hits"
 fi
-# a second compiler: what it warns of
+# warnings of a second compiler
 compile() {
     case $1 in kernels/cpu/*) set -- "$1" -DACT_F32 ;; esac
     clang $CFLAGS -Werror -fsyntax-only "$@" 2>&1

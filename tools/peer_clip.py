@@ -1,4 +1,4 @@
-"""peer_clip: CLIP in plain PyTorch, for tools/bench_peer.py where open_clip is not installed: the same parameters by the same names,
+"""peer_clip: CLIP in plain PyTorch, for tools/bench_peer.py if open_clip is not installed: the same parameters by the same names,
 fused attention (scaled_dot_product_attention), one product for queries, keys and values."""
 from collections import OrderedDict
 
@@ -70,7 +70,7 @@ class Image(nn.Module):
 
 
 class PeerClip(nn.Module):
-    """Called with normalised images [B,3,S,S] and ids [B,T]; returns what open_clip's CLIP(output_dict=True) does."""
+    """Called with normalised images [B,3,S,S] and ids [B,T]; returns the same as open_clip's CLIP(output_dict=True)."""
 
     def __init__(self, cfg):
         super().__init__()

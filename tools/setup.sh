@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing, and does nothing where all is there: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint] [cuda]
-# Names what it will install first. Debian packages through apt-get (as root or through sudo); the vocabulary from PyPI.
+# Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint]
+# [cuda] Names the packages before installing them. Debian packages through apt-get (as root or through sudo); the
+# vocabulary from PyPI.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -23,7 +24,7 @@ done
 installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^installed //p' || true)
 missing=()
 for p in $(printf '%s\n' "${packages[@]}" | sort -u); do
-    # another compiler, make or pip on PATH serves as well as Debian's
+    # another compiler, make or pip on PATH is as good as Debian's
     case $p in
     gcc | g++ | make | python3 | clang | clang-format | cppcheck | pkg-config) command -v "$p" >/dev/null && continue ;;
     python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Makes class files for `clipc eval zeroshot` out of PyPI packages: configs/zeroshot/fetch.py [NAME...] [--out DIR]
+"""Makes class files for `clipc eval zeroshot` from PyPI packages: configs/zeroshot/fetch.py [NAME...] [--out DIR]
 
     configs/zeroshot/fetch.py                       every set, to build/zeroshot/NAME.json
     configs/zeroshot/fetch.py imagenet cifar10      only these
-    configs/zeroshot/fetch.py --list                what there is
+    configs/zeroshot/fetch.py --list                the available sets
     configs/zeroshot/fetch.py --pictures            and 20 pictures of ImageNet, in its folders: build/zeroshot/imagenet-20
 
 A file holds {"classes", "templates", "folders"}. ImageNet's names and templates are open_clip's, its synset ids timm's; the other
-sets and their templates are clip-benchmark's; names that it takes from the data sets themselves are mmpretrain's. The packages'
+sets and their templates are clip-benchmark's; names that it reads from the data sets are mmpretrain's. The packages'
 wheels are fetched with pip (or taken from --wheels DIR), checked by SHA-256 and read; nothing in them is run. Needs Python's
-standard library and pip. What is there already is left alone (--force: made again).
+standard library and pip. Existing files are kept (--force: made again).
 """
 import argparse
 import ast
@@ -38,7 +38,7 @@ IMAGENET = ("imagenet", "imagenet-simple")
 # clip-benchmark has names and templates
 NAMED = ("caltech101", "clevr_closest_object_distance", "clevr_count_all", "country211", "diabetic_retinopathy", "dmlab", "eurosat",
          "fer2013", "flowers", "gtsrb", "kitti_closest_vehicle_distance", "mnist", "pcam", "pets", "svhn")
-# it has templates (or, as for any set it has none for, takes ImageNet's); the names stand in mmpretrain under these
+# it has templates (or uses ImageNet's, as for any set without templates); the names are in mmpretrain under these
 UNNAMED = {"cars": "STANFORDCARS_CATEGORIES", "cifar10": "CIFAR10_CATEGORIES", "cifar100": "CIFAR100_CATEGORIES",
            "dtd": "DTD_CATEGORIES", "fashion_mnist": "FASHIONMNIST_CATEGORITES", "fgvc_aircraft": "FGVCAIRCRAFT_CATEGORIES",
            "food101": "FOOD101_CATEGORIES", "sun397": "SUN397_CATEGORIES", "voc2007": "VOC2007_CATEGORIES"}

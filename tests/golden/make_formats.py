@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/formats/: one tiny QuickGELU CLIP in every format that is read, and the features that PyTorch gives it.
+"""Makes tests/golden/formats/: one tiny QuickGELU CLIP in every format that is read, and its features in PyTorch.
 Its weights are multiples of 1/64, so that f32, f16 and bf16 hold the same numbers. Needs open_clip_torch, transformers, torch,
 safetensors, pillow, numpy."""
 import collections, gzip, json, os, shutil, sys, warnings
@@ -70,7 +70,7 @@ hf.save_pretrained(at("hf"))
 hf.bfloat16().save_pretrained(at("hf_parts"), max_shard_size="3KB")
 hf.float()
 
-# what PyTorch makes of it
+# PyTorch's results
 captions = ["a cat", "two dogs", "", "Ünï 😀"]
 open(at("captions.txt"), "w").write("\n".join(captions) + "\n")
 open(at("vocab.gz"), "wb").write(gzip.compress(open(at("vocab.txt"), "rb").read()))
@@ -84,7 +84,7 @@ with torch.no_grad():
 print("open_clip and transformers differ by", (I - whole.image_embeds).abs().max().item(), (T - whole.text_embeds).abs().max().item())
 np.save(at("images.npy"), I.numpy()); np.save(at("texts.npy"), T.numpy())
 
-# PyTorch's files: a state dict; a training run's; its tensors turned and offset; TorchScript as OpenAI's
+# PyTorch's files: a state dict; a training run's; its tensors transposed and offset; TorchScript like OpenAI's
 torch.save(state, at("plain.pt"))
 opt = torch.optim.AdamW([model.logit_scale], lr=1e-3); model.logit_scale.grad = torch.zeros(()); opt.step()
 torch.save({"epoch": 3, "name": "run", "state_dict": {"module." + k: v.half() for k, v in state.items()}, "optimizer": opt.state_dict()}, at("training.pt"))

@@ -1,5 +1,5 @@
-"""Makes tests/golden/image/: small picture files, and what Pillow, torchvision and open_clip make of
-them and of computed pictures (CRC-32 of the result).  python tests/golden/make_image.py
+"""Makes tests/golden/image/: small picture files, and the results of Pillow, torchvision and open_clip for
+them and for computed pictures (CRC-32 of the result).  python tests/golden/make_image.py
 Needs pillow >= 13, torchvision, open_clip_torch 3.3.0, numpy."""
 import io
 import math
@@ -136,7 +136,7 @@ def decode(data):
 
 
 def first_complete(name, data):
-    """From this length on a prefix decodes. A PNG must be whole but for its last chunk."""
+    """From this length on a prefix decodes. A PNG must be complete except its last chunk."""
     ok = [decode(data[:n]) is not None for n in range(len(data))] + [True]
     first = ok.index(True)
     assert all(ok[first:])
@@ -176,7 +176,7 @@ for n, (w, h, nw, nh) in enumerate(cases):
         lines.append(f"{w} {h} {n % 3} {nw} {nh} {name} {zlib.crc32(out.tobytes()):08x} {x} {y} {ww} {wh} {zlib.crc32(part.tobytes()):08x}")
 write("resize.txt", "width height picture new_width new_height filter crc32, a window x y width height of the result, its crc32", lines)
 
-# ---- evaluation transform: crc32 of the float32 [3, S, S] the model sees ----
+# ---- evaluation transform: crc32 of the model's input, float32 [3, S, S] ----
 lines = []
 for w, h in ((640, 480), (480, 640), (224, 224), (300, 224), (224, 301), (50, 40), (1000, 37), (37, 1000), (333, 500), (1, 1)):
     for mode in ("shortest", "longest", "squash"):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/openclip/ with open_clip 3.3.0 and PyTorch: a small model of odd sizes, JPEG pictures with captions, the
-features open_clip gives them, and ten of its training steps. Needs open_clip_torch, torch, pillow, numpy, safetensors."""
+"""Makes tests/golden/openclip/ with open_clip 3.3.0 and PyTorch: a small model of odd sizes, JPEG pictures with captions, their
+features in open_clip, and ten of its training steps. Needs open_clip_torch, torch, pillow, numpy, safetensors."""
 import collections, gzip, io, json, math, os, random, sys
 import numpy as np, torch, open_clip
 from PIL import Image, ImageDraw
@@ -75,7 +75,7 @@ with torch.no_grad():
     np.save(os.path.join(out, "image_features.npy"), model.encode_image(images, normalize=True).numpy())
     np.save(os.path.join(out, "text_features.npy"), model.encode_text(tokens, normalize=True).numpy())
 
-# ten steps as open_clip_train takes them: batch 8, stored order, 3 steps an epoch, cosine over 12 steps
+# ten steps as in open_clip_train: batch 8, stored order, 3 steps an epoch, cosine over 12 steps
 excl = lambda n, p: p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
 named = list(model.named_parameters())
 opt = torch.optim.AdamW([{"params": [p for n, p in named if excl(n, p)], "weight_decay": 0.0},

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tok/: captions with hashes of what open_clip's tokenizer makes of them.
+"""Writes tests/golden/tok/: captions with hashes of the results of open_clip's tokenizer.
 
     pip install open_clip_torch==3.3.0 && python3 tests/golden/make_tok.py
 
 captions.txt: names of emoji and symbols in many languages (Unicode CLDR, package unicode-cldr-core;
 Unicode licence) and titles of clip art (Open Clip Art Library, package openclipart-svg; public
-domain). odd.txt: made-up trouble: mojibake, references, marks, controls, literal special tokens.
+domain). odd.txt: constructed cases: mojibake, references, marks, controls, literal special tokens.
 A line: FNV-1a of the cleaned text, of the ids (4 bytes each, start and end included, at most 77),
-the caption; in odd.txt with backslash escapes for all but plain ASCII.
+the caption; in odd.txt with backslash escapes for everything except plain ASCII.
 """
 import glob
 import html.entities

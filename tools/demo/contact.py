@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A picture of what the demo learned: tools/demo/contact.py OUT.png < results
-Reads what `clipc search --json` prints and draws a row a query: its words, then its hits, best first."""
+"""An image of the demo's search results: tools/demo/contact.py OUT.png < results
+Reads the output of `clipc search --json` and draws a row for each query: its words, then its hits, best first."""
 import json
 import sys
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# make demo-finetune: fine-tunes the demo's model on Tux Paint's stamps, mixes old and new weights (WiSE-FT), and compares them on
-# stamps and on the base task's pictures, none of which any of them saw. Everything lands under build/finetune; a second call does
-# only what is missing. $FINETUNE_CONFIG: another recipe than configs/finetune-demo.conf.
+# make demo-finetune: fine-tunes the demo's model on Tux Paint's stamps, mixes old and new weights (WiSE-FT), and
+# compares them on unseen stamps and unseen pictures of the base task. All outputs are under build/finetune; a second
+# call does only missing parts. $FINETUNE_CONFIG: another recipe than configs/finetune-demo.conf.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 demo=build/demo

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The fine-tuning demo's result: tools/demo/finetune_summary.py build/finetune
-Reads what `clipc eval retrieval --json` wrote for each share alpha of the new weights; prints a table, names the largest
+Reads the output of `clipc eval retrieval --json` for each share alpha of the new weights; prints a table, names the largest
 gain that costs the base task at most two points, writes wise.dat and summary.json."""
 import glob
 import json

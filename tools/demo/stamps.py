@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the fine-tuning demo's data out of Tux Paint's stamps: tools/demo/stamps.py [OUT]
+"""Makes the fine-tuning demo's data from Tux Paint's stamps: tools/demo/stamps.py [OUT]
 
 OUT (build/finetune/data) receives train.tsv, val.tsv and test.tsv (filepath<TAB>title, a header line) and the
 pictures, composited on white, trimmed, squared and shrunk as tools/demo/prepare.py does it. A stamp's caption is the
-English sentence of the .txt beside it. Stamps of one caption stay on one side: of ten captions seven train, one
-validates, two are for the comparison at the end, where each has one picture.
+English sentence of the .txt next to it. Stamps of one caption stay in one part: of ten captions seven train, one
+validates, two are for the comparison at the end, in which each has one picture.
 """
 import hashlib
 import multiprocessing

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The demo's result: tools/demo/summary.py build/demo
-Reads what `clipc eval retrieval --json` wrote for both held-out sets; prints a table and writes summary.json."""
+Reads the output of `clipc eval retrieval --json` for both held-out sets; prints a table and writes summary.json."""
 import json
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools/demo/toy.sh DIR: the toy data of README.md's examples. DIR is made anew and receives:
+# tools/demo/toy.sh DIR: the toy data of README.md's examples. DIR is recreated and receives:
 #   pairs.tsv, heldout.tsv   18 and 6 of 24 small pictures (coloured shapes) with a caption each, and the pictures
 #   captions.txt             the captions of pairs.tsv, a line each
 #   colours/{train,test}/    the same pictures in class folders; colours.json: the classes and templates
