@@ -41,12 +41,12 @@ static void groups(void **state) {
     Params *p = params_new(kernels_open("ref", PRECISION_FP32), &c);
     for (size_t i = 0; i < COUNT(expected); i++)
         assert_int_equal(layer_group(param_named(p, expected[i].name), &c), expected[i].group);
-    layers_plan(p, &c,
-                &(LayerPlan){.lock_image = true,
-                             .image_unlocked = 2,
-                             .lock_text = true,
-                             .text_norms_locked = false,
-                             .lr_decay = 0.5});
+    layers_apply(p, &c,
+                 &(LayerRules){.lock_image = true,
+                               .image_unlocked = 2,
+                               .lock_text = true,
+                               .text_norms_locked = false,
+                               .lr_decay = 0.5});
     for (size_t i = 0; i < COUNT(expected); i++) {
         const Param *q = param_named(p, expected[i].name);
         size_t g = expected[i].group;
@@ -108,7 +108,7 @@ static void layer_rates(void **state) {
     enum { N = 3 };
     Trainer t = trainer_new(N);
     const Params *p = t.m.p;
-    layers_plan(t.m.p, &t.m.config, &(LayerPlan){.lr_decay = 0.5});
+    layers_apply(t.m.p, &t.m.config, &(LayerRules){.lr_decay = 0.5});
     optim_free(t.optim);
     OptimOptions o = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
     t.optim = optim_new(t.m.state, &o);

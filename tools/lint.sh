@@ -120,6 +120,8 @@ hits=$(git grep -hoE '\b(kernels|data|train|eval|tools|tests|configs|docs)(/[A-Z
 [ -z "$hits" ] || complain "files that are named but not there" "$hits"
 hits=$(git grep -nIE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.sh' '*.py' Makefile ':!tools/lint.sh' || true)
 [ -z "$hits" ] || complain "unfinished work" "$hits"
+hits=$(git grep -niE 'called by|only [a-z_/]+\.cu? (calls|may call)' -- '*.c' '*.h' '*.cu' '*.cuh' || true)
+[ -z "$hits" ] || complain "comments that name callers" "$hits"
 hits=$(git grep -nE 'ffast-math|reduction *\([-+*]' -- '*.c' '*.h' Makefile || true)
 [ -z "$hits" ] || complain "-ffast-math or an OpenMP reduction: sums must have a fixed order" "$hits"
 

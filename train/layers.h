@@ -9,12 +9,12 @@
  * tokens, positions). 0: not in a tower (logit_scale, logit_bias). */
 size_t layer_group(const Param *q, const ClipConfig *c);
 
-typedef struct LayerPlan {
+typedef struct LayerRules {
     bool lock_image, lock_text;
     size_t image_unlocked, text_unlocked; /* trainable groups of a locked tower */
     bool text_norms_locked;               /* LayerNorms of locked text groups too */
     double lr_decay;                      /* r: group g has the rate lr·r^(g-1); 1: all equal */
-} LayerPlan;
+} LayerRules;
 /* Sets trainable and lr_scale of every tensor. */
-void layers_plan(Params *p, const ClipConfig *c, const LayerPlan *plan);
+void layers_apply(Params *p, const ClipConfig *c, const LayerRules *rules);
 #endif

@@ -70,13 +70,13 @@ static OptimOptions optim_options(void) {
 /* ---- weights ---- */
 
 static void choose_trainable(Params *p, const ClipConfig *c) {
-    layers_plan(p, c,
-                &(LayerPlan){.lock_image = opt->lock_image,
-                             .lock_text = opt->lock_text,
-                             .image_unlocked = (size_t)opt->lock_image_unlocked_groups,
-                             .text_unlocked = (size_t)opt->lock_text_unlocked_layers,
-                             .text_norms_locked = opt->lock_text_freeze_layer_norm,
-                             .lr_decay = opt->lr_layer_decay});
+    layers_apply(p, c,
+                 &(LayerRules){.lock_image = opt->lock_image,
+                               .lock_text = opt->lock_text,
+                               .image_unlocked = (size_t)opt->lock_image_unlocked_groups,
+                               .text_unlocked = (size_t)opt->lock_text_unlocked_layers,
+                               .text_norms_locked = opt->lock_text_freeze_layer_norm,
+                               .lr_decay = opt->lr_layer_decay});
 }
 
 static void share_masters(OptimState *s) {

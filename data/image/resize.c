@@ -43,7 +43,7 @@ typedef struct Axis {
     uint32_t *digits; /* [count, groups, DIGITS] */
 } Axis;
 
-typedef struct Plan {
+typedef struct Resampler {
     Axis x, y;
     bool columns_first;
     double *tap;       /* weights of one sample */
@@ -52,7 +52,7 @@ typedef struct Plan {
     uint8_t *quads;    /* 4 interleaved rows between the horizontal and the vertical pass */
     size_t quad_bytes; /* from one set of 4 rows to the next */
     uint8_t *rows;     /* plain rows between the passes */
-} Plan;
+} Resampler;
 
 struct ResizeScratch {
     void *block;
@@ -122,8 +122,8 @@ static void axis_layout(Axis *a, Arena *arena, int in, int64_t out, int count, I
     a->digits = arena_take(arena, size_mul(n, groups * DIGITS), sizeof *a->digits);
 }
 
-static void plan_layout(Plan *p, Arena *arena, const ResizeTarget *t, const RgbView *in,
-                        Interpolation f) {
+static void resampler_layout(Resampler *p, Arena *arena, const ResizeTarget *t, const RgbView *in,
+                             Interpolation f) {
     axis_layout(&p->x, arena, in->width, t->full_width, t->width, f);
     axis_layout(&p->y, arena, in->height, t->full_height, t->height, f);
     p->columns_first = in->height > t->full_height &&
@@ -140,13 +140,13 @@ static void plan_layout(Plan *p, Arena *arena, const ResizeTarget *t, const RgbV
 }
 
 /* Sizes the scratch, then fills both axes. */
-static void plan_open(Plan *p, const ResizeTarget *t, const RgbView *in, Interpolation f,
-                      ResizeScratch **scratch) {
+static void resampler_open(Resampler *p, const ResizeTarget *t, const RgbView *in, Interpolation f,
+                           ResizeScratch **scratch) {
     assert(t->width > 0 && t->height > 0 && in->width > 0 && in->height > 0);
     assert(t->x >= 0 && t->y >= 0);
     assert(t->x + t->width <= t->full_width && t->y + t->height <= t->full_height);
     Arena arena = {0};
-    plan_layout(p, &arena, t, in, f);
+    resampler_layout(p, &arena, t, in, f);
     ResizeScratch *s = *scratch;
     if (!s) s = *scratch = xcalloc(1, sizeof *s);
     if (arena.used > s->size) {
@@ -156,7 +156,7 @@ static void plan_open(Plan *p, const ResizeTarget *t, const RgbView *in, Interpo
         if (!s->block) die("out of memory: %zu bytes to resize an image", s->size);
     }
     arena = (Arena){.base = s->block, .size = s->size};
-    plan_layout(p, &arena, t, in, f);
+    resampler_layout(p, &arena, t, in, f);
     axis_fill(&p->x, p->tap, in->width, t->full_width, t->x, f);
     axis_fill(&p->y, p->tap, in->height, t->full_height, t->y, f);
 }
@@ -194,14 +194,14 @@ static void scalar_along_columns(uint8_t *to, size_t to_stride, const uint8_t *f
 
 static int axis_range(const Axis *a) { return a->last - a->first; }
 
-static const uint8_t *first_pixel(const Plan *p, const RgbView *in) {
+static const uint8_t *first_pixel(const Resampler *p, const RgbView *in) {
     return in->rgb + (size_t)p->y.first * in->stride + 3 * (size_t)p->x.first;
 }
 
 void resize_rgb_scalar(uint8_t *out, size_t out_stride, const ResizeTarget *target,
                        const RgbView *in, Interpolation interpolation, ResizeScratch **scratch) {
-    Plan p;
-    plan_open(&p, target, in, interpolation, scratch);
+    Resampler p;
+    resampler_open(&p, target, in, interpolation, scratch);
     const uint8_t *from = first_pixel(&p, in);
     size_t out_bytes = (size_t)p.x.count * 3, in_bytes = (size_t)axis_range(&p.x) * 3;
     if (p.columns_first) {
@@ -384,7 +384,7 @@ static inline __attribute__((always_inline)) void quads_to_row(uint8_t *to, size
         call(groups);                                                                              \
     }
 
-static void along_rows(const Plan *p, const uint8_t *from, size_t stride, int rows,
+static void along_rows(const Resampler *p, const uint8_t *from, size_t stride, int rows,
                        size_t row_bytes) {
     uint8_t *to = p->quads;
     for (int y = 0; y < rows; y += 4, to += p->quad_bytes, from += 4 * stride) {
@@ -395,7 +395,7 @@ static void along_rows(const Plan *p, const uint8_t *from, size_t stride, int ro
     }
 }
 
-static void along_columns(uint8_t *to, size_t to_stride, const Plan *p, size_t row_bytes) {
+static void along_columns(uint8_t *to, size_t to_stride, const Resampler *p, size_t row_bytes) {
     const Axis *a = &p->y;
     const uint32_t *w = a->digits;
     for (int y = 0; y < a->count; y++, to += to_stride, w += a->groups * DIGITS) {
@@ -407,7 +407,7 @@ static void along_columns(uint8_t *to, size_t to_stride, const Plan *p, size_t r
 }
 
 /* Rows → 4 interleaved rows, and back. */
-static void rows_to_quads(const Plan *p, const uint8_t *from, size_t stride, int rows,
+static void rows_to_quads(const Resampler *p, const uint8_t *from, size_t stride, int rows,
                           size_t row_bytes) {
     for (int y = 0; y < rows; y += 4) {
         const uint8_t *r[4];
@@ -423,7 +423,8 @@ static void rows_to_quads(const Plan *p, const uint8_t *from, size_t stride, int
     }
 }
 
-static void quads_to_rows(uint8_t *to, size_t stride, const Plan *p, int rows, size_t row_bytes) {
+static void quads_to_rows(uint8_t *to, size_t stride, const Resampler *p, int rows,
+                          size_t row_bytes) {
     for (int y = 0; y < rows; y++, to += stride) {
         const uint8_t *from = p->quads + (size_t)(y / 4) * p->quad_bytes + y % 4;
         for (size_t i = 0; i < row_bytes; i++) to[i] = from[4 * i];
@@ -432,8 +433,8 @@ static void quads_to_rows(uint8_t *to, size_t stride, const Plan *p, int rows, s
 
 void resize_rgb(uint8_t *out, size_t out_stride, const ResizeTarget *target, const RgbView *in,
                 Interpolation interpolation, ResizeScratch **scratch) {
-    Plan p;
-    plan_open(&p, target, in, interpolation, scratch);
+    Resampler p;
+    resampler_open(&p, target, in, interpolation, scratch);
     axis_cut(&p.x, p.aligned);
     axis_cut(&p.y, p.aligned);
     const uint8_t *from = first_pixel(&p, in);

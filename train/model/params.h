@@ -96,7 +96,7 @@ typedef struct GradientsReady {
 
 /* A model for inference: its tensors (docs/NUMERICS.md, 'Tensor names'), laid out, with memory. */
 Params *params_new(const Kernels *k, const ClipConfig *c);
-/* The same in steps. Creates the tensors, all trainable; after this, lora_declare, layers_plan and
+/* The same in steps. Creates the tensors, all trainable; after this, lora_declare, layers_apply and
  * similar functions may add factors and freeze. */
 Params *params_declare(const Kernels *k, const ClipConfig *c);
 /* Lays out the flat block so that the trainable part can be cut into `shards` equal shards. */
