@@ -64,7 +64,7 @@ const IndexMember *index_member(const Index *ix, size_t i, const char *extension
     return find_member(ix, i, extension, strlen(extension));
 }
 
-/* Of a list that ends at a comma. */
+/* The member of the first extension in the list that sample i has; the list ends at a comma. */
 static const IndexMember *find_first(const Index *ix, size_t i, const char *list) {
     while (*list && *list != ',') {
         size_t n = strcspn(list, ";,");

@@ -144,7 +144,7 @@ static void break_at(Loader *l, uint64_t number, const Error *why) {
     pthread_mutex_unlock(&l->lock);
 }
 
-/* The same from a feed, whose row comes with spares. False: the feed is exhausted. */
+/* The same from a feed, whose rows have spares. False: the feed is exhausted. */
 static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
     Loader *l = w->l;
     size_t in_step = s->batch.micro * l->o.batch_size + row;

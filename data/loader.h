@@ -57,8 +57,8 @@ size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
  * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: one of
  * another global batch, the same for every number of ranks; if these are bad too (or steps = 1), by
- * the next good one after p. A feed's rows come with spares; if the feed runs out before this
- * batch, exits with an error. NULL: interrupted. */
+ * the next good one after p. A feed's rows have spares; if the feed runs out before this batch,
+ * exits with an error. NULL: interrupted. */
 Batch *loader_next(Loader *l);
 void loader_release(Loader *l, Batch *b);
 LoaderStats loader_stats(Loader *l);

@@ -50,7 +50,7 @@ static Share share_of(const Encoder *e, const Comm *c, size_t n) {
     return s;
 }
 
-/* `own` holds a share of elements of `size` bytes and is freed. */
+/* Takes ownership of `own`, a share of elements of `size` bytes. */
 static void *gather(const Comm *c, void *own, const Share *s, size_t size) {
     if (c->size == 1) return own;
     size_t bytes = size_mul(s->rows, size);

@@ -22,7 +22,7 @@ typedef struct ScoreTileWalk {
     const char *progress; /* name of the work (data/io/progress.h); NULL: not shown */
 } ScoreTileWalk;
 
-/* Between plan_begin and plan_end (kernels/device.h): allocates at most what a walk needs. */
+/* Between plan_begin and plan_end (kernels/device.h): takes the memory of the largest tile. */
 void score_tiles_plan(const Kernels *k, size_t dim);
 void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const ScoreTileWalk *w);
 #endif

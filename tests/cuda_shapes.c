@@ -39,7 +39,8 @@ static int32_t *ints(const int32_t *host, size_t n) {
     k->device->upload(x, host, n * sizeof *x);
     return x;
 }
-/* Lengths from least to most in turn, one end to the other; sets the sum and the number of rows. */
+/* The first rows of B packed sequences with lengths between least and most; sets the number of
+ * rows. */
 static int32_t *starts(size_t B, size_t least, size_t most, size_t *rows) {
     int32_t *host = xcalloc(B + 1, sizeof *host);
     for (size_t b = 0; b < B; b++)

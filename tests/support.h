@@ -40,7 +40,7 @@ void test_says(const char *text, const char *needle);
 #define assert_near(got, want, tolerance) test_near(got, want, tolerance, #got, __FILE__, __LINE__)
 void test_near(double got, double want, double tolerance, const char *what, const char *file,
                int line);
-/* Largest |got - want| over largest |want| (over 1 where all of want is 0); a NaN counts as
+/* Largest |got - want| over largest |want| (over 1 if all of want is 0); a NaN counts as
  * infinite. */
 double test_error_max(const double *got, const double *want, size_t n);
 /* ‖got - want‖₂ / ‖want‖₂, likewise. */

@@ -125,7 +125,7 @@ static void test_wrong_vocabularies(void **state) {
         assert_refused(cases[i][0], strlen(cases[i][0]), cases[i][1]);
 }
 
-/* An empty line takes an id, as in open_clip's loader; a carriage return is no part of a line. */
+/* An empty line takes an id, as in open_clip's loader; a carriage return is not part of a line. */
 static void test_odd_lines(void **state) {
     (void)state;
     Tokenizer *b = load("#\r\na b\r\n\r\nb c\r\n");
@@ -151,7 +151,7 @@ static void test_truncation(void **state) {
     assert_int_equal(loaded, 10);
 }
 
-/* A full cache starts over and changes no ids; long words go round it. */
+/* A full cache starts over and changes no ids; long words bypass it. */
 static void test_cache(void **state) {
     (void)state;
     Tokenizer *b = load(SMALL);

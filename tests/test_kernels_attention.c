@@ -40,7 +40,7 @@ static double score_terms(const Shape *s) {
     return (double)s->pack.max_T * fmax(1, score * score);
 }
 
-/* dS·k and dS·q, where dP is about √D·scale, before the probabilities make them smaller. */
+/* dS·k and dS·q, with dP about √D·scale, before the probabilities make them smaller. */
 static double term_size(const Shape *s) { return 0.3 * s->scale * s->scale; }
 
 static void compare_attention(const Shape *s) {

@@ -314,7 +314,7 @@ static void test_live_line(void **state) {
     /* step 2 came late enough to be drawn, step 3 too soon after it unless the machine is busy */
     assert_non_null(strstr(text, "\r\033[Kstep 2/1000"));
     if (!strstr(text, "slow")) assert_null(strstr(text, "step 3/1000"));
-    /* a message takes the line's place, after which none is left to end */
+    /* a message replaces the line, after which there is no line to end */
     const char *warning = strstr(text, "\r\033[Kclipc: a warning");
     assert_non_null(warning);
     assert_string_equal(warning + strlen("\r\033[Kclipc: a warning"), "\r\n");

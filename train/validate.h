@@ -47,7 +47,7 @@ typedef struct Validator {
     /* Called before the first step; exits on user errors. Its result is passed to plan, run and
      * close. In a dry run it takes its device memory and opens no data. */
     void *(*open)(const TrainView *v);
-    /* Called in a dry run after all are opened: takes at most the memory of run. */
+    /* Called in a dry run after all are opened: takes the largest memory of run. */
     void (*plan)(void *self, const TrainView *v);
     /* s: the state after a step; position 0: an epoch has ended. Not called after the last step,
      * which is always measured. */

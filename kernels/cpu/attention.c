@@ -289,7 +289,7 @@ static __attribute__((noinline)) void store_block(act *to, size_t ld, const floa
 
 /* e^(scale·s - top) of one row of scores: probabilities up to a factor, as row `r` of left tiles p
  * (one per 32 keys, `steps` of them); keys beyond `keys` become 0. The sum is returned, the largest
- * score goes to *top. */
+ * score is stored in *top. */
 static float softmax_tiles(Tile *p, size_t r, const float *s, size_t keys, size_t steps,
                            float scale, float *top) {
     vf high = vset(-FLT_MAX), sum = vzero(), factor = vset(scale);
@@ -360,7 +360,7 @@ static size_t backward_bytes(size_t T, size_t D) {
 }
 
 /* One key's row of scores and dP over n queries, as row r of the tiles p and ds (one per 32
- * queries). The first `skip` queries do not see the key. */
+ * queries). The first `skip` queries do not attend to the key. */
 static void score_grad_tiles(Tile *p, Tile *ds, size_t r, const float *s, const float *dp,
                              const float *lse, const float *delta, size_t n, size_t skip,
                              float scale) {
@@ -432,7 +432,7 @@ static void head_bwd(const Head *h, void *mem) {
                 tiles_block(dp + 32 * j, 32 * most, v_rows + 2 * a * kd, second(T - 32 * a, kd),
                             g + 2 * j * kd, second(n - 32 * j, kd), kd, false);
             for (size_t r = 0; r < 32; r++) {
-                size_t key = 32 * a + r; /* keys beyond the last are seen by no query */
+                size_t key = 32 * a + r; /* no query attends to keys beyond the last */
                 size_t skip = key >= T ? SIZE_MAX : h->causal && key > i ? key - i : 0;
                 score_grad_tiles(pa + r / 16 * nt, dsa + r / 16 * nt, r % 16, s + r * 32 * most,
                                  dp + r * 32 * most, lse, delta, n, skip, scale);

@@ -304,7 +304,7 @@ static void transpose_cols(void *to, float *sums, const void *from, size_t ld, s
     for (size_t i = 0; sums && i < n; i++) sums[c + i] += sum[i];
 }
 
-/* 16 rows of b from row k on as [N/cols][16][cols], blocks `stride` apart; 0 where b ends. */
+/* 16 rows of b from row k on as [N/cols][16][cols], blocks `stride` apart; 0 past the end of b. */
 static void pack_rows(float *to, size_t stride, size_t cols, const float *b, size_t ld, size_t k,
                       size_t rows, size_t N) {
     for (size_t i = k; i < k + 16; i++, to += cols) {

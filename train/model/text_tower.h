@@ -30,7 +30,7 @@ void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, siz
 void text_tower_load_sent(TextTower *t, const ClipBatch *sent);
 /* Computes the features into `unit` of the pass; those of padding come last. */
 void text_tower_fwd(TextTower *t, bool keep);
-/* From the features' gradients in tower.kept.raw. */
+/* Backward from the features' gradients in tower.kept.raw. */
 void text_tower_bwd(TextTower *t);
 /* Rows with padding of a batch on the device. */
 size_t text_tower_rows(const TextTower *t, size_t rows);
