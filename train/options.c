@@ -284,7 +284,9 @@ static bool is_empty(const Option *o) {
 }
 
 static void print_help(const Command *c, FILE *out) {
-    static const char *const placeholders[] = {"", "N", "X", "TEXT", "", "ITEM..."};
+    static const char *const placeholders[] = {
+        [OPT_FLAG] = "",       [OPT_INT] = "N",   [OPT_FLOAT] = "X",
+        [OPT_STRING] = "TEXT", [OPT_CHOICE] = "", [OPT_LIST] = "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
     if (c->count) fprintf(out, "\noptions (default in brackets):\n");
     for (size_t i = 0; i < c->count; i++) {

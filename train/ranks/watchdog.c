@@ -9,9 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const op_names[] = {"nothing",    "the ranks' start", "the ranks' end",
-                                       "all_gather", "reduce_scatter",   "all_reduce",
-                                       "broadcast",  "barrier",          "gather_bytes"};
+static const char *const op_names[] = {COMM_OPS(CHOICE_WORD)};
 
 static Beat alone;
 

@@ -5,17 +5,16 @@
 #define TRAIN_RANKS_WATCHDOG_H
 #include "kernels/base.h"
 
-typedef enum {
-    OP_NONE,
-    OP_START, /* start of the transport, and its end */
-    OP_END,
-    OP_ALL_GATHER,
-    OP_REDUCE_SCATTER,
-    OP_ALL_REDUCE,
-    OP_BROADCAST,
-    OP_BARRIER,
-    OP_GATHER_BYTES
-} CommOp;
+/* Operations by the names that errors give them. START and END are the transport's own. */
+#define COMM_OPS(X)                                                                                \
+    X(OP_NONE, "nothing")                                                                          \
+    X(OP_START, "the ranks' start")                                                                \
+    X(OP_END, "the ranks' end")                                                                    \
+    X(OP_ALL_GATHER, "all_gather")                                                                 \
+    X(OP_REDUCE_SCATTER, "reduce_scatter")                                                         \
+    X(OP_ALL_REDUCE, "all_reduce")                                                                 \
+    X(OP_BROADCAST, "broadcast") X(OP_BARRIER, "barrier") X(OP_GATHER_BYTES, "gather_bytes")
+typedef enum { COMM_OPS(CHOICE_NAME) } CommOp;
 
 /* Two sequences of collectives, each in the same order on all ranks: those the host waits for, and
  * concurrent ones (a second thread's, a device's). */
