@@ -13,10 +13,11 @@
 
 struct Encoder {
     const Kernels *k;
-    bool borrowed; /* config, params, clip and tokenizer belong to the caller */
+    bool borrowed; /* config, params, uploads and tokenizer belong to the caller */
     ClipConfig config;
     Params *params;
-    Clip *clip;
+    Clip *clip; /* NULL if borrowed */
+    Uploads *uploads;
     char *checkpoint, *vocab;        /* of the options; vocab may be NULL */
     char identity[17], checksum[17]; /* identity "": not computed yet */
     const Tokenizer *tokenizer;      /* NULL before the first caption */
@@ -107,7 +108,7 @@ static void load_vocab(Encoder *e) {
 static void take_buffers(Encoder *e) {
     size_t S = e->config.image_size;
     e->features = e->k->device->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
-    e->pixels = xmalloc(size_mul(2 * e->batch, 3 * S * S));
+    e->pixels = e->k->device->host_alloc(size_mul(2 * e->batch, 3 * S * S));
     e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
     e->start = xmalloc((e->batch + 1) * sizeof *e->start);
     e->threads = omp_get_max_threads();
@@ -127,20 +128,22 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->params = params_new(e->k, &e->config);
     load_weights(e);
     e->batch = (size_t)o->batch_size;
-    ClipOptions co = {.max_batch = e->batch};
+    ClipOptions co = {.max_batch = e->batch,
+                      .text_bucket = clip_text_bucket(e->k, &e->config, e->batch)};
     e->clip = clip_new(e->k, &e->config, e->params, &co);
+    e->uploads = uploads_new(e->k, e->clip, 1);
     take_buffers(e);
     return e;
 }
 
-Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Uploads *uploads,
                           const Tokenizer *tokenizer, size_t batch) {
     Encoder *e = xcalloc(1, sizeof *e);
     *e = (Encoder){.k = k,
                    .borrowed = true,
                    .config = *c,
                    .params = p,
-                   .clip = m,
+                   .uploads = uploads,
                    .tokenizer = tokenizer,
                    .cache = tokenizer ? tokenizer_cache_new(tokenizer) : NULL,
                    .batch = batch};
@@ -155,12 +158,13 @@ void encoder_close(Encoder *e) {
     }
     free(e->image);
     free(e->scratch);
-    free(e->pixels);
+    e->k->device->host_release(e->pixels);
     free(e->ids);
     free(e->start);
     e->k->device->release(e->features);
     tokenizer_cache_free(e->cache);
     if (!e->borrowed) {
+        uploads_free(e->uploads);
         clip_free(e->clip);
         params_free(e->params);
         tokenizer_close((Tokenizer *)e->tokenizer);
@@ -189,7 +193,8 @@ double encoder_logit_bias(const Encoder *e) {
     return bias;
 }
 
-void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
+void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, size_t n,
+                   float *out) {
     size_t E = e->config.embed_dim;
     load_vocab(e);
     for (size_t first = 0; first < n; first += e->batch) {
@@ -198,18 +203,19 @@ void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out) {
         for (size_t b = 0; b < B; b++) {
             int32_t *ids = e->ids + e->start[b];
             const char *text = texts[first + b];
-            size_t length =
-                tokenizer_encode(e->cache, text, strlen(text), e->config.context_length, ids);
+            size_t bytes = sizes ? sizes[first + b] : strlen(text);
+            size_t length = tokenizer_encode(e->cache, text, bytes, e->config.context_length, ids);
             e->start[b + 1] = e->start[b] + (int32_t)length;
         }
-        clip_text_fwd(e->clip, e->features, e->ids, e->start, B, false);
+        Batch captions = {.size = B, .ids = e->ids, .start = e->start};
+        uploads_features(e->uploads, &captions, NULL, e->features);
         e->k->acc_get_f32(out + first * E, e->features, B * E);
     }
 }
 
 /* Decodes a batch of pictures, first … first+B-1, into one of the two pixel buffers. */
-static const uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first,
-                                  size_t B, bool *ok) {
+static uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first, size_t B,
+                            bool *ok) {
     size_t S = e->config.image_size;
     uint8_t *place = e->pixels + (first / e->batch & 1) * e->batch * 3 * S * S;
 #pragma omp parallel for schedule(dynamic)
@@ -231,11 +237,12 @@ static const uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, 
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out,
                       bool *ok) {
     size_t E = e->config.embed_dim, good = 0;
-    const uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
+    uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
     for (size_t first = 0, next; first < n; first = next) {
         size_t B = size_min(e->batch, n - first);
         next = first + B;
-        clip_image_fwd(e->clip, e->features, &(ClipImages){.u8 = pixels}, B, false);
+        Batch pictures = {.size = B, .pixels = pixels};
+        uploads_features(e->uploads, &pictures, e->features, NULL);
         /* the next batch is decoded while a GPU still computes */
         pixels = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
         e->k->acc_get_f32(out + first * E, e->features, B * E);

@@ -6,7 +6,7 @@
 #include "data/dataset.h"
 #include "kernels/kernels.h"
 #include "data/text/tokenizer.h"
-#include "train/model/clip.h"
+#include "train/model/uploads.h"
 
 typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
@@ -19,9 +19,9 @@ typedef struct EncoderOptions {
 
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const EncoderOptions *o); /* exits with an error */
-/* An encoder over a model that the caller owns: uses its forward passes and the given
- * vocabulary. */
-Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Clip *m,
+/* An encoder over a model that the caller owns: uses its uploads and the given vocabulary
+ * (NULL: for pictures alone). */
+Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Uploads *uploads,
                           const Tokenizer *tokenizer, size_t batch);
 void encoder_close(Encoder *e);
 const Kernels *encoder_kernels(const Encoder *e);
@@ -40,8 +40,8 @@ const char *encoder_checksum(const Encoder *e);
 /* Returns true if this is the model of that identity and checksum ("": not known). */
 bool encoder_is(Encoder *e, const char *identity, const char *checksum);
 
-/* out[n,E]. */
-void encoder_texts(Encoder *e, const char *const *texts, size_t n, float *out);
+/* out[n,E]. sizes: bytes of each; NULL: the texts end in 0. */
+void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, size_t n, float *out);
 
 /* Fetches picture i; called from several threads. False: err has the reason, or is empty if it has
  * been logged. */

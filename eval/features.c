@@ -64,7 +64,7 @@ static void compute(Features *f, Encoder *e, Dataset *d, size_t first, size_t n,
     compact(f, ok, n);
     if (texts) {
         f->texts = xmalloc(size_mul(f->count, f->dim * sizeof(float)));
-        encoder_texts(e, (const char *const *)f->captions, f->count, f->texts);
+        encoder_texts(e, (const char *const *)f->captions, NULL, f->count, f->texts);
     }
     for (size_t t = 0; t < threads; t++) sample_free(&r.sample[t]);
     free(r.sample);

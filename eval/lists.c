@@ -78,6 +78,6 @@ float *features_of_texts(Encoder *e, const Comm *c, char *const *texts, size_t n
     size_t E = encoder_dim(e);
     Share s = share_of(e, c, n);
     float *own = xcalloc(size_mul(s.rows, E) + 1, sizeof *own);
-    encoder_texts(e, (const char *const *)(texts + s.first), s.n, own);
+    encoder_texts(e, (const char *const *)(texts + s.first), NULL, s.n, own);
     return gather(c, own, &s, E * sizeof *own);
 }

@@ -37,7 +37,7 @@ static void encode_classes(Encoder *e, const ClassSet *s, size_t first, size_t e
     for (size_t c = first; c < end; c += group) {
         size_t n = size_min(group, end - c);
         for (size_t i = 0; i < n * T; i++) captions[i] = class_caption_of(s, c + i / T, i % T);
-        encoder_texts(e, (const char *const *)captions, n * T, scratch);
+        encoder_texts(e, (const char *const *)captions, NULL, n * T, scratch);
         for (size_t i = 0; i < n; i++)
             ensemble(weights + (c - first + i) * E, scratch + i * T * E, T, E);
         if (features) memcpy(features + (c - first) * T * E, scratch, n * T * E * sizeof *features);

@@ -230,16 +230,29 @@ static void patches_of_floats(act *patches, const uint8_t *pixels, const int32_t
     free(kept);
 }
 
+void model_forward(TestModel *m, const Batch *b, bool keep, ChangeBatch *change) {
+    Uploads *f = uploads_new(m->k, m->clip, 1);
+    uploads_stage(f, 0, 0, b);
+    const ClipBatch *sent = uploads_send(f, 0, 0, true, true);
+    if (change) sent = change(m, sent);
+    clip_image_fwd(m->clip, m->images, sent, keep);
+    clip_text_fwd(m->clip, m->texts, sent, keep);
+    m->k->device->sync();
+    uploads_free(f);
+}
+
 static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
-    ClipImages images = {.u8 = how.u8 ? b->u8 : (const uint8_t *)b->f32,
-                         .sample = how.dropout ? b->sample : NULL,
-                         .draw = how.draw};
+    Batch batch = {.size = b->B,
+                   .pixels = how.u8 ? b->u8 : (uint8_t *)b->f32,
+                   .ids = b->ids,
+                   .start = b->start,
+                   .sample = how.dropout ? b->sample : NULL,
+                   .epoch = how.draw};
     Kernels table = *m->k;
     floats.k = m->k, floats.pixels = b->f32;
     if (!how.u8) m->table->patches_u8 = patches_of_floats;
-    clip_image_fwd(m->clip, m->images, &images, b->B, keep);
+    model_forward(m, &batch, keep, NULL);
     *m->table = table;
-    clip_text_fwd(m->clip, m->texts, b->ids, b->start, b->B, keep);
 }
 
 static double run_loss(TestModel *m, size_t B, bool gradients) {

@@ -2,8 +2,8 @@
  * and a harness that gives features, loss and gradients on the host. */
 #ifndef TESTS_SUPPORT_MODEL_H
 #define TESTS_SUPPORT_MODEL_H
+#include "train/model/uploads.h"
 #include "train/loss.h"
-#include "train/model/clip.h"
 #include "train/model/lora.h"
 #include "train/optim.h"
 
@@ -56,6 +56,10 @@ OptimState *state_new(const Kernels *k, const ClipConfig *c, const LoraOptions *
 void state_free(OptimState *s);
 void model_free(TestModel *m);
 
+/* Another batch in place of the one on the device. */
+typedef const ClipBatch *ChangeBatch(const TestModel *m, const ClipBatch *sent);
+/* Features; change: NULL: of the batch itself. */
+void model_forward(TestModel *m, const Batch *b, bool keep, ChangeBatch *change);
 typedef struct RunHow {
     bool u8, dropout; /* pixels as bytes; samples named */
     uint64_t draw;

@@ -320,7 +320,7 @@ static void cosines(void **state) {
     Trainer t = trainer_new(N);
     size_t E = t.m.config.embed_dim;
     StepResult r = step_run(t.step, batches(&t), 0, 1);
-    clip_image_fwd(t.m.clip, t.m.images, &(ClipImages){.u8 = t.batch.u8}, N, false);
+    model_forward(&t.m, batches(&t)[0], false, NULL);
     double *f = host_copy(t.m.k, t.m.images, N * E), sum = 0;
     for (size_t i = 0; i < N; i++)
         for (size_t j = 0; j < N; j++)

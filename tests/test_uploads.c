@@ -1,9 +1,8 @@
-/* Batches on the device: the same features and gradients as from host memory; padding of the packed
+/* Batches on the device: several models read one, in whole or in part; padding of the packed
  * captions adds nothing; captured steps give the same bits as uncaptured ones. */
 #include "tests/support.h"
 #include "tests/support_kernels.h"
 #include "tests/support_model.h"
-#include "train/uploads.h"
 #include "train/step.h"
 
 #include <math.h>
@@ -27,19 +26,12 @@ static Batch loaded(const TestBatch *b, size_t n) {
                    .epoch = 3};
 }
 
-/* Gradients of the batch by way of the copy queue; loss. */
-static double sent_gradients(TestModel *m, const Batch *b,
-                             const ClipBatch *(*change)(const ClipBatch *), double *features) {
+/* Gradients of the batch; loss. */
+static double sent_gradients(TestModel *m, const Batch *b, ChangeBatch *change, double *features) {
     const Kernels *k = m->k;
     double loss;
-    Uploads *f = uploads_new(k, m->clip, 1);
     k->device->zero(m->p->grad, m->p->size * k->acc_size);
-    uploads_stage(f, 0, 0, b);
-    const ClipBatch *sent = uploads_send(f, 0, 0, true, true);
-    if (change) sent = change(sent);
-    clip_image_sent(m->clip, m->images, sent, true);
-    clip_text_sent(m->clip, m->texts, sent, true);
-    uploads_done(f);
+    model_forward(m, b, true, change);
     const Param *scale = param_named(m->p, "logit_scale");
     loss_run(m->loss, m->value, m->dimages, m->dtexts, param_grad(m->p, scale), NULL, m->images,
              m->texts, param_acc(m->p, scale), NULL, b->size);
@@ -48,30 +40,58 @@ static double sent_gradients(TestModel *m, const Batch *b,
     k->device->sync();
     k->acc_get(&loss, m->value, 1);
     if (features) k->acc_get(features, m->texts, b->size * m->config.embed_dim);
-    uploads_free(f);
     return loss;
 }
 
-static void check_like_host(const Kernels *k) {
-    ClipConfig c = odd_config();
+static void assert_same(const Kernels *k, const acc *a, const acc *b, size_t n) {
+    double *x = host_copy(k, a, n), *y = host_copy(k, b, n);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x);
+    free(y);
+}
+
+/* A model with patches of another size reads the batch that was sent for one that drops patches. */
+static void check_shared(const Kernels *k) {
+    ClipConfig c = odd_config(), other = odd_config();
+    other.patch_size = 1;
     TestBatch b = random_batch(&c, B, test_seed());
-    ClipOptions o = options(0);
-    TestModel host = model_new(k, &c, &o, LOSS_CLIP), sent = model_new(k, &c, &o, LOSS_CLIP);
-    Batch batch = loaded(&b, B);
-    const char *where = "";
-    double want = model_gradients(&host, &b, (RunHow){.u8 = true, .dropout = true, .draw = 3});
-    assert_true(sent_gradients(&sent, &batch, NULL, NULL) == want);
-    if (worst_gradient(&sent, &host, &where) != 0) fail_msg("%s: %s differs", k->name, where);
-    model_free(&host);
-    model_free(&sent);
+    ClipOptions o = options(BUCKET), reads = {.max_batch = B, .text_bucket = BUCKET};
+    TestModel student = model_new(k, &c, &o, LOSS_CLIP);
+    TestModel teacher = model_new(k, &other, &reads, LOSS_CLIP);
+    Batch batch = loaded(&b, B), whole = batch;
+    size_t n = B * c.embed_dim;
+    whole.sample = NULL;
+    model_forward(&teacher, &whole, false, NULL);
+    acc *images = k->device->alloc(n * k->acc_size), *texts = k->device->alloc(n * k->acc_size);
+    Uploads *f = uploads_new(k, student.clip, 1);
+    uploads_stage(f, 0, 0, &batch);
+    const ClipBatch *sent = uploads_send(f, 0, 0, true, true);
+    clip_image_fwd(student.clip, student.images, sent, true);
+    clip_image_fwd(teacher.clip, images, sent, false);
+    clip_text_fwd(teacher.clip, texts, sent, false);
+    uploads_done(f);
+    assert_same(k, images, teacher.images, n);
+    assert_same(k, texts, teacher.texts, n);
+    /* one of the two alone, without dropout */
+    Batch pictures = {.size = B, .pixels = b.u8}, captions = {.size = B, .ids = b.ids};
+    captions.start = b.start;
+    model_forward(&student, &whole, false, NULL);
+    uploads_features(f, &pictures, images, NULL);
+    uploads_features(f, &captions, NULL, texts);
+    assert_same(k, images, student.images, n);
+    assert_same(k, texts, student.texts, n);
+    uploads_free(f);
+    k->device->release(images);
+    k->device->release(texts);
+    model_free(&student);
+    model_free(&teacher);
     batch_free(&b);
 }
 
 /* The same batch with other ids in its padding. */
-static const TestModel *model_now;
-static const ClipBatch *other_padding(const ClipBatch *sent) {
+static const ClipBatch *other_padding(const TestModel *m, const ClipBatch *sent) {
     static ClipBatch changed;
-    const Kernels *k = model_now->k;
+    const Kernels *k = m->k;
     int32_t *ids = xmalloc(sent->rows * sizeof *ids), *start = xmalloc((sent->sequences + 1) * 4);
     changed = *sent;
     k->device->sync();
@@ -81,10 +101,10 @@ static const ClipBatch *other_padding(const ClipBatch *sent) {
     assert_int_equal(start[sent->sequences], sent->rows);
     for (size_t i = sent->B; i < sent->sequences; i++) {
         assert_true(start[i + 1] > start[i]);
-        assert_true((size_t)(start[i + 1] - start[i]) <= model_now->config.context_length);
+        assert_true((size_t)(start[i + 1] - start[i]) <= m->config.context_length);
     }
     for (size_t i = (size_t)start[sent->B]; i < sent->rows; i++)
-        ids[i] = (int32_t)(1 + (i * 7) % (model_now->config.vocab_size - 1));
+        ids[i] = (int32_t)(1 + (i * 7) % (m->config.vocab_size - 1));
     k->device->upload((int32_t *)(uintptr_t)sent->ids, ids, sent->rows * sizeof *ids);
     free(ids);
     free(start);
@@ -120,7 +140,6 @@ static void check_padding(const Kernels *k, ClipConfig c, double tolerance) {
         const char *where = "";
         for (int i = 0; i < 3; i++) {
             features[i] = xcalloc(E, sizeof(double));
-            model_now = &m[i];
             loss[i] = sent_gradients(&m[i], &batch, i == 1 ? other_padding : NULL, features[i]);
         }
         /* contents of the padding change no bit */
@@ -152,10 +171,10 @@ static bool has_fp8(void) { return device_has_fp8(); }
 static bool has_fp8(void) { return false; }
 #endif
 
-static void test_like_host(void **state) {
+static void test_shared(void **state) {
     (void)state;
-    check_like_host(kernels_open(TEST_DEVICE, PRECISION_FP32));
-    check_like_host(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16));
+    check_shared(kernels_open(TEST_DEVICE, PRECISION_FP32));
+    check_shared(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16));
 }
 
 static void test_padding(void **state) {
@@ -186,9 +205,8 @@ static void count_to(unsigned long memory_most, unsigned long waits_most) {
 /* The work of a validation between steps: forwards of other samples. */
 static void validate(TestModel *m) {
     TestBatch b = random_batch(&m->config, B, test_seed() + 77);
-    clip_image_fwd(m->clip, m->images, &(ClipImages){.u8 = b.u8}, B, false);
-    clip_text_fwd(m->clip, m->texts, b.ids, b.start, B, false);
-    m->k->device->sync();
+    Batch batch = {.size = B, .pixels = b.u8, .ids = b.ids, .start = b.start};
+    model_forward(m, &batch, false, NULL);
     batch_free(&b);
 }
 
@@ -286,7 +304,7 @@ static void test_validation_leaves_no_trace(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_like_host),
+    cmocka_unit_test(test_shared),
     cmocka_unit_test(test_padding),
     cmocka_unit_test(test_recorded_steps),
     cmocka_unit_test(test_validation_leaves_no_trace),

@@ -1,29 +1,16 @@
 #include "train/feature_cache.h"
 
-#include "data/image/image.h"
-
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* One rank's pass over its share; it uses either the pictures or the captions. */
-typedef struct Pass {
-    const Kernels *k;
-    Clip *clip;
+/* One rank's share of a data set. */
+typedef struct Share {
+    Encoder *encoder;
     Dataset *data;
-    size_t dim, batch;
-    const Transform *transform;
-    size_t max_pixels;
-    const Tokenizer *tokenizer;
-    size_t context;
-    acc *features; /* device [batch,dim] */
-} Pass;
-
-typedef struct Reader {
-    Sample sample;
-    Image image;
-    TransformScratch *scratch;
-} Reader;
+    size_t first, count, max_pixels;
+    Sample *sample; /* [threads] */
+} Share;
 
 static FeatureCache *cache_new(Dataset *d, size_t dim, size_t batch, const Comm *comm) {
     FeatureCache *c = xcalloc(1, sizeof *c);
@@ -44,79 +31,53 @@ void feature_cache_free(FeatureCache *c) {
     free(c);
 }
 
-static bool read_picture(const Pass *p, Reader *r, size_t index, uint8_t *pixels, Error *err) {
+static bool fetch_picture(void *context, size_t i, Image *img, Error *err) {
+    const Share *s = context;
+    Sample *sample = &s->sample[omp_get_thread_num()];
     Error why;
-    if (!dataset_read(p->data, index, &r->sample, err)) return false;
-    if (!image_decode(&r->image, r->sample.image, r->sample.image_size, p->max_pixels, &why))
-        return error_set(err, "%.200s: %.250s", r->sample.key, why.text);
-    transform_apply(pixels, &r->image, p->transform, 0, &r->scratch);
-    return true;
+    if (!dataset_read(s->data, s->first + i, sample, &why))
+        return error_set(err, "bad sample %.450s", why.text);
+    return image_decode(img, sample->image, sample->image_size, s->max_pixels, &why) ||
+           error_set(err, "bad sample %.200s: %.250s", sample->key, why.text);
 }
 
-static void compute_images(const Pass *p, FeatureCache *c, size_t first, size_t end) {
-    size_t threads = (size_t)omp_get_max_threads();
-    size_t pixels = 3 * (size_t)p->transform->size * (size_t)p->transform->size;
-    Reader *readers = xcalloc(threads, sizeof *readers);
-    uint8_t *block = xcalloc(p->batch, pixels);
-    for (size_t at = first; at < end; at += p->batch) {
-        size_t n = size_min(p->batch, end - at);
-#pragma omp parallel for schedule(dynamic)
+static void compute_images(Share *s, float *rows, bool *ok) {
+    encoder_images(s->encoder, fetch_picture, s, s->count, rows, ok);
+}
+
+static void compute_texts(Share *s, float *rows, bool *ok) {
+    size_t batch = encoder_batch(s->encoder);
+    char **text = xcalloc(batch, sizeof *text);
+    size_t *bytes = xcalloc(batch, sizeof *bytes);
+    for (size_t at = 0; at < s->count; at += batch) {
+        size_t n = size_min(batch, s->count - at);
         for (size_t i = 0; i < n; i++) {
             Error err;
-            Reader *r = &readers[omp_get_thread_num()];
-            c->ok[at + i] = read_picture(p, r, at + i, block + i * pixels, &err);
-            if (!c->ok[at + i]) log_warn("bad sample %s", err.text);
+            ok[at + i] = dataset_read(s->data, s->first + at + i, s->sample, &err);
+            if (!ok[at + i]) log_warn("bad sample %s", err.text);
+            bytes[i] = ok[at + i] ? s->sample->text_size : 0;
+            text[i] = xrealloc(text[i], bytes[i] + 1);
+            memcpy(text[i], bytes[i] ? s->sample->text : "", bytes[i]);
         }
-        clip_image_fwd(p->clip, p->features, &(ClipImages){.u8 = block}, n, false);
-        p->k->acc_get_f32(c->rows + at * c->dim, p->features, n * c->dim);
+        encoder_texts(s->encoder, (const char *const *)text, bytes, n,
+                      rows + at * encoder_dim(s->encoder));
     }
-    for (size_t t = 0; t < threads; t++) {
-        sample_free(&readers[t].sample);
-        image_free(&readers[t].image);
-        transform_scratch_free(&readers[t].scratch);
-    }
-    free(readers);
-    free(block);
+    for (size_t i = 0; i < batch; i++) free(text[i]);
+    free(text);
+    free(bytes);
 }
 
-/* An unreadable sample has the empty caption and is not ok. */
-static void compute_texts(const Pass *p, FeatureCache *c, size_t first, size_t end) {
-    Sample sample = {0};
-    TokenizerCache *words = tokenizer_cache_new(p->tokenizer);
-    int32_t *ids = xmalloc(size_mul(p->batch * p->context, sizeof *ids));
-    int32_t *start = xcalloc(p->batch + 1, sizeof *start);
-    for (size_t at = first; at < end; at += p->batch) {
-        size_t n = size_min(p->batch, end - at);
-        for (size_t i = 0; i < n; i++) {
-            Error err;
-            c->ok[at + i] = dataset_read(p->data, at + i, &sample, &err);
-            if (!c->ok[at + i]) log_warn("bad sample %s", err.text);
-            size_t bytes = c->ok[at + i] ? sample.text_size : 0;
-            size_t length = tokenizer_encode(words, bytes ? sample.text : "", bytes, p->context,
-                                             ids + start[i]);
-            start[i + 1] = start[i] + (int32_t)length;
-        }
-        clip_text_fwd(p->clip, p->features, ids, start, n, false);
-        p->k->acc_get_f32(c->rows + at * c->dim, p->features, n * c->dim);
-    }
-    sample_free(&sample);
-    tokenizer_cache_free(words);
-    free(ids);
-    free(start);
-}
-
-void feature_cache_plan(const Kernels *k, size_t dim, size_t batch) {
-    k->device->release(k->device->alloc(size_mul(batch * dim, k->acc_size)));
-}
-
-static FeatureCache *fill(Pass *p, const Comm *comm,
-                          void (*compute)(const Pass *, FeatureCache *, size_t, size_t)) {
+static FeatureCache *fill(Share *s, const Comm *comm, void (*compute)(Share *, float *, bool *)) {
     double t0 = clock_now();
-    FeatureCache *c = cache_new(p->data, p->dim, p->batch, comm);
+    FeatureCache *c = cache_new(s->data, encoder_dim(s->encoder), encoder_batch(s->encoder), comm);
     size_t share = div_up(c->count, (size_t)comm->size), first = share * (size_t)comm->rank;
-    p->features = p->k->device->alloc(size_mul(p->batch * p->dim, p->k->acc_size));
-    compute(p, c, size_min(first, c->count), size_min(first + share, c->count));
-    p->k->device->release(p->features);
+    size_t threads = (size_t)omp_get_max_threads();
+    s->first = size_min(first, c->count);
+    s->count = size_min(share, c->count - s->first);
+    s->sample = xcalloc(threads, sizeof *s->sample);
+    compute(s, c->rows + s->first * c->dim, c->ok + s->first);
+    for (size_t t = 0; t < threads; t++) sample_free(&s->sample[t]);
+    free(s->sample);
     if (comm->size > 1) {
         size_t bytes = share * c->dim * sizeof *c->rows;
         void *own = xmalloc(bytes);
@@ -131,30 +92,12 @@ static FeatureCache *fill(Pass *p, const Comm *comm,
     return c;
 }
 
-FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                   Dataset *d, const Transform *t, size_t max_pixels,
-                                   size_t batch) {
-    Pass p = {.k = k,
-              .clip = m,
-              .data = d,
-              .dim = dim,
-              .batch = batch,
-              .transform = t,
-              .max_pixels = max_pixels};
-    return fill(&p, comm, compute_images);
+FeatureCache *feature_cache_images(Encoder *e, const Comm *comm, Dataset *d, size_t max_pixels) {
+    return fill(&(Share){.encoder = e, .data = d, .max_pixels = max_pixels}, comm, compute_images);
 }
 
-FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                  Dataset *d, const Tokenizer *tokenizer, size_t context,
-                                  size_t batch) {
-    Pass p = {.k = k,
-              .clip = m,
-              .data = d,
-              .dim = dim,
-              .batch = batch,
-              .tokenizer = tokenizer,
-              .context = context};
-    return fill(&p, comm, compute_texts);
+FeatureCache *feature_cache_texts(Encoder *e, const Comm *comm, Dataset *d) {
+    return fill(&(Share){.encoder = e, .data = d}, comm, compute_texts);
 }
 
 void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,

@@ -2,10 +2,7 @@
  * computed once, before the first step, and looked up from then on. */
 #ifndef TRAIN_FEATURE_CACHE_H
 #define TRAIN_FEATURE_CACHE_H
-#include "data/image/augment.h"
-#include "data/text/tokenizer.h"
-#include "data/dataset.h"
-#include "train/model/clip.h"
+#include "eval/encoder.h"
 #include "train/ranks/comm.h"
 
 typedef struct FeatureCache {
@@ -18,14 +15,9 @@ typedef struct FeatureCache {
 
 /* Computes all samples, divided over ranks, in batches of stored order (so the bits depend only on
  * the data, the weights and the ranks). max_pixels: as for the loader. */
-FeatureCache *feature_cache_images(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                   Dataset *d, const Transform *t, size_t max_pixels, size_t batch);
-FeatureCache *feature_cache_texts(const Kernels *k, const Comm *comm, Clip *m, size_t dim,
-                                  Dataset *d, const Tokenizer *tokenizer, size_t context,
-                                  size_t batch);
-/* Between plan_begin and plan_end (kernels/device.h): takes the device memory of these two
- * functions. */
-void feature_cache_plan(const Kernels *k, size_t dim, size_t batch);
+FeatureCache *feature_cache_images(Encoder *e, const Comm *comm, Dataset *d, size_t max_pixels);
+/* An unreadable sample has the empty caption and is not ok. */
+FeatureCache *feature_cache_texts(Encoder *e, const Comm *comm, Dataset *d);
 void feature_cache_free(FeatureCache *c);
 /* out[n,dim] (device) = the rows of these samples, which must all be ok; n is at most the batch. */
 void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,

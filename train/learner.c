@@ -39,16 +39,10 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
 
-/* Batches on a GPU are padded to a multiple of this many rows. Half of it is a hundredth of the
- * rows of captions of 16 tokens, and a run has few distinct multiples. */
-static size_t text_bucket(const ClipConfig *c) {
-    return round_up(div_up((size_t)opt->batch_size * c->context_length, 256), 16);
-}
-
 ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed) {
     return (ClipOptions){
         .max_batch = (size_t)opt->batch_size,
-        .text_bucket = k->device->asynchronous ? text_bucket(c) : 0,
+        .text_bucket = clip_text_bucket(k, c, (size_t)opt->batch_size),
         .training = true,
         .grad_checkpointing = opt->grad_checkpointing,
         .patch_dropout = c->patch_dropout,
@@ -140,10 +134,16 @@ static void make_params(Learner *l) {
 }
 
 static void make_teacher(Learner *l) {
-    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
+    ClipOptions o = learner_clip_options(l->k, l->config, l->seed);
     if (opt->distill_pretrained)
-        l->teacher = teacher_new(l->k, opt->distill_model, opt->distill_pretrained, l->config,
-                                 batch, size_mul(batch, accum));
+        l->teacher = teacher_new(l->k, opt->distill_model, opt->distill_pretrained, l->config, &o,
+                                 size_mul(o.max_batch, (size_t)opt->accum_freq));
+}
+
+/* Over the model that learns; tokenizer NULL: for pictures alone. */
+static Encoder *encoder_of(const Learner *l, const Tokenizer *tokenizer) {
+    return encoder_of_model(l->k, l->config, l->params, step_uploads(l->step), tokenizer,
+                            (size_t)opt->batch_size);
 }
 
 static void extend(const Learner *l) {
@@ -176,12 +176,12 @@ void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
     share_masters(l->state);
     build(l);
     make_teacher(l);
-    feature_cache_plan(k, c->embed_dim, (size_t)opt->batch_size);
+    encoder_close(encoder_of(l, NULL));
     extend(l);
 }
 
 PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks) {
-    size_t batch = (size_t)opt->batch_size, accum = (size_t)opt->accum_freq;
+    size_t accum = (size_t)opt->accum_freq;
     PlanOptions p = {.params = lay_out(k, c, ranks),
                      .accum = accum,
                      .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
@@ -191,9 +191,10 @@ PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int rank
                      .gather_bf16 = opt->gather_dtype == GATHER_BF16,
                      .soft = opt->distill_pretrained || opt->multi_positive,
                      .moments = opt->moments};
+    ClipOptions o = learner_clip_options(k, c, 0);
     if (opt->distill_pretrained)
-        p.teacher = teacher_bytes(k, opt->distill_model, opt->distill_pretrained, c, batch,
-                                  size_mul(batch, accum), &p.teacher_dim);
+        p.teacher = teacher_bytes(k, opt->distill_model, opt->distill_pretrained, c, &o,
+                                  size_mul(o.max_batch, accum), &p.teacher_dim);
     return p;
 }
 
@@ -211,19 +212,21 @@ static void say_cache(const char *what, const FeatureCache *c) {
 
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
                    uint64_t samples) {
-    size_t count = dataset_count(d), E = l->config->embed_dim, batch = (size_t)opt->batch_size;
+    size_t count = dataset_count(d), E = l->config->embed_dim;
     bool fits = (double)count * (double)E * sizeof(float) <= (double)opt->feature_cache * (1 << 20);
     bool worth = fits && samples > count && !dataset_feed(d);
-    if (worth && image_is_frozen() && !t->train && l->config->patch_dropout == 0) {
-        l->images = feature_cache_images(l->k, l->comm, l->clip, E, d, t,
-                                         (size_t)opt->max_image_pixels, batch);
+    bool images = worth && image_is_frozen() && !t->train && l->config->patch_dropout == 0,
+         texts = worth && text_is_frozen() && captions_stay();
+    Encoder *e = images || texts ? encoder_of(l, tokenizer) : NULL;
+    if (images) {
+        l->images = feature_cache_images(e, l->comm, d, (size_t)opt->max_image_pixels);
         say_cache("image", l->images);
     }
-    if (worth && text_is_frozen() && captions_stay()) {
-        l->texts = feature_cache_texts(l->k, l->comm, l->clip, E, d, tokenizer,
-                                       l->config->context_length, batch);
+    if (texts) {
+        l->texts = feature_cache_texts(e, l->comm, d);
         say_cache("text", l->texts);
     }
+    if (e) encoder_close(e);
     extend(l);
 }
 

@@ -3,7 +3,6 @@
 #include "kernels/hash.h"
 #include "train/model/fp8.h"
 #include "train/shard.h"
-#include "train/uploads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -122,6 +121,8 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, O
     return s;
 }
 
+Uploads *step_uploads(Step *s) { return s->uploads; }
+
 void step_gather_bf16(Step *s) { loss_gather_bf16(s->loss); }
 
 void step_free(Step *s) {
@@ -167,12 +168,11 @@ static uint64_t group_of(const Step *s, const Batch *b, size_t i) {
     return fnv_hash(FNV_START, ids, n * sizeof *ids);
 }
 
-/* Sets the groups of pairs, and the teacher's features. */
-static void soften(Step *s, const Batch *b, size_t row) {
+/* Sets the groups of pairs. */
+static void group(Step *s, const Batch *b, size_t row) {
     size_t first = (size_t)s->comm->rank * s->batch_size * s->accum + row;
     for (size_t i = 0; s->group && i < b->size; i++)
         s->group[row + i] = s->x.multi_positive ? group_of(s, b, i) : first + i;
-    if (s->x.teacher) teacher_forward(s->x.teacher, b, row);
 }
 
 static SoftTargets soft_targets(const Step *s) {
@@ -188,17 +188,20 @@ static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batc
     feature_cache_take(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
 }
 
-/* Computes the features of micro-batch j into the rows from `row` on. */
-static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, bool text,
-                    bool keep) {
+/* Computes the features of micro-batch j, and the teacher's (or NULL), into the rows from `row` on.
+ */
+static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, bool text, bool keep,
+                    Teacher *teacher) {
     if (image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
     if (text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
     image = image && !s->x.images;
     text = text && !s->x.texts;
-    if (!image && !text) return;
-    const ClipBatch *sent = uploads_send(s->uploads, s->started, j, image, text);
-    if (image) clip_image_sent(s->clip, acc_at(s->k, s->images, row * s->E), sent, keep);
-    if (text) clip_text_sent(s->clip, acc_at(s->k, s->texts, row * s->E), sent, keep);
+    if (!image && !text && !teacher) return;
+    const ClipBatch *sent =
+        uploads_send(s->uploads, s->started, j, image || teacher, text || teacher);
+    if (image) clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), sent, keep);
+    if (text) clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), sent, keep);
+    if (teacher) teacher_forward(teacher, sent, row);
     uploads_done(s->uploads);
 }
 
@@ -249,8 +252,8 @@ static void gradients(Step *s, Batch *const *batches) {
      * recomputed. */
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
-        forward(s, j, batches[j], n, true, true, j == last);
-        soften(s, batches[j], n);
+        forward(s, j, batches[j], n, true, true, j == last, s->x.teacher);
+        group(s, batches[j], n);
         last_row = n;
         n += batches[j]->size;
     }
@@ -259,7 +262,8 @@ static void gradients(Step *s, Batch *const *batches) {
     backward(s, batches[last], last_row, last == 0);
     size_t row = 0;
     for (size_t j = 0; j < last; j++) {
-        forward(s, j, batches[j], row, clip_image_trains(s->clip), clip_text_trains(s->clip), true);
+        forward(s, j, batches[j], row, clip_image_trains(s->clip), clip_text_trains(s->clip), true,
+                NULL);
         backward(s, batches[j], row, j + 1 == last);
         row += batches[j]->size;
     }

@@ -3,7 +3,7 @@
 #ifndef TRAIN_STEP_H
 #define TRAIN_STEP_H
 #include "data/loader.h"
-#include "train/model/clip.h"
+#include "train/model/uploads.h"
 #include "train/feature_cache.h"
 #include "train/loss.h"
 #include "train/optim.h"
@@ -33,6 +33,8 @@ void step_extend(Step *s, const StepExtras *x);
 void step_limit_loss(Step *s, double most);
 /* loss_gather_bf16. */
 void step_gather_bf16(Step *s);
+/* The way of batches to the device; it can take other batches while no step is in flight. */
+Uploads *step_uploads(Step *s);
 /* Between plan_begin and plan_end: runs a step of the largest batches (all captions full). */
 void step_plan(Step *s);
 /* Enqueues one step: batches[accum], lr and t (from 1) of this step. The host does not wait, so the

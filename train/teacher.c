@@ -24,16 +24,26 @@ static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *p
         die("--distill-pretrained %s: the teacher reads %zu tokens of a vocabulary of %zu, the "
             "student %zu of %zu: both get the same ones",
             path, t->context_length, t->vocab_size, s->context_length, s->vocab_size);
+    if (tower_ends_at_pool(&t->text) != tower_ends_at_pool(&s->text))
+        die("--distill-pretrained %s: one of teacher and student reads captions up to the end "
+            "token, the other whole contexts: both get the same ones",
+            path);
+}
+
+/* Batches have the shape that the student's have. */
+static ClipOptions clip_options(const ClipOptions *student) {
+    return (ClipOptions){.max_batch = student->max_batch, .text_bucket = student->text_bucket};
 }
 
 Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, size_t batch, size_t rows) {
+                     const ClipConfig *student, const ClipOptions *o, size_t rows) {
     Teacher *t = xcalloc(1, sizeof *t);
     t->k = k;
     pretrained_config(&t->config, pretrained, model);
     check_inputs(&t->config, student, pretrained);
     t->params = params_new(k, &t->config);
-    t->clip = clip_new(k, &t->config, t->params, &(ClipOptions){.max_batch = batch});
+    ClipOptions own = clip_options(o);
+    t->clip = clip_new(k, &t->config, t->params, &own);
     size_t bytes = size_mul(size_mul(rows, t->config.embed_dim), k->acc_size);
     t->images = k->device->alloc(bytes);
     t->texts = k->device->alloc(bytes);
@@ -48,14 +58,15 @@ void teacher_load(Teacher *t, const char *pretrained) {
 void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
 
 size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, size_t batch, size_t rows, size_t *dim) {
+                     const ClipConfig *student, const ClipOptions *o, size_t rows, size_t *dim) {
     ClipConfig c;
     pretrained_config(&c, pretrained, model);
     check_inputs(&c, student, pretrained);
     Params *p = params_declare(k, &c);
     params_layout(p, 1);
     size_t weights = p->size * k->acc_size + (p->size - p->rounded) * k->act_size;
-    size_t activations = clip_activation_bytes(k, &c, &(ClipOptions){.max_batch = batch});
+    ClipOptions own = clip_options(o);
+    size_t activations = clip_activation_bytes(k, &c, &own);
     size_t features = 2 * size_mul(size_mul(rows, c.embed_dim), k->acc_size);
     *dim = c.embed_dim;
     params_free(p);
@@ -80,9 +91,8 @@ const acc *teacher_log_scale(const Teacher *t) {
     return param_acc(t->params, params_at(t->params, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false));
 }
 
-void teacher_forward(Teacher *t, const Batch *b, size_t row) {
+void teacher_forward(Teacher *t, const ClipBatch *b, size_t row) {
     size_t at = row * t->config.embed_dim;
-    clip_image_fwd(t->clip, acc_at(t->k, t->images, at), &(ClipImages){.u8 = b->pixels}, b->size,
-                   false);
-    clip_text_fwd(t->clip, acc_at(t->k, t->texts, at), b->ids, b->start, b->size, false);
+    clip_image_fwd(t->clip, acc_at(t->k, t->images, at), b, false);
+    clip_text_fwd(t->clip, acc_at(t->k, t->texts, at), b, false);
 }

@@ -2,15 +2,14 @@
  * same batches (distillation: Hinton et al. 2015; open_clip's --distill-model). */
 #ifndef TRAIN_TEACHER_H
 #define TRAIN_TEACHER_H
-#include "data/loader.h"
 #include "train/model/clip.h"
 
 typedef struct Teacher Teacher;
-/* pretrained: a folder (which has the architecture) or, with model, a file. Its picture size and
- * tokens must be the student's. batch: samples of a forward; rows: of all micro-batches. Exits with
- * an error on a mismatch. */
+/* pretrained: a folder (which has the architecture) or, with model, a file. It reads the student's
+ * batches; o: the student's options. rows: of all micro-batches. Exits with an error on a mismatch.
+ */
 Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, size_t batch, size_t rows);
+                     const ClipConfig *student, const ClipOptions *o, size_t rows);
 /* Reads its weights; call it before the first forward. */
 void teacher_load(Teacher *t, const char *pretrained);
 /* clip_plan of the largest micro-batch. */
@@ -18,10 +17,11 @@ void teacher_plan(const Teacher *t);
 void teacher_free(Teacher *t);
 /* Its bytes and teacher_dim, without allocating. */
 size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, size_t batch, size_t rows, size_t *dim);
+                     const ClipConfig *student, const ClipOptions *o, size_t rows, size_t *dim);
 size_t teacher_dim(const Teacher *t);
-/* Computes the features of a micro-batch into rows row … of teacher_images and teacher_texts. */
-void teacher_forward(Teacher *t, const Batch *b, size_t row);
+/* Computes the features of a micro-batch of the student, without patch dropout, into rows row … of
+ * teacher_images and teacher_texts. */
+void teacher_forward(Teacher *t, const ClipBatch *b, size_t row);
 const acc *teacher_images(const Teacher *t); /* [rows,dim], device */
 const acc *teacher_texts(const Teacher *t);
 const acc *teacher_log_scale(const Teacher *t);

@@ -191,7 +191,7 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
                       .comm = l->comm,
                       .config = &r->config,
                       .state = l->state,
-                      .clip = l->clip,
+                      .uploads = step_uploads(l->step),
                       .tokenizer = r->tokenizer,
                       .batch = (size_t)opt->batch_size,
                       .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,

@@ -5,8 +5,8 @@
 #include "data/text/tokenizer.h"
 #include "data/dataset.h"
 #include "train/checkpoint.h"
+#include "train/model/uploads.h"
 #include "train/loss.h"
-#include "train/model/clip.h"
 
 enum { METRICS_MOST = 64 };
 
@@ -32,7 +32,7 @@ typedef struct TrainView {
     const Comm *comm;
     const ClipConfig *config;
     OptimState *state;
-    Clip *clip;
+    Uploads *uploads;
     const Tokenizer *tokenizer;
     size_t batch;
     LossKind loss;

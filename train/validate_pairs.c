@@ -36,7 +36,7 @@ static void *pairs_open(const TrainView *v) {
     Pairs *p = xcalloc(1, sizeof *p);
     size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
     if (!v->planning) open_data(p, v);
-    p->encoder = encoder_of_model(v->k, v->config, v->state->p, v->clip, v->tokenizer, v->batch);
+    p->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
                        size_mul((size_t)train_options.logit_memory, 1 << 20));
     p->images = v->k->device->alloc(bytes);

@@ -59,7 +59,7 @@ static void *task_open(const TrainView *v) {
         agree_on(v->comm, "--zeroshot-classes", class_set_hash(&t->set));
         agree_on(v->comm, "--imagenet-val (samples)", dataset_count(t->data));
     }
-    t->encoder = encoder_of_model(v->k, v->config, v->state->p, v->clip, v->tokenizer, v->batch);
+    t->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
     return t;
 }
 

@@ -17,7 +17,6 @@ struct Clip {
     TextTower text;
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
-    bool image_sent, text_sent; /* the last forward was of a batch on the device */
     Recorded *recorded;
     size_t recorded_count;
 };
@@ -112,10 +111,6 @@ static void pass(Clip *m, bool text, bool keep, bool backward) {
     const Tower *t = text ? &m->text.tower : &m->image.tower;
     bool told = backward && t->ready.call;
     Recorded r = {text, keep, backward, told, seq->B, seq->rows, seq->max_T, NULL};
-    if (!(text ? m->text_sent : m->image_sent)) {
-        run_pass(m, &r);
-        return;
-    }
     Recorded *q = find_pass(m, &r);
     if (!m->k->device->graph_begin(&q->graph)) return;
     run_pass(m, &r);
@@ -136,23 +131,12 @@ static void take_gradients(const Clip *m, const Tower *t, const acc *dfeatures, 
     k->device->zero(acc_at(k, t->kept.raw, n), (sequences - B) * t->E * k->acc_size);
 }
 
-static void image_pass(Clip *m, acc *features, const ClipImages *images, const ClipBatch *sent,
-                       size_t B, bool keep) {
-    if (!B) return;
-    keep = keep && clip_image_trains(m);
-    m->image_kept = keep;
-    m->image_sent = sent != NULL;
-    vit_load(&m->image, images, sent, B, keep);
+void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
+    if (!b->B) return;
+    m->image_kept = keep = keep && clip_image_trains(m);
+    vit_load(&m->image, b, keep);
     pass(m, false, keep, false);
-    give_features(m, features, &m->image.tower, B, keep);
-}
-
-void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep) {
-    image_pass(m, features, images, NULL, B, keep);
-}
-
-void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep) {
-    image_pass(m, features, NULL, sent, sent->B, keep);
+    give_features(m, features, &m->image.tower, b->B, keep);
 }
 
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
@@ -162,31 +146,17 @@ void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
     pass(m, false, true, true);
 }
 
-static void text_pass(Clip *m, acc *features, size_t B, bool keep) {
-    keep = keep && clip_text_trains(m);
-    m->text_kept = keep;
+void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
+    if (!b->B) return;
+    m->text_kept = keep = keep && clip_text_trains(m);
+    text_tower_load(&m->text, b);
     pass(m, true, keep, false);
-    give_features(m, features, &m->text.tower, B, keep);
-}
-
-void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
-                   bool keep) {
-    if (!B) return;
-    m->text_sent = false;
-    text_tower_load(&m->text, ids, start, B);
-    text_pass(m, features, B, keep);
-}
-
-void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep) {
-    if (!sent->B) return;
-    m->text_sent = true;
-    text_tower_load_sent(&m->text, sent);
-    text_pass(m, features, sent->B, keep);
+    give_features(m, features, &m->text.tower, b->B, keep);
 }
 
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_text_trains(m)) return;
-    size_t padding = m->text_sent ? m->text.padding : 0;
+    size_t padding = m->text.padding;
     assert(m->text_kept && B + padding == m->text.seq.B);
     take_gradients(m, &m->text.tower, dfeatures, B, B + padding);
     pass(m, true, true, true);
@@ -200,14 +170,14 @@ void clip_plan(Clip *m, acc *features) {
                       .max_T = c.context};
     /* only whether the address is NULL matters */
     if (c.kept) most.keep = (const int32_t *)features;
-    clip_image_sent(m, features, &most, false);
-    clip_text_sent(m, features, &most, false);
+    clip_image_fwd(m, features, &most, false);
+    clip_text_fwd(m, features, &most, false);
     if (m->image.tower.training) {
-        clip_image_sent(m, features, &most, true);
+        clip_image_fwd(m, features, &most, true);
         clip_image_bwd(m, features, c.max_batch);
     }
     if (m->text.tower.training) {
-        clip_text_sent(m, features, &most, true);
+        clip_text_fwd(m, features, &most, true);
         clip_text_bwd(m, features, c.max_batch);
     }
 }
@@ -221,6 +191,10 @@ ClipShape clip_shape(const Clip *m) {
                        .context = t->context,
                        .padding = t->padding,
                        .max_rows = t->tower.max_rows};
+}
+
+size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch) {
+    return k->device->asynchronous ? round_up(div_up(batch * c->context_length, 256), 16) : 0;
 }
 
 size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,

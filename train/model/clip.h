@@ -24,14 +24,6 @@ void clip_free(Clip *m);
 /* Device bytes that clip_new takes for activations. */
 size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o);
 
-/* The model's input pixels: [B,S,S,3] of the loader, in host memory. */
-typedef struct ClipImages {
-    const uint8_t *u8;
-    const uint64_t
-        *sample;   /* [B] keys of the patch-dropout draw together with `draw`; NULL: no dropout */
-    uint64_t draw; /* epoch: the same draw in both passes of an accumulated step */
-} ClipImages;
-
 /* A batch in device memory, as uploads.h sends it. */
 typedef struct ClipBatch {
     size_t B;
@@ -42,19 +34,14 @@ typedef struct ClipBatch {
 } ClipBatch;
 
 /* features[B,E] (device), L2-normalised. `keep`: a backward follows this forward, before any other
- * forward of the same tower. With patch dropout a kept forward must pass its samples. */
-void clip_image_fwd(Clip *m, acc *features, const ClipImages *images, size_t B, bool keep);
+ * forward of the same tower. Passes with the same sizes are captured as a graph
+ * (kernels/device.h). */
+void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
+void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
 /* Adds the gradients of the tower's trainable parameters to params->grad, from dfeatures[B,E] (the
  * gradient of the normalised features). */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
-/* Captions in host memory, as the tokenizer gives them: ids[start[B]], start[B+1]. */
-void clip_text_fwd(Clip *m, acc *features, const int32_t *ids, const int32_t *start, size_t B,
-                   bool keep);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
-/* The same for a batch on the device. Calls with the same sizes are captured as a graph
- * (kernels/device.h), and so are their backward passes. */
-void clip_image_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
-void clip_text_sent(Clip *m, acc *features, const ClipBatch *sent, bool keep);
 /* Between plan_begin and plan_end (kernels/device.h): runs all passes of the largest batch.
  * features: any address of the device. */
 void clip_plan(Clip *m, acc *features);
@@ -65,6 +52,9 @@ typedef struct ClipShape {
     size_t context, padding, max_rows; /* padding: sequences after the captions */
 } ClipShape;
 ClipShape clip_shape(const Clip *m);
+/* ClipOptions.text_bucket for batches of this size: 0 on a device that captures nothing. Half of it
+ * is a hundredth of the rows of captions of 16 tokens, and few distinct multiples occur. */
+size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch);
 /* Captions in the text tower's form: up to the pooled token if no later token can change the
  * feature, else padded to the context with id 0, as in open_clip. */
 typedef struct TextRows {
@@ -77,7 +67,7 @@ size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int
 size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n);
 /* The padded number of rows of a batch. */
 size_t clip_text_rows(const Clip *m, size_t rows);
-/* keep[B,kept]: the patches that dropout keeps, the same as drawn for batches in host memory. */
+/* keep[B,kept]: the patches that dropout keeps. */
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B);
 /* Sets the listener for complete gradients in every later backward: it is called for the matrices

@@ -27,20 +27,13 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     if (!p) return;
     t->embed = (Layer){layer_at(p, TOWER_TEXT, 0, ROLE_TOKENS).w,
                        layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
-    t->host = (TextRows){xcalloc(rows, sizeof *t->host.ids), xcalloc(B + 1, sizeof *t->host.start),
-                         xcalloc(B, sizeof *t->host.pool)};
 }
 
 size_t text_tower_rows(const TextTower *t, size_t rows) {
     return round_up(size_add(rows, t->padding), t->bucket);
 }
 
-void text_tower_free(TextTower *t) {
-    tower_free(&t->tower);
-    free(t->host.ids);
-    free(t->host.start);
-    free(t->host.pool);
-}
+void text_tower_free(TextTower *t) { tower_free(&t->tower); }
 
 void text_tower_layout_kept(TextTower *t, Arena *a) {
     t->rows.ids = arena_take(a, t->tower.max_rows, sizeof *t->rows.ids);
@@ -87,27 +80,15 @@ size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, cons
     return rows;
 }
 
-void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, size_t B) {
+void text_tower_load(TextTower *t, const ClipBatch *b) {
     const Kernels *k = t->tower.k;
-    TextRows h = t->host;
-    size_t rows = text_tower_pack(t, h, ids, start, B), max_T = 0;
-    for (size_t b = 0; b < B; b++) max_T = size_max(max_T, (size_t)(h.start[b + 1] - h.start[b]));
-    k->device->upload(t->rows.ids, h.ids, rows * sizeof *h.ids);
-    k->device->upload(t->rows.start, h.start, (B + 1) * sizeof *h.start);
-    k->device->upload(t->rows.pool, h.pool, B * sizeof *h.pool);
-    t->seq = (Sequences){t->rows.start, t->rows.pool, B, rows, max_T};
-    t->captions = B;
-}
-
-void text_tower_load_sent(TextTower *t, const ClipBatch *sent) {
-    const Kernels *k = t->tower.k;
-    size_t n = sent->sequences;
-    assert(n <= t->tower.max_B && sent->rows <= t->tower.max_rows);
-    k->device->copy(t->rows.ids, sent->ids, sent->rows * sizeof *t->rows.ids);
-    k->device->copy(t->rows.start, sent->start, (n + 1) * sizeof *t->rows.start);
-    k->device->copy(t->rows.pool, sent->pool, n * sizeof *t->rows.pool);
-    t->seq = (Sequences){t->rows.start, t->rows.pool, n, sent->rows, sent->max_T};
-    t->captions = sent->B;
+    size_t n = b->sequences;
+    assert(n <= t->tower.max_B && b->rows <= t->tower.max_rows);
+    k->device->copy(t->rows.ids, b->ids, b->rows * sizeof *t->rows.ids);
+    k->device->copy(t->rows.start, b->start, (n + 1) * sizeof *t->rows.start);
+    k->device->copy(t->rows.pool, b->pool, n * sizeof *t->rows.pool);
+    t->seq = (Sequences){t->rows.start, t->rows.pool, n, b->rows, b->max_T};
+    t->captions = b->B;
 }
 
 static void padding_begin(const TextTower *t) {

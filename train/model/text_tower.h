@@ -11,7 +11,7 @@ typedef struct TextTower {
     bool cut;                          /* captions end at their pooled token */
     size_t max_batch, bucket, padding; /* captions; rows' multiple; padding sequences of a batch */
     Layer embed;                       /* token_embedding, positional_embedding */
-    TextRows rows, host;               /* on the device; in host memory before upload */
+    TextRows rows;                     /* on the device */
     Sequences seq;                     /* of the last forward */
     size_t captions;                   /* number of captions; padding follows them */
 } TextTower;
@@ -25,9 +25,8 @@ void text_tower_layout_scratch(TextTower *t, Arena *a);
 size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
                        size_t B);
 size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n);
-/* Captions of the next forward: from host memory, or from a batch on the device. */
-void text_tower_load(TextTower *t, const int32_t *ids, const int32_t *start, size_t B);
-void text_tower_load_sent(TextTower *t, const ClipBatch *sent);
+/* Captions of the next forward. */
+void text_tower_load(TextTower *t, const ClipBatch *b);
 /* Computes the features into `unit` of the pass; those of padding come last. */
 void text_tower_fwd(TextTower *t, bool keep);
 /* Backward from the features' gradients in tower.kept.raw. */

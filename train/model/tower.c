@@ -76,13 +76,13 @@ static void shared_stores(Tower *t, TowerPass *s, Arena *a, size_t rows, bool fo
     a->used = end;
 }
 
-static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, size_t front, bool keep) {
+static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, bool keep) {
     size_t ac = t->k->act_size;
     s->raw = arena_take(a, size_mul(t->max_B, t->E), t->k->acc_size);
     s->scratch.y = arena_take(a, size_mul(rows, t->C), ac);
     s->scratch.branch = arena_take(a, size_mul(rows, t->C), ac);
     size_t mark = a->used;
-    s->front = arena_take(a, front, 1);
+    s->front = arena_take(a, keep ? 0 : t->front, 1);
     size_t front_end = a->used;
     a->used = mark;
     if (!keep) {
@@ -98,11 +98,11 @@ static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, size_t fr
 void tower_layout_scratch(Tower *t, Arena *a) {
     size_t mark = a->used, end = mark;
     if (t->training) {
-        pass_layout(t, &t->kept, a, t->kept_rows, t->kept_front, true);
+        pass_layout(t, &t->kept, a, t->kept_rows, true);
         end = a->used;
         a->used = mark;
     }
-    pass_layout(t, &t->transient, a, t->max_rows, t->front, false);
+    pass_layout(t, &t->transient, a, t->max_rows, false);
     a->used = size_max(end, a->used);
 }
 

@@ -25,7 +25,7 @@ typedef struct Tower {
     bool prune; /* the last block for the pooled row only */
     bool training, checkpoint;
     size_t max_B, kept_rows, max_rows; /* rows of a kept forward, of any */
-    size_t kept_front, front;          /* bytes of front in each pass */
+    size_t front;                      /* its bytes */
     Block *blocks;                     /* [layers] */
     Layer ln_final, proj;
     TowerPass kept, transient;

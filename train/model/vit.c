@@ -16,8 +16,6 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
     v->seed = o->seed;
-    /* Rounded up, so that the patches after the pixels are aligned. */
-    size_t pixels = round_up(size_mul(B, 3 * v->image_size * v->image_size), 64);
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->image) && !o->full_compute,
@@ -26,21 +24,16 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .max_B = B,
                        .kept_rows = size_mul(B, v->kept_grid + 1),
                        .max_rows = size_mul(B, v->grid + 1),
-                       .kept_front = pixels,
-                       .front = size_add(pixels, size_mul(patches, k->act_size))};
+                       .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     if (!p) return;
     v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
     v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_CLASS).w;
     v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
-    v->host_keep = xcalloc(size_mul(B, v->kept_grid), sizeof *v->host_keep);
 }
 
-void vit_free(Vit *v) {
-    tower_free(&v->tower);
-    free(v->host_keep);
-}
+void vit_free(Vit *v) { tower_free(&v->tower); }
 
 void vit_layout_kept(Vit *v, Arena *a) {
     Tower *t = &v->tower;
@@ -68,7 +61,7 @@ void vit_layout_scratch(Vit *v, Arena *a) {
     if (!a->base) return;
     assert(a->used > mark);
     v->transient.x0 = t->transient.scratch.y;
-    v->transient.patches = (act *)(t->transient.front + t->kept_front);
+    v->transient.patches = (act *)t->transient.front;
 }
 
 void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
@@ -92,38 +85,18 @@ void vit_start(Vit *v) {
     free(first);
 }
 
-/* Kept positions, on the device; NULL: all. */
-static const int32_t *load_keep(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B) {
-    const Kernels *k = v->tower.k;
-    size_t n = v->kept_grid;
-    bool dropped = n < v->grid && (sent ? sent->keep != NULL : images->sample != NULL);
-    if (dropped && sent) k->device->copy(v->keep, sent->keep, B * n * sizeof *v->keep);
-    if (dropped && images) {
-        for (size_t i = 0; i < B; i++)
-            patch_dropout_draw(v->host_keep + i * n, n, v->grid, v->seed, images->sample[i],
-                               images->draw);
-        k->device->upload(v->keep, v->host_keep, B * n * sizeof *v->keep);
-    }
-    v->n = dropped ? n : v->grid;
-    v->seq = (Sequences){v->start[dropped], v->pool[dropped], B, B * (v->n + 1), v->n + 1};
-    return dropped ? v->keep : NULL;
-}
-
-void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep) {
+void vit_load(Vit *v, const ClipBatch *b, bool keep) {
     Tower *t = &v->tower;
-    const Kernels *k = t->k;
-    size_t S = v->image_size, P = v->patch_size;
-    act *patches = keep ? v->kept.patches : v->transient.patches;
-    unsigned char *front = (keep ? &t->kept : &t->transient)->front;
-    assert(B <= t->max_B && !images == !!sent);
-    const int32_t *kept = load_keep(v, images, sent, B);
+    size_t n = v->kept_grid;
+    bool dropped = n < v->grid && b->keep;
+    assert(b->B <= t->max_B);
+    if (dropped) t->k->device->copy(v->keep, b->keep, b->B * n * sizeof *v->keep);
+    v->n = dropped ? n : v->grid;
+    v->seq = (Sequences){v->start[dropped], v->pool[dropped], b->B, b->B * (v->n + 1), v->n + 1};
     assert(!keep || (t->training && v->n == v->kept_grid));
-    if (sent) {
-        k->patches_u8(patches, sent->pixels, kept, v->mean, v->std, B, S, P, v->n);
-    } else {
-        k->device->upload(front, images->u8, B * 3 * S * S);
-        k->patches_u8(patches, front, kept, v->mean, v->std, B, S, P, v->n);
-    }
+    t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
+                     dropped ? v->keep : NULL, v->mean, v->std, b->B, v->image_size, v->patch_size,
+                     v->n);
 }
 
 void vit_fwd(Vit *v, bool keep) {

@@ -24,7 +24,6 @@ typedef struct Vit {
     /* device: row offsets [B+1] and pooled rows [B] of whole pictures and of dropped ones; kept
      * positions [B,kept_grid] */
     int32_t *start[2], *pool[2], *keep;
-    int32_t *host_keep;
     /* values of the last forward */
     Sequences seq;
     size_t n; /* patches of each picture */
@@ -36,9 +35,8 @@ void vit_layout_kept(Vit *v, Arena *a);
 void vit_layout_scratch(Vit *v, Arena *a);
 /* Uploads constants to device memory; call it after the layout. */
 void vit_start(Vit *v);
-/* Computes the patches of the next forward, from host memory or (images NULL) from a batch on the
- * device. */
-void vit_load(Vit *v, const ClipImages *images, const ClipBatch *sent, size_t B, bool keep);
+/* Computes the patches of the next forward. */
+void vit_load(Vit *v, const ClipBatch *b, bool keep);
 /* Forward from the patches to the features in `unit` of the pass. */
 void vit_fwd(Vit *v, bool keep);
 /* Backward from the features' gradients in tower.kept.raw. */

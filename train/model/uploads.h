@@ -1,21 +1,25 @@
-/* uploads: sends batches to the device. Pixels are copied from the loader's memory, caption data
+/* uploads: sends batches to the device. Pixels are copied from the caller's memory, caption data
  * from staging memory, both in the copy queue into one of two buffers on the device, while the
  * compute queue uses the batch in the other. */
-#ifndef TRAIN_UPLOADS_H
-#define TRAIN_UPLOADS_H
+#ifndef TRAIN_MODEL_UPLOADS_H
+#define TRAIN_MODEL_UPLOADS_H
 #include "data/loader.h"
 #include "train/model/clip.h"
 
 typedef struct Uploads Uploads;
 /* accum: micro-batches of a step. At most two steps may be in flight. */
-Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum);
+Uploads *uploads_new(const Kernels *k, Clip *m, size_t accum);
 void uploads_free(Uploads *f);
 /* Stages micro-batch j of a step: packed captions with their padding, patches that dropout keeps.
- * The batch must be kept until the step is done. */
+ * Without pixels (ids) only its text (image) can be sent; without sample no patch is dropped. The
+ * batch must be kept until the step is done. */
 void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b);
 /* Sends a staged micro-batch (unrequested parts are NULL). Work enqueued in the compute queue from
  * now until uploads_done can use it. The result is valid until the next call. */
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text);
 /* Call after enqueuing all work that reads the last sent batch. */
 void uploads_done(Uploads *f);
+/* Enqueues the features of a batch while no step is in flight; images or texts NULL: not computed.
+ * The batch must be kept until they are read. */
+void uploads_features(Uploads *f, const Batch *b, acc *images, acc *texts);
 #endif

@@ -1,4 +1,4 @@
-#include "train/uploads.h"
+#include "train/model/uploads.h"
 
 #include <stdlib.h>
 
@@ -25,7 +25,7 @@ typedef struct Place {
 
 struct Uploads {
     const Kernels *k;
-    const Clip *clip;
+    Clip *clip;
     ClipShape shape;
     size_t accum, places;
     void *device;
@@ -60,7 +60,7 @@ static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
     }
 }
 
-Uploads *uploads_new(const Kernels *k, const Clip *m, size_t accum) {
+Uploads *uploads_new(const Kernels *k, Clip *m, size_t accum) {
     Uploads *f = xcalloc(1, sizeof *f);
     *f = (Uploads){
         .k = k, .clip = m, .shape = clip_shape(m), .accum = accum, .places = places_of(k)};
@@ -108,13 +108,15 @@ static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
     }
 }
 
+static bool drops(const Uploads *f, const Batch *b) { return f->shape.kept && b->sample; }
+
 void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
     assert(j < f->accum);
     Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
     s->batch = b;
     s->at = numbers_at(s->at.keep, &f->shape, b->size);
-    if (f->shape.kept) clip_draw_patches(f->clip, s->at.keep, b->sample, b->epoch, b->size);
-    stage_captions(f, s, b);
+    if (drops(f, b)) clip_draw_patches(f->clip, s->at.keep, b->sample, b->epoch, b->size);
+    if (b->ids) stage_captions(f, s, b);
 }
 
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text) {
@@ -123,16 +125,19 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     const Batch *b = s->batch;
     Place *p = &f->place[f->next];
     Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b->size);
-    size_t numbers = (size_t)(to.text.ids - to.keep) + s->rows;
+    const int32_t *from = drops(f, b) ? s->at.keep : s->at.text.start,
+                  *end = text ? s->at.text.ids + s->rows : s->at.text.start;
     k->device->queue_wait(QUEUE_COPY, p->used);
     if (image) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
-    k->device->upload_start(QUEUE_COPY, to.keep, s->at.keep, numbers * sizeof(int32_t));
+    if (from < end)
+        k->device->upload_start(QUEUE_COPY, to.keep + (from - s->at.keep), from,
+                                (size_t)(end - from) * sizeof *from);
     k->device->mark_set(p->filled, QUEUE_COPY);
     k->device->queue_wait(QUEUE_COMPUTE, p->filled);
     f->sent = (ClipBatch){.B = b->size};
     if (image) {
         f->sent.pixels = p->pixels;
-        f->sent.keep = f->shape.kept ? to.keep : NULL;
+        f->sent.keep = drops(f, b) ? to.keep : NULL;
     }
     if (text) {
         f->sent.ids = to.text.ids;
@@ -148,4 +153,12 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
 void uploads_done(Uploads *f) {
     f->k->device->mark_set(f->place[f->next].used, QUEUE_COMPUTE);
     f->next = (f->next + 1) % f->places;
+}
+
+void uploads_features(Uploads *f, const Batch *b, acc *images, acc *texts) {
+    uploads_stage(f, 0, 0, b);
+    const ClipBatch *sent = uploads_send(f, 0, 0, images != NULL, texts != NULL);
+    if (images) clip_image_fwd(f->clip, images, sent, false);
+    if (texts) clip_text_fwd(f->clip, texts, sent, false);
+    uploads_done(f);
 }
