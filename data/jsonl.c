@@ -3,7 +3,6 @@
 #include "data/io/utf8.h"
 
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char *const image_fields[] = {"filepath", "file_name", "image", "path"};

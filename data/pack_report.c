@@ -1,7 +1,6 @@
 #include "data/pack_report.h"
 
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 const unsigned pack_bins[PACK_BINS] = {0, 10, 20, 30, 40, 60, 80, 120, 160, 240};

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 static const double z95 = 1.959963984540054; /* the normal's 97.5 % quantile */
 

@@ -5,8 +5,6 @@
 #include "kernels/rng.h"
 #include "tests/support_data.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void check_refused(const char *text, const char *needle) {

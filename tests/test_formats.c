@@ -7,12 +7,10 @@
 #include "train/model/hf_config.h"
 #include "train/model/weights.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define GOLDEN "tests/golden/formats/"

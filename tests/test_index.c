@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <utime.h>
 
 static const char IMAGES[] = "jpg;png;jpeg;webp", TEXTS[] = "txt;caption";

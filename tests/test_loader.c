@@ -7,7 +7,6 @@
 #include "tests/support_data.h"
 #include "kernels/hash.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,6 @@
 #include "tests/support.h"
 #include "train/loss.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <math.h>

@@ -10,7 +10,6 @@
 #include "data/io/folder.h"
 
 #include <jansson.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static void put(const char *folder, const char *name, const void *bytes, size_t n) {

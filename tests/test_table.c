@@ -3,7 +3,6 @@
 #include "data/dataset.h"
 #include "tests/support_data.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

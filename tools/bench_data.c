@@ -5,7 +5,6 @@
 
 #include <omp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char *data, *vocab, *text;

@@ -3,7 +3,6 @@
 #include "kernels/terminal.h"
 #include "tools/commands.h"
 
-#include <signal.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,9 +3,7 @@
 #include "tools/commands.h"
 #include "tools/common.h"
 
-#include <ctype.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 static DatasetOptions dataset;
 static int64_t count = 10, first;

@@ -6,7 +6,6 @@
 #include "tools/embed_index.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;

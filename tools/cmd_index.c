@@ -6,9 +6,7 @@
 
 #include <fnmatch.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bool json, missing, dry_run;
 static StringList patterns;

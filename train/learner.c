@@ -6,8 +6,6 @@
 #include "train/shard.h"
 #include "train/train_options.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const TrainOptions *const opt = &train_options;

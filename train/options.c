@@ -6,9 +6,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void string_list_add(StringList *l, const char *s) {
     l->items = xrealloc(l->items, (l->count + 1) * sizeof *l->items);

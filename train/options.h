@@ -3,7 +3,6 @@
 #ifndef TRAIN_OPTIONS_H
 #define TRAIN_OPTIONS_H
 #include "train/ranks/agree.h"
-#include <stdio.h>
 
 typedef enum {
     OPT_FLAG,   /* bool: --name, --no-name; name = true|false */

@@ -18,7 +18,6 @@
 #include "data/io/folder.h"
 #include "data/io/lock.h"
 
-#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <signal.h>

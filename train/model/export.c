@@ -9,7 +9,6 @@
 #include "train/model/weight_names.h"
 #include <errno.h>
 #include <libgen.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

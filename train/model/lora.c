@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 /* One product: `out` rows of a matrix, from `row` on. Numbers in the list of parameters. */
 typedef struct Adapter {

@@ -1,6 +1,5 @@
 #include "train/model/text_tower.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,

@@ -3,11 +3,9 @@
 #include "data/io/folder.h"
 #include "train/model/positions.h"
 #include "train/model/weight_names.h"
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 enum { CHUNK = 1 << 18, MAX_TENSORS = 1 << 14 };
