@@ -267,6 +267,13 @@ static size_t batch_pixels(const LoaderOptions *o) {
     return round_up(size_mul(o->batch_size, side * side * 3), 64);
 }
 
+/* All micro-batches of a step may be held at once while the next is prepared. */
+static size_t ring_of(const LoaderOptions *o) {
+    return size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
+}
+
+size_t loader_ring_bytes(const LoaderOptions *o) { return size_mul(ring_of(o), batch_pixels(o)); }
+
 static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
     size_t n = o->batch_size;
     s->batch = (Batch){
@@ -292,11 +299,10 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     if (l->steps == 0)
         die("the data holds %zu samples, fewer than one global batch of %zu: lower --batch-size",
             dataset_count(d), l->global);
-    /* all micro-batches of a step may be held at once while the next is prepared */
-    l->ring = size_max(o->ring ? o->ring : o->accum + 3, o->accum + 1);
+    l->ring = ring_of(o);
     l->slots = xcalloc(l->ring, sizeof *l->slots);
     /* one block, because separate ones may each be rounded up to large pages */
-    l->pixels = (o->alloc ? o->alloc : xmalloc)(size_mul(l->ring, batch_pixels(o)));
+    l->pixels = (o->alloc ? o->alloc : xmalloc)(loader_ring_bytes(o));
     for (size_t i = 0; i < l->ring; i++)
         slot_init(&l->slots[i], o, l->pixels + i * batch_pixels(o));
     l->claim_number = l->next_number = (epoch * l->steps + step) * o->accum;

@@ -53,6 +53,8 @@ typedef struct Loader Loader;
  * one is in the next epoch). Exits with an error if the data hold fewer samples than one global
  * batch. */
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch, uint64_t step);
+/* What it allocates by o->alloc. */
+size_t loader_ring_bytes(const LoaderOptions *o);
 size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 /* The next micro-batch in order, over epochs without end. Valid until loader_release. A bad
  * sample's row is filled by the sample at position (p + j·N) mod (steps·N), j = 1, 2, …: one of

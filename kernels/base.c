@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -101,6 +102,16 @@ size_t size_add(size_t a, size_t b) {
 void *xmalloc(size_t bytes) {
     void *p = malloc(bytes ? bytes : 1);
     if (!p) die("out of memory: %zu bytes were asked for", bytes);
+    return p;
+}
+
+void *xmalloc_aligned(size_t bytes) {
+    const size_t huge = (size_t)2 << 20;
+    void *p;
+    size_t align = bytes >= huge ? huge : 64;
+    if (posix_memalign(&p, align, round_up(size_max(bytes, 1), align)))
+        die("out of memory: %zu bytes were asked for; try a smaller --batch-size", bytes);
+    if (align == huge) madvise(p, round_up(bytes, huge), MADV_HUGEPAGE);
     return p;
 }
 

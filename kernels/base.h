@@ -73,6 +73,8 @@ static inline size_t round_up(size_t a, size_t b) { return div_up(a, b) * b; }
 /* malloc, calloc and realloc that exit with an error naming the size on failure; free with
  * free(). */
 void *xmalloc(size_t bytes);
+/* 64-byte aligned; from 2 MiB on in large pages where the system has them. */
+void *xmalloc_aligned(size_t bytes);
 void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);

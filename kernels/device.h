@@ -12,9 +12,10 @@ typedef struct Graph Graph; /* defined by each device: captured work */
 
 /* Bytes of a device's memory. taken, most: allocated by this process now, and at peak; used: peak
  * use of that; unplanned: peak allocated beyond the plan (plan_end); unused: free on the device;
- * total: of the device. */
+ * total: of the device, 0 if it is the host's memory, for which no limit is known. host: what
+ * host_alloc took, if that is another memory. */
 typedef struct MemoryUse {
-    size_t taken, most, used, unplanned, unused, total;
+    size_t taken, most, used, unplanned, unused, total, host;
 } MemoryUse;
 
 typedef struct Device {
@@ -26,17 +27,19 @@ typedef struct Device {
     /* Device memory, 64-byte aligned; exits with an error that names the size if there is none. */
     void *(*alloc)(size_t bytes);
     void (*release)(void *p);
-    /* Zeros if the device's memory is the host's. */
+    /* Bytes of a block that alloc returned, padding included; of NULL 0. */
+    size_t (*size)(const void *p);
+    /* In a dry run: what would be taken and used. */
     MemoryUse (*memory)(void);
-    /* Dry run. Between plan_begin and plan_end no slot does any work: alloc returns addresses that
-     * are not backed by memory, downloads leave the host's memory as it is, and the device counts
-     * the memory of alloc and the peak scratch memory of the slots. plan_end returns the sum. If
-     * that is at most `most`, plan_end takes it as one allocation, which later calls of alloc and
-     * the slots' scratch memory divide; memory beyond it is allocated separately. (With
+    /* Dry run. Between plan_begin and plan_end no slot does any work (mathematics: of the table
+     * that kernels_planning returns): alloc and host_alloc return addresses that are not backed by
+     * memory, downloads leave the host's memory as it is, and the device counts the memory of
+     * alloc, and on a GPU the peak scratch memory of the slots. plan_end returns the peak. If that
+     * is at most `most`, plan_end takes it on a GPU as one allocation, which later calls of alloc
+     * and the slots' scratch memory divide; memory beyond it is allocated separately. (With
      * CLIPC_ARENA=0 in the environment every block has a separate allocation, so that memory
-     * checkers know its bounds.) plan_begin returns false if there is nothing to plan: the backend
-     * allocates scratch as needed. */
-    bool (*plan_begin)(void);
+     * checkers know its bounds.) */
+    void (*plan_begin)(void);
     size_t (*plan_end)(size_t most);
     /* Raw bytes host → device, device → host, device → device; zero fill. */
     void (*upload)(void *dst, const void *host, size_t bytes);
@@ -82,7 +85,7 @@ typedef struct Device {
 /* Every slot, in the order above. */
 /* clang-format off */
 #define DEVICE_LIST(X) \
-    X(alloc) X(release) X(memory) X(plan_begin) X(plan_end) X(upload) X(download) X(copy) X(zero) X(sync) \
+    X(alloc) X(release) X(size) X(memory) X(plan_begin) X(plan_end) X(upload) X(download) X(copy) X(zero) X(sync) \
     X(host_alloc) X(host_release) X(upload_start) X(download_start) \
     X(mark_new) X(mark_free) X(mark_set) X(queue_wait) X(mark_wait) \
     X(graph_begin) X(graph_end) X(graph_call) X(graph_free)

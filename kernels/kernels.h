@@ -306,6 +306,8 @@ const Kernels *kernels_open(const char *backend, Precision precision);
 #define DEVICES(X) X(DEVICE_AUTO, "auto") X(DEVICE_CPU, "cpu") X(DEVICE_CUDA, "cuda")
 typedef enum { DEVICES(CHOICE_NAME) } DeviceChoice;
 const Kernels *kernels_open_choice(DeviceChoice device, Precision precision);
+/* The table for a dry run of k's device (device.h, plan_begin): the mathematics does nothing. */
+const Kernels *kernels_planning(const Kernels *k);
 /* Releases the backends' memory. Nothing may be called afterwards. */
 void kernels_close(void);
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A GPU's memory, on the layer without a GPU: a run takes the memory that --dry-run printed, in one allocation; the
+# A run takes the memory that --dry-run printed: the host's; a GPU's, on the layer without a GPU, in one allocation. The
 # messages of a run with too little memory. Prints cmocka's lines.
 . tests/support.sh memory
 emu=$clipc-cudaemu
@@ -76,6 +76,32 @@ too_little() {
     # shellcheck disable=SC2086
     [ -n "$way" ] && train 1 little --batch-size 16 --precision fp32 --logit-memory 1 $way
 }
+
+# On a CPU, to 2 %, of one rank or two.
+host_as_planned() { # ranks, options…
+    local ranks=$1 planned taken run=("$clipc")
+    shift
+    [ "$ranks" = 1 ] || run=("${mpirun[@]}" -x OMP_NUM_THREADS=1 -np "$ranks" "$clipc")
+    planned=$("$clipc" train --device cpu --pretrained $golden --batch-size 12 --world-size "$ranks" --dry-run "$@" |
+        sed -n 's/^  total *\([0-9.]*\) MiB/\1/p')
+    rm -rf "$dir/host"
+    "${run[@]}" train --device cpu "${pairs[@]}" --batch-size 12 --max-steps 3 --warmup 1 --workers 1 --logs "$dir" --name host "$@" \
+        2>"$dir/host.err" || return 1
+    taken=$(sed -n 's/.*memory: \([0-9.]*\) MiB were taken/\1/p' "$dir/host.err")
+    awk -v p="$planned" -v t="$taken" 'BEGIN { d = p - t; most = 0.02 * t + 0.05; exit !(p > 3 && t > 3 && d < most && -d < most) }' ||
+        { echo "planned $planned MiB, taken $taken"; return 1; }
+}
+host_memory() {
+    host_as_planned 1 --precision fp32 --ema 0.9 &&
+        host_as_planned 1 --precision amp_bf16 --moments bf16 --accum-freq 2 --grad-checkpointing --siglip --force-patch-dropout 0.5 &&
+        host_as_planned 1 --precision fp32 --distill-pretrained $golden --multi-positive --logit-memory 1 &&
+        host_as_planned 1 --precision amp_bf16 --lora-rank 4 &&
+        host_as_planned 1 --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/host.err"
+}
+check host_memory host_memory
+if no_mpi; then skip "$no_mpi_reason" host_memory_of_ranks; else
+    check host_memory_of_ranks host_as_planned 2 --precision amp_bf16 --shard-optimizer
+fi
 
 tests=(whole_model accumulated averaged in_8_bits several_positives distilled adapted frozen_tower measured_products validated blocks_apart two_ranks
     sharded_ranks too_little)

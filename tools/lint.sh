@@ -56,7 +56,7 @@ wrong=$(git grep -E '^ *# *include "' -- '*.c' '*.h' '*.cu' '*.cuh' | awk -v lay
 [ -z "$wrong" ] || complain "includes of a layer that is no lower" "$wrong"
 hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|hash|rng)\.h' || true)
 [ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h, hash.h and rng.h" "$hits"
-for backend in ref cpu cuda; do
+for backend in host ref cpu cuda; do
     hits=$(git grep -nE "#include \"kernels/$backend/" -- ':!kernels/'$backend || true)
     [ -z "$hits" ] || complain "a private header of kernels/$backend leaves its folder" "$hits"
 done

@@ -8,18 +8,17 @@
 
 #include <string.h>
 
-static const TrainOptions *const opt = &train_options;
-
 static bool locks_wholly(bool lock, int64_t unlocked) { return lock && !unlocked; }
-static bool image_is_frozen(void) {
+static bool image_is_frozen(const TrainOptions *opt) {
     return locks_wholly(opt->lock_image, opt->lock_image_unlocked_groups);
 }
-static bool text_is_frozen(void) {
+static bool text_is_frozen(const TrainOptions *opt) {
     return locks_wholly(opt->lock_text, opt->lock_text_unlocked_layers) &&
            opt->lock_text_freeze_layer_norm;
 }
 
 void learner_check_options(const ClipConfig *c) {
+    const TrainOptions *opt = &train_options;
     /* open_clip's defaults of beta2 and eps depend on the model's name; the run's record holds the
      * values used. A resumed run's configuration has the checkpoint's path as its name. */
     const char *name = opt->model ? opt->model : opt->pretrained ? opt->pretrained : c->name;
@@ -37,20 +36,20 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
 
-ClipOptions learner_clip_options(const Kernels *k, const ClipConfig *c, uint64_t seed) {
+static ClipOptions clip_options(const Learner *l) {
     return (ClipOptions){
-        .max_batch = (size_t)opt->batch_size,
-        .text_bucket = clip_text_bucket(k, c, (size_t)opt->batch_size),
+        .max_batch = (size_t)l->opt->batch_size,
+        .text_bucket = clip_text_bucket(l->k, l->config, (size_t)l->opt->batch_size),
         .training = true,
-        .grad_checkpointing = opt->grad_checkpointing,
-        .patch_dropout = c->patch_dropout,
-        .seed = seed,
-        .frozen_image = image_is_frozen(),
-        .frozen_text = text_is_frozen(),
+        .grad_checkpointing = l->opt->grad_checkpointing,
+        .patch_dropout = l->config->patch_dropout,
+        .seed = l->seed,
+        .frozen_image = image_is_frozen(l->opt),
+        .frozen_text = text_is_frozen(l->opt),
     };
 }
 
-static OptimOptions optim_options(void) {
+static OptimOptions optim_options(const TrainOptions *opt) {
     return (OptimOptions){.beta1 = opt->beta1,
                           .beta2 = opt->beta2,
                           .eps = opt->eps,
@@ -61,7 +60,7 @@ static OptimOptions optim_options(void) {
 
 /* ---- weights ---- */
 
-static void choose_trainable(Params *p, const ClipConfig *c) {
+static void choose_trainable(Params *p, const ClipConfig *c, const TrainOptions *opt) {
     layers_apply(p, c,
                  &(LayerRules){.lock_image = opt->lock_image,
                                .lock_text = opt->lock_text,
@@ -78,6 +77,7 @@ static void share_masters(OptimState *s) {
 /* Sends rank 0's weights and moments to all ranks. */
 static void load_weights(Learner *l, const char *resume, TrainState *state) {
     Params *p = l->params;
+    const TrainOptions *opt = l->opt;
     comm_rank0_begin(l->comm);
     if (l->comm->rank == 0) {
         params_init(p, state->seed);
@@ -103,11 +103,26 @@ static size_t learning(const Params *p) {
     return n;
 }
 
-static void build(Learner *l) {
-    ClipOptions o = learner_clip_options(l->k, l->config, l->seed);
-    OptimOptions oo = optim_options();
+static void make_params(Learner *l) {
+    const TrainOptions *opt = l->opt;
+    LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
+    size_t shards = opt->shard_optimizer ? (size_t)l->comm->size : 1;
+    l->params = params_declare(l->k, l->config);
+    lora_declare(l->params, &lora);
+    choose_trainable(l->params, l->config, opt);
+    params_layout(l->params, shards);
+    l->state = optim_state_new(l->params, l->comm, shards, opt->moments);
+}
+
+static void make_model(Learner *l) {
+    ClipOptions o = clip_options(l);
     l->clip = clip_new(l->k, l->config, l->params, &o);
-    l->optim = optim_new(l->state, &oo);
+}
+
+static void make_step(Learner *l) {
+    const TrainOptions *opt = l->opt;
+    OptimOptions o = optim_options(opt);
+    l->optim = optim_new(l->state, &o);
     l->step =
         step_new(l->k, l->comm, l->clip, l->state, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                  (size_t)opt->batch_size, (size_t)opt->accum_freq, l->config->embed_dim,
@@ -115,24 +130,9 @@ static void build(Learner *l) {
     if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
 }
 
-static size_t shards(int ranks) { return opt->shard_optimizer ? (size_t)ranks : 1; }
-
-static Params *lay_out(const Kernels *k, const ClipConfig *c, int ranks) {
-    LoraOptions lora = {(size_t)opt->lora_rank, opt->lora_alpha, !opt->lock_image, !opt->lock_text};
-    Params *p = params_declare(k, c);
-    lora_declare(p, &lora);
-    choose_trainable(p, c);
-    params_layout(p, shards(ranks));
-    return p;
-}
-
-static void make_params(Learner *l) {
-    l->params = lay_out(l->k, l->config, l->comm->size);
-    l->state = optim_state_new(l->params, l->comm, shards(l->comm->size), opt->moments);
-}
-
 static void make_teacher(Learner *l) {
-    ClipOptions o = learner_clip_options(l->k, l->config, l->seed);
+    const TrainOptions *opt = l->opt;
+    ClipOptions o = clip_options(l);
     if (opt->distill_pretrained)
         l->teacher = teacher_new(l->k, opt->distill_model, opt->distill_pretrained, l->config, &o,
                                  size_mul(o.max_batch, (size_t)opt->accum_freq));
@@ -141,64 +141,77 @@ static void make_teacher(Learner *l) {
 /* Over the model that learns; tokenizer NULL: for pictures alone. */
 static Encoder *encoder_of(const Learner *l, const Tokenizer *tokenizer) {
     return encoder_of_model(l->k, l->config, l->params, step_uploads(l->step), tokenizer,
-                            (size_t)opt->batch_size);
+                            (size_t)l->opt->batch_size);
 }
 
 static void extend(const Learner *l) {
     step_extend(l->step, &(StepExtras){.teacher = l->teacher,
-                                       .multi_positive = opt->multi_positive,
+                                       .multi_positive = l->opt->multi_positive,
                                        .images = l->images,
                                        .texts = l->texts});
 }
 
 void learner_open(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
-                  const char *resume, TrainState *state) {
-    *l = (Learner){.k = k, .comm = comm, .config = c, .seed = state->seed};
+                  const TrainOptions *opt, const char *resume, TrainState *state) {
+    *l = (Learner){.k = k, .comm = comm, .config = c, .opt = opt, .seed = state->seed};
     make_params(l);
     load_weights(l, resume, state);
     size_t learned = learning(l->params);
     if (learned != params_elements(l->params))
         log_info("%zu parameters learn%s", learned, opt->lora_rank ? ", LoRA's factors" : "");
     l->seed = state->seed;
-    build(l);
+    make_model(l);
+    make_step(l);
     comm_rank0_begin(comm);
     make_teacher(l);
     if (l->teacher) teacher_load(l->teacher, opt->distill_pretrained);
     comm_rank0_end(comm);
 }
 
-void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c) {
-    *l = (Learner){.k = k, .comm = comm, .config = c};
+/* ---- planning ---- */
+
+static void plan_weights(const Learner *l, RunPlan *plan) {
+    const Params *p = l->params;
+    const OptimState *s = l->state;
+    size_t (*size)(const void *) = l->k->device->size;
+    plan_add(plan, p->frozen ? "master weights that learn" : "master weights",
+             size(p->master) + size(s->slices));
+    plan_add(plan, "frozen weights", size(p->frozen));
+    plan_add(plan, "gradients", size(p->grad) + size(p->unused_grad));
+    plan_add(plan, is_sharded(s) ? "a share of two moments" : "two moments",
+             size(s->m) + size(s->v));
+    plan_add(plan, "moving average", size(s->ema));
+    plan_rest(plan, l->k, p->lora ? "compute weights, LoRA's sums" : "compute weights");
+    plan->parameters = params_elements(p);
+    plan->gradients = p->learning * l->k->acc_size;
+    plan->weights =
+        p->master_first * l->k->act_size + (p->learning - p->master_first) * l->k->acc_size;
+}
+
+void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConfig *c,
+                  const TrainOptions *opt, RunPlan *plan) {
+    static const char of_step[] = "a step: its batch, features, logits";
+    *l = (Learner){.k = k, .comm = comm, .config = c, .opt = opt};
     make_params(l);
     if (opt->ema > 0) optim_state_track(l->state, opt->ema);
     share_masters(l->state);
-    build(l);
+    plan_weights(l, plan);
+    make_model(l);
+    plan_rest(plan, k,
+              opt->grad_checkpointing ? "activations, checkpointed (at most)"
+                                      : "activations (at most: captions all full)");
+    make_step(l);
+    plan_rest(plan, k, of_step);
     make_teacher(l);
+    plan_rest(plan, k, "teacher: weights, activations, features");
     encoder_close(encoder_of(l, NULL));
     extend(l);
-}
-
-PlanOptions learner_plan_options(const Kernels *k, const ClipConfig *c, int ranks) {
-    size_t accum = (size_t)opt->accum_freq;
-    PlanOptions p = {.params = lay_out(k, c, ranks),
-                     .accum = accum,
-                     .logit_memory = size_mul((size_t)opt->logit_memory, 1 << 20),
-                     .ranks = ranks,
-                     .shard_optimizer = opt->shard_optimizer && ranks > 1,
-                     .ema = opt->ema > 0,
-                     .gather_bf16 = opt->gather_dtype == GATHER_BF16,
-                     .soft = opt->distill_pretrained || opt->multi_positive,
-                     .moments = opt->moments};
-    ClipOptions o = learner_clip_options(k, c, 0);
-    if (opt->distill_pretrained)
-        p.teacher = teacher_bytes(k, opt->distill_model, opt->distill_pretrained, c, &o,
-                                  size_mul(o.max_batch, accum), &p.teacher_dim);
-    return p;
+    plan_rest(plan, k, of_step);
 }
 
 /* ---- frozen towers ---- */
 
-static bool captions_stay(void) {
+static bool captions_stay(const TrainOptions *opt) {
     return opt->captions != CAPTIONS_RANDOM && !strpbrk(opt->text_key, ",:");
 }
 
@@ -210,11 +223,12 @@ static void say_cache(const char *what, const FeatureCache *c) {
 
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
                    uint64_t samples) {
+    const TrainOptions *opt = l->opt;
     size_t count = dataset_count(d), E = l->config->embed_dim;
     bool fits = (double)count * (double)E * sizeof(float) <= (double)opt->feature_cache * (1 << 20);
     bool worth = fits && samples > count && !dataset_feed(d);
-    bool images = worth && image_is_frozen() && !t->train && l->config->patch_dropout == 0,
-         texts = worth && text_is_frozen() && captions_stay();
+    bool images = worth && image_is_frozen(opt) && !t->train && l->config->patch_dropout == 0,
+         texts = worth && text_is_frozen(opt) && captions_stay(opt);
     Encoder *e = images || texts ? encoder_of(l, tokenizer) : NULL;
     if (images) {
         l->images = feature_cache_images(e, l->comm, d, (size_t)opt->max_image_pixels);

@@ -90,27 +90,14 @@ static void lay_out(Loss *l, Arena *a) {
     l->all_col_sum = arena_take(a, N, size);
 }
 
-static Loss plan(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
-                 size_t logit_memory, Arena *measure) {
-    assert(n > 0 && E > 0 && comm->size > 0);
-    Loss l = {.k = k, .comm = comm, .kind = kind, .n = n, .E = E};
-    choose_tiles(&l, size_mul(n, (size_t)comm->size), logit_memory);
-    lay_out(&l, measure);
-    return l;
-}
-
-size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory) {
-    Arena measure = {0};
-    Comm comm = {.size = ranks};
-    plan(k, &comm, LOSS_CLIP, n, E, logit_memory, &measure);
-    return measure.used;
-}
-
 Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size_t E,
                size_t logit_memory) {
+    assert(n > 0 && E > 0 && comm->size > 0);
     Arena arena = {0};
     Loss *l = xmalloc(sizeof *l);
-    *l = plan(k, comm, kind, n, E, logit_memory, &arena);
+    *l = (Loss){.k = k, .comm = comm, .kind = kind, .n = n, .E = E};
+    choose_tiles(l, size_mul(n, (size_t)comm->size), logit_memory);
+    lay_out(l, &arena);
     l->memory = k->device->alloc(arena.used);
     arena = (Arena){.base = l->memory, .size = arena.used};
     lay_out(l, &arena);
@@ -133,17 +120,6 @@ static void lay_out_soft(const Loss *l, Soft *s, Arena *a) {
     s->col_sum = arena_take(a, N, size);
     s->all_col_max = arena_take(a, N, size);
     s->all_col_sum = arena_take(a, N, size);
-}
-
-size_t loss_soft_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory,
-                       size_t teacher_dim) {
-    Arena measure = {0};
-    Comm comm = {.size = ranks};
-    Loss l = plan(k, &comm, LOSS_CLIP, n, E, logit_memory, &measure);
-    Soft soft = {.dim = teacher_dim};
-    Arena arena = {0};
-    lay_out_soft(&l, &soft, &arena);
-    return arena.used;
 }
 
 void loss_allow_soft(Loss *l, size_t teacher_dim) {

@@ -36,11 +36,6 @@ void loss_soften(Loss *l, const SoftTargets *t);
 /* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits. Every
  * rank uses the same rounded texts, including its own; their gradients stay f32. */
 void loss_gather_bf16(Loss *l);
-/* Bytes of loss_new (an upper bound for SigLIP, which never keeps logits), and of
- * loss_allow_soft. */
-size_t loss_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory);
-size_t loss_soft_bytes(const Kernels *k, int ranks, size_t n, size_t E, size_t logit_memory,
-                       size_t teacher_dim);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
  * Writes *loss (device, the global mean loss, equal on all ranks), dimages, dtexts [n,E]; adds to
  * *dlog_scale, *dbias this rank's share (summed over ranks later with the other gradients). n may

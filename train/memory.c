@@ -1,30 +1,32 @@
 #include "train/memory.h"
 
-#include "train/train_options.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 
-static const TrainOptions *const opt = &train_options;
-
 /* The memory is allocated if it is at most `most`. */
-static size_t plan(const MemoryPlan *p, size_t most) {
+static void plan_run(const DryRun *r, size_t most, RunPlan *plan) {
+    const Kernels *k = kernels_planning(r->k);
     /* a dry run sends nothing: any transport of that size is suitable */
-    Comm comm = *comm_self(p->k);
+    Comm comm = *comm_self(k);
     Learner l;
-    comm.size = p->ranks;
-    if (!p->k->device->plan_begin()) return 0;
-    learner_plan(&l, p->k, &comm, p->config);
-    p->open(p->context, &l);
+    *plan = (RunPlan){.count = 0};
+    comm.size = r->ranks;
+    k->device->plan_begin();
+    learner_plan(&l, k, &comm, r->config, r->opt, plan);
+    r->open(r->context, &l, plan);
+    plan->host = k->device->memory().host;
     step_plan(l.step);
-    p->close(p->context);
+    r->close(r->context);
     learner_close(&l);
-    return p->k->device->plan_end(most);
+    plan->total = k->device->plan_end(most);
+    plan_add(plan, "scratch memory", plan->total - plan->sum);
 }
 
-size_t memory_needed(const MemoryPlan *p) {
-    size_t bytes = plan(p, 0);
-    return bytes && p->ranks > 1 ? bytes + COMM_MEMORY : bytes;
+void memory_plan(const DryRun *r, RunPlan *plan) {
+    plan_run(r, 0, plan);
+    if (!r->k->device->gpu || r->ranks == 1) return;
+    plan_add(plan, "ranks: what host memory travels through", COMM_MEMORY);
+    plan->total += COMM_MEMORY;
 }
 
 /* Options that use less memory, with nearly the same result. */
@@ -33,26 +35,28 @@ typedef struct Way {
     int halved; /* number of halvings of the batch, which double the micro-batches */
 } Way;
 
-static size_t way_memory(const MemoryPlan *p, const Way *w) {
-    TrainOptions given = train_options;
-    train_options.batch_size >>= w->halved;
-    train_options.accum_freq <<= w->halved;
-    if (w->moments) train_options.moments = MOMENTS_BF16;
-    train_options.grad_checkpointing |= w->checkpointing;
-    train_options.shard_optimizer |= w->sharded;
-    size_t bytes = plan(p, 0);
-    train_options = given;
-    return bytes;
+static size_t way_memory(const DryRun *r, const Way *w) {
+    TrainOptions opt = *r->opt;
+    DryRun other = *r;
+    RunPlan plan;
+    opt.batch_size >>= w->halved;
+    opt.accum_freq <<= w->halved;
+    if (w->moments) opt.moments = MOMENTS_BF16;
+    opt.grad_checkpointing |= w->checkpointing;
+    opt.shard_optimizer |= w->sharded;
+    other.opt = &opt;
+    plan_run(&other, 0, &plan);
+    return plan.total;
 }
 
-static bool is_new(const Way *w, int ranks) {
+static bool is_new(const Way *w, const TrainOptions *opt, int ranks) {
     if (w->moments && opt->moments == MOMENTS_BF16) return false;
     if (w->checkpointing && opt->grad_checkpointing) return false;
     if (w->sharded && (opt->shard_optimizer || ranks == 1)) return false;
     return opt->batch_size >> w->halved << w->halved == opt->batch_size;
 }
 
-static char *way_text(const Way *w, size_t bytes) {
+static char *way_text(const Way *w, const TrainOptions *opt, size_t bytes) {
     char batch[80] = "";
     if (w->halved)
         snprintf(batch, sizeof batch, " --batch-size %lld --accum-freq %lld",
@@ -63,9 +67,9 @@ static char *way_text(const Way *w, size_t bytes) {
                      (double)bytes / (1 << 20));
 }
 
-static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m)
+static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m)
     __attribute__((noreturn));
-static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m) {
+static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m) {
     enum { SHOWN = 3, HALVED = 8 };
     Way ways[4 + 2 * HALVED] = {{.sharded = true},
                                 {.moments = true},
@@ -76,9 +80,9 @@ static void die_of_memory(const MemoryPlan *p, size_t needed, const MemoryUse *m
     char *fitting = xstrdup("");
     int shown = 0;
     for (size_t i = 0; i < COUNT(ways) && shown < SHOWN; i++) {
-        size_t bytes = is_new(&ways[i], p->ranks) ? way_memory(p, &ways[i]) : 0;
+        size_t bytes = is_new(&ways[i], r->opt, r->ranks) ? way_memory(r, &ways[i]) : 0;
         if (!bytes || bytes > m->unused) continue;
-        char *way = way_text(&ways[i], bytes);
+        char *way = way_text(&ways[i], r->opt, bytes);
         char *joined = xasprintf("%s%s%s", fitting, shown++ ? ";" : "", way);
         free(fitting);
         free(way);
@@ -100,11 +104,13 @@ static MemoryUse memory_there(const Kernels *k) {
     return m;
 }
 
-void memory_take(const MemoryPlan *p, const Comm *comm) {
+void memory_take(const DryRun *r, const Comm *comm) {
+    MemoryUse m = memory_there(r->k);
+    RunPlan plan;
+    if (!m.total) return;
     comm_rank0_begin(comm);
-    MemoryUse m = memory_there(p->k);
-    size_t needed = plan(p, m.unused);
-    if (needed > m.unused) die_of_memory(p, needed, &m);
+    plan_run(r, m.unused, &plan);
+    if (plan.total > m.unused) die_of_memory(r, plan.total, &m);
     comm_rank0_end(comm);
 }
 
@@ -114,4 +120,6 @@ void memory_report(const Kernels *k) {
         log_info("GPU memory: %.2f MiB were taken of %.1f, %.2f used, %.2f not planned",
                  (double)m.most / (1 << 20), (double)m.total / (1 << 20),
                  (double)m.used / (1 << 20), (double)m.unplanned / (1 << 20));
+    else
+        log_info("memory: %.2f MiB were taken", (double)m.most / (1 << 20));
 }

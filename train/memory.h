@@ -1,24 +1,27 @@
-/* memory: plans a run's device memory before any is allocated. */
+/* memory: plans a run's device memory before any is allocated, by a dry run of the run's own code
+ * (kernels/device.h, plan_begin). */
 #ifndef TRAIN_MEMORY_H
 #define TRAIN_MEMORY_H
 #include "train/learner.h"
 
-typedef struct MemoryPlan {
+/* The run that is planned. */
+typedef struct DryRun {
     const Kernels *k;
     const ClipConfig *config;
+    const TrainOptions *opt;
     int ranks;
-    /* Called in the dry run: takes the run's memory outside the learner, and releases it. */
-    void (*open)(void *context, const Learner *l);
+    /* Called in the dry run: takes the run's memory outside the learner and adds its lines;
+     * releases it. */
+    void (*open)(void *context, const Learner *l, RunPlan *plan);
     void (*close)(void *context);
     void *context;
-} MemoryPlan;
+} DryRun;
 
-/* Bytes of one of `ranks` ranks, including the transport's buffers (except NCCL's internal memory);
- * 0 if the device's memory is the host's. */
-size_t memory_needed(const MemoryPlan *p);
-/* Allocates them for the run. If that exceeds the device's free memory, exits with an error that
+/* Of one of `ranks` ranks, including the transport's buffers (except NCCL's internal memory). */
+void memory_plan(const DryRun *r, RunPlan *plan);
+/* Allocates a GPU's memory for the run. If that exceeds the free memory, exits with an error that
  * names options with which it would fit. All ranks call it. */
-void memory_take(const MemoryPlan *p, const Comm *comm);
+void memory_take(const DryRun *r, const Comm *comm);
 /* Call at the end of a run: logs the memory taken. */
 void memory_report(const Kernels *k);
 #endif

@@ -1,20 +1,27 @@
-/* plan: the cost of a training run before it starts: parameters, FLOPs per sample, memory. */
+/* plan: the cost of a training run before it starts: parameters, FLOPs per sample, memory,
+ * communication. */
 #ifndef TRAIN_PLAN_H
 #define TRAIN_PLAN_H
-#include "train/model/clip.h"
-#include "train/model/params.h"
+#include "train/model/config.h"
+#include "train/train_options.h"
 
-typedef struct PlanOptions {
-    size_t accum, logit_memory;
-    int ranks;
-    bool shard_optimizer, ema, gather_bf16;
-    Moments moments;
-    Params *params;              /* laid out, without memory */
-    bool soft;                   /* loss_allow_soft */
-    size_t teacher, teacher_dim; /* teacher_bytes, or 0 */
-    size_t device;               /* bytes of a GPU's memory, or 0 */
-} PlanOptions;
+/* Bytes that a dry run of the run's own code counted (train/memory.h), by use. */
+typedef struct RunPlan {
+    struct {
+        const char *what;
+        size_t bytes;
+    } line[16];
+    size_t count, sum, total; /* total: the peak, including scratch memory */
+    size_t host;              /* in the host's memory, if that is another */
+    size_t parameters;
+    size_t gradients, weights; /* blocks that are sent between ranks */
+} RunPlan;
 
-/* Prints the plan of `clipc train --dry-run` on stdout. */
-void plan_print(const Kernels *k, const ClipConfig *c, const ClipOptions *o, const PlanOptions *p);
+/* Adds to the line of that name; 0 bytes make no line. */
+void plan_add(RunPlan *p, const char *what, size_t bytes);
+/* Adds the memory allocated since the last line. */
+void plan_rest(RunPlan *p, const Kernels *k, const char *what);
+/* Prints the plan of `clipc train --dry-run`, as one of `ranks` ranks, on stdout. */
+void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const TrainOptions *opt,
+                int ranks);
 #endif

@@ -57,23 +57,6 @@ void teacher_load(Teacher *t, const char *pretrained) {
 
 void teacher_plan(const Teacher *t) { clip_plan(t->clip, t->images); }
 
-size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, const ClipOptions *o, size_t rows, size_t *dim) {
-    ClipConfig c;
-    pretrained_config(&c, pretrained, model);
-    check_inputs(&c, student, pretrained);
-    Params *p = params_declare(k, &c);
-    params_layout(p, 1);
-    size_t weights = p->size * k->acc_size + (p->size - p->rounded) * k->act_size;
-    ClipOptions own = clip_options(o);
-    size_t activations = clip_activation_bytes(k, &c, &own);
-    size_t features = 2 * size_mul(size_mul(rows, c.embed_dim), k->acc_size);
-    *dim = c.embed_dim;
-    params_free(p);
-    clip_config_free(&c);
-    return size_add(size_add(weights, activations), features);
-}
-
 void teacher_free(Teacher *t) {
     if (!t) return;
     t->k->device->release(t->images);

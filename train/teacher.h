@@ -15,9 +15,6 @@ void teacher_load(Teacher *t, const char *pretrained);
 /* clip_plan of the largest micro-batch. */
 void teacher_plan(const Teacher *t);
 void teacher_free(Teacher *t);
-/* Its bytes and teacher_dim, without allocating. */
-size_t teacher_bytes(const Kernels *k, const char *model, const char *pretrained,
-                     const ClipConfig *student, const ClipOptions *o, size_t rows, size_t *dim);
 size_t teacher_dim(const Teacher *t);
 /* Computes the features of a micro-batch of the student, without patch dropout, into rows row … of
  * teacher_images and teacher_texts. */

@@ -47,6 +47,7 @@ typedef struct Run {
     Sampler *sampler;
     Loader *loader;
     LoaderOptions loader_options;
+    void *ring; /* of the loader, in a dry run */
     const Kernels *k;
     const Comm *comm;
     Learner learner;
@@ -121,6 +122,31 @@ static size_t epoch_samples(const Run *r) {
     return wanted ? size_min(wanted, all) : all;
 }
 
+static LoaderOptions loader_options(const Run *r, const TrainOptions *o) {
+    size_t steps = r->k->device->asynchronous ? 2 : 1;
+    return (LoaderOptions){
+        .transform = train_data_transform(&r->config),
+        .tokenizer = r->tokenizer,
+        .context = r->config.context_length,
+        .batch_size = (size_t)o->batch_size,
+        .accum = (size_t)o->accum_freq,
+        .rank = r->comm->rank,
+        .ranks = r->comm->size,
+        .workers = (size_t)o->workers,
+        /* on a GPU two steps may be in flight */
+        .ring = steps * (size_t)o->accum_freq + 3,
+        .samples_per_epoch = (size_t)o->train_num_samples,
+        .resampled = o->dataset_resampled,
+        .seed = r->state.seed,
+        .max_bad = o->max_bad,
+        .max_pixels = (size_t)o->max_image_pixels,
+        .alloc = r->k->device->host_alloc,
+        .release = r->k->device->host_release,
+        /* other ranks would wait for a rank that leaves in the middle of a step */
+        .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
+    };
+}
+
 static void open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
@@ -149,28 +175,7 @@ static void open_data(Run *r) {
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
     r->data_hash = shards;
 
-    r->loader_options = (LoaderOptions){
-        .transform = train_data_transform(&r->config),
-        .tokenizer = r->tokenizer,
-        .context = r->config.context_length,
-        .batch_size = (size_t)opt->batch_size,
-        .accum = (size_t)opt->accum_freq,
-        .rank = r->comm->rank,
-        .ranks = r->comm->size,
-        .workers = (size_t)opt->workers,
-        .ring = (size_t)opt->accum_freq + 3,
-        .samples_per_epoch = (size_t)opt->train_num_samples,
-        .resampled = opt->dataset_resampled,
-        .seed = r->state.seed,
-        .max_bad = opt->max_bad,
-        .max_pixels = (size_t)opt->max_image_pixels,
-        .alloc = r->k->device->host_alloc,
-        .release = r->k->device->host_release,
-        /* other ranks would wait for a rank that leaves in the middle of a step */
-        .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
-    };
-    /* two steps may be in flight */
-    if (r->k->device->asynchronous) r->loader_options.ring += (size_t)opt->accum_freq;
+    r->loader_options = loader_options(r, opt);
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
@@ -184,42 +189,52 @@ static void open_data(Run *r) {
                  (long long)opt->train_num_samples, dataset_count(r->data));
 }
 
-/* A run's memory outside its learner. */
+/* A run's memory outside its learner and its loader. */
 static void open_rest(Run *r, const Learner *l, bool planning) {
-    TrainView view = {.k = r->k,
+    TrainView view = {.k = l->k,
                       .comm = l->comm,
                       .config = &r->config,
                       .state = l->state,
                       .uploads = step_uploads(l->step),
                       .tokenizer = r->tokenizer,
-                      .batch = (size_t)opt->batch_size,
-                      .loss = opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                      .batch = (size_t)l->opt->batch_size,
+                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
                       .dataset = r->dataset_options,
                       .planning = planning};
-    r->votes = votes_new(r->k, l->comm);
+    r->votes = votes_new(l->k, l->comm);
     r->validation = validation_open(validators, VALIDATORS, &view);
 }
 
-static void plan_rest(void *run, const Learner *l) {
-    open_rest(run, l, true);
-    validation_plan(((Run *)run)->validation);
+static void plan_open(void *run, const Learner *l, RunPlan *plan) {
+    Run *r = run;
+    LoaderOptions o = loader_options(r, l->opt);
+    r->ring = o.alloc(loader_ring_bytes(&o));
+    plan_rest(plan, l->k, "batches in flight");
+    open_rest(r, l, true);
+    plan_rest(plan, l->k, "votes, validation");
+    validation_plan(r->validation);
 }
 
-static void close_rest(void *run) {
-    Run *r = run;
+static void close_rest(Run *r) {
     validation_close(r->validation);
     votes_free(r->votes);
 }
 
-static MemoryPlan memory_plan(Run *r, int ranks) {
-    return (MemoryPlan){r->k, &r->config, ranks, plan_rest, close_rest, r};
+static void plan_close(void *run) {
+    Run *r = run;
+    close_rest(r);
+    r->k->device->host_release(r->ring);
+}
+
+static DryRun dry_run_of(Run *r, int ranks) {
+    return (DryRun){r->k, &r->config, opt, ranks, plan_open, plan_close, r};
 }
 
 static void build_model(Run *r) {
     kernel_graphs_on = opt->graphs;
-    MemoryPlan plan = memory_plan(r, r->comm->size);
-    memory_take(&plan, r->comm);
-    learner_open(&r->learner, r->k, r->comm, &r->config, r->resume, &r->state);
+    DryRun dry = dry_run_of(r, r->comm->size);
+    memory_take(&dry, r->comm);
+    learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
                   (r->total_steps - r->state.step) * r->global_batch);
     open_rest(r, &r->learner, false);
@@ -479,15 +494,13 @@ static void start_run(Run *r) {
 }
 
 static void dry_run(Run *r) {
-    ClipOptions o = learner_clip_options(r->k, &r->config, r->state.seed);
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
-    MemoryPlan plan = memory_plan(r, ranks);
+    DryRun dry = dry_run_of(r, ranks);
     comm_rank0_begin(r->comm);
     if (writes(r)) {
-        PlanOptions p = learner_plan_options(r->k, &r->config, ranks);
-        p.device = memory_needed(&plan);
-        plan_print(r->k, &r->config, &o, &p);
-        params_free(p.params);
+        RunPlan plan;
+        memory_plan(&dry, &plan);
+        plan_print(&plan, r->k, &r->config, opt, ranks);
     }
     comm_rank0_end(r->comm);
 }

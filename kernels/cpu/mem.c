@@ -1,6 +1,8 @@
 /* cpu/mem: conversions, the backend's scratch blocks, and its table. */
 #include "kernels/cpu/cpu.h"
 
+#include <stdlib.h>
+
 const Kernels FN(kernels) = {
 #if defined ACT_BF16
     .name = "cpu-amp_bf16",
@@ -19,9 +21,9 @@ void *FN(scratch)(enum ScratchUse use, size_t bytes) {
     static void *block[SCRATCH_COUNT];
     static size_t size[SCRATCH_COUNT];
     if (bytes > size[use] || !block[use]) {
-        host_device.release(block[use]);
+        free(block[use]);
         size[use] = bytes + bytes / 4;
-        block[use] = host_device.alloc(size[use]);
+        block[use] = xmalloc_aligned(size[use]);
     }
     return block[use];
 }

@@ -4,6 +4,9 @@
 #include <string.h>
 
 #include "kernels/cuda/device.h"
+extern "C" {
+#include "kernels/space.h"
+}
 
 #define STAGE_BYTES ((size_t)1 << 20)
 #define STAGES 32
@@ -12,20 +15,6 @@ typedef struct Stage {
     void *host; /* pinned */
     cudaEvent_t done;
 } Stage;
-
-/* Memory in use. */
-typedef struct Allocation {
-    char *p;
-    size_t bytes;
-} Allocation;
-
-/* Blocks by address: parts of a space, or separate allocations (base NULL). */
-typedef struct Space {
-    char *base;
-    size_t size, most; /* most: end of the highest block so far */
-    Allocation *list;
-    size_t count;
-} Space;
 
 typedef struct Scratch {
     void *p;
@@ -52,6 +41,7 @@ static struct Gpu {
     bool planning;
     Space plan; /* addresses without memory */
     size_t plan_scratch[SCRATCH_COUNT];
+    size_t plan_host; /* of host_alloc */
 } device;
 
 void device_check(cudaError_t status, const char *call, const char *file, int line) {
@@ -159,41 +149,6 @@ size_t device_shared_memory(void) {
 /* ---- memory ---- */
 
 enum { ALIGN = 256 };
-/* Start of planned addresses, which no device uses. */
-#define PLANNED_AT ((size_t)1 << 56)
-
-static void block_insert(Space *s, size_t i, void *p, size_t bytes) {
-    s->list = (Allocation *)xrealloc(s->list, (s->count + 1) * sizeof *s->list);
-    memmove(s->list + i + 1, s->list + i, (s->count++ - i) * sizeof *s->list);
-    s->list[i] = {(char *)p, bytes};
-}
-
-/* The block's size; 0: not in this space. */
-static size_t block_remove(Space *s, const void *p) {
-    for (size_t i = 0; i < s->count; i++) {
-        size_t bytes = s->list[i].bytes;
-        if (s->list[i].p != p) continue;
-        memmove(s->list + i, s->list + i + 1, (--s->count - i) * sizeof *s->list);
-        return bytes;
-    }
-    return 0;
-}
-
-/* The first gap that is large enough. The same calls always get the same places, so the planned
- * size is sufficient. NULL: there is none. */
-static void *space_take(Space *s, size_t bytes) {
-    size_t at = 0, i = 0;
-    for (; i < s->count; i++) {
-        size_t start = (size_t)(s->list[i].p - s->base);
-        if (bytes <= start - at) break;
-        at = start + s->list[i].bytes;
-    }
-    if (bytes > s->size - at) return NULL;
-    block_insert(s, i, s->base + at, bytes);
-    s->most = size_max(s->most, at + bytes);
-    return s->base + at;
-}
-
 static void use(size_t bytes) {
     device.used += bytes;
     device.most_used = size_max(device.most_used, device.used);
@@ -203,7 +158,7 @@ static void *own_take(size_t bytes) {
     void *p = NULL;
     cudaError_t status = cudaMalloc(&p, bytes);
     if (status == cudaSuccess) {
-        block_insert(&device.own, device.own.count, p, bytes);
+        space_add(&device.own, p, bytes);
         device.taken += bytes;
         device.most = size_max(device.most, device.taken);
         return p;
@@ -216,7 +171,7 @@ static void *own_take(size_t bytes) {
 }
 
 static size_t own_give(void *p) {
-    size_t bytes = block_remove(&device.own, p);
+    size_t bytes = space_remove(&device.own, p);
     assert(bytes);
     device.taken -= bytes;
     CUDA(cudaFree(p));
@@ -237,17 +192,27 @@ void *device_alloc(size_t bytes) {
 void device_release(void *p) {
     if (!p) return;
     if (device.planning) {
-        block_remove(&device.plan, p);
+        space_remove(&device.plan, p);
         return;
     }
     /* like cudaFree, waits until work that uses it is done */
     CUDA(cudaDeviceSynchronize());
-    size_t bytes = block_remove(&device.arena, p);
+    size_t bytes = space_remove(&device.arena, p);
     device.used -= bytes ? bytes : own_give(p);
 }
 
+size_t device_size(const void *p) {
+    if (device.planning) return space_find(&device.plan, p);
+    size_t bytes = space_find(&device.arena, p);
+    return bytes ? bytes : space_find(&device.own, p);
+}
+
 MemoryUse device_memory(void) {
-    MemoryUse m = {device.taken, device.most, device.most_used, 0, 0, 0};
+    if (device.planning) {
+        size_t planned = space_sum(&device.plan);
+        return {planned, device.plan.most, planned, 0, 0, 0, device.plan_host};
+    }
+    MemoryUse m = {device.taken, device.most, device.most_used, 0, 0, 0, 0};
     device_open();
     if (device.arena.base) m.unplanned = device.most - device.taken_as_planned;
     if (cudaMemGetInfo(&m.unused, &m.total) != cudaSuccess) cudaGetLastError();
@@ -256,7 +221,7 @@ MemoryUse device_memory(void) {
 
 static void scratch_drop(Scratch *s) {
     if (s->own && device.recorded)
-        block_insert(&device.outgrown, device.outgrown.count, s->p, s->bytes);
+        space_add(&device.outgrown, s->p, s->bytes);
     else if (s->own)
         own_give(s->p);
     s->p = NULL;
@@ -275,7 +240,7 @@ void *device_scratch(enum ScratchUse what, size_t bytes) {
     bytes = size_max(bytes, 1);
     if (device.planning) {
         device.plan_scratch[what] = size_max(device.plan_scratch[what], bytes);
-        return (void *)PLANNED_AT;
+        return device.plan.base;
     }
     if (bytes > s->used) use(bytes - s->used), s->used = bytes;
     if (bytes > s->bytes) scratch_take(s, bytes + bytes / 4);
@@ -284,14 +249,19 @@ void *device_scratch(enum ScratchUse what, size_t bytes) {
 
 /* ---- planning ---- */
 
+void *device_plan_host(size_t bytes) {
+    device.plan_host += bytes;
+    return device.plan.base;
+}
+
 bool device_planning(void) { return device.planning; }
 
-bool device_plan_begin(void) {
+void device_plan_begin(void) {
     device_open();
     device.planning = true;
-    device.plan = {(char *)PLANNED_AT, SIZE_MAX / 2, 0, NULL, 0};
+    device.plan = space_unbacked();
+    device.plan_host = 0;
     memset(device.plan_scratch, 0, sizeof device.plan_scratch);
-    return true;
 }
 
 /* Allocates the arena: scratch memory, then space for the blocks. */

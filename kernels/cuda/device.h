@@ -40,6 +40,7 @@ DEVICE_LIST(X)
 extern const Device cuda_device;
 /* In a dry run nothing may be launched. */
 bool device_planning(void);
+void *device_plan_host(size_t bytes); /* counts it for host_alloc; an address without memory */
 /* kernels_close. */
 void device_close(void);
 /* upload and download without timers, as parts of other slots. The source may be overwritten as

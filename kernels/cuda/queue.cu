@@ -33,12 +33,13 @@ void device_zero(void *dst, size_t bytes) {
 void *device_host_alloc(size_t bytes) {
     void *p = NULL;
     device_stream();
+    if (device_planning()) return device_plan_host(bytes);
     CUDA(cudaHostAlloc(&p, size_max(bytes, 1), cudaHostAllocDefault));
     return p;
 }
 
 void device_host_release(void *p) {
-    if (p) CUDA(cudaFreeHost(p));
+    if (p && !device_planning()) CUDA(cudaFreeHost(p));
 }
 
 void device_upload_start(Queue q, void *dst, const void *host, size_t bytes) {

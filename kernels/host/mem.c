@@ -1,9 +1,9 @@
 /* host/mem: memory, copies, and the device's table. */
 #include "kernels/host/host.h"
+#include "kernels/space.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 const Device host_device = {
 #define X(slot) .slot = host_device_##slot,
@@ -11,30 +11,61 @@ const Device host_device = {
 #undef X
 };
 
-#define HUGE_PAGE ((size_t)2 << 20)
+#define ALIGN 64
 #define PIECE ((size_t)1 << 20) /* bytes that a thread copies at a time */
+
+/* What is taken, or in a dry run would be. */
+static struct {
+    Space blocks;
+    size_t taken, most;
+} real, planned, *now = &real;
+
+/* Complemented, so that a leak checker does not find a block's address here. */
+static void *hidden(const void *p) { return (void *)~(uintptr_t)p; }
 
 void *host_device_alloc(size_t bytes) {
     void *p;
-    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
-    if (posix_memalign(&p, align, round_up(size_max(bytes, 1), align)))
-        die("out of memory: %zu bytes were asked for; try a smaller --batch-size", bytes);
-    if (align == HUGE_PAGE) madvise(p, round_up(bytes, HUGE_PAGE), MADV_HUGEPAGE);
+    bytes = round_up(size_max(bytes, 1), ALIGN);
+    if (now == &planned)
+        p = space_take(&now->blocks, bytes);
+    else
+        space_add(&now->blocks, hidden(p = xmalloc_aligned(bytes)), bytes);
+    now->taken += bytes;
+    now->most = size_max(now->most, now->taken);
     return p;
 }
 
-void host_device_release(void *p) { free(p); }
+void host_device_release(void *p) {
+    if (!p) return;
+    size_t bytes = space_remove(&now->blocks, now == &planned ? p : hidden(p));
+    assert(bytes);
+    now->taken -= bytes;
+    if (now != &planned) free(p);
+}
 
-MemoryUse host_device_memory(void) { return (MemoryUse){0}; }
+size_t host_device_size(const void *p) {
+    return space_find(&now->blocks, now == &planned ? p : hidden(p));
+}
 
-bool host_device_plan_begin(void) { return false; }
+MemoryUse host_device_memory(void) {
+    return (MemoryUse){.taken = now->taken, .most = now->most, .used = now->most};
+}
+
+void host_device_plan_begin(void) {
+    planned.blocks = space_unbacked();
+    planned.taken = planned.most = 0;
+    now = &planned;
+}
 
 size_t host_device_plan_end(size_t most) {
     (void)most;
-    return 0;
+    free(planned.blocks.list);
+    now = &real;
+    return planned.most;
 }
 
 static void copy_bytes(void *dst, const void *src, size_t bytes) {
+    if (now == &planned) return;
 #pragma omp parallel for schedule(static) if (bytes > PIECE)
     for (size_t i = 0; i < bytes; i += PIECE)
         memcpy((char *)dst + i, (const char *)src + i, size_min(PIECE, bytes - i));
@@ -57,6 +88,7 @@ void host_device_copy(void *dst, const void *src, size_t bytes) {
 
 void host_device_zero(void *dst, size_t bytes) {
     KERNEL_TIMER(zero, 0, bytes);
+    if (now == &planned) return;
 #pragma omp parallel for schedule(static) if (bytes > PIECE)
     for (size_t i = 0; i < bytes; i += PIECE)
         memset((char *)dst + i, 0, size_min(PIECE, bytes - i));

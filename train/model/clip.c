@@ -64,15 +64,6 @@ void clip_free(Clip *m) {
     free(m);
 }
 
-size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o) {
-    Clip m = {0};
-    clip_init(&m, k, c, NULL, o);
-    clip_layout(&m);
-    vit_free(&m.image);
-    text_tower_free(&m.text);
-    return m.arena.used;
-}
-
 void clip_on_gradients(Clip *m, const GradientsReady *ready) {
     m->image.tower.ready = m->text.tower.ready = ready ? *ready : (GradientsReady){NULL, NULL};
 }

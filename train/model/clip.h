@@ -21,8 +21,6 @@ typedef struct ClipOptions {
 typedef struct Clip Clip;
 Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o);
 void clip_free(Clip *m);
-/* Device bytes that clip_new takes for activations. */
-size_t clip_activation_bytes(const Kernels *k, const ClipConfig *c, const ClipOptions *o);
 
 /* A batch in device memory, as uploads.h sends it. */
 typedef struct ClipBatch {

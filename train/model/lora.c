@@ -66,11 +66,6 @@ void lora_alloc(Params *p) {
     l->small = k->device->alloc(size_mul(l->o.rank * l->widest, k->acc_size));
 }
 
-size_t lora_bytes(const Params *p) {
-    const Lora *l = p->lora;
-    return l ? size_mul(l->largest + 2 * l->o.rank * l->widest, p->k->acc_size) : 0;
-}
-
 void lora_release(Params *p) {
     if (!p->lora) return;
     p->k->device->release(p->lora->whole);

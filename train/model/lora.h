@@ -22,7 +22,6 @@ void lora_declare(Params *p, const LoraOptions *o);
 /* Allocates the scratch memory; nothing without LoRA. */
 void lora_alloc(Params *p);
 void lora_release(Params *p);
-size_t lora_bytes(const Params *p);
 /* Computes the adapted matrices' compute weights from masters and factors; nothing without LoRA. */
 void lora_merge(const Params *p);
 /* begin returns a zeroed buffer for the gradient of an adapted matrix; end adds dA =

@@ -23,7 +23,6 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
                        .kept_rows = rows,
                        .max_rows = rows};
     tower_init(&t->tower, k, p, &c->text, TOWER_TEXT);
-    if (!p) return;
     t->embed = (Layer){layer_at(p, TOWER_TEXT, 0, ROLE_TOKENS).w,
                        layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
 }

@@ -15,7 +15,6 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
     for (size_t i = 0; i < t->layers; i++) {
         Block *b = &t->blocks[i];
         *b = (Block){k, p, t->C, c->heads, c->mlp, c->activation, c->causal, .ln_1 = {0}};
-        if (!p) continue;
         b->ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
         b->in_proj = layer_at(p, tower, i + 1, ROLE_IN_PROJ);
         b->out_proj = layer_at(p, tower, i + 1, ROLE_OUT_PROJ);
@@ -23,7 +22,6 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
         b->c_fc = layer_at(p, tower, i + 1, ROLE_C_FC);
         b->c_proj = layer_at(p, tower, i + 1, ROLE_C_PROJ);
     }
-    if (!p) return;
     t->ln_final = layer_at(p, tower, t->layers, ROLE_LN_FINAL);
     t->proj = layer_at(p, tower, t->layers + 1, ROLE_PROJECTION);
 }

@@ -26,7 +26,6 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .max_rows = size_mul(B, v->grid + 1),
                        .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
-    if (!p) return;
     v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
     v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_CLASS).w;
