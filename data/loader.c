@@ -2,14 +2,17 @@
 #include "data/io/parallel.h"
 #include "kernels/rng.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     SHOWN_AT_ONCE = 10, /* bad samples that are logged individually */
     SHOWN_EVERY = 10,   /* seconds between later lines */
     JUDGED_AFTER = 100, /* samples read before max_bad can end a run */
+    STOP_SECONDS = 5,   /* that a thread may take to end */
 };
 
 /* One micro-batch of the ring. Rows are assigned in order; a row is written by one thread. */
@@ -321,9 +324,12 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
 
 /* Waits until the next batch is ready; the lock is held. False: o.interrupted. */
 static bool wait_for(Loader *l, const Slot *s) {
+    const volatile sig_atomic_t *signal = l->o.interrupted;
+    double since = 0; /* when the signal was seen; 0: not yet */
     while (!(s->ready && s->number == l->next_number)) {
         if (l->broken && l->broken_number <= l->next_number) die("%s", l->broken_by.text);
-        if (l->o.interrupted && *l->o.interrupted) return false;
+        if (signal && *signal && !since) since = clock_now();
+        if (since && clock_now() - since >= l->o.grace) return false;
         condition_wait(&l->filled, &l->lock, 1); /* a signal does not wake us */
     }
     return true;
@@ -358,14 +364,22 @@ LoaderStats loader_stats(Loader *l) {
     return stats;
 }
 
-void loader_stop(Loader *l) {
-    if (!l) return;
+/* Until the monotonic clock is past `until`. */
+static bool join_before(pthread_t thread, double until) {
+    struct timespec t = {(time_t)until, (long)((until - floor(until)) * 1e9)};
+    return !pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &t);
+}
+
+bool loader_stop(Loader *l) {
+    if (!l) return true;
     pthread_mutex_lock(&l->lock);
     l->stop = true;
     pthread_cond_broadcast(&l->freed);
     pthread_mutex_unlock(&l->lock);
     if (l->feed) feed_stop(l->feed);
-    for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
+    double until = clock_now() + STOP_SECONDS;
+    for (size_t i = 0; i < l->thread_count; i++)
+        if (!join_before(l->threads[i], until)) return false;
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
         free(s->batch.ids);
@@ -382,4 +396,5 @@ void loader_stop(Loader *l) {
     free(l->slots);
     free(l->threads);
     free(l);
+    return true;
 }

@@ -40,6 +40,7 @@ typedef struct LoaderOptions {
     const bool *picture_ok;
     const volatile sig_atomic_t
         *interrupted; /* once not 0, loader_next stops waiting; NULL: none */
+    double grace;     /* seconds that it waits all the same */
 } LoaderOptions;
 
 typedef struct LoaderStats {
@@ -64,5 +65,7 @@ size_t loader_steps_per_epoch(const Dataset *d, const LoaderOptions *o);
 Batch *loader_next(Loader *l);
 void loader_release(Loader *l, Batch *b);
 LoaderStats loader_stats(Loader *l);
-void loader_stop(Loader *l);
+/* False: a thread still waits for its data after some seconds; the loader, and what it uses, must
+ * stay. */
+bool loader_stop(Loader *l);
 #endif

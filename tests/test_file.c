@@ -2,6 +2,7 @@
  * search for a start. */
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/mapfile.h"
 #include "data/io/resource.h"
 #include "data/io/utf8.h"
 #include "tests/support.h"
@@ -10,7 +11,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char TEXT[] = "0123456789";
@@ -53,6 +57,68 @@ static void test_storages(void **state) {
         assert_true(strstr(err.text, refused[i]) == err.text && strstr(err.text, why));
         assert_false(file_readable(refused[i]));
     }
+}
+
+/* A file that cannot be opened, and one that cannot be read, because of the machine: tried again,
+ * then an error of the program. */
+static void open_denied(void *path) {
+    Error err;
+    if (!test_deny(SYS_openat, EMFILE)) die("no filter");
+    file_open(path, &err);
+}
+
+static void read_denied(void *path) {
+    Error err;
+    char byte;
+    File *f = file_open(path, &err);
+    if (!test_deny(SYS_pread64, EIO)) die("no filter");
+    file_read(f, &byte, 1, 0, &err);
+}
+
+static void *free_descriptors(void *first) {
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    close(*(int *)first);
+    return NULL;
+}
+
+/* All descriptors are used until a thread closes one. */
+static void open_later(void *path) {
+    Error err;
+    pthread_t thread;
+    struct rlimit few = {32, 32};
+    int last, fd;
+    setrlimit(RLIMIT_NOFILE, &few);
+    while ((fd = dup(STDIN_FILENO)) >= 0) last = fd;
+    pthread_create(&thread, NULL, free_descriptors, &last);
+    File *f = file_open(path, &err);
+    die("%s", f ? "opened later" : err.text);
+}
+
+static void test_the_machine_fails(void **state) {
+    (void)state;
+    char *path = xstrdup(test_path("fine"));
+    test_write_file(path, TEXT, N);
+    test_dies(open_later, path, EXIT_ERROR, "opened later");
+    test_dies(open_denied, path, EXIT_ERROR, "fine: Too many open files, tried 6 times");
+    test_dies(read_denied, path, EXIT_ERROR, "fine: Input/output error, tried 6 times");
+    free(path);
+}
+
+/* Opening a FIFO would wait for a writer. */
+static void test_fifos_are_not_opened(void **state) {
+    (void)state;
+    Error err;
+    uint8_t *bytes;
+    size_t n;
+    char *path = xstrdup(test_path("fifo"));
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    assert_null(file_open(path, &err));
+    test_says(err.text, "fifo: not a regular file");
+    assert_false(file_read_all(path, &bytes, &n, N, &err));
+    assert_false(map_file(&(MapFile){0}, path, &err));
+    alarm(0);
+    free(path);
 }
 
 static void *write_digits(void *path) {
@@ -175,9 +241,14 @@ static void test_last_where(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_storages), cmocka_unit_test(test_whole),
-        cmocka_unit_test(test_folders),  cmocka_unit_test(test_resources),
-        cmocka_unit_test(test_blank),    cmocka_unit_test(test_last_where),
+        cmocka_unit_test(test_the_machine_fails),
+        cmocka_unit_test(test_fifos_are_not_opened),
+        cmocka_unit_test(test_storages),
+        cmocka_unit_test(test_whole),
+        cmocka_unit_test(test_folders),
+        cmocka_unit_test(test_resources),
+        cmocka_unit_test(test_blank),
+        cmocka_unit_test(test_last_where),
     };
     return cmocka_run_group_tests_name("file", tests, NULL, NULL);
 }

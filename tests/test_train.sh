@@ -73,6 +73,39 @@ second_start() {
     local code=$?
     kill -CONT "$pid" && kill -TERM "$pid" && wait $job && [ $code = 0 ] && [ ! -e "$dir/living/lock" ] && [ ! -e "$dir/whole/lock" ]
 }
+# A picture's opening waits for a process that has a lease on it (as for a server that does not answer): SIGTERM saves and ends the run.
+waiting_loader() {
+    cp $golden/*.jpg $golden/pairs.tsv "$dir/waiting_pairs/" && python3 - "$dir/waiting_pairs" <<'END' &
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+held = [open(sys.argv[1] + f'/{i:02}.jpg', 'rb+') for i in range(1, 24)]
+for f in held: fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(sys.argv[1] + '/ready', 'w').close()
+while os.path.exists(sys.argv[1] + '/ready'): time.sleep(.1)
+END
+    local holder=$! job pid
+    await $holder [ -e "$dir/waiting_pairs/ready" ] || return 1
+    train waiting --train-data "$dir/waiting_pairs/pairs.tsv" &
+    job=$!
+    await $job grep -qs "6 steps of 4 an epoch" "$dir/stderr" && sleep 1 && pid=$(pgrep -P $job) && kill -TERM "$pid" && ends 20 $job
+    local ended=$?
+    rm "$dir/waiting_pairs/ready"
+    wait $holder
+    [ $ended = 0 ] && [ $code = 0 ] && grep -q "left alone" "$dir/stderr" && ls "$dir/waiting/checkpoints" | grep -q _0
+}
+no_lease() {
+    mkdir "$dir/waiting_pairs" && : >"$dir/waiting_pairs/file" && ! python3 -c "
+import fcntl, sys
+fcntl.fcntl(open(sys.argv[1], 'rb+'), fcntl.F_SETLEASE, fcntl.F_WRLCK)" "$dir/waiting_pairs/file" 2>/dev/null
+}
+# FIFOs and devices among the pictures are bad samples, not waited for.
+fifos() {
+    mkdir "$dir/fifos" && cp $golden/*.jpg $golden/pairs.tsv "$dir/fifos/" && rm "$dir"/fifos/0[12].jpg &&
+        mkfifo "$dir/fifos/01.jpg" && ln -s /dev/tty "$dir/fifos/02.jpg" || return 1
+    train fifos --train-data "$dir/fifos/pairs.tsv" --max-bad 0.5 &
+    local job=$!
+    ends 60 $job && [ $code = 0 ] && grep -q "01.jpg: not a regular file" "$dir/stderr" && grep -q "02.jpg: not a regular file" "$dir/stderr"
+}
 # 8 to 4 pairs a batch after two epochs, and four epochs instead of two: two epochs of 6 steps follow, at the rates of the second half of four
 other_batch() {
     train wide --batch-size 8 --epochs 2 && cp -r "$dir/wide" "$dir/other" && train wide --epochs 4 --resume latest &&
@@ -161,6 +194,8 @@ check bf16_moments_train_and_resume bf16_moments
 check resume_without_checkpoint_starts_afresh fresh_resume
 check sigterm_saves_and_exits_0 sigterm
 check second_start_of_a_living_run second_start
+if no_lease; then skip "no leases on this file system" sigterm_while_a_loader_waits; else check sigterm_while_a_loader_waits waiting_loader; fi
+check fifos_and_devices_are_bad_samples fifos
 check other_batch_on_resuming other_batch
 check more_epochs_on_resuming more_epochs
 check another_run_is_refused another_run

@@ -29,6 +29,7 @@
 
 static const TrainOptions *const opt = &train_options;
 static volatile sig_atomic_t stop_signal;
+enum { DATA_GRACE = 10 }; /* seconds that a rank waits for its data after a signal */
 
 /* A second Ctrl-C ends the run without waiting for the step. */
 static void on_signal(int sig) {
@@ -142,8 +143,9 @@ static LoaderOptions loader_options(const Run *r, const TrainOptions *o) {
         .max_pixels = (size_t)o->max_image_pixels,
         .alloc = r->k->device->host_alloc,
         .release = r->k->device->host_release,
+        .interrupted = &stop_signal,
         /* other ranks would wait for a rank that leaves in the middle of a step */
-        .interrupted = r->comm->size == 1 ? &stop_signal : NULL,
+        .grace = r->comm->size == 1 ? 0 : DATA_GRACE,
     };
 }
 
@@ -391,7 +393,12 @@ static void finish_step(Run *r, Pending *p) {
 
 static bool start_step(Run *r, Pending *p) {
     for (int64_t j = 0; j < opt->accum_freq; j++)
-        if (!(p->batches[j] = loader_next(r->loader))) return false;
+        if (!(p->batches[j] = loader_next(r->loader))) {
+            if (r->comm->size == 1) return false;
+            die("rank %d: ended by a signal while it waited for its data; all ranks end; go on "
+                "with --resume latest",
+                r->comm->rank);
+        }
     p->open = true;
     p->metrics =
         (StepMetrics){.epoch = p->batches[0]->epoch, .lr = sched_lr(&r->sched, r->state.step)};
@@ -561,7 +568,11 @@ static void train(Run *r) {
     train_log_close(r->log);
     say_end(r, stopped);
     memory_report(r->k);
-    loader_stop(r->loader);
+    if (!loader_stop(r->loader)) {
+        log_warn("a loader thread still waits for its data: it is left alone");
+        r->comm->close();
+        exit(EXIT_OK);
+    }
     sampler_free(r->sampler);
     close_rest(r);
     learner_close(&r->learner);

@@ -1,5 +1,7 @@
 #include "data/io/file.h"
 
+#include "data/io/machine.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,6 +23,7 @@ struct File {
     const Storage *storage;
     FileStamp stamp;
     int fd;               /* disk */
+    char *path;           /* disk */
     const uint8_t *bytes; /* memory */
 };
 
@@ -33,23 +36,30 @@ static bool take_stamp(FileStamp *s, const struct stat *st) {
 
 static bool disk_stamp(const char *path, FileStamp *s, Error *err) {
     struct stat st;
-    if (stat(path, &st)) return error_set(err, "%s: %s", path, strerror(errno));
+    for (int tries = 0; stat(path, &st);)
+        if (!machine_again(path, &tries)) return error_set(err, "%s: %s", path, strerror(errno));
     return take_stamp(s, &st) || error_set(err, "%s: not a regular file", path);
 }
 
 static bool disk_open(File *f, const char *path, Error *err) {
     struct stat st;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (f->fd < 0) return error_set(err, "%s: %s", path, strerror(errno));
-    if (!fstat(f->fd, &st) && take_stamp(&f->stamp, &st)) return true;
+    /* opening a device may do something, and opening a FIFO waits: the file is looked at first */
+    if (!disk_stamp(path, &f->stamp, err)) return false;
+    for (int tries = 0; (f->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0;)
+        if (!machine_again(path, &tries)) return error_set(err, "%s: %s", path, strerror(errno));
+    if (!fstat(f->fd, &st) && take_stamp(&f->stamp, &st)) {
+        f->path = xstrdup(path);
+        return true;
+    }
     close(f->fd);
     return error_set(err, "%s: not a regular file", path);
 }
 
 static bool disk_read(const File *f, void *out, size_t n, uint64_t offset, Error *err) {
+    int tries = 0;
     for (uint8_t *to = out; n > 0;) {
         ssize_t got = pread(f->fd, to, n, (off_t)offset);
-        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EINTR || machine_again(f->path, &tries))) continue;
         if (got < 0) return error_set(err, "cannot read: %s", strerror(errno));
         if (got == 0) return error_set(err, "cut at byte %llu", (unsigned long long)offset);
         to += got;
@@ -59,7 +69,10 @@ static bool disk_read(const File *f, void *out, size_t n, uint64_t offset, Error
     return true;
 }
 
-static void disk_close(File *f) { close(f->fd); }
+static void disk_close(File *f) {
+    close(f->fd);
+    free(f->path);
+}
 
 /* ---- memory ---- */
 

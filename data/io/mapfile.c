@@ -1,5 +1,7 @@
 #include "data/io/mapfile.h"
 
+#include "data/io/machine.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -9,9 +11,11 @@
 
 bool map_file(MapFile *m, const char *path, Error *err) {
     *m = (MapFile){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat s;
-    if (fd < 0) return error_set(err, "%s", strerror(errno));
+    int fd, tries = 0;
+    if (!stat(path, &s) && !S_ISREG(s.st_mode)) return error_set(err, "not a regular file");
+    while ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        if (!machine_again(path, &tries)) return error_set(err, "%s", strerror(errno));
     if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
         close(fd);
         return error_set(err, "not a regular file");

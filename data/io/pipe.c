@@ -1,5 +1,7 @@
 #include "data/io/pipe.h"
 
+#include "data/io/machine.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -87,12 +89,15 @@ static Pipe *pipe_new(Pipe from) {
 
 Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err) {
     int out[2], life[2];
-    if (pipe2(out, O_CLOEXEC) != 0) {
-        error_set(err, "cannot make a pipe: %s", strerror(errno));
-        return NULL;
-    }
+    for (int tries = 0; pipe2(out, O_CLOEXEC) != 0;)
+        if (!machine_again("a pipe for a command", &tries)) {
+            error_set(err, "cannot make a pipe: %s", strerror(errno));
+            return NULL;
+        }
     pid_t pid = -1;
-    bool ok = pipe2(life, O_CLOEXEC) == 0;
+    bool ok = true;
+    for (int tries = 0; ok && pipe2(life, O_CLOEXEC) != 0;)
+        ok = machine_again("a pipe for a command", &tries);
     if (ok) pid = spawn(command, out[1], life[0]);
     int why = errno;
     close(out[1]);
