@@ -3,6 +3,7 @@
 #include <string.h>
 
 extern const Kernels ref_kernels, cpu_f32_kernels, cpu_bf16_kernels;
+extern bool cpu_has_bf16(void);
 
 #if defined HAVE_CUDA
 extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
@@ -24,7 +25,7 @@ static const Kernels *cuda_open(Precision precision) {
     if (problem) die("--device cuda: %s; --device cpu runs without a GPU", problem);
     static Kernels fp8;
     if (precision != PRECISION_AMP_FP8)
-        return precision == PRECISION_AMP_BF16 ? &cuda_bf16_kernels : &cuda_f32_kernels;
+        return precision == PRECISION_FP32 ? &cuda_f32_kernels : &cuda_bf16_kernels;
     if (!device_has_fp8())
         die("--precision amp_fp8 needs a GPU of compute capability 8.9 or more: use amp_bf16");
     fp8 = cuda_bf16_kernels;
@@ -71,14 +72,20 @@ _Static_assert(sizeof(Kernels) == offsetof(Kernels, acc_set) KERNEL_LIST(X),
                "KERNEL_LIST and struct Kernels disagree");
 #undef X
 
+static Precision cpu_precision(void) {
+    return cpu_has_bf16() ? PRECISION_AMP_BF16 : PRECISION_FP32;
+}
+
 const Kernels *kernels_open(const char *backend, Precision precision) {
     if (!strcmp(backend, "ref")) return &ref_kernels;
     bool automatic = !strcmp(backend, "auto");
     if (!strcmp(backend, "cuda") || (automatic && cuda_usable())) return cuda_open(precision);
     if (precision == PRECISION_AMP_FP8 && (!strcmp(backend, "cpu") || automatic))
         die("--precision amp_fp8 needs a GPU (--device cuda): use amp_bf16");
-    if (!strcmp(backend, "cpu") || automatic)
+    if (!strcmp(backend, "cpu") || automatic) {
+        if (precision == PRECISION_AUTO) precision = cpu_precision();
         return precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels;
+    }
     die("unknown device '%s': use cpu or cuda", backend);
 }
 
@@ -98,6 +105,14 @@ const Kernels *kernels_planning(const Kernels *k) {
 const Kernels *kernels_open_choice(DeviceChoice device, Precision precision) {
     static const char *const backends[] = {DEVICES(CHOICE_WORD)};
     return kernels_open(backends[device], precision);
+}
+
+Precision kernels_precision(DeviceChoice device, Precision precision) {
+    if (precision != PRECISION_AUTO) return precision;
+    /* a GPU of compute capability 8.0 or more has bf16 products */
+    if (device == DEVICE_CUDA || (device == DEVICE_AUTO && cuda_usable()))
+        return PRECISION_AMP_BF16;
+    return cpu_precision();
 }
 
 bool kernels_write_choices(const char *path, Error *err) { return cuda_write_choices(path, err); }

@@ -25,7 +25,9 @@ typedef struct act act; /* activations, compute weights, biases of products: bf1
 typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, LayerNorm weights
                            and biases: f32 | f64 */
 
-#define PRECISIONS(X) X(PRECISION_FP32, "fp32") X(PRECISION_AMP_BF16, "amp_bf16")
+/* auto: amp_bf16 where the device multiplies bf16 natively, else fp32. */
+#define PRECISIONS(X)                                                                              \
+    X(PRECISION_AUTO, "auto") X(PRECISION_FP32, "fp32") X(PRECISION_AMP_BF16, "amp_bf16")
 #define TRAINING_PRECISIONS(X) PRECISIONS(X) X(PRECISION_AMP_FP8, "amp_fp8")
 typedef enum { TRAINING_PRECISIONS(CHOICE_NAME) } Precision;
 typedef enum {
@@ -308,6 +310,8 @@ typedef enum { DEVICES(CHOICE_NAME) } DeviceChoice;
 const Kernels *kernels_open_choice(DeviceChoice device, Precision precision);
 /* The table for a dry run of k's device (device.h, plan_begin): the mathematics does nothing. */
 const Kernels *kernels_planning(const Kernels *k);
+/* What PRECISION_AUTO means on that device; another precision is itself. */
+Precision kernels_precision(DeviceChoice device, Precision precision);
 /* Releases the backends' memory. Nothing may be called afterwards. */
 void kernels_close(void);
 

@@ -33,7 +33,7 @@ alike() {
               if (NR == 0) { print "nothing to compare"; bad = 1 }
               exit bad }' "$1" | head -n 9; [ "${PIPESTATUS[0]}" = 0 ]
 }
-checkpoint=(--checkpoint $golden --vocab $golden/vocab.txt)
+checkpoint=(--checkpoint $golden --vocab $golden/vocab.txt --precision fp32)
 
 evaluates() { # most difference, command and options…
     local most=$1

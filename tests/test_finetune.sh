@@ -21,7 +21,7 @@ validates() { # measured after steps 5, 10, 15 and the last; best stands
         [ -f "$dir/val/checkpoints/best/open_clip_model.safetensors" ] && grep -q "best val/loss" "$dir/stderr"
 }
 recalls_are_those_of_eval() {
-    "$clipc" eval retrieval --checkpoint "$dir/val/checkpoints/epoch_3" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
+    "$clipc" eval retrieval --precision fp32 --checkpoint "$dir/val/checkpoints/epoch_3" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
     for pair in image_to_text text_to_image; do
         for r in R@1 R@5 R@10 mean_rank median_rank; do
             local got want
@@ -64,7 +64,7 @@ over_ranks() {
 ema=(--precision fp32 --ema 0.9 --save-frequency-steps 4)
 ema_saved() { # a checkpoint of its own, other weights than the last step's
     train ema "${ema[@]}" "${val[@]}" && [ "$(grep -c '"ema/val/loss"' "$dir/ema/metrics.jsonl")" = 4 ] &&
-        "$clipc" eval retrieval --checkpoint "$dir/ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1 &&
+        "$clipc" eval retrieval --precision fp32 --checkpoint "$dir/ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1 &&
         ! cmp -s "$dir/ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/ema/checkpoints/epoch_3/open_clip_model.safetensors" || return 1
     local want got
     want=$(tr -d '\n' <"$dir/eval.json" | sed 's/.*"image_to_text": *{\([^}]*\)}.*/\1/; s/.*"mean_rank": *//; s/[,} ].*//')
@@ -175,7 +175,7 @@ lora_ema() { # the factors' average: kept, resumed, and measured as what its che
     resumes lora_ema "${lora[@]}" --ema 0.9 "${val[@]}" &&
         cmp "$dir/lora_ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/lora_ema_killed/checkpoints/epoch_3/ema/open_clip_model.safetensors" || return 1
     local want got
-    "$clipc" eval retrieval --checkpoint "$dir/lora_ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
+    "$clipc" eval retrieval --precision fp32 --checkpoint "$dir/lora_ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
     want=$(tr -d '\n' <"$dir/eval.json" | sed 's/.*"image_to_text": *{\([^}]*\)}.*/\1/; s/.*"mean_rank": *//; s/[,} ].*//')
     got=$(metric lora_ema 18 ema/val/image_to_text_mean_rank)
     awk "BEGIN {d = $got - $want; exit !(d < 1e-6 && d > -1e-6)}" || { echo "average: $got, eval: $want"; return 1; }

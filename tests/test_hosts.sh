@@ -47,7 +47,8 @@ mpi_run() { # ranks on the first host, on the second, program and options…
         --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 2 --host "10.77.0.1:$first,10.77.0.2:$second" \
         -np $((first + second)) "$@"
 }
-same_losses() { near "$1" "$2" 6 1e-6; }
+# fp32 within the bound of some AdamW steps (docs/NUMERICS.md): another order of sums each
+same_losses() { near "$1" "$2" 6 5e-6; }
 
 ranks_on_two_hosts() {
     # shellcheck disable=SC2046

@@ -27,12 +27,12 @@ static void test_image_features(void **state) {
     (void)state;
     const char *out = test_path("images.npy");
     free(test_clipc(0,
-                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --images " GOLDEN
-                    "/pairs.tsv --out %s",
+                    "embed --precision fp32 --checkpoint " GOLDEN " --vocab " GOLDEN
+                    "/vocab.txt --images " GOLDEN "/pairs.tsv --out %s",
                     out));
     compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
     free(test_clipc(0,
-                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN
+                    "embed --precision fp32 --checkpoint " GOLDEN " --vocab " GOLDEN
                     "/vocab.txt --batch-size 5 --image %s --out %s",
                     GOLDEN "/0[0-9].jpg " GOLDEN "/1[0-9].jpg " GOLDEN "/2[0-3].jpg", out));
     compare_npy(out, GOLDEN "/image_features.npy", 2e-6);
@@ -52,7 +52,8 @@ static void test_text_features(void **state) {
     const char *captions = test_path("captions.txt"), *out = test_path("texts.npy");
     write_captions(captions);
     free(test_clipc(0,
-                    "embed --checkpoint " GOLDEN " --vocab " GOLDEN "/vocab.txt --text %s --out %s",
+                    "embed --precision fp32 --checkpoint " GOLDEN " --vocab " GOLDEN
+                    "/vocab.txt --text %s --out %s",
                     captions, out));
     compare_npy(out, GOLDEN "/text_features.npy", 2e-6);
 }

@@ -114,6 +114,13 @@ static char *record_value(const char *record, const char *name) {
     return NULL;
 }
 
+char *record_option(const char *checkpoint, const char *name) {
+    char *record = checkpoint_load_record(checkpoint);
+    char *value = record ? record_value(record, name) : NULL;
+    free(record);
+    return value;
+}
+
 static bool same_tower(const TowerConfig *a, const TowerConfig *b) {
     return a->width == b->width && a->layers == b->layers && a->heads == b->heads &&
            a->mlp == b->mlp && a->activation == b->activation && a->causal == b->causal &&

@@ -20,4 +20,6 @@ typedef struct RecordFacts {
  * since the record of the checkpoint `resume` (NULL: none); exits with an error if the run would be
  * another one. */
 char *record_begin(const Comm *comm, const char *resume, const RecordFacts *f);
+/* An option's value in the record of a checkpoint, malloc'd; NULL: not known. */
+char *record_option(const char *checkpoint, const char *name);
 #endif

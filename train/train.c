@@ -260,6 +260,26 @@ static void read_position(Run *r) {
     r->state = s;
 }
 
+/* --precision auto: the precision that the run has had so far, else the one that suits all ranks.
+ */
+static void choose_precision(Run *r) {
+    static const char *const words[] = {TRAINING_PRECISIONS(CHOICE_WORD)};
+    const Comm *c = r->comm;
+    Precision own = opt->precision, *all = xcalloc((size_t)c->size, sizeof *all);
+    char *before =
+        comm_string(c, writes(r) && r->resume ? record_option(r->resume, "precision") : NULL);
+    for (size_t i = 0; own == PRECISION_AUTO && before && i < COUNT(words); i++)
+        if (!strcmp(before, words[i])) own = (Precision)i;
+    free(before);
+    own = kernels_precision(opt->device, own);
+    c->gather_bytes(all, &own, sizeof own);
+    for (int i = 0; i < c->size; i++)
+        if (all[i] != own) own = PRECISION_FP32;
+    free(all);
+    r->k = kernels_open_choice(opt->device, own);
+    train_options.precision = own; /* recorded */
+}
+
 static void write_record(const Run *r) {
     char *path = xasprintf("%s/params.conf", r->dir);
     options_write(&train_command, path);
@@ -491,6 +511,7 @@ static void start_run(Run *r) {
     r->checkpoints = comm_string(r->comm, r->checkpoints);
     r->resume = comm_string(r->comm, r->resume);
     r->comm->broadcast_bytes(&r->state, sizeof r->state, 0);
+    choose_precision(r);
     comm_rank0_begin(r->comm);
     load_config(r);
     comm_rank0_end(r->comm);

@@ -362,6 +362,15 @@ static void across(const Product *p) {
 /* ---- bf16 without bf16 instructions ---- */
 
 #if defined ACT_BF16
+extern bool cpu_has_bf16(void);
+/* Not whether oneDNN has such products: on a CPU with AVX-512 it emulates them, slower than f32's.
+ */
+bool cpu_has_bf16(void) {
+    dnnl_cpu_isa_t set =
+        dnnl_get_effective_cpu_isa(); /* a set includes those below it, bit by bit */
+    return (set & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
+
 static bool bf16_works(void) {
     static int works = -1;
     if (works < 0) {

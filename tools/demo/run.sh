@@ -41,7 +41,7 @@ if [ $out/shards/done -nt $out/train_seconds ] ||
     ! cat "$config" $model | cmp -s - $out/trained; then
     rm -rf $run $out/train_seconds $out/*.json $out/*.npy $out/*.png
     # as many steps as four minutes of this machine hold: a slower one trains less, not longer
-    rate=$($clipc bench step --model $model --batch-size 256 --caption-tokens 8 --precision amp_bf16 --steps 8 --json |
+    rate=$($clipc bench step --model $model --batch-size 256 --caption-tokens 8 --steps 8 --json |
         sed 's/.*"samples_per_s": *\([0-9.]*\).*/\1/')
     steps=$(echo "$rate" | awk '{n = int($1 * 220 / 256 / 100) * 100; print (n < 300 ? 300 : n > 2400 ? 2400 : n)}')
     echo "$rate samples a second: $steps steps"
