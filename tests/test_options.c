@@ -2,6 +2,7 @@
 #include "tests/support.h"
 #include "train/options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -4,6 +4,7 @@
 #include "data/tensors/pickle.h"
 #include "data/tensors/torchfile.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>

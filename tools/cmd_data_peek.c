@@ -3,6 +3,7 @@
 #include "tools/commands.h"
 #include "tools/common.h"
 
+#include <ctype.h>
 #include <stdio.h>
 
 static DatasetOptions dataset;
