@@ -1,283 +1,27 @@
 #include "train/train.h"
 
-#include "train/ranks/agree.h"
 #include "train/checkpoint.h"
-#include "train/guards.h"
-#include "train/learner.h"
-#include "train/log.h"
 #include "train/memory.h"
-#include "train/plan.h"
 #include "train/record.h"
-#include "train/ranks/votes.h"
+#include "train/run.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
-#include "train/train_sched.h"
-#include "train/validate.h"
 #include "train/ranks/watchdog.h"
-#include "kernels/hash.h"
 #include "data/io/folder.h"
-#include "data/io/lock.h"
 
-#include <math.h>
 #include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 static const TrainOptions *const opt = &train_options;
-static volatile sig_atomic_t stop_signal;
-enum { DATA_GRACE = 10 }; /* seconds that a rank waits for its data after a signal */
+static Run run; /* static, because the program can exit in many places */
 
 /* A second Ctrl-C ends the run without waiting for the step. */
 static void on_signal(int sig) {
-    stop_signal = sig;
+    run.stop_signal = sig;
     if (sig == SIGINT) signal(SIGINT, SIG_DFL);
-}
-
-typedef struct Run {
-    char *dir, *checkpoints; /* run folder and its checkpoints/ */
-    char *resume;            /* checkpoint to resume from, or NULL */
-    ClipConfig config;
-    char *vocab_path;
-    Tokenizer *tokenizer;
-    Dataset *data;
-    DatasetOptions dataset_options;
-    Sampler *sampler;
-    Loader *loader;
-    LoaderOptions loader_options;
-    void *ring; /* of the loader, in a dry run */
-    const Kernels *k;
-    const Comm *comm;
-    Learner learner;
-    Watch watch;
-    Sched sched;
-    TrainLog *log; /* rank 0's; NULL elsewhere */
-    Votes *votes;
-    bool stop, save; /* a rank voted for it: all ranks learn it at the same step */
-    size_t global_batch;
-    uint64_t steps_per_epoch, total_steps;
-    uint64_t data_hash;
-    char *record; /* of this run (record.h); rank 0's */
-    TrainState state;
-    double last_save; /* or when the clock last requested one */
-    uint64_t skipped_in_a_row;
-    Validation *validation; /* NULL: no validation */
-    bool stopped_early;
-} Run;
-
-static bool writes(const Run *r) { return r->comm->rank == 0; }
-
-/* Determines the run's folder and whether it resumes from a checkpoint; creates nothing except the
- * run's lock. */
-static void find_run(Run *r) {
-    if (!opt->train_data && !opt->dry_run)
-        die_usage("clipc train: --train-data is missing (shards, a CSV/TSV or a folder)");
-    if (!opt->model && !opt->pretrained && !opt->resume)
-        die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
-                  "a JSON file)");
-    const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
-    char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
-    r->dir = xasprintf("%s/%s", opt->logs, name);
-    r->checkpoints = xasprintf("%s/checkpoints", r->dir);
-    train_options.name = name; /* recorded, even if the name was generated here */
-    Error err;
-    if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
-    char *record = xasprintf("%s/params.conf", r->dir);
-    bool exists = !access(record, F_OK);
-    free(record);
-    if (opt->resume && !strcmp(opt->resume, "latest"))
-        r->resume = checkpoint_latest(r->checkpoints);
-    else if (opt->resume)
-        r->resume = xstrdup(opt->resume);
-    else if (exists && !opt->dry_run)
-        die("%s: this run exists: give another --name, or --resume latest to go on with it",
-            r->dir);
-    if (opt->resume && !r->resume) {
-        if (!opt->model && !opt->pretrained)
-            die_usage(
-                "clipc train: no checkpoint under %s yet: --model (or --pretrained) is needed",
-                r->checkpoints);
-        log_info("no checkpoint under %s yet: starting afresh", r->checkpoints);
-    }
-}
-
-static void load_config(Run *r) {
-    if (r->resume)
-        clip_config_load(&r->config, r->resume);
-    else
-        pretrained_config(&r->config, opt->pretrained, opt->model);
-    if (opt->siglip && !r->config.has_logit_bias) {
-        r->config.has_logit_bias = true;
-        r->config.init_logit_scale = log(10.0);
-        r->config.init_logit_bias = -10.0;
-    }
-    if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
-}
-
-static size_t epoch_samples(const Run *r) {
-    size_t all = dataset_count(r->data), wanted = (size_t)opt->train_num_samples;
-    if (wanted && opt->dataset_resampled) return wanted;
-    return wanted ? size_min(wanted, all) : all;
-}
-
-static LoaderOptions loader_options(const Run *r, const TrainOptions *o) {
-    size_t steps = r->k->device->asynchronous ? 2 : 1;
-    return (LoaderOptions){
-        .transform = train_data_transform(&r->config),
-        .tokenizer = r->tokenizer,
-        .context = r->config.context_length,
-        .batch_size = (size_t)o->batch_size,
-        .accum = (size_t)o->accum_freq,
-        .rank = r->comm->rank,
-        .ranks = r->comm->size,
-        .workers = (size_t)o->workers,
-        /* on a GPU two steps may be in flight */
-        .ring = steps * (size_t)o->accum_freq + 3,
-        .samples_per_epoch = (size_t)o->train_num_samples,
-        .resampled = o->dataset_resampled,
-        .seed = r->state.seed,
-        .max_bad = o->max_bad,
-        .max_pixels = (size_t)o->max_image_pixels,
-        .alloc = r->k->device->host_alloc,
-        .release = r->k->device->host_release,
-        .interrupted = &stop_signal,
-        /* other ranks would wait for a rank that leaves in the middle of a step */
-        .grace = r->comm->size == 1 ? 0 : DATA_GRACE,
-    };
-}
-
-static void open_data(Run *r) {
-    Error err;
-    comm_rank0_begin(r->comm);
-    const char *from = r->resume ? r->resume : opt->pretrained;
-    if (opt->vocab)
-        r->vocab_path = xstrdup(opt->vocab);
-    else if (from)
-        r->vocab_path = pretrained_vocab(from);
-    if (!r->vocab_path) r->vocab_path = tokenizer_default_path();
-    r->tokenizer = tokenizer_open(r->vocab_path, &err);
-    if (!r->tokenizer) die("%s", err.text);
-    if (r->tokenizer->vocab_size != r->config.vocab_size)
-        die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
-            r->vocab_path, r->tokenizer->vocab_size, r->config.name, r->config.vocab_size);
-
-    char *cache = xasprintf("%s/index", r->dir);
-    r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);
-    if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
-    comm_rank0_end(r->comm);
-    agree_on(r->comm, "vocabulary", tokenizer_identity(r->tokenizer));
-    uint64_t shards = FNV_START;
-    for (size_t i = 0; i <= dataset_shards(r->data); i++) {
-        size_t start = dataset_shard_start(r->data, i);
-        shards = fnv_hash(shards, &start, sizeof start);
-    }
-    agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
-    r->data_hash = shards;
-
-    r->loader_options = loader_options(r, opt);
-    r->global_batch =
-        size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
-    r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
-    if (!r->steps_per_epoch)
-        comm_die(r->comm,
-                 "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
-                 "--batch-size or --accum-freq",
-                 opt->train_data, epoch_samples(r), r->global_batch);
-    if ((size_t)opt->train_num_samples > epoch_samples(r) && writes(r))
-        log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
-                 (long long)opt->train_num_samples, dataset_count(r->data));
-}
-
-/* A run's memory outside its learner and its loader. */
-static void open_rest(Run *r, const Learner *l, bool planning) {
-    TrainView view = {.k = l->k,
-                      .comm = l->comm,
-                      .config = &r->config,
-                      .state = l->state,
-                      .uploads = step_uploads(l->step),
-                      .tokenizer = r->tokenizer,
-                      .batch = (size_t)l->opt->batch_size,
-                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                      .dataset = r->dataset_options,
-                      .planning = planning};
-    r->votes = votes_new(l->k, l->comm);
-    r->validation = validation_open(validators, VALIDATORS, &view);
-}
-
-static void plan_open(void *run, const Learner *l, RunPlan *plan) {
-    Run *r = run;
-    LoaderOptions o = loader_options(r, l->opt);
-    r->ring = o.alloc(loader_ring_bytes(&o));
-    plan_rest(plan, l->k, "batches in flight");
-    open_rest(r, l, true);
-    plan_rest(plan, l->k, "votes, validation");
-    validation_plan(r->validation);
-}
-
-static void close_rest(Run *r) {
-    validation_close(r->validation);
-    votes_free(r->votes);
-}
-
-static void plan_close(void *run) {
-    Run *r = run;
-    close_rest(r);
-    r->k->device->host_release(r->ring);
-}
-
-static DryRun dry_run_of(Run *r, int ranks) {
-    return (DryRun){r->k, &r->config, opt, ranks, plan_open, plan_close, r};
-}
-
-static void build_model(Run *r) {
-    kernel_graphs_on = opt->graphs;
-    DryRun dry = dry_run_of(r, r->comm->size);
-    memory_take(&dry, r->comm);
-    learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
-    learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
-                  (r->total_steps - r->state.step) * r->global_batch);
-    open_rest(r, &r->learner, false);
-    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
-        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
-                  "(--val-data)");
-    if (r->learner.images && !r->learner.teacher)
-        r->loader_options.picture_ok = r->learner.images->ok;
-}
-
-/* A resumed run uses the checkpoint's seed: another one would change order and augmentation in the
- * middle. */
-static void read_position(Run *r) {
-    TrainState s;
-    if (!checkpoint_load_state(r->resume, NULL, &s))
-        die("%s has no train_state.safetensors: use it with --pretrained instead of --resume",
-            r->resume);
-    if (option_find(&train_command, "seed")->given && s.seed != (uint64_t)opt->seed)
-        die("%s was trained with --seed %llu, not %lld", r->resume, (unsigned long long)s.seed,
-            (long long)opt->seed);
-    r->state = s;
-}
-
-/* --precision auto: the precision that the run has had so far, else the one that suits all ranks.
- */
-static void choose_precision(Run *r) {
-    static const char *const words[] = {TRAINING_PRECISIONS(CHOICE_WORD)};
-    const Comm *c = r->comm;
-    Precision own = opt->precision, *all = xcalloc((size_t)c->size, sizeof *all);
-    char *before =
-        comm_string(c, writes(r) && r->resume ? record_option(r->resume, "precision") : NULL);
-    for (size_t i = 0; own == PRECISION_AUTO && before && i < COUNT(words); i++)
-        if (!strcmp(before, words[i])) own = (Precision)i;
-    free(before);
-    own = kernels_precision(opt->device, own);
-    c->gather_bytes(all, &own, sizeof own);
-    for (int i = 0; i < c->size; i++)
-        if (all[i] != own) own = PRECISION_FP32;
-    free(all);
-    r->k = kernels_open_choice(opt->device, own);
-    train_options.precision = own; /* recorded */
 }
 
 static void write_record(const Run *r) {
@@ -287,7 +31,7 @@ static void write_record(const Run *r) {
 }
 
 static void save(Run *r, const char *name) {
-    if (writes(r)) {
+    if (run_writes(r)) {
         checkpoint_save(r->checkpoints, name, r->learner.state, &r->config, &r->state,
                         r->vocab_path);
         checkpoint_prune(r->checkpoints, (size_t)opt->keep_checkpoints);
@@ -325,7 +69,7 @@ static void validate(Run *r) {
     if (m.complete && opt->best_metric && !metrics_find(&m, opt->best_metric))
         comm_die(r->comm, "--best-metric %s: no such metric; the first there is: %s",
                  opt->best_metric, m.count ? m.list[0].name : "none");
-    if (writes(r)) train_log_metrics(r->log, step, &m);
+    if (run_writes(r)) train_log_metrics(r->log, step, &m);
     if (best_update(&r->state.best, &m, opt->best_metric, step) && opt->save_best) save(r, "best");
     r->stopped_early = is_stale(r);
 }
@@ -337,11 +81,11 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
     bool spike = res->loss > limit;
     if (!res->skipped)
         guard_remember(&r->state.recent, res->loss);
-    else if (writes(r) && spike)
+    else if (run_writes(r) && spike)
         log_warn("step %llu: the loss %g is more than --spike-factor %g times the usual: the step "
                  "is left out",
                  (unsigned long long)step, res->loss, opt->spike_factor);
-    else if (writes(r))
+    else if (run_writes(r))
         log_warn("step %llu: the loss or its gradient is not finite (loss %g, gradient norm %g): "
                  "the step is left out",
                  (unsigned long long)step, res->loss, res->grad_norm);
@@ -350,7 +94,7 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
                  "the loss was not finite%s for %llu steps in a row: lower --lr or set "
                  "--grad-clip-norm, then --resume latest",
                  opt->spike_factor > 0 ? " or leapt" : "", (unsigned long long)r->skipped_in_a_row);
-    if (writes(r) && step > (uint64_t)opt->warmup)
+    if (run_writes(r) && step > (uint64_t)opt->warmup)
         watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 
@@ -363,9 +107,9 @@ typedef struct Pending {
 } Pending;
 
 static void cast_votes(Run *r, Pending *p, const LoaderStats *ls) {
-    bool minutes = writes(r) && opt->save_frequency_minutes > 0 &&
+    bool minutes = run_writes(r) && opt->save_frequency_minutes > 0 &&
                    clock_now() - r->last_save > 60 * opt->save_frequency_minutes;
-    double own[VOTES] = {stop_signal != 0, minutes, (double)ls->bad};
+    double own[VOTES] = {r->stop_signal != 0, minutes, (double)ls->bad};
     votes_cast(r->votes, own);
     if (minutes) r->last_save = clock_now();
     p->voted = true;
@@ -408,7 +152,7 @@ static void finish_step(Run *r, Pending *p) {
     m->image_cosine = res.image_cosine;
     m->text_cosine = res.text_cosine;
     check_step(r, &res, m->step, p->limit);
-    if (writes(r)) train_log_step(r->log, m);
+    if (run_writes(r)) train_log_step(r->log, m);
 }
 
 static bool start_step(Run *r, Pending *p) {
@@ -482,7 +226,7 @@ static bool run_steps(Run *r) {
 }
 
 static void describe(const Run *r) {
-    size_t used = r->steps_per_epoch * r->global_batch, samples = epoch_samples(r);
+    size_t used = r->steps_per_epoch * r->global_batch, samples = run_epoch_samples(r);
     log_info("model %s: %zu parameters; %s", r->config.name, params_elements(r->learner.params),
              r->k->name);
     if (r->comm->size > 1)
@@ -497,45 +241,9 @@ static void describe(const Run *r) {
         log_info("  %zu samples are left over and not used in an epoch", samples - used);
 }
 
-/* Before any computation: rank 0 determines the state of the run and sends it to all. */
-static void start_run(Run *r) {
-    NamedHash *hashes = options_hashes(&train_command);
-    agree_on_start(r->comm, hashes, train_command.count);
-    free(hashes);
-    r->state.seed = (uint64_t)opt->seed;
-    comm_rank0_begin(r->comm);
-    if (writes(r)) find_run(r);
-    if (writes(r) && r->resume) read_position(r);
-    comm_rank0_end(r->comm);
-    r->dir = comm_string(r->comm, r->dir);
-    r->checkpoints = comm_string(r->comm, r->checkpoints);
-    r->resume = comm_string(r->comm, r->resume);
-    r->comm->broadcast_bytes(&r->state, sizeof r->state, 0);
-    choose_precision(r);
-    comm_rank0_begin(r->comm);
-    load_config(r);
-    comm_rank0_end(r->comm);
-    learner_check_options(&r->config);
-    char *json = clip_config_to_json(&r->config);
-    agree_on(r->comm, "model configuration", fnv_hash(FNV_START, json, strlen(json)));
-    free(json);
-}
-
-static void dry_run(Run *r) {
-    int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
-    DryRun dry = dry_run_of(r, ranks);
-    comm_rank0_begin(r->comm);
-    if (writes(r)) {
-        RunPlan plan;
-        memory_plan(&dry, &plan);
-        plan_print(&plan, r->k, &r->config, opt, ranks);
-    }
-    comm_rank0_end(r->comm);
-}
-
 static void make_run_folder(Run *r) {
     comm_rank0_begin(r->comm);
-    if (writes(r)) {
+    if (run_writes(r)) {
         folder_make_or_die(r->checkpoints);
         write_record(r);
         r->log =
@@ -556,9 +264,9 @@ static void say_end(const Run *r, bool stopped) {
     else if (stopped)
         log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
                  "%s/params.conf --name %s --resume latest",
-                 stop_signal == SIGINT    ? "SIGINT"
-                 : stop_signal == SIGTERM ? "SIGTERM"
-                                          : "a signal to another rank",
+                 r->stop_signal == SIGINT    ? "SIGINT"
+                 : r->stop_signal == SIGTERM ? "SIGTERM"
+                                             : "a signal to another rank",
                  (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1);
     else
         log_info("done: %s", r->checkpoints);
@@ -572,13 +280,13 @@ static void train(Run *r) {
             "of %zu: choose --batch-size and --accum-freq so that it is, as the run before did",
             r->resume, (unsigned long long)r->state.position, r->global_batch);
     train_data_check_ranks(r->data, r->comm, r->resume, r->state.ranks);
-    build_model(r);
+    run_build_model(r);
     r->state.ranks = (uint64_t)r->comm->size;
     r->state.record = r->record;
     make_run_folder(r);
     describe(r);
     Error err;
-    r->sampler = train_data_order(r->data, r->state.seed, epoch_samples(r), &err);
+    r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
     if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
@@ -595,24 +303,23 @@ static void train(Run *r) {
         exit(EXIT_OK);
     }
     sampler_free(r->sampler);
-    close_rest(r);
+    run_close_rest(r);
     learner_close(&r->learner);
 }
 
 int train_main(void) {
-    static Run run; /* static, because the program can exit in many places */
     Run *r = &run;
     r->k = kernels_open_choice(opt->device, opt->precision);
     r->comm = comm_open(&opt->comm, r->k);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    start_run(r);
+    run_start(r);
     if (opt->dry_run) {
-        dry_run(r);
+        run_plan(r);
         r->comm->close();
         return EXIT_OK;
     }
-    open_data(r);
+    run_open_data(r);
     r->sched = train_sched(&r->state, r->steps_per_epoch, r->global_batch);
     r->total_steps = r->sched.total + (uint64_t)r->sched.shift;
     r->record = record_begin(

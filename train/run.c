@@ -1,0 +1,264 @@
+#include "train/run.h"
+
+#include "train/checkpoint.h"
+#include "train/memory.h"
+#include "train/plan.h"
+#include "train/record.h"
+#include "train/ranks/agree.h"
+#include "train/train_data.h"
+#include "train/train_options.h"
+#include "kernels/hash.h"
+#include "data/io/lock.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const TrainOptions *const opt = &train_options;
+enum { DATA_GRACE = 10 }; /* seconds that a rank waits for its data after a signal */
+
+/* Determines the run's folder and whether it resumes from a checkpoint; creates nothing except the
+ * run's lock. */
+static void find_run(Run *r) {
+    if (!opt->train_data && !opt->dry_run)
+        die_usage("clipc train: --train-data is missing (shards, a CSV/TSV or a folder)");
+    if (!opt->model && !opt->pretrained && !opt->resume)
+        die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
+                  "a JSON file)");
+    const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
+    char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
+    r->dir = xasprintf("%s/%s", opt->logs, name);
+    r->checkpoints = xasprintf("%s/checkpoints", r->dir);
+    train_options.name = name; /* recorded, even if the name was generated here */
+    Error err;
+    if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
+    char *record = xasprintf("%s/params.conf", r->dir);
+    bool exists = !access(record, F_OK);
+    free(record);
+    if (opt->resume && !strcmp(opt->resume, "latest"))
+        r->resume = checkpoint_latest(r->checkpoints);
+    else if (opt->resume)
+        r->resume = xstrdup(opt->resume);
+    else if (exists && !opt->dry_run)
+        die("%s: this run exists: give another --name, or --resume latest to go on with it",
+            r->dir);
+    if (opt->resume && !r->resume) {
+        if (!opt->model && !opt->pretrained)
+            die_usage(
+                "clipc train: no checkpoint under %s yet: --model (or --pretrained) is needed",
+                r->checkpoints);
+        log_info("no checkpoint under %s yet: starting afresh", r->checkpoints);
+    }
+}
+
+static void load_config(Run *r) {
+    if (r->resume)
+        clip_config_load(&r->config, r->resume);
+    else
+        pretrained_config(&r->config, opt->pretrained, opt->model);
+    if (opt->siglip && !r->config.has_logit_bias) {
+        r->config.has_logit_bias = true;
+        r->config.init_logit_scale = log(10.0);
+        r->config.init_logit_bias = -10.0;
+    }
+    if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
+}
+
+size_t run_epoch_samples(const Run *r) {
+    size_t all = dataset_count(r->data), wanted = (size_t)opt->train_num_samples;
+    if (wanted && opt->dataset_resampled) return wanted;
+    return wanted ? size_min(wanted, all) : all;
+}
+
+static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
+    size_t steps = r->k->device->asynchronous ? 2 : 1;
+    return (LoaderOptions){
+        .transform = train_data_transform(&r->config),
+        .tokenizer = r->tokenizer,
+        .context = r->config.context_length,
+        .batch_size = (size_t)o->batch_size,
+        .accum = (size_t)o->accum_freq,
+        .rank = r->comm->rank,
+        .ranks = r->comm->size,
+        .workers = (size_t)o->workers,
+        /* on a GPU two steps may be in flight */
+        .ring = steps * (size_t)o->accum_freq + 3,
+        .samples_per_epoch = (size_t)o->train_num_samples,
+        .resampled = o->dataset_resampled,
+        .seed = r->state.seed,
+        .max_bad = o->max_bad,
+        .max_pixels = (size_t)o->max_image_pixels,
+        .alloc = r->k->device->host_alloc,
+        .release = r->k->device->host_release,
+        .interrupted = &r->stop_signal,
+        /* other ranks would wait for a rank that leaves in the middle of a step */
+        .grace = r->comm->size == 1 ? 0 : DATA_GRACE,
+    };
+}
+
+void run_open_data(Run *r) {
+    Error err;
+    comm_rank0_begin(r->comm);
+    const char *from = r->resume ? r->resume : opt->pretrained;
+    if (opt->vocab)
+        r->vocab_path = xstrdup(opt->vocab);
+    else if (from)
+        r->vocab_path = pretrained_vocab(from);
+    if (!r->vocab_path) r->vocab_path = tokenizer_default_path();
+    r->tokenizer = tokenizer_open(r->vocab_path, &err);
+    if (!r->tokenizer) die("%s", err.text);
+    if (r->tokenizer->vocab_size != r->config.vocab_size)
+        die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
+            r->vocab_path, r->tokenizer->vocab_size, r->config.name, r->config.vocab_size);
+
+    char *cache = xasprintf("%s/index", r->dir);
+    r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);
+    if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
+    comm_rank0_end(r->comm);
+    agree_on(r->comm, "vocabulary", tokenizer_identity(r->tokenizer));
+    uint64_t shards = FNV_START;
+    for (size_t i = 0; i <= dataset_shards(r->data); i++) {
+        size_t start = dataset_shard_start(r->data, i);
+        shards = fnv_hash(shards, &start, sizeof start);
+    }
+    agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
+    r->data_hash = shards;
+
+    r->loader_options = loader_options(r, opt);
+    r->global_batch =
+        size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
+    r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
+    if (!r->steps_per_epoch)
+        comm_die(r->comm,
+                 "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
+                 "--batch-size or --accum-freq",
+                 opt->train_data, run_epoch_samples(r), r->global_batch);
+    if ((size_t)opt->train_num_samples > run_epoch_samples(r) && run_writes(r))
+        log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
+                 (long long)opt->train_num_samples, dataset_count(r->data));
+}
+
+/* A run's memory outside its learner and its loader. */
+static void open_rest(Run *r, const Learner *l, bool planning) {
+    TrainView view = {.k = l->k,
+                      .comm = l->comm,
+                      .config = &r->config,
+                      .state = l->state,
+                      .uploads = step_uploads(l->step),
+                      .tokenizer = r->tokenizer,
+                      .batch = (size_t)l->opt->batch_size,
+                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                      .dataset = r->dataset_options,
+                      .planning = planning};
+    r->votes = votes_new(l->k, l->comm);
+    r->validation = validation_open(validators, VALIDATORS, &view);
+}
+
+static void plan_open(void *run, const Learner *l, RunPlan *plan) {
+    Run *r = run;
+    LoaderOptions o = loader_options(r, l->opt);
+    r->ring = o.alloc(loader_ring_bytes(&o));
+    plan_rest(plan, l->k, "batches in flight");
+    open_rest(r, l, true);
+    plan_rest(plan, l->k, "votes, validation");
+    validation_plan(r->validation);
+}
+
+void run_close_rest(Run *r) {
+    validation_close(r->validation);
+    votes_free(r->votes);
+}
+
+static void plan_close(void *run) {
+    Run *r = run;
+    run_close_rest(r);
+    r->k->device->host_release(r->ring);
+}
+
+static DryRun dry_run_of(Run *r, int ranks) {
+    return (DryRun){r->k, &r->config, opt, ranks, plan_open, plan_close, r};
+}
+
+void run_build_model(Run *r) {
+    kernel_graphs_on = opt->graphs;
+    DryRun dry = dry_run_of(r, r->comm->size);
+    memory_take(&dry, r->comm);
+    learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
+    learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
+                  (r->total_steps - r->state.step) * r->global_batch);
+    open_rest(r, &r->learner, false);
+    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
+        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
+                  "(--val-data)");
+    if (r->learner.images && !r->learner.teacher)
+        r->loader_options.picture_ok = r->learner.images->ok;
+}
+
+/* A resumed run uses the checkpoint's seed: another one would change order and augmentation in the
+ * middle. */
+static void read_position(Run *r) {
+    TrainState s;
+    if (!checkpoint_load_state(r->resume, NULL, &s))
+        die("%s has no train_state.safetensors: use it with --pretrained instead of --resume",
+            r->resume);
+    if (option_find(&train_command, "seed")->given && s.seed != (uint64_t)opt->seed)
+        die("%s was trained with --seed %llu, not %lld", r->resume, (unsigned long long)s.seed,
+            (long long)opt->seed);
+    r->state = s;
+}
+
+/* --precision auto: the precision that the run has had so far, else the one that suits all ranks.
+ */
+static void choose_precision(Run *r) {
+    static const char *const words[] = {TRAINING_PRECISIONS(CHOICE_WORD)};
+    const Comm *c = r->comm;
+    Precision own = opt->precision, *all = xcalloc((size_t)c->size, sizeof *all);
+    char *before =
+        comm_string(c, run_writes(r) && r->resume ? record_option(r->resume, "precision") : NULL);
+    for (size_t i = 0; own == PRECISION_AUTO && before && i < COUNT(words); i++)
+        if (!strcmp(before, words[i])) own = (Precision)i;
+    free(before);
+    own = kernels_precision(opt->device, own);
+    c->gather_bytes(all, &own, sizeof own);
+    for (int i = 0; i < c->size; i++)
+        if (all[i] != own) own = PRECISION_FP32;
+    free(all);
+    r->k = kernels_open_choice(opt->device, own);
+    train_options.precision = own; /* recorded */
+}
+
+void run_start(Run *r) {
+    NamedHash *hashes = options_hashes(&train_command);
+    agree_on_start(r->comm, hashes, train_command.count);
+    free(hashes);
+    r->state.seed = (uint64_t)opt->seed;
+    comm_rank0_begin(r->comm);
+    if (run_writes(r)) find_run(r);
+    if (run_writes(r) && r->resume) read_position(r);
+    comm_rank0_end(r->comm);
+    r->dir = comm_string(r->comm, r->dir);
+    r->checkpoints = comm_string(r->comm, r->checkpoints);
+    r->resume = comm_string(r->comm, r->resume);
+    r->comm->broadcast_bytes(&r->state, sizeof r->state, 0);
+    choose_precision(r);
+    comm_rank0_begin(r->comm);
+    load_config(r);
+    comm_rank0_end(r->comm);
+    learner_check_options(&r->config);
+    char *json = clip_config_to_json(&r->config);
+    agree_on(r->comm, "model configuration", fnv_hash(FNV_START, json, strlen(json)));
+    free(json);
+}
+
+void run_plan(Run *r) {
+    int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
+    DryRun dry = dry_run_of(r, ranks);
+    comm_rank0_begin(r->comm);
+    if (run_writes(r)) {
+        RunPlan plan;
+        memory_plan(&dry, &plan);
+        plan_print(&plan, r->k, &r->config, opt, ranks);
+    }
+    comm_rank0_end(r->comm);
+}
