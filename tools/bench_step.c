@@ -119,23 +119,23 @@ static json_t *kernels_json(void) {
     return o;
 }
 
-typedef struct Run {
+typedef struct Timing {
     Step *step;
     Batch **batches;
     uint64_t t;
     size_t n;
     double *seconds; /* [n] */
     double loss;
-} Run;
+} Timing;
 
 static const double lr = 5e-4;
 
-static void warm_up(Run *r) {
+static void warm_up(Timing *r) {
     for (int64_t i = 0; i < warmup; i++) step_run(r->step, r->batches, lr, ++r->t);
 }
 
 /* As in training: a step is enqueued before the previous one's results are read. */
-static void run_steps(Run *r) {
+static void run_steps(Timing *r) {
     step_start(r->step, r->batches, lr, ++r->t);
     for (size_t i = 0; i < r->n; i++) {
         double t0 = clock_now();
@@ -147,7 +147,7 @@ static void run_steps(Run *r) {
 }
 
 /* One by one, kernel by kernel; seconds of all of them. */
-static double run_observed(Run *r, bool record) {
+static double run_observed(Timing *r, bool record) {
     double total = 0;
     for (size_t i = 0; i < r->n; i++) {
         double t0 = clock_now();
@@ -186,7 +186,7 @@ int bench_step(int argc, char **argv) {
         step_new(k, comm_self(k), m, state, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
     Batch **batches = xcalloc(A, sizeof *batches);
     for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
-    Run r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
+    Timing r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
     warm_up(&r);
     if (k->device->asynchronous) run_steps(&r); /* timing a GPU's kernels slows the steps down */
     kernel_stats_on = true;
