@@ -53,6 +53,20 @@ static uint32_t weights_crc(const Encoder *e) {
     return crc;
 }
 
+static char *tower_form(const TowerConfig *t) {
+    return xasprintf("%d %a %d %d %d", t->activation, t->eps, t->causal, t->pool,
+                     t->norm_after_pool);
+}
+
+/* What tensors do not show of a tower; CLIP's adds nothing. */
+static uint32_t tower_crc(uint32_t crc, const TowerConfig *t, const TowerConfig *clip) {
+    char *form = tower_form(t), *of_clip = tower_form(clip);
+    if (strcmp(form, of_clip)) crc = crc32c(crc, form, strlen(form));
+    free(form);
+    free(of_clip);
+    return crc;
+}
+
 /* Checksum of architecture and preprocessing. */
 static uint32_t form_crc(const ClipConfig *c) {
     const Transform *t = &c->eval_transform;
@@ -64,7 +78,11 @@ static uint32_t form_crc(const ClipConfig *c) {
                   t->mean[2], t->std[0], t->std[1], t->std[2]);
     uint32_t crc = crc32c(0, form, strlen(form));
     free(form);
-    return crc;
+    TowerConfig image = clip_image_tower(0, 0, 0, 0), text = clip_text_tower(0, 0, 0, 0);
+    image.pool = c->image.pool; /* above */
+    image.norm_after_pool = c->image.norm_after_pool;
+    image.activation = text.activation = c->image.activation;
+    return tower_crc(tower_crc(crc, &c->image, &image), &c->text, &text);
 }
 
 const char *encoder_identity(Encoder *e) {

@@ -118,12 +118,12 @@ typedef struct Kernels {
                                const act *q, const act *kv, const int32_t *start, size_t B,
                                size_t rows, size_t H, size_t D);
 
-    /* ---- norm ---- (LayerNorm, eps 1e-5, biased variance; w, b [C]) */
+    /* ---- norm ---- (LayerNorm, biased variance, rstd = 1/√(variance + eps); w, b [C]) */
     /* y[rows,C] = (x-mean)·rstd·w + b; mean, rstd [rows]. If r is not NULL, sum[rows,C] = x + r is
      * written (rounded to act) and normalised instead of x; sum may be x. If r is NULL, sum is
      * unused. */
     void (*layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
-                          const acc *w, const acc *b, size_t rows, size_t C);
+                          const acc *w, const acc *b, size_t rows, size_t C, double eps);
     /* dx = (dres unless NULL) + LayerNorm'(dy); dw, db are added to. x is the normalised input
      * (sum, if r was given). If y is not NULL, the forward's output is recomputed into it. dx may
      * be dres or dy. */

@@ -36,6 +36,16 @@ ClipConfig odd_config(void) {
                      clip_text_tower(72, 2, 3, 190));
 }
 
+ClipConfig tiny_config(void) {
+    ClipConfig c = odd_config();
+    c.image = clip_image_tower(24, 2, 2, 40);
+    c.text = clip_text_tower(18, 2, 3, 31);
+    c.image_size = 12;
+    c.patch_size = 4;
+    c.embed_dim = 7;
+    return c;
+}
+
 double golden_value(uint32_t k, uint32_t i) {
     uint32_t h = i * 2654435761u ^ (k + 1) * 2246822519u;
     h ^= h >> 15;
@@ -328,4 +338,22 @@ double step_optim(const Kernels *k, Optim *o, double lr, uint64_t t) {
     k->device->sync();
     k->acc_get(&squares, optim_squares(o), 1);
     return sqrt(squares);
+}
+
+void assert_models_agree(TestModel *a, TestModel *b, const TestBatch *batch, RunHow how_a,
+                         RunHow how_b, double tolerance) {
+    double x = model_gradients(a, batch, how_a), y = model_gradients(b, batch, how_b);
+    const char *where = "";
+    double worst = worst_gradient(a, b, &where);
+    if (!(fabs(x - y) <= tolerance * fabs(y))) fail_msg("%s: loss %.17g, %.17g", a->k->name, x, y);
+    if (!(worst <= tolerance)) fail_msg("%s: gradient of %s: %.3g", a->k->name, where, worst);
+}
+
+const Kernels *model_backend(size_t i) {
+    static const struct {
+        const char *name;
+        Precision precision;
+    } all[] = {
+        {"ref", PRECISION_FP32}, {TEST_DEVICE, PRECISION_FP32}, {TEST_DEVICE, PRECISION_AMP_BF16}};
+    return i < COUNT(all) ? kernels_open(all[i].name, all[i].precision) : NULL;
 }

@@ -10,6 +10,8 @@
 /* Embedding 32; image 32, patch 8, width 64, 2 layers, 2 heads; context 16, vocabulary 64, width
  * 64, 2 heads, 2 layers. */
 ClipConfig golden_config(void);
+/* Small enough for hundreds of forwards in `ref`. */
+ClipConfig tiny_config(void);
 /* Odd sizes: heads of 80 (image) and 24 (text), mlp not 4·width, embedding 29. */
 ClipConfig odd_config(void);
 
@@ -78,4 +80,9 @@ double l2(const double *a, size_t n);
 double worst_gradient(const TestModel *a, const TestModel *b, const char **where);
 /* One step of the optimiser, done on return: the gradients' norm before clipping. */
 double step_optim(const Kernels *k, Optim *o, double lr, uint64_t t);
+/* Fails unless loss and gradients of two models agree within the tolerance (0: to the bit). */
+void assert_models_agree(TestModel *a, TestModel *b, const TestBatch *batch, RunHow how_a,
+                         RunHow how_b, double tolerance);
+/* ref, then the tested device in fp32 and in amp_bf16; NULL: no more. */
+const Kernels *model_backend(size_t i);
 #endif

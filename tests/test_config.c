@@ -109,6 +109,9 @@ static void test_refused(void **state) {
         {"\"vision_cfg\": {", "\"qk_norm\": true, ", "vision_cfg.qk_norm"},
         {"\"vision_cfg\": {", "\"depth\": 3, ", "vision_cfg.depth"},
         {"\"vision_cfg\": {", "\"mlp_ratio\": -1, ", "vision_cfg.mlp_ratio"},
+        {"\"vision_cfg\": {", "\"norm_kwargs\": {\"eps\": 0}, ", "vision_cfg.norm_kwargs.eps"},
+        {"\"text_cfg\": {", "\"norm_kwargs\": {\"bias\": 1}, ", "text_cfg.norm_kwargs.bias"},
+        {"\"text_cfg\": {", "\"norm_kwargs\": 1e-6, ", "text_cfg.norm_kwargs: expected an object"},
         {"\"vision_cfg\": {", "\"pool_type\": \"map\", ", "vision_cfg.pool_type"},
         {"\"text_cfg\": {", "\"hf_model_name\": \"roberta\", ", "text_cfg.hf_model_name"},
         {"\"text_cfg\": {", "\"no_causal_mask\": true, ", "text_cfg.no_causal_mask"},
@@ -211,6 +214,28 @@ static void test_written_back(void **state) {
     parse_bad(json, "preprocess_cfg.std");
 }
 
+/* A description that differs from CLIP's wherever the schema lets it, and again from what is
+ * written back. */
+static void test_described(void **state) {
+    (void)state;
+    static const char json[] =
+        "{\"embed_dim\": 32, \"vision_cfg\": {\"norm_kwargs\": {\"eps\": 1e-6}, "
+        "\"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
+        "\"text_cfg\": {\"norm_kwargs\": {\"eps\": 2e-6}}}";
+    ClipConfig c[2];
+    parse_good(&c[0], json);
+    char *text = clip_config_to_json(&c[0]);
+    parse_good(&c[1], text);
+    for (int i = 0; i < 2; i++) {
+        const TowerConfig *image = &c[i].image, *words = &c[i].text;
+        assert_true(image->eps == 1e-6 && words->eps == 2e-6);
+        assert_int_equal(image->pool, POOL_MEAN);
+        assert_true(image->norm_after_pool);
+        clip_config_free(&c[i]);
+    }
+    free(text);
+}
+
 static void test_every_truncation(void **state) {
     (void)state;
     for (size_t n = 0; n < sizeof plain - 1; n++) {
@@ -222,9 +247,10 @@ static void test_every_truncation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),       cmocka_unit_test(test_shipped_models),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_harmless),
-        cmocka_unit_test(test_written_back), cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_values),           cmocka_unit_test(test_shipped_models),
+        cmocka_unit_test(test_refused),          cmocka_unit_test(test_harmless),
+        cmocka_unit_test(test_written_back),     cmocka_unit_test(test_described),
+        cmocka_unit_test(test_every_truncation),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

@@ -147,7 +147,7 @@ static void test_activation_is_watched(void **state) {
 
 static void test_hf_config(void **state) {
     (void)state;
-    static const char good[] = HF("", "", ", \"eos_token_id\": 2");
+    static const char good[] = HF("", "", ", \"eos_token_id\": 2, \"layer_norm_eps\": 1e-6");
     ClipConfig c;
     Error err;
     if (!clip_config_parse(&c, "hf", good, strlen(good), &err)) fail_msg("%s", err.text);
@@ -156,6 +156,7 @@ static void test_hf_config(void **state) {
     assert_int_equal(c.image.mlp, 385);                          /* no multiple of the width */
     assert_int_equal(c.image.layers, 12);
     assert_int_equal(c.image.heads, 1);
+    assert_true(c.image.eps == 1e-5 && c.text.eps == 1e-6);
     assert_int_equal(c.text.heads, 4);
     assert_int_equal(c.text.layers, 3);
     assert_int_equal(c.context_length, 77);
@@ -205,7 +206,8 @@ static void test_hf_config_refused(void **state) {
         {"{\"model_type\": \"siglip\"}", "config.model_type"},
         {HF("", ", \"hidden_act\": \"gelu\"", ""), "both towers"},
         {HF("", ", \"hidden_act\": \"relu\"", ""), "vision_config.hidden_act"},
-        {HF("", ", \"layer_norm_eps\": 1e-6", ""), "vision_config.layer_norm_eps"},
+        {HF("", ", \"layer_norm_eps\": \"small\"", ""), "vision_config.layer_norm_eps"},
+        {HF("", ", \"layer_norm_eps\": -1", ""), "vision_cfg.norm_kwargs.eps"},
         {HF("", ", \"num_channels\": 1", ""), "num_channels"},
         {HF("", "", ", \"eos_token_id\": 7"), "text_config.eos_token_id"},
         {HF("", "", ", \"vocab_size\": -1"), "text_config.vocab_size"},

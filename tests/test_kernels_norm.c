@@ -10,9 +10,11 @@ static const size_t shapes[][2] = {{0, 8},  {1, 1},   {2, 1},    {1, 2},   {3, 7
 
 /* x = offset + [-scale, scale). */
 typedef struct Input {
-    double offset, scale;
+    double offset, scale, eps;
 } Input;
-static const Input inputs[] = {{0, 1}, {0, 1e-3}, {0, 300}, {16, 1}};
+static const Input inputs[] = {{0, 1, 1e-5},  {0, 1e-3, 1e-5}, {0, 300, 1e-5},
+                               {16, 1, 1e-5}, {0, 1e-3, 1e-6}, {0, 1, 0.1}};
+#define EPS 1e-5 /* CLIP's */
 
 static Buf *shifted_act(size_t n, Input in) {
     Buf *x = act_in(n, in.scale);
@@ -39,7 +41,7 @@ static void layernorm_fwd(void **state) {
         Input in = inputs[i / COUNT(shapes)];
         Buf *y = act_out(rows * C), *mean = acc_out(rows), *rstd = acc_out(rows);
         Buf *x = shifted_act(rows * C, in), *w = acc_in(C, 2), *b = acc_in(C, 1);
-        RUN(layernorm_fwd, A(y), F(mean), F(rstd), NULL, A(x), NULL, F(w), F(b), rows, C);
+        RUN(layernorm_fwd, A(y), F(mean), F(rstd), NULL, A(x), NULL, F(w), F(b), rows, C, in.eps);
         mean->size = 0.3 * in.scale;
         y->size = 1;
         check(y, 2, terms_of(C, x, rstd));
@@ -65,7 +67,8 @@ static void layernorm_fwd_residual(void **state) {
             Buf *r = act_in(rows * C, 1), *w = acc_in(C, 2), *b = acc_in(C, 1);
             make_coarse(x);
             make_coarse(r);
-            RUN(layernorm_fwd, A(y), F(mean), F(rstd), A(sum), A(x), A(r), F(w), F(b), rows, C);
+            RUN(layernorm_fwd, A(y), F(mean), F(rstd), A(sum), A(x), A(r), F(w), F(b), rows, C,
+                EPS);
             check_exact(sum);
             mean->size = 0.3;
             y->size = 1;
@@ -89,8 +92,8 @@ static void layernorm_fwd_rounds_sum_first(void **state) {
     test_act_set(backend, in[0], x, N);
     test_act_set(backend, in[1], r, N);
     backend->acc_set(w, x, C);
-    backend->layernorm_fwd(y, stats[0], stats[1], s, in[0], in[1], w, w, ROWS, C);
-    backend->layernorm_fwd(y, stats[2], stats[3], NULL, s, NULL, w, w, ROWS, C);
+    backend->layernorm_fwd(y, stats[0], stats[1], s, in[0], in[1], w, w, ROWS, C, EPS);
+    backend->layernorm_fwd(y, stats[2], stats[3], NULL, s, NULL, w, w, ROWS, C, EPS);
     for (int i = 0; i < 4; i++) backend->acc_get(got[i], stats[i], ROWS);
     assert_true(test_error_max(got[0], got[2], ROWS) <= 1e-5);
     assert_true(test_error_max(got[1], got[3], ROWS) <= 1e-5);
@@ -115,7 +118,7 @@ static void compare_layernorm_bwd(size_t rows, size_t C, Sharing sharing, bool r
                                   bool again) {
     Buf *y = act_out(rows * C), *mean = acc_out(rows), *rstd = acc_out(rows);
     Buf *x = act_in(rows * C, 1), *w = acc_in(C, 2), *b = acc_in(C, 1);
-    RUN(layernorm_fwd, A(y), F(mean), F(rstd), NULL, A(x), NULL, F(w), F(b), rows, C);
+    RUN(layernorm_fwd, A(y), F(mean), F(rstd), NULL, A(x), NULL, F(w), F(b), rows, C, EPS);
     y->size = 1;
     check(y, 2, terms_of(C, x, rstd));
     becomes_input(mean);
@@ -203,7 +206,7 @@ typedef struct Norm {
 static double layernorm_loss(void *ctx) {
     Norm *n = ctx;
     ref->layernorm_fwd((act *)n->y, (acc *)n->mean, (acc *)n->rstd, (act *)n->sum, (act *)n->x,
-                       (act *)n->r, (acc *)n->w, (acc *)n->b, ROWS, WIDTH);
+                       (act *)n->r, (acc *)n->w, (acc *)n->b, ROWS, WIDTH, EPS);
     return test_dot(n->dy, n->y, ALL) + test_dot(n->dsum, n->sum, ALL);
 }
 
@@ -237,9 +240,9 @@ static void ref_by_hand(void **state) {
     (void)state;
     double x[2] = {1, 3}, w[2] = {2, 10}, b[2] = {0, 1}, y[2], mean, rstd;
     ref->layernorm_fwd((act *)y, (acc *)&mean, (acc *)&rstd, NULL, (act *)x, NULL, (acc *)w,
-                       (acc *)b, 1, 2);
+                       (acc *)b, 1, 2, 0.25);
     assert_near(mean, 2, 0);
-    assert_near(rstd, 1 / sqrt(1 + 1e-5), 1e-15);
+    assert_near(rstd, 1 / sqrt(1 + 0.25), 1e-15);
     assert_near(y[0], -2 * rstd, 1e-15);
     assert_near(y[1], 10 * rstd + 1, 1e-14);
 }

@@ -88,7 +88,7 @@ static void run_tower(const void *tower) {
     const BenchTower *t = tower;
     const Kernels *k = t->k;
     size_t R = t->rows, C = t->C, M = t->M;
-    k->layernorm_fwd(t->y, t->mean, t->rstd, t->z, t->x, t->y, t->b, t->b, R, C);
+    k->layernorm_fwd(t->y, t->mean, t->rstd, t->z, t->x, t->y, t->b, t->b, R, C, 1e-5);
     k->layernorm_bwd(t->y, t->dw, t->db, t->z, t->y, t->x, t->x, t->mean, t->rstd, t->b, t->b, R,
                      C);
     k->linear_fwd(t->y, t->x, t->w, t->x, R, C, C);

@@ -3,14 +3,13 @@
 
 #include <math.h>
 
-#define LN_EPS 1e-5f
 /* Partial sums of dw, db: their largest number, and the fewest rows of each. */
 #define LN_CHUNKS 128
 #define LN_CHUNK_ROWS 16
 
 /* One row; sum may be NULL if r is. */
 static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
-                          const acc *w, const acc *b, size_t C) {
+                          const acc *w, const acc *b, size_t C, float eps) {
     vf s = vzero(), q = vzero();
     if (r) {
         for (size_t c = 0; c < C; c += VW) {
@@ -33,7 +32,7 @@ static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, 
         if (C - c < VW) d = vselect(vfirst(C - c), d, vzero());
         q = vfma(d, d, q);
     }
-    float rs = 1.0f / sqrtf(vsum(q) / (float)C + LN_EPS);
+    float rs = 1.0f / sqrtf(vsum(q) / (float)C + eps);
     vf vrs = vset(rs);
     for (size_t c = 0; c < C; c += VW) {
         ahead_to_write(y + c);
@@ -45,12 +44,12 @@ static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, 
 }
 
 void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
-                       const acc *w, const acc *b, size_t rows, size_t C) {
+                       const acc *w, const acc *b, size_t rows, size_t C, double eps) {
     KERNEL_TIMER(layernorm_fwd, 8 * rows * C, rows * C * sizeof(act) * (r ? 4 : 2));
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL_BELOW)
     for (size_t i = 0; i < rows; i++)
         layernorm_row(y + i * C, mean + i, rstd + i, r ? sum + i * C : NULL, x + i * C,
-                      r ? r + i * C : NULL, w, b, C);
+                      r ? r + i * C : NULL, w, b, C, (float)eps);
 }
 
 /* One row; dw, db [C] are this chunk's partial sums. */

@@ -1,7 +1,6 @@
 /* cuda/norm: LayerNorm and L2 normalisation. */
 #include "kernels/cuda/cuda.cuh"
 
-#define LAYERNORM_EPS 1e-5f
 #define L2NORM_MIN 1e-12f
 
 /* A row belongs to a team: a warp if PIECES pieces of VW columns for each lane hold it, else a
@@ -17,7 +16,7 @@ template <int TEAM> __device__ static inline float team_sum(float x, float *shar
 template <int TEAM>
 __global__ static void __launch_bounds__(BLOCK)
     layernorm_fwd(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r, const acc *w,
-                  const acc *b, size_t rows, size_t C, bool wide) {
+                  const acc *b, size_t rows, size_t C, float eps, bool wide) {
     __shared__ float shared[2][BLOCK / WARP];
     size_t row = thread_index() / TEAM;
     if (TEAM == WARP && row >= rows) return;
@@ -47,7 +46,7 @@ __global__ static void __launch_bounds__(BLOCK)
         for (int j = 0; j < VW; j++)
             if (c + j < C) var += (v[i][j] - m) * (v[i][j] - m);
     }
-    float rs = rsqrtf(team_sum<TEAM>(var, shared[1]) / (float)C + LAYERNORM_EPS);
+    float rs = rsqrtf(team_sum<TEAM>(var, shared[1]) / (float)C + eps);
     if (lane == 0) {
         mean[row].v = m;
         rstd[row].v = rs;
@@ -66,16 +65,17 @@ __global__ static void __launch_bounds__(BLOCK)
 }
 
 void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
-                       const acc *w, const acc *b, size_t rows, size_t C) {
+                       const acc *w, const acc *b, size_t rows, size_t C, double eps) {
     GPU_TIMER(layernorm_fwd, 8 * rows * C, rows * C * (r ? 4 : 2) * sizeof(act));
     assert(C <= BLOCK_COLUMNS);
     bool wide = C % VW == 0 && aligned16(y) && aligned16(x) && aligned16(w) && aligned16(b) &&
                 (!r || (aligned16(r) && aligned16(sum)));
     if (C <= WARP_COLUMNS)
         LAUNCH(layernorm_fwd<WARP>, div_up(rows, BLOCK / WARP), BLOCK, 0, y, mean, rstd, sum, x, r,
-               w, b, rows, C, wide);
+               w, b, rows, C, (float)eps, wide);
     else
-        LAUNCH(layernorm_fwd<BLOCK>, rows, BLOCK, 0, y, mean, rstd, sum, x, r, w, b, rows, C, wide);
+        LAUNCH(layernorm_fwd<BLOCK>, rows, BLOCK, 0, y, mean, rstd, sum, x, r, w, b, rows, C,
+               (float)eps, wide);
 }
 
 /* A thread owns VW columns, so that the sums of dw and db stay in its registers; a block walks over

@@ -2,11 +2,10 @@
 
 #include <math.h>
 
-#define LAYERNORM_EPS 1e-5
 #define L2NORM_MIN 1e-12
 
 void ref_layernorm_fwd(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
-                       const acc *w, const acc *b, size_t rows, size_t C) {
+                       const acc *w, const acc *b, size_t rows, size_t C, double eps) {
     if (r) {
         ref_add(sum, x, r, rows * C);
         x = sum;
@@ -17,7 +16,7 @@ void ref_layernorm_fwd(act *y, acc *mean, acc *rstd, act *sum, const act *x, con
         m /= (double)C;
         for (size_t c = 0; c < C; c++) var += (x[c].v - m) * (x[c].v - m);
         mean[i].v = m;
-        rstd[i].v = 1 / sqrt(var / (double)C + LAYERNORM_EPS);
+        rstd[i].v = 1 / sqrt(var / (double)C + eps);
         for (size_t c = 0; c < C; c++) y[c].v = (x[c].v - m) * rstd[i].v * w[c].v + b[c].v;
     }
 }

@@ -34,9 +34,10 @@ void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M
     grad_done(p, l.w);
 }
 
-void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,
-              const act *r, size_t rows, size_t C) {
-    p->k->layernorm_fwd(y, mean, rstd, sum, x, r, param_acc(p, l.w), param_acc(p, l.b), rows, C);
+void norm_fwd(const Params *p, Layer l, double eps, act *y, acc *mean, acc *rstd, act *sum,
+              const act *x, const act *r, size_t rows, size_t C) {
+    p->k->layernorm_fwd(y, mean, rstd, sum, x, r, param_acc(p, l.w), param_acc(p, l.b), rows, C,
+                        eps);
 }
 
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
@@ -89,7 +90,7 @@ void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows
 /* From the residual x[n,C] and the attention branch to x2 and the MLP branch. */
 static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
                     size_t n, bool recompute) {
-    norm_fwd(b->p, b->ln_2, t->y, s->mean2, s->rstd2, s->x2, x, t->branch, n, b->C);
+    norm_fwd(b->p, b->ln_2, b->eps, t->y, s->mean2, s->rstd2, s->x2, x, t->branch, n, b->C);
     b->k->linear_activation_fwd(t->h, s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n, b->mlp,
                                 b->C, b->f);
     if (recompute) return;
@@ -116,9 +117,10 @@ static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
 static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,
                        const act *x_in) {
     if (x_in)
-        norm_fwd(b->p, b->ln_1, t->y, s->mean1, s->rstd1, s->x, x_in, t->branch, rows, b->C);
+        norm_fwd(b->p, b->ln_1, b->eps, t->y, s->mean1, s->rstd1, s->x, x_in, t->branch, rows,
+                 b->C);
     else
-        norm_fwd(b->p, b->ln_1, t->y, s->mean1, s->rstd1, NULL, s->x, NULL, rows, b->C);
+        norm_fwd(b->p, b->ln_1, b->eps, t->y, s->mean1, s->rstd1, NULL, s->x, NULL, rows, b->C);
 }
 
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,

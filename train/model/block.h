@@ -22,6 +22,7 @@ typedef struct Block {
     const Kernels *k;
     const Params *p;
     size_t C, H, mlp;
+    double eps;
     Activation f;
     bool causal;
     Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
@@ -84,8 +85,8 @@ bool layer_trains(Layer l);
  * trainable matrix. */
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
                  size_t K);
-void norm_fwd(const Params *p, Layer l, act *y, acc *mean, acc *rstd, act *sum, const act *x,
-              const act *r, size_t rows, size_t C);
+void norm_fwd(const Params *p, Layer l, double eps, act *y, acc *mean, acc *rstd, act *sum,
+              const act *x, const act *r, size_t rows, size_t C);
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
               const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C);
 #endif

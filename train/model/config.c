@@ -22,6 +22,7 @@ enum {
     MAX_VOCAB = 1 << 22
 };
 static const double default_logit_scale = 2.6592600369327779; /* ln(1/0.07) */
+static const double default_eps = 1e-5;                       /* PyTorch's LayerNorm */
 
 /* ---- fields ---- */
 
@@ -64,7 +65,6 @@ static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             {"hf_pooler_type", NULL},
                                             {NULL, NULL}};
 static const NeutralField block_neutral[] = {{"act_kwargs", "{}"},
-                                             {"norm_kwargs", "{}"},
                                              {"block_type", "\"default\""},
                                              {"qk_norm", "false"},
                                              {"scaled_cosine_attn", "false"},
@@ -192,9 +192,9 @@ static void nothing_left(const Reader *r) {
     fail(r, shown, "this field is not supported");
 }
 
-static Reader section(const Reader *parent, const char *field, json_t **object) {
+/* Without the field an empty object. */
+static Reader optional_section(const Reader *parent, const char *field, json_t **object) {
     *object = take(parent, field);
-    if (!*object) fail(parent, field, "is missing");
     if (*object && !json_is_object(*object)) {
         fail(parent, field, "expected an object");
         json_decref(*object);
@@ -204,14 +204,39 @@ static Reader section(const Reader *parent, const char *field, json_t **object) 
     return (Reader){*object, field, parent->err, parent->ok};
 }
 
+static Reader section(const Reader *parent, const char *field, json_t **object) {
+    json_t *v = json_object_get(parent->object, field);
+    if (!v || json_is_null(v)) fail(parent, field, "is missing");
+    return optional_section(parent, field, object);
+}
+
 /* ---- the three parts ---- */
 
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
-    return (TowerConfig){width, layers, heads, mlp, .pool = POOL_CLASS};
+    return (TowerConfig){width, layers, heads, mlp, .eps = default_eps, .pool = POOL_CLASS};
 }
 
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
-    return (TowerConfig){width, layers, heads, mlp, .causal = true, .pool = POOL_END};
+    return (TowerConfig){width,          layers,          heads, mlp, .eps = default_eps,
+                         .causal = true, .pool = POOL_END};
+}
+
+/* Arguments of a PyTorch module as an object; where: room for its name in messages. */
+static Reader arguments(const Reader *parent, const char *field, json_t **object, char where[48]) {
+    Reader r = optional_section(parent, field, object);
+    snprintf(where, 48, "%s.%s", parent->where, field);
+    r.where = where;
+    return r;
+}
+
+static double take_eps(const Reader *r, double missing) {
+    char where[48];
+    json_t *object;
+    Reader norm = arguments(r, "norm_kwargs", &object, where);
+    double eps = take_number(&norm, "eps", 1e-12, 1, missing);
+    nothing_left(&norm);
+    json_decref(object);
+    return eps;
 }
 
 /* t: the values of absent fields. */
@@ -220,6 +245,7 @@ static void read_tower(const Reader *r, TowerConfig *t) {
     t->layers = take_size(r, "layers", MAX_LAYERS, t->layers);
     t->mlp = (size_t)((double)t->width * take_number(r, "mlp_ratio", 1e-3, 64, 4));
     if (!t->mlp || t->mlp > MAX_MLP) fail(r, "mlp_ratio", "the hidden width is out of range");
+    t->eps = take_eps(r, t->eps);
 }
 
 static void read_image(ClipConfig *c, const Reader *r) {

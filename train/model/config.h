@@ -18,6 +18,7 @@ typedef enum {
 typedef struct TowerConfig {
     size_t width, layers, heads, mlp; /* mlp: hidden width */
     Activation activation;
+    double eps;  /* of the LayerNorms */
     bool causal; /* a position attends to itself and those before it */
     Pooling pool;
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */

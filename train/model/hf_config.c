@@ -55,6 +55,7 @@ static double ratio_of(json_int_t hidden, json_int_t width) {
 typedef struct TowerFields {
     json_int_t width, hidden, layers, heads;
     const char *activation;
+    double eps;
 } TowerFields;
 
 static bool read_tower(const Section *s, json_int_t width, json_int_t heads, TowerFields *t,
@@ -68,8 +69,9 @@ static bool read_tower(const Section *s, json_int_t width, json_int_t heads, Tow
     if (t->width % t->heads)
         return error_set(err, "%s.num_attention_heads: does not divide hidden_size", s->name);
     const json_t *eps = field(s, "layer_norm_eps");
-    if (eps && !(fabs(json_number_value(eps) - 1e-5) < 1e-9))
-        return error_set(err, "%s.layer_norm_eps: only 1e-5 is supported", s->name);
+    t->eps = eps && !(fabs(json_number_value(eps) - 1e-5) < 1e-9) ? json_number_value(eps) : 1e-5;
+    if (eps && !json_is_number(eps))
+        return error_set(err, "%s.layer_norm_eps: expected a number", s->name);
     return true;
 }
 
@@ -82,6 +84,13 @@ static bool check_eos(const Section *s, json_int_t vocab, Error *err) {
     if (eos == 2 || eos == vocab - 1) return true;
     return error_set(err, "%s.eos_token_id: only the vocabulary's last id (%lld) is supported",
                      s->name, (long long)vocab - 1);
+}
+
+/* Fields that are only written if they are not the defaults of open_clip's schema. */
+static void name_rest(json_t *cfg, const TowerFields *t) {
+    if (t->hidden != 4 * t->width)
+        json_object_set_new(cfg, "mlp_ratio", json_real(ratio_of(t->hidden, t->width)));
+    if (t->eps != 1e-5) json_object_set_new(cfg, "norm_kwargs", json_pack("{s:f}", "eps", t->eps));
 }
 
 static json_t *model_cfg(const json_t *root, Error *err) {
@@ -117,12 +126,8 @@ static json_t *model_cfg(const json_t *root, Error *err) {
         vocab, "width", t.width, "heads", t.heads, "layers", t.layers);
     assert(cfg);
     if (!strcmp(i.activation, "quick_gelu")) json_object_set_new(cfg, "quick_gelu", json_true());
-    if (i.hidden != 4 * i.width)
-        json_object_set_new(json_object_get(cfg, "vision_cfg"), "mlp_ratio",
-                            json_real(ratio_of(i.hidden, i.width)));
-    if (t.hidden != 4 * t.width)
-        json_object_set_new(json_object_get(cfg, "text_cfg"), "mlp_ratio",
-                            json_real(ratio_of(t.hidden, t.width)));
+    name_rest(json_object_get(cfg, "vision_cfg"), &i);
+    name_rest(json_object_get(cfg, "text_cfg"), &t);
     return cfg;
 }
 
@@ -176,7 +181,7 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
                      "num_hidden_layers", (json_int_t)t->layers, "num_attention_heads",
                      (json_int_t)t->heads, "projection_dim", (json_int_t)c->embed_dim, "hidden_act",
                      t->activation == ACTIVATION_QUICK_GELU ? "quick_gelu" : "gelu",
-                     "layer_norm_eps", 1e-5, "attention_dropout", 0.0);
+                     "layer_norm_eps", t->eps, "attention_dropout", 0.0);
 }
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {

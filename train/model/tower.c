@@ -14,7 +14,7 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
     t->transient.layer = xcalloc(t->layers, sizeof *t->transient.layer);
     for (size_t i = 0; i < t->layers; i++) {
         Block *b = &t->blocks[i];
-        *b = (Block){k, p, t->C, c->heads, c->mlp, c->activation, c->causal, .ln_1 = {0}};
+        *b = (Block){k, p, t->C, c->heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
         b->ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
         b->in_proj = layer_at(p, tower, i + 1, ROLE_IN_PROJ);
         b->out_proj = layer_at(p, tower, i + 1, ROLE_OUT_PROJ);
@@ -111,9 +111,11 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const act *x2 = s->layer[t->layers - 1].x2;
     size_t C = t->C, B = seq->B;
     if (t->prune) {
-        norm_fwd(t->p, t->ln_final, s->pooled, s->mean, s->rstd, s->x3, x2, w->branch, B, C);
+        norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, s->x3, x2,
+                 w->branch, B, C);
     } else if (norms_all(t)) {
-        norm_fwd(t->p, t->ln_final, w->y, s->mean, s->rstd, s->x3, x2, w->branch, seq->rows, C);
+        norm_fwd(t->p, t->ln_final, t->config.eps, w->y, s->mean, s->rstd, s->x3, x2, w->branch,
+                 seq->rows, C);
         k->mean_pool_fwd(s->pooled, w->y, seq->start, B, 1, C);
     } else {
         k->add(w->y, x2, w->branch, seq->rows * C);
@@ -121,7 +123,8 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
             k->mean_pool_fwd(s->x3, w->y, seq->start, B, 1, C);
         else
             k->gather_rows(s->x3, w->y, seq->pool, B, C);
-        norm_fwd(t->p, t->ln_final, s->pooled, s->mean, s->rstd, NULL, s->x3, NULL, B, C);
+        norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, NULL, s->x3, NULL,
+                 B, C);
     }
 }
 

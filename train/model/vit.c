@@ -110,8 +110,8 @@ void vit_fwd(Vit *v, bool keep) {
     t->k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
                           param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B,
                           v->n, t->C);
-    norm_fwd(p, v->ln_pre, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
-             t->C);
+    norm_fwd(p, v->ln_pre, t->config.eps, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL,
+             v->seq.rows, t->C);
     tower_fwd(t, &v->seq, keep);
 }
 

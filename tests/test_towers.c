@@ -1,0 +1,221 @@
+/* Descriptions of towers: for each that differs from CLIP's, whole gradients against difference
+ * quotients, the tested device against `ref`, skipped work against none skipped. */
+#include "tests/support.h"
+#include "tests/support_model.h"
+#include "kernels/rng.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const RunHow plain = {0};
+static const ClipOptions three = {.max_batch = 3, .training = true};
+
+static void clip(ClipConfig *c) { (void)c; }
+static void quick_gelu(ClipConfig *c) {
+    c->image.activation = c->text.activation = ACTIVATION_QUICK_GELU;
+}
+static void image_eps(ClipConfig *c) { c->image.eps = 0.02; }
+static void text_eps(ClipConfig *c) { c->text.eps = 0.03; }
+static void image_mean(ClipConfig *c) { c->image.pool = POOL_MEAN; }
+static void image_mean_then_norm(ClipConfig *c) {
+    image_mean(c);
+    c->image.norm_after_pool = true;
+}
+
+static const struct {
+    void (*describe)(ClipConfig *c);
+    bool image, text; /* the towers whose features differ from CLIP's */
+    bool cut;         /* captions end at their pooled token */
+    size_t pooled;    /* towers whose last block computes one row */
+} rows[] = {
+    {clip, false, false, true, 2},      {quick_gelu, true, true, true, 2},
+    {image_eps, true, false, true, 2},  {text_eps, false, true, true, 2},
+    {image_mean, true, false, true, 1}, {image_mean_then_norm, true, false, true, 1},
+};
+
+static ClipConfig described(ClipConfig c, size_t row) {
+    rows[row].describe(&c);
+    return c;
+}
+
+/* ---- finite differences ---- */
+
+static double loss_at(TestModel *m, const TestBatch *b, RunHow how, const Param *q, size_t i,
+                      double value) {
+    m->k->acc_set(acc_at(m->k, param_acc(m->p, q), i), &value, 1);
+    return model_loss(m, b, how);
+}
+
+/* The tensor's largest gradient and three others. */
+static void check_tensor(TestModel *m, const TestBatch *b, RunHow how, const Param *q,
+                         const double *grad, size_t row) {
+    size_t at[4] = {0, q->size / 2, rng_below(test_seed(), RNG_TEST, q->offset, q->size), 0};
+    for (size_t i = 0; i < q->size; i++)
+        if (fabs(grad[i]) > fabs(grad[at[3]])) at[3] = i;
+    for (size_t s = 0; s < COUNT(at); s++) {
+        const double h = 3e-5;
+        double *x = host_copy(m->k, acc_at(m->k, param_acc(m->p, q), at[s]), 1);
+        double up = loss_at(m, b, how, q, at[s], *x + h);
+        double down = loss_at(m, b, how, q, at[s], *x - h);
+        loss_at(m, b, how, q, at[s], *x);
+        double want = (up - down) / (2 * h);
+        if (!(fabs(grad[at[s]] - want) <= 1e-8 + 1e-5 * fabs(want)))
+            fail_msg("row %zu: %s[%zu]: gradient %.10g, finite differences %.10g", row, q->name,
+                     at[s], grad[at[s]], want);
+        free(x);
+    }
+}
+
+/* Blocks between the first and the last are like them. */
+static bool is_sampled(const ClipConfig *c, const Param *q) {
+    size_t layers = q->tower == TOWER_IMAGE ? c->image.layers : c->text.layers;
+    return q->layer <= 1 || q->layer >= layers;
+}
+
+static void check_differences(const ClipConfig *c, const ClipOptions *o, LossKind kind, RunHow how,
+                              size_t row) {
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* thousands of calls too short to share */
+    TestModel m = model_new(kernels_open("ref", PRECISION_FP32), c, o, kind);
+    TestBatch b = random_batch(c, o->max_batch, test_seed());
+    model_gradients(&m, &b, how);
+    for (size_t i = 0; i < m.p->count; i++) {
+        const Param *q = &m.p->list[i];
+        if (!is_sampled(c, q)) continue;
+        double *grad = model_grad(&m, q->name);
+        check_tensor(&m, &b, how, q, grad, row);
+        free(grad);
+    }
+    batch_free(&b);
+    model_free(&m);
+    omp_set_num_threads(threads);
+}
+
+static void test_differences(void **state) {
+    (void)state;
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(tiny_config(), r);
+        check_differences(&c, &three, LOSS_CLIP, (RunHow){.u8 = r % 2}, r);
+    }
+}
+
+static void test_differences_siglip(void **state) {
+    (void)state;
+    ClipConfig c = tiny_config();
+    c.has_logit_bias = true;
+    c.init_logit_bias = -2;
+    c.init_logit_scale = log(5);
+    check_differences(&c, &three, LOSS_SIGLIP, plain, 0);
+}
+
+static void test_differences_patch_dropout(void **state) {
+    (void)state;
+    ClipOptions o = three;
+    o.patch_dropout = 0.5;
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(tiny_config(), r);
+        if (rows[r].image)
+            check_differences(&c, &o, LOSS_CLIP, (RunHow){.dropout = true, .draw = 3}, r);
+    }
+}
+
+/* ---- the same numbers by another way ---- */
+
+/* The device against ref, both skipping what each row allows. */
+static void test_device_is_ref(void **state) {
+    (void)state;
+    static const double tolerances[] = {0, 2e-5, 0.1};
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        TestBatch b = random_batch(&c, 3, test_seed());
+        TestModel ref = model_new(model_backend(0), &c, &three, LOSS_CLIP);
+        for (size_t j = 1; model_backend(j); j++) {
+            TestModel m = model_new(model_backend(j), &c, &three, LOSS_CLIP);
+            assert_models_agree(&m, &ref, &b, plain, plain, tolerances[j]);
+            model_free(&m);
+        }
+        model_free(&ref);
+        batch_free(&b);
+    }
+}
+
+static size_t packed_rows(const TestModel *m, const TestBatch *b) {
+    size_t most = b->B * m->config.context_length;
+    TextRows to = {xmalloc(most * sizeof *to.ids), xmalloc((b->B + 1) * sizeof *to.start),
+                   xmalloc(b->B * sizeof *to.pool)};
+    size_t n = clip_pack_texts(m->clip, to, b->ids, b->start, b->B);
+    free(to.ids);
+    free(to.start);
+    free(to.pool);
+    return n;
+}
+
+/* What each row skips, and that it changes nothing. */
+static void test_skipped_is_full(void **state) {
+    (void)state;
+    static const double tolerances[] = {1e-12, 1e-5, 5e-2};
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        TestBatch b = random_batch(&c, 3, test_seed());
+        for (size_t j = 0; model_backend(j); j++) {
+            ClipOptions o = three;
+            TestModel m = model_new(model_backend(j), &c, &o, LOSS_CLIP);
+            o.full_compute = true;
+            TestModel full = model_new(model_backend(j), &c, &o, LOSS_CLIP);
+            assert_models_agree(&m, &full, &b, plain, plain, tolerances[j]);
+            size_t whole = b.B * c.context_length, ids = (size_t)b.start[b.B];
+            assert_true(ids < whole && packed_rows(&full, &b) == whole);
+            assert_int_equal(packed_rows(&m, &b), rows[r].cut ? ids : whole);
+            kernel_stats_reset();
+            kernel_stats_on = true;
+            model_loss(&m, &b, plain);
+            kernel_stats_on = false;
+            if (j) /* ref counts nothing */
+                assert_int_equal(kernel_stats[SLOT_attention_pool_fwd].calls, rows[r].pooled);
+            model_free(&m);
+            model_free(&full);
+        }
+        batch_free(&b);
+    }
+}
+
+/* Each tower reads its own description. */
+static void test_features(void **state) {
+    (void)state;
+    ClipConfig clip_config = odd_config();
+    TestModel m = model_new(model_backend(0), &clip_config, &three, LOSS_CLIP);
+    TestBatch b = random_batch(&clip_config, 3, test_seed());
+    size_t n = 3 * clip_config.embed_dim;
+    model_loss(&m, &b, plain);
+    double *images = host_copy(m.k, m.images, n), *texts = host_copy(m.k, m.texts, n);
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        TestModel other = model_new(model_backend(0), &c, &three, LOSS_CLIP);
+        model_loss(&other, &b, plain);
+        double *i = host_copy(m.k, other.images, n), *t = host_copy(m.k, other.texts, n);
+        if ((test_error_l2(i, images, n) > 1e-5) != rows[r].image ||
+            (test_error_l2(t, texts, n) > 1e-5) != rows[r].text)
+            fail_msg("row %zu: image features differ by %.3g, text features by %.3g", r,
+                     test_error_l2(i, images, n), test_error_l2(t, texts, n));
+        free(i);
+        free(t);
+        model_free(&other);
+    }
+    free(images);
+    free(texts);
+    batch_free(&b);
+    model_free(&m);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_differences),
+    cmocka_unit_test(test_differences_siglip),
+    cmocka_unit_test(test_differences_patch_dropout),
+    cmocka_unit_test(test_device_is_ref),
+    cmocka_unit_test(test_skipped_is_full),
+    cmocka_unit_test(test_features),
+};
+
+int main(void) { return cmocka_run_group_tests_name("towers", tests, NULL, NULL); }
