@@ -54,7 +54,7 @@ static uint32_t weights_crc(const Encoder *e) {
 }
 
 static char *tower_form(const TowerConfig *t) {
-    return xasprintf("%d %a %d %d %d", t->activation, t->eps, t->causal, t->pool,
+    return xasprintf("%d %a %d %d %d %d", t->activation, t->eps, t->causal, t->ln_pre, t->pool,
                      t->norm_after_pool);
 }
 

@@ -105,7 +105,7 @@ static void test_refused(void **state) {
         const char *where, *what, *names;
     } bad[] = {
         {"\"vision_cfg\": {", "\"timm_model_name\": \"vit_base\", ", "vision_cfg.timm_model_name"},
-        {"\"vision_cfg\": {", "\"no_ln_pre\": true, ", "vision_cfg.no_ln_pre"},
+        {"\"vision_cfg\": {", "\"no_ln_pre\": 1, ", "vision_cfg.no_ln_pre"},
         {"\"vision_cfg\": {", "\"qk_norm\": true, ", "vision_cfg.qk_norm"},
         {"\"vision_cfg\": {", "\"depth\": 3, ", "vision_cfg.depth"},
         {"\"vision_cfg\": {", "\"mlp_ratio\": -1, ", "vision_cfg.mlp_ratio"},
@@ -220,7 +220,7 @@ static void test_described(void **state) {
     (void)state;
     static const char json[] =
         "{\"embed_dim\": 32, \"vision_cfg\": {\"norm_kwargs\": {\"eps\": 1e-6}, "
-        "\"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
+        "\"no_ln_pre\": true, \"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
         "\"text_cfg\": {\"norm_kwargs\": {\"eps\": 2e-6}}}";
     ClipConfig c[2];
     parse_good(&c[0], json);
@@ -230,7 +230,7 @@ static void test_described(void **state) {
         const TowerConfig *image = &c[i].image, *words = &c[i].text;
         assert_true(image->eps == 1e-6 && words->eps == 2e-6);
         assert_int_equal(image->pool, POOL_MEAN);
-        assert_true(image->norm_after_pool);
+        assert_true(image->norm_after_pool && !image->ln_pre);
         clip_config_free(&c[i]);
     }
     free(text);

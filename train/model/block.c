@@ -12,7 +12,7 @@ Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role) 
     return l;
 }
 
-bool layer_trains(Layer l) { return param_has_grad(l.w) || (l.b && l.b->trainable); }
+bool layer_trains(Layer l) { return l.w && (param_has_grad(l.w) || (l.b && l.b->trainable)); }
 
 /* The output of a matrix's gradient until grad_done, which does the work that follows from it. */
 static acc *matrix_grad(const Params *p, const Param *w) {

@@ -6,7 +6,7 @@
 #define TRAIN_MODEL_BLOCK_H
 #include "train/model/params.h"
 
-/* Weight and bias of one layer; b may be NULL. */
+/* Weight and bias of one layer; b may be NULL, and both if there is no such layer. */
 typedef struct Layer {
     const Param *w, *b;
 } Layer;

@@ -38,12 +38,20 @@ static const NeutralField top_neutral[] = {{"custom_text", NULL},
                                            {"output_dict", NULL},
                                            {"cast_dtype", "null"},
                                            {NULL, NULL}};
-static const NeutralField image_neutral[] = {
-    {"ls_init_value", "null"},   {"attentional_pool", "false"}, {"attn_pooler_queries", NULL},
-    {"attn_pooler_heads", NULL}, {"no_ln_pre", "false"},        {"pos_embed_type", "\"learnable\""},
-    {"output_tokens", "false"},  {"timm_model_name", "null"},   {"timm_model_pretrained", NULL},
-    {"timm_pool", NULL},         {"timm_proj", NULL},           {"timm_proj_bias", NULL},
-    {"timm_drop", NULL},         {"timm_drop_path", NULL},      {NULL, NULL}};
+static const NeutralField image_neutral[] = {{"ls_init_value", "null"},
+                                             {"attentional_pool", "false"},
+                                             {"attn_pooler_queries", NULL},
+                                             {"attn_pooler_heads", NULL},
+                                             {"pos_embed_type", "\"learnable\""},
+                                             {"output_tokens", "false"},
+                                             {"timm_model_name", "null"},
+                                             {"timm_model_pretrained", NULL},
+                                             {"timm_pool", NULL},
+                                             {"timm_proj", NULL},
+                                             {"timm_proj_bias", NULL},
+                                             {"timm_drop", NULL},
+                                             {"timm_drop_path", NULL},
+                                             {NULL, NULL}};
 static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             {"tokenizer_mode", "null"},
                                             {"tokenizer_kwargs", "{}"},
@@ -213,7 +221,8 @@ static Reader section(const Reader *parent, const char *field, json_t **object) 
 /* ---- the three parts ---- */
 
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
-    return (TowerConfig){width, layers, heads, mlp, .eps = default_eps, .pool = POOL_CLASS};
+    return (TowerConfig){
+        width, layers, heads, mlp, .eps = default_eps, .ln_pre = true, .pool = POOL_CLASS};
 }
 
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
@@ -260,6 +269,7 @@ static void read_image(ClipConfig *c, const Reader *r) {
     c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
     if (c->image_size % c->patch_size) fail(r, "patch_size", "does not divide the image size");
     c->patch_dropout = take_number(r, "patch_dropout", 0, 0.999, 0);
+    t->ln_pre = !take_bool(r, "no_ln_pre");
     t->pool = take_choice(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
     t->norm_after_pool = take_bool(r, "final_ln_after_pool");
     take_neutral(r, image_neutral);

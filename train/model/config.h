@@ -20,6 +20,7 @@ typedef struct TowerConfig {
     Activation activation;
     double eps;  /* of the LayerNorms */
     bool causal; /* a position attends to itself and those before it */
+    bool ln_pre; /* a LayerNorm between embeddings and blocks */
     Pooling pool;
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
 } TowerConfig;

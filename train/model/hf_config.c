@@ -186,6 +186,7 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
     const char *what = c->has_logit_bias            ? "a logit_bias"
+                       : !c->image.ln_pre           ? "no_ln_pre"
                        : c->image.pool == POOL_MEAN ? "pool_type avg"
                        : c->image.norm_after_pool   ? "final_ln_after_pool"
                                                     : NULL;

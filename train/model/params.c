@@ -104,7 +104,7 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
                    .ndim = 4,
                    .shape = {d, 3, P, P}};
     add(p, &embeddings, conv1, "conv1.weight", "");
-    add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
+    if (c->image.ln_pre) add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
     add_blocks(p, TOWER_IMAGE, "visual.", &c->image);
     add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);
 }

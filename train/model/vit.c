@@ -27,7 +27,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
-    v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
+    if (c->image.ln_pre) v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_CLASS).w;
     v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
 }
@@ -44,6 +44,8 @@ void vit_layout_kept(Vit *v, Arena *a) {
     v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
     if (t->training) {
         v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
+    }
+    if (t->training && t->config.ln_pre) {
         v->kept.x0 = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
         v->kept.mean = arena_take(a, t->kept_rows, t->k->acc_size);
         v->kept.rstd = arena_take(a, t->kept_rows, t->k->acc_size);
@@ -54,12 +56,14 @@ void vit_layout_kept(Vit *v, Arena *a) {
 void vit_layout_scratch(Vit *v, Arena *a) {
     Tower *t = &v->tower;
     size_t mark = a->used;
-    v->transient.mean = arena_take(a, t->max_rows, t->k->acc_size);
-    v->transient.rstd = arena_take(a, t->max_rows, t->k->acc_size);
+    if (t->config.ln_pre) {
+        v->transient.mean = arena_take(a, t->max_rows, t->k->acc_size);
+        v->transient.rstd = arena_take(a, t->max_rows, t->k->acc_size);
+    }
     tower_layout_scratch(t, a);
     if (!a->base) return;
     assert(a->used > mark);
-    v->transient.x0 = t->transient.scratch.y;
+    if (t->config.ln_pre) v->transient.x0 = t->transient.scratch.y;
     v->transient.patches = (act *)t->transient.front;
 }
 
@@ -104,14 +108,15 @@ void vit_fwd(Vit *v, bool keep) {
     const VitPass *s = keep ? &v->kept : &v->transient;
     const TowerPass *pass = keep ? &t->kept : &t->transient;
     size_t B = v->seq.B;
-    act *tok = pass->scratch.branch;
+    act *tok = pass->scratch.branch, *x = pass->layer[0].x;
     t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
                      3 * v->patch_size * v->patch_size);
-    t->k->image_embed_fwd(s->x0, tok, param_acc(p, v->class_embedding),
+    t->k->image_embed_fwd(s->x0 ? s->x0 : x, tok, param_acc(p, v->class_embedding),
                           param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B,
                           v->n, t->C);
-    norm_fwd(p, v->ln_pre, t->config.eps, pass->layer[0].x, s->mean, s->rstd, NULL, s->x0, NULL,
-             v->seq.rows, t->C);
+    if (s->x0)
+        norm_fwd(p, v->ln_pre, t->config.eps, x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
+                 t->C);
     tower_fwd(t, &v->seq, keep);
 }
 
@@ -129,8 +134,9 @@ void vit_bwd(Vit *v) {
     size_t B = v->seq.B;
     tower_bwd(t, &v->seq, embed_trains(v));
     if (!embed_trains(v)) return;
-    norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
-             v->seq.rows, t->C);
+    if (v->kept.x0)
+        norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
+                 v->seq.rows, t->C);
     if (!layer_trains(v->conv1) && !v->class_embedding->trainable) return;
     act *dtok = w->branch;
     t->k->image_embed_bwd(dtok, param_grad(p, v->class_embedding),

@@ -9,7 +9,7 @@
 typedef struct VitPass {
     act *patches;     /* [B·n, 3·P·P] */
     act *x0;          /* [rows,C] before ln_pre */
-    acc *mean, *rstd; /* [rows] */
+    acc *mean, *rstd; /* [rows]; without ln_pre all three NULL */
 } VitPass;
 
 typedef struct Vit {
