@@ -54,8 +54,8 @@ static uint32_t weights_crc(const Encoder *e) {
 }
 
 static char *tower_form(const TowerConfig *t) {
-    return xasprintf("%d %a %d %d %d %d", t->activation, t->eps, t->causal, t->ln_pre, t->pool,
-                     t->norm_after_pool);
+    return xasprintf("%d %a %d %d %d %d %d %d", t->activation, t->eps, t->causal, t->class_token,
+                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool);
 }
 
 /* What tensors do not show of a tower; CLIP's adds nothing. */

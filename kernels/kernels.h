@@ -164,7 +164,7 @@ typedef struct Kernels {
                        const float mean[3], const float std[3], size_t B, size_t S, size_t P,
                        size_t n);
     /* x[B,1+n,C]: row 0 = cls + pos[0]; row 1+i = tok[b,i] + pos[1+keep[b,i]]; tok [B·n,C], cls
-     * [C], pos [1+grid,C]. */
+     * [C], pos [1+grid,C]. cls (and dcls) NULL: without row 0, x[B,n,C], pos [grid,C]. */
     void (*image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                             const int32_t *keep, size_t B, size_t n, size_t C);
     void (*image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,

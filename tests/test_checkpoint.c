@@ -6,6 +6,7 @@
 #include "tests/support.h"
 #include "tests/support_data.h"
 #include "tests/support_model.h"
+#include "train/model/positions.h"
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -359,6 +360,24 @@ static void test_resize(void **state) {
     safetensors_close(&golden);
 }
 
+/* Without a class token the grid's rows are those that it has behind one. */
+static void test_resize_without_class(void **state) {
+    (void)state;
+    enum { G = 3, TO = 5, C = 2 };
+    float from[(1 + G * G) * C];
+    for (size_t i = 0; i < COUNT(from); i++) from[i] = (float)(i * i % 17);
+    float *with = positions_resize(from, 1 + G * G, 1 + TO * TO, C, true);
+    float *without = positions_resize(from + C, G * G, TO * TO, C, true);
+    assert_non_null(with);
+    assert_non_null(without);
+    assert_memory_equal(with, from, C * sizeof *from);
+    assert_memory_equal(with + C, without, TO * TO * C * sizeof *from);
+    assert_null(positions_resize(from, 1 + G * G, TO * TO, C, true));
+    assert_null(positions_resize(from, G * G, 1 + TO * TO, C, true));
+    free(with);
+    free(without);
+}
+
 /* ---- damage ---- */
 
 static void save_steps(const char *dir, const unsigned *steps, size_t n) {
@@ -586,6 +605,7 @@ int main(void) {
         cmocka_unit_test(test_foreign_names_and_types),
         cmocka_unit_test(test_wrong_tensors_are_named),
         cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_resize_without_class),
         cmocka_unit_test(test_damaged_is_passed_over),
         cmocka_unit_test(test_state_of_another_model),
         cmocka_unit_test(test_disk_full),

@@ -19,6 +19,11 @@ static void quick_gelu(ClipConfig *c) {
 static void image_eps(ClipConfig *c) { c->image.eps = 0.02; }
 static void text_eps(ClipConfig *c) { c->text.eps = 0.03; }
 static void no_ln_pre(ClipConfig *c) { c->image.ln_pre = false; }
+static void patch_bias(ClipConfig *c) { c->image.patch_bias = true; }
+static void no_class_token(ClipConfig *c) {
+    c->image.class_token = false;
+    c->image.pool = POOL_MEAN;
+}
 static void image_mean(ClipConfig *c) { c->image.pool = POOL_MEAN; }
 static void image_mean_then_norm(ClipConfig *c) {
     image_mean(c);
@@ -35,6 +40,8 @@ static const struct {
     {quick_gelu, true, true, true, 2},
     {image_eps, true, false, true, 2},
     {text_eps, false, true, true, 2},
+    {patch_bias, true, false, true, 2},
+    {no_class_token, true, false, true, 1},
     {no_ln_pre, true, false, true, 2},
     {image_mean, true, false, true, 1},
     {image_mean_then_norm, true, false, true, 1},

@@ -28,18 +28,20 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
 
 void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
-    KERNEL_TIMER(image_embed_fwd, B * (n + 1) * C, B * (n + 1) * C * (2 * sizeof(act) + 4));
+    size_t first = cls != NULL, T = first + n;
+    KERNEL_TIMER(image_embed_fwd, B * T * C, B * T * C * (2 * sizeof(act) + 4));
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < B * (n + 1); i++) {
-        size_t b = i / (n + 1), t = i % (n + 1);
+    for (size_t i = 0; i < B * T; i++) {
+        size_t b = i / T, t = i % T;
         act *to = x + i * C;
-        if (!t) {
+        if (t < first) {
             for (size_t c = 0; c < C; c += VW)
                 act_store(to + c, acc_load(cls + c, C - c) + acc_load(pos + c, C - c), C - c);
             continue;
         }
-        const act *from = tok + (b * n + t - 1) * C;
-        const acc *p = pos + (1 + (keep ? (size_t)keep[b * n + t - 1] : t - 1)) * C;
+        size_t patch = t - first;
+        const act *from = tok + (b * n + patch) * C;
+        const acc *p = pos + (first + (keep ? (size_t)keep[b * n + patch] : patch)) * C;
         for (size_t c = 0; c < C; c += VW)
             act_store(to + c, act_load(from + c, C - c) + acc_load(p + c, C - c), C - c);
     }
@@ -47,20 +49,21 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
 
 void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                          size_t B, size_t n, size_t C) {
-    KERNEL_TIMER(image_embed_bwd, B * (n + 1) * C, B * (n + 1) * C * 3 * sizeof(act));
+    size_t first = dcls != NULL, T = first + n;
+    KERNEL_TIMER(image_embed_bwd, B * T * C, B * T * C * 3 * sizeof(act));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B; i++)
-        memcpy(dtok + i * n * C, dx + (i * (n + 1) + 1) * C, n * C * sizeof *dx);
+        memcpy(dtok + i * n * C, dx + (i * T + first) * C, n * C * sizeof *dx);
 #pragma omp parallel for schedule(static)
     for (size_t c0 = 0; c0 < C; c0 += OWNED_CHANNELS)
-        for (size_t i = 0; i < B * (n + 1); i++) {
-            size_t b = i / (n + 1), t = i % (n + 1);
-            size_t p = !t ? 0 : 1 + (keep ? (size_t)keep[b * n + t - 1] : t - 1);
+        for (size_t i = 0; i < B * T; i++) {
+            size_t b = i / T, t = i % T;
+            size_t p = t < first || !keep ? t : first + (size_t)keep[b * n + t - first];
             for (size_t c = c0; c < size_min(C, c0 + OWNED_CHANNELS); c += VW) {
                 vf d = act_load(dx + i * C + c, C - c);
                 acc *to = dpos + p * C + c;
                 acc_store(to, acc_load(to, C - c) + d, C - c);
-                if (!t) acc_store(dcls + c, acc_load(dcls + c, C - c) + d, C - c);
+                if (t < first) acc_store(dcls + c, acc_load(dcls + c, C - c) + d, C - c);
             }
         }
 }

@@ -94,20 +94,21 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
 
 /* ---- forward ---- */
 
-/* A thread has QUAD columns of a row; `pieces` in a row, `tokens` in a sample. */
+/* A thread has QUAD columns of a row; `pieces` in a row, `tokens` in a sample, of which `first` (0
+ * or 1) is the class token. */
 __global__ static void image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
                                        const int32_t *keep, Divisor pieces, Divisor tokens,
-                                       size_t B, size_t n, size_t C, bool wide) {
+                                       size_t B, size_t n, size_t first, size_t C, bool wide) {
     unsigned piece, i;
     size_t row = divided((unsigned)thread_index(), pieces, &piece), c = piece * QUAD, k = C - c;
-    if (row >= B * (1 + n)) return;
+    if (row >= B * (first + n)) return;
     size_t b = divided((unsigned)row, tokens, &i), at = 0;
     float v[QUAD], p[QUAD];
-    if (i == 0) {
+    if (i < first) {
         acc_load<QUAD>(v, cls + c, k, wide);
     } else {
-        act_load<QUAD>(v, tok + (b * n + i - 1) * C + c, k, wide);
-        at = 1 + position(keep, b, i - 1, n);
+        act_load<QUAD>(v, tok + (b * n + i - first) * C + c, k, wide);
+        at = first + position(keep, b, i - first, n);
     }
     acc_load<QUAD>(p, pos + at * C + c, k, wide);
 #pragma unroll
@@ -117,12 +118,13 @@ __global__ static void image_embed_fwd(act *x, const act *tok, const acc *cls, c
 
 void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
-    GPU_TIMER(image_embed_fwd, B * (1 + n) * C, B * (1 + n) * C * 2 * sizeof(act));
+    size_t first = cls != NULL, T = first + n;
+    GPU_TIMER(image_embed_fwd, B * T * C, B * T * C * 2 * sizeof(act));
     bool wide = C % VW == 0 && aligned16(x) && aligned16(tok) && aligned16(cls) && aligned16(pos);
-    size_t pieces = div_up(C, (size_t)QUAD), all = B * (1 + n) * pieces;
+    size_t pieces = div_up(C, (size_t)QUAD), all = B * T * pieces;
     assert(all < (size_t)1 << 31);
     LAUNCH(image_embed_fwd, div_up(all, BLOCK), BLOCK, 0, x, tok, cls, pos, keep,
-           divisor_of(pieces), divisor_of(1 + n), B, n, C, wide);
+           divisor_of(pieces), divisor_of(T), B, n, first, C, wide);
 }
 
 /* One block for each sequence. */
@@ -324,37 +326,39 @@ static void add_rows_by_key(acc *table, const act *dx, const uint32_t *keys, int
 /* ---- backward ---- */
 
 __global__ static void image_tokens_bwd(act *dtok, const act *dx, Divisor pieces, Divisor patches,
-                                        size_t rows, size_t C, bool wide) {
+                                        size_t rows, size_t first, size_t C, bool wide) {
     unsigned piece, i;
     size_t row = divided((unsigned)thread_index(), pieces, &piece), c = piece * VW;
     if (row >= rows) return;
     float v[VW];
-    act_load(v, dx + (row + divided((unsigned)row, patches, &i) + 1) * C + c, C - c, wide);
+    size_t b = divided((unsigned)row, patches, &i);
+    act_load(v, dx + (row + first * (b + 1)) * C + c, C - c, wide);
     act_store(dtok + row * C + c, v, C - c, wide);
 }
 
-__global__ static void image_keys(uint32_t *keys, const int32_t *keep, size_t B, size_t n) {
-    size_t row = thread_index(), b = row / (1 + n), i = row % (1 + n);
-    if (row < B * (1 + n)) keys[row] = i == 0 ? 0 : 1 + keep[b * n + i - 1];
+__global__ static void image_keys(uint32_t *keys, const int32_t *keep, size_t B, size_t n,
+                                  size_t first) {
+    size_t row = thread_index(), b = row / (first + n), i = row % (first + n);
+    if (row < B * (first + n)) keys[row] = i < first ? 0 : first + keep[b * n + i - first];
 }
 
 void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                          size_t B, size_t n, size_t C) {
-    GPU_TIMER(image_embed_bwd, B * (1 + n) * C, B * (1 + n) * C * 3 * sizeof(act));
+    size_t first = dcls != NULL, T = first + n, rows = B * T;
+    GPU_TIMER(image_embed_bwd, rows * C, rows * C * 3 * sizeof(act));
     if (!B) return;
-    size_t rows = B * (1 + n);
     bool wide = C % VW == 0 && aligned16(dtok) && aligned16(dx);
     size_t pieces = div_up(C, (size_t)VW);
     assert(B * n * pieces < (size_t)1 << 31);
     LAUNCH(image_tokens_bwd, div_up(B * n * pieces, BLOCK), BLOCK, 0, dtok, dx, divisor_of(pieces),
-           divisor_of(n), B * n, C, wide);
-    FN(add_columns)(dcls, dx, (1 + n) * C, B, C);
+           divisor_of(n), B * n, first, C, wide);
+    if (dcls) FN(add_columns)(dcls, dx, T * C, B, C);
     if (keep) {
         uint32_t *keys = (uint32_t *)device_scratch(SCRATCH_CAST, rows * sizeof *keys);
-        LAUNCH(image_keys, div_up(rows, BLOCK), BLOCK, 0, keys, keep, B, n);
+        LAUNCH(image_keys, div_up(rows, BLOCK), BLOCK, 0, keys, keep, B, n, first);
         add_rows_by_key(dpos, dx, keys, 2, rows, C);
     } else {
-        FN(add_columns)(dpos, dx, (1 + n) * C, B, (1 + n) * C);
+        FN(add_columns)(dpos, dx, T * C, B, T * C);
     }
 }
 

@@ -21,26 +21,32 @@ void ref_patches_u8(act *patches, const uint8_t *pixels, const int32_t *keep, co
 
 void ref_image_embed_fwd(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
+    size_t first = cls != NULL;
     for (size_t b = 0; b < B; b++) {
-        for (size_t c = 0; c < C; c++, x++) x->v = cls[c].v + pos[c].v;
-        for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < first * C; c++, x++) x->v = cls[c].v + pos[c].v;
+        for (size_t i = 0; i < n; i++) {
+            size_t at = first + position(keep, b, i, n);
             for (size_t c = 0; c < C; c++, x++)
-                x->v = tok[(b * n + i) * C + c].v + pos[(1 + position(keep, b, i, n)) * C + c].v;
+                x->v = tok[(b * n + i) * C + c].v + pos[at * C + c].v;
+        }
     }
 }
 
 void ref_image_embed_bwd(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                          size_t B, size_t n, size_t C) {
+    size_t first = dcls != NULL;
     for (size_t b = 0; b < B; b++) {
-        for (size_t c = 0; c < C; c++, dx++) {
+        for (size_t c = 0; c < first * C; c++, dx++) {
             dcls[c].v += dx->v;
             dpos[c].v += dx->v;
         }
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
+            size_t at = first + position(keep, b, i, n);
             for (size_t c = 0; c < C; c++, dx++) {
                 dtok[(b * n + i) * C + c] = *dx;
-                dpos[(1 + position(keep, b, i, n)) * C + c].v += dx->v;
+                dpos[at * C + c].v += dx->v;
             }
+        }
     }
 }
 

@@ -216,7 +216,8 @@ static double stack_macs(const TowerConfig *t, double T, double scores, bool poo
 }
 
 double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
-    double side = (double)(c->image_size / c->patch_size), n = side * side, T = n + 1;
+    double side = (double)(c->image_size / c->patch_size), n = side * side,
+           T = (double)clip_image_tokens(c);
     double patch = 3 * (double)(c->patch_size * c->patch_size), E = (double)c->embed_dim;
     double macs = n * patch * (double)c->image.width + (double)c->image.width * E;
     macs += stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));

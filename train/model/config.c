@@ -221,8 +221,14 @@ static Reader section(const Reader *parent, const char *field, json_t **object) 
 /* ---- the three parts ---- */
 
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
-    return (TowerConfig){
-        width, layers, heads, mlp, .eps = default_eps, .ln_pre = true, .pool = POOL_CLASS};
+    return (TowerConfig){width,
+                         layers,
+                         heads,
+                         mlp,
+                         .eps = default_eps,
+                         .class_token = true,
+                         .ln_pre = true,
+                         .pool = POOL_CLASS};
 }
 
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp) {
@@ -537,5 +543,5 @@ void clip_config_free(ClipConfig *c) {
 
 size_t clip_image_tokens(const ClipConfig *c) {
     size_t grid = c->image_size / c->patch_size;
-    return grid * grid + 1;
+    return grid * grid + c->image.class_token;
 }

@@ -18,9 +18,10 @@ typedef enum {
 typedef struct TowerConfig {
     size_t width, layers, heads, mlp; /* mlp: hidden width */
     Activation activation;
-    double eps;  /* of the LayerNorms */
-    bool causal; /* a position attends to itself and those before it */
-    bool ln_pre; /* a LayerNorm between embeddings and blocks */
+    double eps;                   /* of the LayerNorms */
+    bool causal;                  /* a position attends to itself and those before it */
+    bool class_token, patch_bias; /* image tower */
+    bool ln_pre;                  /* a LayerNorm between embeddings and blocks */
     Pooling pool;
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
 } TowerConfig;
@@ -70,6 +71,6 @@ char *clip_config_to_json(const ClipConfig *c);
 void clip_config_free(ClipConfig *c);
 /* Three floats as JSON, each by its shortest decimal: 0.48145467, not 0.48145467042922974. */
 struct json_t *clip_config_triple(const float x[3]);
-/* Tokens of the image tower without patch dropout: (S/P)² + 1. */
+/* Tokens of the image tower without patch dropout: (S/P)², and the class token. */
 size_t clip_image_tokens(const ClipConfig *c);
 #endif

@@ -95,15 +95,15 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     Part embeddings = {TOWER_IMAGE, 0, "visual."}, last = {TOWER_IMAGE, layers, "visual."},
          top = {TOWER_IMAGE, layers + 1, "visual."};
     ParamInit init = normal(1 / (double)d);
-    add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
+    if (c->image.class_token) add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
     add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init, clip_image_tokens(c),
                d);
     add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
-    Param conv1 = {.role = ROLE_PATCHES,
-                   .init = uniform(1 / (3 * (double)P * (double)P)),
-                   .ndim = 4,
-                   .shape = {d, 3, P, P}};
+    ParamInit patches = uniform(1 / (3 * (double)P * (double)P));
+    Param conv1 = {.role = ROLE_PATCHES, .init = patches, .ndim = 4, .shape = {d, 3, P, P}};
     add(p, &embeddings, conv1, "conv1.weight", "");
+    Param bias = {.role = ROLE_PATCHES, .bias = true, .init = patches, .ndim = 1, .shape = {d}};
+    if (c->image.patch_bias) add(p, &embeddings, bias, "conv1.bias", "");
     if (c->image.ln_pre) add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
     add_blocks(p, TOWER_IMAGE, "visual.", &c->image);
     add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);

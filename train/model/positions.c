@@ -54,28 +54,29 @@ static float *resize_text(const float *from, size_t rows, size_t n, size_t C) {
     return to;
 }
 
-/* Class row, then a g×g grid → class row, then a G×G grid. */
-static float *resize_image(const float *from, size_t g, size_t G, size_t C) {
-    float *to = xmalloc(size_mul(G * G + 1, C * sizeof *to));
+/* `first` rows, then a g×g grid → the same rows, then a G×G grid. */
+static float *resize_image(const float *from, size_t first, size_t g, size_t G, size_t C) {
+    float *to = xmalloc(size_mul(first + G * G, C * sizeof *to));
     float *half = xmalloc(size_mul(g * G, C * sizeof *half));
     double *w = resize_matrix(g, G, true);
-    memcpy(to, from, C * sizeof *to);
+    memcpy(to, from, first * C * sizeof *to);
     for (size_t y = 0; y < g; y++)
-        resample(half + y * G * C, from + (1 + y * g) * C, w, g, G, C, C);
-    for (size_t x = 0; x < G; x++) resample(to + (1 + x) * C, half + x * C, w, g, G, G * C, C);
+        resample(half + y * G * C, from + (first + y * g) * C, w, g, G, C, C);
+    for (size_t x = 0; x < G; x++) resample(to + (first + x) * C, half + x * C, w, g, G, G * C, C);
     free(w);
     free(half);
     return to;
 }
 
-static size_t grid_side(size_t tokens) {
-    size_t side = (size_t)lround(sqrt((double)(tokens - 1)));
-    return side * side + 1 == tokens ? side : 0;
+/* 0: no square. */
+static size_t side_of(size_t cells) {
+    size_t side = (size_t)lround(sqrt((double)cells));
+    return side * side == cells ? side : 0;
 }
 
 float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image) {
     if (!rows || !C) return NULL;
     if (!image) return resize_text(from, rows, n, C);
-    size_t g = rows < 2 ? 0 : grid_side(rows), G = grid_side(n);
-    return g && G ? resize_image(from, g, G, C) : NULL;
+    size_t first = !side_of(n), g = side_of(rows - first), G = side_of(n - first);
+    return g && G ? resize_image(from, first, g, G, C) : NULL;
 }

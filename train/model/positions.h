@@ -4,7 +4,8 @@
 #define TRAIN_MODEL_POSITIONS_H
 #include "kernels/base.h"
 
-/* from [rows,C] → malloc'd [n,C]. image: a class row, then a square grid, resized bicubically with
- * antialiasing; otherwise linearly, without. NULL: rows or n is not such a grid, or is 0. */
+/* from [rows,C] → malloc'd [n,C]. image: a class row if n is one more than a square, then a square
+ * grid, resized bicubically with antialiasing; otherwise linearly, without. NULL: rows or n is no
+ * such grid, or nothing. */
 float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image);
 #endif

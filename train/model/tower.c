@@ -116,11 +116,11 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     } else if (norms_all(t)) {
         norm_fwd(t->p, t->ln_final, t->config.eps, w->y, s->mean, s->rstd, s->x3, x2, w->branch,
                  seq->rows, C);
-        k->mean_pool_fwd(s->pooled, w->y, seq->start, B, 1, C);
+        k->mean_pool_fwd(s->pooled, w->y, seq->start, B, t->config.class_token, C);
     } else {
         k->add(w->y, x2, w->branch, seq->rows * C);
         if (t->config.pool == POOL_MEAN)
-            k->mean_pool_fwd(s->x3, w->y, seq->start, B, 1, C);
+            k->mean_pool_fwd(s->x3, w->y, seq->start, B, t->config.class_token, C);
         else
             k->gather_rows(s->x3, w->y, seq->pool, B, C);
         norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, NULL, s->x3, NULL,
@@ -134,7 +134,7 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const BlockScratch *w = &s->scratch;
     size_t C = t->C, B = seq->B;
     if (norms_all(t)) {
-        k->mean_pool_bwd(w->branch, w->gathered, seq->start, B, 1, C);
+        k->mean_pool_bwd(w->branch, w->gathered, seq->start, B, t->config.class_token, C);
         norm_bwd(t->p, t->ln_final, w->d, NULL, w->branch, NULL, s->x3, s->mean, s->rstd, seq->rows,
                  C);
         return;
@@ -142,7 +142,7 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     norm_bwd(t->p, t->ln_final, w->dpooled, NULL, w->gathered, NULL, s->x3, s->mean, s->rstd, B, C);
     if (t->prune) return;
     if (t->config.pool == POOL_MEAN) {
-        k->mean_pool_bwd(w->d, w->dpooled, seq->start, B, 1, C);
+        k->mean_pool_bwd(w->d, w->dpooled, seq->start, B, t->config.class_token, C);
     } else {
         k->device->zero(w->d, seq->rows * C * k->act_size);
         k->scatter_add_rows(w->d, w->dpooled, seq->pool, B, C);

@@ -7,6 +7,7 @@
 void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
               const ClipOptions *o) {
     size_t side = c->image_size / c->patch_size, B = o->max_batch;
+    assert(c->image.pool == POOL_MEAN || (c->image.pool == POOL_CLASS && c->image.class_token));
     memset(v, 0, sizeof *v);
     v->image_size = c->image_size;
     v->patch_size = c->patch_size;
@@ -22,13 +23,13 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .training = o->training && !o->frozen_image,
                        .checkpoint = o->grad_checkpointing,
                        .max_B = B,
-                       .kept_rows = size_mul(B, v->kept_grid + 1),
-                       .max_rows = size_mul(B, v->grid + 1),
+                       .kept_rows = size_mul(B, v->kept_grid + c->image.class_token),
+                       .max_rows = size_mul(B, v->grid + c->image.class_token),
                        .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
     if (c->image.ln_pre) v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
-    v->class_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_CLASS).w;
+    v->class_embedding = params_at(p, TOWER_IMAGE, 0, ROLE_CLASS, false);
     v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
 }
 
@@ -80,7 +81,7 @@ void vit_start(Vit *v) {
     size_t B = v->tower.max_B;
     int32_t *first = xmalloc((B + 1) * sizeof *first);
     for (int dropped = 0; dropped < 2; dropped++) {
-        size_t T = (dropped ? v->kept_grid : v->grid) + 1;
+        size_t T = (dropped ? v->kept_grid : v->grid) + v->tower.config.class_token;
         for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
         k->device->upload(v->start[dropped], first, (B + 1) * sizeof *first);
         k->device->upload(v->pool[dropped], first, B * sizeof *first);
@@ -95,7 +96,8 @@ void vit_load(Vit *v, const ClipBatch *b, bool keep) {
     assert(b->B <= t->max_B);
     if (dropped) t->k->device->copy(v->keep, b->keep, b->B * n * sizeof *v->keep);
     v->n = dropped ? n : v->grid;
-    v->seq = (Sequences){v->start[dropped], v->pool[dropped], b->B, b->B * (v->n + 1), v->n + 1};
+    size_t T = v->n + t->config.class_token;
+    v->seq = (Sequences){v->start[dropped], v->pool[dropped], b->B, b->B * T, T};
     assert(!keep || (t->training && v->n == v->kept_grid));
     t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
                      dropped ? v->keep : NULL, v->mean, v->std, b->B, v->image_size, v->patch_size,
@@ -109,11 +111,12 @@ void vit_fwd(Vit *v, bool keep) {
     const TowerPass *pass = keep ? &t->kept : &t->transient;
     size_t B = v->seq.B;
     act *tok = pass->scratch.branch, *x = pass->layer[0].x;
-    t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w), NULL, B * v->n, t->C,
+    t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w),
+                     v->conv1.b ? param_act(p, v->conv1.b) : NULL, B * v->n, t->C,
                      3 * v->patch_size * v->patch_size);
-    t->k->image_embed_fwd(s->x0 ? s->x0 : x, tok, param_acc(p, v->class_embedding),
-                          param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B,
-                          v->n, t->C);
+    t->k->image_embed_fwd(
+        s->x0 ? s->x0 : x, tok, v->class_embedding ? param_acc(p, v->class_embedding) : NULL,
+        param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
     if (s->x0)
         norm_fwd(p, v->ln_pre, t->config.eps, x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
                  t->C);
@@ -121,7 +124,8 @@ void vit_fwd(Vit *v, bool keep) {
 }
 
 static bool embed_trains(const Vit *v) {
-    return layer_trains(v->conv1) || layer_trains(v->ln_pre) || v->class_embedding->trainable ||
+    return layer_trains(v->conv1) || layer_trains(v->ln_pre) ||
+           (v->class_embedding && v->class_embedding->trainable) ||
            v->positional_embedding->trainable;
 }
 
@@ -137,9 +141,9 @@ void vit_bwd(Vit *v) {
     if (v->kept.x0)
         norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
                  v->seq.rows, t->C);
-    if (!layer_trains(v->conv1) && !v->class_embedding->trainable) return;
+    if (!layer_trains(v->conv1) && !v->positional_embedding->trainable) return;
     act *dtok = w->branch;
-    t->k->image_embed_bwd(dtok, param_grad(p, v->class_embedding),
+    t->k->image_embed_bwd(dtok, v->class_embedding ? param_grad(p, v->class_embedding) : NULL,
                           param_grad(p, v->positional_embedding), w->d,
                           v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
     linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,

@@ -19,7 +19,7 @@ typedef struct Vit {
     float mean[3], std[3];
     uint64_t seed;
     Layer conv1, ln_pre;
-    const Param *class_embedding, *positional_embedding;
+    const Param *class_embedding, *positional_embedding; /* the first NULL without class token */
     VitPass kept, transient;
     /* device: row offsets [B+1] and pooled rows [B] of whole pictures and of dropped ones; kept
      * positions [B,kept_grid] */
