@@ -114,7 +114,8 @@ static void test_refused(void **state) {
         {"\"text_cfg\": {", "\"norm_kwargs\": 1e-6, ", "text_cfg.norm_kwargs: expected an object"},
         {"\"vision_cfg\": {", "\"pool_type\": \"map\", ", "vision_cfg.pool_type"},
         {"\"text_cfg\": {", "\"hf_model_name\": \"roberta\", ", "text_cfg.hf_model_name"},
-        {"\"text_cfg\": {", "\"no_causal_mask\": true, ", "text_cfg.no_causal_mask"},
+        {"\"text_cfg\": {", "\"no_causal_mask\": 1, ", "text_cfg.no_causal_mask"},
+        {"\"text_cfg\": {", "\"pool_type\": \"eos\", ", "text_cfg.pool_type"},
         {"\"text_cfg\": {", "\"tokenizer_kwargs\": {\"clean\": \"x\"}, ", "tokenizer_kwargs"},
         {"{", "\"multimodal_cfg\": {}, ", "model.multimodal_cfg"},
         {"{", "\"quick_gelu\": 1, ", "model.quick_gelu"},
@@ -221,7 +222,8 @@ static void test_described(void **state) {
     static const char json[] =
         "{\"embed_dim\": 32, \"vision_cfg\": {\"norm_kwargs\": {\"eps\": 1e-6}, "
         "\"no_ln_pre\": true, \"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
-        "\"text_cfg\": {\"norm_kwargs\": {\"eps\": 2e-6}}}";
+        "\"text_cfg\": {\"no_causal_mask\": true, \"pool_type\": \"last\", \"norm_kwargs\": "
+        "{\"eps\": 2e-6}}}";
     ClipConfig c[2];
     parse_good(&c[0], json);
     char *text = clip_config_to_json(&c[0]);
@@ -231,6 +233,8 @@ static void test_described(void **state) {
         assert_true(image->eps == 1e-6 && words->eps == 2e-6);
         assert_int_equal(image->pool, POOL_MEAN);
         assert_true(image->norm_after_pool && !image->ln_pre);
+        assert_int_equal(words->pool, POOL_LAST);
+        assert_false(words->causal);
         clip_config_free(&c[i]);
     }
     free(text);

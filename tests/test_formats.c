@@ -197,6 +197,36 @@ static void test_hf_config(void **state) {
     clip_config_free(&c);
 }
 
+/* What CLIPModel cannot say is named. */
+static void test_hf_has_no_place(void **state) {
+    (void)state;
+    static const char good[] = HF("", "", "");
+    for (size_t i = 0;; i++) {
+        ClipConfig c;
+        Error err = {""};
+        if (!clip_config_parse(&c, "hf", good, strlen(good), &err)) fail_msg("%s", err.text);
+        const struct {
+            bool *field;
+            const char *says;
+        } beyond[] = {{&c.has_logit_bias, "a logit_bias"},
+                      {&c.image.class_token, "class token"},
+                      {&c.image.patch_bias, "bias of the patches"},
+                      {&c.image.ln_pre, "no_ln_pre"},
+                      {&c.image.norm_after_pool, "final_ln_after_pool"},
+                      {&c.text.causal, "no_causal_mask"}};
+        if (i < COUNT(beyond)) *beyond[i].field = !*beyond[i].field;
+        if (i == COUNT(beyond)) c.image.pool = POOL_MEAN;
+        if (i == COUNT(beyond) + 1) c.text.pool = POOL_LAST;
+        char *out = hf_config_out(&c, "float32", &err);
+        bool written = out != NULL;
+        clip_config_free(&c);
+        free(out);
+        assert_int_equal(written, i == COUNT(beyond) + 2); /* nothing changed */
+        if (written) break;
+        test_says(err.text, i < COUNT(beyond) ? beyond[i].says : "pool_type");
+    }
+}
+
 static void test_hf_config_refused(void **state) {
     (void)state;
     static const struct {
@@ -405,6 +435,7 @@ int main(void) {
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_activation_is_watched),
         cmocka_unit_test(test_hf_config),
+        cmocka_unit_test(test_hf_has_no_place),
         cmocka_unit_test(test_hf_config_refused),
         cmocka_unit_test(test_preprocessor),
         cmocka_unit_test(test_index),

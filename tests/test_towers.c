@@ -30,6 +30,17 @@ static void image_mean_then_norm(ClipConfig *c) {
     c->image.norm_after_pool = true;
 }
 
+static void text_both_ways(ClipConfig *c) { c->text.causal = false; }
+static void text_last(ClipConfig *c) { c->text.pool = POOL_LAST; }
+static void text_both_ways_last(ClipConfig *c) {
+    text_both_ways(c);
+    text_last(c);
+}
+static void text_mean(ClipConfig *c) {
+    text_both_ways(c);
+    c->text.pool = POOL_MEAN;
+}
+
 static const struct {
     void (*describe)(ClipConfig *c);
     bool image, text; /* the towers whose features differ from CLIP's */
@@ -45,6 +56,10 @@ static const struct {
     {no_ln_pre, true, false, true, 2},
     {image_mean, true, false, true, 1},
     {image_mean_then_norm, true, false, true, 1},
+    {text_both_ways, false, true, false, 2},
+    {text_last, false, true, false, 2},
+    {text_both_ways_last, false, true, false, 2},
+    {text_mean, false, true, false, 1},
 };
 
 static ClipConfig described(ClipConfig c, size_t row) {

@@ -221,8 +221,9 @@ double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
     double patch = 3 * (double)(c->patch_size * c->patch_size), E = (double)c->embed_dim;
     double macs = n * patch * (double)c->image.width + (double)c->image.width * E;
     macs += stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
-    double L = full ? (double)c->context_length : (double)tokens;
-    macs += stack_macs(&c->text, L, full ? L * L : L * (L + 1) / 2, !full);
+    double L = (double)(full || !tower_ends_at_pool(&c->text) ? c->context_length : tokens);
+    double scores = full || !c->text.causal ? L * L : L * (L + 1) / 2;
+    macs += stack_macs(&c->text, L, scores, !full && tower_pools_one(&c->text));
     macs += (double)c->text.width * E;
     return 2 * macs;
 }

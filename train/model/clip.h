@@ -54,7 +54,7 @@ ClipShape clip_shape(const Clip *m);
  * is a hundredth of the rows of captions of 16 tokens, and few distinct multiples occur. */
 size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch);
 /* Captions in the text tower's form: up to the pooled token if no later token can change the
- * feature, else padded to the context with id 0, as in open_clip. */
+ * feature, else padded to the context. */
 typedef struct TextRows {
     int32_t *ids, *start, *pool; /* [rows], [B+1], [B] rows of the pooled tokens */
 } TextRows;

@@ -59,11 +59,9 @@ static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             {"embed_cls", "false"},
                                             {"pad_id", NULL},
                                             {"eos_id", NULL},
-                                            {"no_causal_mask", "false"},
                                             /* the same numbers, since LayerNorm acts on each row
                                              * alone */
                                             {"final_ln_after_pool", NULL},
-                                            {"pool_type", "\"argmax\""},
                                             {"proj_bias", "false"},
                                             {"proj_type", "\"linear\""},
                                             {"output_tokens", "false"},
@@ -284,6 +282,7 @@ static void read_image(ClipConfig *c, const Reader *r) {
 }
 
 static void read_text(ClipConfig *c, const Reader *r) {
+    static const char *const pools[] = {"argmax", "last", NULL};
     c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
     c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
     TowerConfig *t = &c->text;
@@ -291,6 +290,8 @@ static void read_text(ClipConfig *c, const Reader *r) {
     t->heads = take_size(r, "heads", MAX_WIDTH, t->heads);
     read_tower(r, t);
     if (t->width % t->heads) fail(r, "heads", "does not divide the width");
+    t->causal = !take_bool(r, "no_causal_mask");
+    t->pool = take_choice(r, "pool_type", pools) ? POOL_LAST : POOL_END;
     take_neutral(r, text_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);

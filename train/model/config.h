@@ -10,6 +10,7 @@
 typedef enum {
     POOL_CLASS, /* the row of the class token */
     POOL_END,   /* the row of a caption's first largest id, the end token */
+    POOL_LAST,  /* the last row of the context */
     POOL_MEAN   /* the mean of all rows except the class token's */
 } Pooling;
 
@@ -36,9 +37,10 @@ TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t ml
 static inline bool tower_ends_at_pool(const TowerConfig *t) {
     return t->causal && t->pool == POOL_END;
 }
-/* Skips the last block for all rows except the pooled one, which attends to every computed row. */
+/* Skips the last block for all rows except the pooled one, if that attends to every computed row.
+ */
 static inline bool tower_pools_one(const TowerConfig *t) {
-    return t->causal ? tower_ends_at_pool(t) : t->pool != POOL_MEAN;
+    return t->causal ? t->pool == POOL_END || t->pool == POOL_LAST : t->pool != POOL_MEAN;
 }
 
 typedef struct ClipConfig {

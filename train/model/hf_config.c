@@ -185,15 +185,22 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
 }
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
-    const char *what = c->has_logit_bias            ? "a logit_bias"
-                       : !c->image.ln_pre           ? "no_ln_pre"
-                       : c->image.pool == POOL_MEAN ? "pool_type avg"
-                       : c->image.norm_after_pool   ? "final_ln_after_pool"
-                                                    : NULL;
-    if (what) {
-        error_set(err, "Hugging Face's CLIPModel has no place for %s", what);
-        return NULL;
-    }
+    const struct {
+        bool has;
+        const char *what;
+    } beyond[] = {{c->has_logit_bias, "a logit_bias"},
+                  {!c->image.class_token, "an image tower without class token"},
+                  {c->image.patch_bias, "a bias of the patches"},
+                  {!c->image.ln_pre, "no_ln_pre"},
+                  {c->image.pool == POOL_MEAN, "pool_type avg"},
+                  {c->image.norm_after_pool, "final_ln_after_pool"},
+                  {!c->text.causal, "no_causal_mask"},
+                  {c->text.pool == POOL_LAST, "pool_type last"}};
+    for (size_t i = 0; i < COUNT(beyond); i++)
+        if (beyond[i].has) {
+            error_set(err, "Hugging Face's CLIPModel has no place for %s", beyond[i].what);
+            return NULL;
+        }
     json_int_t vocab = (json_int_t)c->vocab_size;
     json_t *image = tower_out(&c->image, c, "clip_vision_model"),
            *text = tower_out(&c->text, c, "clip_text_model");

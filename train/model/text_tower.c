@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+/* What open_clip's tokenizers fill a context with. */
+enum { PADDING_ID = 0 };
+
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
                      const ClipOptions *o) {
     size_t B = o->max_batch, rows = size_mul(B, c->context_length);
@@ -66,9 +69,10 @@ size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, cons
         size_t T = t->cut ? used : t->context;
         assert(rows + T <= t->tower.max_rows);
         to.start[b] = (int32_t)rows;
-        to.pool[b] = (int32_t)(rows + end_token(caption, n));
+        size_t pool = t->tower.config.pool == POOL_LAST ? T - 1 : end_token(caption, n);
+        to.pool[b] = (int32_t)(rows + pool);
         for (size_t i = 0; i < T; i++) {
-            int32_t id = i < used ? caption[i] : 0;
+            int32_t id = i < used ? caption[i] : PADDING_ID;
             assert(id >= 0 && (size_t)id < t->vocab);
             to.ids[rows + i] = id;
         }
