@@ -17,7 +17,7 @@ static bool add_key(CaptionKeys *k, const char *text, size_t n, Error *err) {
     if (k->count == CAPTION_KEYS_MAX) return error_set(err, "more than %d keys", CAPTION_KEYS_MAX);
     CaptionKey *key = &k->keys[k->count++];
     bool json = n > 5 && memcmp(text, "json.", 5) == 0;
-    key->choice = k->choices;
+    key->alternative = k->alternatives;
     key->extension = json ? xstrdup("json") : xasprintf("%.*s", (int)n, text);
     key->field = json ? xasprintf("%.*s", (int)n - 5, text + 5) : NULL;
     return true;
@@ -42,7 +42,7 @@ static bool add_choice(CaptionKeys *k, const char *text, size_t n, Error *err) {
     if (k->count == before) return error_set(err, "an empty key");
     for (size_t i = before; i < k->count; i++)
         add_member(k, i == before ? "," : ";", k->keys[i].extension);
-    k->choices++;
+    k->alternatives++;
     return true;
 }
 
@@ -63,7 +63,7 @@ bool caption_keys_parse(CaptionKeys *k, const char *text, Error *err) {
         if (!add_choice(k, at, keys, &why))
             return error_set(err, "text key \"%s\": %s (as in txt;caption or txt:0.7,json.alt:0.3)",
                              text, why.text);
-        k->weights[k->choices - 1] = weight;
+        k->weights[k->alternatives - 1] = weight;
         sum += weight;
         at += n;
         if (!*at) break;
@@ -81,14 +81,14 @@ void caption_keys_free(CaptionKeys *k) {
 }
 
 void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPTION_KEYS_MAX]) {
-    for (size_t i = 0; i < k->choices; i++) order[i] = i;
+    for (size_t i = 0; i < k->alternatives; i++) order[i] = i;
     if (!draw) return;
-    for (size_t i = 0; i + 1 < k->choices; i++) {
+    for (size_t i = 0; i + 1 < k->alternatives; i++) {
         double sum = 0;
-        for (size_t j = i; j < k->choices; j++) sum += k->weights[order[j]];
+        for (size_t j = i; j < k->alternatives; j++) sum += k->weights[order[j]];
         double at = rng_uniform(*draw, RNG_CAPTION, i) * sum;
         size_t j = i;
-        while (j + 1 < k->choices && at >= k->weights[order[j]]) at -= k->weights[order[j++]];
+        while (j + 1 < k->alternatives && at >= k->weights[order[j]]) at -= k->weights[order[j++]];
         size_t chosen = order[j];
         order[j] = order[i];
         order[i] = chosen;
@@ -208,12 +208,12 @@ bool captions_take(Sample *s, const CaptionKeys *k, CaptionPick pick, const uint
     size_t order[CAPTION_KEYS_MAX];
     error_set(err, "no caption");
     caption_order(k, draw, order);
-    for (size_t c = 0; c < k->choices; c++)
+    for (size_t c = 0; c < k->alternatives; c++)
         for (size_t i = 0; i < k->count; i++) {
             const CaptionKey *key = &k->keys[i];
             const char *bytes;
             size_t n;
-            if (key->choice != order[c]) continue;
+            if (key->alternative != order[c]) continue;
             int there = read(context, key->extension, &bytes, &n, err);
             if (there < 0) return false;
             if (there == 0) continue;

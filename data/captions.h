@@ -1,13 +1,13 @@
 /* captions: which text of a sample is its caption: members and fields of .json, with probabilities,
  * and one of several captions.
  *
- * A text key (--text-key) is a list of choices separated by commas. A choice is a list of keys
- * separated by semicolons, of which the first one that the sample has is used, and optionally ":"
- * and a weight (1). A key is an extension (txt) or a field of the .json (json.alt,
+ * A text key (--text-key) is a list of alternatives separated by commas. An alternative is a list
+ * of keys separated by semicolons, of which the first one that the sample has is used, and
+ * optionally ":" and a weight (1). A key is an extension (txt) or a field of the .json (json.alt,
  * json.meta.title).
  *     txt;caption                   .txt, or else .caption
  *     txt:0.7,json.alt:0.3          .txt with probability 0.7, otherwise the field "alt"
- * The weight of a choice that a sample lacks goes to the other choices. */
+ * The weight of an alternative that a sample lacks goes to the others. */
 #ifndef DATA_CAPTIONS_H
 #define DATA_CAPTIONS_H
 #include "data/sample.h"
@@ -29,12 +29,12 @@ typedef enum {
 typedef struct CaptionKey {
     char *extension;
     char *field; /* of the .json; NULL: the member itself */
-    size_t choice;
+    size_t alternative;
 } CaptionKey;
 
 typedef struct CaptionKeys {
     CaptionKey keys[CAPTION_KEYS_MAX];
-    size_t count, choices; /* 0: samples need no caption */
+    size_t count, alternatives; /* 0: samples need no caption */
     double weights[CAPTION_KEYS_MAX];
     char *members; /* the extensions alone, as index_keys_new takes them */
 } CaptionKeys;
@@ -42,8 +42,8 @@ typedef struct CaptionKeys {
 /* text NULL or "": no caption is needed. After either, caption_keys_free. */
 bool caption_keys_parse(CaptionKeys *k, const char *text, Error *err);
 void caption_keys_free(CaptionKeys *k);
-/* The order in which choices are tried: that of the text, or (draw not NULL) drawn at random by
- * their weights. A pure function of *draw. */
+/* The order in which alternatives are tried: that of the text, or (draw not NULL) drawn at random
+ * by their weights. A pure function of *draw. */
 void caption_order(const CaptionKeys *k, const uint64_t *draw, size_t order[CAPTION_KEYS_MAX]);
 
 /* Reads members of one sample: 1 with its bytes (valid until the next call), 0 if there is no such

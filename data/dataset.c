@@ -193,7 +193,7 @@ bool dataset_read_drawn(Dataset *d, size_t index, const uint64_t *draw, Sample *
     bool ok = shard->source->read(shard, &d->context, index, draw, s, &why);
     if (!ok && strncmp(why.text, s->key, strlen(s->key)) == 0)
         return error_set(err, "%s", why.text); /* a file's error already names the file */
-    if (ok && d->captions.choices && text_is_blank(s->text, s->text_size))
+    if (ok && d->captions.alternatives && text_is_blank(s->text, s->text_size))
         ok = error_set(&why, "an empty caption");
     return ok || error_set(err, "%s: %s", s->key, why.text);
 }

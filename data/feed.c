@@ -259,15 +259,15 @@ static bool draw(Feed *f, uint64_t epoch, FeedRow *out, Error *err) {
     f->head = (f->head + 1) % f->o.buffer;
     f->count--;
     f->bytes -= s->s.image_size;
-    out->choices[out->count++] = s;
+    out->candidates[out->count++] = s;
     uint64_t spare_seed = rng_mix(f->seed, 1);
     for (size_t i = 0; f->count && i < FEED_SPARES; i++) {
         uint64_t index = f->taken * FEED_SPARES + i;
         at = (size_t)rng_below(spare_seed, RNG_SHUFFLE_SAMPLES, index, f->count);
-        out->choices[out->count++] = *slot(f, at);
+        out->candidates[out->count++] = *slot(f, at);
     }
-    for (size_t i = 0; i < f->reserved; i++) out->choices[out->count++] = f->reserve[i];
-    for (size_t i = 1; i < out->count; i++) out->choices[i]->refs++;
+    for (size_t i = 0; i < f->reserved; i++) out->candidates[out->count++] = f->reserve[i];
+    for (size_t i = 1; i < out->count; i++) out->candidates[i]->refs++;
     f->taken++;
     return true;
 }
@@ -275,7 +275,7 @@ static bool draw(Feed *f, uint64_t epoch, FeedRow *out, Error *err) {
 /* ---- rows ---- */
 
 void feed_release(FeedRow *row) {
-    for (size_t i = 0; i < row->count; i++) stream_sample_release(row->choices[i]);
+    for (size_t i = 0; i < row->count; i++) stream_sample_release(row->candidates[i]);
     row->count = 0;
 }
 

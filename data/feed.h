@@ -20,9 +20,9 @@ typedef struct FeedOptions {
 } FeedOptions;
 
 /* Candidates for a row: its sample, then spares in case that one is bad. */
-enum { FEED_SPARES = 16, FEED_CHOICES = 1 + 2 * FEED_SPARES };
+enum { FEED_SPARES = 16, FEED_CANDIDATES = 1 + 2 * FEED_SPARES };
 typedef struct FeedRow {
-    StreamSample *choices[FEED_CHOICES];
+    StreamSample *candidates[FEED_CANDIDATES];
     size_t count;
 } FeedRow;
 

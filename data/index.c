@@ -75,13 +75,13 @@ static const IndexMember *find_first(const Index *ix, size_t i, const char *list
     return NULL;
 }
 
-/* The member of the first choice that is not blank. */
-static const IndexMember *find_text(const Index *ix, size_t i, const char *choices) {
-    for (;; choices++) {
-        const IndexMember *m = find_first(ix, i, choices);
+/* The member of the first key that is not blank. */
+static const IndexMember *find_text(const Index *ix, size_t i, const char *keys) {
+    for (;; keys++) {
+        const IndexMember *m = find_first(ix, i, keys);
         if (m && !(m->flags & INDEX_BLANK)) return m;
-        choices += strcspn(choices, ",");
-        if (!*choices) return NULL;
+        keys += strcspn(keys, ",");
+        if (!*keys) return NULL;
     }
 }
 

@@ -151,16 +151,16 @@ static void break_at(Loader *l, uint64_t number, const Error *why) {
 static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
     Loader *l = w->l;
     size_t in_step = s->batch.micro * l->o.batch_size + row;
-    FeedRow choices;
+    FeedRow fed;
     Error err;
     if (!feed_take(l->feed, s->batch.epoch, s->batch.step * l->o.accum * l->o.batch_size + in_step,
-                   &choices, &err)) {
+                   &fed, &err)) {
         break_at(l, s->number, &err);
         return false;
     }
     bool ok = false;
-    for (size_t i = 0; i < choices.count && !ok; i++) {
-        const StreamSample *one = choices.choices[i];
+    for (size_t i = 0; i < fed.count && !ok; i++) {
+        const StreamSample *one = fed.candidates[i];
         uint64_t seed = rng_mix(rng_mix(l->o.seed, s->batch.epoch), one->number);
         if (one->bad)
             err = one->why;
@@ -169,9 +169,9 @@ static bool fill_from_feed(Worker *w, Slot *s, size_t row) {
         count_sample(l, ok ? NULL : &err);
     }
     if (!ok)
-        die("%zu samples in a row are bad (see clipc data check); the last one: %s", choices.count,
+        die("%zu samples in a row are bad (see clipc data check); the last one: %s", fed.count,
             err.text);
-    feed_release(&choices);
+    feed_release(&fed);
     return true;
 }
 

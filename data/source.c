@@ -78,7 +78,7 @@ static bool tar_read_sample(Shard *shard, const SourceContext *c, size_t i, cons
     bool ok = image <= SAMPLE_IMAGE_MAX || error_set(err, "an image of %zu bytes", image);
     ok = ok && read_member(&from, p.image, SAMPLE_IMAGE_MAX, sample_reserve_image(s, image), err);
     if (ok) s->image_size = image;
-    if (ok && c->captions->choices)
+    if (ok && c->captions->alternatives)
         ok = captions_take(s, c->captions, c->options->captions, draw, read_text, &from, err);
     if (ok && p.label) ok = read_label(&from, p.label, s, err);
     const char *json;
@@ -272,7 +272,7 @@ static bool arrays_read(Shard *shard, const SourceContext *c, size_t i, const ui
     if (x->labels.size) s->label = x->labels.bytes[i];
     char digits[8];
     int n = snprintf(digits, sizeof digits, "%d", s->label);
-    if (c->captions->choices && s->label >= 0) sample_set_text(s, digits, (size_t)n);
+    if (c->captions->alternatives && s->label >= 0) sample_set_text(s, digits, (size_t)n);
     return true;
 }
 

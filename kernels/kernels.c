@@ -13,8 +13,8 @@ extern bool device_has_fp8(void);
 extern void device_close(void);
 extern KERNEL_TYPE(fp8_weight) cuda_bf16_fp8_register;
 
-extern bool cuda_write_choices(const char *path, Error *err);
-extern bool cuda_read_choices(const char *path, Error *err);
+extern bool cuda_write_algorithms(const char *path, Error *err);
+extern bool cuda_read_algorithms(const char *path, Error *err);
 
 static bool cuda_usable(void) { return !device_problem(); }
 
@@ -37,11 +37,11 @@ static const Kernels *cuda_open(Precision precision) {
 #else
 static bool cuda_usable(void) { return false; }
 void kernels_close(void) {}
-static bool cuda_write_choices(const char *path, Error *err) {
+static bool cuda_write_algorithms(const char *path, Error *err) {
     (void)path, (void)err;
     return true;
 }
-static bool cuda_read_choices(const char *path, Error *err) {
+static bool cuda_read_algorithms(const char *path, Error *err) {
     return error_set(err, "%s: products have no choices on a CPU", path);
 }
 
@@ -115,8 +115,12 @@ Precision kernels_precision(DeviceChoice device, Precision precision) {
     return cpu_precision();
 }
 
-bool kernels_write_choices(const char *path, Error *err) { return cuda_write_choices(path, err); }
-bool kernels_read_choices(const char *path, Error *err) { return cuda_read_choices(path, err); }
+bool kernels_write_algorithms(const char *path, Error *err) {
+    return cuda_write_algorithms(path, err);
+}
+bool kernels_read_algorithms(const char *path, Error *err) {
+    return cuda_read_algorithms(path, err);
+}
 
 void kernel_stats_reset(void) { memset(kernel_stats, 0, sizeof kernel_stats); }
 

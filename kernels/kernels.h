@@ -322,10 +322,10 @@ typedef struct KernelTuning {
 } KernelTuning;
 extern KernelTuning kernel_tuning;
 /* Writes the chosen algorithms of products to a file, and reads them, so that a resumed run
- * computes the same bits. Nothing is written if there are no choices (on a CPU). Reading refuses
+ * computes the same bits. Nothing is written if none were chosen (on a CPU). Reading refuses
  * another library version or device, and damaged lines. */
-bool kernels_write_choices(const char *path, Error *err);
-bool kernels_read_choices(const char *path, Error *err);
+bool kernels_write_algorithms(const char *path, Error *err);
+bool kernels_read_algorithms(const char *path, Error *err);
 
 /* i-th element of device memory. */
 static inline act *act_at(const Kernels *k, const act *p, size_t i) {

@@ -20,12 +20,12 @@ static void test_grammar(void **state) {
     CaptionKeys k;
     Error err;
     assert_true(caption_keys_parse(&k, "txt;caption", &err));
-    assert_int_equal(k.choices, 1);
+    assert_int_equal(k.alternatives, 1);
     assert_int_equal(k.count, 2);
     assert_string_equal(k.members, "txt;caption");
     caption_keys_free(&k);
     assert_true(caption_keys_parse(&k, "txt;caption:0.7,json.a.b:0.3,alt", &err));
-    assert_int_equal(k.choices, 3);
+    assert_int_equal(k.alternatives, 3);
     assert_string_equal(k.members, "txt;caption,json,alt");
     assert_string_equal(k.keys[2].extension, "json");
     assert_string_equal(k.keys[2].field, "a.b");
@@ -35,7 +35,7 @@ static void test_grammar(void **state) {
     caption_keys_free(&k);
     for (int none = 0; none < 2; none++) {
         assert_true(caption_keys_parse(&k, none ? NULL : "", &err));
-        assert_int_equal(k.choices, 0);
+        assert_int_equal(k.alternatives, 0);
         caption_keys_free(&k);
     }
     check_refused("txt:", "no weight");

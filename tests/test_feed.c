@@ -62,9 +62,9 @@ static void take(Dataset *d, uint64_t epoch, uint64_t first, size_t n, size_t ro
         Error err;
         if (!feed_take(f, epoch + (first + i) / rows, (first + i) % rows, &row, &err))
             fail_msg("%s", err.text);
-        out[i] = atol(row.choices[0]->s.text);
-        assert_false(row.choices[0]->bad);
-        assert_true(row.count > 1 && row.count <= FEED_CHOICES);
+        out[i] = atol(row.candidates[0]->s.text);
+        assert_false(row.candidates[0]->bad);
+        assert_true(row.count > 1 && row.count <= FEED_CANDIDATES);
         feed_release(&row);
     }
 }
@@ -155,7 +155,7 @@ static void *taker_main(void *arg) {
         FeedRow row;
         Error err;
         if (i >= 2 * ALL || !feed_take(t->f, i / ALL, i % ALL, &row, &err)) return NULL;
-        bool ok = atol(row.choices[0]->s.text) == t->want[i];
+        bool ok = atol(row.candidates[0]->s.text) == t->want[i];
         feed_release(&row);
         pthread_mutex_lock(&t->lock);
         t->wrong += !ok;
@@ -259,12 +259,12 @@ static void test_bad_samples(void **state) {
     Error err;
     feed_start(f, 0, 0, 2, 0);
     assert_true(feed_take(f, 0, 0, &row, &err));
-    assert_true(row.choices[0]->bad);
-    assert_string_equal(row.choices[0]->why.text, "bad.tar:a: its .cls is no class number");
-    assert_string_equal(row.choices[1]->s.text, "2"); /* the spare */
+    assert_true(row.candidates[0]->bad);
+    assert_string_equal(row.candidates[0]->why.text, "bad.tar:a: its .cls is no class number");
+    assert_string_equal(row.candidates[1]->s.text, "2"); /* the spare */
     feed_release(&row);
     assert_true(feed_take(f, 0, 1, &row, &err));
-    const Sample *s = &row.choices[0]->s;
+    const Sample *s = &row.candidates[0]->s;
     assert_int_equal(s->label, 5);
     assert_int_equal(s->image_size, 5);
     assert_memory_equal(s->image, "first", 5);

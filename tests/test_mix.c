@@ -179,7 +179,7 @@ static void test_streams(void **state) {
             FeedRow row;
             Error err;
             if (!feed_take(f, 0, i, &row, &err)) fail_msg("%s", err.text);
-            long sample = atol(row.choices[0]->s.text);
+            long sample = atol(row.candidates[0]->s.text);
             parts[part_of((size_t)sample)]++;
             same += o.rank == 1 && sample == first[i];
             first[i] = sample;

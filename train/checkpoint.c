@@ -18,7 +18,7 @@ enum { CHUNK = 1 << 18 }; /* elements copied at a time between device and file *
 static const char model_file[] = "open_clip_model.safetensors";
 static const char config_file[] = "open_clip_config.json";
 static const char state_file[] = "train_state.safetensors";
-static const char choices_file[] = "gpu_products.txt";
+static const char products_file[] = "gpu_products.txt";
 static const char ema_folder[] = "ema";
 static const char state_format[] = "clipc-train-state-1";
 
@@ -178,13 +178,13 @@ static bool write_folder(const char *dir, const char *folder, const OptimState *
     if (mkdir(folder, 0777)) return system_error(folder, err);
     char *path[] = {folder_path(folder, model_file), folder_path(folder, config_file),
                     folder_path(folder, state_file), folder_path(folder, PRETRAINED_VOCAB),
-                    folder_path(folder, choices_file)};
+                    folder_path(folder, products_file)};
     char *json = clip_config_to_json(c);
     bool ok = write_model(path[0], o->p, block, err);
     if (ok && !file_write(path[1], json, strlen(json))) ok = system_error(path[1], err);
     if (ok && s) ok = write_state(path[2], o, s, err);
     if (ok && vocab_path && !copy_vocab(dir, vocab_path, path[3])) ok = system_error(path[3], err);
-    ok = ok && (!s || kernels_write_choices(path[4], err));
+    ok = ok && (!s || kernels_write_algorithms(path[4], err));
     if (ok && s && o->ema) {
         char *inner = folder_path(folder, ema_folder);
         ok = write_folder(dir, inner, o, o->ema, c, NULL, vocab_path, err);
@@ -235,14 +235,14 @@ void checkpoint_help_save(const OptimState *o) {
     shard_done(o);
 }
 
-void checkpoint_load_choices(const char *path) {
-    char *choices = folder_path(path, choices_file);
+void checkpoint_load_algorithms(const char *path) {
+    char *products = folder_path(path, products_file);
     Error err;
-    if (!access(choices, R_OK) && !kernels_read_choices(choices, &err))
+    if (!access(products, R_OK) && !kernels_read_algorithms(products, &err))
         log_warn("%s: products are chosen anew, so the last bits may differ from a run that was "
                  "not interrupted",
                  err.text);
-    free(choices);
+    free(products);
 }
 
 /* ---- loading ---- */

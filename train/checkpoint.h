@@ -46,7 +46,7 @@ void checkpoint_save(const char *dir, const char *name, const OptimState *o, con
 void checkpoint_help_save(const OptimState *o);
 /* Reads the algorithms of products that the checkpoint's run had chosen; warns if they are not
  * valid here. */
-void checkpoint_load_choices(const char *path);
+void checkpoint_load_algorithms(const char *path);
 /* Everything needed to resume: moments, moving average, LoRA's factors (o NULL: the TrainState
  * alone); compute weights are not updated. False: there is no train state. Exits with an error on a
  * damaged file. With o, all ranks call it; rank 0 reads the file, the others do not set s. */

@@ -100,8 +100,8 @@ FeatureCache *feature_cache_texts(Encoder *e, const Comm *comm, Dataset *d) {
     return fill(&(Share){.encoder = e, .data = d}, comm, compute_texts);
 }
 
-void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
-                        size_t n) {
+void feature_cache_get(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
+                       size_t n) {
     for (size_t i = 0; i < n; i++) {
         assert(sample[i] < c->count);
         memcpy(c->staged + i * c->dim, c->rows + sample[i] * c->dim, c->dim * sizeof *c->rows);

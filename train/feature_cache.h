@@ -20,6 +20,6 @@ FeatureCache *feature_cache_images(Encoder *e, const Comm *comm, Dataset *d, siz
 FeatureCache *feature_cache_texts(Encoder *e, const Comm *comm, Dataset *d);
 void feature_cache_free(FeatureCache *c);
 /* out[n,dim] (device) = the rows of these samples, which must all be ok; n is at most the batch. */
-void feature_cache_take(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
-                        size_t n);
+void feature_cache_get(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
+                       size_t n);
 #endif

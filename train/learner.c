@@ -90,7 +90,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     if (l->state->comm) optim_state_broadcast(l->state);
     if (opt->ema > 0) optim_state_track(l->state, opt->ema);
     if (resume) checkpoint_load_state(resume, l->state, state);
-    if (resume) checkpoint_load_choices(resume);
+    if (resume) checkpoint_load_algorithms(resume);
     params_round(p);
     lora_merge(p);
     share_masters(l->state);

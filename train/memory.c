@@ -104,7 +104,7 @@ static MemoryUse memory_there(const Kernels *k) {
     return m;
 }
 
-void memory_take(const DryRun *r, const Comm *comm) {
+void memory_reserve(const DryRun *r, const Comm *comm) {
     MemoryUse m = memory_there(r->k);
     RunPlan plan;
     if (!m.total) return;

@@ -21,7 +21,7 @@ typedef struct DryRun {
 void memory_plan(const DryRun *r, RunPlan *plan);
 /* Allocates a GPU's memory for the run. If that exceeds the free memory, exits with an error that
  * names options with which it would fit. All ranks call it. */
-void memory_take(const DryRun *r, const Comm *comm);
+void memory_reserve(const DryRun *r, const Comm *comm);
 /* Call at the end of a run: logs the memory taken. */
 void memory_report(const Kernels *k);
 #endif

@@ -183,7 +183,7 @@ static DryRun dry_run_of(Run *r, int ranks) {
 void run_build_model(Run *r) {
     kernel_graphs_on = opt->graphs;
     DryRun dry = dry_run_of(r, r->comm->size);
-    memory_take(&dry, r->comm);
+    memory_reserve(&dry, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
                   (r->total_steps - r->state.step) * r->global_batch);

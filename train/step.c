@@ -185,7 +185,7 @@ static SoftTargets soft_targets(const Step *s) {
 }
 
 static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batch *b, size_t row) {
-    feature_cache_take(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
+    feature_cache_get(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
 }
 
 /* Computes the features of micro-batch j, and the teacher's (or NULL), into the rows from `row` on.

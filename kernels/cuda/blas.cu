@@ -27,11 +27,11 @@ typedef struct Key {
 } Key;
 static_assert(sizeof(Key) == 6 * 8 + 7 * 4 + 12, "no padding");
 
-typedef struct Choice {
+typedef struct Algorithm {
     Key key;
     cublasLtMatmulAlgo_t algo;
     uint64_t beside; /* the product computes the sums */
-} Choice;
+} Algorithm;
 
 typedef struct Plan {
     Key key;
@@ -43,12 +43,12 @@ typedef struct Plan {
 } Plan;
 
 /* Packed text changes the number of rows with every step, so shapes come and go. The cache consists
- * of small sets; the least recently used plan of a set is evicted. Choices are kept longer. */
-enum { CACHE_SETS = 256, CACHE_WAYS = 8, CHOICES_MAX = 4096 };
+ * of small sets; the least recently used plan of a set is evicted. Algorithms are kept longer. */
+enum { CACHE_SETS = 256, CACHE_WAYS = 8, ALGORITHMS_MAX = 4096 };
 static Plan cache[CACHE_SETS][CACHE_WAYS];
 static uint64_t cache_clock;
-static Choice choices[CHOICES_MAX];
-static size_t choice_count;
+static Algorithm algorithms[ALGORITHMS_MAX];
+static size_t algorithm_count;
 static cublasLtHandle_t handle;
 
 #define WORKSPACE ((size_t)32 << 20)
@@ -74,15 +74,15 @@ static Key key_of(const Product *p) {
 
 static bool same_key(const Key *a, const Key *b) { return !memcmp(a, b, sizeof *a); }
 
-static Choice *choice_find(const Key *key) {
-    for (size_t i = 0; i < choice_count; i++)
-        if (same_key(&choices[i].key, key)) return &choices[i];
+static Algorithm *algorithm_find(const Key *key) {
+    for (size_t i = 0; i < algorithm_count; i++)
+        if (same_key(&algorithms[i].key, key)) return &algorithms[i];
     return NULL;
 }
 
-static void choice_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool beside) {
-    if (choice_count == CHOICES_MAX) return;
-    Choice *c = &choices[choice_count++];
+static void algorithm_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool beside) {
+    if (algorithm_count == ALGORITHMS_MAX) return;
+    Algorithm *c = &algorithms[algorithm_count++];
     c->key = *key, c->algo = *algo, c->beside = beside;
 }
 
@@ -264,9 +264,9 @@ static void plan_choose(Plan *plan, const Product *p) {
     plan->algo = algo;
 }
 
-/* False: there is no stored choice, or the library refuses it (the file was edited). */
+/* False: there is no stored algorithm, or the library refuses it (the file was edited). */
 static bool plan_recall(Plan *plan) {
-    Choice *c = choice_find(&plan->key);
+    Algorithm *c = algorithm_find(&plan->key);
     cublasLtMatmulHeuristicResult_t result;
     if (c) plan_sums(plan, c->beside);
     if (!c || cublasLtMatmulAlgoCheck(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
@@ -302,7 +302,7 @@ static Plan *plan_get(const Product *p) {
     oldest->used = ++cache_clock;
     if (!plan_recall(oldest)) {
         plan_choose(oldest, p);
-        if (!choice_find(&key)) choice_add(&key, &oldest->algo, oldest->beside);
+        if (!algorithm_find(&key)) algorithm_add(&key, &oldest->algo, oldest->beside);
     }
     return oldest;
 }
@@ -328,7 +328,7 @@ bool blas_product(const Product *p) {
     return plan->beside;
 }
 
-/* ---- choices as text: a line with library and device, then one line for each choice ---- */
+/* ---- algorithms as text: a line with library and device, then one line for each algorithm ---- */
 
 static void title(char *out, size_t size) {
     int device;
@@ -338,16 +338,16 @@ static void title(char *out, size_t size) {
     snprintf(out, size, "clipc products 2 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
 }
 
-extern "C" bool cuda_write_choices(const char *path, Error *err) {
-    if (!choice_count) return true;
+extern "C" bool cuda_write_algorithms(const char *path, Error *err) {
+    if (!algorithm_count) return true;
     FILE *f = fopen(path, "w");
     if (!f) return error_set(err, "%s: %s", path, strerror(errno));
     char line[512];
     title(line, sizeof line);
     fprintf(f, "%s\n", line);
-    for (size_t i = 0; i < choice_count; i++) {
-        const unsigned char *bytes = (const unsigned char *)&choices[i];
-        for (size_t j = 0; j < sizeof choices[i]; j++) fprintf(f, "%02x", bytes[j]);
+    for (size_t i = 0; i < algorithm_count; i++) {
+        const unsigned char *bytes = (const unsigned char *)&algorithms[i];
+        for (size_t j = 0; j < sizeof algorithms[i]; j++) fprintf(f, "%02x", bytes[j]);
         fputc('\n', f);
     }
     bool ok = !fflush(f) && !ferror(f);
@@ -366,23 +366,23 @@ static bool read_hex(unsigned char *out, size_t n, const char *text) {
     return true;
 }
 
-extern "C" bool cuda_read_choices(const char *path, Error *err) {
+extern "C" bool cuda_read_algorithms(const char *path, Error *err) {
     FILE *f = fopen(path, "r");
     if (!f) return error_set(err, "%s: %s", path, strerror(errno));
-    char line[2 * sizeof(Choice) + 64], mine[512];
+    char line[2 * sizeof(Algorithm) + 64], mine[512];
     title(mine, sizeof mine);
     bool ok = true;
     for (size_t number = 1; ok && fgets(line, sizeof line, f); number++) {
         line[strcspn(line, "\n")] = 0;
-        Choice c;
+        Algorithm c;
         memset(&c, 0, sizeof c);
         if (number == 1)
             ok = !strcmp(line, mine) ||
                  error_set(err, "%s is for '%.100s', this is '%.100s'", path, line, mine);
         else if (!read_hex((unsigned char *)&c, sizeof c, line))
             ok = error_set(err, "%s: line %zu is damaged", path, number);
-        else if (!choice_find(&c.key))
-            choice_add(&c.key, &c.algo, c.beside);
+        else if (!algorithm_find(&c.key))
+            algorithm_add(&c.key, &c.algo, c.beside);
     }
     fclose(f);
     return ok;

@@ -114,8 +114,8 @@ static void give_features(const Clip *m, acc *features, const Tower *t, size_t B
 }
 
 /* Padding has no gradient. */
-static void take_gradients(const Clip *m, const Tower *t, const acc *dfeatures, size_t B,
-                           size_t sequences) {
+static void set_gradients(const Clip *m, const Tower *t, const acc *dfeatures, size_t B,
+                          size_t sequences) {
     const Kernels *k = m->k;
     size_t n = B * t->E;
     k->device->copy(t->kept.raw, dfeatures, n * k->acc_size);
@@ -133,7 +133,7 @@ void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_image_trains(m)) return;
     assert(m->image_kept && B == m->image.seq.B);
-    take_gradients(m, &m->image.tower, dfeatures, B, B);
+    set_gradients(m, &m->image.tower, dfeatures, B, B);
     pass(m, false, true, true);
 }
 
@@ -149,7 +149,7 @@ void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_text_trains(m)) return;
     size_t padding = m->text.padding;
     assert(m->text_kept && B + padding == m->text.seq.B);
-    take_gradients(m, &m->text.tower, dfeatures, B, B + padding);
+    set_gradients(m, &m->text.tower, dfeatures, B, B + padding);
     pass(m, true, true, true);
 }
 

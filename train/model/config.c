@@ -144,17 +144,17 @@ static bool take_bool(const Reader *r, const char *field) {
     return x;
 }
 
-/* Index of the string in choices (NULL-terminated); 0 if absent. */
-static int take_choice(const Reader *r, const char *field, const char *const *choices) {
+/* Index of the string in words (NULL-terminated); 0 if absent. */
+static int take_word(const Reader *r, const char *field, const char *const *words) {
     json_t *v = take(r, field);
     if (!v) return 0;
     int found = -1;
-    for (int i = 0; choices[i] && json_is_string(v); i++)
-        if (!strcmp(json_string_value(v), choices[i])) found = i;
+    for (int i = 0; words[i] && json_is_string(v); i++)
+        if (!strcmp(json_string_value(v), words[i])) found = i;
     json_decref(v);
     if (found >= 0) return found;
     char what[96];
-    snprintf(what, sizeof what, "only \"%s\" and \"%s\" are supported", choices[0], choices[1]);
+    snprintf(what, sizeof what, "only \"%s\" and \"%s\" are supported", words[0], words[1]);
     fail(r, field, what);
     return 0;
 }
@@ -274,7 +274,7 @@ static void read_image(ClipConfig *c, const Reader *r) {
     if (c->image_size % c->patch_size) fail(r, "patch_size", "does not divide the image size");
     c->patch_dropout = take_number(r, "patch_dropout", 0, 0.999, 0);
     t->ln_pre = !take_bool(r, "no_ln_pre");
-    t->pool = take_choice(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
+    t->pool = take_word(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
     t->norm_after_pool = take_bool(r, "final_ln_after_pool");
     take_neutral(r, image_neutral);
     take_neutral(r, block_neutral);
@@ -291,7 +291,7 @@ static void read_text(ClipConfig *c, const Reader *r) {
     read_tower(r, t);
     if (t->width % t->heads) fail(r, "heads", "does not divide the width");
     t->causal = !take_bool(r, "no_causal_mask");
-    t->pool = take_choice(r, "pool_type", pools) ? POOL_LAST : POOL_END;
+    t->pool = take_word(r, "pool_type", pools) ? POOL_LAST : POOL_END;
     take_neutral(r, text_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);
@@ -323,11 +323,11 @@ static void read_preprocess(ClipConfig *c, const Reader *r) {
     Transform *t = &c->eval_transform;
     /* the model's own image size rules, as in open_clip */
     take_size(r, "size", MAX_IMAGE, 1);
-    take_choice(r, "mode", modes);
+    take_word(r, "mode", modes);
     take_triple(r, "mean", -10, 10, t->mean);
     take_triple(r, "std", 1e-6, 10, t->std);
-    t->interpolation = (Interpolation)take_choice(r, "interpolation", interpolations);
-    t->resize_mode = (ResizeMode)take_choice(r, "resize_mode", resizes);
+    t->interpolation = (Interpolation)take_word(r, "interpolation", interpolations);
+    t->resize_mode = (ResizeMode)take_word(r, "resize_mode", resizes);
     uint8_t fill = (uint8_t)take_number(r, "fill_color", 0, 255, 0);
     memset(t->fill, fill, sizeof t->fill);
     nothing_left(r);
