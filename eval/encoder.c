@@ -138,7 +138,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
     if (!o->checkpoint)
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
     Encoder *e = xcalloc(1, sizeof *e);
-    e->k = kernels_open_choice(o->device, o->precision);
+    e->k = kernels_open_device(o->device, o->precision);
     pretrained_config(&e->config, o->checkpoint, o->model);
     e->checkpoint = xstrdup(o->checkpoint);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;

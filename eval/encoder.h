@@ -12,7 +12,7 @@ typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
     const char *model;      /* architecture if the checkpoint has none; else NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
-    DeviceChoice device;
+    DeviceOption device;
     Precision precision;
     int64_t batch_size;
 } EncoderOptions;

@@ -102,12 +102,12 @@ const Kernels *kernels_planning(const Kernels *k) {
     return &idle;
 }
 
-const Kernels *kernels_open_choice(DeviceChoice device, Precision precision) {
+const Kernels *kernels_open_device(DeviceOption device, Precision precision) {
     static const char *const backends[] = {DEVICES(CHOICE_WORD)};
     return kernels_open(backends[device], precision);
 }
 
-Precision kernels_precision(DeviceChoice device, Precision precision) {
+Precision kernels_precision(DeviceOption device, Precision precision) {
     if (precision != PRECISION_AUTO) return precision;
     /* a GPU of compute capability 8.0 or more has bf16 products */
     if (device == DEVICE_CUDA || (device == DEVICE_AUTO && cuda_usable()))

@@ -306,12 +306,12 @@ extern const char *const kernel_names[SLOT_COUNT];
 const Kernels *kernels_open(const char *backend, Precision precision);
 /* The same by --device. */
 #define DEVICES(X) X(DEVICE_AUTO, "auto") X(DEVICE_CPU, "cpu") X(DEVICE_CUDA, "cuda")
-typedef enum { DEVICES(CHOICE_NAME) } DeviceChoice;
-const Kernels *kernels_open_choice(DeviceChoice device, Precision precision);
+typedef enum { DEVICES(CHOICE_NAME) } DeviceOption;
+const Kernels *kernels_open_device(DeviceOption device, Precision precision);
 /* The table for a dry run of k's device (device.h, plan_begin): the mathematics does nothing. */
 const Kernels *kernels_planning(const Kernels *k);
 /* What PRECISION_AUTO means on that device; another precision is itself. */
-Precision kernels_precision(DeviceChoice device, Precision precision);
+Precision kernels_precision(DeviceOption device, Precision precision);
 /* Releases the backends' memory. Nothing may be called afterwards. */
 void kernels_close(void);
 
@@ -322,7 +322,7 @@ typedef struct KernelTuning {
 } KernelTuning;
 extern KernelTuning kernel_tuning;
 /* Writes the chosen algorithms of products to a file, and reads them, so that a resumed run
- * computes the same bits. Nothing is written if none were chosen (on a CPU). Reading refuses
+ * computes the same bits. Nothing is written if there are none (on a CPU). Reading refuses
  * another library version or device, and damaged lines. */
 bool kernels_write_algorithms(const char *path, Error *err);
 bool kernels_read_algorithms(const char *path, Error *err);

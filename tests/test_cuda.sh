@@ -81,7 +81,7 @@ killed() {
     killed_and_resumed killed 6 "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && same_ends cuda_amp_bf16 killed
 }
 # the measured choices of products are stored in the checkpoint; a damaged file is named and measured again
-remembers_choices() {
+remembers_algorithms() {
     local file=$dir/tuned/checkpoints/epoch_1/gpu_products.txt
     train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --autotune --device cuda --epochs 1 --lr-scheduler const &&
         head -n 1 "$file" | grep -q '^clipc products 2 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
@@ -136,13 +136,13 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check names_what_is_wrong names_what_is_wrong
     check with_little_shared_memory with_little_shared_memory
     check killed_and_resumed killed
-    check remembers_choices remembers_choices
+    check remembers_algorithms remembers_algorithms
     check sums_apart sums_apart
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
         any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong \
-        with_little_shared_memory killed_and_resumed remembers_choices sums_apart in_8_bits kernels_on_the_layer model_on_the_layer
+        with_little_shared_memory killed_and_resumed remembers_algorithms sums_apart in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

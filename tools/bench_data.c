@@ -11,7 +11,7 @@ static const char *data, *vocab, *text;
 static DatasetOptions dataset;
 static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads = 1, reps = 5;
 static bool json, eval_transform, shuffle = true;
-static DeviceChoice device = DEVICE_CPU;
+static DeviceOption device = DEVICE_CPU;
 
 static Option loader_options[] = {
     {"train-data", OPT_STRING, &data, "SPEC", 0, 0, "shards, a CSV/TSV or a folder", 0},
@@ -68,7 +68,7 @@ static void sink_take(Sink *s, Batch *b) {
 int bench_loader(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&loader_command, argc, argv, NULL);
-    const Kernels *k = kernels_open_choice(device, PRECISION_FP32);
+    const Kernels *k = kernels_open_device(device, PRECISION_FP32);
     Dataset *d = open_dataset("train-data", data, &dataset);
     Sampler *s = sampler_new(d, shuffle, 64, 1);
     LoaderOptions o = {

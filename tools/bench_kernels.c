@@ -11,7 +11,7 @@
 
 static const char *model = "ViT-B-32";
 static int64_t batch_size = 32, caption_tokens = 16, reps = 9;
-static DeviceChoice device;
+static DeviceOption device;
 static Precision precision;
 static bool json;
 
@@ -216,7 +216,7 @@ static json_t *measure(const char *name, const Kernels *k, void (*run)(const voi
 
 int bench_kernels(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open_choice(device, precision);
+    const Kernels *k = kernels_open_device(device, precision);
     ClipConfig c;
     clip_config_load(&c, model);
     size_t B = (size_t)batch_size;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 static int64_t n = 4096, global_batch, ranks_simulated = 1, dim = 512, logit_memory = 64, reps = 3;
-static DeviceChoice device;
+static DeviceOption device;
 static Precision precision;
 static GatherType gather_dtype;
 static bool siglip, json;
@@ -143,7 +143,7 @@ static void report(size_t rows, size_t N, size_t E, double t, double memory, dou
 
 int bench_loss(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open_choice(device, precision);
+    const Kernels *k = kernels_open_device(device, precision);
     if (global_batch % ranks_simulated)
         die_usage("clipc bench loss: --global-batch must be a multiple of --ranks-simulated");
     if (global_batch) n = global_batch / ranks_simulated;

@@ -10,7 +10,7 @@
 
 static const char *model = "ViT-B-32";
 static int64_t batch_size = 32, accum = 1, caption_tokens = 16, steps = 7, warmup = 2;
-static DeviceChoice device;
+static DeviceOption device;
 static Precision precision;
 static bool json, grad_checkpointing;
 
@@ -161,7 +161,7 @@ static double run_observed(Timing *r, bool record) {
 
 int bench_step(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
-    const Kernels *k = kernels_open_choice(device, precision);
+    const Kernels *k = kernels_open_device(device, precision);
     double peak = bench_gemm_peak(k);
     ClipConfig c;
     clip_config_load(&c, model);

@@ -269,7 +269,7 @@ int cmd_eval_probe(int argc, char **argv) {
         read_sets(l);
     else if (!embed_sets(l))
         return EXIT_OK;
-    Task t = {.k = kernels_open_choice(encoder.device, encoder.precision)};
+    Task t = {.k = kernels_open_device(encoder.device, encoder.precision)};
     const char **classes = labelled_classes(&l[TRAIN], &t.classes);
     if (t.classes < 2) die("the training set has one class: there is nothing to tell apart");
     for (int i = 0; i < SETS; i++) t.set[i] = labelled_set(&l[i], names[i], classes, t.classes);

@@ -293,7 +293,7 @@ int cmd_eval_retrieval(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, NULL);
     Pool p = {0};
-    const Kernels *k = kernels_open_choice(encoder.device, encoder.precision);
+    const Kernels *k = kernels_open_device(encoder.device, encoder.precision);
     if (image_features || text_features) {
         pool_open(&p);
     } else {

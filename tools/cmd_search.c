@@ -221,7 +221,7 @@ static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
              *next = xmalloc(size_mul(x->rows, sizeof *next)),
              *last = xmalloc(size_mul(x->rows, sizeof *last));
     float *alike = xmalloc(size_mul(x->rows, sizeof *alike));
-    const Kernels *k = kernels_open_choice(encoder.device, encoder.precision);
+    const Kernels *k = kernels_open_device(encoder.device, encoder.precision);
     RowsPart *parts = xcalloc(x->count, sizeof *parts);
     for (size_t i = 0; i < x->count; i++) {
         const Segment *g = &x->segments[i];

@@ -18,7 +18,7 @@ Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions
 }
 
 const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e) {
-    const Comm *c = comm_open(co, kernels_open_choice(e->device, e->precision));
+    const Comm *c = comm_open(co, kernels_open_device(e->device, e->precision));
     NamedHash *hashes = options_hashes(command);
     agree_on_start(c, hashes, command->count);
     free(hashes);

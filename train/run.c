@@ -224,7 +224,7 @@ static void choose_precision(Run *r) {
     for (int i = 0; i < c->size; i++)
         if (all[i] != own) own = PRECISION_FP32;
     free(all);
-    r->k = kernels_open_choice(opt->device, own);
+    r->k = kernels_open_device(opt->device, own);
     train_options.precision = own; /* recorded */
 }
 

@@ -309,7 +309,7 @@ static void train(Run *r) {
 
 int train_main(void) {
     Run *r = &run;
-    r->k = kernels_open_choice(opt->device, opt->precision);
+    r->k = kernels_open_device(opt->device, opt->precision);
     r->comm = comm_open(&opt->comm, r->k);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

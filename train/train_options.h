@@ -48,7 +48,7 @@ typedef struct TrainOptions {
     WdGroups wd_groups;
     Moments moments;
     /* machine */
-    DeviceChoice device;
+    DeviceOption device;
     Precision precision;
     CommOptions comm;
     GatherType gather_dtype;

@@ -6,7 +6,7 @@
  * the CPU multiplies those. */
 #include "kernels/cpu/cpu.h"
 
-#include "kernels/cpu/tiles.h"
+#include "kernels/cpu/bf16_tiles.h"
 #include <float.h>
 #include <math.h>
 #include <omp.h>
@@ -264,12 +264,12 @@ static void head_bwd(const Head *h, void *mem) {
 static inline size_t second(size_t n, size_t step) { return n > 16 ? step : 0; }
 
 /* Divides a thread's scratch. */
-static Tile *take_tiles(char **at, size_t n) {
+static Tile *next_tiles(char **at, size_t n) {
     Tile *t = (Tile *)*at;
     *at += n * sizeof *t;
     return t;
 }
-static float *take_floats(char **at, size_t n) {
+static float *next_floats(char **at, size_t n) {
     float *f = (float *)*at;
     *at += round_up(n * sizeof *f, 64);
     return f;
@@ -324,10 +324,10 @@ static void head_fwd(const Head *h, void *mem) {
     size_t T = h->T, C = h->C, D = h->D, kt = div_up(T, 32), kd = div_up(D, 32);
     const uint16_t *qkv = &h->qkv->v;
     char *at = mem;
-    Tile *q = take_tiles(&at, 2 * kd), *k = take_tiles(&at, 2 * kt * kd);
-    Tile *v = take_tiles(&at, 2 * kt * kd), *p = take_tiles(&at, 2 * kt);
-    float *s = take_floats(&at, 32 * 32 * kt), *c = take_floats(&at, 32 * 32);
-    float *top = take_floats(&at, 32), *sum = take_floats(&at, 32), *inv = take_floats(&at, 32);
+    Tile *q = next_tiles(&at, 2 * kd), *k = next_tiles(&at, 2 * kt * kd);
+    Tile *v = next_tiles(&at, 2 * kt * kd), *p = next_tiles(&at, 2 * kt);
+    float *s = next_floats(&at, 32 * 32 * kt), *c = next_floats(&at, 32 * 32);
+    float *top = next_floats(&at, 32), *sum = next_floats(&at, 32), *inv = next_floats(&at, 32);
     float scale = 1.0f / sqrtf((float)D);
     tiles_pack(k, (Side){qkv + C, 3 * C, false, true}, 0, T, 0, D);
     tiles_pack(v, (Side){qkv + 2 * C, 3 * C, true, true}, 0, D, 0, T);
@@ -402,16 +402,16 @@ static void head_bwd(const Head *h, void *mem) {
     size_t most = div_up(size_min(QUERY_BLOCK, T), 32);
     const uint16_t *qkv = &h->qkv->v, *dout = &h->dout->v;
     char *at = mem;
-    Tile *k_rows = take_tiles(&at, 2 * kt * kd), *v_rows = take_tiles(&at, 2 * kt * kd);
-    Tile *k_pairs = take_tiles(&at, 2 * kt * kd);
-    Tile *q = take_tiles(&at, 2 * most * kd), *g = take_tiles(&at, 2 * most * kd);
-    Tile *q_pairs = take_tiles(&at, 2 * most * kd), *g_pairs = take_tiles(&at, 2 * most * kd);
-    Tile *ds_rows = take_tiles(&at, 2 * kt * most);
-    Tile *p = take_tiles(&at, 2 * kt * most), *ds = take_tiles(&at, 2 * kt * most);
-    float *dk = take_floats(&at, kt * kd * 32 * 32), *dv = take_floats(&at, kt * kd * 32 * 32);
-    float *s = take_floats(&at, 32 * 32 * most + 64), *dp = take_floats(&at, 32 * 32 * most);
-    float *c = take_floats(&at, 32 * 32);
-    float *lse = take_floats(&at, 32 * most), *delta = take_floats(&at, 32 * most);
+    Tile *k_rows = next_tiles(&at, 2 * kt * kd), *v_rows = next_tiles(&at, 2 * kt * kd);
+    Tile *k_pairs = next_tiles(&at, 2 * kt * kd);
+    Tile *q = next_tiles(&at, 2 * most * kd), *g = next_tiles(&at, 2 * most * kd);
+    Tile *q_pairs = next_tiles(&at, 2 * most * kd), *g_pairs = next_tiles(&at, 2 * most * kd);
+    Tile *ds_rows = next_tiles(&at, 2 * kt * most);
+    Tile *p = next_tiles(&at, 2 * kt * most), *ds = next_tiles(&at, 2 * kt * most);
+    float *dk = next_floats(&at, kt * kd * 32 * 32), *dv = next_floats(&at, kt * kd * 32 * 32);
+    float *s = next_floats(&at, 32 * 32 * most + 64), *dp = next_floats(&at, 32 * 32 * most);
+    float *c = next_floats(&at, 32 * 32);
+    float *lse = next_floats(&at, 32 * most), *delta = next_floats(&at, 32 * most);
     float scale = 1.0f / sqrtf((float)D);
     tiles_pack(k_rows, (Side){qkv + C, 3 * C, false, false}, 0, T, 0, D);
     tiles_pack(v_rows, (Side){qkv + 2 * C, 3 * C, false, false}, 0, T, 0, D);

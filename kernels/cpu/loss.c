@@ -42,7 +42,8 @@ typedef struct LaneSums {
 } LaneSums;
 
 /* G and the cost of up to VW elements: counted, and s·G written over their cosines x. */
-static inline void take(LaneSums *s, acc *cos, vf x, vf g, vf cost, const Logits *l, size_t left) {
+static inline void accumulate(LaneSums *s, acc *cos, vf x, vf g, vf cost, const Logits *l,
+                              size_t left) {
     if (left < VW) {
         g = vselect(vfirst(left), g, vzero());
         cost = vselect(vfirst(left), cost, vzero());
@@ -210,7 +211,7 @@ void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
                 g = vexp(z - ref) * (mine + f32_load(factor + j, left)) * w;
             else
                 g = (vexp(z - row) + vexp(z - acc_load(col_lse + j, left))) * w;
-            take(&lanes, c + j, x, g, vzero(), &l, left);
+            accumulate(&lanes, c + j, x, g, vzero(), &l, left);
         }
         sums[i] = row_sums(&lanes);
         if (has) {
@@ -243,7 +244,7 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
             vf x = acc_load(c + j, left), z = vfma(x, l.scale, l.bias), e = vexp(-vabs(z));
             vf r = vrcp(one + e), g = vselect(vge(z, vzero()), r, e * r) * w;
             vf cost = vmax(z, vzero()) + vlog1p_unit(e);
-            take(&lanes, c + j, x, g, cost, &l, left);
+            accumulate(&lanes, c + j, x, g, cost, &l, left);
         }
         sums[i] = row_sums(&lanes);
         if (has) {
@@ -302,7 +303,7 @@ void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
             vf target = acc_load(t + i * m + j, left);
             vf p = vexp(z - row) + vexp(z - acc_load(col_lse + j, left));
             vf g = p * both - target * two;
-            take(&lanes, c + j, x, g, target * z, &l, left);
+            accumulate(&lanes, c + j, x, g, target * z, &l, left);
         }
         sums[i] = row_sums(&lanes);
     }
@@ -330,7 +331,7 @@ void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, c
             vf h = vselect(vge(z, vzero()), e * r, r);
             g = vselect(negative, g, -h) * w;
             vf cost = vselect(negative, vmax(z, vzero()), vmax(-z, vzero())) + vlog1p_unit(e);
-            take(&lanes, c + j, x, g, cost, &l, left);
+            accumulate(&lanes, c + j, x, g, cost, &l, left);
         }
         sums[i] = row_sums(&lanes);
     }

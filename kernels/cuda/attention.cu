@@ -1,5 +1,5 @@
 /* cuda/attention: the slots, which select a kernel, and the pooled form, one query a sequence. */
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/row_tiles.cuh"
 
 enum { MAX_WIDTH = 128 };
 

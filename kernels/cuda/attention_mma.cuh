@@ -7,7 +7,7 @@
 #ifndef KERNELS_CUDA_ATTENTION_MMA_CUH
 #define KERNELS_CUDA_ATTENTION_MMA_CUH
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/row_tiles.cuh"
 
 enum { TILE = 64, THREADS = 128, SUB = 16 };
 #define LOG2_E 1.44269504f

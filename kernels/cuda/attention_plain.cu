@@ -2,7 +2,7 @@
  * tensor cores do not support. Four neighbouring threads share a query (in the second half of the
  * backward a key) and divide its elements. The tiles that they walk over are in shared memory as
  * floats. */
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/row_tiles.cuh"
 
 /* SIZE rows of a tile, TEAM threads for each row: 128 threads. */
 enum { SIZE = 32, TEAM = 4, THREADS = SIZE * TEAM };

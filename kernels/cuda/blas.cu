@@ -33,19 +33,19 @@ typedef struct Algorithm {
     uint64_t beside; /* the product computes the sums */
 } Algorithm;
 
-typedef struct Plan {
+typedef struct Prepared {
     Key key;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
     bool beside;
     uint64_t used;
-} Plan;
+} Prepared;
 
 /* Packed text changes the number of rows with every step, so shapes come and go. The cache consists
- * of small sets; the least recently used plan of a set is evicted. Algorithms are kept longer. */
+ * of small sets; the least recently used one of a set is evicted. Algorithms are kept longer. */
 enum { CACHE_SETS = 256, CACHE_WAYS = 8, ALGORITHMS_MAX = 4096 };
-static Plan cache[CACHE_SETS][CACHE_WAYS];
+static Prepared cache[CACHE_SETS][CACHE_WAYS];
 static uint64_t cache_clock;
 static Algorithm algorithms[ALGORITHMS_MAX];
 static size_t algorithm_count;
@@ -86,9 +86,9 @@ static void algorithm_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool
     c->key = *key, c->algo = *algo, c->beside = beside;
 }
 
-/* ---- plans ---- */
+/* ---- prepared products ---- */
 
-static void plan_free(Plan *p) {
+static void prepared_free(Prepared *p) {
     if (!p->desc) return;
     BLAS(cublasLtMatmulDescDestroy(p->desc));
     BLAS(cublasLtMatrixLayoutDestroy(p->a));
@@ -102,73 +102,72 @@ static cublasLtMatrixLayout_t layout(cudaDataType_t type, size_t rows, size_t co
     return l;
 }
 
-static void plan_epilogue(Plan *plan, cublasLtEpilogue_t epilogue) {
-    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+static void set_epilogue(Prepared *m, cublasLtEpilogue_t epilogue) {
+    BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                         sizeof epilogue));
 }
 
 /* The library's second operand is a: BGRADB sums it over k, in c's type. */
-static void plan_sums(Plan *plan, bool beside) {
-    if (plan->key.sums)
-        plan_epilogue(plan, beside ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_DEFAULT);
-    plan->beside = beside;
+static void set_sums(Prepared *m, bool beside) {
+    if (m->key.sums) set_epilogue(m, beside ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_DEFAULT);
+    m->beside = beside;
 }
 
-static void plan_new(Plan *plan, const Product *p, const Key *key) {
-    memset(plan, 0, sizeof *plan);
-    plan->key = *key;
+static void prepared_new(Prepared *m, const Product *p, const Key *key) {
+    memset(m, 0, sizeof *m);
+    m->key = *key;
     BLAS(cublasLtMatmulDescCreate(
-        &plan->desc, key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+        &m->desc, key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
     cublasOperation_t op_first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t op_second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
-    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_first,
+    BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_first,
                                         sizeof op_first));
-    BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_second,
+    BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_second,
                                         sizeof op_second));
     assert(!p->sums || (p->ta && !p->bias && p->out == CUDA_R_32F));
-    if (p->bias) plan_epilogue(plan, CUBLASLT_EPILOGUE_BIAS);
+    if (p->bias) set_epilogue(m, CUBLASLT_EPILOGUE_BIAS);
     /* forward only: gradients are summed in full f32 */
     if (p->scale_b && p->in == CUDA_R_8F_E4M3) {
         const int8_t fast = 1;
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast,
+        BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast,
                                             sizeof fast));
     }
-    plan->a = layout((cudaDataType_t)key->b_type, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
-    plan->b = layout(p->in, p->ta ? p->M : p->K, p->ta ? p->K : p->M, p->lda);
-    plan->c = layout(p->out, p->N, p->M, p->ldc);
+    m->a = layout((cudaDataType_t)key->b_type, p->tb ? p->K : p->N, p->tb ? p->N : p->K, p->ldb);
+    m->b = layout(p->in, p->ta ? p->M : p->K, p->ta ? p->K : p->M, p->lda);
+    m->c = layout(p->out, p->N, p->M, p->ldc);
 }
 
 /* Sets the pointers in the description, which the library may use when it selects algorithms. */
-static void plan_point(Plan *plan, const Product *p) {
+static void set_pointers(Prepared *m, const Product *p) {
     const void *vector = p->bias ? p->bias : p->sums;
     if (vector)
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector,
+        BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector,
                                             sizeof vector));
     if (p->scale_b) {
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+        BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
                                             &p->scale_b, sizeof p->scale_b));
-        BLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+        BLAS(cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
                                             &p->scale_a, sizeof p->scale_a));
     }
 }
 
 /* c replaces p->c, because a trial must not add to it. */
-static cublasStatus_t plan_run(Plan *plan, const Product *p, void *c) {
+static cublasStatus_t multiply(Prepared *m, const Product *p, void *c) {
     const float one = 1, beta = p->add ? 1 : 0;
-    return cublasLtMatmul(handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, c, plan->c,
-                          c, plan->c, &plan->algo, device_scratch(SCRATCH_BLAS, WORKSPACE),
-                          WORKSPACE, device_stream());
+    return cublasLtMatmul(handle, m->desc, &one, p->b, m->a, p->a, m->b, &beta, c, m->c, c, m->c,
+                          &m->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
+                          device_stream());
 }
 
 /* Milliseconds of one product with its sums: the best of three after one warm-up. FLT_MAX if the
  * library refuses the algorithm. */
-static float plan_time(Plan *plan, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
+static float time_of(Prepared *m, const Product *p, void *c, cudaEvent_t start, cudaEvent_t stop) {
     float best = FLT_MAX;
     for (int i = 0; i < 4; i++) {
         float ms;
         CUDA(cudaEventRecord(start, device_stream()));
-        if (plan_run(plan, p, c) != CUBLAS_STATUS_SUCCESS) return FLT_MAX;
-        if (p->sums && !plan->beside) p->sums_apart(p);
+        if (multiply(m, p, c) != CUBLAS_STATUS_SUCCESS) return FLT_MAX;
+        if (p->sums && !m->beside) p->sums_apart(p);
         CUDA(cudaEventRecord(stop, device_stream()));
         CUDA(cudaEventSynchronize(stop));
         CUDA(cudaEventElapsedTime(&ms, start, stop));
@@ -182,13 +181,13 @@ static size_t bytes_to_try(const Product *p) {
     return p->add ? p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2) : 0;
 }
 
-/* Stores the fastest algorithm in plan->algo and returns its time. FLT_MAX and the first algorithm:
+/* Stores the fastest algorithm in m->algo and returns its time. FLT_MAX and the first algorithm:
  * nothing was measured, for example during a capture, in which nothing runs. */
-static float plan_autotune(Plan *plan, const Product *p,
-                           const cublasLtMatmulHeuristicResult_t *ways, int count) {
+static float measure(Prepared *m, const Product *p, const cublasLtMatmulHeuristicResult_t *ways,
+                     int count) {
     cudaStreamCaptureStatus capturing;
     CUDA(cudaStreamIsCapturing(device_stream(), &capturing));
-    plan->algo = ways[0].algo;
+    m->algo = ways[0].algo;
     if (!kernel_tuning.autotune || (count < 2 && !p->sums) ||
         capturing != cudaStreamCaptureStatusNone)
         return FLT_MAX;
@@ -201,11 +200,11 @@ static float plan_autotune(Plan *plan, const Product *p,
     int best = 0;
     float best_time = FLT_MAX;
     for (int i = 0; i < count; i++) {
-        plan->algo = ways[i].algo;
-        float time = plan_time(plan, p, c, start, stop);
+        m->algo = ways[i].algo;
+        float time = time_of(m, p, c, start, stop);
         if (time < best_time) best = i, best_time = time;
     }
-    plan->algo = ways[best].algo;
+    m->algo = ways[best].algo;
     CUDA(cudaEventDestroy(start));
     CUDA(cudaEventDestroy(stop));
     if (bytes) device_release(c);
@@ -215,7 +214,8 @@ static float plan_autotune(Plan *plan, const Product *p,
 enum { WAYS = 8 };
 
 /* The number of usable algorithms; 0: *status has the reason. */
-static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasStatus_t *status) {
+static int algorithms_of(Prepared *m, cublasLtMatmulHeuristicResult_t *ways,
+                         cublasStatus_t *status) {
     cublasLtMatmulPreference_t want;
     size_t workspace = WORKSPACE;
     BLAS(cublasLtMatmulPreferenceCreate(&want));
@@ -223,14 +223,14 @@ static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasSt
     BLAS(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_##attribute, &value,      \
                                               sizeof value))
     WANT(MAX_WORKSPACE_BYTES, workspace);
-    WANT(MIN_ALIGNMENT_A_BYTES, plan->key.align_b);
-    WANT(MIN_ALIGNMENT_B_BYTES, plan->key.align_a);
-    WANT(MIN_ALIGNMENT_C_BYTES, plan->key.align_c);
-    WANT(MIN_ALIGNMENT_D_BYTES, plan->key.align_c);
+    WANT(MIN_ALIGNMENT_A_BYTES, m->key.align_b);
+    WANT(MIN_ALIGNMENT_B_BYTES, m->key.align_a);
+    WANT(MIN_ALIGNMENT_C_BYTES, m->key.align_c);
+    WANT(MIN_ALIGNMENT_D_BYTES, m->key.align_c);
 #undef WANT
     int found = 0;
-    *status = cublasLtMatmulAlgoGetHeuristic(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
-                                             want, kernel_tuning.autotune ? WAYS : 1, ways, &found);
+    *status = cublasLtMatmulAlgoGetHeuristic(handle, m->desc, m->a, m->b, m->c, m->c, want,
+                                             kernel_tuning.autotune ? WAYS : 1, ways, &found);
     int usable = 0; /* each has a separate state */
     for (int i = 0; i < found && *status == CUBLAS_STATUS_SUCCESS; i++)
         if (ways[i].state == CUBLAS_STATUS_SUCCESS) ways[usable++] = ways[i];
@@ -240,40 +240,40 @@ static int plan_ways(Plan *plan, cublasLtMatmulHeuristicResult_t *ways, cublasSt
 
 /* The product computes the sums if the library can, unless computing them separately was measured
  * to be faster. Exits with an error if the library cannot multiply. */
-static void plan_choose(Plan *plan, const Product *p) {
+static void choose(Prepared *m, const Product *p) {
     cublasLtMatmulHeuristicResult_t ways[WAYS];
     cublasStatus_t status;
-    cublasLtMatmulAlgo_t algo = plan->algo;
+    cublasLtMatmulAlgo_t algo = m->algo;
     float beside = FLT_MAX;
     int count = 0;
     if (p->sums) {
-        plan_sums(plan, true);
-        count = plan_ways(plan, ways, &status);
-        if (count) beside = plan_autotune(plan, p, ways, count);
+        set_sums(m, true);
+        count = algorithms_of(m, ways, &status);
+        if (count) beside = measure(m, p, ways, count);
         if (count && beside == FLT_MAX) return;
-        algo = plan->algo;
+        algo = m->algo;
     }
-    plan_sums(plan, false);
-    int apart = plan_ways(plan, ways, &status);
+    set_sums(m, false);
+    int apart = algorithms_of(m, ways, &status);
     if (!apart && !count)
         die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
             cublasLtGetStatusString(status));
-    if (apart && plan_autotune(plan, p, ways, apart) < beside) return;
+    if (apart && measure(m, p, ways, apart) < beside) return;
     if (!count) return;
-    plan_sums(plan, true);
-    plan->algo = algo;
+    set_sums(m, true);
+    m->algo = algo;
 }
 
 /* False: there is no stored algorithm, or the library refuses it (the file was edited). */
-static bool plan_recall(Plan *plan) {
-    Algorithm *c = algorithm_find(&plan->key);
+static bool recall(Prepared *m) {
+    Algorithm *c = algorithm_find(&m->key);
     cublasLtMatmulHeuristicResult_t result;
-    if (c) plan_sums(plan, c->beside);
-    if (!c || cublasLtMatmulAlgoCheck(handle, plan->desc, plan->a, plan->b, plan->c, plan->c,
-                                      &c->algo, &result) != CUBLAS_STATUS_SUCCESS)
+    if (c) set_sums(m, c->beside);
+    if (!c || cublasLtMatmulAlgoCheck(handle, m->desc, m->a, m->b, m->c, m->c, &c->algo, &result) !=
+                  CUBLAS_STATUS_SUCCESS)
         return false;
     if (result.state != CUBLAS_STATUS_SUCCESS || result.workspaceSize > WORKSPACE) return false;
-    plan->algo = c->algo;
+    m->algo = c->algo;
     return true;
 }
 
@@ -284,11 +284,11 @@ static uint64_t hash_key(const Key *key) {
     return hash;
 }
 
-static Plan *plan_get(const Product *p) {
+static Prepared *prepare(const Product *p) {
     if (!handle) BLAS(cublasLtCreate(&handle));
     Key key = key_of(p);
     static_assert(CACHE_SETS == 256, "a set is chosen by the hash's top byte");
-    Plan *set = cache[hash_key(&key) >> 56], *oldest = set;
+    Prepared *set = cache[hash_key(&key) >> 56], *oldest = set;
     for (size_t i = 0; i < CACHE_WAYS; i++) {
         if (set[i].desc && same_key(&set[i].key, &key)) {
             set[i].used = ++cache_clock;
@@ -296,12 +296,12 @@ static Plan *plan_get(const Product *p) {
         }
         if (set[i].used < oldest->used) oldest = &set[i];
     }
-    plan_free(oldest);
-    plan_new(oldest, p, &key);
-    plan_point(oldest, p);
+    prepared_free(oldest);
+    prepared_new(oldest, p, &key);
+    set_pointers(oldest, p);
     oldest->used = ++cache_clock;
-    if (!plan_recall(oldest)) {
-        plan_choose(oldest, p);
+    if (!recall(oldest)) {
+        choose(oldest, p);
         if (!algorithm_find(&key)) algorithm_add(&key, &oldest->algo, oldest->beside);
     }
     return oldest;
@@ -322,13 +322,13 @@ bool blas_product(const Product *p) {
         if (tried) device_release(device_alloc(tried));
         return false;
     }
-    Plan *plan = plan_get(p);
-    plan_point(plan, p);
-    BLAS(plan_run(plan, p, p->c));
-    return plan->beside;
+    Prepared *m = prepare(p);
+    set_pointers(m, p);
+    BLAS(multiply(m, p, p->c));
+    return m->beside;
 }
 
-/* ---- algorithms as text: a line with library and device, then one line for each algorithm ---- */
+/* ---- algorithms as text: a line with library and device, then one line for each ---- */
 
 static void title(char *out, size_t size) {
     int device;

@@ -1,4 +1,4 @@
-/* blas: matrix products by cuBLASLt, its only user. Plans (layouts and the algorithm) are cached by
+/* blas: matrix products by cuBLASLt, its only user. Layouts and the algorithm are cached by
  * shape; there is one workspace. Compiled once: element types are arguments. Private to
  * kernels/cuda/. */
 #ifndef KERNELS_CUDA_BLAS_H

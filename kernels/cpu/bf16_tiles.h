@@ -1,12 +1,12 @@
-/* tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16. Operands are packed
- * into tiles of 1 KB, the shape of AMX's registers: a left tile holds 16 rows of 16 pairs along the
- * contraction, a right tile 16 pairs of 16 columns. Missing elements at an edge are 0. One block is
- * 32 x 32 results: two left tiles and two right tiles for each 32 of the contraction.
+/* bf16_tiles: products of bf16 matrices with f32 sums, by AMX or by AVX512_BF16. Operands are
+ * packed into tiles of 1 KB, the shape of AMX's registers: a left tile holds 16 rows of 16 pairs
+ * along the contraction, a right tile 16 pairs of 16 columns. Missing elements at an edge are 0.
+ * One block is 32 x 32 results: two left tiles and two right tiles for each 32 of the contraction.
  *
  * An element's sum runs along the contraction in steps of 32, so the bits do not depend on the
  * blocking and the number of threads. */
-#ifndef KERNELS_CPU_TILES_H
-#define KERNELS_CPU_TILES_H
+#ifndef KERNELS_CPU_BF16_TILES_H
+#define KERNELS_CPU_BF16_TILES_H
 #if defined ACT_BF16 && defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ &&  \
     defined __AVX512DQ__
 #define TILES_BUILT

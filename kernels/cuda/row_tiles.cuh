@@ -1,12 +1,12 @@
-/* tiles: assigns attention's rows to blocks. Private to kernels/cuda/attention*.cu.
+/* row_tiles: assigns attention's rows to blocks. Private to kernels/cuda/attention*.cu.
  *
  * A block has the queries (or, in the backward's second half, the keys) of one tile of rows and one
  * head. If sequences are long, a tile is inside one sequence. If they are short, tiles are cut from
  * the packed rows across sequence borders, so that several sequences share a block. In both cases a
  * query may attend to the keys lo <= key < hi of its span, and lo and hi never decrease from one
  * row to the next. */
-#ifndef KERNELS_CUDA_TILES_CUH
-#define KERNELS_CUDA_TILES_CUH
+#ifndef KERNELS_CUDA_ROW_TILES_CUH
+#define KERNELS_CUDA_ROW_TILES_CUH
 #include "kernels/cuda/cuda.cuh"
 
 typedef struct Tiles {
