@@ -30,10 +30,13 @@ typedef struct acc acc; /* sums, statistics, losses, gradients, master weights, 
     X(PRECISION_AUTO, "auto") X(PRECISION_FP32, "fp32") X(PRECISION_AMP_BF16, "amp_bf16")
 #define TRAINING_PRECISIONS(X) PRECISIONS(X) X(PRECISION_AMP_FP8, "amp_fp8")
 typedef enum { TRAINING_PRECISIONS(CHOICE_NAME) } Precision;
+/* Hendrycks & Gimpel 2016, section 2: GELU and its two approximations. */
 typedef enum {
-    ACTIVATION_GELU,
-    ACTIVATION_QUICK_GELU
-} Activation; /* ½x(1+erf(x/√2)) | x·σ(1.702x) */
+    ACTIVATION_GELU,       /* ½x(1 + erf(x/√2)) */
+    ACTIVATION_QUICK_GELU, /* x·σ(1.702x) */
+    ACTIVATION_GELU_TANH,  /* ½x(1 + tanh(√(2/π)(x + 0.044715x³))) */
+    ACTIVATIONS
+} Activation;
 
 /* AdamW's values for one step (Loshchilov & Hutter 2019, decoupled decay). They are in device
  * memory, so that every replay reads them again. correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ;

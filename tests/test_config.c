@@ -111,6 +111,8 @@ static void test_refused(void **state) {
         {"\"vision_cfg\": {", "\"mlp_ratio\": -1, ", "vision_cfg.mlp_ratio"},
         {"\"vision_cfg\": {", "\"norm_kwargs\": {\"eps\": 0}, ", "vision_cfg.norm_kwargs.eps"},
         {"\"text_cfg\": {", "\"norm_kwargs\": {\"bias\": 1}, ", "text_cfg.norm_kwargs.bias"},
+        {"\"text_cfg\": {", "\"act_kwargs\": {\"approximate\": \"sigmoid\"}, ",
+         "text_cfg.act_kwargs.approximate"},
         {"\"text_cfg\": {", "\"norm_kwargs\": 1e-6, ", "text_cfg.norm_kwargs: expected an object"},
         {"\"vision_cfg\": {", "\"pool_type\": \"map\", ", "vision_cfg.pool_type"},
         {"\"text_cfg\": {", "\"hf_model_name\": \"roberta\", ", "text_cfg.hf_model_name"},
@@ -220,7 +222,8 @@ static void test_written_back(void **state) {
 static void test_described(void **state) {
     (void)state;
     static const char json[] =
-        "{\"embed_dim\": 32, \"vision_cfg\": {\"norm_kwargs\": {\"eps\": 1e-6}, "
+        "{\"embed_dim\": 32, \"vision_cfg\": {\"act_kwargs\": {\"approximate\": \"tanh\"}, "
+        "\"norm_kwargs\": {\"eps\": 1e-6}, "
         "\"no_ln_pre\": true, \"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
         "\"text_cfg\": {\"no_causal_mask\": true, \"pool_type\": \"last\", \"norm_kwargs\": "
         "{\"eps\": 2e-6}}}";
@@ -234,6 +237,8 @@ static void test_described(void **state) {
         assert_int_equal(image->pool, POOL_MEAN);
         assert_true(image->norm_after_pool && !image->ln_pre);
         assert_int_equal(words->pool, POOL_LAST);
+        assert_int_equal(image->activation, ACTIVATION_GELU_TANH);
+        assert_int_equal(words->activation, ACTIVATION_GELU);
         assert_false(words->causal);
         clip_config_free(&c[i]);
     }

@@ -81,7 +81,7 @@ static void linear_bwd_weight_tuned(void **state) {
 
 static void linear_activation_fwd(void **state) {
     (void)state;
-    for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++)
+    for (int f = 0; f < ACTIVATIONS; f++)
         for (int bias = 0; bias < 2; bias++) FOR_SHAPES {
                 Buf *y = act_out(M * N), *pre = act_out(M * N);
                 Buf *x = act_in(M * K, 1), *w = act_in(N * K, 3 / sqrt((double)K));
@@ -230,6 +230,7 @@ static void gradients_of_ref(void **state) {
     check_layer(false, false, ACTIVATION_GELU);
     check_layer(false, true, ACTIVATION_GELU);
     check_layer(false, true, ACTIVATION_QUICK_GELU);
+    check_layer(false, true, ACTIVATION_GELU_TANH);
     check_layer(true, false, ACTIVATION_GELU);
 }
 

@@ -21,7 +21,7 @@ static void activation_bwd(void **state) {
     static const size_t shapes[][2] = {{0, 3},     {1, 1},    {3, 1},    {1, 17},   {5, 7},
                                        {2, 8},     {8, 16},   {15, 33},  {33, 15},  {64, 256},
                                        {20011, 1}, {67, 264}, {30, 301}, {137, 96}, {530, 40}};
-    for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++)
+    for (int f = 0; f < ACTIVATIONS; f++)
         for (int form = 0; form < 4; form++)
             for (size_t i = 0; i < COUNT(shapes); i++) {
                 size_t rows = shapes[i][0], C = shapes[i][1], n = rows * C;
@@ -43,7 +43,7 @@ static void activation_tails(void **state) {
     (void)state;
     static const double values[] = {-1e30, -1000, -200, -100, -60, 0, 60, 100, 200, 1000, 1e30};
     enum { N = COUNT(values) };
-    for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++) {
+    for (int f = 0; f < ACTIVATIONS; f++) {
         Buf *dx = act_out(N), *y = act_out(N), *dy = act_in(N, 1), *x = act_in(N, 1);
         for (int i = 0; i < N; i++) x->host[i] = values[i], dy->host[i] = 1;
         RUN(activation_bwd, A(dx), A(y), NULL, A(dy), A(x), (size_t)1, (size_t)N, (Activation)f);
@@ -187,7 +187,7 @@ static void gradients_of_ref(void **state) {
     (void)state;
     Pointwise p;
     double dx[ROWS * C], y[N];
-    for (int f = ACTIVATION_GELU; f <= ACTIVATION_QUICK_GELU; f++) {
+    for (int f = 0; f < ACTIVATIONS; f++) {
         fill(&p);
         p.f = (Activation)f;
         double db[C] = {0};
@@ -206,7 +206,7 @@ static void gradients_of_ref(void **state) {
     assert_gradient(gather_loss, &p, p.x, dx, ROWS * C);
 }
 
-/* Values of Φ(1) and σ(1.702) from tables. */
+/* Φ(1), σ(1.702) and the approximation by tanh. */
 static void ref_by_hand(void **state) {
     (void)state;
     double x[2] = {1, -1}, dy[2] = {1, 1}, dx[2], y[2];
@@ -218,6 +218,9 @@ static void ref_by_hand(void **state) {
                         ACTIVATION_QUICK_GELU);
     assert_near(y[0], 1 / (1 + exp(-1.702)), 1e-15);
     assert_near(y[1], -1 / (1 + exp(1.702)), 1e-15);
+    ref->activation_bwd((act *)dx, (act *)y, NULL, (act *)dy, (act *)x, 2, 1, ACTIVATION_GELU_TANH);
+    assert_near(y[0], 0.8411919906082768, 1e-15); /* ½(1 + tanh(1.044715·√(2/π))) */
+    assert_near(y[1], 0.8411919906082768 - 1, 1e-15);
 }
 
 int main(void) {

@@ -16,6 +16,8 @@ static void clip(ClipConfig *c) { (void)c; }
 static void quick_gelu(ClipConfig *c) {
     c->image.activation = c->text.activation = ACTIVATION_QUICK_GELU;
 }
+static void image_tanh(ClipConfig *c) { c->image.activation = ACTIVATION_GELU_TANH; }
+static void text_tanh(ClipConfig *c) { c->text.activation = ACTIVATION_GELU_TANH; }
 static void image_eps(ClipConfig *c) { c->image.eps = 0.02; }
 static void text_eps(ClipConfig *c) { c->text.eps = 0.03; }
 static void no_ln_pre(ClipConfig *c) { c->image.ln_pre = false; }
@@ -49,6 +51,8 @@ static const struct {
 } rows[] = {
     {clip, false, false, true, 2},
     {quick_gelu, true, true, true, 2},
+    {image_tanh, true, false, true, 2},
+    {text_tanh, false, true, true, 2},
     {image_eps, true, false, true, 2},
     {text_eps, false, true, true, 2},
     {patch_bias, true, false, true, 2},

@@ -85,8 +85,7 @@ static void print_config(const ClipConfig *c) {
     printf(", %zux%zu in patches of %zu\n", c->image_size, c->image_size, c->patch_size);
     print_tower("text       ", &c->text);
     printf(", %zu tokens of %zu\n", c->context_length, c->vocab_size);
-    printf("embedding    %zu, %s\n", c->embed_dim,
-           c->image.activation == ACTIVATION_QUICK_GELU ? "QuickGELU" : "GELU");
+    printf("embedding    %zu, %s\n", c->embed_dim, activation_name(c->image.activation));
 }
 
 static void print_tensor(const Tensor *t) {

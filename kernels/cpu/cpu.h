@@ -78,6 +78,16 @@ static inline void act_store(act *p, vf v, size_t k) { elem_store(&p->v, v, k); 
 static inline vf acc_load(const acc *p, size_t k) { return f32_load(&p->v, k); }
 static inline void acc_store(acc *p, vf v, size_t k) { f32_store(&p->v, v, k); }
 
+/* QuickGELU and GELU by tanh are v·σ(u), since ½(1 + tanh(u/2)) = σ(u). Returns u; *w = v·u'(v).
+ * The cube of a large v would overflow: at |v| = 12 σ is 0 or 1 already. */
+static inline vf sigmoid_input(vf v, Activation f, vf *w) {
+    if (f == ACTIVATION_QUICK_GELU) return *w = v * vset(1.702f);
+    vf x = vmax(vset(-12), vmin(vset(12), v)), k = x * vset(1.59576912f); /* 2√(2/π) */
+    vf cube = x * x * vset(0.044715f);
+    *w = vfma(k * cube, vset(3), k);
+    return vfma(k, cube, k);
+}
+
 /* If act is bf16, GELU is less accurate; forward and backward give the same y in both cases. */
 #if defined ACT_BF16 && VW == 16
 #define GELU_ROUGH

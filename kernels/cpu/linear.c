@@ -41,9 +41,9 @@ static void activation_row(act *y, const act *x, size_t n, Activation f) {
 #endif
     for (size_t i = 0; i < n; i += VW) {
         ahead(x + i), ahead_to_write(y + i);
-        vf v = act_load(x + i, n - i), r;
-        if (f == ACTIVATION_QUICK_GELU) {
-            r = v * vsigmoid(v * vset(1.702f));
+        vf v = act_load(x + i, n - i), r, w;
+        if (f != ACTIVATION_GELU) {
+            r = v * vsigmoid(sigmoid_input(v, f, &w));
         } else {
 #if defined GELU_ROUGH
             r = gelu_rough(&below, v);

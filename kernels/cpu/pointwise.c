@@ -29,9 +29,11 @@ static inline vf gelu(vf v, const Tables *t, vf *slope) {
 }
 #endif
 
-static inline vf quick_gelu(vf v, vf *slope) {
-    vf s = vsigmoid(v * vset(1.702f));
-    *slope = s * vfma(v * vset(1.702f), vset(1) - s, vset(1));
+static inline vf sigmoid_gelu(vf v, Activation f, vf *slope) {
+    vf w, rest, s = vsigmoids(sigmoid_input(v, f, &w), &rest);
+    /* w is up to 10 times as large by tanh: 1 - s is too coarse */
+    if (f == ACTIVATION_QUICK_GELU) rest = vset(1) - s;
+    *slope = s * vfma(w, rest, vset(1));
     return v * s;
 }
 
@@ -42,7 +44,7 @@ activation_piece(act *dx, act *y, const act *dy, const act *x, size_t n, Activat
         size_t k = n - i;
         ahead(x + i), ahead(dy + i), ahead_to_write(y + i);
         vf v = act_load(x + i, k), slope;
-        v = f == ACTIVATION_GELU ? gelu(v, &t, &slope) : quick_gelu(v, &slope);
+        v = f == ACTIVATION_GELU ? gelu(v, &t, &slope) : sigmoid_gelu(v, f, &slope);
         vf d = act_load(dy + i, k) * slope;
         act_store(y + i, v, k);
         act_store(dx + i, d, k);
@@ -68,8 +70,10 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
         size_t row = k * per, at = row * C, n = size_min(per, rows - row);
         if (f == ACTIVATION_GELU)
             activation_piece(dx + at, y + at, dy + at, x + at, n * C, ACTIVATION_GELU);
-        else
+        else if (f == ACTIVATION_QUICK_GELU)
             activation_piece(dx + at, y + at, dy + at, x + at, n * C, ACTIVATION_QUICK_GELU);
+        else
+            activation_piece(dx + at, y + at, dy + at, x + at, n * C, ACTIVATION_GELU_TANH);
         if (db) sum_rows(parts + k * C, dx + at, n, C);
     }
     if (db) FN(add_partials)(&db->v, parts, chunks, C);

@@ -288,10 +288,16 @@ static inline vf vnormal(vf x, vf *bell) {
     return vselect(vgt(vzero(), x), below, vset(1) - below);
 }
 
-/* 1/(1 + e⁻ˣ), through e^-|x|, which cannot overflow. */
-static inline vf vsigmoid(vf x) {
+/* 1/(1 + e⁻ˣ), through e^-|x|, which cannot overflow; *rest = 1/(1 + eˣ). */
+static inline vf vsigmoids(vf x, vf *rest) {
     vf e = vexp(-vabs(x)), r = vrcp(vset(1) + e);
-    return vselect(vge(x, vzero()), r, e * r);
+    vm positive = vge(x, vzero());
+    *rest = vselect(positive, e * r, r);
+    return vselect(positive, r, e * r);
+}
+static inline vf vsigmoid(vf x) {
+    vf rest;
+    return vsigmoids(x, &rest);
 }
 
 /* ln(1 + e) for e in [0, 1]: 2 artanh(e/(2+e)), relative error 1e-7. */

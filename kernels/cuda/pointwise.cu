@@ -3,14 +3,23 @@
 
 /* ---- activations ---- */
 
-#define QUICK_GELU_SLOPE 1.702f
-
-/* f(x), and f'(x). Without erfc, small values of the distribution lose their last digits, which
- * bf16 does not keep. */
+/* f(x) and f'(x). QuickGELU and GELU by tanh are x·σ(u), since ½(1 + tanh(u/2)) = σ(u); w =
+ * x·u'(x). The cube of a large x would overflow: at |x| = 12 σ is 0 or 1 already. Without erfc,
+ * small values of GELU's cumulative distribution lose their last digits; bf16 has too few digits to
+ * show it. */
 __device__ static inline float activation(float x, Activation f, float *slope) {
-    if (f == ACTIVATION_QUICK_GELU) {
-        float s = 1 / (1 + __expf(-QUICK_GELU_SLOPE * x));
-        *slope = s + QUICK_GELU_SLOPE * x * s * (1 - s);
+    if (f != ACTIVATION_GELU) {
+        float u = 1.702f * x, w = u;
+        if (f == ACTIVATION_GELU_TANH) {
+            float v = fmaxf(-12, fminf(12, x)), k = 1.59576912f * v; /* 2√(2/π) */
+            float cube = 0.044715f * v * v;
+            u = k * (1 + cube);
+            w = k * (1 + 3 * cube);
+        }
+        float e = __expf(-u), s = 1 / (1 + e);
+        /* w is up to 10 times as large by tanh: beside it 1 - s is too coarse */
+        float rest = f == ACTIVATION_GELU_TANH && u > 0 ? e * s : 1 - s;
+        *slope = s + w * s * rest;
         return x * s;
     }
     const float root_half = 0.707106781f, root_2pi = 0.398942280f; /* 1/√2, 1/√(2π) */

@@ -3,19 +3,27 @@
 #include <math.h>
 
 #define QUICK_GELU_SLOPE 1.702
+#define ROOT_2_PI 0.79788456080286535588 /* √(2/π) */
+#define CUBE 0.044715
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 
 double ref_activation(double x, Activation f) {
     if (f == ACTIVATION_QUICK_GELU) return x * sigmoid(QUICK_GELU_SLOPE * x);
+    if (f == ACTIVATION_GELU_TANH) return 0.5 * x * (1 + tanh(ROOT_2_PI * (x + CUBE * x * x * x)));
     return 0.5 * x * (1 + erf(x / sqrt(2)));
 }
 
-/* GELU' = Φ(x) + x φ(x); QuickGELU' = σ + 1.702 x σ (1 - σ). */
+/* GELU' = Φ(x) + x φ(x); QuickGELU' = σ + 1.702 x σ (1 - σ); by tanh, t: ½(1 + t) + ½x(1 - t²)u'.
+ */
 static double activation_slope(double x, Activation f) {
     if (f == ACTIVATION_QUICK_GELU) {
         double s = sigmoid(QUICK_GELU_SLOPE * x);
         return s + QUICK_GELU_SLOPE * x * s * (1 - s);
+    }
+    if (f == ACTIVATION_GELU_TANH) {
+        double t = tanh(ROOT_2_PI * (x + CUBE * x * x * x));
+        return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT_2_PI * (1 + 3 * CUBE * x * x);
     }
     double pdf = exp(-0.5 * x * x) / sqrt(2 * 3.14159265358979323846);
     return 0.5 * (1 + erf(x / sqrt(2))) + x * pdf;

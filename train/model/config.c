@@ -70,15 +70,11 @@ static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             {"hf_proj_type", NULL},
                                             {"hf_pooler_type", NULL},
                                             {NULL, NULL}};
-static const NeutralField block_neutral[] = {{"act_kwargs", "{}"},
-                                             {"block_type", "\"default\""},
-                                             {"qk_norm", "false"},
-                                             {"scaled_cosine_attn", "false"},
-                                             {"scale_heads", "false"},
-                                             {"scale_attn_inner", "false"},
-                                             {"scale_attn", "false"},
-                                             {"scale_fc", "false"},
-                                             {NULL, NULL}};
+static const NeutralField block_neutral[] = {
+    {"block_type", "\"default\""},   {"qk_norm", "false"},
+    {"scaled_cosine_attn", "false"}, {"scale_heads", "false"},
+    {"scale_attn_inner", "false"},   {"scale_attn", "false"},
+    {"scale_fc", "false"},           {NULL, NULL}};
 
 /* One JSON object being read. The first error is kept; later readers do nothing. */
 typedef struct Reader {
@@ -252,21 +248,34 @@ static double take_eps(const Reader *r, double missing) {
     return eps;
 }
 
+static Activation take_activation(const Reader *r, bool quick) {
+    static const char *const approximations[] = {"none", "tanh", NULL};
+    char where[48];
+    json_t *object;
+    Reader gelu = arguments(r, "act_kwargs", &object, where);
+    bool tanh = take_word(&gelu, "approximate", approximations);
+    if (quick && tanh) fail(&gelu, "approximate", "quick_gelu is another approximation");
+    nothing_left(&gelu);
+    json_decref(object);
+    return quick ? ACTIVATION_QUICK_GELU : tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU;
+}
+
 /* t: the values of absent fields. */
-static void read_tower(const Reader *r, TowerConfig *t) {
+static void read_tower(const Reader *r, TowerConfig *t, bool quick) {
     t->width = take_size(r, "width", MAX_WIDTH, t->width);
     t->layers = take_size(r, "layers", MAX_LAYERS, t->layers);
     t->mlp = (size_t)((double)t->width * take_number(r, "mlp_ratio", 1e-3, 64, 4));
     if (!t->mlp || t->mlp > MAX_MLP) fail(r, "mlp_ratio", "the hidden width is out of range");
+    t->activation = take_activation(r, quick);
     t->eps = take_eps(r, t->eps);
 }
 
-static void read_image(ClipConfig *c, const Reader *r) {
+static void read_image(ClipConfig *c, const Reader *r, bool quick) {
     static const char *const pools[] = {"tok", "avg", NULL};
     size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
     TowerConfig *t = &c->image;
     *t = clip_image_tower(768, 12, 0, 0);
-    read_tower(r, t);
+    read_tower(r, t, quick);
     t->heads = t->width / head_width;
     if (!t->heads || t->width % head_width) fail(r, "head_width", "does not divide the width");
     c->patch_size = take_size(r, "patch_size", MAX_IMAGE, 16);
@@ -281,14 +290,14 @@ static void read_image(ClipConfig *c, const Reader *r) {
     nothing_left(r);
 }
 
-static void read_text(ClipConfig *c, const Reader *r) {
+static void read_text(ClipConfig *c, const Reader *r, bool quick) {
     static const char *const pools[] = {"argmax", "last", NULL};
     c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
     c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
     TowerConfig *t = &c->text;
     *t = clip_text_tower(512, 12, 8, 0);
     t->heads = take_size(r, "heads", MAX_WIDTH, t->heads);
-    read_tower(r, t);
+    read_tower(r, t, quick);
     if (t->width % t->heads) fail(r, "heads", "does not divide the width");
     t->causal = !take_bool(r, "no_causal_mask");
     t->pool = take_word(r, "pool_type", pools) ? POOL_LAST : POOL_END;
@@ -299,19 +308,18 @@ static void read_text(ClipConfig *c, const Reader *r) {
 
 static void read_model(ClipConfig *c, const Reader *r) {
     c->embed_dim = take_size(r, "embed_dim", MAX_WIDTH, 0);
-    Activation f = take_bool(r, "quick_gelu") ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU;
+    bool quick = take_bool(r, "quick_gelu");
     c->init_logit_scale = take_number(r, "init_logit_scale", -100, 100, default_logit_scale);
     c->init_logit_bias = take_number(r, "init_logit_bias", -1000, 1000, NAN);
     c->has_logit_bias = !isnan(c->init_logit_bias);
     if (!c->has_logit_bias) c->init_logit_bias = 0;
     json_t *image, *text;
     Reader image_reader = section(r, "vision_cfg", &image);
-    read_image(c, &image_reader);
+    read_image(c, &image_reader, quick);
     json_decref(image);
     Reader text_reader = section(r, "text_cfg", &text);
-    read_text(c, &text_reader);
+    read_text(c, &text_reader, quick);
     json_decref(text);
-    c->image.activation = c->text.activation = f;
     take_neutral(r, top_neutral);
     nothing_left(r);
 }
@@ -540,6 +548,13 @@ void clip_config_free(ClipConfig *c) {
     free(c->name);
     free(c->json);
     memset(c, 0, sizeof *c);
+}
+
+const char *activation_name(Activation f) {
+    static const char *const names[] = {[ACTIVATION_GELU] = "GELU",
+                                        [ACTIVATION_QUICK_GELU] = "QuickGELU",
+                                        [ACTIVATION_GELU_TANH] = "GELU by tanh"};
+    return names[f];
 }
 
 size_t clip_image_tokens(const ClipConfig *c) {

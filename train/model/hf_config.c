@@ -33,13 +33,20 @@ static bool whole(const Section *s, const char *name, json_int_t missing, json_i
     return error_set(err, "%s.%s: expected a whole number from 1", s->name, name);
 }
 
-/* NULL: refused. */
-static const char *activation(const Section *s, Error *err) {
+static const char *const activations[] = {[ACTIVATION_GELU] = "gelu",
+                                          [ACTIVATION_QUICK_GELU] = "quick_gelu",
+                                          [ACTIVATION_GELU_TANH] = "gelu_pytorch_tanh"};
+
+static bool read_activation(const Section *s, Activation *f, Error *err) {
     const json_t *v = field(s, "hidden_act");
-    const char *name = v ? json_string_value(v) : "quick_gelu";
-    if (name && (!strcmp(name, "quick_gelu") || !strcmp(name, "gelu"))) return name;
-    error_set(err, "%s.hidden_act: only \"quick_gelu\" and \"gelu\" are supported", s->name);
-    return NULL;
+    const char *name = v ? json_string_value(v) : activations[ACTIVATION_QUICK_GELU];
+    for (int i = 0; i < ACTIVATIONS; i++) {
+        *f = (Activation)i;
+        if (name && !strcmp(name, activations[i])) return true;
+    }
+    return error_set(
+        err, "%s.hidden_act: only \"quick_gelu\", \"gelu\" and \"gelu_pytorch_tanh\" are supported",
+        s->name);
 }
 
 /* A ratio for which open_clip's rule, int(width × ratio), gives exactly this hidden width, even if
@@ -54,7 +61,7 @@ static double ratio_of(json_int_t hidden, json_int_t width) {
 
 typedef struct TowerFields {
     json_int_t width, hidden, layers, heads;
-    const char *activation;
+    Activation activation;
     double eps;
 } TowerFields;
 
@@ -64,7 +71,7 @@ static bool read_tower(const Section *s, json_int_t width, json_int_t heads, Tow
         !whole(s, "intermediate_size", 4 * width, &t->hidden, err) ||
         !whole(s, "num_hidden_layers", 12, &t->layers, err) ||
         !whole(s, "num_attention_heads", heads, &t->heads, err) ||
-        !(t->activation = activation(s, err)))
+        !read_activation(s, &t->activation, err))
         return false;
     if (t->width % t->heads)
         return error_set(err, "%s.num_attention_heads: does not divide hidden_size", s->name);
@@ -90,6 +97,8 @@ static bool check_eos(const Section *s, json_int_t vocab, Error *err) {
 static void name_rest(json_t *cfg, const TowerFields *t) {
     if (t->hidden != 4 * t->width)
         json_object_set_new(cfg, "mlp_ratio", json_real(ratio_of(t->hidden, t->width)));
+    if (t->activation == ACTIVATION_GELU_TANH)
+        json_object_set_new(cfg, "act_kwargs", json_pack("{s:s}", "approximate", "tanh"));
     if (t->eps != 1e-5) json_object_set_new(cfg, "norm_kwargs", json_pack("{s:f}", "eps", t->eps));
 }
 
@@ -115,7 +124,8 @@ static json_t *model_cfg(const json_t *root, Error *err) {
         error_set(err, "vision_config.num_channels: only 3 are supported");
         return NULL;
     }
-    if (strcmp(i.activation, t.activation)) {
+    bool quick = i.activation == ACTIVATION_QUICK_GELU;
+    if (quick != (t.activation == ACTIVATION_QUICK_GELU)) {
         error_set(err, "hidden_act: both towers must have the same");
         return NULL;
     }
@@ -125,7 +135,7 @@ static json_t *model_cfg(const json_t *root, Error *err) {
         i.width / i.heads, "patch_size", patch, "text_cfg", "context_length", context, "vocab_size",
         vocab, "width", t.width, "heads", t.heads, "layers", t.layers);
     assert(cfg);
-    if (!strcmp(i.activation, "quick_gelu")) json_object_set_new(cfg, "quick_gelu", json_true());
+    if (quick) json_object_set_new(cfg, "quick_gelu", json_true());
     name_rest(json_object_get(cfg, "vision_cfg"), &i);
     name_rest(json_object_get(cfg, "text_cfg"), &t);
     return cfg;
@@ -180,8 +190,8 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
                      "hidden_size", (json_int_t)t->width, "intermediate_size", (json_int_t)t->mlp,
                      "num_hidden_layers", (json_int_t)t->layers, "num_attention_heads",
                      (json_int_t)t->heads, "projection_dim", (json_int_t)c->embed_dim, "hidden_act",
-                     t->activation == ACTIVATION_QUICK_GELU ? "quick_gelu" : "gelu",
-                     "layer_norm_eps", t->eps, "attention_dropout", 0.0);
+                     activations[t->activation], "layer_norm_eps", t->eps, "attention_dropout",
+                     0.0);
 }
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {

@@ -19,24 +19,26 @@ void pretrained_config(ClipConfig *c, const char *path, const char *model) {
 
 /* The wrong activation costs many points of accuracy and is not detected otherwise. */
 static void warn_of_activation(const char *path, const Weights *w, const ClipConfig *c) {
-    static const char *const names[] = {
-        [ACTIVATION_GELU] = "GELU", [ACTIVATION_QUICK_GELU] = "QuickGELU"};
     ClipConfig own;
     Error err;
     char *config = clip_config_find(path);
-    Activation trained = c->image.activation;
+    Activation computed[] = {c->image.activation, c->text.activation};
+    Activation trained[] = {computed[0], computed[1]};
     if (config && clip_config_read(&own, config, &err)) {
-        trained = own.image.activation;
+        trained[0] = own.image.activation;
+        trained[1] = own.text.activation;
         clip_config_free(&own);
     } else if (w->openai) {
-        trained = ACTIVATION_QUICK_GELU;
+        trained[0] = trained[1] = ACTIVATION_QUICK_GELU;
     }
     free(config);
-    if (trained != c->image.activation)
-        log_warn("%s was trained with %s, the model %s computes %s: its features will be wrong; %s",
-                 path, names[trained], c->name, names[c->image.activation],
-                 trained == ACTIVATION_QUICK_GELU ? "give the --model whose name ends in -quickgelu"
-                                                  : "give the --model without -quickgelu");
+    size_t i = trained[0] == computed[0]; /* of one tower is enough */
+    if (trained[i] == computed[i]) return;
+    log_warn("%s was trained with %s, the model %s computes %s: its features will be wrong; %s",
+             path, activation_name(trained[i]), c->name, activation_name(computed[i]),
+             trained[i] == ACTIVATION_QUICK_GELU ? "give the --model whose name ends in -quickgelu"
+             : computed[i] == ACTIVATION_QUICK_GELU ? "give the --model without -quickgelu"
+                                                    : "give a --model with its act_kwargs");
 }
 
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
