@@ -13,8 +13,8 @@ benches() {
 JSON
     "$emu" bench step --model "$dir/bench.json" --batch-size 8 --caption-tokens 8 --steps 1 --precision amp_bf16 --device cuda --json >"$dir/step" &&
         "$emu" bench kernels --model "$dir/bench.json" --batch-size 8 --caption-tokens 8 --reps 1 --precision amp_bf16 --device cuda --json >"$dir/kernels" &&
-        "$emu" bench loss --n 64 --dim 32 --device cuda --json >"$dir/loss" &&
-        "$clipc" bench loss --n 64 --dim 32 --device cpu --json >"$dir/loss_cpu" &&
+        "$emu" bench loss --n 64 --dim 32 --precision fp32 --device cuda --json >"$dir/loss" &&
+        "$clipc" bench loss --n 64 --dim 32 --precision fp32 --device cpu --json >"$dir/loss_cpu" &&
         "$emu" bench loader --train-data $golden/pairs.tsv --vocab $golden/vocab.txt --batch-size 4 --samples 40 --device cuda --json >"$dir/loader" || return 1
     # the work of a step, multiply-adds of the products in units of C² = 64²: keys and values of 17 and 8 rows, the rest
     # of the block for the pooled one, twice that backward; patches, which need no gradient. Attention and projections
