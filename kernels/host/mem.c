@@ -2,6 +2,7 @@
 #include "kernels/host/host.h"
 #include "kernels/space.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,31 +21,41 @@ static struct {
     size_t taken, most;
 } real, planned, *now = &real;
 
+/* Of the blocks and sums: ranks may be threads of one process. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 /* Complemented, so that a leak checker does not find a block's address here. */
 static void *hidden(const void *p) { return (void *)~(uintptr_t)p; }
 
 void *host_device_alloc(size_t bytes) {
     void *p;
     bytes = round_up(size_max(bytes, 1), ALIGN);
+    pthread_mutex_lock(&lock);
     if (now == &planned)
         p = space_take(&now->blocks, bytes);
     else
         space_add(&now->blocks, hidden(p = xmalloc_aligned(bytes)), bytes);
     now->taken += bytes;
     now->most = size_max(now->most, now->taken);
+    pthread_mutex_unlock(&lock);
     return p;
 }
 
 void host_device_release(void *p) {
     if (!p) return;
+    pthread_mutex_lock(&lock);
     size_t bytes = space_remove(&now->blocks, now == &planned ? p : hidden(p));
     assert(bytes);
     now->taken -= bytes;
+    pthread_mutex_unlock(&lock);
     if (now != &planned) free(p);
 }
 
 size_t host_device_size(const void *p) {
-    return space_find(&now->blocks, now == &planned ? p : hidden(p));
+    pthread_mutex_lock(&lock);
+    size_t bytes = space_find(&now->blocks, now == &planned ? p : hidden(p));
+    pthread_mutex_unlock(&lock);
+    return bytes;
 }
 
 MemoryUse host_device_memory(void) {
