@@ -100,12 +100,27 @@ bool encoder_is(Encoder *e, const char *identity, const char *checksum) {
 
 /* ---- opening ---- */
 
-static void load_weights(Encoder *e) {
+static _Noreturn void another_model(const Encoder *e, const ModelId *m, const char *own) {
+    die("%s was embedded by another model (%s of %s; %s is %s): embed it again, or name its own",
+        m->of, m->identity, m->checkpoint, e->checkpoint, own);
+}
+
+/* An identity ends with the checksum of the form, which needs no weights. */
+static void check_form(const Encoder *e, const ModelId *m) {
+    char form[9];
+    snprintf(form, sizeof form, "%08x", form_crc(&e->config));
+    if (strcmp(m->identity + strlen(m->identity) - 8, form))
+        another_model(e, m, "of another architecture or preprocessing");
+}
+
+static void load_weights(Encoder *e, const ModelId *must_be) {
     Weights w;
     pretrained_open(&w, e->checkpoint, &e->config, e->params->list, e->params->tensors);
     const char *crc = tensorfile_checksum(&w.file);
     if (crc) snprintf(e->checksum, sizeof e->checksum, "%.8s%08x", crc, form_crc(&e->config));
     pretrained_read(&w, e->params);
+    if (must_be && !encoder_is(e, must_be->identity, must_be->checksum))
+        another_model(e, must_be, encoder_identity(e));
 }
 
 /* Loaded at the first caption, since pictures do not need it. */
@@ -141,10 +156,11 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->k = kernels_open_device(o->device, o->precision);
     pretrained_config(&e->config, o->checkpoint, o->model);
     e->checkpoint = xstrdup(o->checkpoint);
+    if (o->must_be) check_form(e, o->must_be);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* an explicit vocabulary is checked at once */
     e->params = params_new(e->k, &e->config);
-    load_weights(e);
+    load_weights(e, o->must_be);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch,
                       .text_bucket = clip_text_bucket(e->k, &e->config, e->batch)};

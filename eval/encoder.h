@@ -15,10 +15,19 @@ typedef struct EncoderOptions {
     DeviceOption device;
     Precision precision;
     int64_t batch_size;
+    const struct ModelId *must_be; /* NULL: any model */
 } EncoderOptions;
 
+/* The model that made something: its encoder_identity and encoder_checksum ("": not known). of,
+ * checkpoint: what it made and where it was, for messages. */
+typedef struct ModelId {
+    const char *of, *checkpoint, *identity, *checksum;
+} ModelId;
+
 typedef struct Encoder Encoder;
-Encoder *encoder_open(const EncoderOptions *o); /* exits with an error */
+/* Exits with an error. A model that is not o->must_be is refused as early as it shows: by its
+ * configuration, by the weights file's stored checksum, and before anything is computed. */
+Encoder *encoder_open(const EncoderOptions *o);
 /* An encoder over a model that the caller owns: uses its uploads and the given vocabulary
  * (NULL: for pictures alone). */
 Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Uploads *uploads,

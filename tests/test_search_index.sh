@@ -116,6 +116,21 @@ checksum() { # a checkpoint of ours carries one: it decides, and where it does n
     says 1 "damaged" query &&
         "$clipc" ckpt convert "$dir/other" --vocab $golden/vocab.txt --out "$dir/changed" 2>"$dir/stderr" && says 1 "was embedded by another model" query --checkpoint "$dir/changed"
 }
+# the checkpoint that an index names is compared before its weights are read, and never taken from the index itself
+named_checkpoint() {
+    query() { "$clipc" search "$dir/named" --image "$dir/p/07.jpg" --top 1 "$@"; }
+    names() { sed -i "s|\"checkpoint\":\"[^\"]*\"|\"checkpoint\":\"$1\"|" "$dir/named/index.json"; }
+    cp -r "$dir/i" "$dir/named" && cp -r "$dir/other" "$dir/named/model" && says 0 "07.jpg" query || return 1
+    names "$dir/named/../named/model" && refused 1 "names a checkpoint inside itself" query &&
+        refused 1 "was embedded by another model" query --checkpoint "$dir/named/model" &&
+        says 0 "07.jpg" query --checkpoint $golden && ln -s "$dir/named" "$dir/linked" && names "$dir/linked/model" &&
+        refused 1 "names a checkpoint inside itself" query || return 1
+    # other preprocessing shows without the weights
+    cp -r $golden "$dir/resized" && : >"$dir/resized/open_clip_model.safetensors" && names "$dir/resized" &&
+        sed -i 's/"interpolation": "[a-z]*"/"interpolation": "bilinear"/' "$dir/resized/open_clip_config.json" &&
+        ! cmp -s $golden/open_clip_config.json "$dir/resized/open_clip_config.json" &&
+        refused 1 "another architecture or preprocessing" query
+}
 crash() { # a full disk, or a kill at any time, leaves the index as it was
     cp -r "$dir/i" "$dir/c" && mkdir -p "$dir/more" && cp $golden/2*.jpg "$dir/more/"
     (ulimit -f 1 && trap '' XFSZ && says 1 "too large" embed --images "$dir/more" --index "$dir/c") &&
@@ -148,6 +163,7 @@ check remove remove
 check duplicates duplicates
 check another_model another_model
 check checksum checksum
+check named_checkpoint named_checkpoint
 check crash crash
 check bad_input bad_input
 exit $failed

@@ -88,21 +88,38 @@ typedef struct Queries {
     char **names;
 } Queries;
 
-static void open_model(const IndexFolder *x, Encoder **e) {
-    if (!encoder.checkpoint && x->checkpoint) {
-        encoder.checkpoint = x->checkpoint;
-        if (access(encoder.checkpoint, F_OK))
-            die("%s was made with %s, which is not there: say with --checkpoint where it is",
-                x->folder, encoder.checkpoint);
+/* Returns true if the file or folder is in the folder, however both are named. */
+static bool is_inside(const char *path, const char *folder) {
+    char *file = realpath(path, NULL), *in = realpath(folder, NULL);
+    size_t n = in ? strlen(in) : 0;
+    bool inside = file && in && !strncmp(file, in, n) && (!file[n] || file[n] == '/');
+    free(file);
+    free(in);
+    return inside;
+}
+
+/* Without --checkpoint, the one that the index names, which may come from anywhere. */
+static void take_checkpoint(const IndexFolder *x) {
+    encoder.checkpoint = x->checkpoint;
+    if (access(encoder.checkpoint, F_OK))
+        die("%s was made with %s, which is not there: say with --checkpoint where it is", x->folder,
+            encoder.checkpoint);
+    if (is_inside(encoder.checkpoint, x->folder))
+        die("%s names a checkpoint inside itself: if you trust it, give --checkpoint %s", x->folder,
+            encoder.checkpoint);
+}
+
+static Encoder *open_model(const IndexFolder *x) {
+    ModelId made_by = {x->folder, x->checkpoint, x->identity, x->checksum};
+    if (x->checkpoint) {
+        if (!encoder.checkpoint) take_checkpoint(x);
+        encoder.must_be = &made_by;
     }
-    *e = encoder_open(&encoder);
-    if (encoder_dim(*e) != x->dim)
+    Encoder *e = encoder_open(&encoder);
+    if (encoder_dim(e) != x->dim)
         die("%s holds rows of %zu, the model's features have %zu: embed it with this model",
-            x->folder, x->dim, encoder_dim(*e));
-    if (x->checkpoint && !encoder_is(*e, x->identity, x->checksum))
-        die("%s was embedded by another model (%s of %s; %s is %s): embed it again, or name its "
-            "own",
-            x->folder, x->identity, x->checkpoint, encoder.checkpoint, encoder_identity(*e));
+            x->folder, x->dim, encoder_dim(e));
+    return e;
 }
 
 static void normalise(float *v, size_t E) {
@@ -131,8 +148,7 @@ static void join_queries(Queries *q, const float *words, const float *pictures) 
 }
 
 static Queries make_queries(const IndexFolder *x) {
-    Encoder *e;
-    open_model(x, &e);
+    Encoder *e = open_model(x);
     Queries q = {.dim = x->dim};
     float *words = texts.count ? embed_texts(e, texts.items, texts.count) : NULL,
           *pictures =
