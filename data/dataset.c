@@ -121,8 +121,9 @@ Dataset *dataset_open(const char *spec, const DatasetOptions *options, Error *er
     Dataset *d = xcalloc(1, sizeof *d);
     Sources sources = {.items = NULL};
     copy_options(d, options);
-    bool ok =
-        parse_keys(d, err) && sources_expand(&sources, spec, err) && open_sources(d, &sources, err);
+    Pipes pipes = options->allow_pipe ? PIPES_ALL : options->of_recipe ? PIPES_NONE : PIPES_OF_SPEC;
+    bool ok = parse_keys(d, err) && sources_expand(&sources, spec, pipes, err) &&
+              open_sources(d, &sources, err);
     sources_free(&sources);
     if (ok && d->count == 0)
         ok = error_set(err, "%s: no usable sample: %zu without an image (%s) or a caption (%s)",

@@ -19,6 +19,8 @@ typedef struct DatasetOptions {
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     bool want_json; /* read the .json members or the .json files next to images into Sample.json */
     double pipe_seconds;     /* how long a stream may send nothing */
+    bool allow_pipe;         /* list files and recipes may have commands run */
+    bool of_recipe;          /* a recipe has the specification */
     const FeedOptions *feed; /* streams feed a loader (dataset_feed); NULL: they are copied into
                                 cache_dir, and are shards while the data set is open */
     const char *caption_template; /* class folders: "a photo of a {}." ; NULL: the folder's name */

@@ -51,6 +51,9 @@ char *source_short_name(const char *path) {
 static bool add_list(Sources *s, const char *path, Error *err);
 
 static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
+    if (is_command(path) && s->pipes != PIPES_ALL && (in_list || s->pipes))
+        return error_set(err, "%.400s: the command of a %s is run only with --allow-pipe", path,
+                         in_list ? "list file" : "recipe");
     if (strstr(path, "://") && !is_command(path))
         return error_set(err, "%s: no address is fetched here: use \"pipe:curl -sf %s\"", path,
                          path);
@@ -165,8 +168,8 @@ static bool add_list(Sources *s, const char *path, Error *err) {
     return ok;
 }
 
-bool sources_expand(Sources *s, const char *spec, Error *err) {
-    *s = (Sources){.items = NULL};
+bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err) {
+    *s = (Sources){.pipes = pipes};
     for (const char *at = spec;;) {
         const char *end = strstr(at, "::");
         size_t n = end ? (size_t)(end - at) : strlen(at);

@@ -10,16 +10,25 @@ typedef struct SourceItem {
     size_t part; /* of the specification: a is 0, b is 1 in "a::b" */
 } SourceItem;
 
+/* The commands (`pipe:`) that may be run. A list file or a recipe may be another person's. */
+typedef enum {
+    PIPES_OF_SPEC, /* those of the specification itself, none of a list file */
+    PIPES_ALL,
+    PIPES_NONE,
+} Pipes;
+
 typedef struct Sources {
     SourceItem *items;
     size_t count, capacity, parts;
+    Pipes pipes;
 } Sources;
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the
  * list's folder. A folder that holds .tar files means these, sorted. Only folders are checked for
  * existence. In a command, braces are expanded if they hold a range or plain words; others are left
- * to the shell. Free with sources_free, also on failure. */
-bool sources_expand(Sources *s, const char *spec, Error *err);
+ * to the shell; a command that may not be run is an error. Free with sources_free, also on
+ * failure. */
+bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err);
 void sources_free(Sources *s);
 /* "2::1" → factor[parts], one for each part; text NULL: all 1. False: a wrong count, a negative
  * number, or none above 0. */

@@ -100,7 +100,7 @@ static void check_spec(const char *spec, const char *want) {
     Sources s;
     Error err;
     char *got = xstrdup("");
-    if (!sources_expand(&s, spec, &err)) fail_msg("%s", err.text);
+    if (!sources_expand(&s, spec, PIPES_OF_SPEC, &err)) fail_msg("%s", err.text);
     for (size_t i = 0; i < s.count; i++) {
         char *next = xasprintf("%s%s%s", got, i ? " " : "", s.items[i].path);
         free(got);
@@ -114,7 +114,7 @@ static void check_spec(const char *spec, const char *want) {
 static void check_bad_spec(const char *spec, const char *needle) {
     Sources s;
     Error err;
-    if (sources_expand(&s, spec, &err)) fail_msg("%s was taken", spec);
+    if (sources_expand(&s, spec, PIPES_OF_SPEC, &err)) fail_msg("%s was taken", spec);
     if (!strstr(err.text, needle)) fail_msg("\"%s\" does not say \"%s\"", err.text, needle);
     sources_free(&s);
 }

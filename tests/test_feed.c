@@ -421,17 +421,42 @@ static void test_braces(void **state) {
     (void)state;
     Sources s;
     Error err;
-    assert_true(sources_expand(&s, "pipe:awk '{print $1}' ${X}{00..01}.{a,b} {a,'b'}", &err));
+    assert_true(sources_expand(&s, "pipe:awk '{print $1}' ${X}{00..01}.{a,b} {a,'b'}",
+                               PIPES_OF_SPEC, &err));
     assert_int_equal(s.count, 4);
     assert_string_equal(s.items[0].path, "pipe:awk '{print $1}' ${X}00.a {a,'b'}");
     assert_string_equal(s.items[3].path, "pipe:awk '{print $1}' ${X}01.b {a,'b'}");
     sources_free(&s);
     test_write_file(test_path("list.txt"), "pipe:cat a\n-\nb.tar\n", 19);
-    assert_true(sources_expand(&s, test_path("list.txt"), &err));
+    assert_true(sources_expand(&s, test_path("list.txt"), PIPES_ALL, &err));
     assert_string_equal(s.items[0].path, "pipe:cat a");
     assert_ptr_equal(s.items[1].source, &source_stdin);
     assert_ptr_equal(s.items[2].source, &source_tar);
     sources_free(&s);
+}
+
+/* Commands of list files and recipes need consent. */
+static void test_commands(void **state) {
+    (void)state;
+    Sources s;
+    Error err;
+    const char *list = test_path("pipe.txt");
+    char *at = xasprintf("@%s", list), *both = xasprintf("b.tar::%s", list);
+    test_write_file(list, "b.tar\npipe:cat a{0,1}\n", 23);
+    const struct {
+        const char *spec;
+        bool ok[3]; /* by Pipes */
+    } cases[] = {{"pipe:cat a", {true, true, false}}, {"b.tar::pipe:cat a", {true, true, false}},
+                 {"b.tar::-", {true, true, true}},    {list, {false, true, false}},
+                 {at, {false, true, false}},          {both, {false, true, false}}};
+    for (size_t i = 0; i < COUNT(cases); i++)
+        for (Pipes c = PIPES_OF_SPEC; c <= PIPES_NONE; c++) {
+            assert_int_equal(sources_expand(&s, cases[i].spec, c, &err), cases[i].ok[c]);
+            if (!cases[i].ok[c]) assert_non_null(strstr(err.text, "only with --allow-pipe"));
+            sources_free(&s);
+        }
+    free(at);
+    free(both);
 }
 
 int main(void) {
@@ -442,7 +467,7 @@ int main(void) {
         cmocka_unit_test(test_bad_samples), cmocka_unit_test(test_stop),
         cmocka_unit_test(test_no_orphan),   cmocka_unit_test(test_program_ends),
         cmocka_unit_test(test_spool),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_braces),
+        cmocka_unit_test(test_braces),      cmocka_unit_test(test_commands),
     };
     return cmocka_run_group_tests_name("feed", tests, make_shards, NULL);
 }

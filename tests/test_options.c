@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool flag;
+static bool flag, consent;
 static int64_t number;
 static double real;
 static const char *string, *config;
@@ -17,6 +17,7 @@ static StringList list;
 static Option table[] = {
     {"config", OPT_STRING, &config, NULL, 0, 0, "", 0},
     {"flag", OPT_FLAG, &flag, NULL, 0, 0, "", 0},
+    {"consent", OPT_CONSENT, &consent, NULL, 0, 0, "", 0},
     {"batch-size", OPT_INT, &number, NULL, 1, 100, "", 0},
     {"lr", OPT_FLOAT, &real, NULL, 0, 1, "", 0},
     {"string", OPT_STRING, &string, NULL, 0, 0, "", 0},
@@ -27,9 +28,9 @@ static const Command command = {"test", "A test.", "clipc test", NULL, table, CO
 
 static int reset(void **state) {
     (void)state;
-    flag = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = FIRST;
+    flag = consent = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = FIRST;
     string_list_free(&list);
-    for (size_t i = 0; i < COUNT(table); i++) table[i].given = false;
+    for (size_t i = 0; i < COUNT(table); i++) table[i].given = NOT_GIVEN;
     return 0;
 }
 
@@ -128,6 +129,25 @@ static void test_any_value_reads_back(void **state) {
 
 static void parse_line(void *line) { parse(line); }
 
+/* A recipe neither sets nor records a consent. */
+static void test_consent(void **state) {
+    (void)state;
+    char line[4096];
+    const char *path = test_path("consent.conf");
+    parse("--consent --string abc");
+    assert_true(consent);
+    assert_int_equal(option_find(&command, "string")->given, GIVEN_ON_COMMAND_LINE);
+    options_write(&command, path);
+    parse("--no-consent");
+    assert_false(consent);
+    snprintf(line, sizeof line, "--config %s", path);
+    parse(line);
+    assert_false(consent);
+    assert_int_equal(option_find(&command, "string")->given, GIVEN_BY_RECIPE);
+    test_write_file(path, "consent = true\n", 15);
+    test_dies(parse_line, line, EXIT_USAGE, "no recipe can allow it");
+}
+
 static void test_refusals(void **state) {
     (void)state;
     test_dies(parse_line, "--batch-sise 3", EXIT_USAGE, "did you mean 'batch-size'");
@@ -154,6 +174,7 @@ int main(void) {
         cmocka_unit_test_setup(test_recipe_and_order, reset),
         cmocka_unit_test_setup(test_written_options_read_back, reset),
         cmocka_unit_test_setup(test_any_value_reads_back, reset),
+        cmocka_unit_test_setup(test_consent, reset),
         cmocka_unit_test_setup(test_refusals, reset),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);

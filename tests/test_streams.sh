@@ -88,7 +88,24 @@ interrupted() { # SIGTERM saves and ends at once, whatever the command does
     local job=$!
     await $job has_lines stopped 2
     pkill -TERM -P $job
-    wait $job && grep -q -- "--resume latest" "$dir/stderr"
+    wait $job && grep -q -- "--resume latest --allow-pipe" "$dir/stderr"
+}
+others() { # commands of recipes and list files, which may be another person's, are run with --allow-pipe only
+    local words="is run only with --allow-pipe" conf="$dir/one/params.conf" ran="touch $dir/ran; cat $dir/all.tar"
+    again() { says "$1" "$2" "$clipc" train --config "$conf" --logs "$dir" --name "$3" "${@:4}"; }
+    again 1 "of a recipe $words" recipe && [ ! -e "$dir/recipe" ] && again 0 done recipe --allow-pipe &&
+        same_state "$(last one)" "$(last recipe)" && ! grep -q allow-pipe "$dir/recipe/params.conf" &&
+        again 0 done line --train-data "$shards" || return 1
+    echo "pipe:$ran" >"$dir/list.txt"
+    echo '{"classes": ["a"], "templates": ["a {}"]}' >"$dir/classes.json"
+    echo "val-data = pipe:$ran" >>"$conf" && again 1 "$words" val --train-data "$dir/s" &&
+        echo "val-data = $dir/list.txt" >>"$conf" && again 1 "of a list file $words" list --train-data "$dir/s" || return 1
+    for spec in "$dir/list.txt" "@$dir/list.txt" "$dir/s::$dir/list.txt"; do
+        says 1 "of a list file $words" "$clipc" data peek "$spec" || return 1
+    done
+    says 1 "$words" "$clipc" eval zeroshot --checkpoint $golden --data "$dir/list.txt" --classes "$dir/classes.json" && [ ! -e "$dir/ran" ] &&
+        says 0 "24 samples" "$clipc" data peek "$dir/list.txt" --allow-pipe && [ -e "$dir/ran" ] &&
+        echo "allow-pipe = true" >>"$conf" && again 2 "no recipe can allow it" recipe2
 }
 evaluated() { # as a data set of its own, from a command and from standard input
     says 0 "24 samples" "$clipc" data peek "pipe:cat $dir/all.tar" && grep -q "^all.tar:./000000000  " "$dir/out" &&
@@ -112,5 +129,6 @@ check failing_commands failing
 check refused_lines untold
 check killed_leaves_no_process killed
 check interrupted_at_a_silent_stream interrupted
+check commands_of_others others
 check evaluated_and_packed evaluated
 exit $failed

@@ -92,7 +92,7 @@ int cmd_data_index(int argc, char **argv) {
     Error err;
     CaptionKeys captions;
     if (!caption_keys_parse(&captions, dataset.text_keys, &err)) die_usage("%s", err.text);
-    if (!sources_expand(&sources, spec, &err)) die("%s", err.text);
+    if (!sources_expand(&sources, spec, PIPES_OF_SPEC, &err)) die("%s", err.text);
     Job job = {.sources = &sources,
                .keys = index_keys_new(dataset.image_keys, captions.members, false),
                .results = xcalloc(sources.count, sizeof(Result))};

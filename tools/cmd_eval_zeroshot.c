@@ -34,6 +34,7 @@ static Option options[] = {
     {"csv-img-key", OPT_STRING, &dataset.csv_image_key, "COLUMN", 0, 0, "column of the path", 0},
     {"csv-label-key", OPT_STRING, &label_column, "COLUMN", 0, 0, "column of the label", 0},
     {"csv-separator", OPT_STRING, &dataset.csv_separator, "CHAR", 0, 0, "tab or comma", 0},
+    STREAM_OPTIONS(dataset),
     {"cache-dir", OPT_STRING, &dataset.cache_dir, "DIR", 0, 0, "for missing indexes", 0},
 };
 

@@ -30,6 +30,12 @@
         "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0       \
     }
 
+/* Those of streams. */
+#define STREAM_OPTIONS(d)                                                                          \
+    {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0}, {       \
+        "allow-pipe", OPT_CONSENT, &(d).allow_pipe, NULL, 0, 0, "run list files' pipe:COMMAND", 0  \
+    }
+
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
  * see dataset_options_fill). */
 #define DATASET_OPTIONS(d)                                                                          \
@@ -38,7 +44,7 @@
         {"captions", OPT_CHOICE, &(d).captions, CHOICES(CAPTION_PICKS), 0, 0, "of several", 0},     \
         {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0},  \
         {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "tab or comma", 0},         \
-        {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0},      \
+        STREAM_OPTIONS(d),                                                                          \
         {"cache-dir", OPT_STRING, &(d).cache_dir, "DIR", 0, 0, "for missing indexes", 0},           \
         {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},   \
     {                                                                                               \

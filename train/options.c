@@ -84,10 +84,14 @@ static void set_choice(Option *o, const char *text, const char *where) {
     die_usage("%s: %s must be one of %s, not '%s'", where, o->name, o->choices, text);
 }
 
-static void set_value(Option *o, const char *text, const char *where) {
+static void set_value(Option *o, const char *text, OptionOrigin origin, const char *where) {
     char *end;
     errno = 0;
     switch (o->type) {
+    case OPT_CONSENT:
+        if (origin == GIVEN_BY_RECIPE)
+            die_usage("%s: %s is for the command line: no recipe can allow it", where, o->name);
+        __attribute__((fallthrough));
     case OPT_FLAG:
         if (!strcmp(text, "true") || !strcmp(text, "1"))
             *(bool *)o->value = true;
@@ -122,7 +126,7 @@ static void set_value(Option *o, const char *text, const char *where) {
         string_list_add(o->value, text);
         break;
     }
-    o->given = true;
+    o->given = origin;
 }
 
 static char *trim(char *s) {
@@ -201,14 +205,20 @@ void options_read_recipe(const Command *c, const char *path) {
         if (o->type == OPT_LIST) {
             for (char *save, *item = strtok_r(value, " \t", &save); item;
                  item = strtok_r(NULL, " \t", &save))
-                set_value(o, item, where);
+                set_value(o, item, GIVEN_BY_RECIPE, where);
         } else {
-            set_value(o, value, where);
+            set_value(o, value, GIVEN_BY_RECIPE, where);
         }
     }
     free(line);
     fclose(f);
     free(found);
+}
+
+static bool is_flag(const Option *o) { return o->type == OPT_FLAG || o->type == OPT_CONSENT; }
+
+static void set_here(Option *o, const char *text, const char *where) {
+    set_value(o, text, GIVEN_ON_COMMAND_LINE, where);
 }
 
 static bool is_option(const char *arg) { return arg[0] == '-' && arg[1] == '-'; }
@@ -223,23 +233,23 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
     Option *o = (Option *)option_find(c, name);
     if (!o && !strncmp(name, "no-", 3)) {
         o = (Option *)option_find(c, name + 3);
-        if (o && o->type == OPT_FLAG && !equals) {
-            set_value(o, "false", where);
+        if (o && is_flag(o) && !equals) {
+            set_here(o, "false", where);
             return;
         }
         o = NULL;
     }
     if (!o) unknown_option(c, name, where);
     if (equals) {
-        set_value(o, equals + 1, where);
-    } else if (o->type == OPT_FLAG) {
-        set_value(o, "true", where);
+        set_here(o, equals + 1, where);
+    } else if (is_flag(o)) {
+        set_here(o, "true", where);
     } else if (*i >= argc) {
         die_usage("%s: --%s needs a value", where, name);
     } else if (o->type == OPT_LIST) {
-        while (*i < argc && !is_option(argv[*i])) set_value(o, argv[(*i)++], where);
+        while (*i < argc && !is_option(argv[*i])) set_here(o, argv[(*i)++], where);
     } else {
-        set_value(o, argv[(*i)++], where);
+        set_here(o, argv[(*i)++], where);
     }
     if (!strcmp(name, "config")) options_read_recipe(c, *(const char **)o->value);
 }
@@ -247,6 +257,7 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
 static void print_value(const Option *o, FILE *out) {
     switch (o->type) {
     case OPT_FLAG:
+    case OPT_CONSENT:
         fputs(*(bool *)o->value ? "true" : "false", out);
         break;
     case OPT_INT:
@@ -285,8 +296,8 @@ static bool is_empty(const Option *o) {
 
 static void print_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {
-        [OPT_FLAG] = "",       [OPT_INT] = "N",   [OPT_FLOAT] = "X",
-        [OPT_STRING] = "TEXT", [OPT_CHOICE] = "", [OPT_LIST] = "ITEM..."};
+        [OPT_FLAG] = "",       [OPT_CONSENT] = "", [OPT_INT] = "N",       [OPT_FLOAT] = "X",
+        [OPT_STRING] = "TEXT", [OPT_CHOICE] = "",  [OPT_LIST] = "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
     if (c->count) fprintf(out, "\noptions (default in brackets):\n");
     for (size_t i = 0; i < c->count; i++) {
@@ -294,7 +305,7 @@ static void print_help(const Command *c, FILE *out) {
         const char *what = o->choices ? o->choices : placeholders[o->type];
         int n = fprintf(out, "  --%s%s%s", o->name, *what ? " " : "", what);
         fprintf(out, "%*s%s", n < 34 ? 34 - n : 1, "", o->help);
-        if (!is_empty(o) && !(o->type == OPT_FLAG && !*(bool *)o->value)) {
+        if (!is_empty(o) && !(is_flag(o) && !*(bool *)o->value)) {
             fputs(" [", out);
             print_value(o, out);
             fputc(']', out);
@@ -352,7 +363,7 @@ void options_write(const Command *c, const char *path) {
     fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
     for (size_t i = 0; i < c->count; i++) {
         const Option *o = &c->options[i];
-        if (!strcmp(o->name, "config") || is_empty(o)) continue;
+        if (!strcmp(o->name, "config") || o->type == OPT_CONSENT || is_empty(o)) continue;
         fprintf(out, "%s = ", o->name);
         if (o->type == OPT_STRING && needs_quotes(*(const char **)o->value))
             print_quoted(*(const char **)o->value, out);

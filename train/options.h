@@ -5,13 +5,16 @@
 #include "train/ranks/agree.h"
 
 typedef enum {
-    OPT_FLAG,   /* bool: --name, --no-name; name = true|false */
-    OPT_INT,    /* int64_t within [lo, hi] */
-    OPT_FLOAT,  /* double within [lo, hi] */
-    OPT_STRING, /* const char *, NULL allowed as default */
-    OPT_CHOICE, /* int: index into the "a|b|c" of `choices` */
-    OPT_LIST,   /* StringList: --name A B C up to the next option; repeating it adds */
+    OPT_FLAG,    /* bool: --name, --no-name; name = true|false */
+    OPT_CONSENT, /* bool: the same on the command line alone: no recipe sets it, none records it */
+    OPT_INT,     /* int64_t within [lo, hi] */
+    OPT_FLOAT,   /* double within [lo, hi] */
+    OPT_STRING,  /* const char *, NULL allowed as default */
+    OPT_CHOICE,  /* int: index into the "a|b|c" of `choices` */
+    OPT_LIST,    /* StringList: --name A B C up to the next option; repeating it adds */
 } OptionType;
+
+typedef enum { NOT_GIVEN, GIVEN_BY_RECIPE, GIVEN_ON_COMMAND_LINE } OptionOrigin;
 
 typedef struct StringList {
     char **items;
@@ -26,7 +29,7 @@ typedef struct Option {
         *choices;  /* OPT_CHOICE; otherwise the placeholder in --help ("FILE"), NULL: by type */
     double lo, hi; /* both 0: unlimited */
     const char *help;
-    bool given; /* set by parsing: given on the command line or in a recipe */
+    OptionOrigin given; /* set by parsing: the origin of the value */
 } Option;
 
 /* Rows for kernel_tuning (kernels/kernels.h). */
@@ -57,7 +60,7 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
 /* `name = value` lines with # comments; lists separated by blanks. A value in double quotes is
  * taken as it is, with \" \\ \n \r for those characters. */
 void options_read_recipe(const Command *c, const char *path);
-/* Writes every option as a recipe that gives the same values. */
+/* Writes every option as a recipe that gives the same values; consents are left out. */
 void options_write(const Command *c, const char *path);
 /* Its value as a recipe has it, malloc'd; "": none. */
 char *option_text(const Option *o);

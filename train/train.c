@@ -252,6 +252,14 @@ static void make_run_folder(Run *r) {
     comm_rank0_end(r->comm);
 }
 
+/* Returns true if a recipe with this run's options needs --allow-pipe. */
+static bool runs_commands(void) {
+    const char *const specs[] = {opt->train_data, opt->val_data, opt->imagenet_val};
+    bool any = opt->allow_pipe;
+    for (size_t i = 0; i < COUNT(specs); i++) any |= specs[i] && strstr(specs[i], "pipe:");
+    return any;
+}
+
 static void say_end(const Run *r, bool stopped) {
     const Best *b = &r->state.best;
     if (b->step)
@@ -263,11 +271,12 @@ static void say_end(const Run *r, bool stopped) {
                  (unsigned long long)r->state.step, (unsigned long long)b->stale);
     else if (stopped)
         log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
-                 "%s/params.conf --name %s --resume latest",
+                 "%s/params.conf --name %s --resume latest%s",
                  r->stop_signal == SIGINT    ? "SIGINT"
                  : r->stop_signal == SIGTERM ? "SIGTERM"
                                              : "a signal to another rank",
-                 (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1);
+                 (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1,
+                 runs_commands() ? " --allow-pipe" : "");
     else
         log_info("done: %s", r->checkpoints);
 }

@@ -108,6 +108,8 @@ static Option options[] = {
      "streams: samples held in memory, of which one is drawn", 0},
     {"pipe-timeout", OPT_FLOAT, &O.pipe_timeout, "SECONDS", 0.1, 1e6,
      "streams: one without data for so long has failed", 0},
+    {"allow-pipe", OPT_CONSENT, &O.allow_pipe, NULL, 0, 0,
+     "also run \"pipe:COMMAND\" of list files and recipes, which can be anything", 0},
     {"train-transform", OPT_CHOICE, &O.train_transform, CHOICES(TRAIN_TRANSFORMS), 0, 0,
      "random crop, or the evaluation's transform", 0},
     {"aug-scale", OPT_STRING, &O.aug_scale, "LO,HI", 0, 0, "random crop: share of the area", 0},
@@ -241,6 +243,10 @@ const Command train_command = {
     options,
     COUNT(options),
 };
+
+bool option_of_recipe(const char *name) {
+    return option_find(&train_command, name)->given == GIVEN_BY_RECIPE;
+}
 
 char *train_options_name(const char *model) {
     char when[32];

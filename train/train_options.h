@@ -23,6 +23,7 @@ typedef struct TrainOptions {
     bool shuffle, dataset_resampled;
     const char *upsampling_factors;
     double max_bad, pipe_timeout;
+    bool allow_pipe;
     /* validation */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;
     int64_t zeroshot_frequency, zeroshot_frequency_steps;
@@ -64,6 +65,8 @@ typedef struct TrainOptions {
 extern TrainOptions train_options; /* defaults, then what was given */
 extern const Command train_command;
 
+/* Returns true if a recipe, which may be another person's, has the option's value. */
+bool option_of_recipe(const char *name);
 /* A run's name if none was given: the time, the model and two more options; malloc'd. */
 char *train_options_name(const char *model);
 #endif

@@ -25,9 +25,11 @@ static bool pairs_due(const TrainState *s) {
 }
 
 static void open_data(Pairs *p, const TrainView *v) {
+    DatasetOptions o = v->dataset;
     Error err;
+    o.of_recipe = option_of_recipe("val-data");
     comm_rank0_begin(v->comm);
-    p->data = dataset_open(train_options.val_data, &v->dataset, &err);
+    p->data = dataset_open(train_options.val_data, &o, &err);
     if (!p->data) die("--val-data %s: %s", train_options.val_data, err.text);
     comm_rank0_end(v->comm);
 }

@@ -41,6 +41,7 @@ static char *classes_path(void) {
 static void open_data(Task *t, const TrainView *v) {
     DatasetOptions o = v->dataset;
     Error err;
+    o.of_recipe = option_of_recipe("imagenet-val");
     labels_dataset_options(&o, LABEL_KEYS, LABEL_COLUMN);
     t->data = dataset_open(train_options.imagenet_val, &o, &err);
     if (!t->data) die("--imagenet-val %s: %s", train_options.imagenet_val, err.text);
