@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX_B = 12 };
 
@@ -101,6 +102,73 @@ static void attention_random_packs(void **state) {
                    i % 2, 1};
         compare_attention(&s);
     }
+}
+
+/* ---- every width on every path ---- */
+
+/* The instances of attention's kernels: on tensor cores by steps of 16 elements (and by twice the
+ * rows for long sequences of heads from 49 to 64), else by widths up to 32, 64 and 128. */
+#define BY_STEPS(name, end)                                                                        \
+    name "<1" end, name "<2" end, name "<3" end, name "<4" end, name "<5" end, name "<6" end,      \
+        name "<7" end
+static const char *const instances[] = {
+    BY_STEPS("mma_fwd", ",1>"),
+    "mma_fwd<8,1>",
+    "mma_fwd<4,2>",
+    BY_STEPS("mma_bwd_query", ",1>"),
+    "mma_bwd_query<8,1>",
+    "mma_bwd_query<4,2>",
+    BY_STEPS("mma_bwd_key", ",1>"),
+    "mma_bwd_key<8,1>",
+    "mma_bwd_key<4,2>",
+    BY_STEPS("mma_bwd_both", ">"),
+    "plain_fwd<8>",
+    "plain_fwd<16>",
+    "plain_fwd<32>",
+    "plain_bwd_query<8>",
+    "plain_bwd_query<16>",
+    "plain_bwd_query<32>",
+    "plain_bwd_key<8>",
+    "plain_bwd_key<16>",
+    "plain_bwd_key<32>",
+};
+
+/* Of the layer without a GPU (tests/cuda_on_cpu/runtime.h); absent on a GPU and a CPU. */
+const char *cudaemuKernel(int index, unsigned long *launches) __attribute__((weak));
+static void count_launches(unsigned long counts[COUNT(instances)]) {
+    unsigned long launches;
+    const char *name;
+    memset(counts, 0, COUNT(instances) * sizeof *counts);
+    for (int k = 0; cudaemuKernel && (name = cudaemuKernel(k, &launches)); k++) {
+        size_t i = 0;
+        while (i < COUNT(instances) && strcmp(instances[i], name)) i++;
+        if (i < COUNT(instances))
+            counts[i] += launches;
+        else if (!strncmp(name, "mma_", 4) || !strncmp(name, "plain_", 6))
+            fail_msg("%s is not in the table of instances", name);
+    }
+}
+
+/* A mean length below 33 makes sequences share tiles. */
+static void attention_every_path(void **state) {
+    (void)state;
+    static const size_t equal[] = {33, 50, 64, 65, 100, 197};
+    unsigned long before[COUNT(instances)], after[COUNT(instances)];
+    count_launches(before);
+    /* f32 has only tiles of 32 rows, without paths by length */
+    size_t apart = backend->act_size == 2 ? 1 : 3;
+    for (size_t d = 16; d <= 128; d += 16)
+        for (size_t t = 0; t < COUNT(equal); t += apart)
+            for (int how = 0; how < 4; how++) {
+                size_t some[MAX_B] = {equal[t]}, B = 1;
+                while (how / 2 && equal[t] + B - 1 >= 33 * B) some[B++] = 1;
+                Shape s = {pack_of(B, some), 1, d, how % 2, 1};
+                compare_attention(&s);
+            }
+    count_launches(after);
+    for (size_t i = 0; cudaemuKernel && i < COUNT(instances); i++)
+        if (after[i] == before[i] && (backend->act_size == 2 || instances[i][0] == 'p'))
+            fail_msg("%s was never launched", instances[i]);
 }
 
 /* Scores of hundreds: a softmax that does not subtract the maximum overflows. */
@@ -251,6 +319,7 @@ int main(void) {
         cmocka_unit_test(attention_head_widths),   cmocka_unit_test(attention_equal_lengths),
         cmocka_unit_test(attention_mixed_lengths), cmocka_unit_test(attention_random_packs),
         cmocka_unit_test(attention_large_scores),  cmocka_unit_test(attention_pool),
+        cmocka_unit_test(attention_every_path),
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(gradients_of_ref),

@@ -325,13 +325,15 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 && MB == 1 ? 3 : 2)
 
 /* ---- both halves, if every sequence fits one tile ---- */
 
+/* dq is staged in the rows of the warp's keys, which must be in registers by then: so this is for
+ * widths at which both tiles of keys are. */
 template <int KD>
 __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     mma_bwd_both(act *dqkv, const act *dout, const act *o, const acc *lse, const act *qkv,
                  Tiles t) {
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ QueryStats stats;
-    constexpr int LD = tile_ld<KD>(), KEEP = KD == 8 ? 0 : 2;
+    constexpr int LD = tile_ld<KD>();
     elem *queries = (elem *)memory, *grads = queries + TILE * LD, *keys = grads + TILE * LD;
     elem *values = keys + TILE * LD;
     TileRows own;
@@ -366,14 +368,14 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
     query_rows(&rows, &t, &own, mine, lse + at, d);
     query_step<KD, 1>(dq, &pair, &rows, warp_span(&t, &own, mine, 16), keys, values, own.first,
                       scale_log2);
-    Pair<KD, KEEP> pair_keys;
+    Pair<KD, 2> pair_keys;
     pair_load(&pair_keys, keys + 16 * warp * LD, values + 16 * warp * LD);
     __syncthreads(); /* stats are written, and all warps have read the keys */
     rows_store<KD>(dqkv + head, 3 * C, keys + 16 * warp * LD, dq[0], scale, scale, mine, own.end,
                    t.D);
     if (mine < own.end)
-        key_step<KD, KEEP, 1>(dk, dv, &pair_keys, mine, &stats, queries, grads, own.first, own.end,
-                              scale_log2);
+        key_step<KD, 2, 1>(dk, dv, &pair_keys, mine, &stats, queries, grads, own.first, own.end,
+                           scale_log2);
     rows_store<KD>(dqkv + C + head, 3 * C, keys + 16 * warp * LD, dk[0], scale, scale, mine,
                    own.end, t.D);
     rows_store<KD>(dqkv + 2 * C + head, 3 * C, values + 16 * warp * LD, dv[0], 1, 1, mine, own.end,
@@ -393,11 +395,13 @@ __global__ static void __launch_bounds__(THREADS, KD <= 4 ? 3 : 2)
 template <int KD, int QB, int KB>
 static bool launch(act *dqkv, float *delta, const act *dout, const act *o, const acc *lse,
                    const act *qkv, Tiles t, size_t B, size_t max_T) {
-    if (!t.span && max_T <= TILE) {
-        dim3 grid = FN(tiles_grid)(&t, B, max_T, TILE);
-        LAUNCH_TILES(mma_bwd_both<KD>, grid, tile_bytes<KD>(4 * TILE), dqkv, dout, o, lse, qkv, t);
-        return true;
-    }
+    if constexpr (KD < 8)
+        if (!t.span && max_T <= TILE) {
+            dim3 grid = FN(tiles_grid)(&t, B, max_T, TILE);
+            LAUNCH_TILES(mma_bwd_both<KD>, grid, tile_bytes<KD>(4 * TILE), dqkv, dout, o, lse, qkv,
+                         t);
+            return true;
+        }
     size_t query_bytes = tile_bytes<KD>((2 * QB + 4) * TILE);
     size_t key_bytes = tile_bytes<KD>((2 * KB + 4) * TILE);
     if (size_max(query_bytes, key_bytes + 2 * sizeof(QueryStats)) > device_shared_memory())

@@ -1,7 +1,7 @@
 /* launch: the functions that nvcc's host code calls (registration of objects and kernels, launch
  * stubs) and the runtime's functions about kernels. The PTX inside an object is parsed at its first
  * use. */
-#include "tests/cuda_on_cpu/ptx.h"
+#include "tests/cuda_on_cpu/profile.h"
 #include "tests/cuda_on_cpu/runtime.h"
 #include "tests/cuda_on_cpu/stream.h"
 #include <stdlib.h>
@@ -17,6 +17,7 @@ typedef struct Function {
     const char *name;
     Object *object;
     Kernel *kernel;
+    unsigned long launches;
 } Function;
 typedef struct Symbol {
     const void *host;
@@ -111,7 +112,7 @@ void __cudaRegisterFunction(void **handle, const char *stub, char *device, const
                             int limit, uint3 *tid, uint3 *bid, dim3 *bdim, dim3 *gdim, int *warp) {
     (void)device, (void)limit, (void)tid, (void)bid, (void)bdim, (void)gdim, (void)warp;
     Function *f = calloc(1, sizeof *f);
-    *f = (Function){stub, name, (Object *)handle, NULL};
+    *f = (Function){stub, name, (Object *)handle, NULL, 0};
     functions = realloc(functions, (size_t)(function_count + 1) * sizeof *functions);
     functions[function_count++] = f;
 }
@@ -187,6 +188,7 @@ static cudaError_t launch(Function *f, dim3 g, dim3 b, void **args, size_t share
     ptx_decode(k);
     cudaError_t e = check_limits(k, g, b, shared);
     if (e != cudaSuccess) return emu_error(e);
+    f->launches++;
     size_t bytes = sizeof(LaunchWork) + k->param_bytes;
     LaunchWork *l = calloc(1, bytes);
     *l = (LaunchWork){k, {g.x, g.y, g.z}, {b.x, b.y, b.z}, shared};
@@ -230,6 +232,13 @@ cudaError_t cudaFuncSetAttribute(const void *stub, enum cudaFuncAttribute attr, 
         return emu_error(cudaErrorInvalidValue);
     k->dynamic_limit = value;
     return cudaSuccess;
+}
+const char *cudaemuKernel(int index, unsigned long *launches) {
+    static char name[64];
+    if (index >= function_count) return NULL;
+    profile_name(name, sizeof name, functions[index]->name);
+    *launches = functions[index]->launches;
+    return name;
 }
 cudaError_t cudaFuncSetCacheConfig(const void *stub, enum cudaFuncCache config) {
     (void)config;

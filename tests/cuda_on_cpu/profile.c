@@ -227,8 +227,7 @@ static Class class_of(const char *op, const Ins *i) {
 }
 
 /* ---- reports ---- */
-/* mma_fwd<4,2> of _Z7mma_fwdILi4ELi2EEvP3act…; other forms keep the mangled name */
-static void plain_name(char *out, size_t size, const char *name) {
+void profile_name(char *out, size_t size, const char *name) {
     char *end;
     unsigned long n = 0;
     snprintf(out, size, "%s", name);
@@ -306,7 +305,7 @@ static void print_table(void) {
     for (const Profile *p = first; p; p = p->next) {
         if (!p->launches) continue;
         Sums s = sums_of(p);
-        plain_name(name, sizeof name, p->kernel->name);
+        profile_name(name, sizeof name, p->kernel->name);
         fprintf(stderr,
                 "%-26s %8llu %8llu %9llu %11llu %6.2f %10.1f %10.1f %6.3f %6.3f %10llu %6.3f\n",
                 name, (unsigned long long)p->launches, (unsigned long long)p->blocks,
@@ -321,7 +320,7 @@ static void print_table(void) {
     for (const Profile *p = first; p; p = p->next) {
         if (!p->launches) continue;
         Sums s = sums_of(p);
-        plain_name(name, sizeof name, p->kernel->name);
+        profile_name(name, sizeof name, p->kernel->name);
         fprintf(stderr, "\n%-26s", name);
         for (int c = 0; c < CLASSES; c++) fprintf(stderr, " %9llu", (unsigned long long)s.count[c]);
     }
@@ -344,7 +343,7 @@ static void print_json(const char *path) {
     for (const Profile *p = first; p; p = p->next) {
         if (!p->launches) continue;
         Sums s = sums_of(p);
-        plain_name(name, sizeof name, p->kernel->name);
+        profile_name(name, sizeof name, p->kernel->name);
         fprintf(f,
                 "{\"kernel\": \"%s\", \"launches\": %llu, \"blocks\": %llu, \"warps\": %llu, "
                 "\"instructions\": %llu, \"lanes\": %llu, \"sectors_read\": %llu, "

@@ -45,6 +45,8 @@ void profile_decode(Kernel *k);
 /* Around a launch of a kernel that has a profile. */
 void profile_begin(Kernel *k, uint64_t blocks, uint64_t warps);
 void profile_end(Kernel *k);
+/* mma_fwd<4,2> of _Z7mma_fwdILi4ELi2EEvP3act…; other forms keep the mangled name. */
+void profile_name(char *out, size_t size, const char *name);
 /* A branch, barrier or exit, which have no function. */
 void profile_control(const Warp *w, const Ins *i, uint32_t lanes);
 #endif
