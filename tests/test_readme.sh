@@ -30,8 +30,9 @@ blocks=$(cd "$dir" && ls ./*.sh | tr -dc '0-9\n' | sort -n)
     for n in $blocks; do echo ". $dir/$n.sh >$dir/$n.got 2>&1; echo >$dir/$n.done"; done
 } >"$dir/all"
 
+# numbers, their signs with them (a cosine near 0 has either on different CPUs), and bars as one letter
 shape() {
-    sed -E -e '/bf16 instructions/d' -e 's/[0-9]+([.:][0-9]+)*(e[-+]?[0-9]+)?/N/g' -e 's/#+/#/g' -e 's/ +/ /g' -e 's/ETA \?/ETA N/' "$1"
+    sed -E -e '/bf16 instructions/d' -e 's/(([ (:])-)?[0-9]+([.:][0-9]+)*(e[-+]?[0-9]+)?/\2N/g' -e 's/#+/#/g' -e 's/ +/ /g' -e 's/ETA \?/ETA N/' "$1"
 }
 block() {
     [ -e "$dir/$1.done" ] || { cat "$dir/$1.sh" "$dir/$1.got" 2>/dev/null; return 1; }
