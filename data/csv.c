@@ -1,13 +1,8 @@
 #include "data/csv.h"
-
-#include <string.h>
+#include "data/io/utf8.h"
 
 CsvReader csv_reader(char *bytes, size_t size, char separator) {
-    if (size >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0) {
-        bytes += 3;
-        size -= 3;
-    }
-    return (CsvReader){bytes, bytes + size, separator, 0};
+    return (CsvReader){bytes + text_mark(bytes, size), bytes + size, separator, 0, 0};
 }
 
 /* Parses one field and unquotes it in place. *last: it is the row's last. */
@@ -46,7 +41,7 @@ bool csv_next(CsvReader *r, CsvField *fields, size_t max, size_t *count, Error *
     }
     *count = 0;
     if (r->at >= r->end) return false;
-    r->line++;
+    r->row = ++r->line;
     for (bool last = false; !last;) {
         CsvField f;
         if (!next_field(r, &f, &last, err)) return false;

@@ -6,7 +6,7 @@
 typedef struct CsvReader {
     char *at, *end; /* *end must be writable */
     char separator;
-    size_t line;
+    size_t line, row; /* lines read; the line at which the last row begins */
 } CsvReader;
 
 typedef struct CsvField {

@@ -1,8 +1,8 @@
 /* dataset: random access to the samples of a data set, whatever stores it: WebDataset shards (.tar,
- * .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV/JSONL of files, a folder of images with a
- * .txt next to each, a folder of class folders, a folder of shards, IDX arrays. Samples have the
- * numbers 0 … count-1 in stored order, shard after shard. Streams (`pipe:command`, `-`) are copied
- * or fed. Nothing is ever written into the data's folder. */
+ * .tar.zst; `{000..999}`, `a::b`, a list file), a CSV/TSV/JSONL of files, image files with a .txt
+ * next to each, a folder of them or of class folders, a folder of shards, IDX arrays. Samples have
+ * the numbers 0 … count-1 in stored order, shard after shard. Streams (`pipe:command`, `-`) are
+ * copied or fed. Nothing is ever written into the data's folder. */
 #ifndef DATA_DATASET_H
 #define DATA_DATASET_H
 #include "data/feed.h"
@@ -17,6 +17,7 @@ typedef struct DatasetOptions {
     CaptionPick captions;      /* which of several captions */
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
+    bool csv_join;  /* fields beyond the header's belong to the caption, which has separators */
     bool want_json; /* read the .json members or the .json files next to images into Sample.json */
     double pipe_seconds;     /* how long a stream may send nothing */
     bool allow_pipe;         /* list files and recipes may have commands run */

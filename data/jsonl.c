@@ -3,15 +3,12 @@
 #include "data/io/utf8.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <string.h>
 
-static const char *const image_fields[] = {"filepath", "file_name", "image", "path"};
-static const char *const text_fields[] = {"title", "caption", "text"};
-
-static const json_t *find(const json_t *row, const char *given, const char *const *others,
-                          size_t n) {
+static const json_t *find(const json_t *row, const char *given, const char *const *others) {
     const json_t *value = json_object_get(row, given);
-    for (size_t i = 0; !value && i < n; i++) value = json_object_get(row, others[i]);
+    for (; !value && *others; others++) value = json_object_get(row, *others);
     return value;
 }
 
@@ -21,14 +18,15 @@ static const char *caption(const json_t *value, size_t i) {
     return json_string_value(json_array_get(value, i));
 }
 
-static void add_line(Table *t, const char *line, const json_t *row, const char *path,
+static void add_line(Table *t, const char *line, size_t number, const json_t *row, const char *path,
                      const char **folder, const DatasetOptions *o) {
-    const json_t *texts = find(row, o->csv_caption_key, text_fields, COUNT(text_fields));
-    const char *name =
-        json_string_value(find(row, o->csv_image_key, image_fields, COUNT(image_fields)));
+    const json_t *texts = find(row, o->csv_caption_key, table_text_names);
+    const char *name = json_string_value(find(row, o->csv_image_key, table_image_names));
+    char place[32];
     size_t added = 0;
+    snprintf(place, sizeof place, "line %zu", number);
     if (!name || string_is_blank(name)) {
-        t->dropped++;
+        table_drop(t, "without path", place);
         return;
     }
     char *image = table_keep(t, xstrdup(name));
@@ -45,7 +43,7 @@ static void add_line(Table *t, const char *line, const json_t *row, const char *
     if (!t->need_text)
         table_add(t, r);
     else if (!added)
-        t->dropped++;
+        table_drop(t, "without caption", place);
 }
 
 bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,
@@ -53,7 +51,8 @@ bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,
     *t = (Table){.need_text = o->text_keys && *o->text_keys, .bytes = bytes};
     const char *folder = NULL;
     size_t number = 0;
-    for (char *at = bytes, *end = bytes + size, *next; at < end; at = next) {
+    for (char *at = bytes + text_mark(bytes, size), *end = bytes + size, *next; at < end;
+         at = next) {
         char *stop = memchr(at, '\n', (size_t)(end - at));
         next = stop ? stop + 1 : end;
         if (!stop) stop = end;
@@ -65,7 +64,7 @@ bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,
         json_error_t why;
         json_t *row = json_loadb(at, n, 0, &why);
         bool ok = json_is_object(row);
-        if (ok) add_line(t, at, row, path, &folder, o);
+        if (ok) add_line(t, at, number, row, path, &folder, o);
         json_decref(row);
         if (!ok)
             return error_set(err, "%s: line %zu: %s", path, number,

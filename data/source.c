@@ -168,6 +168,7 @@ static bool open_table(Shard *s, const char *path, const SourceContext *c,
                        Error *err) {
     Table *t = s->state = xcalloc(1, sizeof *t);
     bool ok = open(t, path, c->options, err);
+    if (ok) table_report(t, s->source->name ? s->source->name : path);
     s->count = t->count;
     s->dropped = t->dropped;
     s->classes = (const char *const *)t->classes;
@@ -181,6 +182,10 @@ static bool csv_open(Shard *s, const char *path, const SourceContext *c, Error *
 
 static bool jsonl_open(Shard *s, const char *path, const SourceContext *c, Error *err) {
     return open_table(s, path, c, table_open_jsonl, err);
+}
+
+static bool pictures_open(Shard *s, const char *paths, const SourceContext *c, Error *err) {
+    return open_table(s, paths, c, table_open_pictures, err);
 }
 
 static bool folder_open(Shard *s, const char *path, const SourceContext *c, Error *err) {
@@ -238,6 +243,8 @@ static void table_close(Shard *s) { table_free(s->state); }
 static const Source source_csv = {.extensions = "csv;tsv", .open = csv_open, TABLE};
 static const Source source_jsonl = {.extensions = "jsonl", .open = jsonl_open, TABLE};
 const Source source_folder = {.open = folder_open, TABLE};
+const Source source_pictures = {
+    .name = "image files", .extensions = "jpg;jpeg;png;webp", .open = pictures_open, TABLE};
 
 /* ---- arrays ---- */
 
@@ -288,8 +295,8 @@ static const Source source_arrays = {.prefix = ARRAYS_PREFIX,
 /* ---- by name ---- */
 
 const Source *source_of(const char *path) {
-    static const Source *const rows[] = {&source_command, &source_arrays, &source_tar, &source_csv,
-                                         &source_jsonl};
+    static const Source *const rows[] = {&source_command, &source_arrays, &source_tar,
+                                         &source_csv,     &source_jsonl,  &source_pictures};
     if (!strcmp(path, "-")) return &source_stdin;
     for (size_t i = 0; i < COUNT(rows); i++) {
         const char *prefix = rows[i]->prefix, *extensions = rows[i]->extensions;

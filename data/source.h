@@ -30,8 +30,9 @@ typedef struct Shard {
 struct Source {
     /* Beginnings or endings of its paths ("tar;tar.zst"); NULL: any. */
     const char *prefix, *extensions;
-    bool files;     /* samples are separate files or in memory: any order is as fast */
-    bool is_stream; /* can only be read from start to end */
+    const char *name; /* of a source that takes many paths, a line each, as one shard; NULL: one */
+    bool files;       /* samples are separate files or in memory: any order is as fast */
+    bool is_stream;   /* can only be read from start to end */
     /* Sets count, dropped, damaged and classes. Each shard is opened once, by any thread. */
     bool (*open)(Shard *s, const char *path, const SourceContext *c, Error *err);
     /* Sample i < count, with the caption that `draw` selects (NULL: the first one). Sets out->key
@@ -47,7 +48,7 @@ struct Source {
     Stream *(*stream)(const char *path, double seconds, const atomic_bool *stop, Pipe **pipe,
                       Error *err);
 };
-extern const Source source_tar, source_folder, source_stdin;
+extern const Source source_tar, source_folder, source_pictures, source_stdin;
 
 /* The row for a path, NULL if there is none. Not source_folder: its paths have no form. */
 const Source *source_of(const char *path);

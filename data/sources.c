@@ -1,6 +1,8 @@
 #include "data/sources.h"
 #include "data/io/folder.h"
 #include "data/io/stream.h"
+#include "data/io/utf8.h"
+#include "data/io/walk.h"
 
 #include <errno.h>
 #include <math.h>
@@ -8,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30, BRACES_MAX = 8 };
 
@@ -21,19 +24,70 @@ static bool add(Sources *s, const Source *source, const char *path, Error *err) 
     return true;
 }
 
-static bool add_folder(Sources *s, const char *path, Error *err) {
-    char **names;
-    size_t count, before = s->count;
-    bool ok = folder_list(path, &names, &count, err);
-    for (size_t i = 0; ok && i < count; i++) {
-        if (source_of(names[i]) != &source_tar) continue;
-        char *full = xasprintf("%s/%s", path, names[i]);
-        ok = add(s, &source_tar, full, err);
+/* A path that belongs to the item before it, if that is of the same kind. */
+static bool add_joined(Sources *s, const Source *source, const char *path, Error *err) {
+    if (strchr(path, '\n')) return error_set(err, "a name with a line break: %s", path);
+    SourceItem *last = s->count ? &s->items[s->count - 1] : NULL;
+    size_t n = strlen(path), need = s->last_size + n + 2;
+    if (!last || last->source != source || last->part != s->parts) {
+        s->last_size = n;
+        s->last_capacity = n + 1;
+        return add(s, source, path, err);
+    }
+    if (need > s->last_capacity) last->path = xrealloc(last->path, s->last_capacity = 2 * need);
+    last->path[s->last_size] = '\n';
+    memcpy(last->path + s->last_size + 1, path, n + 1);
+    s->last_size += n + 1;
+    return true;
+}
+
+typedef struct TarWalk {
+    Sources *sources;
+    size_t images, folders; /* that are no part of the data */
+    bool ok;
+    Error *err;
+} TarWalk;
+
+static void add_tars(void *context, const char *path, const char *within, char *const *names,
+                     size_t count) {
+    TarWalk *w = context;
+    (void)within;
+    for (size_t i = 0; w->ok && i < count; i++) {
+        const Source *source = source_of(names[i]);
+        w->images += source == &source_pictures;
+        if (source != &source_tar) continue;
+        char *full = folder_path(path, names[i]);
+        w->ok = add(w->sources, &source_tar, full, w->err);
         free(full);
     }
-    names_free(names, count);
-    if (ok && s->count == before) ok = add(s, &source_folder, path, err);
-    return ok;
+}
+
+static void skip_folder(void *context, const char *within, const char *why) {
+    (void)within;
+    (void)why;
+    ((TarWalk *)context)->folders++;
+}
+
+static bool add_folder(Sources *s, const char *path, Error *err) {
+    char **files, **folders;
+    size_t file_count, folder_count, before = s->count;
+    TarWalk w = {.sources = s, .ok = true, .err = err};
+    if (!folder_list_apart(path, &files, &file_count, &folders, &folder_count, err)) return false;
+    add_tars(&w, path, "", files, file_count);
+    if (w.ok && s->count == before) {
+        w.images = 0;
+        w.ok = walk_folder(&(FolderWalk){add_tars, skip_folder, &w}, path, err) && w.ok;
+    } else {
+        w.folders = folder_count;
+    }
+    names_free(files, file_count);
+    names_free(folders, folder_count);
+    if (!w.ok) return false;
+    if (s->count == before) return add(s, &source_folder, path, err);
+    if (w.images || w.folders)
+        log_info("%s: %zu shards; skipped: %zu image files and %zu folders beside them", path,
+                 s->count - before, w.images, w.folders);
+    return true;
 }
 
 static bool is_command(const char *path) { return strncmp(path, "pipe:", 5) == 0; }
@@ -58,7 +112,7 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
         return error_set(err, "%s: no address is fetched here: use \"pipe:curl -sf %s\"", path,
                          path);
     const Source *source = source_of(path);
-    if (source) return add(s, source, path, err);
+    if (source) return (source->name ? add_joined : add)(s, source, path, err);
     if (ends_with(path, ".txt")) {
         if (in_list) return error_set(err, "%s: a list inside a list", path);
         return add_list(s, path, err);
@@ -66,8 +120,8 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
     struct stat st;
     if (stat(path, &st) != 0) return error_set(err, "%s: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) return add_folder(s, path, err);
-    return error_set(err, "%s: not a .tar, .tar.zst, .csv, .tsv, .jsonl, .txt list or folder",
-                     path);
+    return error_set(
+        err, "%s: not a .tar, .tar.zst, .csv, .tsv, .jsonl, .txt list, image or folder", path);
 }
 
 /* "{007..010}": both ends into lo and hi, the width of zero-padded numbers into width. */
@@ -145,26 +199,52 @@ static bool expand(Sources *s, const char *path, bool in_list, int depth, Error 
     return true;
 }
 
-static bool add_list(Sources *s, const char *path, Error *err) {
+static bool is_relative(const char *name) {
+    return *name != '/' && !strstr(name, "://") && !is_command(name) && strcmp(name, "-") != 0;
+}
+
+/* The folder of a list's relative names with a slash after it, "" for the current one; malloc'd. */
+static char *list_folder(const char *list, const char *first) {
+    const char *name = path_base(list);
+    char *folder = xasprintf("%.*s", (int)(name - list), list), *beside;
+    beside = xasprintf("%s%s", folder, first);
+    if (access(beside, F_OK) != 0 && access(first, F_OK) == 0) *folder = 0;
+    free(beside);
+    return folder;
+}
+
+bool sources_list(const char *path, char ***names, size_t *count, Error *err) {
     uint8_t *bytes;
-    size_t size;
+    size_t size, capacity = 0;
+    char *folder = NULL, *save;
+    *names = NULL;
+    *count = 0;
     if (!file_read_all(path, &bytes, &size, LIST_BYTES_MAX, err)) return false;
-    const char *slash = strrchr(path, '/');
-    bool ok = true;
-    char *save, *line = strtok_r((char *)bytes, "\r\n", &save);
-    for (; ok && line; line = strtok_r(NULL, "\r\n", &save)) {
+    char *line = strtok_r((char *)bytes + text_mark((char *)bytes, size), "\r\n", &save);
+    for (; line; line = strtok_r(NULL, "\r\n", &save)) {
         line += strspn(line, " \t");
         size_t n = strlen(line);
         while (n && (line[n - 1] == ' ' || line[n - 1] == '\t')) line[--n] = 0;
         if (n == 0 || *line == '#') continue;
-        bool relative = slash && *line != '/' && !strstr(line, "://") && !is_command(line) &&
-                        strcmp(line, "-") != 0;
-        char *full =
-            relative ? xasprintf("%.*s/%s", (int)(slash - path), path, line) : xstrdup(line);
-        ok = expand(s, full, true, 0, err);
-        free(full);
+        if (*count == capacity) {
+            capacity = size_max(64, 2 * capacity);
+            *names = xrealloc(*names, size_mul(capacity, sizeof **names));
+        }
+        bool relative = is_relative(line);
+        if (relative && !folder) folder = list_folder(path, line);
+        (*names)[(*count)++] = relative ? xasprintf("%s%s", folder, line) : xstrdup(line);
     }
+    free(folder);
     free(bytes);
+    return true;
+}
+
+static bool add_list(Sources *s, const char *path, Error *err) {
+    char **names;
+    size_t count;
+    bool ok = sources_list(path, &names, &count, err);
+    for (size_t i = 0; ok && i < count; i++) ok = expand(s, names[i], true, 0, err);
+    names_free(names, count);
     return ok;
 }
 

@@ -6,7 +6,7 @@
 /* One thing that a specification names. */
 typedef struct SourceItem {
     const Source *source;
-    char *path;
+    char *path;  /* of image files all paths, a line each */
     size_t part; /* of the specification: a is 0, b is 1 in "a::b" */
 } SourceItem;
 
@@ -21,14 +21,18 @@ typedef struct Sources {
     SourceItem *items;
     size_t count, capacity, parts;
     Pipes pipes;
+    size_t last_size, last_capacity; /* of the last item's path, if it holds many */
 } Sources;
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the
- * list's folder. A folder that holds .tar files means these, sorted. Only folders are checked for
- * existence. In a command, braces are expanded if they hold a range or plain words; others are left
- * to the shell; a command that may not be run is an error. Free with sources_free, also on
- * failure. */
+ * list's folder, or to the current one if the first name is only there. Image files named one after
+ * the other are one item. A folder that holds .tar files means these, sorted; if it holds none, but
+ * folders below it do, all of those. Only folders are checked for existence. In a command, braces
+ * are expanded if they hold a range or plain words; others are left to the shell; a command that
+ * may not be run is an error. Free with sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err);
+/* The names in a list, as above but with braces as they are; malloc'd list of malloc'd names. */
+bool sources_list(const char *path, char ***names, size_t *count, Error *err);
 void sources_free(Sources *s);
 /* "2::1" → factor[parts], one for each part; text NULL: all 1. False: a wrong count, a negative
  * number, or none above 0. */

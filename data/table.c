@@ -3,14 +3,18 @@
 #include "data/index.h"
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/walk.h"
 #include "data/io/utf8.h"
 #include "data/sources.h"
 #include "kernels/hash.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { COLUMNS_MAX = 1024 };
+static const char no_caption[] = "without caption";
 
 void table_add(Table *t, TableRow r) {
     if (t->count == t->capacity) {
@@ -18,6 +22,11 @@ void table_add(Table *t, TableRow r) {
         t->rows = xrealloc(t->rows, size_mul(t->capacity, sizeof *t->rows));
     }
     t->rows[t->count++] = r;
+}
+
+void table_drop(Table *t, const char *what, const char *place) {
+    t->dropped++;
+    skipped_add(&t->skipped, what, place);
 }
 
 static bool need_text(const DatasetOptions *o) { return o->text_keys && *o->text_keys; }
@@ -102,10 +111,21 @@ static char separator_of(const char *text, const DatasetOptions *o) {
     return text[strcspn(text, "\t\n")] == '\t' ? '\t' : ',';
 }
 
-static bool find_column(const char *path, const CsvField *f, size_t n, const char *name,
-                        size_t *column, Error *err) {
+const char *const table_image_names[] = {"filepath", "file_name", "image", "path", NULL};
+const char *const table_text_names[] = {"title", "caption", "text", NULL};
+
+static bool column_is(const CsvField *f, size_t n, const char *name, size_t *column) {
     for (*column = 0; *column < n; ++*column)
         if (strcmp(f[*column].text, name) == 0) return true;
+    return false;
+}
+
+/* The column `name`, or if that is the default (names[0]) the first of `names`. */
+static bool find_column(const char *path, const CsvField *f, size_t n, const char *name,
+                        const char *const *names, size_t *column, Error *err) {
+    if (column_is(f, n, name, column)) return true;
+    for (size_t i = 1; strcmp(name, names[0]) == 0 && names[i]; i++)
+        if (column_is(f, n, names[i], column)) return true;
     char all[256] = "";
     for (size_t i = 0; i < n && strlen(all) + f[i].size + 4 < sizeof all; i++) {
         if (i) strcat(all, ", ");
@@ -126,34 +146,96 @@ const char *table_folder(Table *t, const char *csv, const char *first) {
     return there ? table_keep(t, xasprintf("%.*s", (int)(slash - csv), csv)) : "";
 }
 
+/* What the rows of a CSV consist of. */
+typedef struct CsvColumns {
+    size_t count, image, caption;
+    char separator;
+    bool join; /* surplus fields belong to the caption */
+} CsvColumns;
+
+/* Fields beyond the header's, empty ones at the end of the row aside: parts of a caption that is
+ * not quoted. */
+static size_t surplus(const CsvColumns *c, const CsvField *f, size_t n) {
+    while (n > c->count && f[n - 1].size == 0) n--;
+    return n > c->count ? n - c->count : 0;
+}
+
+/* The caption's field and the `extra` ones after it as one text; later fields move down. */
+static void join_caption(Table *t, const CsvColumns *c, CsvField *f, size_t n, size_t extra) {
+    char *text = xstrdup(f[c->caption].text);
+    for (size_t i = 1; i <= extra; i++) {
+        char *longer = xasprintf("%s%c%s", text, c->separator, f[c->caption + i].text);
+        free(text);
+        text = longer;
+    }
+    f[c->caption].text = table_keep(t, text);
+    for (size_t i = c->caption + 1; i + extra < n; i++) f[i] = f[i + extra];
+}
+
+static void add_row(Table *t, const CsvColumns *c, const CsvField *f, size_t n, const char *csv,
+                    const char *place, const char **folder) {
+    if (c->image >= n || string_is_blank(f[c->image].text)) {
+        table_drop(t, "without path", place);
+    } else if (t->need_text && (c->caption >= n || string_is_blank(f[c->caption].text))) {
+        table_drop(t, no_caption, place);
+    } else {
+        const char *name = f[c->image].text;
+        if (!*folder) *folder = table_folder(t, csv, name);
+        table_add(t, (TableRow){*name == '/' ? "" : *folder, name,
+                                t->need_text ? f[c->caption].text : NULL, -1, NULL, 0});
+    }
+}
+
+/* All rows after the header. */
+static bool read_rows(Table *t, CsvReader *r, const CsvColumns *c, const char *path, Error *err) {
+    CsvField f[COLUMNS_MAX];
+    size_t n;
+    Error why;
+    const char *folder = NULL;
+    Skipped wide = {.count = 0};
+    while (csv_next(r, f, COLUMNS_MAX, &n, &why)) {
+        n = size_min(n, COLUMNS_MAX);
+        size_t extra = surplus(c, f, n);
+        char place[32];
+        snprintf(place, sizeof place, "line %zu", r->row);
+        if (extra && c->join && t->need_text) {
+            join_caption(t, c, f, n, extra);
+            n -= extra;
+        } else if (extra && (t->need_text || c->image)) {
+            skipped_add(&wide, "rows have more fields than the header", place);
+            continue;
+        }
+        add_row(t, c, f, n, path, place, &folder);
+    }
+    if (why.text[0]) return error_set(err, "%s: %s", path, why.text);
+    if (!wide.count) return true;
+    char *text = skipped_text(&wide);
+    error_set(err, "%s: %s: quote captions that contain '%c', or give --csv-join", path, text,
+              c->separator);
+    free(text);
+    return false;
+}
+
 bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *err) {
     *t = (Table){.need_text = need_text(o)};
-    size_t size, n, image, caption = 0;
+    size_t size;
     Error why;
     uint8_t *bytes;
     if (!file_read_all(path, &bytes, &size, SIZE_MAX / 2, err)) return false;
     t->bytes = (char *)bytes;
-    CsvReader r = csv_reader(t->bytes, size, separator_of(t->bytes, o));
+    CsvColumns c = {.separator = separator_of(t->bytes, o), .join = o->csv_join};
+    CsvReader r = csv_reader(t->bytes, size, c.separator);
     CsvField f[COLUMNS_MAX];
-    if (!csv_next(&r, f, COLUMNS_MAX, &n, &why))
+    if (!csv_next(&r, f, COLUMNS_MAX, &c.count, &why))
         return error_set(err, "%s: %s", path, why.text[0] ? why.text : "empty");
-    n = size_min(n, COLUMNS_MAX);
-    if (!find_column(path, f, n, o->csv_image_key, &image, err)) return false;
-    if (t->need_text && !find_column(path, f, n, o->csv_caption_key, &caption, err)) return false;
-    const char *folder = NULL;
-    while (csv_next(&r, f, COLUMNS_MAX, &n, &why)) {
-        n = size_min(n, COLUMNS_MAX);
-        if (image >= n || string_is_blank(f[image].text) ||
-            (t->need_text && (caption >= n || string_is_blank(f[caption].text)))) {
-            t->dropped++;
-            continue;
-        }
-        if (!folder) folder = table_folder(t, path, f[image].text);
-        table_add(t, (TableRow){*f[image].text == '/' ? "" : folder, f[image].text,
-                                t->need_text ? f[caption].text : NULL, -1, NULL, 0});
-    }
+    c.count = size_min(c.count, COLUMNS_MAX);
+    if (!find_column(path, f, c.count, o->csv_image_key, table_image_names, &c.image, err) ||
+        (t->need_text &&
+         !find_column(path, f, c.count, o->csv_caption_key, table_text_names, &c.caption, err)) ||
+        !read_rows(t, &r, &c, path, err))
+        return false;
     table_join(t, o);
-    return why.text[0] == 0 || error_set(err, "%s: %s", path, why.text);
+    return true;
 }
 
 /* ---- folders ---- */
@@ -164,26 +246,43 @@ static char *name_beside(const char *image, const char *extension) {
     return xasprintf("%.*s%s", dot ? (int)(dot - image) : (int)strlen(image), image, extension);
 }
 
+/* Returns true if the file has something in it. */
+static bool has_text(const char *path) {
+    FileStamp st;
+    Error none;
+    return file_stamp(path, &st, &none) && st.size > 0;
+}
+
+/* Counts a file that is no image; captions and metadata are not counted. */
+static void skip_file(Table *t, const char *name) {
+    const char *dot = strrchr(name, '.');
+    char kind[40] = "without extension";
+    if (has_extension(name, "txt;json")) return;
+    if (dot && strlen(dot) < sizeof kind)
+        for (size_t i = 0; i <= strlen(dot); i++) kind[i] = (char)tolower((unsigned char)dot[i]);
+    skipped_add(&t->skipped, kind, NULL);
+}
+
 /* Adds the images among a folder's sorted names. text: the caption of images without a .txt. */
-static void add_images(Table *t, const char *folder, char **names, size_t count,
-                       const char *image_keys, const char *text, int label) {
+static void add_images(Table *t, const char *folder, const char *within, char *const *names,
+                       size_t count, const char *image_keys, const char *text, int label) {
     for (size_t i = 0; i < count; i++) {
-        if (!has_extension(names[i], image_keys)) continue;
-        char *beside = name_beside(names[i], ".txt");
-        bool has = names_have(names, count, beside);
-        if (has) { /* an empty one counts as missing */
-            char *full = xasprintf("%s/%s", folder, beside);
-            FileStamp st;
-            Error none;
-            has = file_stamp(full, &st, &none) && st.size > 0;
-            free(full);
+        if (!has_extension(names[i], image_keys)) {
+            skip_file(t, names[i]);
+            continue;
         }
+        char *beside = name_beside(names[i], ".txt"), *full = folder_path(folder, beside);
+        bool has = names_have(names, count, beside) && has_text(full);
         free(beside);
-        if (t->need_text && !has && !text)
-            t->dropped++;
-        else
+        free(full);
+        if (t->need_text && !has && !text) {
+            char *place = *within ? folder_path(within, names[i]) : xstrdup(names[i]);
+            table_drop(t, no_caption, place);
+            free(place);
+        } else {
             table_add(t, (TableRow){folder, table_keep(t, xstrdup(names[i])), has ? NULL : text,
                                     label, NULL, 0});
+        }
     }
 }
 
@@ -194,41 +293,83 @@ static char *class_caption(const char *pattern, const char *name) {
     return xasprintf("%.*s%s%s", (int)(gap - pattern), pattern, name, gap + 2);
 }
 
-static bool add_class(Table *t, const char *path, const char *name, bool classes,
-                      const DatasetOptions *o, Error *err) {
-    char *folder = xasprintf("%s/%s", path, name), **names;
-    size_t count;
-    if (!folder_is(folder)) {
-        free(folder);
-        return true;
+typedef struct TreeTable {
+    Table *t;
+    const DatasetOptions *o;
+    bool classes;        /* each folder in the root is one */
+    const char *caption; /* of the last class; NULL: there is none yet */
+} TreeTable;
+
+/* The class of a folder is the first name of its path below the root. */
+static void enter_class(TreeTable *w, const char *within) {
+    Table *t = w->t;
+    size_t n = strcspn(within, "/");
+    const char *last = t->class_count ? t->classes[t->class_count - 1] : "";
+    if (strlen(last) == n && strncmp(last, within, n) == 0) return;
+    char *name = table_keep(t, xasprintf("%.*s", (int)n, within));
+    t->classes = xrealloc(t->classes, (t->class_count + 1) * sizeof *t->classes);
+    t->classes[t->class_count++] = name;
+    w->caption = table_keep(t, class_caption(w->o->caption_template, name));
+}
+
+static void add_folder(void *context, const char *path, const char *within, char *const *names,
+                       size_t count) {
+    TreeTable *w = context;
+    Table *t = w->t;
+    bool any = false, reports = false;
+    for (size_t i = 0; i < count; i++) {
+        any |= has_extension(names[i], w->o->image_keys);
+        reports |= ends_with(names[i], "_stats.json");
     }
-    table_keep(t, folder);
-    bool ok = folder_list(folder, &names, &count, err), any = false;
-    for (size_t i = 0; i < count && !any; i++) any = has_extension(names[i], o->image_keys);
-    if (any && !classes)
-        add_images(t, folder, names, count, o->image_keys, NULL, -1);
-    else if (any) {
-        t->classes = xrealloc(t->classes, (t->class_count + 1) * sizeof *t->classes);
-        t->classes[t->class_count] = table_keep(t, xstrdup(name));
-        char *text = table_keep(t, class_caption(o->caption_template, name));
-        add_images(t, folder, names, count, o->image_keys, text, (int)t->class_count++);
-    }
-    names_free(names, count);
-    return ok;
+    if (!*within) w->classes = !any && !reports;
+    bool is_class = any && w->classes;
+    if (is_class) enter_class(w, within);
+    t->folders += any;
+    t->deep |= is_class && strchr(within, '/');
+    add_images(t, any ? table_keep(t, xstrdup(path)) : path, within, names, count, w->o->image_keys,
+               is_class ? w->caption : NULL, is_class ? (int)t->class_count - 1 : -1);
+}
+
+static void skip_folder(void *context, const char *within, const char *why) {
+    TreeTable *w = context;
+    skipped_add(&w->t->skipped, "folders not read", within);
+    log_info("%s is not read: %s", within, why);
 }
 
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err) {
     *t = (Table){.need_text = need_text(o)};
-    char **names;
-    size_t count;
-    bool ok = folder_list(path, &names, &count, err);
-    add_images(t, table_keep(t, xstrdup(path)), names, count, o->image_keys, NULL, -1);
-    bool flat = t->count + t->dropped > 0, classes = true;
-    for (size_t i = 0; i < count; i++) classes = classes && !ends_with(names[i], "_stats.json");
-    for (size_t i = 0; ok && !flat && i < count; i++)
-        ok = add_class(t, path, names[i], classes, o, err);
-    names_free(names, count);
-    return ok;
+    TreeTable w = {.t = t, .o = o};
+    return walk_folder(&(FolderWalk){add_folder, skip_folder, &w}, path, err);
+}
+
+bool table_open_pictures(Table *t, const char *paths, const DatasetOptions *o, Error *err) {
+    (void)err;
+    *t = (Table){.need_text = need_text(o)};
+    for (size_t n; *paths; paths += n + (paths[n] == '\n')) {
+        n = strcspn(paths, "\n");
+        char *path = table_keep(t, xasprintf("%.*s", (int)n, paths)),
+             *beside = name_beside(path, ".txt");
+        bool has = !t->need_text || has_text(beside);
+        free(beside);
+        if (has)
+            table_add(t, (TableRow){"", path, NULL, -1, NULL, 0});
+        else
+            table_drop(t, no_caption, path);
+    }
+    return true;
+}
+
+void table_report(Table *t, const char *path) {
+    char *skipped = skipped_text(&t->skipped), in[48] = "";
+    if (t->folders) snprintf(in, sizeof in, " in %zu folders", t->folders);
+    if (t->need_text && t->deep)
+        log_info("%s: %zu classes, the folders directly in it; images in folders below them have "
+                 "the same captions",
+                 path, t->class_count);
+    if (*skipped || (t->folders > 1 && !t->class_count))
+        log_info("%s: %zu samples%s%s%s", path, t->count, in, *skipped ? "; skipped: " : "",
+                 skipped);
+    free(skipped);
 }
 
 char *table_path(const TableRow *r) {

@@ -74,6 +74,29 @@ terminal() {
         "$clipc" data peek "$dir/evil.csv" >"$dir/out" && grep -qF "$picture" "$dir/out" && grep -qF "red $csi boat" "$dir/out" &&
         says 1 '\x1b' "$clipc" data peek "$dir/none$esc.csv" && ! grep -qF "$esc" "$dir/out"
 }
+# Folders are read to their ends, and what is no sample is named, by line, name or kind.
+skipped() {
+    mkdir -p "$dir/tree/a/b"
+    for f in top a/one a/b/two; do cp "${files[0]}" "$dir/tree/$f.jpg" && echo words >"$dir/tree/$f.txt"; done
+    cp "${files[0]}" "$dir/tree/a/bare.jpg"
+    touch "$dir/tree/a/x.GIF" "$dir/tree/y.gif" "$dir/tree/a/README"
+    ln -s .. "$dir/tree/a/up"
+    says 0 "3 samples in 3 folders; skipped: 2 .gif, 1 folders not read (a/up), 1 without caption (a/bare.jpg), 1 without extension" \
+        "$clipc" data peek "$dir/tree" && grep -q '^3 samples in 1 shards' "$dir/out" &&
+        { printf 'filepath,title\n'; for i in 1 2 3 4 5 6; do printf '%s,\n' "$(basename "${files[0]}")"; done; printf ',x\n'; cat "$table" | tail -n +2; } >"$dir/gaps.csv" &&
+        says 0 "$n samples; skipped: 6 without caption (line 2, line 3, line 4, line 5, line 6, ...), 1 without path (line 8)" "$clipc" data peek "$dir/gaps.csv" &&
+        printf '{"image": "%s"}\n{"text": "x"}\n' "${files[0]}" >"$dir/gaps.jsonl" &&
+        says 1 "no usable sample" "$clipc" data peek "$dir/gaps.jsonl" &&
+        grep -q "skipped: 1 without caption (line 1), 1 without path (line 2)" "$dir/out"
+}
+# Lists of image files serve where images are named.
+lists() {
+    (cd "$dir" && printf '%s\n' jpeg-4*.jpg >pictures.txt)
+    says 0 "3 samples in 1 shards" "$clipc" data peek "$dir/pictures.txt" --text-key '' &&
+        says 0 "jpeg-422.jpg" "$clipc" data peek "@$dir/pictures.txt" --text-key '' &&
+        "$clipc" data image "@$dir/pictures.txt" --size 8 --out "$dir/3.npy" && head -c 128 "$dir/3.npy" | grep -aq '(3, 3, 8, 8)' &&
+        says 1 "$dir/none.txt" "$clipc" data image "@$dir/none.txt" --out "$dir/4.npy"
+}
 # A failed write is an error.
 full() {
     "$clipc" data peek "$table" >/dev/full 2>"$dir/err" && return 1
@@ -88,6 +111,8 @@ check data_peek peek
 check data_index index
 check data_check_good good
 check data_check_bad bad
+check data_skipped skipped
+check data_lists lists
 check data_terminal terminal
 check data_full_output full
 check data_help help

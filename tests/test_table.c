@@ -1,11 +1,13 @@
 /* table: CSV with quoted fields, folders of images, folders of class folders. */
 #include "data/csv.h"
 #include "data/dataset.h"
+#include "data/sources.h"
 #include "tests/support_data.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Rows as "a|b;c|d;", up to the end or an error. */
 static char *parse(const char *text, size_t n, char separator, Error *err) {
@@ -183,9 +185,9 @@ static void test_flat_folder(void **state) {
     put("flat/e.txt", " \n"); /* a blank one, seen only when it is read */
     put("flat/notes.md", "no image");
     put("flat/deeper/f.jpg", "F");
-    check(test_path("flat"), &o, "A|ay|-1;B|bee|-1;bad e.jpg: an empty caption;", 2);
+    check(test_path("flat"), &o, "A|ay|-1;B|bee|-1;bad e.jpg: an empty caption;", 3);
     o.text_keys = "";
-    check(test_path("flat"), &o, "A||-1;B||-1;C||-1;D||-1;E||-1;", 0);
+    check(test_path("flat"), &o, "A||-1;B||-1;C||-1;D||-1;E||-1;F||-1;", 0);
     o.image_keys = "png";
     check(test_path("flat"), &o, "A||-1;", 0);
 }
@@ -213,11 +215,120 @@ static void test_class_folders(void **state) {
     dataset_close(d);
 }
 
+/* All below a folder: its own files first, then its folders, sorted; no hidden ones; links once
+ * around. */
+static void test_tree(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    o.text_keys = NULL;
+    put("tree/z.jpg", "Z");
+    put("tree/b/2.jpg", "B2");
+    put("tree/b/1.jpg", "B1");
+    put("tree/b/a/3.jpg", "BA3");
+    put("tree/b-c/4.jpg", "BC4");
+    put("tree/.hidden/5.jpg", "H");
+    put("tree/b/.6.jpg", "H");
+    put("far/7.jpg", "F7");
+    assert_int_equal(symlink("../../far", test_path("tree/b/link")), 0);
+    assert_int_equal(symlink("..", test_path("tree/b/up")), 0);
+    check(test_path("tree"), &o, "Z||-1;B1||-1;B2||-1;BA3||-1;F7||-1;BC4||-1;", 0);
+    /* classes are the folders directly in it, each with all below */
+    put("deep/cat/1.jpg", "C1");
+    put("deep/cat/more/2.jpg", "C2");
+    put("deep/dog/more/3.jpg", "D3");
+    o = dataset_options_default();
+    check(test_path("deep"), &o, "C1|cat|0;C2|cat|0;D3|dog|1;", 0);
+}
+
+static void test_tree_of_shards(void **state) {
+    (void)state;
+    Sources s;
+    Error err;
+    put("shards/b/1.tar", "x");
+    put("shards/a/2.tar", "x");
+    put("shards/a/3.jpg", "x");
+    assert_true(sources_expand(&s, test_path("shards"), PIPES_NONE, &err));
+    assert_int_equal(s.count, 2);
+    assert_non_null(strstr(s.items[0].path, "shards/a/2.tar"));
+    assert_non_null(strstr(s.items[1].path, "shards/b/1.tar"));
+    sources_free(&s);
+    put("shards/0.tar", "x"); /* shards in the folder itself are its data */
+    assert_true(sources_expand(&s, test_path("shards"), PIPES_NONE, &err));
+    assert_int_equal(s.count, 1);
+    sources_free(&s);
+}
+
+static void test_pictures(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("pics/a.jpg", "A");
+    put("pics/a.txt", "ay");
+    put("pics/b.PNG", "B");
+    put("pics/list.txt", "\xef\xbb\xbf# all\na.jpg\r\n b.PNG\n");
+    check(test_path("pics/list.txt"), &o, "A|ay|-1;", 1);
+    o.text_keys = NULL;
+    check(test_path("pics/list.txt"), &o, "A||-1;B||-1;", 0);
+    char *spec = xasprintf("%s/{b.PNG,a.jpg}", test_path("pics"));
+    check(spec, &o, "B||-1;A||-1;", 0);
+    free(spec);
+    Dataset *d = open_data_set(test_path("pics/list.txt"), &o);
+    assert_int_equal(dataset_shards(d), 1);
+    dataset_close(d);
+    /* names that are not beside the list but in the current folder */
+    put("pics/cwd.txt", "tests/golden/image/jpeg-420.jpg\n");
+    d = open_data_set(test_path("pics/cwd.txt"), &o);
+    Sample sample = {.key = NULL};
+    Error err;
+    assert_true(dataset_read(d, 0, &sample, &err));
+    sample_free(&sample);
+    dataset_close(d);
+}
+
+/* A separator in a caption that is not quoted. */
+static void test_surplus_fields(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("wide/a.jpg", "A");
+    put("wide/b.jpg", "B");
+    put("wide/x.csv",
+        "filepath,title\na.jpg,red, round\nb.jpg,\"two\nlines\"\nb.jpg,one,two,three\n");
+    refuse_data_set(test_path("wide/x.csv"), &o,
+                    "2 rows have more fields than the header (line 2, line 5): quote");
+    put("wide/empty.csv", "filepath,title\na.jpg,red,\n"); /* nothing is lost */
+    check(test_path("wide/empty.csv"), &o, "A|red|-1;", 0);
+    put("wide/last.csv", "title,filepath\nred, round,a.jpg\n");
+    refuse_data_set(test_path("wide/last.csv"), &o, "1 rows have more fields");
+    o.text_keys = NULL; /* the path may be in another field, too */
+    refuse_data_set(test_path("wide/last.csv"), &o, "1 rows have more fields");
+    check(test_path("wide/x.csv"), &o, "A||-1;B||-1;B||-1;", 0);
+    o = dataset_options_default();
+    o.csv_join = true;
+    check(test_path("wide/x.csv"), &o, "A|red, round|-1;B|two\nlines|-1;B|one,two,three|-1;", 0);
+    check(test_path("wide/last.csv"), &o, "A|red, round|-1;", 0);
+}
+
+static void test_column_names(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    put("names/a.jpg", "A");
+    put("names/x.csv", "\xef\xbb\xbf"
+                       "caption,image\nwords,a.jpg\n");
+    check(test_path("names/x.csv"), &o, "A|words|-1;", 0);
+    put("names/x.jsonl", "\xef\xbb\xbf"
+                         "{\"image\": \"a.jpg\", \"text\": \"words\"}\n");
+    check(test_path("names/x.jsonl"), &o, "A|words|-1;", 0);
+    o.csv_caption_key = "alt"; /* a name that was given is meant */
+    refuse_data_set(test_path("names/x.csv"), &o, "no column \"alt\" among");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_csv),         cmocka_unit_test(test_csv_cut),
-        cmocka_unit_test(test_csv_data),    cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_flat_folder), cmocka_unit_test(test_class_folders),
+        cmocka_unit_test(test_csv),          cmocka_unit_test(test_csv_cut),
+        cmocka_unit_test(test_csv_data),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_flat_folder),  cmocka_unit_test(test_class_folders),
+        cmocka_unit_test(test_tree),         cmocka_unit_test(test_tree_of_shards),
+        cmocka_unit_test(test_pictures),     cmocka_unit_test(test_surplus_fields),
+        cmocka_unit_test(test_column_names),
     };
     return cmocka_run_group_tests_name("table", tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include "data/tensors/npy.h"
 #include "kernels/rng.h"
 #include "tools/commands.h"
+#include "tools/common.h"
 #include "train/options.h"
 
 #include <stdlib.h>
@@ -52,6 +53,7 @@ static void read_image(Image *img, const char *path) {
 int cmd_data_image(int argc, char **argv) {
     static StringList files;
     options_parse(&command, argc, argv, &files);
+    expand_image_files(&files);
     if (files.count == 0) die_usage("clipc data image: no image file is given");
     if (!out_path) die_usage("clipc data image: --out is missing (the .npy to write)");
     Transform t = transform_default((int)size, transform == VIEW_TRAIN);

@@ -66,6 +66,7 @@ int cmd_embed(int argc, char **argv) {
     dataset = dataset_options_default();
     dataset.text_keys = NULL; /* images need no caption */
     options_parse(&command, argc, argv, NULL);
+    expand_image_files(&image_files);
     if ((image_files.count > 0) + (images != NULL) + (text != NULL) != 1)
         die_usage("clipc embed: give one of --image, --images and --text");
     if ((out != NULL) == (index_folder != NULL))

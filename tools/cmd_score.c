@@ -88,6 +88,7 @@ static json_t *show(const Score *s, size_t n) {
 
 int cmd_score(int argc, char **argv) {
     options_parse(&command, argc, argv, NULL);
+    expand_image_files(&images);
     if (!images.count) die_usage("clipc score: --image is missing");
     if ((texts.count > 0) == (text_file != NULL))
         die_usage("clipc score: give the captions with --texts or --text");

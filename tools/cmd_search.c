@@ -285,6 +285,7 @@ static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
 int cmd_search(int argc, char **argv) {
     StringList operands = {0};
     options_parse(&command, argc, argv, &operands);
+    expand_image_files(&image_files);
     bool alike = option_find(&command, "duplicates")->given;
     if (operands.count + (npy != NULL) != 1)
         die_usage("clipc search: name one index folder, or --collection (a .npy that clipc embed "

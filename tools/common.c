@@ -1,4 +1,6 @@
 #include "tools/common.h"
+#include "data/io/folder.h"
+#include "data/sources.h"
 #include "data/text/tokenizer.h"
 
 #include "eval/lists.h"
@@ -8,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d) {
     Error err;
@@ -89,6 +92,26 @@ char **read_lines(const char *path, size_t *count) {
 void free_lines(char **lines, size_t count) {
     for (size_t i = 0; i < count; i++) free(lines[i]);
     free(lines);
+}
+
+void expand_image_files(StringList *files) {
+    StringList all = {0};
+    Error err;
+    for (size_t i = 0; i < files->count; i++) {
+        const char *item = files->items[i];
+        char **names;
+        size_t count;
+        bool at = *item == '@' && access(item, F_OK);
+        if (!at && !ends_with(item, ".txt")) {
+            string_list_add(&all, item);
+            continue;
+        }
+        if (!sources_list(item + at, &names, &count, &err)) die("%s", err.text);
+        for (size_t n = 0; n < count; n++) string_list_add(&all, names[n]);
+        names_free(names, count);
+    }
+    string_list_free(files);
+    *files = all;
 }
 
 float *embed_texts(Encoder *e, char *const *texts, size_t n) {

@@ -47,6 +47,7 @@
         STREAM_OPTIONS(d),                                                                          \
         {"cache-dir", OPT_STRING, &(d).cache_dir, "DIR", 0, 0, "for missing indexes", 0},           \
         {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},   \
+        {"csv-join", OPT_FLAG, &(d).csv_join, NULL, 0, 0, "surplus fields are the caption's", 0},   \
     {                                                                                               \
         "csv-caption-key", OPT_STRING, &(d).csv_caption_key, "COLUMN", 0, 0,                        \
             "column of the caption", 0                                                              \
@@ -96,6 +97,8 @@ struct Tokenizer *open_tokenizer(const char *path);
  * cannot be read. */
 char **read_lines(const char *path, size_t *count);
 void free_lines(char **lines, size_t count);
+/* Replaces each list of images (`@FILE`, a .txt) by the names in it. */
+void expand_image_files(StringList *files);
 /* Features of captions / of image files, one row each; exits with an error for an unreadable file.
  * malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);

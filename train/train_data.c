@@ -33,6 +33,7 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
     d.csv_separator = opt->csv_separator;
     d.csv_image_key = opt->csv_img_key;
     d.csv_caption_key = opt->csv_caption_key;
+    d.csv_join = opt->csv_join;
     d.caption_template = opt->caption_template;
     Dataset *data = dataset_open(opt->train_data, &d, err);
     d.feed = NULL; /* only for the training data */

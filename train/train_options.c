@@ -69,6 +69,8 @@ static Option options[] = {
      "between the fields of a CSV; default: tab or comma, by the header", 0},
     {"csv-img-key", OPT_STRING, &O.csv_img_key, "COLUMN", 0, 0, "column of the image's path", 0},
     {"csv-caption-key", OPT_STRING, &O.csv_caption_key, "COLUMN", 0, 0, "column of the caption", 0},
+    {"csv-join", OPT_FLAG, &O.csv_join, NULL, 0, 0,
+     "fields beyond the header's belong to the caption, whose separators are not quoted", 0},
     {"caption-template", OPT_STRING, &O.caption_template, "TEXT", 0, 0,
      "caption of a folder of class folders: 'a photo of a {}.'; default: the name alone", 0},
     {"vocab", OPT_STRING, &O.vocab, "FILE", 0, 0,

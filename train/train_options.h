@@ -20,7 +20,7 @@ typedef struct TrainOptions {
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
     int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
     CaptionPick captions;
-    bool shuffle, dataset_resampled;
+    bool csv_join, shuffle, dataset_resampled;
     const char *upsampling_factors;
     double max_bad, pipe_timeout;
     bool allow_pipe;

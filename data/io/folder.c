@@ -47,23 +47,67 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-bool folder_list(const char *path, char ***names, size_t *count, Error *err) {
-    size_t capacity = 0;
-    *names = NULL;
-    *count = 0;
+typedef struct Names {
+    char **list;
+    size_t count, capacity;
+} Names;
+
+static void add_name(Names *n, const char *name) {
+    if (n->count == n->capacity) {
+        n->capacity = size_max(64, n->capacity * 2);
+        n->list = xrealloc(n->list, size_mul(n->capacity, sizeof *n->list));
+    }
+    n->list[n->count++] = xstrdup(name);
+}
+
+static bool entry_is_folder(DIR *dir, const struct dirent *e) {
+    struct stat st;
+    if (e->d_type == DT_DIR || e->d_type == DT_REG) return e->d_type == DT_DIR;
+    return !fstatat(dirfd(dir), e->d_name, &st, 0) && S_ISDIR(st.st_mode);
+}
+
+/* Sorted names; folders apart if `folders` is not NULL. */
+static bool list_names(const char *path, Names *names, Names *folders, Error *err) {
+    *names = (Names){0};
+    if (folders) *folders = (Names){0};
     DIR *dir = opendir(path);
     if (!dir) return error_set(err, "%s: %s", path, strerror(errno));
-    for (struct dirent *e; (e = readdir(dir));) {
-        if (e->d_name[0] == '.') continue;
-        if (*count == capacity) {
-            capacity = size_max(64, capacity * 2);
-            *names = xrealloc(*names, size_mul(capacity, sizeof **names));
-        }
-        (*names)[(*count)++] = xstrdup(e->d_name);
-    }
+    errno = 0;
+    for (struct dirent *e; (e = readdir(dir)); errno = 0)
+        if (e->d_name[0] != '.')
+            add_name(folders && entry_is_folder(dir, e) ? folders : names, e->d_name);
+    int failed = errno;
     closedir(dir);
-    if (*count) qsort(*names, *count, sizeof **names, compare_names);
+    if (failed) {
+        names_free(names->list, names->count);
+        if (folders) names_free(folders->list, folders->count);
+        *names = (Names){0};
+        if (folders) *folders = (Names){0};
+        return error_set(err, "%s: %s", path, strerror(failed));
+    }
+    if (names->count) qsort(names->list, names->count, sizeof *names->list, compare_names);
+    if (folders && folders->count)
+        qsort(folders->list, folders->count, sizeof *folders->list, compare_names);
     return true;
+}
+
+bool folder_list(const char *path, char ***names, size_t *count, Error *err) {
+    Names all;
+    bool ok = list_names(path, &all, NULL, err);
+    *names = all.list;
+    *count = all.count;
+    return ok;
+}
+
+bool folder_list_apart(const char *path, char ***files, size_t *file_count, char ***folders,
+                       size_t *folder_count, Error *err) {
+    Names plain, below;
+    bool ok = list_names(path, &plain, &below, err);
+    *files = plain.list;
+    *file_count = plain.count;
+    *folders = below.list;
+    *folder_count = below.count;
+    return ok;
 }
 
 void names_free(char **names, size_t count) {

@@ -19,6 +19,9 @@ void folder_make_or_die(const char *path);
 /* The names in a folder that do not begin with a dot, sorted bytewise; malloc'd list of malloc'd
  * names. */
 bool folder_list(const char *path, char ***names, size_t *count, Error *err);
+/* The same, with the names of folders, and of links to them, apart from all others. */
+bool folder_list_apart(const char *path, char ***files, size_t *file_count, char ***folders,
+                       size_t *folder_count, Error *err);
 void names_free(char **names, size_t count);
 bool names_have(char *const *names, size_t count, const char *name); /* names: sorted bytewise */
 /* Removes the folder and its contents; a file that cannot be removed keeps the folder. Links are

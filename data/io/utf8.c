@@ -34,6 +34,10 @@ size_t utf8_encode(uint32_t cp, char *out) {
     return length;
 }
 
+size_t text_mark(const char *text, size_t n) {
+    return n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+}
+
 bool text_is_blank(const char *text, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (!strchr(" \t\n\v\f\r", text[i])) return false;
