@@ -19,8 +19,8 @@
 #define CHOICE_BAR_WORD(name, word) "|" word
 #define CHOICES(list) (&list(CHOICE_BAR_WORD)[1])
 
-/* Exit codes of the program. */
-enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
+/* Exit codes of the program. Stopped: by a signal before the end, with all work saved. */
+enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_STOPPED = 3 };
 
 /* For errors of the user or the machine: prints one line "clipc: …" on stderr (what, where, what to
  * try), then exits with 1 (2 for usage). */

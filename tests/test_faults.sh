@@ -48,7 +48,7 @@ stopped_rank() {
         grep -qE "(for|,) rank 1 \(process ${ranks[1]}, stopped" "$dir/stopped.err" && goes_on stopped
 }
 sigterm_to_one_rank() {
-    start ended && kill -TERM "${ranks[2]}" && finish $slack && nothing_left ended && [ $code = 0 ] &&
+    start ended && kill -TERM "${ranks[2]}" && finish $slack && nothing_left ended && [ $code = 3 ] &&
         grep -q -- "--resume latest" "$dir/ended.err" && [ -d "$dir/ended/checkpoints/step_$(lines ended)" ] && goes_on ended
 }
 # The model's file is a pipe on which rank 0 waits while the signal reaches rank 1, which then reads a plain file.
@@ -64,7 +64,7 @@ sigterm_before_the_first_step() {
     kill -TERM "${ranks[1]}"
     cat $golden/open_clip_config.json >&9
     exec 9>&-
-    finish $((timeout + slack)) && nothing_left early && [ $code = 0 ] && [ ! -s "$dir/early/metrics.jsonl" ] &&
+    finish $((timeout + slack)) && nothing_left early && [ $code = 3 ] && [ ! -s "$dir/early/metrics.jsonl" ] &&
         grep -q "stopped by a signal to another rank after step 0 and saved" "$dir/early.err" && [ -d "$dir/early/checkpoints/step_0" ] &&
         goes_on early
 }

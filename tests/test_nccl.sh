@@ -66,7 +66,7 @@ stopped_rank() { # nobody sees it but the watchdog
 }
 sigterm_to_one_rank() { # all end after the same step, and go on from there
     local n
-    start ended && kill -TERM "${rank[2]}" && finish $slack 0 1 2 && [ "${codes[*]}" = "0 0 0" ] || return 1
+    start ended && kill -TERM "${rank[2]}" && finish $slack 0 1 2 && [ "${codes[*]}" = "3 3 3" ] || return 1
     n=$(lines ended)
     [ -d "$dir/ended/checkpoints/step_$n" ] && grep -q "stopped by a signal to another rank after step $n and saved" "$dir/0.err" || return 1
     port=$(free_port)

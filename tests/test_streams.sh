@@ -12,7 +12,7 @@ train() { # name, source, options…: 24 pairs, batch 4: 6 steps an epoch
     shift 2
     "$clipc" train --pretrained $golden --vocab $golden/vocab.txt --train-data "$source" --train-num-samples 24 --batch-size 4 \
         --epochs 2 --warmup 3 --lr 1e-3 --precision fp32 --shuffle-buffer 10 --save-frequency-steps 3 --logs "$dir" \
-        --name "$name" "$@" 2>"$dir/stderr" || { cat "$dir/stderr"; return 1; }
+        --name "$name" "$@" 2>"$dir/stderr" || { local code=$?; cat "$dir/stderr"; return $code; }
 }
 last() { echo "$dir/$1/checkpoints/epoch_2"; }
 
@@ -88,7 +88,7 @@ interrupted() { # SIGTERM saves and ends at once, whatever the command does
     local job=$!
     await $job has_lines stopped 2
     pkill -TERM -P $job
-    wait $job && grep -q -- "--resume latest --allow-pipe" "$dir/stderr"
+    ends 60 $job && [ $code = 3 ] && grep -q -- "--resume latest --allow-pipe" "$dir/stderr"
 }
 others() { # commands of recipes and list files, which may be another person's, are run with --allow-pipe only
     local words="is run only with --allow-pipe" conf="$dir/one/params.conf" ran="touch $dir/ran; cat $dir/all.tar"

@@ -56,10 +56,16 @@ sigterm() {
     train stopped --epochs 100000 &
     local job=$!
     await $job has_lines stopped 7 && pkill -TERM -P $job
-    wait $job || return 1
+    ends 60 $job && [ $code = 3 ] || return 1
     grep -q -- "--resume latest" "$dir/stderr" &&
         [ -f "$dir/stopped/checkpoints/step_$(lines stopped)/train_state.safetensors" -o \
             -f "$dir/stopped/checkpoints/epoch_$(($(lines stopped) / 6))/train_state.safetensors" ]
+}
+stopped_code() { # for schedulers that take any other code for a failure; a run that is done exits 0
+    train quiet --epochs 100000 --stopped-exit-code 0 &
+    local job=$!
+    await $job has_lines quiet 7 && pkill -TERM -P $job && ends 60 $job && [ $code = 0 ] &&
+        grep -q "stopped by SIGTERM" "$dir/stderr" && train quiet --max-steps $(($(lines quiet) + 1)) --stopped-exit-code 7 --resume latest
 }
 # During a run, a second start and a resumption end with a line and change nothing; evaluation of its checkpoint works.
 second_start() {
@@ -71,7 +77,7 @@ second_start() {
         [ "$before" = "$(find "$dir/living" -printf '%p %T@ %s\n' | sort)" ] &&
         "$clipc" ckpt info "$dir/living/checkpoints/epoch_1" >"$dir/stdout" && train living --dry-run >"$dir/stdout"
     local code=$?
-    kill -CONT "$pid" && kill -TERM "$pid" && wait $job && [ $code = 0 ] && [ ! -e "$dir/living/lock" ] && [ ! -e "$dir/whole/lock" ]
+    kill -CONT "$pid" && kill -TERM "$pid" && [ $code = 0 ] && ends 60 $job && [ $code = 3 ] && [ ! -e "$dir/living/lock" ] && [ ! -e "$dir/whole/lock" ]
 }
 # A picture's opening waits for a process that has a lease on it (as for a server that does not answer): SIGTERM saves and ends the run.
 waiting_loader() {
@@ -91,7 +97,7 @@ END
     local ended=$?
     rm "$dir/waiting_pairs/ready"
     wait $holder
-    [ $ended = 0 ] && [ $code = 0 ] && grep -q "left alone" "$dir/stderr" && ls "$dir/waiting/checkpoints" | grep -q _0
+    [ $ended = 0 ] && [ $code = 3 ] && grep -q "left alone" "$dir/stderr" && ls "$dir/waiting/checkpoints" | grep -q _0
 }
 no_lease() {
     mkdir "$dir/waiting_pairs" && : >"$dir/waiting_pairs/file" && ! python3 -c "
@@ -192,7 +198,8 @@ check finished_run_is_left_alone finished_run
 for step in 1 $((RANDOM % 20 + 5)) $((RANDOM % 4 + 25)); do check "killed_at_step_${step}_and_resumed" kill_at $step; done
 check bf16_moments_train_and_resume bf16_moments
 check resume_without_checkpoint_starts_afresh fresh_resume
-check sigterm_saves_and_exits_0 sigterm
+check sigterm_saves_and_exits_3 sigterm
+check stopped_exit_code stopped_code
 check second_start_of_a_living_run second_start
 if no_lease; then skip "no leases on this file system" sigterm_while_a_loader_waits; else check sigterm_while_a_loader_waits waiting_loader; fi
 check fifos_and_devices_are_bad_samples fifos

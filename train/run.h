@@ -39,8 +39,8 @@ typedef struct Run {
     TrainState state;
     double last_save; /* or when the clock last requested one */
     uint64_t skipped_in_a_row;
-    Validation *validation; /* NULL: no validation */
-    bool stopped_early;
+    Validation *validation;            /* NULL: no validation */
+    bool stopped_early, stopped;       /* by the validation; by a signal before the last step */
     volatile sig_atomic_t stop_signal; /* the signal that asks the run to stop; 0: none did */
 } Run;
 

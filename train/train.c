@@ -260,7 +260,9 @@ static bool runs_commands(void) {
     return any;
 }
 
-static void say_end(const Run *r, bool stopped) {
+static int exit_code(const Run *r) { return r->stopped ? (int)opt->stopped_exit_code : EXIT_OK; }
+
+static void say_end(const Run *r) {
     const Best *b = &r->state.best;
     if (b->step)
         log_info("best %s: %.6g, at step %llu%s%s%s", b->metric, b->value,
@@ -269,7 +271,7 @@ static void say_end(const Run *r, bool stopped) {
     if (r->stopped_early)
         log_info("stopped early after step %llu: %llu validations in a row were no better",
                  (unsigned long long)r->state.step, (unsigned long long)b->stale);
-    else if (stopped)
+    else if (r->stopped)
         log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
                  "%s/params.conf --name %s --resume latest%s",
                  r->stop_signal == SIGINT    ? "SIGINT"
@@ -301,15 +303,17 @@ static void train(Run *r) {
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};
     uint64_t first = r->state.step;
-    bool stopped = stop_at_start(r) || run_steps(r);
+    r->stopped =
+        (stop_at_start(r) || run_steps(r)) && !r->stopped_early && r->state.step < r->total_steps;
+    r->comm->barrier(); /* no rank exits while another one writes: its launcher may end all */
     comm_report(r->comm, r->state.step - first);
     train_log_close(r->log);
-    say_end(r, stopped);
+    say_end(r);
     memory_report(r->k);
     if (!loader_stop(r->loader)) {
         log_warn("a loader thread still waits for its data: it is left alone");
         r->comm->close();
-        exit(EXIT_OK);
+        exit(exit_code(r));
     }
     sampler_free(r->sampler);
     run_close_rest(r);
@@ -349,5 +353,5 @@ int train_main(void) {
     free(r->resume);
     free(r->checkpoints);
     free(r->dir);
-    return EXIT_OK;
+    return exit_code(r);
 }

@@ -45,6 +45,7 @@ TrainOptions train_options = {
     .keep_checkpoints = 3,
     .log_every_n_steps = 100,
     .skip_limit = 100,
+    .stopped_exit_code = EXIT_STOPPED,
 };
 
 #define O train_options
@@ -221,6 +222,8 @@ static Option options[] = {
      "stop after so many steps in a row whose loss is not finite", 0},
     {"spike-factor", OPT_FLOAT, &O.spike_factor, NULL, 0, 1e9,
      "skip a step with a loss above so many times the median of the last 64; 0: off", 0},
+    {"stopped-exit-code", OPT_INT, &O.stopped_exit_code, NULL, 0, 255,
+     "exit code of a run that a signal stopped before its last step; its state is saved", 0},
     {"dry-run", OPT_FLAG, &O.dry_run, NULL, 0, 0,
      "print parameters, FLOPs, memory and what ranks send; change nothing", 0},
     {"world-size", OPT_INT, &O.world_size, "RANKS", 0, 1e6,

@@ -59,6 +59,7 @@ typedef struct TrainOptions {
     const char *logs, *name, *resume;
     int64_t save_frequency, save_frequency_steps, keep_checkpoints, log_every_n_steps, skip_limit;
     double save_frequency_minutes;
+    int64_t stopped_exit_code;
     bool dry_run;
 } TrainOptions;
 
