@@ -4,6 +4,7 @@
 #include "tests/support.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -356,4 +357,30 @@ const Kernels *model_backend(size_t i) {
     } all[] = {
         {"ref", PRECISION_FP32}, {TEST_DEVICE, PRECISION_FP32}, {TEST_DEVICE, PRECISION_AMP_BF16}};
     return i < COUNT(all) ? kernels_open(all[i].name, all[i].precision) : NULL;
+}
+
+/* ---- a small model from JSON ---- */
+
+OptimState *small_state(const Kernels *k, ClipConfig *c, size_t g, size_t n, bool bias) {
+    char json[512];
+    snprintf(json, sizeof json,
+             "{\"embed_dim\": 6, %s\"vision_cfg\": {\"image_size\": %zu, \"layers\": 1, \"width\": "
+             "4, \"head_width\": 4, \"patch_size\": 2}, \"text_cfg\": {\"context_length\": %zu, "
+             "\"vocab_size\": 11, \"width\": 4, \"heads\": 1, \"layers\": 1}}",
+             bias ? "\"init_logit_bias\": -10, " : "", 2 * g, n);
+    Error err;
+    if (!clip_config_parse(c, "small-vit", json, strlen(json), &err)) fail_msg("%s", err.text);
+    return state_new(k, c, NULL);
+}
+
+void small_end(OptimState *o, ClipConfig *c) {
+    state_free(o);
+    clip_config_free(c);
+}
+
+float *param_floats(const Params *p, const acc *block, const char *name) {
+    const Param *q = param_named(p, name);
+    float *x = malloc(q->size * sizeof *x);
+    p->k->acc_get_f32(x, acc_at(p->k, block, q->offset), q->size);
+    return x;
 }
