@@ -92,11 +92,13 @@ typedef struct Kernels {
     /* pre[M,N] = x[M,K] w[N,K]ᵀ + b[N]; y[M,N] = f(pre). */
     void (*linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b,
                                   size_t M, size_t N, size_t K, Activation f);
-    /* Projection to the embedding: y[M,E] = x[M,C] p[C,E]; f32 out, f32 gradient in. dx is written;
-     * dp (may be NULL) is added to. */
-    void (*project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E);
-    void (*project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
+    /* Projection to the embedding: y[M,E] = x[M,C] p[C,E] + b[E]; f32 out, f32 gradient in. With tp
+     * p is [E,C]; b may be NULL. dx is written; dp (may be NULL) and db (with dp and tp, or NULL)
+     * are added to. */
+    void (*project_fwd)(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M,
                         size_t C, size_t E);
+    void (*project_bwd)(act *dx, acc *dp, acc *db, const acc *dy, const act *x, const act *p,
+                        bool tp, size_t M, size_t C, size_t E);
     /* c[M,N] = (c if add) + op(a) op(b) in acc with contraction K. a is [M,K], with ta [K,M]; b is
      * [K,N], with tb [N,K]. lda, ldb, ldc: distance of stored rows in elements. */
     void (*gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,

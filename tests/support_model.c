@@ -361,13 +361,14 @@ const Kernels *model_backend(size_t i) {
 
 /* ---- a small model from JSON ---- */
 
-OptimState *small_state(const Kernels *k, ClipConfig *c, size_t g, size_t n, bool bias) {
+OptimState *small_state(const Kernels *k, ClipConfig *c, size_t g, size_t n, bool biases) {
     char json[512];
     snprintf(json, sizeof json,
              "{\"embed_dim\": 6, %s\"vision_cfg\": {\"image_size\": %zu, \"layers\": 1, \"width\": "
-             "4, \"head_width\": 4, \"patch_size\": 2}, \"text_cfg\": {\"context_length\": %zu, "
+             "4, \"head_width\": 4, \"patch_size\": 2}, \"text_cfg\": {%s\"context_length\": %zu, "
              "\"vocab_size\": 11, \"width\": 4, \"heads\": 1, \"layers\": 1}}",
-             bias ? "\"init_logit_bias\": -10, " : "", 2 * g, n);
+             biases ? "\"init_logit_bias\": -10, " : "", 2 * g,
+             biases ? "\"proj_bias\": true, " : "", n);
     Error err;
     if (!clip_config_parse(c, "small-vit", json, strlen(json), &err)) fail_msg("%s", err.text);
     return state_new(k, c, NULL);

@@ -32,9 +32,9 @@ TestBatch golden_batch(uint32_t i);
 TestBatch random_batch(const ClipConfig *c, size_t B, uint64_t seed);
 void batch_free(TestBatch *b);
 
-/* A model of width 4 with an image grid of g×g and a text of n positions, read from JSON; bias: of
- * the logits. */
-OptimState *small_state(const Kernels *k, ClipConfig *c, size_t g, size_t n, bool bias);
+/* A model of width 4 with an image grid of g×g and a text of n positions, read from JSON; biases:
+ * of the logits and of the text projection. */
+OptimState *small_state(const Kernels *k, ClipConfig *c, size_t g, size_t n, bool biases);
 void small_end(OptimState *o, ClipConfig *c);
 /* The tensor's values in a whole block, malloc'd. */
 float *param_floats(const Params *p, const acc *block, const char *name);

@@ -72,6 +72,7 @@ static void test_round_trip(void **state) {
     OptimState *r = state_new(k, &c2, NULL);
     pretrained_load(link, r->p, &c2);
     check_equal(o->p, o->p->master, r->p, r->p->master);
+    assert_non_null(param_named(r->p, "text_projection.bias"));
     assert_true(checkpoint_load_state(link, NULL, &t));
     assert_memory_equal(&s, &t, sizeof s);
     t = (TrainState){0};

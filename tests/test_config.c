@@ -118,6 +118,7 @@ static void test_refused(void **state) {
         {"\"text_cfg\": {", "\"hf_model_name\": \"roberta\", ", "text_cfg.hf_model_name"},
         {"\"text_cfg\": {", "\"no_causal_mask\": 1, ", "text_cfg.no_causal_mask"},
         {"\"text_cfg\": {", "\"pool_type\": \"eos\", ", "text_cfg.pool_type"},
+        {"\"text_cfg\": {", "\"proj_bias\": 1, ", "text_cfg.proj_bias"},
         {"\"text_cfg\": {", "\"tokenizer_kwargs\": {\"clean\": \"x\"}, ", "tokenizer_kwargs"},
         {"{", "\"multimodal_cfg\": {}, ", "model.multimodal_cfg"},
         {"{", "\"quick_gelu\": 1, ", "model.quick_gelu"},
@@ -226,7 +227,7 @@ static void test_described(void **state) {
         "\"norm_kwargs\": {\"eps\": 1e-6}, "
         "\"no_ln_pre\": true, \"pool_type\": \"avg\", \"final_ln_after_pool\": true}, "
         "\"text_cfg\": {\"no_causal_mask\": true, \"pool_type\": \"last\", \"norm_kwargs\": "
-        "{\"eps\": 2e-6}}}";
+        "{\"eps\": 2e-6}, \"proj_bias\": true}}";
     ClipConfig c[2];
     parse_good(&c[0], json);
     char *text = clip_config_to_json(&c[0]);
@@ -240,6 +241,7 @@ static void test_described(void **state) {
         assert_int_equal(image->activation, ACTIVATION_GELU_TANH);
         assert_int_equal(words->activation, ACTIVATION_GELU);
         assert_false(words->causal);
+        assert_true(words->proj_bias);
         clip_config_free(&c[i]);
     }
     free(text);

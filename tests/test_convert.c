@@ -55,6 +55,10 @@ static void test_there_and_back(void **state) {
             clipc(0, "0 of 38 tensors differ", line("ckpt diff " GOLDEN "plain.pt %s", out));
             clipc(0, j == 0 ? "F32" : j == 1 ? "F16" : "BF16", line("ckpt info %s", out));
         }
+    clipc(0, "written", line("ckpt convert " GOLDEN "towers --to pt --out %s", test_path("x.pt")));
+    clipc(0, "0 of 61 tensors differ", line("ckpt diff " GOLDEN "towers %s", test_path("x.pt")));
+    clipc(1, "no place for no_ln_pre",
+          line("ckpt convert " GOLDEN "towers --to hf --out %s", test_path("x")));
     /* the architecture, preprocessing and vocabulary went along */
     ClipConfig a, b;
     clip_config_load(&a, GOLDEN "open_clip");

@@ -1,5 +1,6 @@
-/* Checkpoints of other programs (tests/golden/make_formats.py): one model gives PyTorch's features
- * and the same bits in every format; damaged and wrong files are refused by name. */
+/* Checkpoints of other programs (tests/golden/make_formats.py, make_towers.py): one model gives
+ * PyTorch's features and the same bits in every format; damaged and wrong files are refused by
+ * name. */
 #include "tests/support.h"
 #include "tests/support_data.h"
 #include "data/tensors/npy.h"
@@ -71,6 +72,14 @@ static void test_every_format_gives_the_same(void **state) {
             compare(test_path("first-texts.npy"), GOLDEN "texts.npy", 1e-6);
         }
     }
+}
+
+/* Towers that differ from CLIP's in all that open_clip's schema supports. */
+static void test_described_towers(void **state) {
+    (void)state;
+    embed(GOLDEN "towers", NULL, "towers");
+    compare(test_path("towers-images.npy"), GOLDEN "towers/images.npy", 1e-6);
+    compare(test_path("towers-texts.npy"), GOLDEN "towers/texts.npy", 1e-6);
 }
 
 static void test_info(void **state) {
@@ -213,7 +222,8 @@ static void test_hf_has_no_place(void **state) {
                       {&c.image.patch_bias, "bias of the patches"},
                       {&c.image.ln_pre, "no_ln_pre"},
                       {&c.image.norm_after_pool, "final_ln_after_pool"},
-                      {&c.text.causal, "no_causal_mask"}};
+                      {&c.text.causal, "no_causal_mask"},
+                      {&c.text.proj_bias, "proj_bias"}};
         if (i < COUNT(beyond)) *beyond[i].field = !*beyond[i].field;
         if (i == COUNT(beyond)) c.image.pool = POOL_MEAN;
         if (i == COUNT(beyond) + 1) c.text.pool = POOL_LAST;
@@ -431,6 +441,7 @@ static void test_changed_bytes(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_format_gives_the_same),
+        cmocka_unit_test(test_described_towers),
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_activation_is_watched),

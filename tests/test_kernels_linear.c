@@ -94,42 +94,48 @@ static void linear_activation_fwd(void **state) {
             }
 }
 
+/* As CLIP stores it; transposed; transposed with a bias. */
+enum { PROJECTIONS = 3 };
+
 static void project_fwd(void **state) {
     (void)state;
-    FOR_SHAPES {
-        Buf *y = acc_out(M * N), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
-        RUN(project_fwd, F(y), A(x), A(p), M, K, N);
-        y->size = TERM;
-        check(y, 1, K);
-        bufs_free();
-    }
+    for (int form = 0; form < PROJECTIONS; form++) FOR_SHAPES {
+            Buf *y = acc_out(M * N), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
+            Buf *b = form == 2 ? acc_in(N, 1) : NULL;
+            RUN(project_fwd, F(y), A(x), A(p), form > 0, F(b), M, K, N);
+            y->size = TERM;
+            check(y, 1, K);
+            bufs_free();
+        }
 }
 
 static void project_bwd(void **state) {
     (void)state;
-    FOR_SHAPES {
-        Buf *dx = act_out(M * K), *dp = acc_inout(K * N, 1);
-        Buf *dy = acc_in(M * N, 1), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
-        RUN(project_bwd, A(dx), F(dp), F(dy), A(x), A(p), M, K, N);
-        /* dy may be rounded to act for the products. */
-        dx->size = TERM;
-        check(dx, 2, N);
-        check_as_act(dp, 1, M);
-        bufs_free();
-    }
+    for (int form = 0; form < PROJECTIONS; form++) FOR_SHAPES {
+            Buf *dx = act_out(M * K), *dp = acc_inout(K * N, 1);
+            Buf *db = form == 2 ? acc_inout(N, 1) : NULL;
+            Buf *dy = acc_in(M * N, 1), *x = act_in(M * K, 1), *p = act_in(K * N, 1);
+            RUN(project_bwd, A(dx), F(dp), F(db), F(dy), A(x), A(p), form > 0, M, K, N);
+            /* dy may be rounded to act for the products. */
+            dx->size = TERM;
+            check(dx, 2, N);
+            check_as_act(dp, 1, M);
+            if (db) check_as_act(db, 1, M);
+            bufs_free();
+        }
 }
 
 /* A frozen projection needs only dx. */
 static void project_bwd_input(void **state) {
     (void)state;
-    FOR_SHAPES {
-        Buf *dx = act_out(M * K), *dy = acc_in(M * N, 1), *x = act_in(M * K, 1);
-        Buf *p = act_in(K * N, 1);
-        RUN(project_bwd, A(dx), NULL, F(dy), A(x), A(p), M, K, N);
-        dx->size = TERM;
-        check(dx, 2, N);
-        bufs_free();
-    }
+    for (int tp = 0; tp < 2; tp++) FOR_SHAPES {
+            Buf *dx = act_out(M * K), *dy = acc_in(M * N, 1), *x = act_in(M * K, 1);
+            Buf *p = act_in(K * N, 1);
+            RUN(project_bwd, A(dx), NULL, NULL, F(dy), A(x), A(p), tp, M, K, N);
+            dx->size = TERM;
+            check(dx, 2, N);
+            bufs_free();
+        }
 }
 
 static bool on_gpu(void) { return !strncmp(backend->name, "cuda", 4); }
@@ -176,47 +182,45 @@ static void tf32(void **state) {
 
 enum { M = 3, N = 4, K = 5 };
 
+typedef enum Form { LINEAR, ACTIVATED, PROJECTION, PROJECTION_T } Form;
+
 typedef struct Operands {
     double *x, *w, *b, *r; /* loss = Σ r·y */
-    bool project, activated;
+    Form form;
     Activation f;
 } Operands;
 
 static double layer_loss(void *ctx) {
     const Operands *l = ctx;
     double y[M * N], pre[M * N];
-    const act *x = (act *)l->x, *w = (act *)l->w;
-    if (l->project)
-        ref->project_fwd((acc *)y, x, w, M, K, N);
-    else if (l->activated)
-        ref->linear_activation_fwd((act *)y, (act *)pre, x, w, (act *)l->b, M, N, K, l->f);
+    const act *x = (act *)l->x, *w = (act *)l->w, *b = (act *)l->b;
+    if (l->form >= PROJECTION)
+        ref->project_fwd((acc *)y, x, w, l->form == PROJECTION_T, (acc *)l->b, M, K, N);
+    else if (l->form == ACTIVATED)
+        ref->linear_activation_fwd((act *)y, (act *)pre, x, w, b, M, N, K, l->f);
     else
-        ref->linear_fwd((act *)y, x, w, (act *)l->b, M, N, K);
+        ref->linear_fwd((act *)y, x, w, b, M, N, K);
     return test_dot(l->r, y, M * N);
 }
 
-static void check_layer(bool project, bool activated, Activation f) {
-    Operands l = {test_randoms(M * K),
-                  test_randoms(N * K),
-                  test_randoms(N),
-                  test_randoms(M * N),
-                  project,
-                  activated,
-                  f};
+static void check_layer(Form form, Activation f) {
+    Operands l = {
+        test_randoms(M * K), test_randoms(N * K), test_randoms(N), test_randoms(M * N), form, f};
     double dx[M * K], dw[N * K] = {0}, db[N] = {0}, dpre[M * N], pre[M * N], y[M * N];
     const act *x = (act *)l.x, *w = (act *)l.w, *dy = (act *)l.r;
-    if (project) {
-        ref->project_bwd((act *)dx, (acc *)dw, (acc *)l.r, x, w, M, K, N);
+    if (form >= PROJECTION) {
+        ref->project_bwd((act *)dx, (acc *)dw, (acc *)db, (acc *)l.r, x, w, form == PROJECTION_T, M,
+                         K, N);
     } else {
-        if (activated) {
+        if (form == ACTIVATED) {
             ref->linear_fwd((act *)pre, x, w, (act *)l.b, M, N, K);
             ref->activation_bwd((act *)dpre, (act *)y, NULL, dy, (act *)pre, M, N, f);
             dy = (act *)dpre;
         }
         ref->linear_bwd_input((act *)dx, dy, w, M, N, K);
         ref->linear_bwd_weight((acc *)dw, (acc *)db, dy, x, M, N, K);
-        assert_gradient(layer_loss, &l, l.b, db, N);
     }
+    assert_gradient(layer_loss, &l, l.b, db, N);
     assert_gradient(layer_loss, &l, l.x, dx, M * K);
     assert_gradient(layer_loss, &l, l.w, dw, N * K);
     free(l.x);
@@ -227,11 +231,12 @@ static void check_layer(bool project, bool activated, Activation f) {
 
 static void gradients_of_ref(void **state) {
     (void)state;
-    check_layer(false, false, ACTIVATION_GELU);
-    check_layer(false, true, ACTIVATION_GELU);
-    check_layer(false, true, ACTIVATION_QUICK_GELU);
-    check_layer(false, true, ACTIVATION_GELU_TANH);
-    check_layer(true, false, ACTIVATION_GELU);
+    check_layer(LINEAR, ACTIVATION_GELU);
+    check_layer(ACTIVATED, ACTIVATION_GELU);
+    check_layer(ACTIVATED, ACTIVATION_QUICK_GELU);
+    check_layer(ACTIVATED, ACTIVATION_GELU_TANH);
+    check_layer(PROJECTION, ACTIVATION_GELU);
+    check_layer(PROJECTION_T, ACTIVATION_GELU);
 }
 
 int main(void) {

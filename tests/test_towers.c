@@ -43,6 +43,8 @@ static void text_mean(ClipConfig *c) {
     c->text.pool = POOL_MEAN;
 }
 
+static void text_proj_bias(ClipConfig *c) { c->text.proj_bias = true; }
+
 static const struct {
     void (*describe)(ClipConfig *c);
     bool image, text; /* the towers whose features differ from CLIP's */
@@ -64,6 +66,7 @@ static const struct {
     {text_last, false, true, false, 2},
     {text_both_ways_last, false, true, false, 2},
     {text_mean, false, true, false, 1},
+    {text_proj_bias, false, true, true, 2},
 };
 
 static ClipConfig described(ClipConfig c, size_t row) {

@@ -66,23 +66,30 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
     for (size_t i = 0; i < M; i++) activation_row(y + i * N, pre + i * N, N, f);
 }
 
-void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {
+void FN(project_fwd)(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M, size_t C,
+                     size_t E) {
     KERNEL_TIMER(project_fwd, GEMM_FLOPS(M, C, E), gemm_bytes(M, C, E));
-    Product product = {M, E, C, .a = {x, C}, .b = {p, E}, .c = {y, E}, .out = ELEMENT_F32};
+    Product product = {M, E, C, .a = {x, C}, .b = {p, tp ? C : E}, .c = {y, E}, .tb = tp};
+    product.out = ELEMENT_F32;
     FN(matmul)(&product);
+    for (size_t m = 0; m < M && b; m++)
+        for (size_t e = 0; e < E; e++) y[m * E + e].v += b[e].v;
 }
 
-void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
-                     size_t C, size_t E) {
+void FN(project_bwd)(act *dx, acc *dp, acc *db, const acc *dy, const act *x, const act *p, bool tp,
+                     size_t M, size_t C, size_t E) {
     double products = dp ? 2 : 1;
     KERNEL_TIMER(project_bwd, products * GEMM_FLOPS(M, C, E), products * gemm_bytes(M, C, E));
     act *d = FN(scratch)(SCRATCH_LINEAR, M * E * sizeof *d);
     for (size_t i = 0; i < M * E; i += VW) act_store(d + i, acc_load(dy + i, M * E - i), M * E - i);
-    Product q = {M, C, E, .a = {d, E}, .b = {p, E}, .c = {dx, C}, .tb = true};
+    Product q = {M, C, E, .a = {d, E}, .b = {p, tp ? C : E}, .c = {dx, C}, .tb = !tp};
     FN(matmul)(&q);
     if (!dp) return;
-    q = (Product){C, E, M, .a = {x, C}, .b = {d, E}, .c = {dp, E}, .out = ELEMENT_F32};
+    q = tp ? (Product){E, C, M, .a = {d, E}, .b = {x, C}, .c = {dp, C}}
+           : (Product){C, E, M, .a = {x, C}, .b = {d, E}, .c = {dp, E}};
+    q.out = ELEMENT_F32;
     q.ta = q.add = true;
+    if (db) q.left_sums = &db->v;
     FN(matmul)(&q);
 }
 

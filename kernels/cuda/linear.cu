@@ -69,27 +69,38 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
         FN(add_columns)(db, dy, N, M, N);
 }
 
-void FN(project_fwd)(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {
-    GPU_TIMER(project_fwd, product_flops(M, E, C),
-              product_bytes(M, E, C, sizeof(act), sizeof(acc)));
-    Product q = {x, p, NULL, y, M, E, C, C, E, E, false, false, false, TF32, ACT_TYPE, CUDA_R_32F};
-    blas_product(&q);
+__global__ static void add_bias(acc *y, const acc *b, size_t n, size_t E) {
+    size_t i = thread_index();
+    if (i < n) y[i].v += b[i % E].v;
 }
 
-void FN(project_bwd)(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
-                     size_t C, size_t E) {
+void FN(project_fwd)(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M, size_t C,
+                     size_t E) {
+    GPU_TIMER(project_fwd, product_flops(M, E, C),
+              product_bytes(M, E, C, sizeof(act), sizeof(acc)));
+    size_t ldp = tp ? C : E;
+    Product q = {x, p, NULL, y, M, E, C, C, ldp, E, false, tp, false, TF32, ACT_TYPE, CUDA_R_32F};
+    blas_product(&q);
+    if (b) LAUNCH(add_bias, div_up(M * E, BLOCK), BLOCK, 0, y, b, M * E, E);
+}
+
+void FN(project_bwd)(act *dx, acc *dp, acc *db, const acc *dy, const act *x, const act *p, bool tp,
+                     size_t M, size_t C, size_t E) {
     double products = dp ? 2 : 1;
     GPU_TIMER(project_bwd, products * product_flops(M, E, C),
               products * product_bytes(M, E, C, sizeof(act), sizeof(acc)));
     if (!M) return;
     act *d = (act *)device_scratch(SCRATCH_CAST, M * E * sizeof *d);
     FN(round_acc)(d, dy, M * E);
-    Product in = {d, p, NULL, dx, M, C, E, E, E, C, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
+    size_t ldp = tp ? C : E;
+    Product in = {d, p, NULL, dx, M, C, E, E, ldp, C, false, !tp, false, TF32, ACT_TYPE, ACT_TYPE};
     blas_product(&in);
     if (!dp) return;
-    Product weight = {x, d, NULL, dp,    C,    E,    M,        C,
-                      E, E, true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
+    size_t rows = tp ? E : C, cols = tp ? C : E;
+    Product weight = {tp ? d : x, tp ? x : d, NULL, dp,    rows, cols, M,        rows,
+                      cols,       cols,       true, false, true, TF32, ACT_TYPE, CUDA_R_32F};
     blas_product(&weight);
+    if (db) FN(add_columns)(db, d, E, M, E);
 }
 
 void FN(gemm)(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,

@@ -40,28 +40,33 @@ void ref_linear_activation_fwd(act *y, act *pre, const act *x, const act *w, con
     for (size_t i = 0; i < M * N; i++) y[i].v = ref_activation(pre[i].v, f);
 }
 
-void ref_project_fwd(acc *y, const act *x, const act *p, size_t M, size_t C, size_t E) {
+void ref_project_fwd(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M, size_t C,
+                     size_t E) {
 #pragma omp parallel for
-    for (size_t m = 0; m < M; m++) {
-        for (size_t e = 0; e < E; e++) y[m * E + e].v = 0;
-        for (size_t c = 0; c < C; c++)
-            for (size_t e = 0; e < E; e++) y[m * E + e].v += x[m * C + c].v * p[c * E + e].v;
-    }
+    for (size_t m = 0; m < M; m++)
+        for (size_t e = 0; e < E; e++) {
+            double sum = 0;
+            for (size_t c = 0; c < C; c++) sum += x[m * C + c].v * p[tp ? e * C + c : c * E + e].v;
+            y[m * E + e].v = b ? sum + b[e].v : sum;
+        }
 }
 
-void ref_project_bwd(act *dx, acc *dp, const acc *dy, const act *x, const act *p, size_t M,
-                     size_t C, size_t E) {
+void ref_project_bwd(act *dx, acc *dp, acc *db, const acc *dy, const act *x, const act *p, bool tp,
+                     size_t M, size_t C, size_t E) {
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c++) {
             double sum = 0;
-            for (size_t e = 0; e < E; e++) sum += dy[m * E + e].v * p[c * E + e].v;
+            for (size_t e = 0; e < E; e++) sum += dy[m * E + e].v * p[tp ? e * C + c : c * E + e].v;
             dx[m * C + c].v = sum;
         }
     if (!dp) return;
 #pragma omp parallel for
     for (size_t c = 0; c < C; c++)
         for (size_t m = 0; m < M; m++)
-            for (size_t e = 0; e < E; e++) dp[c * E + e].v += x[m * C + c].v * dy[m * E + e].v;
+            for (size_t e = 0; e < E; e++)
+                dp[tp ? e * C + c : c * E + e].v += x[m * C + c].v * dy[m * E + e].v;
+    for (size_t m = 0; m < M && db; m++)
+        for (size_t e = 0; e < E; e++) db[e].v += dy[m * E + e].v;
 }
 
 void ref_gemm(acc *c, size_t ldc, const acc *a, size_t lda, bool ta, const acc *b, size_t ldb,

@@ -22,15 +22,14 @@ static void grad_done(const Params *p, const Param *w) {
     if (w->adapted) lora_grad_end(p, w);
 }
 
-/* The output of a vector's gradient; NULL if it is frozen. */
-static acc *vector_grad(const Params *p, const Param *b) {
-    return b && b->trainable ? param_grad(p, b) : NULL;
+acc *trainable_grad(const Params *p, const Param *q) {
+    return q && q->trainable ? param_grad(p, q) : NULL;
 }
 
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,
                  size_t K) {
     if (!layer_trains(l)) return;
-    p->k->linear_bwd_weight(matrix_grad(p, l.w), vector_grad(p, l.b), dy, x, M, N, K);
+    p->k->linear_bwd_weight(matrix_grad(p, l.w), trainable_grad(p, l.b), dy, x, M, N, K);
     grad_done(p, l.w);
 }
 
@@ -42,7 +41,7 @@ void norm_fwd(const Params *p, Layer l, double eps, act *y, acc *mean, acc *rstd
 
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
               const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C) {
-    acc *dw = vector_grad(p, l.w), *db = vector_grad(p, l.b);
+    acc *dw = trainable_grad(p, l.w), *db = trainable_grad(p, l.b);
     if (!dw) dw = p->unused_grad;
     if (!db) db = acc_at(p->k, p->unused_grad, p->longest);
     p->k->layernorm_bwd(dx, dw, db, y, dy, dres, x, mean, rstd, param_acc(p, l.w),
@@ -104,7 +103,7 @@ static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
     Layer c_fc = b->c_fc;
     acc *db = NULL;
     if (k->bias_in_activation) {
-        db = vector_grad(b->p, c_fc.b);
+        db = trainable_grad(b->p, c_fc.b);
         c_fc.b = NULL;
     }
     k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
@@ -182,7 +181,7 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
     k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
     if (!layer_trains(b->in_proj)) return;
-    acc *dw = matrix_grad(b->p, b->in_proj.w), *db = vector_grad(b->p, b->in_proj.b);
+    acc *dw = matrix_grad(b->p, b->in_proj.w), *db = trainable_grad(b->p, b->in_proj.b);
     k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, t->y, rows, 2 * C,
                          C);
     k->gather_rows(t->gathered, t->y, seq->pool, B, C);

@@ -81,6 +81,8 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
 /* The weight must exist. */
 Layer layer_at(const Params *p, ParamTower tower, size_t layer, ParamRole role);
 bool layer_trains(Layer l);
+/* The output of the tensor's gradient; NULL if it is absent or frozen. */
+acc *trainable_grad(const Params *p, const Param *q);
 /* Computes the gradients of a linear layer's trainable parameters; a trainable bias implies a
  * trainable matrix. */
 void linear_grad(const Params *p, Layer l, const act *dy, const act *x, size_t M, size_t N,

@@ -62,7 +62,6 @@ static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
                                             /* the same numbers, since LayerNorm acts on each row
                                              * alone */
                                             {"final_ln_after_pool", NULL},
-                                            {"proj_bias", "false"},
                                             {"proj_type", "\"linear\""},
                                             {"output_tokens", "false"},
                                             {"hf_model_name", "null"},
@@ -301,6 +300,7 @@ static void read_text(ClipConfig *c, const Reader *r, bool quick) {
     if (t->width % t->heads) fail(r, "heads", "does not divide the width");
     t->causal = !take_bool(r, "no_causal_mask");
     t->pool = take_word(r, "pool_type", pools) ? POOL_LAST : POOL_END;
+    t->proj_bias = take_bool(r, "proj_bias");
     take_neutral(r, text_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);

@@ -25,6 +25,7 @@ typedef struct TowerConfig {
     bool ln_pre;                  /* a LayerNorm between embeddings and blocks */
     Pooling pool;
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
+    bool proj_bias;       /* text tower: the projection has a bias, and its matrix is [E,C] */
 } TowerConfig;
 
 /* The towers of CLIP (Radford et al. 2021): defaults of absent fields of a configuration. */

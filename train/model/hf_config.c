@@ -205,7 +205,8 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
                   {c->image.pool == POOL_MEAN, "pool_type avg"},
                   {c->image.norm_after_pool, "final_ln_after_pool"},
                   {!c->text.causal, "no_causal_mask"},
-                  {c->text.pool == POOL_LAST, "pool_type last"}};
+                  {c->text.pool == POOL_LAST, "pool_type last"},
+                  {c->text.proj_bias, "proj_bias"}};
     for (size_t i = 0; i < COUNT(beyond); i++)
         if (beyond[i].has) {
             error_set(err, "Hugging Face's CLIPModel has no place for %s", beyond[i].what);

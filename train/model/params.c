@@ -116,16 +116,22 @@ static void add_text_parameters(Params *p, const ClipConfig *c) {
     Part embeddings = {TOWER_TEXT, 0, ""}, top = {TOWER_TEXT, c->text.layers + 1, ""};
     add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", normal(0.01 * 0.01),
                c->context_length, w);
-    add_matrix(p, &top, ROLE_PROJECTION, "text_projection", normal(1 / (double)w), w, c->embed_dim);
+    if (!c->text.proj_bias)
+        add_matrix(p, &top, ROLE_PROJECTION, "text_projection", normal(1 / (double)w), w,
+                   c->embed_dim);
 }
 
 static void add_text_modules(Params *p, const ClipConfig *c) {
     size_t w = c->text.width;
-    Part embeddings = {TOWER_TEXT, 0, ""}, last = {TOWER_TEXT, c->text.layers, ""};
+    Part embeddings = {TOWER_TEXT, 0, ""}, last = {TOWER_TEXT, c->text.layers, ""},
+         top = {TOWER_TEXT, c->text.layers + 1, ""};
     add_blocks(p, TOWER_TEXT, "", &c->text);
     add_matrix(p, &embeddings, ROLE_TOKENS, "token_embedding.weight", normal(0.02 * 0.02),
                c->vocab_size, w);
     add_norm(p, &last, ROLE_LN_FINAL, "ln_final.", w);
+    if (c->text.proj_bias)
+        add_layer(p, &top, ROLE_PROJECTION, "text_projection.", c->embed_dim, w,
+                  normal(1 / (double)w), constant(0));
 }
 
 static void add_all(Params *p, const ClipConfig *c) {

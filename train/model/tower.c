@@ -160,7 +160,8 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
         x_in = store->x2;
     }
     pool_fwd(t, s, seq);
-    k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
+    k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), t->config.proj_bias,
+                   t->proj.b ? param_acc(t->p, t->proj.b) : NULL, seq->B, t->C, t->E);
     k->l2norm_fwd(s->unit, s->norm, s->raw, seq->B, t->E);
 }
 
@@ -200,8 +201,9 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
     while (!embed_trains && lowest < t->layers && !block_trains(&t->blocks[lowest])) lowest++;
 
     k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, seq->B, t->E);
-    k->project_bwd(s->scratch.gathered, layer_trains(t->proj) ? param_grad(t->p, t->proj.w) : NULL,
-                   s->raw, s->pooled, param_act(t->p, t->proj.w), seq->B, t->C, t->E);
+    k->project_bwd(s->scratch.gathered, trainable_grad(t->p, t->proj.w),
+                   trainable_grad(t->p, t->proj.b), s->raw, s->pooled, param_act(t->p, t->proj.w),
+                   t->config.proj_bias, seq->B, t->C, t->E);
     if (lowest == t->layers && !layer_trains(t->ln_final)) return;
     pool_bwd(t, s, seq);
     for (size_t i = t->layers; i-- > lowest;) {

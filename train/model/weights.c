@@ -85,6 +85,14 @@ static bool stack_parts(Weight *w, Error *err) {
     return true;
 }
 
+/* CLIPModel's projection has the name of open_clip's with a bias; only the latter has one. */
+static void name_projection(Weights *w) {
+    Weight *p = (Weight *)weights_find(w, "text_projection");
+    if (!p || !p->transposed || !weights_find(w, "text_projection.bias")) return;
+    *p = weight_of(p->part[0]);
+    snprintf(p->name, sizeof p->name, "text_projection.weight");
+}
+
 static bool name_all(Weights *w, Error *err) {
     if (w->file.count > MAX_TENSORS)
         return error_set(err, "%zu tensors are too many", w->file.count);
@@ -98,6 +106,7 @@ static bool name_all(Weights *w, Error *err) {
     }
     for (size_t i = 0; i < w->count; i++)
         if (!stack_parts(&w->list[i], err)) return false;
+    name_projection(w);
     return true;
 }
 
