@@ -3,6 +3,7 @@
 #include "kernels/terminal.h"
 #include "tools/commands.h"
 
+#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,7 @@ static void spin_briefly(char **argv) {
 int main(int argc, char **argv) {
     spin_briefly(argv);
     terminal_guard();
+    json_set_alloc_funcs(xmalloc, free); /* never half of an object */
     if (argc < 2) {
         print_help();
         return EXIT_USAGE;
