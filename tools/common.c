@@ -82,7 +82,7 @@ char **read_lines(const char *path, size_t *count) {
         if (n == room) lines = xrealloc(lines, (room = room ? 2 * room : 64) * sizeof *lines);
         lines[n++] = xstrdup(line);
     }
-    if (ferror(f)) die("%s: %s", path, strerror(errno));
+    if (!feof(f)) die("%s: %s", path, strerror(errno)); /* or no memory for a line */
     if (f != stdin) fclose(f);
     free(line);
     *count = n;

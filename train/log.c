@@ -29,17 +29,23 @@ static _Noreturn void cannot_write(const char *path) {
 /* Truncates the file after its last complete line of a step up to keep_step. */
 static void cut_back(const char *path, uint64_t keep_step) {
     FILE *f = fopen(path, "rb");
-    if (!f) return;
+    if (!f && errno == ENOENT) return;
+    if (!f) cannot_write(path);
     char *line = NULL;
     size_t capacity = 0;
     off_t keep = 0, end = 0;
+    bool beyond = false;
     for (ssize_t n; (n = getline(&line, &capacity, f)) > 0;) {
         unsigned long long step;
         end += n;
         if (line[n - 1] != '\n' || sscanf(line, "{\"step\": %llu", &step) != 1) continue;
-        if (step > keep_step) break;
+        if (step > keep_step) {
+            beyond = true;
+            break;
+        }
         keep = end;
     }
+    if (!beyond && !feof(f)) cannot_write(path);
     free(line);
     fclose(f);
     if (truncate(path, keep)) cannot_write(path);
@@ -134,16 +140,17 @@ void train_log_step(TrainLog *l, const StepMetrics *m) {
 }
 
 void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m) {
-    fprintf(l->metrics, "{\"step\": %llu", (unsigned long long)step);
     log_live_end();
     fprintf(stderr, "step %llu measured:", (unsigned long long)step);
+    for (size_t i = 0; i < m->count; i++)
+        fprintf(stderr, "  %s %.4f", m->list[i].name, m->list[i].value);
+    fputc('\n', stderr);
+    fprintf(l->metrics, "{\"step\": %llu", (unsigned long long)step);
     for (size_t i = 0; i < m->count; i++) {
         put_number(l->metrics, m->list[i].name, m->list[i].value);
-        fprintf(stderr, "  %s %.4f", m->list[i].name, m->list[i].value);
         tensorboard_write(l->tensorboard, step, &(Scalar){m->list[i].name, m->list[i].value}, 1);
     }
     fputs("}\n", l->metrics);
-    fputc('\n', stderr);
     if (fflush(l->metrics) || ferror(l->metrics)) cannot_write(l->metrics_path);
 }
 

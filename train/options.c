@@ -1,4 +1,5 @@
 #include "train/options.h"
+#include "data/io/file.h"
 #include "data/io/resource.h"
 #include "kernels/hash.h"
 
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void string_list_add(StringList *l, const char *s) {
     l->items = xrealloc(l->items, (l->count + 1) * sizeof *l->items);
@@ -210,6 +212,7 @@ void options_read_recipe(const Command *c, const char *path) {
             set_value(o, value, GIVEN_BY_RECIPE, where);
         }
     }
+    if (!feof(f)) die("recipe %s: %s", found, strerror(errno));
     free(line);
     fclose(f);
     free(found);
@@ -358,8 +361,10 @@ static void print_quoted(const char *s, FILE *out) {
 }
 
 void options_write(const Command *c, const char *path) {
-    FILE *out = fopen(path, "w");
-    if (!out) die("%s: %s", path, strerror(errno));
+    char *text, *beside = xasprintf("%s.tmp", path);
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    if (!out) die("out of memory");
     fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
     for (size_t i = 0; i < c->count; i++) {
         const Option *o = &c->options[i];
@@ -371,7 +376,15 @@ void options_write(const Command *c, const char *path) {
             print_value(o, out);
         fputc('\n', out);
     }
-    if (fclose(out)) die("%s: %s", path, strerror(errno));
+    if (fclose(out)) die("out of memory");
+    unlink(beside);
+    if (!file_write(beside, text, n) || rename(beside, path)) {
+        int why = errno;
+        unlink(beside);
+        die("%s: %s", path, strerror(why));
+    }
+    free(beside);
+    free(text);
 }
 
 char *option_text(const Option *o) {

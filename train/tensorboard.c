@@ -76,6 +76,10 @@ static void write_event(Tensorboard *t, const Message *m) {
     fwrite(&body, sizeof body, 1, t->file);
 }
 
+static void flush(Tensorboard *t) {
+    if (fflush(t->file) || ferror(t->file)) cannot_write(t);
+}
+
 /* Summary { repeated Value { tag = 1, simple_value = 2 } value = 1 }. */
 static void put_scalar(Message *summary, const char *tag, double x) {
     Message value = {.size = 0};
@@ -109,7 +113,7 @@ Tensorboard *tensorboard_open(const char *folder, uint64_t first_step) {
     start_event(&m, first_step);
     put_block(&m, EVENT_SESSION_LOG, start_status, sizeof start_status);
     write_event(t, &m);
-    if (fflush(t->file)) cannot_write(t);
+    flush(t);
     return t;
 }
 
@@ -119,7 +123,7 @@ void tensorboard_write(Tensorboard *t, uint64_t step, const Scalar *list, size_t
     start_event(&event, step);
     put_block(&event, EVENT_SUMMARY, summary.bytes, summary.size);
     write_event(t, &event);
-    if (fflush(t->file) || ferror(t->file)) cannot_write(t);
+    flush(t);
 }
 
 void tensorboard_close(Tensorboard *t) {
