@@ -487,6 +487,7 @@ static size_t list_checkpoints(const char *dir, Found **found) {
     DIR *d = opendir(dir);
     size_t count = 0;
     *found = NULL;
+    if (!d && errno != ENOENT) die("%s: %s", dir, strerror(errno)); /* not a run without any */
     for (struct dirent *e; d && (e = readdir(d));) {
         char *path = folder_path(dir, e->d_name);
         struct stat s;

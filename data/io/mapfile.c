@@ -20,8 +20,12 @@ bool map_file(MapFile *m, const char *path, Error *err) {
         close(fd);
         return error_set(err, "not a regular file");
     }
-    void *bytes = s.st_size ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
-    int failed = bytes == MAP_FAILED ? errno : 0;
+    void *bytes = NULL;
+    int failed = 0;
+    if (s.st_size) do
+            bytes = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        while (bytes == MAP_FAILED && machine_again(path, &tries));
+    if (bytes == MAP_FAILED) failed = errno;
     close(fd);
     if (failed) return error_set(err, "%s", strerror(failed));
     *m = (MapFile){bytes, (size_t)s.st_size};
