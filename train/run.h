@@ -15,6 +15,7 @@
 typedef struct Run {
     char *dir, *checkpoints; /* run folder and its checkpoints/ */
     char *resume;            /* checkpoint to resume from, or NULL */
+    char *owed;              /* name of a checkpoint to save before the first step, or NULL */
     ClipConfig config;
     char *vocab_path;
     Tokenizer *tokenizer;

@@ -61,6 +61,21 @@ static bool is_stale(const Run *r) {
            r->state.best.stale >= (uint64_t)opt->early_stopping_patience;
 }
 
+/* The checkpoint of this run's `best`, from which it resumes, that was due after the same step and
+ * is missing because the run ended between the two; malloc'd, or NULL. */
+static char *owed_save(const Run *r) {
+    char name[48];
+    if (!run_writes(r) || !r->resume) return NULL;
+    char *best = folder_path(r->checkpoints, "best"), *owed = NULL;
+    if (!strcmp(r->resume, best) && save_name(r, is_stale(r), name)) {
+        char *folder = folder_path(r->checkpoints, name);
+        if (!folder_is(folder)) owed = xstrdup(name);
+        free(folder);
+    }
+    free(best);
+    return owed;
+}
+
 /* After a step: runs the validators that are due, keeps the best step's checkpoint. */
 static void validate(Run *r) {
     Metrics m;
@@ -303,8 +318,9 @@ static void train(Run *r) {
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};
     uint64_t first = r->state.step;
-    r->stopped =
-        (stop_at_start(r) || run_steps(r)) && !r->stopped_early && r->state.step < r->total_steps;
+    if (r->owed) save(r, r->owed);
+    r->stopped = !r->stopped_early && (stop_at_start(r) || run_steps(r)) && !r->stopped_early &&
+                 r->state.step < r->total_steps;
     r->comm->barrier(); /* no rank exits while another one writes: its launcher may end all */
     comm_report(r->comm, r->state.step - first);
     train_log_close(r->log);
@@ -338,7 +354,9 @@ int train_main(void) {
     r->record = record_begin(
         r->comm, r->resume,
         &(RecordFacts){r->global_batch, r->data, r->data_hash, &r->config, &r->state, &r->sched});
-    if (r->resume && (r->state.step >= r->total_steps || is_stale(r)))
+    r->owed = comm_string(r->comm, owed_save(r));
+    r->stopped_early = r->resume && is_stale(r);
+    if (r->resume && !r->owed && (r->state.step >= r->total_steps || r->stopped_early))
         log_info("%s: this run is finished (%llu steps)", r->dir,
                  (unsigned long long)r->state.step);
     else
@@ -350,6 +368,7 @@ int train_main(void) {
     free((char *)r->dataset_options.cache_dir);
     free(r->vocab_path);
     free(r->record);
+    free(r->owed);
     free(r->resume);
     free(r->checkpoints);
     free(r->dir);
