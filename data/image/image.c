@@ -21,8 +21,7 @@ bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, 
     if (need > img->capacity) {
         free(img->rgb);
         img->capacity = 0;
-        img->rgb = malloc(need);
-        if (!img->rgb) return error_set(err, "no memory for %zu x %zu pixels", width, height);
+        img->rgb = xmalloc(need);
         img->capacity = need;
     }
     return true;
