@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -16,12 +17,13 @@ enum { PROGRESS_MAX = 1 << 30 };
 /* Returns true if file is NAME-NNNNNN.tar, .tar.zst, or the index of one, or (part) an unfinished
  * file of such a name; number: NNNNNN. */
 static bool is_ours(const char *file, const char *name, bool part, size_t *number) {
-    static const char progress[] = ".progress.json.tmp.";
+    static const char *const unfinished[] = {".progress.json.tmp.", ".sizes.json"};
     size_t n = strlen(name);
     char *end;
-    if (part && strncmp(file, name, n) == 0 &&
-        strncmp(file + n, progress, sizeof progress - 1) == 0)
-        return true;
+    for (size_t i = 0; part && i < COUNT(unfinished); i++)
+        if (strncmp(file, name, n) == 0 &&
+            strncmp(file + n, unfinished[i], strlen(unfinished[i])) == 0)
+            return true;
     if (strncmp(file, name, n) != 0 || file[n] != '-' || strspn(file + n + 1, "0123456789") < 6)
         return false;
     *number = strtoull(file + n + 1, &end, 10);
@@ -72,6 +74,15 @@ static bool take_lock(PackFolder *f, Error *err) {
 }
 
 /* ---- the state ---- */
+
+/* Hashes without progress are leftovers, to which later ones would be appended. */
+static bool remove_state(const PackFolder *f, Error *err) {
+    const char *const paths[] = {f->progress, f->hashes};
+    for (size_t i = 0; i < COUNT(paths); i++)
+        if (unlink(paths[i]) && errno != ENOENT)
+            return error_set(err, "cannot remove %s: %s", paths[i], strerror(errno));
+    return true;
+}
 
 static char *identity_text(const PackFolder *f) {
     return xasprintf("%016llx", (unsigned long long)f->identity);
@@ -135,13 +146,10 @@ bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool fo
     f->lock = xasprintf("%s/.%s.lock", f->folder, f->name);
     if (!*f->name) return error_set(err, "%s: give a folder and a name, as in %strain", out, out);
     if (!folder_make(f->folder, err) || !take_lock(f, err)) return false;
-    if (force) {
-        unlink(f->progress);
-        unlink(f->hashes);
-    } else if (access(f->progress, F_OK) == 0) {
+    if (!force && access(f->progress, F_OK) == 0) {
         *going_on = true;
         if (!read_state(f, state, err)) return false;
-    } else if (!refuse_shards(f, err)) {
+    } else if ((!force && !refuse_shards(f, err)) || !remove_state(f, err)) {
         return false;
     }
     return remove_files(f, true, 0, false, err);
@@ -174,10 +182,15 @@ bool pack_folder_save(PackFolder *f, const PackState *s, size_t old_added, Error
 
 /* ---- the end ---- */
 
-/* sizes.json lists the shards' sizes for other programs; entries of other names stay. */
+/* sizes.json lists the shards' sizes for other programs; entries of other names stay. Its
+ * unfinished file has this pack's name, so that the next one removes it. */
 static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
     char *path = xasprintf("%s/sizes.json", f->folder);
+    char *beside = xasprintf("%s/%s.sizes.json", f->folder, f->name);
+    errno = 0;
     json_t *all = json_load_file(path, 0, NULL);
+    if (!all && errno && errno != ENOENT)
+        die("cannot read %s: %s", path, strerror(errno)); /* its other entries would be lost */
     if (!json_is_object(all)) {
         json_decref(all);
         all = json_object();
@@ -192,9 +205,12 @@ static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
     json_object_update(all, sizes);
     char *text = json_dumps(all, JSON_INDENT(1) | JSON_SORT_KEYS);
     if (!text) die("out of memory: no room for %s", path);
-    bool ok = file_write_atomic(path, text, strlen(text), err);
+    bool ok = file_write_atomic(beside, text, strlen(text), err);
+    if (ok && rename(beside, path))
+        ok = error_set(err, "cannot rename %s to %s: %s", beside, path, strerror(errno));
     free(text);
     json_decref(all);
+    free(beside);
     free(path);
     return ok;
 }
@@ -203,9 +219,7 @@ bool pack_folder_finish(PackFolder *f, const PackState *s, bool zstd, Error *err
     if (!remove_files(f, false, (size_t)s->report.shards, zstd, err) ||
         !write_sizes(f, s->sizes, err))
         return false;
-    unlink(f->progress);
-    unlink(f->hashes);
-    return true;
+    return remove_state(f, err);
 }
 
 void pack_folder_close(PackFolder *f) {

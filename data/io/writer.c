@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 enum { LEVEL = 3 }; /* images do not compress; captions do at any level */
 
 struct Writer {
+    Writer *next; /* of `unfinished` */
     char *path, *beside;
     int fd, level;
     uint64_t tell, written;
@@ -24,28 +26,34 @@ struct Writer {
     size_t count;
 };
 
-Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    char *beside =
-        xasprintf("%s.tmp.%d.%llx", path, (int)getpid(),
-                  (unsigned long long)now.tv_sec * 1000000000u + (unsigned long long)now.tv_nsec);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        error_set(err, "cannot write %s: %s", beside, strerror(errno));
-        free(beside);
-        return NULL;
-    }
-    Writer *w = xcalloc(1, sizeof *w);
-    w->fd = fd;
-    w->level = LEVEL;
-    w->path = xstrdup(path);
-    w->beside = beside;
-    w->frame_bytes = frame_bytes;
-    return w;
+/* Their files are removed if the program exits with an error. */
+static struct {
+    pthread_mutex_t lock;
+    Writer *first;
+    bool watched;
+} unfinished = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void remove_unfinished(void) {
+    pthread_mutex_lock(&unfinished.lock);
+    for (const Writer *w = unfinished.first; w; w = w->next) unlink(w->beside);
+    pthread_mutex_unlock(&unfinished.lock);
 }
 
-void writer_level(Writer *w, int level) { w->level = level; }
+static void watch(Writer *w) {
+    pthread_mutex_lock(&unfinished.lock);
+    if (!unfinished.watched) unfinished.watched = !atexit(remove_unfinished);
+    w->next = unfinished.first;
+    unfinished.first = w;
+    pthread_mutex_unlock(&unfinished.lock);
+}
+
+static void forget(const Writer *w) {
+    pthread_mutex_lock(&unfinished.lock);
+    Writer **at = &unfinished.first;
+    while (*at && *at != w) at = &(*at)->next;
+    if (*at) *at = w->next;
+    pthread_mutex_unlock(&unfinished.lock);
+}
 
 static void writer_free(Writer *w) {
     if (w->fd >= 0) close(w->fd);
@@ -56,6 +64,28 @@ static void writer_free(Writer *w) {
     free(w->frames);
     free(w);
 }
+
+Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    Writer *w = xcalloc(1, sizeof *w);
+    w->level = LEVEL;
+    w->path = xstrdup(path);
+    w->beside =
+        xasprintf("%s.tmp.%d.%llx", path, (int)getpid(),
+                  (unsigned long long)now.tv_sec * 1000000000u + (unsigned long long)now.tv_nsec);
+    w->frame_bytes = frame_bytes;
+    w->fd = open(w->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (w->fd < 0) {
+        error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
+        writer_free(w);
+        return NULL;
+    }
+    watch(w);
+    return w;
+}
+
+void writer_level(Writer *w, int level) { w->level = level; }
 
 static bool write_all(Writer *w, const uint8_t *bytes, size_t size, Error *err) {
     while (size > 0) {
@@ -119,6 +149,7 @@ bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
         writer_abort(w);
         return false;
     }
+    forget(w);
     char *folder = xstrdup(w->path);
     folder_sync(dirname(folder)); /* makes the rename durable; not all file systems support it */
     free(folder);
@@ -132,6 +163,7 @@ bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err) {
 }
 
 void writer_abort(Writer *w) {
+    forget(w);
     unlink(w->beside);
     writer_free(w);
 }
