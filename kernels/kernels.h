@@ -258,8 +258,9 @@ typedef struct Kernels {
      * past magnitudes, the latest step first. The factors of a matrix are i (x), i+1 (w), i+2 (dy);
      * i is a multiple of 3. */
     /* Registers a matrix: from now on products with w[N,K], or with whole rows of it, and gradients
-     * into dw use 8-bit factors. scaling NULL: unregisters it. Ignored if fp8 is false. Sizes that
-     * are not multiples of 16 are computed without 8-bit factors. */
+     * into dw use 8-bit factors. scaling NULL: unregisters it. Ignored if fp8 is false. Products of
+     * sizes that the library refuses are computed in act: N or K is not a multiple of 16, M not of
+     * FP8_ROWS. */
     void (*fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
                        size_t K);
     /* Until the next call, in products with one row per token or per sequence, x's rows of the
@@ -271,6 +272,7 @@ typedef struct Kernels {
     void (*fp8_update)(acc *scaling, size_t n);
 } Kernels;
 
+enum { FP8_ROWS = 8 };
 #define FP8_E4M3_MAX 448.0f
 #define FP8_E5M2_MAX 57344.0f
 enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
@@ -326,6 +328,13 @@ typedef struct KernelTuning {
     bool autotune; /* measure the algorithms of each shape once and use the fastest */
 } KernelTuning;
 extern KernelTuning kernel_tuning;
+/* Products of registered matrices (fp8_weight) that were enqueued or planned, and of those the ones
+ * in act, the last with M, N, K. */
+typedef struct Fp8Products {
+    uint64_t all, in_act;
+    size_t M, N, K;
+} Fp8Products;
+extern Fp8Products kernel_fp8_products;
 /* Writes the chosen algorithms of products to a file, and reads them, so that a resumed run
  * computes the same bits. Nothing is written if there are none (on a CPU). Reading refuses
  * another library version or device, and damaged lines. */

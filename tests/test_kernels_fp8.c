@@ -135,11 +135,15 @@ static void check_exactly(const Fp8Layer *l) {
 static void fp8_weight(void **state) {
     (void)state;
     static const size_t shapes[][4] = {{1, 16, 16, 0},  {5, 48, 80, 0},   {16, 64, 32, 0},
-                                       {77, 32, 64, 0}, {33, 64, 32, 32}, {7, 8, 24, 0}};
+                                       {77, 32, 64, 0}, {33, 64, 32, 32}, {7, 8, 24, 0},
+                                       {24, 48, 80, 0}, {72, 64, 32, 32}, {8, 16, 16, 0}};
     for (size_t i = 0; i < COUNT(shapes); i++) {
         Fp8Layer l = layer_new(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
-        bool eight = in_8_bits() && l.N % 16 == 0 && l.K % 16 == 0;
+        bool eight = in_8_bits() && l.N % 16 == 0 && l.K % 16 == 0 && l.M % 8 == 0;
+        kernel_fp8_products = (Fp8Products){0};
         layer_run(&l);
+        assert_int_equal(kernel_fp8_products.all, in_8_bits() ? 3 : 0);
+        assert_int_equal(kernel_fp8_products.in_act, in_8_bits() && !eight ? 3 : 0);
         double amax[FACTORS];
         backend->acc_get(amax, l.scaling, FACTORS);
         assert_true(amax[0] == 0 && amax[6] == 0);
@@ -157,8 +161,8 @@ static void fp8_weight(void **state) {
  * like others, but do not count in x's largest magnitude. */
 static void fp8_padding(void **state) {
     (void)state;
-    enum { N = 32, K = 48, ROWS = 70, SEQUENCES = 5, B = 3 };
-    static const int32_t starts[SEQUENCES + 1] = {0, 20, 21, 37, 68, ROWS};
+    enum { N = 32, K = 48, ROWS = 72, SEQUENCES = 8, B = 6 };
+    static const int32_t starts[SEQUENCES + 1] = {0, 20, 21, 30, 31, 32, 37, 68, ROWS};
     for (int pooled = 0; pooled < 2; pooled++) {
         size_t M = pooled ? SEQUENCES : ROWS, real = pooled ? B : (size_t)starts[B];
         int32_t *start = backend->device->alloc(sizeof starts);
@@ -190,11 +194,11 @@ static void fp8_padding(void **state) {
 /* 1 + 2^-5 has five bits after the point; e4m3 keeps three. */
 static void takes_8_bits(void **state) {
     (void)state;
-    Fp8Layer l = layer_new(1, 16, 16, 0);
+    Fp8Layer l = layer_new(8, 16, 16, 0);
     double got[16];
-    for (size_t i = 0; i < 16; i++) l.x[i] = i ? 0 : 1 + 0x1p-5;
+    for (size_t i = 0; i < 8 * 16; i++) l.x[i] = i ? 0 : 1 + 0x1p-5;
     for (size_t i = 0; i < 16 * 16; i++) l.w[i] = 1;
-    test_act_set(backend, l.dev_x, l.x, 16);
+    test_act_set(backend, l.dev_x, l.x, 8 * 16);
     test_act_set(backend, l.dev_w, l.w, 16 * 16);
     for (int registered = 1; registered >= 0; registered--) {
         layer_run(&l);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { B = 6, BUCKET = 16 };
+enum { B = 8, BUCKET = 16 };
 
 static ClipOptions options(size_t bucket) {
     return (ClipOptions){
@@ -125,11 +125,17 @@ static void assert_scaling(const TestModel *a, const TestModel *b, bool all) {
     free(y);
 }
 
-/* Batches of n captions, so that the padding differs in length. */
+/* Batches of n captions, so that the padding differs in length; in 8 bits only the largest, with
+ * numbers of rows that are multiplied so. */
 static void check_padding(const Kernels *k, ClipConfig c, double tolerance) {
-    TestBatch b = random_batch(&c, B, test_seed());
+    uint64_t seed = test_seed();
+    TestBatch b = random_batch(&c, B, seed);
+    while (k->fp8 && b.start[B] % FP8_ROWS) {
+        batch_free(&b);
+        b = random_batch(&c, B, ++seed);
+    }
     ClipOptions padded = options(BUCKET), not_padded = options(0);
-    for (size_t n = 1; n <= B; n += 1 + n / 2 * 2) {
+    for (size_t n = k->fp8 ? B : 1; n <= B; n += 1 + n / 2 * 2) {
         Batch batch = loaded(&b, n);
         TestModel m[3];
         for (int i = 0; i < 3; i++)
@@ -141,6 +147,7 @@ static void check_padding(const Kernels *k, ClipConfig c, double tolerance) {
             features[i] = xcalloc(E, sizeof(double));
             loss[i] = sent_gradients(&m[i], &batch, i == 1 ? other_padding : NULL, features[i]);
         }
+        assert_int_equal(kernel_fp8_products.in_act, 0);
         /* contents of the padding change no bit */
         assert_true(loss[0] == loss[1]);
         assert_memory_equal(features[0], features[1], E * sizeof(double));

@@ -15,6 +15,7 @@ static void plan_run(const DryRun *r, size_t most, RunPlan *plan) {
     learner_plan(&l, k, &comm, r->config, r->opt, plan);
     r->open(r->context, &l, plan);
     plan->host = k->device->memory().host;
+    kernel_fp8_products = (Fp8Products){0};
     step_plan(l.step);
     r->close(r->context);
     learner_close(&l);
@@ -22,8 +23,24 @@ static void plan_run(const DryRun *r, size_t most, RunPlan *plan) {
     plan_add(plan, "scratch memory", plan->total - plan->sum);
 }
 
+/* Of the step that plan_run has planned. */
+static void report_fp8(const Kernels *k) {
+    const Fp8Products *p = &kernel_fp8_products;
+    char refused[160] = "";
+    if (!k->fp8) return;
+    if (p->in_act)
+        snprintf(
+            refused, sizeof refused,
+            "; the others in bf16, because cuBLASLt takes rows in multiples of %d and sides of "
+            "16 (one is %zu rows, %zu x %zu)",
+            FP8_ROWS, p->M, p->N, p->K);
+    log_info("amp_fp8: %llu of a step's %llu products with block matrices are in 8 bits%s",
+             (unsigned long long)(p->all - p->in_act), (unsigned long long)p->all, refused);
+}
+
 void memory_plan(const DryRun *r, RunPlan *plan) {
     plan_run(r, 0, plan);
+    report_fp8(r->k);
     if (!r->k->device->gpu || r->ranks == 1) return;
     plan_add(plan, "ranks: what host memory travels through", COMM_MEMORY);
     plan->total += COMM_MEMORY;
@@ -111,6 +128,7 @@ void memory_reserve(const DryRun *r, const Comm *comm) {
     comm_rank0_begin(comm);
     plan_run(r, m.unused, &plan);
     if (plan.total > m.unused) die_of_memory(r, plan.total, &m);
+    report_fp8(r->k);
     comm_rank0_end(comm);
 }
 

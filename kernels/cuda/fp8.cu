@@ -48,16 +48,26 @@ void FN(fp8_register)(const act *w, const acc *dw, acc *scaling, size_t n, size_
     if (at == matrix_count) matrix_count++;
 }
 
-/* The matrix that w (or dw) is, or that contains rows starting at w; NULL: none, or sizes that the
- * library refuses. */
-static const Matrix *matrix_of(const act *w, const acc *dw, size_t N, size_t K) {
-    if (N % 16 || K % 16) return NULL;
+/* The matrix that w (or dw) is, or that contains rows starting at w. */
+static const Matrix *matrix_find(const act *w, const acc *dw, size_t K) {
     for (size_t i = 0; i < matrix_count; i++) {
         const Matrix *m = &matrices[i];
         size_t size = m->N * m->K;
         if (m->K == K && (w ? w >= m->w && w < m->w + size : dw >= m->dw && dw < m->dw + size))
             return m;
     }
+    return NULL;
+}
+
+/* NULL: not in 8 bits. All three products of a layer are, or none, because a factor's magnitude is
+ * recorded in only one of them. */
+static const Matrix *matrix_of(const act *w, const acc *dw, size_t M, size_t N, size_t K) {
+    const Matrix *m = matrix_find(w, dw, K);
+    if (!m) return NULL;
+    kernel_fp8_products.all++;
+    if (N % 16 == 0 && K % 16 == 0 && M % FP8_ROWS == 0) return m;
+    kernel_fp8_products.in_act++;
+    kernel_fp8_products.M = M, kernel_fp8_products.N = N, kernel_fp8_products.K = K;
     return NULL;
 }
 
@@ -174,7 +184,7 @@ static void product(const Matrix *m, enum Factor fa, const uint8_t *a, enum Fact
 
 bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
                  size_t K) {
-    const Matrix *m = matrix_of(w, NULL, N, K);
+    const Matrix *m = matrix_of(w, NULL, M, N, K);
     if (!m) return false;
     const uint8_t *xq = factor(m, FACTOR_X, x, M, K, false, true, SCRATCH_FP8_A);
     const uint8_t *wq = factor(m, FACTOR_W, w, N, K, false, true, SCRATCH_FP8_B);
@@ -183,7 +193,7 @@ bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M,
 }
 
 bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
-    const Matrix *m = matrix_of(w, NULL, N, K);
+    const Matrix *m = matrix_of(w, NULL, M, N, K);
     if (!m) return false;
     const uint8_t *dyq = factor(m, FACTOR_DY, dy, M, N, false, true, SCRATCH_FP8_A);
     const uint8_t *wt = factor(m, FACTOR_W, w, N, K, true, false, SCRATCH_FP8_B);
@@ -192,7 +202,7 @@ bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N,
 }
 
 bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N, size_t K) {
-    const Matrix *m = matrix_of(NULL, dw, N, K);
+    const Matrix *m = matrix_of(NULL, dw, M, N, K);
     if (!m) return false;
     const uint8_t *dyt = factor(m, FACTOR_DY, dy, M, N, true, true, SCRATCH_FP8_A);
     const uint8_t *xt = factor(m, FACTOR_X, x, M, K, true, false, SCRATCH_FP8_B);

@@ -229,14 +229,14 @@ static bool matrix_type(int32_t cuda, GemmType *t) {
     return false;
 }
 static bool is_fp8(GemmType t) { return t == GEMM_E4M3 || t == GEMM_E5M2; }
-/* From compute capability 8.9 on; A transposed and B not, lines of a multiple of 16 elements, one
- * of the two e4m3, sums to f32 or bf16. */
+/* As documented: from compute capability 8.9 on; A transposed and B not, lines of a multiple of 16
+ * elements, one of the two e4m3, sums to f32 or bf16. By users' reports: n in multiples of 8. */
 static bool fp8_known(const Gemm *g, const Desc *d, const Layout *a, const Layout *b) {
     return emu_options()->arch >= 89 && is_fp8(g->a.type) && is_fp8(g->b.type) &&
            !(g->a.type == GEMM_E5M2 && g->b.type == GEMM_E5M2) && !is_fp8(g->d.type) &&
            d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N &&
            d->compute == CUBLAS_COMPUTE_32F && a->order == CUBLASLT_ORDER_COL &&
-           b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && a->ld % 16 == 0 &&
+           b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && g->n % 8 == 0 && a->ld % 16 == 0 &&
            b->ld % 16 == 0;
 }
 /* The matrix as used by the product, transposed if requested. */

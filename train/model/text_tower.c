@@ -15,8 +15,10 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     t->max_batch = B;
     if (t->cut && o->max_text_rows) rows = o->max_text_rows;
     t->bucket = t->cut && t->context > 1 ? size_max(1, o->text_bucket) : 1;
-    /* enough sequences, each of at least one row, to hold up to bucket - 1 rows */
-    if (t->bucket > 1) t->padding = div_up(t->bucket - 1, t->context - 1);
+    /* enough sequences, each of at least one row, to hold up to bucket - 1 rows; with them the
+     * pooled block has a number of rows that 8-bit products take */
+    if (t->bucket > 1)
+        t->padding = round_up(B + div_up(t->bucket - 1, t->context - 1), FP8_ROWS) - B;
     rows = text_tower_rows(t, rows);
     t->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->text) && !o->full_compute,

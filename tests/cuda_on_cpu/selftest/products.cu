@@ -139,7 +139,7 @@ static void epilogues(void) {
 /* A D of FP8 factors with scales: e4m3 alone and with e5m2, to bf16 and added to f32. */
 template <typename B8, typename Out>
 static void product_fp8(cudaDataType tb, cudaDataType out, float beta, double tolerance) {
-    enum { M8 = 16, N8 = 5, K8 = 32 };
+    enum { M8 = 16, N8 = 8, K8 = 32 };
     static __nv_fp8_e4m3 a[M8 * K8];
     static B8 b[N8 * K8];
     static Out c[M8 * N8], d[M8 * N8];
@@ -210,6 +210,28 @@ static void refusals(void) {
                                        &count);
     expect(s, CUBLAS_STATUS_NOT_SUPPORTED, 0, "FP8 before compute capability 8.9");
 }
+/* A B of 13 columns, where 16 have an algorithm. */
+static void fp8_columns(void) {
+    setenv("CUDAEMU_ARCH", "90", 1);
+    for (int columns = 16; columns > 12; columns -= 3) {
+        cublasLtHandle_t handle;
+        cublasLtMatmulDesc_t desc;
+        cublasLtMatrixLayout_t a, b, c;
+        cublasLtMatmulPreference_t want;
+        cublasLtMatmulHeuristicResult_t found;
+        cublasOperation_t t = CUBLAS_OP_T;
+        int count = -1;
+        BLAS(cublasLtCreate(&handle));
+        BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+        SET(desc, TRANSA, t);
+        BLAS(cublasLtMatrixLayoutCreate(&a, CUDA_R_8F_E4M3, 32, 16, 32));
+        BLAS(cublasLtMatrixLayoutCreate(&b, CUDA_R_8F_E4M3, 32, (uint64_t)columns, 32));
+        BLAS(cublasLtMatrixLayoutCreate(&c, CUDA_R_16BF, 16, (uint64_t)columns, 16));
+        BLAS(cublasLtMatmulPreferenceCreate(&want));
+        cublasLtMatmulAlgoGetHeuristic(handle, desc, a, b, c, c, want, 1, &found, &count);
+        expect(count, columns == 16, 0, "algorithms");
+    }
+}
 
 /* c += a b, recorded once and launched three times. */
 static void product_in_graph(void) {
@@ -256,7 +278,7 @@ int main(int argc, char **argv) {
     { #name, name }
     static const Case cases[] = {
         CASE(products_f32), CASE(products_bf16), CASE(products_mixed),   CASE(products_fp8),
-        CASE(epilogues),    CASE(refusals),      CASE(product_in_graph),
+        CASE(epilogues),    CASE(refusals),      CASE(product_in_graph), CASE(fp8_columns),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
