@@ -63,6 +63,7 @@ bool kernel_stats_on;
 bool kernel_graphs_on = true;
 KernelTuning kernel_tuning;
 Fp8Products kernel_fp8_products;
+int kernel_local_rank = -1;
 
 /* A slot that is in a struct but not in its list changes the struct's size and does not compile. A
  * slot that a backend lacks does not link. */

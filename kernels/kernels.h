@@ -328,6 +328,9 @@ typedef struct KernelTuning {
     bool autotune; /* measure the algorithms of each shape once and use the fastest */
 } KernelTuning;
 extern KernelTuning kernel_tuning;
+/* This process's number among the ranks of its machine, set by a transport that knows it before the
+ * device is used; -1: the launcher's variables say it. It is the GPU's number. */
+extern int kernel_local_rank;
 /* Products of registered matrices (fp8_weight) that were enqueued or planned, and of those the ones
  * in act, the last with M, N, K. */
 typedef struct Fp8Products {

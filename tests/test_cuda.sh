@@ -33,6 +33,16 @@ names_what_is_wrong() {
         CUDAEMU_DEVICES=0 CUDA_VISIBLE_DEVICES='' refused 1 "CUDA_VISIBLE_DEVICES is ''; --device cpu runs without a GPU" $emu cuda &&
         CUDAEMU_DRIVER=12040 $emu auto >"$dir/stdout"
 }
+# the launchers' variables: a rank never shares another one's GPU; a single one is taken to be the rank's own
+local_rank_beyond_the_gpus() {
+    local variable emu="$bin/clipc-cudaemu bench loss --n 8 --dim 8 --device cuda"
+    for variable in OMPI_COMM_WORLD_LOCAL_RANK MPI_LOCALRANKID MV2_COMM_WORLD_LOCAL_RANK PALS_LOCAL_RANKID FLUX_TASK_LOCAL_ID LOCAL_RANK \
+        SLURM_LOCALID; do
+        # shellcheck disable=SC2086
+        refused 1 "this is rank 2 of its machine, counted from 0 ($variable), and 2 GPUs are visible" \
+            env CUDAEMU_LEAKS=0 CUDAEMU_DEVICES=2 "$variable=2" $emu && env CUDAEMU_LEAKS=0 CUDAEMU_DEVICES=1 "$variable=2" $emu >"$dir/stdout" || return 1
+    done
+}
 auto_falls_back() { train auto "$bin/clipc-cuda" --device auto --epochs 1 && grep -q "; cpu-" "$dir/stderr"; }
 like_the_cpu() { # precision, most difference
     train "cpu_$1" "$clipc" --precision "$1" && train "cuda_$1" "$bin/clipc-cudaemu" --precision "$1" --device cuda &&
@@ -139,6 +149,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check validates_like_the_cpu validates_like_the_cpu
     check not_finite_stops not_finite_stops
     check names_what_is_wrong names_what_is_wrong
+    check local_rank_beyond_the_gpus local_rank_beyond_the_gpus
     check with_little_shared_memory with_little_shared_memory
     check killed_and_resumed killed
     check remembers_algorithms remembers_algorithms
@@ -146,7 +157,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
-        any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong \
+        any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong local_rank_beyond_the_gpus \
         with_little_shared_memory killed_and_resumed remembers_algorithms sums_apart in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda

@@ -134,6 +134,7 @@ ranks rank_late 2 rank_1_did_not_come_in_time CUDAEMU_TIMEOUT=1
 ranks rank_aborts 2 rank_1_has_aborted
 ranks buffers_overlap 99 the_buffers_overlap
 ranks gather_past_buffer 99 ncclAllGather
+ranks gpu_shared 2 invalid_usage
 ranks captured_by_one_rank 2 or_in_another_graph
 ranks another_graph 2 or_in_another_graph
 ranks collective_not_joined 2 cudaErrorStreamCaptureUnjoined

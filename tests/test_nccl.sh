@@ -7,7 +7,7 @@ emu=$clipc-cudaemu
 export OMP_NUM_THREADS=1 CUDAEMU_QUIET=1 CUDAEMU_DEVICES=3 CUDAEMU_TIMEOUT=120
 timeout=4
 tests=(killed_rank stopped_rank sigterm_to_one_rank rank_that_does_not_come wrong_address address_missing rank_out_of_range
-    cpu_ranks_are_refused)
+    cpu_ranks_are_refused gpu_by_mpi gpu_taken_twice)
 
 nccl_says_what_is_missing() {
     ! "$clipc" train --comm nccl --dry-run --model ViT-B-32 >/dev/null 2>"$dir/a.err" && grep -q "built without NCCL" "$dir/a.err" &&
@@ -23,7 +23,7 @@ fi
 start_rank() { # run's name, rank, options…
     local name=$1 r=$2
     shift 2
-    RANK=$r WORLD_SIZE=3 LOCAL_RANK=$r "$emu" train --device cuda --precision fp32 "${pairs[@]}" \
+    RANK=$r WORLD_SIZE=3 LOCAL_RANK=${LOCAL_RANK:-$r} "$emu" train --device cuda --precision fp32 "${pairs[@]}" \
         --epochs 100000 --warmup 3 --lr 1e-3 --workers 1 --batch-size 1 --logs "$dir" --save-frequency 100000 \
         --save-frequency-steps 2 --comm-timeout $timeout --comm-port "$port" --name "$name" "$@" >"$dir/$r.out" 2>"$dir/$r.err" &
     rank[r]=$!
@@ -97,6 +97,21 @@ cpu_ranks_are_refused() {
     ! RANK=0 WORLD_SIZE=3 "$emu" train --device cpu --dry-run --model ViT-B-32 2>"$dir/a.err" && grep -q "which MPI has to join" "$dir/a.err" &&
         ! RANK=0 WORLD_SIZE=3 "$emu" train --device cpu --comm nccl --dry-run --model ViT-B-32 2>"$dir/a.err" &&
         grep -q "NCCL joins GPU ranks" "$dir/a.err"
+}
+# no variable names the rank's place on its machine: MPI knows it
+gpu_by_mpi() {
+    local ranks=("${mpirun[@]}" -np 3 env -u OMPI_COMM_WORLD_LOCAL_RANK "$emu" train --device cuda --precision fp32 "${pairs[@]}" --epochs 1
+        --max-steps 1 --batch-size 4 --logs "$dir" --comm-timeout 20)
+    command -v mpirun >/dev/null || return 0
+    "${ranks[@]}" --name by_mpi >"$dir/mpi.err" 2>&1 && ! CUDAEMU_DEVICES=2 "${ranks[@]}" --name none >"$dir/mpi.err" 2>&1 &&
+        grep -q "this is rank 2 of its machine, counted from 0 (MPI), and 2 GPUs are visible" "$dir/mpi.err"
+}
+# two ranks told to take one GPU
+gpu_taken_twice() {
+    local r
+    port=$(free_port)
+    for r in 0 1 2; do LOCAL_RANK=0 start_rank twice $r; done
+    finish $((timeout + slack)) 0 1 2 && [ "${codes[*]}" = "1 1 1" ] && grep -q "two ranks cannot share a GPU" "$dir/0.err"
 }
 for t in "${tests[@]}"; do
     rm -f "$dir"/*.err

@@ -53,18 +53,42 @@ void device_check(cudaError_t status, const char *call, const char *file, int li
 
 /* ---- opening ---- */
 
-/* The index of this rank's GPU on its machine, from the launcher's variables. */
-static int local_rank(void) {
-    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_RANK",
+/* This rank's number on its machine, and where it is from. SLURM's variable is last, because mpirun
+ * inside a job step inherits it. */
+static int local_rank(const char **from) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", /* Open MPI */
+                                        "MPI_LOCALRANKID",            /* MPICH, Intel MPI */
+                                        "MV2_COMM_WORLD_LOCAL_RANK",  /* MVAPICH */
+                                        "PALS_LOCAL_RANKID",          /* Cray PALS */
+                                        "FLUX_TASK_LOCAL_ID",         /* Flux */
+                                        "LOCAL_RANK",                 /* torchrun */
                                         "SLURM_LOCALID"};
+    *from = "MPI";
+    if (kernel_local_rank >= 0) return kernel_local_rank;
     for (size_t i = 0; i < COUNT(names); i++) {
         const char *value = getenv(names[i]);
-        if (value) return atoi(value);
+        if (!value) continue;
+        *from = names[i];
+        return atoi(value);
     }
     return 0;
 }
 
-static int chosen_device(int count) { return local_rank() % count; }
+/* If a launcher shows each rank only its own GPU, that is number 0 for all. */
+static int chosen_device(int count) {
+    const char *from;
+    int rank = local_rank(&from);
+    return rank > 0 && rank < count ? rank : 0;
+}
+
+static void check_local_rank(int count) {
+    const char *from;
+    int rank = local_rank(&from);
+    if (count > 1 && (rank < 0 || rank >= count))
+        die("--device cuda: this is rank %d of its machine, counted from 0 (%s), and %d GPUs are "
+            "visible: start one rank for each GPU",
+            rank, from, count);
+}
 
 const char *device_problem(void) {
     static char text[256];
@@ -115,6 +139,7 @@ static void device_open(void) {
     if (problem) die("--device cuda: %s; --device cpu runs without a GPU", problem);
     int count;
     CUDA(cudaGetDeviceCount(&count));
+    check_local_rank(count);
     int d = chosen_device(count);
     CUDA(cudaSetDevice(d));
     CUDA(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, d));

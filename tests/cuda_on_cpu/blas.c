@@ -236,8 +236,8 @@ static bool fp8_known(const Gemm *g, const Desc *d, const Layout *a, const Layou
            !(g->a.type == GEMM_E5M2 && g->b.type == GEMM_E5M2) && !is_fp8(g->d.type) &&
            d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N &&
            d->compute == CUBLAS_COMPUTE_32F && a->order == CUBLASLT_ORDER_COL &&
-           b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && g->n % 8 == 0 && a->ld % 16 == 0 &&
-           b->ld % 16 == 0;
+           b->order == CUBLASLT_ORDER_COL && g->k % 16 == 0 && g->m % 16 == 0 && g->n % 8 == 0 &&
+           a->ld % 16 == 0 && b->ld % 16 == 0;
 }
 /* The matrix as used by the product, transposed if requested. */
 static bool matrix(const Layout *l, bool trans, GemmMatrix *x) {

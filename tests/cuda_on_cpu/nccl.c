@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct ncclComm {
     Ranks *ranks;
@@ -60,6 +61,23 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     ranks_name(id->internal, sizeof id->internal);
     return ncclSuccess;
 }
+/* NCCL refuses two ranks on one GPU of one machine; here a network namespace is a machine. */
+static bool is_shared(const struct ncclComm *c) {
+    struct stat network = {0};
+    stat("/proc/self/ns/net", &network);
+    const uint64_t own[2] = {(uint64_t)network.st_ino, (uint64_t)c->device};
+    bool shared = false;
+    if (!ranks_put(c->ranks, own, sizeof own)) return false;
+    for (int r = 0; r < c->size; r++) {
+        if (r == c->rank || memcmp(ranks_get(c->ranks, r), own, sizeof own)) continue;
+        snprintf(last_error, sizeof last_error,
+                 "Duplicate GPU detected : rank %d and rank %d both on CUDA device %d", c->rank, r,
+                 c->device);
+        shared = true;
+    }
+    ranks_taken(c->ranks);
+    return shared;
+}
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int rank) {
     emu_enter();
     if (size < 1 || size > RANKS_MOST || rank < 0 || rank >= size) return ncclInvalidArgument;
@@ -72,6 +90,11 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int r
         free(c);
         snprintf(last_error, sizeof last_error, "ranks did not come together");
         return ncclSystemError;
+    }
+    if (is_shared(c)) {
+        ranks_leave(c->ranks);
+        free(c);
+        return ncclInvalidUsage;
     }
     *comm = c;
     return ncclSuccess;

@@ -204,6 +204,15 @@ static void close_mpi(void) {
     watchdog_stop();
 }
 
+static int local_rank(int rank) {
+    MPI_Comm machine;
+    int local;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine);
+    MPI_Comm_rank(machine, &local);
+    MPI_Comm_free(&machine);
+    return local;
+}
+
 const Comm *comm_mpi(const Kernels *k, double timeout) {
     assert(!mpi.elem);
     int level;
@@ -231,6 +240,7 @@ const Comm *comm_mpi(const Kernels *k, double timeout) {
                        .close = close_mpi};
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi.table.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi.table.size);
+    kernel_local_rank = local_rank(mpi.table.rank);
     for (int lane = 0; lane < LANES; lane++) MPI_Comm_dup(MPI_COMM_WORLD, &mpi.lane[lane]);
     watchdog_leave(LANE_MAIN);
     mpi.threaded =

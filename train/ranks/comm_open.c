@@ -12,7 +12,8 @@ static long env_number(const char *name) {
 
 /* Number of ranks started by a launcher with MPI's process-management interface; 0: none. */
 static long mpi_ranks(void) {
-    static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"};
+    static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS",
+                                        "MV2_COMM_WORLD_SIZE", "FLUX_JOB_SIZE"};
     for (size_t i = 0; i < COUNT(sizes); i++)
         if (env_number(sizes[i]) > 0) return env_number(sizes[i]);
     return getenv("PMIX_RANK") ? size_max(1, (size_t)env_number("SLURM_STEP_NUM_TASKS")) : 0;

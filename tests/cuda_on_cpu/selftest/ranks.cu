@@ -17,15 +17,18 @@ enum { RANKS = 3, N = 100000 };
 
 static ncclComm_t comm;
 static cudaStream_t stream;
+static bool shared_gpu;
 
 /* The worst exit code of the ranks becomes this program's. */
 static void on_ranks(void (*body)(int rank)) {
     ncclUniqueId id;
     pid_t child[RANKS];
+    setenv("CUDAEMU_DEVICES", "3", 1);
     NCCL(ncclGetUniqueId(&id));
     for (int r = 0; r < RANKS; r++) {
         child[r] = fork();
         if (child[r]) continue;
+        CUDA(cudaSetDevice(shared_gpu ? 0 : r));
         NCCL(ncclCommInitRank(&comm, RANKS, id, r));
         CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
         body(r);
@@ -285,6 +288,11 @@ static void gather_past_buffer_body(int rank) {
     finish();
 }
 static void gather_past_buffer(void) { on_ranks(gather_past_buffer_body); }
+static void nothing_body(int rank) { (void)rank; }
+static void gpu_shared(void) {
+    shared_gpu = true;
+    on_ranks(nothing_body);
+}
 
 int main(int argc, char **argv) {
 #define CASE(name)                                                                                 \
@@ -307,6 +315,7 @@ int main(int argc, char **argv) {
         CASE(rank_aborts),
         CASE(buffers_overlap),
         CASE(gather_past_buffer),
+        CASE(gpu_shared),
     };
     return selftest_main(argc, argv, cases, sizeof cases / sizeof *cases);
 }
