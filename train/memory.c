@@ -84,9 +84,9 @@ static char *way_text(const Way *w, const TrainOptions *opt, size_t bytes) {
                      (double)bytes / (1 << 20));
 }
 
-static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m)
+static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m, size_t nccl)
     __attribute__((noreturn));
-static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m) {
+static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m, size_t nccl) {
     enum { SHOWN = 3, HALVED = 8 };
     Way ways[4 + 2 * HALVED] = {{.sharded = true},
                                 {.moments = true},
@@ -105,19 +105,24 @@ static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m) {
         free(way);
         fitting = joined;
     }
-    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free for it; %s%s",
+    char beside[60] = "";
+    if (nccl) snprintf(beside, sizeof beside, " (NCCL has %.1f)", (double)nccl / (1 << 20));
+    die("GPU memory: this run takes %.1f MiB, %.1f of %.1f MiB are free for it%s; %s%s",
         (double)needed / (1 << 20), (double)m->unused / (1 << 20), (double)m->total / (1 << 20),
+        beside,
         shown ? "it would fit with"
               : "no --batch-size, --grad-checkpointing or --moments bf16 "
                 "would do: choose a smaller --model or --device cpu",
         fitting);
 }
 
-/* A hundredth is reserved for memory outside buffers: kernels, loaded at their first use, and
- * graphs. */
+/* 512 MiB or a hundredth is reserved for memory outside buffers: kernels, loaded at their first
+ * use, and graphs; of a small GPU at most an eighth. */
 static MemoryUse memory_there(const Kernels *k) {
+    enum { RESERVED = 512 << 20 };
     MemoryUse m = k->device->memory();
-    m.unused -= size_min(m.unused, m.total / 100);
+    size_t reserved = size_max(m.total / 100, size_min(RESERVED, m.total / 8));
+    m.unused -= size_min(m.unused, reserved);
     return m;
 }
 
@@ -127,7 +132,7 @@ void memory_reserve(const DryRun *r, const Comm *comm) {
     if (!m.total) return;
     comm_rank0_begin(comm);
     plan_run(r, m.unused, &plan);
-    if (plan.total > m.unused) die_of_memory(r, plan.total, &m);
+    if (plan.total > m.unused) die_of_memory(r, plan.total, &m, comm->memory);
     report_fp8(r->k);
     comm_rank0_end(comm);
 }

@@ -62,6 +62,7 @@ const EmuOptions *emu_options(void) {
                      .quiet = env_number("CUDAEMU_QUIET", 0) != 0,
                      .allocations = env_number("CUDAEMU_ALLOCATIONS", 0) != 0,
                      .memory = (size_t)env_number("CUDAEMU_MEMORY", 4096) << 20,
+                     .nccl = (size_t)env_number("CUDAEMU_NCCL", 4) << 20,
                      .steps = (uint64_t)env_number("CUDAEMU_STEPS", 2000000000),
                      .timeout = (double)env_number("CUDAEMU_TIMEOUT", 20)};
     if (o.order < 0 || o.order > 2 || o.async < 0 || o.async > 2)

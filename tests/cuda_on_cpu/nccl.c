@@ -12,8 +12,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+enum { LARGE = 1 << 16, KINDS = 5 };
 struct ncclComm {
     Ranks *ranks;
+    Buffer *channels[KINDS]; /* memory of each kind of collective */
     int rank, size, device;
     uint64_t captured; /* number of captured collectives so far */
     _Atomic int async;
@@ -117,6 +119,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
     if (graphs_hold(run_collective, is_of, c))
         emu_stop("ncclCommDestroy: a graph still holds collectives of the communicator");
     ranks_leave(c->ranks);
+    for (int kind = 0; kind < KINDS; kind++)
+        if (c->channels[kind]) mem_free((void *)(uintptr_t)c->channels[kind]->start);
     free(c);
     return ncclSuccess;
 }
@@ -303,6 +307,20 @@ static void run_collective(void *ctx) {
     if (recv) memset(recv, 0xFF, n.recv * bytes);
 }
 
+/* As users report of the library: it connects, and takes memory, at the first large collective of a
+ * kind. */
+static bool connect_kind(const Collective *c) {
+    Buffer **own = &c->comm->channels[c->call.kind];
+    if (*own || c->comm->size == 1 || c->call.count * type_bytes(c->call.type) < LARGE) return true;
+    *own = mem_alloc(emu_options()->nccl);
+    if (*own)
+        (*own)->permanent = true;
+    else
+        snprintf(c->comm->error, sizeof c->comm->error, "Failed to CUDA calloc async %zu bytes",
+                 emu_options()->nccl);
+    return *own;
+}
+
 static ncclResult_t add(Collective c, cudaStream_t stream) {
     emu_enter();
     if (!c.comm) return ncclInvalidArgument;
@@ -312,6 +330,7 @@ static ncclResult_t add(Collective c, cudaStream_t stream) {
     }
     if (c.call.op < 0 || c.call.op > ncclAvg || c.call.root < 0 || c.call.root >= c.comm->size)
         return ncclInvalidArgument;
+    if (!connect_kind(&c)) return ncclUnhandledCudaError;
     if (group_depth) {
         pending = realloc(pending, (size_t)(pending_count + 1) * sizeof *pending);
         pending[pending_count++] = (Pending){c, stream};

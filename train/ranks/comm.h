@@ -24,6 +24,7 @@ typedef struct CommPiece {
 typedef struct Comm {
     const char *name;
     int rank, size;
+    size_t memory; /* device memory that the transport's library has taken */
     /* all[size·n] = every rank's part[n], in rank order; part may be all + rank·n. */
     void (*all_gather)(acc *all, const acc *part, size_t n);
     /* The same for pieces of any type: all[size·bytes], part[bytes]. */

@@ -38,7 +38,7 @@ ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
 /* FLIGHTS: more than two steps have, otherwise the host would wait for one of them */
-enum { FLIGHTS = 1024, STAGE = COMM_MEMORY - 256 };
+enum { FLIGHTS = 1024, STAGE = COMM_MEMORY - 256, CONNECT_LEAST = 1 << 20, CONNECT = 32 << 20 };
 
 typedef struct Flight {
     CommOp op;
@@ -74,8 +74,11 @@ static void cuda_check(cudaError_t status, const char *call) {
 static void nccl_check(ncclResult_t status, const char *call) {
     if (status == ncclSuccess || status == ncclInProgress) return;
     const char *more = ncclGetLastError(nccl.comm);
-    die("NCCL: %.40s failed: %s%s%s (NCCL_DEBUG=INFO says more; two ranks cannot share a GPU)",
-        call, ncclGetErrorString(status), more && *more ? ": " : "", more && *more ? more : "");
+    MemoryUse m = nccl.k->device->memory();
+    die("NCCL: %.40s failed: %s%s%s (NCCL_DEBUG=INFO says more; two ranks cannot share a GPU; %.1f "
+        "of %.1f MiB of GPU memory are free)",
+        call, ncclGetErrorString(status), more && *more ? ": " : "", more && *more ? more : "",
+        (double)m.unused / (1 << 20), (double)m.total / (1 << 20));
 }
 
 /* ---- flights ---- */
@@ -382,6 +385,28 @@ static void open_flights(void) {
     nccl.k->device->zero(nccl.one, sizeof(float));
 }
 
+/* NCCL connects, and takes memory, at the first collective of each kind. Done at the start, so that
+ * the run's memory is planned from what is left; the last, small one takes other channels. */
+static void connect_all(size_t unused) {
+    const Device *d = nccl.k->device;
+    size_t ranks = (size_t)nccl.table.size, rank = (size_t)nccl.table.rank;
+    size_t bytes = size_min(CONNECT, size_max(CONNECT_LEAST, d->memory().total / 1024));
+    size_t part = bytes / ranks / sizeof(float);
+    size_t n = ranks * part;
+    acc *all = d->alloc(bytes_of(n)), *own = acc_at(nccl.k, all, rank * part);
+    d->zero(all, bytes_of(n));
+    all_reduce_sum(all, n);
+    all_reduce_max(all, n);
+    reduce_scatter(own, all, part);
+    all_gather_acc(all, own, part);
+    broadcast(all, n, 0);
+    barrier();
+    d->release(all);
+    size_t left = d->memory().unused;
+    nccl.table.memory = unused > left ? unused - left : 0;
+    comm_stats = (CommStats){0};
+}
+
 static void exchange_id(ncclUniqueId *id, const Launch *l, double timeout) {
     _Static_assert(sizeof *id == RENDEZVOUS_BYTES, "an id is what a rendezvous carries");
     if (l->rank == 0) NCCL(ncclGetUniqueId(id));
@@ -406,6 +431,7 @@ const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, 
     exchange_id(&id, launch, timeout);
     if (!host) watchdog_start(launch->rank, timeout);
     watchdog_device(&device);
+    size_t unused = k->device->memory().unused;
     watchdog_enter(LANE_MAIN, OP_START);
     NCCL(ncclCommInitRank(&comm, launch->size, id, launch->rank));
     watchdog_leave(LANE_MAIN);
@@ -429,6 +455,7 @@ const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, 
                         .broadcast_bytes = broadcast_bytes,
                         .check = check,
                         .close = close_nccl};
+    if (launch->size > 1) connect_all(unused);
     return &nccl.table;
 }
 #endif

@@ -106,5 +106,7 @@ const Comm *comm_open(const CommOptions *o, const Kernels *k) {
         log_quiet(c->rank > 0);
     }
     node_join(c);
+    if (c->memory)
+        log_info("NCCL took %.1f MiB of the GPU's memory", (double)c->memory / (1 << 20));
     return c;
 }
