@@ -13,7 +13,8 @@ struct Dataset {
     CaptionKeys captions;
     IndexKeys keys;
     char *cache_dir, *strings[7]; /* options' own copies */
-    SourceContext context;        /* points to the fields above */
+    SourceContext context;        /* points to the fields above, and to `spooled` */
+    atomic_size_t spooled;
     Shard *shards;
     size_t shard_count, parts, count, dropped;
     Feed *feed; /* if set, no shard is open and count is an epoch's */
@@ -24,7 +25,8 @@ DatasetOptions dataset_options_default(void) {
                             .text_keys = "txt;caption",
                             .csv_image_key = "filepath",
                             .csv_caption_key = "title",
-                            .pipe_seconds = 300};
+                            .pipe_seconds = 300,
+                            .spool_gib = 64};
 }
 
 static char *default_cache_dir(void) {
@@ -105,7 +107,7 @@ static bool open_feed(Dataset *d, Sources *sources, Error *err) {
 static bool open_sources(Dataset *d, Sources *sources, Error *err) {
     bool stream = false;
     d->context = (SourceContext){&d->options, &d->captions, &d->keys,
-                                 shard_cache_new(&d->keys, d->cache_dir)};
+                                 shard_cache_new(&d->keys, d->cache_dir), &d->spooled};
     d->parts = sources->parts;
     d->shard_count = sources->count;
     d->shards = xcalloc(sources->count, sizeof *d->shards);

@@ -20,6 +20,7 @@ typedef struct DatasetOptions {
     bool csv_join;  /* fields beyond the header's belong to the caption, which has separators */
     bool want_json; /* read the .json members or the .json files next to images into Sample.json */
     double pipe_seconds;     /* how long a stream may send nothing */
+    double spool_gib;        /* most bytes of copied streams, all together */
     bool allow_pipe;         /* list files and recipes may have commands run */
     bool of_recipe;          /* a recipe has the specification */
     const FeedOptions *feed; /* streams feed a loader (dataset_feed); NULL: they are copied into

@@ -5,6 +5,7 @@
 #include "kernels/hash.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -316,9 +317,10 @@ static bool get_header(IndexHeader *h, const uint8_t *b, size_t size, Error *err
     return true;
 }
 
-bool index_write(Index *ix, const char *path, Error *err) {
+/* The file's bytes, malloc'd. */
+static uint8_t *to_bytes(Index *ix, size_t *size) {
     size_t body = body_size(&ix->h), frames = ix->h.frames ? ix->h.frames + 1 : 0;
-    uint8_t *file = xmalloc(size_add(HEADER, body)), *b = file + HEADER;
+    uint8_t *file = xmalloc(*size = size_add(HEADER, body)), *b = file + HEADER;
     for (size_t i = 0; i < frames; i++, b += FRAME) {
         put64(b, ix->frames[i].at);
         put64(b + 8, ix->frames[i].raw);
@@ -336,8 +338,24 @@ bool index_write(Index *ix, const char *path, Error *err) {
     memcpy(b, ix->strings, ix->h.strings);
     ix->h.body_sum = fnv_hash(FNV_START, file + HEADER, body);
     put_header(file, &ix->h);
-    bool ok = file_write_atomic(path, file, HEADER + body, err);
+    return file;
+}
+
+bool index_write(Index *ix, const char *path, Error *err) {
+    size_t size;
+    uint8_t *file = to_bytes(ix, &size);
+    bool ok = file_write_atomic(path, file, size, err);
     free(file);
+    return ok;
+}
+
+bool index_write_fd(Index *ix, int fd) {
+    size_t size;
+    uint8_t *file = to_bytes(ix, &size);
+    bool ok = file_write_fd(fd, file, size);
+    int why = errno;
+    free(file);
+    errno = why;
     return ok;
 }
 

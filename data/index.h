@@ -84,6 +84,7 @@ void index_finish(Index *ix); /* once, after the last member and frame */
 bool index_fresh(const IndexHeader *h, const FileStamp *now);
 
 bool index_write(Index *ix, const char *path, Error *err);
+bool index_write_fd(Index *ix, int fd); /* false: errno */
 bool index_read_header(IndexHeader *h, const char *path, Error *err);
 bool index_read(Index *ix, const char *path, Error *err);
 bool index_parse(Index *ix, const uint8_t *bytes, size_t size, Error *err);

@@ -120,8 +120,7 @@ const Source source_tar = {
 
 static bool stream_open_copy(Shard *s, const char *path, const SourceContext *c, Error *err) {
     s->state = xcalloc(1, sizeof(TarShard));
-    return set_tar(s, tarshard_spool(s->state, s->source, path, c->options->cache_dir, c->keys,
-                                     c->options->pipe_seconds, err));
+    return set_tar(s, tarshard_spool(s->state, s->source, path, c, err));
 }
 
 static bool read_pipe(void *context, void *out, size_t n, size_t *got, Error *err) {

@@ -14,6 +14,7 @@ typedef struct SourceContext {
     const CaptionKeys *captions;
     const IndexKeys *keys;
     struct ShardCache *cache;
+    atomic_size_t *spooled; /* bytes of all its streams that are copied */
 } SourceContext;
 
 /* One opened source: a .tar, a table, a folder, arrays. */

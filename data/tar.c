@@ -69,6 +69,10 @@ static bool is_zero(const uint8_t *block) {
     return true;
 }
 
+bool tar_begins(const uint8_t *bytes, size_t n) {
+    return n == 0 || (n >= TAR_BLOCK && (is_zero(bytes) || checksum_ok(bytes)));
+}
+
 /* "LENGTH key=value\n" records; only `path` and `size` matter here. */
 static bool parse_pax(Extended *x, const char *at, size_t left, Error *err) {
     while (left > 0 && *at != 0) {

@@ -15,6 +15,9 @@ typedef struct TarReader {
 
 typedef enum { TAR_END, TAR_FILE, TAR_BAD } TarStatus;
 
+/* Returns true if an archive can begin with these n bytes; n < TAR_BLOCK: they are all of it. */
+bool tar_begins(const uint8_t *bytes, size_t n);
+
 void tar_reader_init(TarReader *t, Stream *stream);
 /* Advances to the next regular file. TAR_END: the zero block that ends an archive was read.
  * TAR_BAD: the archive is truncated or damaged from here on; err has the reason. */

@@ -3,7 +3,8 @@
 #include "data/io/pipe.h"
 #include "data/io/writer.h"
 #include "kernels/hash.h"
-#include "data/sources.h"
+#include "data/dataset.h"
+#include "data/spool.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -180,62 +181,27 @@ bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const I
 
 /* ---- streams ---- */
 
-/* Opens a file that is already written and unlinks it; its path becomes that of the descriptor. */
-static char *hide_file(const char *path, int *fd, Error *err) {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0) error_set(err, "%s: %s", path, strerror(errno));
-    unlink(path);
-    return *fd < 0 ? NULL : xasprintf("/proc/self/fd/%d", *fd);
-}
-
-static bool copy_stream(Stream *s, const char *to, Error *err) {
-    Writer *w = writer_open(to, 0, err);
-    if (!w) return false;
-    uint8_t *bytes = xmalloc(1 << 16);
-    size_t got = 1;
-    bool ok = true;
-    while (ok && got > 0)
-        ok = stream_read(s, bytes, 1 << 16, &got, err) && writer_put(w, bytes, got, err);
-    free(bytes);
-    if (ok) return writer_commit(w, NULL, NULL, err);
-    writer_abort(w);
-    return false;
-}
-
-static bool spool(TarShard *s, const Source *source, const char *path, const char *at,
-                  double seconds, Error *err) {
-    Pipe *pipe;
-    Error why;
-    Stream *stream = source->stream(path, seconds, NULL, &pipe, err);
-    if (!stream) return false;
-    bool ok = copy_stream(stream, at, &why) && pipe_finish(pipe, &why);
-    stream_close(stream);
-    pipe_close(pipe);
-    if (!ok) {
-        unlink(at);
-        return error_set(err, "%s: %s", path, why.text);
-    }
-    return (s->path = hide_file(at, &s->spooled[0], err)) != NULL;
-}
-
-bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
-                    const IndexKeys *keys, double seconds, Error *err) {
-    static atomic_uint number;
+bool tarshard_spool(TarShard *s, const Source *source, const char *path, const SourceContext *c,
+                    Error *err) {
+    const char *folder = c->options->cache_dir;
     *s = (TarShard){.name = source_short_name(path)};
-    if (!folder_make(cache_dir, err)) return false;
-    log_info("%s: copying the stream to %s while it is used", path, cache_dir);
-    char *at = xasprintf("%s/stream-%d-%u", cache_dir, (int)getpid(), atomic_fetch_add(&number, 1));
-    char *index = xasprintf("%s.idx", at);
+    if (!folder_make(folder, err)) return false;
+    log_info("%s: copying the stream to %s while it is used", path, folder);
+    int data = spool_stream(source, path, c, err),
+        index = data < 0 ? -1 : file_unnamed(folder, err);
+    s->spooled[0] = data;
+    s->spooled[1] = index;
+    if (index < 0) return false;
+    s->path = file_of_fd(data);
+    s->index_path = file_of_fd(index);
     Index ix = {.samples = NULL};
-    bool ok = spool(s, source, path, at, seconds, err) && index_build(&ix, s->path, keys, err);
+    bool ok = index_build(&ix, s->path, c->keys, err);
     if (ok && ix.h.flags & INDEX_DAMAGED) log_warn("%s: %s", path, err->text);
-    ok = ok && index_write(&ix, index, err) &&
-         (s->index_path = hide_file(index, &s->spooled[1], err)) != NULL;
+    ok = ok && (index_write_fd(&ix, index) ||
+                error_set(err, "cannot write into %s: %s", folder, strerror(errno)));
     s->h = ix.h;
-    if (ok) set_data_path(s, cache_dir);
+    if (ok) set_data_path(s, folder);
     index_free(&ix);
-    free(at);
-    free(index);
     return ok;
 }
 

@@ -25,10 +25,9 @@ typedef struct ShardCache ShardCache;
  * different shards. */
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err);
-/* A stream as a shard: reads all of it into an unnamed file in cache_dir. False: err names it, also
- * if its command failed. */
-bool tarshard_spool(TarShard *s, const Source *source, const char *path, const char *cache_dir,
-                    const IndexKeys *keys, double seconds, Error *err);
+/* A stream as a shard: copies all of it (data/spool.h). False: err names it. */
+bool tarshard_spool(TarShard *s, const Source *source, const char *path, const SourceContext *c,
+                    Error *err);
 void tarshard_free(TarShard *s);
 
 ShardCache *shard_cache_new(const IndexKeys *keys, const char *cache_dir);

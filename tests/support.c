@@ -170,6 +170,12 @@ void test_obey_modes(void) {
     if (syscall(SYS_capset, &header, caps) != 0) die("cannot drop a capability");
 }
 
+static bool set_filter(struct sock_filter *f, size_t n) {
+    struct sock_fprog p = {(unsigned short)n, f};
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
+}
+
 bool test_deny(int call, int error) {
     struct sock_filter f[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -177,9 +183,20 @@ bool test_deny(int call, int error) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog p = {COUNT(f), f};
-    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
-           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
+    return set_filter(f, COUNT(f));
+}
+
+bool test_deny_bits(int call, int argument, unsigned bits, int error) {
+    struct sock_filter f[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                 (unsigned)(offsetof(struct seccomp_data, args) + 8 * (size_t)argument)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    return set_filter(f, COUNT(f));
 }
 
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle) {

@@ -55,6 +55,8 @@ void test_obey_modes(void);
 /* From here on the system call fails in this process and those it starts; false if such a filter
  * cannot be set. Use it in child processes: it cannot be undone. */
 bool test_deny(int call, int error);
+/* The same if an argument (from 0) has one of these bits. */
+bool test_deny_bits(int call, int argument, unsigned bits, int error);
 /* Runs f(arg) in a child process: it must exit with `code` and its stderr must contain `needle`. */
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
 /* Names in a folder that do not start with a dot, or (hidden) those that do. */

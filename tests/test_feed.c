@@ -4,14 +4,18 @@
 #include "data/io/pipe.h"
 #include "data/dataset.h"
 #include "tests/support_data.h"
+#include "data/io/file.h"
 #include "data/io/folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -393,10 +397,57 @@ static void test_spool(void **state) {
     free(spec);
     spec = xasprintf("pipe:cat %s/s0.tar; exit 4", test_dir());
     refuse_data_set(spec, &o, "exit 4: exit status 4");
+    refuse_data_set("pipe:printf '<html>no shard'; exit 22", &o, "exit status 22");
+    refuse_data_set("pipe:printf '<html>no shard'", &o, "no tar and no tar.zst: it begins with");
+    refuse_data_set("pipe:printf '<html>no shard'; exec cat /dev/zero", &o, "\"<html>no shard\"");
+    refuse_data_set("pipe:true", &o, "no usable sample");
     o.pipe_seconds = 0.2;
     refuse_data_set("pipe:sleep 1000", &o, "nothing came for 0.2 s");
     free(spec);
     free(cache);
+}
+
+/* All streams of a data set together; what is read past the limit is not copied. */
+static void test_spool_limit(void **state) {
+    (void)state;
+    DatasetOptions o = dataset_options_default();
+    size_t bytes;
+    free(test_read_file(test_path("s0.tar"), &bytes));
+    char *one = xasprintf("pipe:cat %s/s0.tar", test_dir()), *two = xasprintf("%s::%s", one, one),
+         *endless = xasprintf("pipe:cat %s/s0.tar; exec cat /dev/zero", test_dir());
+    o.cache_dir = test_path("limited");
+    o.spool_gib = (double)bytes / (1 << 30);
+    dataset_close(open_data_set(one, &o));
+    refuse_data_set(two, &o, "GiB of --spool-limit, the streams before it included");
+    refuse_data_set(endless, &o, "GiB of --spool-limit");
+    o.spool_gib *= 2;
+    dataset_close(open_data_set(two, &o));
+    free(one);
+    free(two);
+    free(endless);
+}
+
+/* A child without O_TMPFILE has a file without a name as well. */
+static void unnamed(void *deny) {
+    Error err;
+    if (deny && !test_deny_bits(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP)) _exit(77);
+    int fd = file_unnamed(test_path("unnamed"), &err);
+    char *again = file_of_fd(fd), got[3] = "";
+    struct stat st;
+    bool ok = fd >= 0 && file_write_fd(fd, "abc", 3) && pread(fd, got, 3, 0) == 3 &&
+              !memcmp(got, "abc", 3) && !fstat(fd, &st) && st.st_nlink == 0 &&
+              (st.st_mode & 0777) == 0600 && !access(again, R_OK);
+    _exit(ok && !test_entries(test_path("unnamed"), true) ? 66 : 1);
+}
+
+static void test_unnamed(void **state) {
+    (void)state;
+    Error err;
+    assert_int_equal(mkdir(test_path("unnamed"), 0777), 0);
+    test_dies(unnamed, NULL, 66, "");
+    test_dies(unnamed, &err, 66, "");
+    assert_int_equal(file_unnamed(test_path("nowhere"), &err), -1);
+    assert_non_null(strstr(err.text, "cannot write into"));
 }
 
 static void test_refused(void **state) {
@@ -467,6 +518,7 @@ int main(void) {
         cmocka_unit_test(test_bad_samples), cmocka_unit_test(test_stop),
         cmocka_unit_test(test_no_orphan),   cmocka_unit_test(test_program_ends),
         cmocka_unit_test(test_spool),       cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_spool_limit), cmocka_unit_test(test_unnamed),
         cmocka_unit_test(test_braces),      cmocka_unit_test(test_commands),
     };
     return cmocka_run_group_tests_name("feed", tests, make_shards, NULL);

@@ -32,7 +32,8 @@
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \
-    {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0}, {       \
+    {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0},         \
+        {"spool-limit", OPT_FLOAT, &(d).spool_gib, "GIB", 0, 1e9, "of copied streams", 0}, {       \
         "allow-pipe", OPT_CONSENT, &(d).allow_pipe, NULL, 0, 0, "run list files' pipe:COMMAND", 0  \
     }
 

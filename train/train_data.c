@@ -18,6 +18,7 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
     d.text_keys = opt->text_key;
     d.json_text_key = opt->json_text_key;
     d.captions = opt->captions;
+    d.spool_gib = opt->spool_limit;
     d.allow_pipe = opt->allow_pipe;
     d.of_recipe = option_of_recipe("train-data");
     FeedOptions feed = {.samples = (size_t)opt->train_num_samples,

@@ -22,7 +22,7 @@ typedef struct TrainOptions {
     CaptionPick captions;
     bool csv_join, shuffle, dataset_resampled;
     const char *upsampling_factors;
-    double max_bad, pipe_timeout;
+    double max_bad, pipe_timeout, spool_limit;
     bool allow_pipe;
     /* validation */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;

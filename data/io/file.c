@@ -135,6 +135,35 @@ bool file_readable(const char *path) {
     return f != NULL;
 }
 
+/* ---- files without a name ---- */
+
+int file_unnamed(const char *folder, Error *err) {
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0) return fd;
+    /* not every file system makes one; the name is removed at once */
+    char *path = xasprintf("%s/.unnamed-XXXXXX", folder);
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        error_set(err, "cannot write into %.300s: %s", folder, strerror(errno));
+    else
+        unlink(path);
+    free(path);
+    return fd;
+}
+
+char *file_of_fd(int fd) { return xasprintf("/proc/self/fd/%d", fd); }
+
+bool file_write_fd(int fd, const void *bytes, size_t n) {
+    for (const uint8_t *at = bytes; n > 0;) {
+        ssize_t wrote = write(fd, at, n);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) return false;
+        at += wrote;
+        n -= (size_t)wrote;
+    }
+    return true;
+}
+
 /* ---- whole files ---- */
 
 bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit, Error *err) {

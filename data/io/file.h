@@ -24,6 +24,14 @@ void file_close(File *f);
 bool file_stamp(const char *path, FileStamp *s, Error *err);
 bool file_readable(const char *path); /* true if it can be opened */
 
+/* A new file in the folder that has no name and is gone with its last descriptor, readable and
+ * writable by this user. -1: err names the folder. */
+int file_unnamed(const char *folder, Error *err);
+/* The path by which this process opens a descriptor's file again; malloc'd. */
+char *file_of_fd(int fd);
+/* Writes all n bytes. False: errno. */
+bool file_write_fd(int fd, const void *bytes, size_t n);
+
 /* ---- whole files, malloc'd with a NUL after them ---- */
 
 /* Refuses more than `limit` bytes. */

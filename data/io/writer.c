@@ -87,16 +87,10 @@ Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
 
 void writer_level(Writer *w, int level) { w->level = level; }
 
-static bool write_all(Writer *w, const uint8_t *bytes, size_t size, Error *err) {
-    while (size > 0) {
-        ssize_t n = write(w->fd, bytes, size);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
-        bytes += n;
-        size -= (size_t)n;
-        w->written += (uint64_t)n;
-    }
-    return true;
+static bool write_all(Writer *w, const void *bytes, size_t size, Error *err) {
+    w->written += size;
+    return file_write_fd(w->fd, bytes, size) ||
+           error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
 }
 
 static void add_frame(Writer *w) {
