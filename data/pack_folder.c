@@ -66,8 +66,9 @@ static bool refuse_shards(const PackFolder *f, Error *err) {
     return ok;
 }
 
+/* The lock's file is never removed: who had it open would lock a file that others no longer see. */
 static bool take_lock(PackFolder *f, Error *err) {
-    f->lock_fd = open(f->lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    f->lock_fd = open(f->lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (f->lock_fd < 0) return error_set(err, "cannot write %s: %s", f->lock, strerror(errno));
     return flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0 ||
            error_set(err, "%s/%s: another clipc data pack writes it", f->folder, f->name);
@@ -95,9 +96,11 @@ static bool read_hashes(const PackFolder *f, PackState *s, Error *err) {
     if (!file_read_all(f->hashes, &bytes, &size, SIZE_MAX / 2, err)) return false;
     s->added = (Hash128 *)(void *)bytes;
     if (size < want) return error_set(err, "%s: cut: --force begins again", f->hashes);
-    if (truncate(f->hashes, (off_t)want) != 0)
-        return error_set(err, "%s: %s", f->hashes, strerror(errno));
-    return true;
+    int fd = open(f->hashes, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    bool ok = fd >= 0 && ftruncate(fd, (off_t)want) == 0;
+    if (!ok) error_set(err, "%s: %s", f->hashes, strerror(errno));
+    if (fd >= 0) close(fd);
+    return ok;
 }
 
 static bool parse_state(const PackFolder *f, const json_t *all, PackState *s, Error *err) {
@@ -158,8 +161,8 @@ bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool fo
 static bool append_hashes(const PackFolder *f, const PackState *s, size_t old, Error *err) {
     size_t n = (s->added_count - old) * sizeof *s->added;
     if (!n) return true;
-    int fd = open(f->hashes, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    bool ok = fd >= 0 && write(fd, s->added + old, n) == (ssize_t)n && fsync(fd) == 0;
+    int fd = open(f->hashes, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
+    bool ok = fd >= 0 && file_write_fd(fd, s->added + old, n) && fsync(fd) == 0;
     if (!ok) error_set(err, "cannot write %s: %s", f->hashes, strerror(errno));
     if (fd >= 0) close(fd);
     return ok;
@@ -223,10 +226,7 @@ bool pack_folder_finish(PackFolder *f, const PackState *s, bool zstd, Error *err
 }
 
 void pack_folder_close(PackFolder *f) {
-    if (f->lock_fd >= 0) {
-        if (flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0) unlink(f->lock);
-        close(f->lock_fd);
-    }
+    if (f->lock_fd >= 0) close(f->lock_fd); /* the file stays: see take_lock */
     free(f->folder);
     free(f->name);
     free(f->progress);

@@ -143,7 +143,7 @@ void index_folder_open(IndexFolder *x, const char *folder) {
 
 static int take_lock(const char *folder) {
     char *path = xasprintf("%s/lock", folder);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) die("%s: %s", path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB))
         die("%s: another clipc is writing to it: try again when it has ended", folder);

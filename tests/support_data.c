@@ -120,6 +120,7 @@ float *read_npy(const char *path, size_t *rows, size_t *cols) {
 
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,
                         const char *const *meta, size_t meta_count, Error *err) {
+    remove(path);
     SafetensorsWriter *w = safetensors_create(path, tensors, count, meta, meta_count);
     for (size_t i = 0; i < count; i++) {
         size_t n = 1;

@@ -86,7 +86,7 @@ killed() {
             says 0 "going on behind" pack "${options[@]}" --out "$dir/k/$at/t" --json &&
             diff <(grep -v ^clipc "$dir/k/report") <(grep -v ^clipc "$dir/out") && diff -r -x "*.idx" "$dir/k/whole" "$dir/k/$at" || return 1
     done
-    [ "$(ls -A "$dir/k/3" | wc -l)" = 81 ] && says 1 "--force replaces it" pack "${options[@]}" --out "$dir/k/3/t"
+    [ "$(ls -A "$dir/k/3" | wc -l)" = 82 ] && says 1 "--force replaces it" pack "${options[@]}" --out "$dir/k/3/t"
 }
 killed_dedup() { # pictures packed before it was killed are still known
     local options=("$dir/k/rows.tsv" --shard-samples 2 --dedup --workers 1)

@@ -214,12 +214,28 @@ static void test_disk_full(void **state) {
     assert_false(write_tensors_with(test_path("no/such/folder"), four, 1, NULL, 0, &err));
 }
 
+/* A file or link in the way is neither written nor removed. */
+static void test_in_the_way(void **state) {
+    (void)state;
+    Error err;
+    const char *there = test_path("there"), *link = test_path("link");
+    test_write_file(there, "theirs", 6);
+    assert_int_equal(symlink(there, link), 0);
+    for (const char *const *path = (const char *const[]){there, link, NULL}; *path; path++) {
+        assert_false(safetensors_finish(safetensors_create(*path, four, 0, NULL, 0), &err));
+        assert_non_null(strstr(err.text, "exists"));
+        char *kept = test_read_file(*path, NULL);
+        assert_string_equal(kept, "theirs");
+        free(kept);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_values),
         cmocka_unit_test(test_checksum),   cmocka_unit_test(test_truncation),
         cmocka_unit_test(test_refused),    cmocka_unit_test(test_other_types),
-        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_disk_full),  cmocka_unit_test(test_in_the_way),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
 }

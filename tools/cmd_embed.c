@@ -1,10 +1,12 @@
 /* clipc embed: images or captions → L2-normalised rows of a .npy file, or an index folder. */
+#include "data/io/writer.h"
 #include "data/tensors/npy.h"
 #include "eval/features.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/embed_index.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
@@ -55,10 +57,15 @@ static void write_rows(const float *rows, size_t n, size_t E) {
 
 static void write_keys(const Features *f) {
     char *path = xasprintf("%s.keys", out);
-    FILE *file = fopen(path, "w");
-    if (!file) die("%s: cannot be written", path);
-    for (size_t i = 0; i < f->count; i++) fprintf(file, "%s\n", f->keys[i]);
-    if (fclose(file)) die("%s: cannot be written", path);
+    char *bytes;
+    size_t size;
+    Error err;
+    FILE *all = open_memstream(&bytes, &size);
+    if (!all) die("out of memory");
+    for (size_t i = 0; i < f->count; i++) fprintf(all, "%s\n", f->keys[i]);
+    if (fclose(all)) die("out of memory");
+    if (!file_write_atomic(path, bytes, size, &err)) die("%s", err.text);
+    free(bytes);
     free(path);
 }
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A kind of storage. */
@@ -135,7 +136,19 @@ bool file_readable(const char *path) {
     return f != NULL;
 }
 
-/* ---- files without a name ---- */
+/* ---- new files ---- */
+
+int file_create(const char *path) {
+    return open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+}
+
+char *file_temporary(const char *path) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return xasprintf("%s.tmp.%d.%llx", path, (int)getpid(),
+                     (unsigned long long)now.tv_sec * 1000000000u +
+                         (unsigned long long)now.tv_nsec);
+}
 
 int file_unnamed(const char *folder, Error *err) {
     int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -216,10 +229,13 @@ bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t mos
 }
 
 bool file_write(const char *path, const void *bytes, size_t n) {
-    FILE *f = fopen(path, "wb");
-    if (!f) return false;
-    bool ok = fwrite(bytes, 1, n, f) == n && !fflush(f) && !fsync(fileno(f));
-    return !fclose(f) && ok;
+    int fd = file_create(path);
+    if (fd < 0) return false;
+    bool ok = file_write_fd(fd, bytes, n) && !fsync(fd);
+    int why = errno;
+    if (close(fd)) return false;
+    errno = why;
+    return ok;
 }
 
 bool file_copy(const char *from, const char *to) {

@@ -24,6 +24,12 @@ void file_close(File *f);
 bool file_stamp(const char *path, FileStamp *s, Error *err);
 bool file_readable(const char *path); /* true if it can be opened */
 
+/* Creates a file to write and read. It fails if anything has the path, also a link, so that nothing
+ * that is there is written to. -1: errno. */
+int file_create(const char *path);
+/* A name beside `path` for a file that becomes it by rename; no two calls and processes get the
+ * same. malloc'd. */
+char *file_temporary(const char *path);
 /* A new file in the folder that has no name and is gone with its last descriptor, readable and
  * writable by this user. -1: err names the folder. */
 int file_unnamed(const char *folder, Error *err);
@@ -39,7 +45,7 @@ bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit
 /* At most the first `most` bytes of any local file, which may be a pipe. False: err without the
  * path, and errno. */
 bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t most, Error *err);
-/* Local files; written ones are fsynced. False: errno. */
+/* Local files; written ones are new (file_create) and fsynced. False: errno. */
 bool file_write(const char *path, const void *bytes, size_t n);
 bool file_copy(const char *from, const char *to);
 #endif

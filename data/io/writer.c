@@ -2,13 +2,11 @@
 #include "data/io/folder.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <libgen.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -66,16 +64,12 @@ static void writer_free(Writer *w) {
 }
 
 Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     Writer *w = xcalloc(1, sizeof *w);
     w->level = LEVEL;
     w->path = xstrdup(path);
-    w->beside =
-        xasprintf("%s.tmp.%d.%llx", path, (int)getpid(),
-                  (unsigned long long)now.tv_sec * 1000000000u + (unsigned long long)now.tv_nsec);
+    w->beside = file_temporary(path);
     w->frame_bytes = frame_bytes;
-    w->fd = open(w->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    w->fd = file_create(w->beside);
     if (w->fd < 0) {
         error_set(err, "cannot write %s: %s", w->beside, strerror(errno));
         writer_free(w);

@@ -57,8 +57,9 @@ static NpyWriter *create(const char *path, NpyType type, const size_t *shape, in
     assert(ndim >= 0 && ndim <= MAX_DIMS);
     NpyWriter *w = xcalloc(1, sizeof *w);
     w->path = xstrdup(path);
-    w->beside = xasprintf("%s.tmp-%ld", path, (long)getpid());
-    w->f = fopen(w->beside, "wb");
+    w->beside = file_temporary(path);
+    int fd = file_create(w->beside);
+    w->f = fd < 0 ? NULL : fdopen(fd, "wb");
     if (!w->f) return writer_failed(w, err), NULL;
     put_header(w->f, type, shape, ndim);
     w->type = type;

@@ -2,9 +2,9 @@
 
 #include "data/tensors/half.h"
 #include "data/io/crc32c.h"
+#include "data/io/file.h"
 #include "data/io/mapfile.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -289,7 +289,7 @@ SafetensorsWriter *safetensors_create(const char *path, const Tensor *tensors, s
     size_t length = strlen(text);
     uint64_t padded = round_up(length, 8);
     static const char blanks[8] = "       ";
-    w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    w->fd = file_create(path);
     if (w->fd < 0) writer_fail(w, strerror(errno));
     put(w, &padded, 8);
     put(w, text, length);

@@ -49,7 +49,7 @@ bool dtype_from_f32(Dtype d, const float *x, size_t n, void *out);
 size_t dtype_size(Dtype d);      /* bytes of one element; 0 for DTYPE_OTHER */
 const char *dtype_name(Dtype d); /* "F32" */
 
-/* Writes to exactly `path`, fsynced; callers write into a temporary folder and rename. meta: pairs,
+/* Writes a new file `path`, fsynced; callers write into a temporary folder and rename. meta: pairs,
  * to which "crc32c" of all tensors' bytes is added. A writer keeps its first error until finish. */
 typedef struct SafetensorsWriter SafetensorsWriter;
 /* Writes the header; reads name, dtype, ndim and shape of each tensor. */

@@ -1,5 +1,7 @@
 #include "data/tensors/torchwriter.h"
 
+#include "data/io/file.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -238,7 +240,8 @@ TorchWriter *torchwriter_create(const char *path, const Tensor *tensors, size_t 
         for (int d = 0; d < tensors[i].ndim; d++)
             w->sizes[i] = size_mul(w->sizes[i], tensors[i].shape[d]);
     }
-    w->f = fopen(path, "w+b");
+    int fd = file_create(path);
+    w->f = fd < 0 ? NULL : fdopen(fd, "w+b");
     if (!w->f) fail(w, strerror(errno));
     size_t n;
     char *pickle = make_pickle(tensors, count, &n);

@@ -6,7 +6,7 @@
 #include "data/tensors/safetensors.h"
 
 typedef struct TorchWriter TorchWriter;
-/* Reads name, dtype (F64, F32, F16, BF16), ndim and shape of each tensor. */
+/* path: a new file. Reads name, dtype (F64, F32, F16, BF16), ndim and shape of each tensor. */
 TorchWriter *torchwriter_create(const char *path, const Tensor *tensors, size_t count);
 /* Appends the tensors' bytes, in order, in pieces of any size. */
 void torchwriter_append(TorchWriter *w, const void *bytes, size_t n);

@@ -2,12 +2,12 @@
  * that it changes. Source: Sennrich et al. 2016, section 3.2. */
 #include "data/text/bpe_train.h"
 
+#include "data/io/file.h"
 #include "data/io/lines.h"
 #include "data/text/codepoints.h"
 #include "data/text/text.h"
 #include "kernels/hash.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -276,8 +276,8 @@ static void learn(Trainer *t, size_t merges) {
 static bool write_merges(const Trainer *t, const char *path, Error *err) {
     size_t n = strlen(path);
     bool packed = n > 3 && strcmp(path + n - 3, ".gz") == 0;
-    char *beside = xasprintf("%s.part", path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    char *beside = file_temporary(path);
+    int fd = file_create(beside);
     gzFile f = fd < 0 ? NULL : gzdopen(dup(fd), packed ? "wb9" : "wbT");
     bool ok = f != NULL && gzputs(f, "#version: 0.2") > 0;
     for (size_t i = 0; ok && i < t->merges; i++)
@@ -288,7 +288,7 @@ static bool write_merges(const Trainer *t, const char *path, Error *err) {
     if (ok && (fsync(fd) || rename(beside, path))) saved = errno, ok = false;
     if (fd >= 0) close(fd);
     if (!ok) {
-        remove(beside);
+        if (fd >= 0) remove(beside);
         error_set(err, "cannot write vocabulary %s: %s", path, strerror(saved));
     }
     free(beside);

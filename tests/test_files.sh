@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Files that another user or program put in the way: links under the names of temporary files and locks. Prints cmocka's
+# lines.
+. tests/support.sh files
+export OMP_NUM_THREADS=2 XDG_CACHE_HOME=$dir/cache
+
+links() { # under a name that a command might write to first: it is not followed
+    local victim="$dir/victim" name
+    mkdir -p "$dir/l" "$dir/l/x"
+    # embed's process has the shell's number
+    for name in "x.npy.tmp-\$\$" "x.npy.tmp.\$\$" x.npy x.npy.keys; do
+        echo "not yours" >"$victim"
+        says 0 "" sh -c "ln -sf '$victim' \"$dir/l/$name\" && exec '$clipc' embed --checkpoint $golden --images $golden/pairs.tsv --out '$dir/l/x.npy'" || return 1
+        [ "$(cat "$victim")" = "not yours" ] || { echo "$name was followed"; return 1; }
+    done
+    for name in v.txt v.txt.part; do
+        ln -sf "$victim" "$dir/l/$name" &&
+            says 0 "" "$clipc" tok train --captions $golden/pairs.tsv --merges 20 --out "$dir/l/v.txt" || return 1
+    done
+    ln -sf "$victim" "$dir/l/.tmp-x.pt" && says 0 "" "$clipc" ckpt convert $golden --to pt --out "$dir/l/x.pt" &&
+        ln -sf "$victim" "$dir/l/.tmp-y.safetensors" &&
+        says 0 "" "$clipc" ckpt convert $golden --to safetensors --out "$dir/l/y.safetensors" || return 1
+    ln -sf "$victim" "$dir/l/.t.lock" && says 1 "symbolic links" "$clipc" data pack $golden/pairs.tsv --out "$dir/l/t" &&
+        rm "$dir/l/.t.lock" && ln -sf "$victim" "$dir/l/.t.hashes" &&
+        says 0 "24 samples" "$clipc" data pack $golden/pairs.tsv --out "$dir/l/t" --dedup || return 1
+    ln -sf "$victim" "$dir/l/x/lock" &&
+        says 1 "symbolic links" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/l/x" &&
+        [ "$(cat "$victim")" = "not yours" ]
+}
+lock_stays() { # of a pack: a process that has it open does not lock a file that others cannot see
+    pack() { "$clipc" data pack $golden/pairs.tsv --out "$dir/s/t" "$@"; }
+    mkdir "$dir/s" && : >"$dir/s/.t.lock" && exec 8<>"$dir/s/.t.lock" && says 0 "24 samples" pack && flock -n 8 && refused 1 "another clipc data pack" pack --force &&
+        exec 8>&- && says 0 "24 samples" pack --force
+}
+
+check links_are_not_followed links
+check lock_of_a_pack_stays lock_stays
+exit $failed
