@@ -1,6 +1,6 @@
 #include "train/options.h"
-#include "data/io/file.h"
 #include "data/io/resource.h"
+#include "data/io/writer.h"
 #include "kernels/hash.h"
 
 #include <ctype.h>
@@ -361,8 +361,9 @@ static void print_quoted(const char *s, FILE *out) {
 }
 
 void options_write(const Command *c, const char *path) {
-    char *text, *beside = xasprintf("%s.tmp", path);
+    char *text;
     size_t n;
+    Error err;
     FILE *out = open_memstream(&text, &n);
     if (!out) die("out of memory");
     fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
@@ -377,13 +378,7 @@ void options_write(const Command *c, const char *path) {
         fputc('\n', out);
     }
     if (fclose(out)) die("out of memory");
-    unlink(beside);
-    if (!file_write(beside, text, n) || rename(beside, path)) {
-        int why = errno;
-        unlink(beside);
-        die("%s: %s", path, strerror(why));
-    }
-    free(beside);
+    if (!file_write_atomic(path, text, n, &err)) die("%s", err.text);
     free(text);
 }
 
