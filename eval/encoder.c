@@ -125,15 +125,9 @@ static void load_weights(Encoder *e, const ModelId *must_be) {
 
 /* Loaded at the first caption, since pictures do not need it. */
 static void load_vocab(Encoder *e) {
-    Error err;
+    char *path;
     if (e->tokenizer) return;
-    char *path = e->vocab ? xstrdup(e->vocab) : pretrained_vocab(e->checkpoint);
-    if (!path) path = tokenizer_default_path();
-    e->tokenizer = tokenizer_open(path, &err);
-    if (!e->tokenizer) die("%s", err.text);
-    if (e->tokenizer->vocab_size != e->config.vocab_size)
-        die("%s has %zu entries, the model %zu: give the --vocab that belongs to the model", path,
-            e->tokenizer->vocab_size, e->config.vocab_size);
+    e->tokenizer = pretrained_tokenizer(&e->config, e->vocab, e->checkpoint, &path);
     e->cache = tokenizer_cache_new(e->tokenizer);
     free(path);
 }

@@ -119,7 +119,7 @@ static void test_wrong_vocabularies(void **state) {
         {"#\nab c\n", "line 2 merges a symbol that no line"},
         {"#\na b\na b\n", "line 3 makes a symbol that already exists"},
         {"#\na b\nb c\nab c\na bc\n", "line 5 makes a symbol that already exists"},
-        {"{\"model\": 1,\n\"vocab\": 2}\n", "line 2"},
+        {"{\"model\": 1,\n\"vocab\": 2}\n", "it has no object model"},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         assert_refused(cases[i][0], strlen(cases[i][0]), cases[i][1]);

@@ -119,7 +119,7 @@ static void test_refused(void **state) {
         {"\"text_cfg\": {", "\"no_causal_mask\": 1, ", "text_cfg.no_causal_mask"},
         {"\"text_cfg\": {", "\"pool_type\": \"eos\", ", "text_cfg.pool_type"},
         {"\"text_cfg\": {", "\"proj_bias\": 1, ", "text_cfg.proj_bias"},
-        {"\"text_cfg\": {", "\"tokenizer_kwargs\": {\"clean\": \"x\"}, ", "tokenizer_kwargs"},
+        {"\"text_cfg\": {", "\"tokenizer_kwargs\": {\"clean\": \"x\"}, ", "tokenizer_kwargs.clean"},
         {"{", "\"multimodal_cfg\": {}, ", "model.multimodal_cfg"},
         {"{", "\"quick_gelu\": 1, ", "model.quick_gelu"},
         {"{", "\"init_logit_bias\": \"x\", ", "model.init_logit_bias"},

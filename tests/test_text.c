@@ -12,7 +12,7 @@ static TextCleaner *text;
 
 static void assert_clean(const char *caption, size_t n, const char *want) {
     size_t got_n;
-    const char *got = text_clean(text, caption, n, &got_n);
+    const char *got = text_clean(text, TEXT_CLEAN_LOWER, caption, n, &got_n);
     if (got_n != strlen(want) || memcmp(got, want, got_n) != 0)
         fail_msg("'%.*s' is cleaned to '%.*s', not '%s'", (int)n, caption, (int)got_n, got, want);
 }
@@ -62,7 +62,7 @@ static void check_clean(void *context, const char *caption, size_t n, uint32_t c
                         uint32_t ids) {
     (void)context, (void)ids;
     size_t got_n;
-    const char *got = text_clean(text, caption, n, &got_n);
+    const char *got = text_clean(text, TEXT_CLEAN_LOWER, caption, n, &got_n);
     if (golden_hash(got, got_n) != clean)
         fail_msg("'%.*s' is cleaned to '%.*s', which open_clip does not", (int)n, caption,
                  (int)got_n, got);
@@ -71,6 +71,31 @@ static void check_clean(void *context, const char *caption, size_t n, uint32_t c
 static void test_golden_captions(void **state) {
     (void)state;
     assert_true(golden_captions(CAPTIONS_REAL, check_clean, NULL) >= 2000);
+}
+
+/* The other ways to clean. */
+static void check_clean_modes(void *file, const char *caption, size_t n, uint32_t clean,
+                              uint32_t ids) {
+    (void)clean, (void)ids;
+    static const TextClean modes[] = {TEXT_CLEAN_WHITESPACE, TEXT_CLEAN_CANONICALIZE,
+                                      TEXT_CLEAN_SIGLIP};
+    char **rest = file;
+    for (size_t i = 0; i < COUNT(modes); i++) {
+        uint32_t want = (uint32_t)strtoul(*rest, rest, 16);
+        size_t got_n;
+        const char *got = text_clean(text, modes[i], caption, n, &got_n);
+        if (golden_hash(got, got_n) != want)
+            fail_msg("'%s' is cleaned otherwise by mode %d: '%.*s'", caption, modes[i], (int)got_n,
+                     got);
+    }
+}
+
+static void test_golden_modes(void **state) {
+    (void)state;
+    char *file = test_read_file("tests/golden/tok/clean.txt", NULL), *rest = file;
+    assert_true(golden_captions(CAPTIONS_REAL, check_clean_modes, &rest) >= 2000);
+    assert_true(golden_captions(CAPTIONS_ODD, check_clean_modes, &rest) >= 480);
+    free(file);
 }
 
 static void test_golden_odd(void **state) {
@@ -83,7 +108,7 @@ static void check_cut(void *context, const char *caption, size_t n, uint32_t cle
     (void)context, (void)clean, (void)ids;
     for (size_t cut = 0; cut < size_min(n, 60); cut++) {
         size_t got_n;
-        const char *got = text_clean(text, caption, cut, &got_n);
+        const char *got = text_clean(text, TEXT_CLEAN_LOWER, caption, cut, &got_n);
         uint32_t cp, before = ' ';
         for (size_t i = 0; i < got_n; before = cp) {
             i += utf8_decode((const unsigned char *)got + i, got_n - i, &cp);
@@ -149,7 +174,7 @@ static void test_nesting_is_bounded(void **state) {
     s[0] = '&';
     for (size_t i = 0; i < DEPTH; i++) memcpy(s + 1 + 4 * i, "amp;", 4);
     double start = clock_now();
-    text_clean(text, s, n, &got_n);
+    text_clean(text, TEXT_CLEAN_LOWER, s, n, &got_n);
     assert_true(got_n > 4 && got_n < n);
     assert_true(clock_now() - start < 60);
     assert_clean(s, 1 + 4 * 100, "&");
@@ -209,10 +234,15 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cleaning),        cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_golden_captions), cmocka_unit_test(test_golden_odd),
-        cmocka_unit_test(test_truncation),      cmocka_unit_test(test_words),
-        cmocka_unit_test(test_many_marks),      cmocka_unit_test(test_nesting_is_bounded),
+        cmocka_unit_test(test_cleaning),
+        cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_golden_captions),
+        cmocka_unit_test(test_golden_odd),
+        cmocka_unit_test(test_golden_modes),
+        cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_many_marks),
+        cmocka_unit_test(test_nesting_is_bounded),
         cmocka_unit_test(test_lines),
     };
     return cmocka_run_group_tests_name("text", tests, set_up, tear_down);

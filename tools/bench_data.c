@@ -21,7 +21,7 @@ static Option loader_options[] = {
     {"workers", OPT_INT, &workers, NULL, 1, 256, "loader threads", 0},
     {"shuffle", OPT_FLAG, &shuffle, NULL, 0, 0, "random order", 0},
     {"samples", OPT_INT, &samples, NULL, 1, 1e9, "samples to time", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "as of clipc tok", 0},
     {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "cuda: pictures go on to the GPU", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
     DATASET_OPTIONS(dataset),
@@ -118,7 +118,7 @@ int bench_loader(int argc, char **argv) {
 
 static Option tok_options[] = {
     {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "BPE vocabulary", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "as of clipc tok", 0},
     {"threads", OPT_INT, &threads, NULL, 1, 256, "each takes a share of the captions", 0},
     {"reps", OPT_INT, &reps, NULL, 1, 1000, "passes; the median is reported", 0},
     {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
@@ -136,7 +136,9 @@ static const Command tok_command = {
 int bench_tok(int argc, char **argv) {
     options_parse(&tok_command, argc, argv, NULL);
     if (!text) die_usage("clipc bench tok: --text is missing");
+    double opening = clock_now();
     Tokenizer *tokenizer = open_tokenizer(vocab);
+    opening = clock_now() - opening;
     size_t n, *counts = xcalloc((size_t)threads, sizeof *counts), tokens = 0;
     char **lines = read_lines(text, &n);
     double *seconds = xcalloc((size_t)reps, sizeof *seconds);
@@ -157,9 +159,10 @@ int bench_tok(int argc, char **argv) {
     for (int64_t t = 0; t < threads; t++) tokens += counts[t];
     double t = bench_median(seconds, (size_t)reps);
     if (json)
-        print_json(json_pack("{s:f, s:I, s:f, s:I}", "captions_per_s", (double)n / t, "captions",
-                             (json_int_t)n, "tokens_per_caption", (double)tokens / (double)n,
-                             "threads", (json_int_t)threads));
+        print_json(json_pack("{s:f, s:f, s:I, s:f, s:I}", "captions_per_s", (double)n / t,
+                             "load_seconds", opening, "captions", (json_int_t)n,
+                             "tokens_per_caption", (double)tokens / (double)n, "threads",
+                             (json_int_t)threads));
     else
         printf("%zu captions, %.1f tokens each, %lld threads: %.0f captions/s\n", n,
                (double)tokens / (double)n, (long long)threads, (double)n / t);

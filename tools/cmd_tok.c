@@ -3,6 +3,7 @@
 #include "data/text/bpe_train.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "train/model/pretrained.h"
 #include "train/options.h"
 
 #include <errno.h>
@@ -13,21 +14,26 @@
 /* A block of lines is cut into chunks that threads process; the output keeps the lines' order. */
 enum { CHUNK = 1 << 15, MAX_CHUNKS = LINES_BLOCK / CHUNK + 1, MAX_CONTEXT = 1 << 20 };
 
-static const char *vocab;
-static int64_t context_length = 77, threads;
+static const char *vocab, *checkpoint;
+static int64_t context_length, threads;
 static bool decode;
 
 static Option options[] = {
     {"decode", OPT_FLAG, &decode, NULL, 0, 0, "ids to text", 0},
-    {"context-length", OPT_INT, &context_length, NULL, 2, MAX_CONTEXT, "ids a caption at most", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "default: CLIP's", 0},
+    {"context-length", OPT_INT, &context_length, NULL, 0, MAX_CONTEXT,
+     "ids a caption at most; 0: the checkpoint's, or 77", 0},
+    {"checkpoint", OPT_STRING, &checkpoint, "DIR", 0, 0,
+     "its tokenizer, with the cleaning and the context that its configuration says", 0},
+    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0,
+     "CLIP's merges, a tokenizer.json, a sentencepiece model or a vocab.txt; default: CLIP's", 0},
     {"threads", OPT_INT, &threads, NULL, 0, 1024, "0: one a core", 0},
 };
 
 static const Command command = {
     "tok",
     "Captions to token ids, one caption a line, or back.",
-    "clipc tok [--decode] [--context-length N] [--vocab FILE] [--threads N] < LINES\n"
+    "clipc tok [--decode] [--context-length N] [--checkpoint DIR] [--vocab FILE] [--threads N] "
+    "< LINES\n"
     "  clipc tok train --captions FILE --merges N --out FILE",
     "  echo 'a photo of a cat' | clipc tok\n"
     "  clipc tok < captions.txt > ids.txt\n"
@@ -207,10 +213,26 @@ static int train(int argc, char **argv) {
     return EXIT_OK;
 }
 
+/* The towers may be of a kind that is not supported. */
+static Tokenizer *open_of_checkpoint(void) {
+    ClipConfig c = {0};
+    Error err;
+    if (checkpoint && !clip_config_read_tokenizer(&c, checkpoint, &err)) die("%s", err.text);
+    if (context_length == 0) context_length = c.context_length ? (int64_t)c.context_length : 77;
+    char *path = vocab ? xstrdup(vocab) : checkpoint ? pretrained_vocab(checkpoint) : NULL;
+    if (!path && c.names_tokenizer)
+        die("%s has no tokenizer.json, spiece.model or vocab.txt: give --vocab", checkpoint);
+    if (!path) path = tokenizer_default_path();
+    Tokenizer *tokenizer = tokenizer_open_rules(path, &c.tokenizer, &err);
+    if (!tokenizer) die("%s", err.text);
+    free(path);
+    return tokenizer;
+}
+
 int cmd_tok(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "train") == 0) return train(argc - 1, argv + 1);
     options_parse(&command, argc, argv, NULL);
-    Tokenizer *tokenizer = open_tokenizer(vocab);
+    Tokenizer *tokenizer = open_of_checkpoint();
     run(tokenizer);
     tokenizer_close(tokenizer);
     return EXIT_OK;

@@ -4,6 +4,7 @@
 #include "data/io/folder.h"
 #include "data/tensors/safetensors.h"
 #include "train/model/lora.h"
+#include "train/model/pretrained.h"
 #include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>
@@ -158,11 +159,13 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
 }
 
 /* The source of the run's vocabulary may have been pruned; then the newest checkpoint has it. */
-static bool copy_vocab(const char *dir, const char *vocab_path, const char *to) {
-    if (file_copy(vocab_path, to)) return true;
+static bool copy_vocab(const char *dir, const char *vocab_path, const char *folder) {
+    if (pretrained_copy_vocab(vocab_path, folder)) return true;
     if (errno != ENOENT) return false;
-    char *latest = xasprintf("%s/latest/%s", dir, PRETRAINED_VOCAB);
-    bool ok = file_copy(latest, to);
+    char *latest = folder_path(dir, "latest"), *vocab = pretrained_vocab(latest);
+    errno = ENOENT;
+    bool ok = vocab != NULL && pretrained_copy_vocab(vocab, folder);
+    free(vocab);
     free(latest);
     return ok;
 }
@@ -177,14 +180,14 @@ static bool write_folder(const char *dir, const char *folder, const OptimState *
                          Error *err) {
     if (mkdir(folder, 0777)) return system_error(folder, err);
     char *path[] = {folder_path(folder, model_file), folder_path(folder, config_file),
-                    folder_path(folder, state_file), folder_path(folder, PRETRAINED_VOCAB),
-                    folder_path(folder, products_file)};
+                    folder_path(folder, state_file), folder_path(folder, products_file)};
     char *json = clip_config_to_json(c);
     bool ok = write_model(path[0], o->p, block, err);
     if (ok && !file_write(path[1], json, strlen(json))) ok = system_error(path[1], err);
     if (ok && s) ok = write_state(path[2], o, s, err);
-    if (ok && vocab_path && !copy_vocab(dir, vocab_path, path[3])) ok = system_error(path[3], err);
-    ok = ok && (!s || kernels_write_algorithms(path[4], err));
+    if (ok && vocab_path && !copy_vocab(dir, vocab_path, folder))
+        ok = system_error(vocab_path, err);
+    ok = ok && (!s || kernels_write_algorithms(path[3], err));
     if (ok && s && o->ema) {
         char *inner = folder_path(folder, ema_folder);
         ok = write_folder(dir, inner, o, o->ema, c, NULL, vocab_path, err);

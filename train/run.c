@@ -101,16 +101,7 @@ void run_open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
     const char *from = r->resume ? r->resume : opt->pretrained;
-    if (opt->vocab)
-        r->vocab_path = xstrdup(opt->vocab);
-    else if (from)
-        r->vocab_path = pretrained_vocab(from);
-    if (!r->vocab_path) r->vocab_path = tokenizer_default_path();
-    r->tokenizer = tokenizer_open(r->vocab_path, &err);
-    if (!r->tokenizer) die("%s", err.text);
-    if (r->tokenizer->vocab_size != r->config.vocab_size)
-        die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
-            r->vocab_path, r->tokenizer->vocab_size, r->config.name, r->config.vocab_size);
+    r->tokenizer = pretrained_tokenizer(&r->config, opt->vocab, from, &r->vocab_path);
 
     char *cache = xasprintf("%s/index", r->dir);
     r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);

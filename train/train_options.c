@@ -76,7 +76,7 @@ static Option options[] = {
     {"caption-template", OPT_STRING, &O.caption_template, "TEXT", 0, 0,
      "caption of a folder of class folders: 'a photo of a {}.'; default: the name alone", 0},
     {"vocab", OPT_STRING, &O.vocab, "FILE", 0, 0,
-     "BPE vocabulary; default: CLIP's own, which `make setup` fetches", 0},
+     "default: the checkpoint's, or CLIP's own, which `make setup` fetches", 0},
     {"workers", OPT_INT, &O.workers, NULL, 1, 256, "loader threads", 0},
     {"max-image-pixels", OPT_INT, &O.max_image_pixels, NULL, 1, 1e10,
      "larger images count as bad samples", 0},

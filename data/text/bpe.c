@@ -184,7 +184,7 @@ static Tokenizer *bpe_load(char *text, size_t n, Error *err) {
         int32_t start = (int32_t)s.count, end = start + 1;
         add_symbol(&s, TEXT_START, strlen(TEXT_START));
         add_symbol(&s, TEXT_END, strlen(TEXT_END));
-        b->base = (Tokenizer){&bpe_kind, s.count, start, end, 2};
+        b->base = (Tokenizer){&bpe_kind, s.count, start, end, 0, 2};
     }
     free(s.slots);
     if (ok) return &b->base;
@@ -391,7 +391,7 @@ static size_t bpe_encode(TokenizerCache *cache, const char *text, size_t bytes, 
     BpeCache *c = (BpeCache *)cache;
     const Bpe *b = (const Bpe *)cache->tokenizer;
     size_t left, length, count, n = 0;
-    const char *word, *p = text_clean(c->text, text, bytes, &left);
+    const char *word, *p = text_clean(c->text, TEXT_CLEAN_LOWER, text, bytes, &left);
     ids[n++] = b->base.start;
     while (n < context && text_next_word(&p, &left, &word, &length)) {
         if (*word == '<' && text_is(word, length, TEXT_START)) {
@@ -442,6 +442,7 @@ static char *bpe_decode(const Tokenizer *t, const int32_t *ids, size_t n) {
 
 const TokenizerKind bpe_kind = {
     .name = "bpe",
+    .file = "vocab.bpe",
     .load = bpe_load,
     .free = bpe_free,
     .cache_new = bpe_cache_new,

@@ -100,7 +100,7 @@ static bool count_words(Trainer *t, const char *path, Error *err) {
     size_t block_n, line_n, left, n;
     while (lines_next_block(&lines, &block, &block_n)) {
         while (lines_take(&block, &block_n, &line, &line_n)) {
-            const char *p = text_clean(text, line, line_n, &left);
+            const char *p = text_clean(text, TEXT_CLEAN_LOWER, line, line_n, &left);
             while (text_next_word(&p, &left, &word, &n))
                 if (n <= MAX_WORD && !text_is(word, n, TEXT_START) && !text_is(word, n, TEXT_END))
                     count_word(t, word, n);

@@ -63,9 +63,39 @@ static void reserve_out(TextCleaner *t, size_t n) {
     t->room = room;
 }
 
-/* Lower-cases and collapses white space in one pass. False (`out` is then undefined): a byte needs
- * more work, because it is not ASCII, an ampersand or a control character. */
-static bool clean_ascii(const unsigned char *s, size_t n, char *out, size_t *cleaned) {
+/* What a rule makes of an ASCII character: 0: nothing. */
+static uint32_t mapped(TextClean how, uint32_t c) {
+    bool cut = how == TEXT_CLEAN_CANONICALIZE || how == TEXT_CLEAN_SIGLIP;
+    if (!cut || c >= 128 || c <= ' ') return c;
+    if (c == '_' && how == TEXT_CLEAN_CANONICALIZE) return ' ';
+    bool kept = (c | 32) - 'a' < 26 || c - '0' < 10 || c == 0x7F;
+    return kept ? c : 0;
+}
+
+/* Cleans in one pass. False (`out` is then undefined): a byte needs more work, because it is not
+ * ASCII, an ampersand or a control character. */
+static bool clean_ascii(TextClean how, const unsigned char *s, size_t n, char *out,
+                        size_t *cleaned) {
+    size_t k = 0;
+    bool gap = false;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t b = s[i];
+        bool space = b == ' ' || b == '\t' || b == '\n' || b == '\f' || b == '\r';
+        if (!space && (b < ' ' || b >= 0x7F || b == '&')) return false;
+        if ((b = mapped(how, b)) == 0) continue;
+        space = space || b == ' ';
+        if (!space) {
+            if (gap && k > 0) out[k++] = ' ';
+            out[k++] = (char)(b - 'A' < 26 && how != TEXT_CLEAN_WHITESPACE ? b | 32 : b);
+        }
+        gap = space;
+    }
+    *cleaned = k;
+    return true;
+}
+
+/* The same for LOWER, the common case, faster. */
+static bool lower_ascii(const unsigned char *s, size_t n, char *out, size_t *cleaned) {
     unsigned odd = 0, blanks = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char b = s[i];
@@ -76,21 +106,7 @@ static bool clean_ascii(const unsigned char *s, size_t n, char *out, size_t *cle
     for (size_t i = 1; i < n; i++) blanks |= (unsigned)(s[i] == ' ') & (unsigned)(s[i - 1] == ' ');
     bool tidy = n > 0 && !odd && !blanks && s[0] != ' ' && s[n - 1] != ' ';
     *cleaned = n;
-    if (tidy) return true;
-    size_t k = 0;
-    bool gap = false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char b = s[i];
-        bool space = b == ' ' || b == '\t' || b == '\n' || b == '\f' || b == '\r';
-        if (!space && (b < ' ' || b >= 0x7F || b == '&')) return false;
-        if (!space) {
-            if (gap && k > 0) out[k++] = ' ';
-            out[k++] = (char)((unsigned char)(b - 'A') < 26 ? b | 32 : b);
-        }
-        gap = space;
-    }
-    *cleaned = k;
-    return true;
+    return tidy || clean_ascii(TEXT_CLEAN_LOWER, s, n, out, cleaned);
 }
 
 /* Removes white space at both ends, and replaces every other run by one blank. */
@@ -140,16 +156,33 @@ static void lower(const CodePoints *text, CodePoints *out) {
     }
 }
 
-const char *text_clean(TextCleaner *t, const char *s, size_t n, size_t *cleaned) {
+static void map(TextClean how, CodePoints *text) {
+    size_t n = 0;
+    for (size_t i = 0; i < text->count; i++) {
+        uint32_t c = mapped(how, text->at[i]);
+        if (c != 0 || text->at[i] == 0) text->at[n++] = c;
+    }
+    text->count = n;
+}
+
+const char *text_clean(TextCleaner *t, TextClean how, const char *s, size_t n, size_t *cleaned) {
+    const unsigned char *bytes = (const unsigned char *)s;
     reserve_out(t, n);
-    if (!clean_ascii((const unsigned char *)s, n, t->out, cleaned)) {
+    if (!(how == TEXT_CLEAN_LOWER ? lower_ascii(bytes, n, t->out, cleaned)
+                                  : clean_ascii(how, bytes, n, t->out, cleaned))) {
         t->points.count = 0;
         codepoints_from_utf8(&t->points, s, n);
-        text_fix(&t->points);
-        text_html_unescape(&t->points);
-        text_html_unescape(&t->points);
+        if (how != TEXT_CLEAN_SIGLIP) {
+            text_fix(&t->points);
+            text_html_unescape(&t->points);
+            text_html_unescape(&t->points);
+        }
+        map(how, &t->points);
         collapse(&t->points);
-        lower(&t->points, &t->lowered);
+        if (how == TEXT_CLEAN_WHITESPACE)
+            codepoints_swap(&t->points, &t->lowered);
+        else
+            lower(&t->points, &t->lowered);
         reserve_out(t, size_mul(t->lowered.count, 4));
         size_t k = 0;
         for (size_t i = 0; i < t->lowered.count; i++)

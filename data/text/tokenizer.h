@@ -4,7 +4,7 @@
  * model's. */
 #ifndef DATA_TEXT_TOKENIZER_H
 #define DATA_TEXT_TOKENIZER_H
-#include "kernels/base.h"
+#include "data/text/text.h"
 
 typedef struct TokenizerKind TokenizerKind;
 
@@ -12,7 +12,8 @@ typedef struct TokenizerKind TokenizerKind;
 typedef struct Tokenizer {
     const TokenizerKind *kind;
     size_t vocab_size;
-    int32_t start, end; /* the ids before and after a caption's own */
+    int32_t start, end; /* the first id before and the last one after a caption's own; -1: none */
+    int32_t pad;        /* fills a context after them */
     size_t added;       /* number of ids that encode adds to a caption's own */
 } Tokenizer;
 
@@ -21,10 +22,22 @@ typedef struct TokenizerCache {
     const Tokenizer *tokenizer;
 } TokenizerCache;
 
-/* A vocabulary file, plain or gzipped; its content selects the kind. NULL: err has the reason. */
+/* What a model's configuration says of its tokenizer (open_clip's tokenizer_kwargs). Captions of
+ * CLIP's kind are always cleaned as LOWER. */
+typedef struct TokenizerRules {
+    TextClean clean;
+    bool strip_sep; /* the separator's id becomes 0 */
+} TokenizerRules;
+
+/* A vocabulary file, plain or gzipped; its content selects the kind. A tokenizer_config.json beside
+ * it is followed, except by CLIP's kind. NULL: err has the reason. */
 Tokenizer *tokenizer_open(const char *path, Error *err);
+Tokenizer *tokenizer_open_rules(const char *path, const TokenizerRules *rules, Error *err);
 Tokenizer *tokenizer_open_bytes(const void *bytes, size_t n, Error *err);
 void tokenizer_close(Tokenizer *t);
+/* The name of a vocabulary file in a checkpoint's folder, by its content: "vocab.bpe". */
+const char *tokenizer_file_name(const char *path);
+#define TOKENIZER_CONFIG "tokenizer_config.json"
 /* Equal for equal vocabularies, however their files are packed. */
 uint64_t tokenizer_identity(const Tokenizer *t);
 
@@ -46,17 +59,21 @@ size_t tokenizer_encode(TokenizerCache *c, const char *text, size_t bytes, size_
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n);
 /* A symbol in UTF-8 as in the vocabulary's file; malloc'd. */
 char *tokenizer_symbol_text(const Tokenizer *t, int32_t id);
-/* The vocabulary's file with `header` as its first line, without a line feed at the end; malloc'd.
- */
+/* Of CLIP's kind: the vocabulary's file with `header` as its first line, without a line feed at the
+ * end; malloc'd. NULL: of another kind. */
 char *tokenizer_file_text(const Tokenizer *t, const char *header);
 
 /* The functions above for one kind. */
 struct TokenizerKind {
-    const char *name;
+    const char *name, *file; /* file: its name in a checkpoint's folder */
     /* True if an unpacked file is of this kind; NULL: takes every file that no earlier row takes.
      */
     bool (*matches)(const char *text, size_t n);
     Tokenizer *(*load)(char *text, size_t n, Error *err); /* may overwrite the text */
+    /* Follows the rules and a tokenizer_config.json (NULL: none); NULL: the kind has no settings.
+     */
+    bool (*configure)(Tokenizer *t, const TokenizerRules *rules, const char *config, size_t n,
+                      Error *err);
     void (*free)(Tokenizer *t);
     TokenizerCache *(*cache_new)(const Tokenizer *t);
     void (*cache_free)(TokenizerCache *c);
@@ -64,6 +81,7 @@ struct TokenizerKind {
                      int32_t *ids);
     char *(*decode)(const Tokenizer *t, const int32_t *ids, size_t n);
     char *(*symbol_text)(const Tokenizer *t, int32_t id);
-    char *(*file_text)(const Tokenizer *t, const char *header);
+    char *(*file_text)(const Tokenizer *t, const char *header); /* may be NULL */
+    uint64_t (*identity)(const Tokenizer *t);                   /* NULL: a hash of file_text */
 };
 #endif

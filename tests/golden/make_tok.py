@@ -7,13 +7,16 @@ captions.txt: names of emoji and symbols in many languages (Unicode CLDR, packag
 Unicode licence) and titles of clip art (Open Clip Art Library, package openclipart-svg; public
 domain). odd.txt: constructed cases: mojibake, references, marks, controls, literal special tokens.
 A line: FNV-1a of the cleaned text, of the ids (4 bytes each, start and end included, at most 77),
-the caption; in odd.txt with backslash escapes for everything except plain ASCII.
+the caption; in odd.txt with backslash escapes for everything except plain ASCII. clean.txt, a line for
+each of both: FNV-1a of the text as cleaned by "whitespace", "canonicalize" and transformers'
+SiglipTokenizer.
 """
 import glob
 import html.entities
 import os
 import random
 import re
+import string
 
 import ftfy
 import open_clip.tokenizer
@@ -108,13 +111,27 @@ def odd(real):
     yield "word " * 100 + "end"
 
 
+def siglip(text):
+    """transformers, models/siglip/tokenization_siglip.py: do_lower_case, then canonicalize_text."""
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def clean_row(caption):
+    cleans = [open_clip.tokenizer.get_clean_fn("whitespace"), open_clip.tokenizer.get_clean_fn("canonicalize"), siglip]
+    return " ".join("%08x" % fnv(c(caption).encode()) for c in cleans) + "\n"
+
+
 def main():
     os.makedirs(HERE, exist_ok=True)
     real = sample(names(), 1300) + sample(titles(), 700)
+    hostile = list(odd(real))
+    with open(os.path.join(HERE, "clean.txt"), "w", encoding="ascii") as out:
+        out.writelines(clean_row(c) for c in real + hostile)
     with open(os.path.join(HERE, "captions.txt"), "w", encoding="utf-8") as out:
         out.writelines(row(c, c) for c in real)
     with open(os.path.join(HERE, "odd.txt"), "w", encoding="ascii") as out:
-        for c in odd(real):
+        for c in hostile:
             shown = "".join(chr(b) if 32 <= b < 127 and b != 92 else "\\%02x" % b for b in c.encode())
             out.write(row(c, shown))
 

@@ -52,9 +52,7 @@ static const NeutralField image_neutral[] = {{"ls_init_value", "null"},
                                              {"timm_drop", NULL},
                                              {"timm_drop_path", NULL},
                                              {NULL, NULL}};
-static const NeutralField text_neutral[] = {{"hf_tokenizer_name", "null"},
-                                            {"tokenizer_mode", "null"},
-                                            {"tokenizer_kwargs", "{}"},
+static const NeutralField text_neutral[] = {{"tokenizer_mode", "null"},
                                             {"ls_init_value", "null"},
                                             {"embed_cls", "false"},
                                             {"pad_id", NULL},
@@ -148,8 +146,15 @@ static int take_word(const Reader *r, const char *field, const char *const *word
         if (!strcmp(json_string_value(v), words[i])) found = i;
     json_decref(v);
     if (found >= 0) return found;
-    char what[96];
-    snprintf(what, sizeof what, "only \"%s\" and \"%s\" are supported", words[0], words[1]);
+    char what[128];
+    int n = snprintf(what, sizeof what, "only");
+    for (int i = 0; words[i]; i++)
+        n += snprintf(what + n, sizeof what - (size_t)n, "%s \"%s\"",
+                      i == 0         ? ""
+                      : words[i + 1] ? ","
+                                     : " and",
+                      words[i]);
+    snprintf(what + n, sizeof what - (size_t)n, " are supported");
     fail(r, field, what);
     return 0;
 }
@@ -289,6 +294,25 @@ static void read_image(ClipConfig *c, const Reader *r, bool quick) {
     nothing_left(r);
 }
 
+/* Without a name of Hugging Face the tokenizer is CLIP's, which has no settings. */
+static void read_tokenizer(ClipConfig *c, const Reader *r) {
+    static const char *const words[] = {"whitespace", "lower", "canonicalize", NULL};
+    static const TextClean cleans[] = {TEXT_CLEAN_WHITESPACE, TEXT_CLEAN_LOWER,
+                                       TEXT_CLEAN_CANONICALIZE};
+    char where[48];
+    json_t *object, *name = take(r, "hf_tokenizer_name");
+    if (name && !json_is_string(name)) fail(r, "hf_tokenizer_name", "expected a name");
+    c->names_tokenizer = name != NULL;
+    json_decref(name);
+    Reader kwargs = arguments(r, "tokenizer_kwargs", &object, where);
+    if (c->names_tokenizer) {
+        c->tokenizer.clean = cleans[take_word(&kwargs, "clean", words)];
+        c->tokenizer.strip_sep = take_bool(&kwargs, "strip_sep_token");
+    }
+    nothing_left(&kwargs);
+    json_decref(object);
+}
+
 static void read_text(ClipConfig *c, const Reader *r, bool quick) {
     static const char *const pools[] = {"argmax", "last", NULL};
     c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
@@ -301,6 +325,7 @@ static void read_text(ClipConfig *c, const Reader *r, bool quick) {
     t->causal = !take_bool(r, "no_causal_mask");
     t->pool = take_word(r, "pool_type", pools) ? POOL_LAST : POOL_END;
     t->proj_bias = take_bool(r, "proj_bias");
+    read_tokenizer(c, r);
     take_neutral(r, text_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);
@@ -474,6 +499,31 @@ bool clip_config_read(ClipConfig *c, const char *path, Error *err) {
     if (ok) return parse(c, path, root, preprocessor, err);
     json_decref(root);
     return false;
+}
+
+bool clip_config_read_tokenizer(ClipConfig *c, const char *checkpoint, Error *err) {
+    char *path = clip_config_find(checkpoint);
+    bool ok = true;
+    memset(c, 0, sizeof *c);
+    if (!path) return true;
+    json_t *root = read_json(path, err), *model = json_object_get(root, "model_cfg");
+    json_t *text = json_object_get(model ? model : root, "text_cfg");
+    if (root && json_is_object(text)) {
+        Error why;
+        Reader r = {text, "text_cfg", &why, &ok};
+        c->context_length = take_size(&r, "context_length", MAX_CONTEXT, 77);
+        read_tokenizer(c, &r);
+        if (!ok) error_set(err, "%.200s: %s", path, why.text);
+    } else if (root) {
+        json_t *hf =
+            json_object_get(json_object_get(root, "text_config"), "max_position_embeddings");
+        json_int_t n = json_integer_value(hf);
+        if (n > 0 && n <= MAX_CONTEXT) c->context_length = (size_t)n;
+    }
+    ok = ok && root != NULL;
+    json_decref(root);
+    free(path);
+    return ok;
 }
 
 void clip_config_load(ClipConfig *c, const char *name) {

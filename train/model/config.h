@@ -4,6 +4,7 @@
 #ifndef TRAIN_MODEL_CONFIG_H
 #define TRAIN_MODEL_CONFIG_H
 #include "data/image/augment.h"
+#include "data/text/tokenizer.h"
 #include "kernels/kernels.h"
 
 /* The rows of the last block that form a feature. */
@@ -51,6 +52,8 @@ typedef struct ClipConfig {
     size_t image_size, patch_size;
     double patch_dropout;
     size_t context_length, vocab_size;
+    bool names_tokenizer; /* hf_tokenizer_name: the vocabulary is not CLIP's */
+    TokenizerRules tokenizer;
     double init_logit_scale; /* logarithm of the scale: ln(1/0.07) */
     bool has_logit_bias;
     double init_logit_bias;
@@ -69,6 +72,9 @@ char *clip_config_find(const char *checkpoint);
 bool clip_config_read(ClipConfig *c, const char *path, Error *err);
 /* The same from memory, without a preprocessor_config.json. */
 bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t bytes, Error *err);
+/* Only what a checkpoint's configuration says of the tokenizer and of its context, also of models
+ * whose towers are not supported: the rest of *c is 0. Without a configuration all is. */
+bool clip_config_read_tokenizer(ClipConfig *c, const char *checkpoint, Error *err);
 /* The text of open_clip_config.json; malloc'd. */
 char *clip_config_to_json(const ClipConfig *c);
 void clip_config_free(ClipConfig *c);

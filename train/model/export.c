@@ -172,10 +172,19 @@ static json_t *special_tokens(void) {
                      "pad_token", end, "unk_token", end);
 }
 
-/* The files of CLIPTokenizer. */
+static bool copy_vocab(const Export *e, const char *folder, Error *err) {
+    return pretrained_copy_vocab(e->vocab, folder) ||
+           error_set(err, "%.200s: %s", e->vocab, strerror(errno));
+}
+
+/* The files of CLIPTokenizer; another tokenizer's own. */
 static bool write_tokenizer(const Export *e, const char *folder, Error *err) {
     Tokenizer *tokenizer = tokenizer_open(e->vocab, err);
     if (!tokenizer) return false;
+    if (!tokenizer->kind->file_text) {
+        tokenizer_close(tokenizer);
+        return copy_vocab(e, folder, err);
+    }
     if (tokenizer->vocab_size != e->config->vocab_size) {
         error_set(err, "%.200s has %zu entries, the model %zu: give the --vocab that belongs to it",
                   e->vocab, tokenizer->vocab_size, e->config->vocab_size);
@@ -216,13 +225,10 @@ static bool write_hf(const Export *e, const char *folder, Error *err) {
 
 static bool write_open_clip(const Export *e, const char *folder, Error *err) {
     char *model = folder_path(folder, "open_clip_model.safetensors");
-    char *vocab = folder_path(folder, PRETRAINED_VOCAB);
     bool ok = write_weights(e, model, err) &&
               write_text(folder, "open_clip_config.json", clip_config_to_json(e->config), err) &&
-              (!e->vocab || file_copy(e->vocab, vocab) ||
-               error_set(err, "%.200s: %s", e->vocab, strerror(errno)));
+              (!e->vocab || copy_vocab(e, folder, err));
     free(model);
-    free(vocab);
     return ok;
 }
 

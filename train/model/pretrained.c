@@ -1,7 +1,10 @@
 #include "train/model/pretrained.h"
 
+#include "data/io/file.h"
 #include "data/io/folder.h"
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 void pretrained_config(ClipConfig *c, const char *path, const char *model) {
@@ -62,12 +65,55 @@ void pretrained_load(const char *path, Params *p, const ClipConfig *c) {
 }
 
 char *pretrained_vocab(const char *path) {
-    /* Hugging Face's file has the format of open_clip's vocabulary */
-    static const char *const names[] = {PRETRAINED_VOCAB, "merges.txt"};
+    /* Hugging Face's merges.txt has the format of open_clip's vocabulary */
+    static const char *const names[] = {"vocab.bpe",    "merges.txt",      "tokenizer.json",
+                                        "spiece.model", "tokenizer.model", "vocab.txt"};
     for (size_t i = 0; i < COUNT(names); i++) {
         char *vocab = folder_beside(path, names[i]);
         if (!access(vocab, R_OK)) return vocab;
         free(vocab);
     }
     return NULL;
+}
+
+/* What a tower computes with another padding is not what the model was trained with. */
+static bool pads_as(const ClipConfig *c, const Tokenizer *t) {
+    return t->pad == 0 || tower_ends_at_pool(&c->text);
+}
+
+Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const char *checkpoint,
+                                char **path) {
+    Error err;
+    *path = vocab ? xstrdup(vocab) : checkpoint ? pretrained_vocab(checkpoint) : NULL;
+    if (!*path && c->names_tokenizer)
+        die("the model %s has a tokenizer that is not CLIP's, and its folder has no "
+            "tokenizer.json, "
+            "spiece.model or vocab.txt: give --vocab",
+            c->name);
+    if (!*path) *path = tokenizer_default_path();
+    Tokenizer *t = tokenizer_open_rules(*path, &c->tokenizer, &err);
+    if (!t) die("%s", err.text);
+    /* open_clip rounds the sizes of other vocabularies up */
+    if (c->names_tokenizer ? t->vocab_size > c->vocab_size : t->vocab_size != c->vocab_size)
+        die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
+            *path, t->vocab_size, c->name, c->vocab_size);
+    if (!pads_as(c, t))
+        die("%s pads captions with the id %d, the text tower of %s with 0: not supported", *path,
+            t->pad, c->name);
+    return t;
+}
+
+bool pretrained_copy_vocab(const char *vocab, const char *folder) {
+    const char *name = tokenizer_file_name(vocab);
+    char *to = folder_path(folder, name), *config = folder_beside(vocab, TOKENIZER_CONFIG);
+    char *config_to = folder_path(folder, TOKENIZER_CONFIG);
+    bool ok = file_copy(vocab, to);
+    if (ok && strcmp(name, "vocab.bpe") != 0 && !access(config, F_OK))
+        ok = file_copy(config, config_to);
+    int error = errno;
+    free(to);
+    free(config);
+    free(config_to);
+    errno = error;
+    return ok;
 }

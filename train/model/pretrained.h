@@ -5,8 +5,6 @@
 #include "train/model/params.h"
 #include "train/model/weights.h"
 
-#define PRETRAINED_VOCAB "vocab.bpe" /* name of the vocabulary in a checkpoint folder */
-
 /* The architecture of --model, or without one (NULL) the checkpoint's; mean, std and resizing are
  * the checkpoint's if it has them. Not both NULL. Exits with an error if there is none. */
 void pretrained_config(ClipConfig *c, const char *path, const char *model);
@@ -22,4 +20,11 @@ void pretrained_load(const char *path, Params *p, const ClipConfig *c);
 /* Path of the vocabulary in a checkpoint folder (or next to a file of weights); malloc'd, NULL if
  * it has none. */
 char *pretrained_vocab(const char *path);
+/* The tokenizer of a model: of the file `vocab`, or without one (NULL) of the checkpoint's folder,
+ * or CLIP's. *path: its file, malloc'd. Exits with an error if it is not the model's. */
+Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const char *checkpoint,
+                                char **path);
+/* Copies a vocabulary's file into a folder under its kind's name, with the tokenizer_config.json
+ * beside it. False: errno. */
+bool pretrained_copy_vocab(const char *vocab, const char *folder);
 #endif
