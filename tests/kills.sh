@@ -19,10 +19,12 @@ fail() {
 saving() { compgen -G "$dir/broken/checkpoints/.tmp-*" >/dev/null; }
 same() {
     local name
-    for name in epoch_1 epoch_2 epoch_3 best; do
+    for name in epoch_1 epoch_2 epoch_3 best latest; do
         same_state "$dir/whole/checkpoints/$name" "$dir/broken/checkpoints/$name" || return 1
     done
-    same_metrics whole broken && ! saving && [ -z "$(find "$dir/broken" -name '*.tmp' -o -name lock)" ]
+    same_metrics whole broken || return 1
+    find "$dir/broken" -name '*.tmp*' -o -name lock >"$dir/left"
+    [ ! -s "$dir/left" ] || { echo "left: $(cat "$dir/left")"; return 1; }
 }
 
 begin=$(date +%s%N)

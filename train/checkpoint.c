@@ -526,6 +526,18 @@ char *checkpoint_latest(const char *dir) {
     return newest;
 }
 
+void checkpoint_settle(const char *dir, const char *path, uint64_t step) {
+    char *latest = folder_path(dir, "latest"), *inside = folder_path(dir, path_base(path));
+    Found found = {0};
+    Error err;
+    remove_unfinished(dir);
+    bool is = read_step(latest, &found, &err) && found.step == step;
+    if (!is && !strcmp(inside, path)) point_latest(dir, path_base(path));
+    free(found.path);
+    free(latest);
+    free(inside);
+}
+
 static int larger_first(const void *a, const void *b) {
     unsigned long long x = *(const unsigned long long *)a, y = *(const unsigned long long *)b;
     return (x < y) - (x > y);

@@ -56,6 +56,9 @@ char *checkpoint_load_record(const char *path);
 /* The newest complete checkpoint in `dir`; malloc'd path, NULL if there is none. Damaged ones are
  * logged and skipped. */
 char *checkpoint_latest(const char *dir);
+/* After a run that was killed while it saved: removes what is unfinished in `dir`, and points
+ * `latest` at the checkpoint `path` of that folder, unless it points to one of the same step. */
+void checkpoint_settle(const char *dir, const char *path, uint64_t step);
 /* Deletes all step checkpoints except the last `keep`. */
 void checkpoint_prune(const char *dir, size_t keep);
 #endif

@@ -356,11 +356,13 @@ int train_main(void) {
         &(RecordFacts){r->global_batch, r->data, r->data_hash, &r->config, &r->state, &r->sched});
     r->owed = comm_string(r->comm, owed_save(r));
     r->stopped_early = r->resume && is_stale(r);
-    if (r->resume && !r->owed && (r->state.step >= r->total_steps || r->stopped_early))
+    if (r->resume && !r->owed && (r->state.step >= r->total_steps || r->stopped_early)) {
+        if (run_writes(r)) checkpoint_settle(r->checkpoints, r->resume, r->state.step);
         log_info("%s: this run is finished (%llu steps)", r->dir,
                  (unsigned long long)r->state.step);
-    else
+    } else {
         train(r);
+    }
     r->comm->close();
     dataset_close(r->data);
     tokenizer_close(r->tokenizer);
