@@ -256,7 +256,7 @@ test-gpu:
 	@$(MAKE) $(JOBS) --no-print-directory gpu-tests
 	@$B/clipc-cuda bench loss --n 64 --dim 64 --device cuda >/dev/null
 	@for name in $$($B/tests/gpu_selftest); do $B/tests/gpu_selftest $$name && echo "gpu_selftest $$name: ok" || exit 1; done
-	@tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
+	@TEST_JOBS=1 tests/run.sh $B $(CUDA_TESTED:%=gpu_%)
 	@tools/fetch_cuda.sh sanitizer || true
 	@tests/sanitize.sh $(patsubst %,$B/tests/gpu_%,$(filter kernels_%,$(CUDA_TESTED)))
 # That and all measurements of the GPU, into one file.

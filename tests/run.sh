@@ -3,29 +3,33 @@
 # skipped".
 # $CUDA_TESTED: tests with a program cuda_X if nvcc is available; otherwise they count as skipped.
 # A failed test's output is shown whole, a skip's reason (a line "SKIP: …") is shown.
+# TEST_JOBS=N: tests that run at a time (2).
 set -u
 dir=$1
 shift
 names=("$@") absent=()
 if [ ${#names[@]} = 0 ]; then
-    for f in tests/test_*.c tests/test_*.sh; do
-        [ -e "$f" ] || continue
-        f=$(basename "$f")
-        names+=("${f%.c}")
-    done
     # the same tests with the CUDA backend, on the layer without a GPU
     for f in ${CUDA_TESTED:-}; do
         if [ -x "$dir/tests/cuda_$f" ]; then names+=("cuda_$f"); else absent+=("cuda_$f"); fi
     done
+    for f in tests/test_*.sh tests/test_*.c; do
+        [ -e "$f" ] || continue
+        f=$(basename "$f")
+        names+=("${f%.c}")
+    done
 fi
-passed=0 failed=0 skipped=0
 log=$dir/tests/log
+rm -rf "$log"
 mkdir -p "$log"
 export CLIPC_HOME=$PWD CLIPC="$PWD/$dir/clipc" TMPDIR=$PWD/$dir/tests/tmp
 mkdir -p "$TMPDIR"
 # Tests use more threads than cores: waiting threads must not spin.
 export OMP_WAIT_POLICY=passive
-for name in "${names[@]}"; do
+
+# Runs a test and prints its line; "PASSED FAILED SKIPPED" to $log/NAME.sum.
+run() {
+    local name=$1 start code ms p f s
     start=$(date +%s%N)
     case $name in
     *.sh) timeout 300 bash "tests/$name" >"$log/$name" 2>&1 ;;
@@ -42,15 +46,24 @@ for name in "${names[@]}"; do
         echo "$name ran no test" >>"$log/$name"
         f=1
     fi
-    printf '%-28s %4d passed %3d failed %3d skipped %7d ms\n' "$name" "$p" "$f" "$s" "$ms"
-    grep '^SKIP: ' "$log/$name" | sort -u
-    if [ "$f" != 0 ]; then tail -n 60 "$log/$name"; fi
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    {
+        printf '%-28s %4d passed %3d failed %3d skipped %7d ms\n' "$name" "$p" "$f" "$s" "$ms"
+        grep '^SKIP: ' "$log/$name" | sort -u
+        if [ "$f" != 0 ]; then tail -n 60 "$log/$name"; fi
+    } >"$log/$name.lines"
+    cat "$log/$name.lines" # one write
+    echo "$p $f $s" >"$log/$name.sum"
+}
+
+for name in "${names[@]}"; do
+    while [ "$(jobs -rp | wc -l)" -ge "${TEST_JOBS:-2}" ]; do wait -n; done
+    run "$name" &
 done
+wait
 for name in "${absent[@]}"; do
     echo "SKIP: $name: built by a plain make where nvcc is (make setup CUDA=1)"
-    skipped=$((skipped + 1))
 done
 rm -rf "$TMPDIR"
-echo "$passed passed, $failed failed, $skipped skipped"
-[ $failed = 0 ]
+cat "$log"/*.sum | awk -v absent=${#absent[@]} '
+    { p += $1; f += $2; s += $3 }
+    END { printf "%d passed, %d failed, %d skipped\n", p, f, s + absent; exit f > 0 }'
