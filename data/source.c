@@ -247,8 +247,6 @@ const Source source_pictures = {
 
 /* ---- arrays ---- */
 
-#define ARRAYS_PREFIX "idx:"
-
 static bool arrays_open(Shard *s, const char *path, const SourceContext *c, Error *err) {
     (void)c;
     IdxSet *x = s->state = xcalloc(1, sizeof *x);

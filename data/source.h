@@ -51,6 +51,8 @@ struct Source {
 };
 extern const Source source_tar, source_folder, source_pictures, source_stdin;
 
+#define ARRAYS_PREFIX "idx:"
+
 /* The row for a path, NULL if there is none. Not source_folder: its paths have no form. */
 const Source *source_of(const char *path);
 #endif

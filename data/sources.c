@@ -199,9 +199,12 @@ static bool expand(Sources *s, const char *path, bool in_list, int depth, Error 
     return true;
 }
 
-static bool is_relative(const char *name) {
-    return *name != '/' && !strstr(name, "://") && !is_command(name) && strcmp(name, "-") != 0;
+/* Returns true for a path, not a command, an address or standard input. */
+static bool is_local(const char *name) {
+    return !strstr(name, "://") && !is_command(name) && strcmp(name, "-") != 0;
 }
+
+static bool is_relative(const char *name) { return *name != '/' && is_local(name); }
 
 /* The folder of a list's relative names with a slash after it, "" for the current one; malloc'd. */
 static char *list_folder(const char *list, const char *first) {
@@ -264,6 +267,47 @@ bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err) {
     }
     if (s->count == 0) return error_set(err, "%s: names no shard", spec);
     return true;
+}
+
+/* A path after `prefix`. */
+static char *map_path(const char *prefix, const char *name,
+                      char *(*path)(const void *context, const char *path), const void *context) {
+    char *new = path(context, name), *all = xasprintf("%s%s", prefix, new);
+    free(new);
+    return all;
+}
+
+static char *map_part(const char *part, char *(*path)(const void *context, const char *path),
+                      const void *context) {
+    const char *comma = strchr(part, ',');
+    if (*part == '@') return map_path("@", part + 1, path, context);
+    if (strncmp(part, ARRAYS_PREFIX, strlen(ARRAYS_PREFIX)) != 0)
+        return is_local(part) ? map_path("", part, path, context) : xstrdup(part);
+    if (!comma) return map_path(ARRAYS_PREFIX, part + strlen(ARRAYS_PREFIX), path, context);
+    char *images = xasprintf("%.*s", (int)(comma - part), part),
+         *first = map_part(images, path, context),
+         *second = map_path(",", comma + 1, path, context),
+         *both = xasprintf("%s%s", first, second);
+    free(images);
+    free(first);
+    free(second);
+    return both;
+}
+
+char *sources_map(const char *spec, char *(*path)(const void *context, const char *path),
+                  const void *context) {
+    char *all = xstrdup("");
+    for (const char *at = spec, *end; at; at = end ? end + 2 : NULL) {
+        end = strstr(at, "::");
+        char *part = xasprintf("%.*s", (int)(end ? (size_t)(end - at) : strlen(at)), at),
+             *new = map_part(part, path, context),
+             *longer = xasprintf("%s%s%s", all, at == spec ? "" : "::", new);
+        free(part);
+        free(new);
+        free(all);
+        all = longer;
+    }
+    return all;
 }
 
 void sources_free(Sources *s) {

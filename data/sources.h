@@ -33,6 +33,10 @@ typedef struct Sources {
 bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err);
 /* The names in a list, as above but with braces as they are; malloc'd list of malloc'd names. */
 bool sources_list(const char *path, char ***names, size_t *count, Error *err);
+/* The specification with each path in it replaced by path(context, it), which is malloc'd as the
+ * result is. Commands, addresses and standard input stay. */
+char *sources_map(const char *spec, char *(*path)(const void *context, const char *path),
+                  const void *context);
 void sources_free(Sources *s);
 /* "2::1" → factor[parts], one for each part; text NULL: all 1. False: a wrong count, a negative
  * number, or none above 0. */

@@ -5,11 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool flag, consent;
 static int64_t number;
 static double real;
-static const char *string, *config;
+static const char *string, *config, *file, *data;
 #define PLACES(X) X(FIRST, "one") X(SECOND, "two") X(THIRD, "three")
 static enum { PLACES(CHOICE_NAME) } choice;
 static StringList list;
@@ -21,6 +22,8 @@ static Option table[] = {
     {"batch-size", OPT_INT, &number, NULL, 1, 100, "", 0},
     {"lr", OPT_FLOAT, &real, NULL, 0, 1, "", 0},
     {"string", OPT_STRING, &string, NULL, 0, 0, "", 0},
+    {"file", OPT_PATH, &file, NULL, 0, 0, "", 0},
+    {"data", OPT_DATA, &data, NULL, 0, 0, "", 0},
     {"choice", OPT_CHOICE, &choice, CHOICES(PLACES), 0, 0, "", 0},
     {"list", OPT_LIST, &list, NULL, 0, 0, "", 0},
 };
@@ -28,7 +31,8 @@ static const Command command = {"test", "A test.", "clipc test", NULL, table, CO
 
 static int reset(void **state) {
     (void)state;
-    flag = consent = false, number = 8, real = 0.5, string = NULL, config = NULL, choice = FIRST;
+    flag = consent = false, number = 8, real = 0.5, choice = FIRST;
+    string = config = file = data = NULL;
     string_list_free(&list);
     for (size_t i = 0; i < COUNT(table); i++) table[i].given = NOT_GIVEN;
     return 0;
@@ -127,6 +131,63 @@ static void test_any_value_reads_back(void **state) {
     }
 }
 
+/* Recorded paths are absolute; words that name no file, commands and addresses stay. */
+static void test_paths(void **state) {
+    (void)state;
+    const char *path = test_path("paths.conf");
+    char *here = getcwd(NULL, 0);
+    const struct {
+        const char *data, *want; /* H: the current folder */
+    } cases[] = {
+        {"a.tar", "H/a.tar"},
+        {"s/{0..3}.tar::b.csv", "H/s/{0..3}.tar::H/b.csv"},
+        {"@list::/x.tar", "@H/list::/x.tar"},
+        {"idx:a,b", "idx:H/a,H/b"},
+        {"idx:./a", "idx:H/a"},
+        {"pipe:cat a.tar::-", "pipe:cat a.tar::-"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        parse("--file tests/support.h --string tests/support.h");
+        data = cases[i].data;
+        options_write(&command, path);
+        reset(NULL);
+        options_read_recipe(&command, path);
+        char *want = xstrdup("");
+        for (const char *c = cases[i].want; *c; c++) {
+            char *longer = *c == 'H' ? xasprintf("%s%s", want, here) : xasprintf("%s%c", want, *c);
+            free(want);
+            want = longer;
+        }
+        assert_string_equal(data, want);
+        free(want);
+        want = xasprintf("%s/tests/support.h", here);
+        assert_string_equal(file, want);
+        assert_string_equal(string, "tests/support.h");
+        free(want);
+    }
+    parse("--file ViT-B-32");
+    options_write(&command, path);
+    options_read_recipe(&command, path);
+    assert_string_equal(file, "ViT-B-32");
+    free(here);
+}
+
+/* A path of a recipe is relative to the current folder, or else to the recipe's. */
+static void test_paths_beside_a_recipe(void **state) {
+    (void)state;
+    const char *path = test_path("beside.conf"),
+               *text = "\xef\xbb\xbf"
+                       "file = only-there\ndata = only-there::tests/support.h::no-file\n";
+    test_write_file(path, text, strlen(text));
+    test_write_file(test_path("only-there"), "x", 1);
+    options_read_recipe(&command, path);
+    assert_true(*file == '/' && !access(file, R_OK));
+    char *want = xasprintf("%s::tests/support.h::no-file", file);
+    assert_string_equal(data, want);
+    free(want);
+    unlink(test_path("only-there"));
+}
+
 static void parse_line(void *line) { parse(line); }
 
 /* A recipe neither sets nor records a consent. */
@@ -174,6 +235,8 @@ int main(void) {
         cmocka_unit_test_setup(test_recipe_and_order, reset),
         cmocka_unit_test_setup(test_written_options_read_back, reset),
         cmocka_unit_test_setup(test_any_value_reads_back, reset),
+        cmocka_unit_test_setup(test_paths, reset),
+        cmocka_unit_test_setup(test_paths_beside_a_recipe, reset),
         cmocka_unit_test_setup(test_consent, reset),
         cmocka_unit_test_setup(test_refusals, reset),
     };

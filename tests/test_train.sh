@@ -152,6 +152,29 @@ recipe() {
     "$clipc" train --config "$dir/whole/params.conf" --name recipe 2>"$dir/stderr" &&
         same_state "$dir/whole/checkpoints/epoch_5" "$dir/recipe/checkpoints/epoch_5"
 }
+# A recipe of a run names its files from everywhere, and the run that it is in, wherever that was moved.
+from_elsewhere() {
+    local program
+    program=$(realpath "$clipc")
+    mkdir -p "$dir/here" && cp -r $golden "$dir/here/data" &&
+        (cd "$dir/here" && "$program" train --pretrained data --vocab data/vocab.txt --train-data data/pairs.tsv --batch-size 4 --epochs 2 \
+            --warmup 3 --workers 2 --name one 2>"$dir/stderr") && mv "$dir/here/logs" "$dir/moved" &&
+        (cd / && "$program" train --config "$dir/moved/one/params.conf" --epochs 3 --resume latest 2>"$dir/stderr" &&
+            "$program" train --config "$dir/moved/one/params.conf" --name two 2>"$dir/stderr") &&
+        [ "$(lines moved/one)" = 18 ] && [ "$(lines moved/two)" = 12 ] && [ ! -e "$dir/here/logs" ]
+}
+# params.conf is the start's, whatever a resumption changed; that is recorded beside it.
+after_resuming() {
+    train first --epochs 2 --stopped-exit-code 5 && cp "$dir/first/params.conf" "$dir/before" &&
+        train first --epochs 2 --stopped-exit-code 5 --resume latest && train first --epochs 4 --resume latest &&
+        cmp "$dir/before" "$dir/first/params.conf" && [ "$(cd "$dir/first" && echo params*)" = "params-12.conf params.conf" ] &&
+        grep -q '^epochs = 4$' "$dir/first/params-12.conf" && grep -q '^epochs = 2$' "$dir/first/params.conf" &&
+        "$clipc" train --config "$dir/first/params.conf" --name second 2>"$dir/stderr" &&
+        same_state "$dir/first/checkpoints/epoch_2" "$dir/second/checkpoints/epoch_2" && [ "$(lines second)" = 12 ] &&
+        train first --epochs 6 --resume latest && [ "$(cd "$dir/first" && echo params*)" = "params-12.conf params-24.conf params.conf" ] &&
+        train first --epochs 5 --resume "$dir/first/checkpoints/epoch_2" && # drops what came after
+        [ "$(cd "$dir/first" && echo params*)" = "params-12.conf params.conf" ] && grep -q '^epochs = 5$' "$dir/first/params-12.conf"
+}
 siglip() { train siglip --siglip --epochs 2 && [ "$(lines siglip)" = 12 ]; }
 accumulated() { # 2 x 2 accumulated is the same first loss as 4 at once
     train four --max-steps 3 --precision fp32 --no-shuffle --train-transform eval || return 1
@@ -209,6 +232,8 @@ check another_run_is_refused another_run
 check truncated_checkpoint_is_passed_over truncated_checkpoint
 check loss_that_is_not_finite_stops not_finite
 check params_conf_gives_the_run_again recipe
+check params_conf_from_elsewhere from_elsewhere
+check params_conf_is_of_the_start after_resuming
 check siglip_trains siglip
 check accumulation_is_one_large_batch accumulated
 check train_num_samples fewer_samples

@@ -1,6 +1,9 @@
 #include "train/options.h"
+#include "data/io/folder.h"
 #include "data/io/resource.h"
+#include "data/io/utf8.h"
 #include "data/io/writer.h"
+#include "data/sources.h"
 #include "kernels/hash.h"
 
 #include <ctype.h>
@@ -119,6 +122,8 @@ static void set_value(Option *o, const char *text, OptionOrigin origin, const ch
         break;
     }
     case OPT_STRING:
+    case OPT_PATH:
+    case OPT_DATA:
         *(const char **)o->value = keep(text);
         break;
     case OPT_CHOICE:
@@ -190,6 +195,23 @@ static bool split_line(char *line, char **name, char **value, const char *where)
     return equals;
 }
 
+static char *found_beside(const void *folder, const char *path) {
+    char *there = folder_path(folder, path);
+    if (*path && *path != '/' && access(path, F_OK) && !access(there, F_OK)) return there;
+    free(there);
+    return xstrdup(path);
+}
+
+/* A recipe's value, with its paths as the file `recipe` means them. */
+static char *from_recipe(const Option *o, const char *text, const char *recipe) {
+    if (o->type != OPT_PATH && o->type != OPT_DATA) return xstrdup(text);
+    char *folder = xasprintf("%.*s.", (int)(path_base(recipe) - recipe), recipe),
+         *value = o->type == OPT_PATH ? found_beside(folder, text)
+                                      : sources_map(text, found_beside, folder);
+    free(folder);
+    return value;
+}
+
 void options_read_recipe(const Command *c, const char *path) {
     char *found = resource_find(path);
     if (!found) die("recipe %s: no such file (here, under $CLIPC_HOME or beside clipc)", path);
@@ -201,7 +223,8 @@ void options_read_recipe(const Command *c, const char *path) {
         char where[PATH_MAX + 32];
         snprintf(where, sizeof where, "%s:%d", found, number);
         char *name, *value;
-        if (!split_line(line, &name, &value, where)) continue;
+        char *from = line + (number == 1 ? text_mark(line, strlen(line)) : 0);
+        if (!split_line(from, &name, &value, where)) continue;
         Option *o = (Option *)option_find(c, name);
         if (!o) unknown_option(c, name, where);
         if (o->type == OPT_LIST) {
@@ -209,7 +232,9 @@ void options_read_recipe(const Command *c, const char *path) {
                  item = strtok_r(NULL, " \t", &save))
                 set_value(o, item, GIVEN_BY_RECIPE, where);
         } else {
-            set_value(o, value, GIVEN_BY_RECIPE, where);
+            char *meant = from_recipe(o, value, found);
+            set_value(o, meant, GIVEN_BY_RECIPE, where);
+            free(meant);
         }
     }
     if (!feof(f)) die("recipe %s: %s", found, strerror(errno));
@@ -276,6 +301,8 @@ static void print_value(const Option *o, FILE *out) {
         break;
     }
     case OPT_STRING:
+    case OPT_PATH:
+    case OPT_DATA:
         fputs(*(const char **)o->value ? *(const char **)o->value : "", out);
         break;
     case OPT_CHOICE: {
@@ -292,15 +319,20 @@ static void print_value(const Option *o, FILE *out) {
     }
 }
 
+static bool is_text(const Option *o) {
+    return o->type == OPT_STRING || o->type == OPT_PATH || o->type == OPT_DATA;
+}
+
 static bool is_empty(const Option *o) {
-    return (o->type == OPT_STRING && !*(const char **)o->value) ||
+    return (is_text(o) && !*(const char **)o->value) ||
            (o->type == OPT_LIST && !((StringList *)o->value)->count);
 }
 
 static void print_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {
-        [OPT_FLAG] = "",       [OPT_CONSENT] = "", [OPT_INT] = "N",       [OPT_FLOAT] = "X",
-        [OPT_STRING] = "TEXT", [OPT_CHOICE] = "",  [OPT_LIST] = "ITEM..."};
+        [OPT_FLAG] = "",     [OPT_CONSENT] = "",    [OPT_INT] = "N",
+        [OPT_FLOAT] = "X",   [OPT_STRING] = "TEXT", [OPT_PATH] = "PATH",
+        [OPT_DATA] = "SPEC", [OPT_CHOICE] = "",     [OPT_LIST] = "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
     if (c->count) fprintf(out, "\noptions (default in brackets):\n");
     for (size_t i = 0; i < c->count; i++) {
@@ -360,25 +392,52 @@ static void print_quoted(const char *s, FILE *out) {
     fputc('"', out);
 }
 
-void options_write(const Command *c, const char *path) {
+static char *absolute(const void *context, const char *path) {
+    (void)context;
+    return path_absolute(path);
+}
+
+/* In a folder whose name would be read as a part of a specification, its paths stay. */
+static char *absolute_data(const char *spec) {
+    char *here = path_absolute(".");
+    bool plain = !strpbrk(here, "{},") && !strstr(here, "::");
+    free(here);
+    return plain ? sources_map(spec, absolute, NULL) : xstrdup(spec);
+}
+
+char *option_record(const Option *o) {
+    const char *text = is_text(o) ? *(const char **)o->value : NULL;
+    if (text && o->type == OPT_DATA) return absolute_data(text);
+    if (text && *text && o->type == OPT_PATH && !access(text, F_OK)) return path_absolute(text);
+    return option_text(o);
+}
+
+char *options_recipe(const Command *c) {
     char *text;
     size_t n;
-    Error err;
     FILE *out = open_memstream(&text, &n);
     if (!out) die("out of memory");
-    fprintf(out, "# clipc %s --config THIS_FILE gives the same run again\n", c->name);
+    fprintf(out, "# every option of a run: clipc %s --config THIS_FILE\n", c->name);
     for (size_t i = 0; i < c->count; i++) {
         const Option *o = &c->options[i];
         if (!strcmp(o->name, "config") || o->type == OPT_CONSENT || is_empty(o)) continue;
+        char *value = option_record(o);
         fprintf(out, "%s = ", o->name);
-        if (o->type == OPT_STRING && needs_quotes(*(const char **)o->value))
-            print_quoted(*(const char **)o->value, out);
+        if (is_text(o) && needs_quotes(value))
+            print_quoted(value, out);
         else
-            print_value(o, out);
+            fputs(value, out);
         fputc('\n', out);
+        free(value);
     }
     if (fclose(out)) die("out of memory");
-    if (!file_write_atomic(path, text, n, &err)) die("%s", err.text);
+    return text;
+}
+
+void options_write(const Command *c, const char *path) {
+    Error err;
+    char *text = options_recipe(c);
+    if (!file_write_atomic(path, text, strlen(text), &err)) die("%s", err.text);
     free(text);
 }
 

@@ -10,6 +10,8 @@ typedef enum {
     OPT_INT,     /* int64_t within [lo, hi] */
     OPT_FLOAT,   /* double within [lo, hi] */
     OPT_STRING,  /* const char *, NULL allowed as default */
+    OPT_PATH,    /* the same, of a file or folder, or another word where there is none */
+    OPT_DATA,    /* the same, of a data specification (data/sources.h) */
     OPT_CHOICE,  /* int: index into the "a|b|c" of `choices` */
     OPT_LIST,    /* StringList: --name A B C up to the next option; repeating it adds */
 } OptionType;
@@ -57,13 +59,18 @@ typedef struct Command {
  * options override it. --help prints and exits 0. Unknown name (with the nearest one), bad value,
  * operand although `operands` is NULL: die_usage. */
 void options_parse(const Command *c, int argc, char **argv, StringList *operands);
-/* `name = value` lines with # comments; lists separated by blanks. A value in double quotes is
+/* A relative path of a recipe that exists only relative to the recipe's folder means that one.
+ * `name = value` lines with # comments; lists separated by blanks. A value in double quotes is
  * taken as it is, with \" \\ \n \r for those characters. */
 void options_read_recipe(const Command *c, const char *path);
-/* Writes every option as a recipe that gives the same values; consents are left out. */
+/* Every option as a recipe that gives the same values in any folder, malloc'd: paths are absolute,
+ * consents are left out. */
+char *options_recipe(const Command *c);
 void options_write(const Command *c, const char *path);
-/* Its value as a recipe has it, malloc'd; "": none. */
+/* Its value, malloc'd; "": none. */
 char *option_text(const Option *o);
+/* The same as a recipe has it: paths are absolute. */
+char *option_record(const Option *o);
 /* Hash of an option's name and value. */
 uint64_t option_hash(const Option *o);
 /* Hashes of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0,

@@ -86,7 +86,7 @@ static char *record_text(const RecordFacts *f) {
     FILE *out = open_memstream(&text, &n);
     if (!out) die("out of memory");
     for (size_t i = 0; i < COUNT(rows); i++) {
-        char *value = option_text(option_find(&train_command, rows[i].name));
+        char *value = option_record(option_find(&train_command, rows[i].name));
         put(out, rows[i].name, value);
         free(value);
     }

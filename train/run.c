@@ -4,6 +4,7 @@
 #include "train/memory.h"
 #include "train/plan.h"
 #include "train/record.h"
+#include "train/run_recipe.h"
 #include "train/ranks/agree.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
@@ -26,6 +27,7 @@ static void find_run(Run *r) {
     if (!opt->model && !opt->pretrained && !opt->resume)
         die_usage("clipc train: --model (or --pretrained) is missing (a name of configs/models or "
                   "a JSON file)");
+    run_recipe_locate();
     const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
     char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
     r->dir = xasprintf("%s/%s", opt->logs, name);

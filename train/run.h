@@ -37,6 +37,7 @@ typedef struct Run {
     uint64_t steps_per_epoch, total_steps;
     uint64_t data_hash;
     char *record; /* of this run (record.h); rank 0's */
+    char *recipe; /* file with the options of this run (run_recipe.h); rank 0's */
     TrainState state;
     double last_save; /* or when the clock last requested one */
     uint64_t skipped_in_a_row;

@@ -4,6 +4,7 @@
 #include "train/memory.h"
 #include "train/record.h"
 #include "train/run.h"
+#include "train/run_recipe.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/ranks/watchdog.h"
@@ -22,12 +23,6 @@ static Run run; /* static, because the program can exit in many places */
 static void on_signal(int sig) {
     run.stop_signal = sig;
     if (sig == SIGINT) signal(SIGINT, SIG_DFL);
-}
-
-static void write_record(const Run *r) {
-    char *path = xasprintf("%s/params.conf", r->dir);
-    options_write(&train_command, path);
-    free(path);
 }
 
 static void save(Run *r, const char *name) {
@@ -260,7 +255,7 @@ static void make_run_folder(Run *r) {
     comm_rank0_begin(r->comm);
     if (run_writes(r)) {
         folder_make_or_die(r->checkpoints);
-        write_record(r);
+        r->recipe = run_recipe_write(r->dir, r->state.step, r->resume != NULL);
         r->log =
             train_log_open(r->dir, r->state.step, r->total_steps, (uint64_t)opt->log_every_n_steps);
     }
@@ -288,11 +283,11 @@ static void say_end(const Run *r) {
                  (unsigned long long)r->state.step, (unsigned long long)b->stale);
     else if (r->stopped)
         log_info("stopped by %s after step %llu and saved; go on with: clipc train --config "
-                 "%s/params.conf --name %s --resume latest%s",
+                 "%s --resume latest%s",
                  r->stop_signal == SIGINT    ? "SIGINT"
                  : r->stop_signal == SIGTERM ? "SIGTERM"
                                              : "a signal to another rank",
-                 (unsigned long long)r->state.step, r->dir, strrchr(r->dir, '/') + 1,
+                 (unsigned long long)r->state.step, r->recipe,
                  runs_commands() ? " --allow-pipe" : "");
     else
         log_info("done: %s", r->checkpoints);
@@ -371,6 +366,7 @@ int train_main(void) {
     free(r->vocab_path);
     free(r->record);
     free(r->owed);
+    free(r->recipe);
     free(r->resume);
     free(r->checkpoints);
     free(r->dir);

@@ -38,6 +38,14 @@ bool folder_is(const char *path) {
     return !stat(path, &s) && S_ISDIR(s.st_mode);
 }
 
+char *path_absolute(const char *path) {
+    while (!strncmp(path, "./", 2)) path += 2 + strspn(path + 2, "/");
+    char *here = *path == '/' ? NULL : getcwd(NULL, 0),
+         *full = here && strcmp(path, ".") ? folder_path(here, path) : xstrdup(here ? here : path);
+    free(here);
+    return full;
+}
+
 char *folder_beside(const char *path, const char *name) {
     if (folder_is(path)) return folder_path(path, name);
     return xasprintf("%.*s%s", (int)(path_base(path) - path), path, name);

@@ -11,6 +11,8 @@ bool ends_with(const char *name, const char *suffix);
 bool has_extension(const char *name, const char *list);
 char *folder_path(const char *folder, const char *name); /* "folder/name", malloc'd */
 bool folder_is(const char *path);
+/* The path from the root on, by the current folder; links are kept. malloc'd. */
+char *path_absolute(const char *path);
 /* `name` in the folder `path`, or in the folder of the file `path`; malloc'd. */
 char *folder_beside(const char *path, const char *name);
 /* Creates the folder and its parents; existing ones are fine. */
