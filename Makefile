@@ -9,7 +9,8 @@ FLAVOUR ?= release
 PREFIX  ?= /usr/local
 SECONDS ?= 60
 
-ARCH_release := $(if $(PORTABLE),-march=x86-64-v3,-march=native)
+# of all but kernels/cpu
+ARCH := -march=x86-64-v3
 OPT_release  := -O3
 OPT_asan     := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_tsan     := -O1 -fsanitize=thread
@@ -21,7 +22,7 @@ OPENMP :=
 endif
 
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
-CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH_release) $(OPENMP) -ffp-contract=fast -fno-math-errno \
+CFLAGS  := -std=gnu11 -D_GNU_SOURCE -g $(OPT_$(FLAVOUR)) $(ARCH) $(OPENMP) -ffp-contract=fast -fno-math-errno \
            -Wall -Wextra $(if $(WERROR),-Werror) -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unknown-pragmas -I. -MMD -MP
 # MPI, if it is installed (MPI=0: without): only train/ranks/comm_mpi.c depends on it
 ifneq ($(MPI),0)
@@ -31,15 +32,20 @@ MPI_CFLAGS += $(if $(MPI_LIBS),-DHAVE_MPI)
 endif
 LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -ljansson -lutf8proc -lm -lpthread
 
-# ---- objects: kernels/cpu is compiled twice, once for each type of activations ----
+# ---- objects: kernels/cpu is compiled for each type of activations and each instruction set; kernels/cpu_sets.c chooses
+# when the program starts ----
+CPU_FLAGS_v3     := -march=x86-64-v3
+CPU_FLAGS_v4     := -march=x86-64-v4
+CPU_FLAGS_v4bf16 := $(CPU_FLAGS_v4) -mavx512bf16 -mamx-tile -mamx-bf16
+CPU_SETS := v3 v4 v4bf16
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_SRC := $(wildcard kernels/*.c kernels/host/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
 ifeq ($(FLAVOUR),fuzz)
 # only parsers, which need neither OpenMP nor oneDNN
 CPU_SRC :=
-LIB_SRC := kernels/base.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c eval/index_folder*.c eval/rows.c)
+LIB_SRC := kernels/base.c kernels/cpu_sets.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config.c train/model/hf_config.c eval/index_folder*.c eval/rows.c)
 endif
-LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(CPU_SRC:%.c=$B/obj/%.f32.o) $(CPU_SRC:%.c=$B/obj/%.bf16.o)
+LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(foreach set,$(CPU_SETS),$(CPU_SRC:%.c=$B/obj/%.f32.$(set).o) $(CPU_SRC:%.c=$B/obj/%.bf16.$(set).o))
 EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
 TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
@@ -119,7 +125,7 @@ help:
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
 	@echo 'on a GPU: make test-gpu (tests, compute-sanitizer), make gpu-report (both, and every benchmark, to one file)'
-	@echo 'PORTABLE=1 builds for any x86-64-v3 CPU; CC=clang; WERROR=1 makes warnings errors; V=1 shows commands;'
+	@echo 'CC=clang; WERROR=1 makes warnings errors; V=1 shows commands;'
 	@echo 'another of these rebuilds what depends on it. make clean removes build/.'
 
 setup:
@@ -143,14 +149,15 @@ $B/obj/%.o: %.c Makefile $B/c.flags | $B/deps.ok
 	@mkdir -p $(@D)
 	@echo '  CC    $<'
 	$Q$(CC) $(CFLAGS) -c $< -o $@
-$B/obj/kernels/cpu/%.f32.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
-	@mkdir -p $(@D)
-	@echo '  CC    $< (f32)'
-	$Q$(CC) $(CFLAGS) -DACT_F32 -c $< -o $@
-$B/obj/kernels/cpu/%.bf16.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
-	@mkdir -p $(@D)
-	@echo '  CC    $< (bf16)'
-	$Q$(CC) $(CFLAGS) -DACT_BF16 -c $< -o $@
+define CPU_RULE
+$B/obj/kernels/cpu/%.$1.$2.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
+	@mkdir -p $$(@D)
+	@echo '  CC    $$< ($1, $2)'
+	$$Q$$(CC) $$(CFLAGS) $$(CPU_FLAGS_$2) -DCPU_SET=$2 $3 -c $$< -o $$@
+endef
+$(foreach set,$(CPU_SETS),$(eval $(call CPU_RULE,f32,$(set),-DACT_F32))$(eval $(call CPU_RULE,bf16,$(set),-DACT_BF16)))
+# looks at the CPU before anything else runs
+$B/obj/kernels/cpu_sets.o: CFLAGS += -march=x86-64
 $B/obj/train/ranks/comm_mpi.o: CFLAGS += $(MPI_CFLAGS)
 $B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile $B/c.flags
 	@mkdir -p $(@D)
@@ -295,7 +302,7 @@ bench: build
 	@$B/clipc bench step --model ViT-B-32 --batch-size 32 --precision amp_bf16 --caption-tokens 16
 
 lint:
-	@CFLAGS='$(filter-out -MMD -MP,$(CFLAGS))' tools/lint.sh
+	@CFLAGS='$(filter-out -MMD -MP,$(CFLAGS))' CPU_FLAGS='$(CPU_FLAGS_v4bf16)' tools/lint.sh
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 

@@ -1,5 +1,7 @@
 #include "eval/search.h"
 
+#include "kernels/cpu_sets.h"
+
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,29 +53,24 @@ size_t search_top_scores(Hit *hits, size_t k, const float *scores, size_t N) {
 }
 
 /* ---- scores: rows × queries, in vectors; the lanes of every score are added in the same order
- * ---- */
+ * with every instruction set ---- */
 
-#if defined __AVX512F__
-enum { LANES = 16, TOGETHER = 4 };
-#else
-enum { LANES = 8, TOGETHER = 2 };
-#endif
-/* TOGETHER queries and AT_ONCE rows are multiplied in registers. */
-enum { AT_ONCE = 4, BLOCK = 64 };
+/* AT_ONCE rows and at most TOGETHER queries are multiplied in registers. */
+enum { LANES = 16, AT_ONCE = 4, TOGETHER = 4, BLOCK = 64 };
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 typedef float Half __attribute__((vector_size(LANES / 2 * sizeof(float)), aligned(sizeof(float))));
 
-static inline float add_lanes(const Vector *v) {
-    const Half *h = (const Half *)v;
-    Half s = h[0] + h[1];
+static inline float add_lanes(Half low, Half high) {
+    Half s = low + high;
     for (int n = LANES / 4; n; n /= 2)
         for (int l = 0; l < n; l++) s[l] += s[l + n];
     return s[0];
 }
 
 /* out[AT_ONCE][TOGETHER] of rows and queries at a distance of `stride`, a multiple of LANES. */
-static void multiply(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
-                     size_t stride) {
+__attribute__((target("avx512f"))) static void multiply_wide(float out[AT_ONCE][TOGETHER],
+                                                             const float *rows,
+                                                             const float *queries, size_t stride) {
     Vector sum[AT_ONCE][TOGETHER] = {{{0}}};
     for (size_t j = 0; j < stride; j += LANES) {
         Vector q[TOGETHER];
@@ -84,11 +81,43 @@ static void multiply(float out[AT_ONCE][TOGETHER], const float *rows, const floa
         }
     }
     for (size_t a = 0; a < AT_ONCE; a++)
-        for (size_t b = 0; b < TOGETHER; b++) out[a][b] = add_lanes(&sum[a][b]);
+        for (size_t b = 0; b < TOGETHER; b++) {
+            const Half *h = (const Half *)&sum[a][b];
+            out[a][b] = add_lanes(h[0], h[1]);
+        }
 }
 
+/* The same of half as many queries: a vector takes two registers. */
+static void multiply_narrow(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
+                            size_t stride) {
+    enum { ROWS = 2, QUERIES = TOGETHER / 2 };
+    for (size_t first = 0; first < AT_ONCE; first += ROWS) {
+        Half low[ROWS][QUERIES] = {{{0}}}, high[ROWS][QUERIES] = {{{0}}};
+        for (size_t j = 0; j < stride; j += LANES)
+            for (size_t a = 0; a < ROWS; a++) {
+                const Half *r = (const Half *)(rows + (first + a) * stride + j);
+                for (size_t b = 0; b < QUERIES; b++) {
+                    const Half *q = (const Half *)(queries + b * stride + j);
+                    low[a][b] += r[0] * q[0];
+                    high[a][b] += r[1] * q[1];
+                }
+            }
+        for (size_t a = 0; a < ROWS; a++)
+            for (size_t b = 0; b < QUERIES; b++)
+                out[first + a][b] = add_lanes(low[a][b], high[a][b]);
+    }
+}
+
+typedef struct Multiply {
+    size_t queries; /* that are multiplied at a time */
+    void (*run)(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
+                size_t stride);
+} Multiply;
+static const Multiply narrow = {TOGETHER / 2, multiply_narrow}, wide = {TOGETHER, multiply_wide};
+
 struct Search {
-    size_t k, Q, E, padded, stride; /* padded: Q rounded up to TOGETHER */
+    const Multiply *multiply;
+    size_t k, Q, E, padded, stride; /* padded: Q rounded up to multiply->queries */
     float *queries;                 /* [padded,stride] */
     size_t threads;
     Hit *heaps;    /* [threads,Q,k] */
@@ -103,7 +132,8 @@ Search *search_new(size_t k, const float *queries, size_t Q, size_t E) {
     s->k = k;
     s->Q = Q;
     s->E = E;
-    s->padded = round_up(Q, TOGETHER);
+    s->multiply = cpu_set() >= CPU_V4 ? &wide : &narrow;
+    s->padded = round_up(Q, s->multiply->queries);
     s->stride = round_up(E, LANES);
     s->queries = xcalloc(size_mul(s->padded, s->stride), sizeof *s->queries);
     for (size_t q = 0; q < Q; q++)
@@ -127,11 +157,12 @@ static void add_block(Search *s, const Rows *r, size_t at, size_t n, size_t firs
                       const uint64_t *skip, size_t thread) {
     float *scores = s->scores + thread * BLOCK * s->padded, out[AT_ONCE][TOGETHER];
     const float *rows = block_rows(s, r, at, n, s->blocks + thread * BLOCK * s->stride);
-    for (size_t q = 0; q < s->padded; q += TOGETHER) {
+    const Multiply *m = s->multiply;
+    for (size_t q = 0; q < s->padded; q += m->queries) {
         for (size_t i = 0; i < n; i += AT_ONCE) {
-            multiply(out, rows + i * s->stride, s->queries + q * s->stride, s->stride);
+            m->run(out, rows + i * s->stride, s->queries + q * s->stride, s->stride);
             for (size_t a = 0; a < AT_ONCE; a++)
-                for (size_t b = 0; b < TOGETHER; b++) scores[(q + b) * BLOCK + i + a] = out[a][b];
+                for (size_t b = 0; b < m->queries; b++) scores[(q + b) * BLOCK + i + a] = out[a][b];
         }
     }
     for (size_t q = 0; q < s->Q; q++) {

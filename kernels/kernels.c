@@ -1,9 +1,22 @@
 #include "kernels/kernels.h"
 
+#include "kernels/cpu_sets.h"
+
+#include <stdio.h>
 #include <string.h>
 
-extern const Kernels ref_kernels, cpu_f32_kernels, cpu_bf16_kernels;
-extern bool cpu_has_bf16(void);
+extern const Kernels ref_kernels;
+extern const Kernels cpu_f32_v3_kernels, cpu_f32_v4_kernels, cpu_f32_v4bf16_kernels;
+extern const Kernels cpu_bf16_v3_kernels, cpu_bf16_v4_kernels, cpu_bf16_v4bf16_kernels;
+/* kernels/cpu by instruction set. What is compiled for v4bf16 uses AMX where the set is AMX. */
+static const struct {
+    const Kernels *f32, *bf16;
+} cpu_kernels[CPU_SETS] = {
+    [CPU_V3] = {&cpu_f32_v3_kernels, &cpu_bf16_v3_kernels},
+    [CPU_V4] = {&cpu_f32_v4_kernels, &cpu_bf16_v4_kernels},
+    [CPU_V4BF16] = {&cpu_f32_v4bf16_kernels, &cpu_bf16_v4bf16_kernels},
+    [CPU_AMX] = {&cpu_f32_v4bf16_kernels, &cpu_bf16_v4bf16_kernels},
+};
 
 #if defined HAVE_CUDA
 extern const Kernels cuda_f32_kernels, cuda_bf16_kernels;
@@ -75,7 +88,7 @@ _Static_assert(sizeof(Kernels) == offsetof(Kernels, acc_set) KERNEL_LIST(X),
 #undef X
 
 static Precision cpu_precision(void) {
-    return cpu_has_bf16() ? PRECISION_AMP_BF16 : PRECISION_FP32;
+    return cpu_set() >= CPU_V4BF16 ? PRECISION_AMP_BF16 : PRECISION_FP32;
 }
 
 const Kernels *kernels_open(const char *backend, Precision precision) {
@@ -86,7 +99,8 @@ const Kernels *kernels_open(const char *backend, Precision precision) {
         die("--precision amp_fp8 needs a GPU (--device cuda): use amp_bf16");
     if (!strcmp(backend, "cpu") || automatic) {
         if (precision == PRECISION_AUTO) precision = cpu_precision();
-        return precision == PRECISION_AMP_BF16 ? &cpu_bf16_kernels : &cpu_f32_kernels;
+        return precision == PRECISION_AMP_BF16 ? cpu_kernels[cpu_set()].bf16
+                                               : cpu_kernels[cpu_set()].f32;
     }
     die("unknown device '%s': use cpu or cuda", backend);
 }
@@ -107,6 +121,13 @@ const Kernels *kernels_planning(const Kernels *k) {
 const Kernels *kernels_open_device(DeviceOption device, Precision precision) {
     static const char *const backends[] = {DEVICES(CHOICE_WORD)};
     return kernels_open(backends[device], precision);
+}
+
+const char *kernels_title(const Kernels *k) {
+    static char title[32];
+    if (k->device->gpu || k == &ref_kernels) return k->name;
+    snprintf(title, sizeof title, "%s (%s)", k->name, cpu_set_names[cpu_set()]);
+    return title;
 }
 
 Precision kernels_precision(DeviceOption device, Precision precision) {

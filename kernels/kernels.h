@@ -315,6 +315,8 @@ const Kernels *kernels_open(const char *backend, Precision precision);
 #define DEVICES(X) X(DEVICE_AUTO, "auto") X(DEVICE_CPU, "cpu") X(DEVICE_CUDA, "cuda")
 typedef enum { DEVICES(CHOICE_NAME) } DeviceOption;
 const Kernels *kernels_open_device(DeviceOption device, Precision precision);
+/* The table's name, on a CPU with its instruction set: "cpu-fp32 (v3)". */
+const char *kernels_title(const Kernels *k);
 /* The table for a dry run of k's device (device.h, plan_begin): the mathematics does nothing. */
 const Kernels *kernels_planning(const Kernels *k);
 /* What PRECISION_AUTO means on that device; another precision is itself. */

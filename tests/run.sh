@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs test programs and sums up cmocka's output: tests/run.sh BUILD_DIR [NAME…]; last line "N passed, N failed, N
 # skipped".
+# NAME@SET runs a test with that instruction set (CLIPC_CPU); without names, the numerics run again with each set of this
+# machine that a program does not choose itself.
 # $CUDA_TESTED: tests with a program cuda_X if nvcc is available; otherwise they count as skipped.
 # A failed test's output is shown whole, a skip's reason (a line "SKIP: …") is shown.
 # TEST_JOBS=N: tests that run at a time (2).
@@ -18,6 +20,13 @@ if [ ${#names[@]} = 0 ]; then
         f=$(basename "$f")
         names+=("${f%.c}")
     done
+    sets=$("$dir/clipc" --version | sed -n 's/^instruction sets: //p')
+    for set in $sets; do
+        [ "$set" = "${sets##* }" ] && continue
+        for f in kernels_attention kernels_embed kernels_linear kernels_loss kernels_norm kernels_optim kernels_pointwise model openclip; do
+            names+=("test_$f@$set")
+        done
+    done
 fi
 log=$dir/tests/log
 rm -rf "$log"
@@ -33,6 +42,7 @@ run() {
     start=$(date +%s%N)
     case $name in
     *.sh) timeout 300 bash "tests/$name" >"$log/$name" 2>&1 ;;
+    *@*) CLIPC_CPU=${name#*@} timeout 300 "$dir/tests/${name%@*}" >"$log/$name" 2>&1 ;;
     *) timeout 300 "$dir/tests/$name" >"$log/$name" 2>&1 ;;
     esac
     code=$?

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# --precision auto: what is taken by the device's products, recorded, kept by a resume, and overruled. oneDNN is told to do without what
-# an AVX2 machine lacks. Prints cmocka's lines.
+# --precision auto: what is taken by the device's products, recorded, kept by a resume, and overruled; by CLIPC_CPU also as on an
+# AVX2 machine. Prints cmocka's lines.
 . tests/support.sh precision
 export OMP_NUM_THREADS=1
 emulated="no bf16 instructions"
@@ -10,25 +10,25 @@ train() { # run's name, steps, options…
     shift 2
     "$clipc" train "${pairs[@]}" --batch-size 8 --max-steps "$steps" --save-frequency-steps 1 --logs "$dir" --name "$name" "$@" 2>"$dir/stderr"
 }
-with() { grep -q "cpu-$2\$" "$dir/stderr" && grep -qx "precision = $2" "$dir/$1/params.conf"; }
+with() { grep -q "cpu-$2 (" "$dir/stderr" && grep -qx "precision = $2" "$dir/$1/params.conf"; }
 without_bf16() {
-    ONEDNN_MAX_CPU_ISA=AVX2 train slow 1 && with slow fp32 && ! grep -q "$emulated" "$dir/stderr" &&
-        ONEDNN_MAX_CPU_ISA=AVX2 train asked 1 --precision amp_bf16 && with asked amp_bf16 && grep -q "$emulated" "$dir/stderr"
+    CLIPC_CPU=v3 train slow 1 && with slow fp32 && ! grep -q "$emulated" "$dir/stderr" &&
+        CLIPC_CPU=v3 train asked 1 --precision amp_bf16 && with asked amp_bf16 && grep -q "$emulated" "$dir/stderr"
 }
 with_bf16() { train fast 1 && with fast amp_bf16; }
 resume_keeps() { # on another device than the one it began on; the record is the checkpoint's, not the folder's alone
-    train slow 2 --resume latest && with slow fp32 && ONEDNN_MAX_CPU_ISA=AVX2 train asked 2 --resume latest && with asked amp_bf16 &&
+    train slow 2 --resume latest && with slow fp32 && CLIPC_CPU=v3 train asked 2 --resume latest && with asked amp_bf16 &&
         train moved 3 --resume "$dir/slow/checkpoints/latest" && with moved fp32
 }
 explicit_wins() {
-    train slow 3 --resume latest --precision amp_bf16 && with slow amp_bf16 && ONEDNN_MAX_CPU_ISA=AVX2 train slow 4 --resume latest && with slow amp_bf16
+    train slow 3 --resume latest --precision amp_bf16 && with slow amp_bf16 && CLIPC_CPU=v3 train slow 4 --resume latest && with slow amp_bf16
 }
 features() { # option…
     "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$dir/x.npy" "$@" 2>"$dir/stderr" && md5sum <"$dir/x.npy"
 }
 evaluation() { # on an AVX2 machine as well
     local fp32
-    fp32=$(ONEDNN_MAX_CPU_ISA=AVX2 features --precision fp32) && [ "$fp32" = "$(ONEDNN_MAX_CPU_ISA=AVX2 features)" ]
+    fp32=$(CLIPC_CPU=v3 features --precision fp32) && [ "$fp32" = "$(CLIPC_CPU=v3 features)" ]
 }
 evaluation_in_bf16() { [ "$(features --precision amp_bf16)" = "$(features)" ] && [ "$(features --precision fp32)" != "$(features)" ]; }
 
@@ -36,7 +36,7 @@ check without_bf16 without_bf16
 check resume_keeps resume_keeps
 check explicit_wins explicit_wins
 check evaluation evaluation
-if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
+if "$clipc" --version | grep -qE '^in use: (v4bf16|amx)'; then
     check with_bf16 with_bf16
     check evaluation_in_bf16 evaluation_in_bf16
 else

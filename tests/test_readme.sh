@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs README.md's `sh` blocks from top to bottom, in one shell and a separate folder, as a reader pastes them. A
 # block's output must equal the next fence, if only blank lines are between: a `text` fence exactly; a fence without a
-# name except its numbers (all numbers, bars and runs of blanks are equal, and notes on the machine's instructions are
-# skipped). Prints cmocka's lines.
+# name except its numbers (all numbers, bars, runs of blanks and instruction sets are equal, and notes on the machine's
+# instructions are skipped). Prints cmocka's lines.
 . tests/support.sh readme
 export OMP_NUM_THREADS=2 XDG_CACHE_HOME=$dir/cache
 
@@ -32,7 +32,7 @@ blocks=$(cd "$dir" && ls ./*.sh | tr -dc '0-9\n' | sort -n)
 
 # numbers, their signs with them (a cosine near 0 has either on different CPUs), and bars as one letter
 shape() {
-    sed -E -e '/bf16 instructions/d' -e 's/(([ (:])-)?[0-9]+([.:][0-9]+)*(e[-+]?[0-9]+)?/\2N/g' -e 's/#+/#/g' -e 's/ +/ /g' -e 's/ETA \?/ETA N/' "$1"
+    sed -E -e '/bf16 instructions/d' -e 's/cpu-[a-z0-9_]+( \([a-z0-9]+\))?/cpu-P/' -e 's/(([ (:])-)?[0-9]+([.:][0-9]+)*(e[-+]?[0-9]+)?/\2N/g' -e 's/#+/#/g' -e 's/ +/ /g' -e 's/ETA \?/ETA N/' "$1"
 }
 block() {
     [ -e "$dir/$1.done" ] || { cat "$dir/$1.sh" "$dir/$1.got" 2>/dev/null; return 1; }

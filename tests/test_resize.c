@@ -7,28 +7,38 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-/* The file compiled again without AVX-512: the code of machines with only AVX2. */
-#define RESIZE_WITHOUT_AVX512
-#define resize_rgb narrow_resize_rgb
-#define resize_rgb_scalar narrow_resize_rgb_scalar
-#define resize_scratch_free narrow_resize_scratch_free
-void narrow_resize_rgb(uint8_t *, size_t, const ResizeTarget *, const RgbView *, Interpolation,
-                       ResizeScratch **);
-void narrow_resize_rgb_scalar(uint8_t *, size_t, const ResizeTarget *, const RgbView *,
-                              Interpolation, ResizeScratch **);
-void narrow_resize_scratch_free(ResizeScratch **);
+/* The file compiled again, for the instruction sets that this machine's runs do not take. */
+#define resize_rgb again_resize_rgb
+#define resize_rgb_scalar again_resize_rgb_scalar
+#define resize_scratch_free again_resize_scratch_free
+void again_resize_rgb(uint8_t *, size_t, const ResizeTarget *, const RgbView *, Interpolation,
+                      ResizeScratch **);
+void again_resize_rgb_scalar(uint8_t *, size_t, const ResizeTarget *, const RgbView *,
+                             Interpolation, ResizeScratch **);
+void again_resize_scratch_free(ResizeScratch **);
 #include "data/image/resize.c"
 #undef resize_rgb
 #undef resize_rgb_scalar
 #undef resize_scratch_free
+
+static void narrow_resize(uint8_t *out, size_t stride, const ResizeTarget *t, const RgbView *in,
+                          Interpolation f, ResizeScratch **scratch) {
+    resize_by(&narrow_passes, out, stride, t, in, f, scratch);
+}
+static void wide_resize(uint8_t *out, size_t stride, const ResizeTarget *t, const RgbView *in,
+                        Interpolation f, ResizeScratch **scratch) {
+    resize_by(wide_works() ? &wide_passes : &narrow_passes, out, stride, t, in, f, scratch);
+}
 
 typedef void Resize(uint8_t *, size_t, const ResizeTarget *, const RgbView *, Interpolation,
                     ResizeScratch **);
 static const struct {
     const char *name;
     Resize *run;
-} variants[] = {
-    {"widest", resize_rgb}, {"narrow", narrow_resize_rgb}, {"scalar", resize_rgb_scalar}};
+} variants[] = {{"chosen", resize_rgb},
+                {"narrow", narrow_resize},
+                {"wide", wide_resize},
+                {"scalar", resize_rgb_scalar}};
 
 /* CRC of the target's pixels; checks that nothing around them is written. */
 static uint32_t result(Resize *run, const ResizeTarget *t, const RgbView *in, Interpolation f,

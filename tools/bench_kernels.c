@@ -225,8 +225,8 @@ int bench_kernels(int argc, char **argv) {
     Ends ends = ends_new(k, &c, B, (size_t)caption_tokens);
     double gemm_peak = bench_gemm_peak(k), copy_peak = bench_copy_peak(k);
     if (!json)
-        printf("%s, %s: matrix peak %.1f GFLOP/s, copy %.1f GB/s\n", c.name, k->name, gemm_peak,
-               copy_peak);
+        printf("%s, %s: matrix peak %.1f GFLOP/s, copy %.1f GB/s\n", c.name, kernels_title(k),
+               gemm_peak, copy_peak);
     json_t *i = measure("image tower", k, run_tower, &image, gemm_peak, copy_peak),
            *t = measure("text tower", k, run_tower, &text, gemm_peak, copy_peak),
            *e = measure("embeddings, AdamW", k, run_ends, &ends, gemm_peak, copy_peak);

@@ -219,7 +219,7 @@ int bench_step(int argc, char **argv) {
     } else {
         printf("%s, %s, batch %zu, captions of %lld tokens: %.2f samples/s (median step %.1f ms of "
                "%zu)\n",
-               c.name, k->name, B * A, (long long)caption_tokens, rate, 1e3 * step, n);
+               c.name, kernels_title(k), B * A, (long long)caption_tokens, rate, 1e3 * step, n);
         printf("%.1f GFLOP/s = %.1f %% of this machine's matrix peak now (%.1f); all but the "
                "products: %.1f %% of the step\n",
                gflops, 100 * gflops / peak, peak, 100 * (1 - gemm / total));

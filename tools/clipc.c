@@ -1,4 +1,5 @@
 /* clipc: one program, a table of commands. */
+#include "kernels/cpu_sets.h"
 #include "kernels/kernels.h"
 #include "kernels/terminal.h"
 #include "tools/commands.h"
@@ -65,6 +66,13 @@ static void print_help(void) {
     print_commands(NULL);
 }
 
+static void print_version(void) {
+    CpuSet used = cpu_set();
+    printf("clipc %s\ninstruction sets:", VERSION);
+    for (int i = 0; i <= (int)cpu_set_best(); i++) printf(" %s", cpu_set_names[i]);
+    printf("\nin use: %s\n", cpu_set_names[used]);
+}
+
 static bool asks_for_help(const char *arg) {
     return !strcmp(arg, "--help") || !strcmp(arg, "-h") || !strcmp(arg, "help");
 }
@@ -95,7 +103,7 @@ int main(int argc, char **argv) {
         return EXIT_OK;
     }
     if (!strcmp(argv[1], "--version")) {
-        printf("clipc %s\n", VERSION);
+        print_version();
         return EXIT_OK;
     }
     bool group_known = false;

@@ -54,8 +54,8 @@ wrong=$(git grep -E '^ *# *include "' -- '*.c' '*.h' '*.cu' '*.cuh' | awk -v lay
         print table >"/dev/stderr"
     }')
 [ -z "$wrong" ] || complain "includes of a layer that is no lower" "$wrong"
-hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|hash|rng)\.h' || true)
-[ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h, hash.h and rng.h" "$hits"
+hits=$(git grep -nE '#include "kernels/' -- data | grep -vE 'kernels/(base|cpu_sets|hash|rng)\.h' || true)
+[ -z "$hits" ] || complain "data/ includes more of kernels/ than base.h, cpu_sets.h, hash.h and rng.h" "$hits"
 for backend in host ref cpu cuda; do
     hits=$(git grep -nE "#include \"kernels/$backend/" -- ':!kernels/'$backend || true)
     [ -z "$hits" ] || complain "a private header of kernels/$backend leaves its folder" "$hits"
@@ -131,7 +131,12 @@ if command -v clang-format >/dev/null; then
 fi
 # warnings of a second compiler
 compile() {
-    case $1 in kernels/cpu/*) set -- "$1" -DACT_F32 ;; esac
+    case $1 in
+    kernels/cpu/*)
+        clang $CFLAGS $CPU_FLAGS -DCPU_SET=v4bf16 -DACT_BF16 -Werror -fsyntax-only "$1" 2>&1
+        set -- "$1" -DCPU_SET=v3 -DACT_F32
+        ;;
+    esac
     clang $CFLAGS -Werror -fsyntax-only "$@" 2>&1
 }
 export -f compile
@@ -140,7 +145,7 @@ if command -v clang >/dev/null; then
     [ -z "$hits" ] || complain "clang" "$hits"
 fi
 if command -v cppcheck >/dev/null; then
-    hits=$(cppcheck --quiet --inline-suppr --enable=warning,portability --std=c11 --max-configs=4 -j2 -I. -DACT_F32 -D__AVX2__ -D__FMA__ \
+    hits=$(cppcheck --quiet --inline-suppr --enable=warning,portability --std=c11 --max-configs=4 -j2 -I. -DACT_F32 -DCPU_SET=v3 -D__AVX2__ -D__FMA__ \
         --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=invalidPointerCast --template='{file}:{line}: {message} [{id}]' \
         --error-exitcode=0 kernels data train eval tools 2>&1 || true)
     [ -z "$hits" ] || complain "cppcheck" "$hits"

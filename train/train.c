@@ -238,7 +238,7 @@ static bool run_steps(Run *r) {
 static void describe(const Run *r) {
     size_t used = r->steps_per_epoch * r->global_batch, samples = run_epoch_samples(r);
     log_info("model %s: %zu parameters; %s", r->config.name, params_elements(r->learner.params),
-             r->k->name);
+             kernels_title(r->k));
     if (r->comm->size > 1)
         log_info("%d ranks over %s, %d threads each; global batch %zu = %lld x %lld accumulated x "
                  "%d ranks",

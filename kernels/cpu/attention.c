@@ -23,9 +23,6 @@ typedef struct Head {
 
 /* `bytes` of scratch for each thread, at a distance of *stride. */
 static char *thread_scratch(size_t bytes, size_t *stride) {
-#if defined TILES_BUILT
-    tiles_amx(); /* requested before the parallel region */
-#endif
     *stride = round_up(bytes, 64) + 64;
     return FN(scratch)(SCRATCH_THREADS, (size_t)omp_get_max_threads() * *stride);
 }

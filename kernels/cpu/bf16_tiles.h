@@ -7,51 +7,34 @@
  * blocking and the number of threads. */
 #ifndef KERNELS_CPU_BF16_TILES_H
 #define KERNELS_CPU_BF16_TILES_H
-#if defined ACT_BF16 && defined __AVX512BF16__ && defined __AVX512BW__ && defined __AVX512VL__ &&  \
-    defined __AVX512DQ__
+#if defined ACT_BF16 && defined __AVX512BF16__ && defined __AMX_BF16__
 #define TILES_BUILT
 #include "kernels/cpu/simd.h"
-
-#include <stdbool.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "kernels/cpu_sets.h"
 
 typedef struct Tile {
     uint32_t pair[16][16];
 } __attribute__((aligned(64))) Tile;
 
-/* ---- AMX: its registers must be requested once in a process and configured in each thread ---- */
+/* ---- AMX: its registers must be configured in each thread ---- */
 
-#if defined __AMX_BF16__
 typedef struct TileConfig {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
 } __attribute__((aligned(64))) TileConfig;
 
-static inline bool tiles_amx(void) {
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    static int state = -1;
-    if (state < 0) state = !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
-    return state;
-}
-#else
-static inline bool tiles_amx(void) { return false; }
-#endif
+static inline bool tiles_amx(void) { return cpu_set() == CPU_AMX; }
 
 /* A thread must use tiles between these two calls. */
 static inline void tiles_begin(void) {
-#if defined __AMX_BF16__
     if (!tiles_amx()) return;
     TileConfig c = {.palette = 1};
     for (int i = 0; i < 8; i++) c.row_bytes[i] = 64, c.rows[i] = 16;
     _tile_loadconfig(&c);
-#endif
 }
 static inline void tiles_end(void) {
-#if defined __AMX_BF16__
     if (tiles_amx()) _tile_release();
-#endif
 }
 
 /* ---- packing ---- */
@@ -149,7 +132,6 @@ static __attribute__((noinline, unused)) void tiles_transpose(Tile *to, size_t s
 static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, const Tile *a,
                                                           size_t a_step, const Tile *b,
                                                           size_t b_step, size_t kt, bool add) {
-#if defined __AMX_BF16__
     if (tiles_amx()) {
         float *c0 = c, *c1 = c + 16, *c2 = c + 16 * ldc, *c3 = c2 + 16;
         if (add) {
@@ -179,7 +161,6 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
         if (a_step && b_step) _tile_stored(3, c3, 4 * ldc);
         return;
     }
-#endif
     for (size_t i = 0; i < (a_step ? 32 : 16); i += 8, c += 8 * ldc) {
         const Tile *rows = a + (i < 16 ? 0 : a_step);
         vf sum[8][2];

@@ -1,7 +1,7 @@
 /* cpu: private header of the fast CPU backend: OpenMP over rows and blocks, SIMD inside, oneDNN for
- * the large products. Every file of this folder is compiled twice, with ACT_F32 (activations f32)
- * and with ACT_BF16 (activations bf16); acc is float in both. FN(slot) is the name of a slot's
- * function in this build.
+ * the large products. Every file of this folder is compiled for each instruction set (CPU_SET is
+ * its word; kernels/cpu_sets.h), with ACT_F32 (activations f32) and with ACT_BF16 (activations
+ * bf16); acc is float in both. FN(slot) is the name of a slot's function in this build.
  *
  * Parallel loops have fixed partitions. A sum across partitions uses an array of partial sums that
  * is added in index order, so the bits do not depend on which thread ran which part. */
@@ -10,10 +10,12 @@
 #include "kernels/kernels.h"
 #include "kernels/cpu/simd.h"
 
+#define CPU_NAME_(type, set, slot) cpu_##type##_##set##_##slot
+#define CPU_NAME(type, set, slot) CPU_NAME_(type, set, slot)
 #if defined ACT_BF16
-#define FN(slot) cpu_bf16_##slot
+#define FN(slot) CPU_NAME(bf16, CPU_SET, slot)
 #elif defined ACT_F32
-#define FN(slot) cpu_f32_##slot
+#define FN(slot) CPU_NAME(f32, CPU_SET, slot)
 #else
 #error "compile with ACT_F32 or ACT_BF16"
 #endif

@@ -4,6 +4,8 @@
  * bf16 operands are widened to f32 first. */
 #include "kernels/cpu/matmul.h"
 
+#include "kernels/cpu_sets.h"
+
 #include <dnnl.h>
 #include <omp.h>
 
@@ -130,8 +132,21 @@ static void primitive_new(Primitive *e, const Key *key) {
     dnnl_primitive_desc_destroy(pd);
 }
 
+/* oneDNN chooses by the CPU: a set that CLIPC_CPU names must hold for it too. */
+static void hold_to_set(void) {
+    static const dnnl_cpu_isa_t isa[CPU_SETS] = {dnnl_cpu_isa_avx2, dnnl_cpu_isa_avx512_core,
+                                                 dnnl_cpu_isa_avx512_core_bf16,
+                                                 dnnl_cpu_isa_avx512_core_amx};
+    dnnl_cpu_isa_t most = isa[cpu_set()];
+    if (cpu_set() == cpu_set_best()) return;
+    dnnl_set_max_cpu_isa(most); /* once in a process */
+    if (dnnl_get_effective_cpu_isa() & ~(unsigned)most)
+        die("CLIPC_CPU=%s: oneDNN does not keep to it", cpu_set_names[cpu_set()]);
+}
+
 static void engine_open(void) {
     if (engine) return;
+    hold_to_set();
     check(dnnl_engine_create(&engine, dnnl_cpu, 0), "the CPU engine");
     check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "a stream");
 }
@@ -362,15 +377,6 @@ static void across(const Product *p) {
 /* ---- bf16 without bf16 instructions ---- */
 
 #if defined ACT_BF16
-extern bool cpu_has_bf16(void);
-/* Not whether oneDNN has such products: on a CPU with AVX-512 it emulates them, slower than f32's.
- */
-bool cpu_has_bf16(void) {
-    dnnl_cpu_isa_t set =
-        dnnl_get_effective_cpu_isa(); /* a set includes those below it, bit by bit */
-    return (set & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
-}
-
 static bool bf16_works(void) {
     static int works = -1;
     if (works < 0) {

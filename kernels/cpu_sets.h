@@ -1,0 +1,24 @@
+/* cpu_sets: the instruction sets that kernels/cpu is compiled for, and the one that this process
+ * uses. Each set includes those before it, so a machine has a first part of the list. */
+#ifndef KERNELS_CPU_SETS_H
+#define KERNELS_CPU_SETS_H
+#include "kernels/base.h"
+
+typedef enum CpuSet {
+    CPU_V3,     /* x86-64-v3: AVX2 and FMA */
+    CPU_V4,     /* x86-64-v4: AVX-512 */
+    CPU_V4BF16, /* and products of bf16 */
+    CPU_AMX,    /* and products of tiles of bf16 */
+    CPU_SETS
+} CpuSet;
+extern const char *const cpu_set_names[CPU_SETS];
+
+/* The last set that this machine has. */
+CpuSet cpu_set_best(void);
+/* The set called `word` on a machine whose last one is `best`; NULL: that one. */
+bool cpu_set_find(CpuSet *set, const char *word, CpuSet best, Error *err);
+/* The set of this process: what CLIPC_CPU in the environment names, else the last one; exits with
+ * an error if that cannot be. The same at every call. */
+CpuSet cpu_set(void);
+
+#endif
