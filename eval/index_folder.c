@@ -48,6 +48,9 @@ void index_folder_close(IndexFolder *x) {
     free(x->segments);
     free(x->folder);
     free(x->checkpoint);
+    free(x->base);
+    free(x->seen[0]);
+    free(x->seen[1]);
     *x = (IndexFolder){.lock = -1};
 }
 
@@ -97,6 +100,13 @@ static bool open_thumbs(const IndexFolder *x, Segment *s, Error *err) {
     return ok;
 }
 
+/* The folder that holds the index folder; NULL: it cannot be found. */
+static char *base_of(const char *folder) {
+    char *real = realpath(folder, NULL), *slash = real ? strrchr(real, '/') : NULL;
+    if (slash) slash[slash == real] = 0;
+    return real;
+}
+
 static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
     char *path = xasprintf("%s/" MANIFEST, folder);
     uint8_t *bytes;
@@ -111,6 +121,7 @@ static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
     free(path);
     if (!ok) return false;
     x->folder = xstrdup(folder);
+    x->base = base_of(folder);
     x->lock = lock;
     for (size_t i = 0; ok && i < x->count; i++) {
         Segment *s = &x->segments[i];
@@ -185,7 +196,9 @@ void index_folder_open_locked(IndexFolder *x, const char *folder) {
 void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
                          const char *checkpoint, size_t dim, NpyType type, size_t thumb_side) {
     folder_make_or_die(folder);
-    *x = (IndexFolder){.dim = dim, .type = type, .thumb_side = thumb_side, .next = 1};
+    *x = (IndexFolder){
+        .dim = dim, .type = type, .thumb_side = thumb_side, .next = 1, .anchored = true};
+    x->base = base_of(folder);
     x->lock = take_lock(folder);
     if (index_folder_exists(folder)) die("%s has an index already", folder);
     x->folder = xstrdup(folder);
@@ -212,17 +225,6 @@ const char *index_folder_key(const IndexFolder *x, size_t row) {
     return s->keys ? s->keys[row - s->first] : "";
 }
 
-char *index_folder_key_file(const char *key) {
-    if (!access(key, F_OK)) return xstrdup(key);
-    const char *tar = strstr(key, ".tar");
-    size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
-    if (!n || key[n] != ':') return NULL;
-    char *shard = xasprintf("%.*s", (int)n, key);
-    if (!access(shard, F_OK)) return shard;
-    free(shard);
-    return NULL;
-}
-
 static uint64_t nanoseconds(struct timespec t) {
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
@@ -245,7 +247,7 @@ bool index_folder_stale(const IndexFolder *x, size_t row) {
     struct stat st;
     uint64_t time = time_of(x, row);
     if (!time) return false;
-    char *path = index_folder_key_file(index_folder_key(x, row));
+    char *path = index_folder_key_file(x, index_folder_key(x, row));
     bool stale = path && !stat(path, &st) &&
                  (nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time);
     free(path);

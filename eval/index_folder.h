@@ -43,7 +43,11 @@ typedef struct IndexFolder {
     uint64_t next;     /* number of the next segment */
     Segment *segments;
     size_t count;
-    int lock; /* of a writer; -1 */
+    int lock;      /* of a writer; -1 */
+    bool anchored; /* relative keys start at base; else the index is of an older version: at base,
+                      or at the current folder if they exist only there */
+    char *base;    /* the folder that holds the index folder; NULL: not known */
+    char *seen[2]; /* the last folder of a key, and its real path */
 } IndexFolder;
 
 /* A thumbnail: JPEG bytes; size 0: none. */
@@ -82,7 +86,16 @@ bool index_folder_removed(const IndexFolder *x, size_t row);
 const char *index_folder_key(const IndexFolder *x, size_t row);
 /* The file that a key names, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: it does not exist.
  */
-char *index_folder_key_file(const char *key);
+char *index_folder_key_file(const IndexFolder *x, const char *key);
+/* The key for a sample that a data set names, from the current folder. An absolute name stays; a
+ * relative one is made relative to x->base, or absolute if it is not below it; malloc'd. */
+char *index_folder_make_key(IndexFolder *x, const char *name);
+/* The picture that a key means: the same for all names of one file, except links to files. From the
+ * root on; malloc'd. */
+char *index_folder_meaning(IndexFolder *x, const char *key);
+/* Gives an index of an older version, opened locked, the keys of this one and commits it. If more
+ * than a tenth of its keys name no file from here, it stays as it is, with a warning. */
+void index_folder_anchor(IndexFolder *x);
 /* Returns true if that file was modified or replaced since the row was made. */
 bool index_folder_stale(const IndexFolder *x, size_t row);
 /* Size 0: none. The bytes are in the mapped file. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define FORMAT "clipc index"
+#define PATHS "index" /* relative keys start at the folder that holds the index folder */
 enum { VERSION = 1, DIM_MAX = 1 << 20, SIDE_MAX = 1024, SEGMENTS_MAX = 1 << 20 };
 #define ROWS_MAX ((size_t)UINT32_MAX - 1)
 
@@ -121,6 +122,10 @@ static bool take_fields(IndexFolder *x, const json_t *root, Error *err) {
     const json_t *checksum = json_object_get(root, "checksum");
     if (checksum && !take_hex(checksum, 16, x->checksum))
         return error_set(err, "\"checksum\" is not 16 hexadecimal digits");
+    const json_t *paths = json_object_get(root, "paths");
+    if (paths && (!json_is_string(paths) || strcmp(json_string_value(paths), PATHS)))
+        return error_set(err, "\"paths\" is not " PATHS);
+    x->anchored = paths != NULL;
     if (!checkpoint) return error_set(err, "no \"checkpoint\"");
     x->checkpoint = xstrdup(checkpoint);
     if (!json_is_array(segments) || json_array_size(segments) > SEGMENTS_MAX)
@@ -186,6 +191,7 @@ char *index_folder_to_json(const IndexFolder *x) {
         (json_int_t)x->dim, "dtype", x->type == NPY_F16 ? "f16" : "f32", "thumbnails",
         (json_int_t)x->thumb_side, "next", (json_int_t)x->next, "segments", segments);
     if (*x->checksum) json_object_set_new(root, "checksum", json_string(x->checksum));
+    if (x->anchored) json_object_set_new(root, "paths", json_string(PATHS));
     char *text = json_dumps(root, JSON_COMPACT);
     if (!text) die("index.json cannot be made");
     json_decref(root);

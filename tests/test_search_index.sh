@@ -78,6 +78,61 @@ remove() { # removed pictures are not found, and come back when they are embedde
         says 0 "19 pictures, 2 segments: sound" "$clipc" index check "$dir/i" &&
         says 2 "nothing to remove" "$clipc" index remove "$dir/i"
 }
+# One picture has one key, however it is named and from wherever; what is missing is missed from everywhere.
+names() {
+    local program model from
+    program=$(realpath "$clipc") model=$(realpath $golden)
+    mkdir -p "$dir/n/a/b" "$dir/n/far" && cp $golden/0*.jpg "$dir/n/a/b/" && cp $golden/1[0-2].jpg "$dir/n/far/" && ln -s a/b "$dir/n/link" && settle
+    from() { (cd "$dir/n/$1" && shift && "$program" "$@"); }
+    add_as() { says 0 "$1" from "$2" embed --checkpoint "$model" --images "$3" --index "$dir/n/ix"; }
+    add_as "10 added, 0 were there, 10 in all" . a/b && add_as "0 added, 10 were there, 10 in all" . ./a/b/ &&
+        add_as "0 added, 10 were there, 10 in all" a b && add_as "0 added, 10 were there, 10 in all" . "$dir/n/a/b" &&
+        add_as "0 added, 10 were there, 10 in all" far ../link && [ "$("$clipc" index list "$dir/n/ix" | head -n 1)" = a/b/00.jpg ] &&
+        says 0 "0 removed, 10 left" from far index remove ../ix --missing && add_as "3 added, 0 were there, 13 in all" far . &&
+        [ "$("$clipc" index list "$dir/n/ix" | tail -n 1)" = far/12.jpg ] &&
+        says 0 "1 removed, 12 left" from a/b index remove ../../ix 00.jpg && says 0 "1 removed, 11 left" from far index remove ../ix a/b/01.jpg || return 1
+    # a tenth and no more, unless it is meant
+    mv "$dir/n/far" "$dir/n/gone" && cp "$dir/n/ix/index.json" "$dir/before" &&
+        refused 1 "3 of 11 pictures would be removed" "$clipc" index remove "$dir/n/ix" --missing && [ ! -s "$dir/stdout" ] &&
+        refused 1 "more than a tenth" "$clipc" index remove "$dir/n/ix" --match 'a/*' && cmp "$dir/before" "$dir/n/ix/index.json" &&
+        says 0 "3 would be removed" "$clipc" index remove "$dir/n/ix" --missing --dry-run &&
+        says 0 "3 removed, 8 left" "$clipc" index remove "$dir/n/ix" --missing --yes
+}
+# Keys of older versions started where clipc was called; embedding from there gives them a folder of their own.
+older() {
+    local program model
+    program=$(realpath "$clipc") model=$(realpath $golden)
+    mkdir -p "$dir/old/deep/a" && cp $golden/0*.jpg "$dir/old/deep/a/" && settle
+    (cd "$dir/old" && "$program" embed --checkpoint "$model" --images deep/a --index deep/ix 2>"$dir/stderr") || return 1
+    # as if from $dir/old: keys with the folder's name, and every picture twice
+    python3 - "$dir/old/deep/ix" <<'END' || return 1
+import json, struct, sys
+folder = sys.argv[1]
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8): crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+index = json.load(open(folder + '/index.json'))
+index.pop('paths')
+keys = open(folder + '/00000001.keys', 'rb').read()
+keys = keys.replace(b'a/', b'deep/a/')
+keys = keys.replace(b'a/01.jpg', b'./a/00.jpg'.replace(b'./', b'')) # the second row names the first one's picture
+open(folder + '/00000001.keys', 'wb').write(keys)
+index['segments'][0]['crc32c'][1] = '%08x' % crc32c(keys)
+json.dump(index, open(folder + '/index.json', 'w'))
+END
+    cp -r "$dir/old/deep/ix" "$dir/old/deep/other" && settle
+    again() { says 0 "$3" "$program" embed --checkpoint "$model" --images "$1" --index "$2"; }
+    (cd "$dir/old" && says 0 "0 removed, 10 left" "$program" index remove deep/ix --missing) &&
+        refused 1 "10 of 10 pictures would be removed" "$clipc" index remove "$dir/old/deep/ix" --missing &&
+        says 0 "call clipc once in the folder where it was made" "$program" embed --checkpoint "$model" --images "$dir/old/deep/a" --index "$dir/old/deep/other" &&
+        (cd "$dir/old" && again deep/a deep/ix "1 rows of pictures that it has more than once" && grep -q "(10 have changed)" "$dir/out" &&
+            grep -q "1 added, 9 were there, 10 in all" "$dir/out") &&
+        again "$dir/old/deep/a" "$dir/old/deep/ix" "0 added, 10 were there, 10 in all" && says 0 sound "$clipc" index check "$dir/old/deep/ix" &&
+        [ "$("$clipc" index list "$dir/old/deep/ix" | sort | head -n 2 | xargs)" = "a/00.jpg a/01.jpg" ]
+}
 duplicates() { # two copies under other names
     mkdir -p "$dir/d" && cp $golden/0[0-4].jpg "$dir/d/" && cp $golden/01.jpg "$dir/d/x.jpg" && cp $golden/01.jpg "$dir/d/y.jpg"
     embed --images "$dir/d" --index "$dir/dup" 2>/dev/null
@@ -160,6 +215,8 @@ check changed changed
 check half half
 check both both
 check remove remove
+check one_key_a_picture names
+check keys_of_older_versions older
 check duplicates duplicates
 check another_model another_model
 check checksum checksum

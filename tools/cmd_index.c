@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool json, missing, dry_run;
+static bool json, missing, dry_run, yes;
 static StringList patterns;
 static const char *from_file;
 
@@ -67,12 +67,14 @@ static Option remove_options[] = {
     {"from", OPT_STRING, &from_file, "FILE", 0, 0, "keys, one a line; - is stdin", 0},
     {"missing", OPT_FLAG, &missing, NULL, 0, 0, "pictures whose file is missing", 0},
     {"dry-run", OPT_FLAG, &dry_run, NULL, 0, 0, "only print the keys", 0},
+    {"yes", OPT_FLAG, &yes, NULL, 0, 0, "even if it is more than a tenth of the index", 0},
 };
 
 static const Command remove_command = {
     "index remove",
     "Remove pictures from an index; the keys that went are printed. Files are not touched.",
-    "clipc index remove DIR [KEY...] [--match PATTERN...] [--from FILE] [--missing] [--dry-run]",
+    "clipc index remove DIR [KEY...] [--match PATTERN...] [--from FILE] [--missing] [--dry-run] "
+    "[--yes]",
     "  clipc index remove photos.index photos/a.jpg photos/b.jpg\n"
     "  clipc index remove photos.index --match 'photos/2019/*' --dry-run\n"
     "  clipc index remove photos.index --missing\n",
@@ -80,8 +82,8 @@ static const Command remove_command = {
     COUNT(remove_options),
 };
 
-static bool file_is_there(const char *key) {
-    char *path = index_folder_key_file(key);
+static bool file_is_there(const IndexFolder *x, const char *key) {
+    char *path = index_folder_key_file(x, key);
     free(path);
     return path != NULL;
 }
@@ -90,6 +92,46 @@ static bool fits_pattern(const char *key) {
     for (size_t p = 0; p < patterns.count; p++)
         if (!fnmatch(patterns.items[p], key, 0)) return true;
     return false;
+}
+
+/* [rows]: whether a row is one of the named pictures. A name is a key, or else the path of a file
+ * from here; one that the index does not have ends the program. */
+static bool *find_named(IndexFolder *x, const StringMap *names) {
+    StringMap meant = {0};
+    StringList meanings = {0};
+    bool *named = xcalloc(x->rows + 1, sizeof *named),
+         *found = xcalloc(names->count + 1, sizeof *found);
+    size_t *name_of = xcalloc(names->count + 1, sizeof *name_of);
+    for (size_t i = 0; i < x->rows; i++) {
+        uint32_t n = index_folder_removed(x, i) ? UINT32_MAX
+                                                : string_map_find(names, index_folder_key(x, i));
+        if (n != UINT32_MAX) named[i] = found[n] = true;
+    }
+    for (size_t n = 0; n < names->count; n++) {
+        if (found[n]) continue;
+        char *key = index_folder_make_key(x, names->strings[n]),
+             *meaning = index_folder_meaning(x, key);
+        string_list_add(&meanings, meaning);
+        name_of[string_map_put(&meant, meanings.items[meanings.count - 1], NULL)] = n;
+        free(meaning);
+        free(key);
+    }
+    for (size_t i = 0; meant.count && i < x->rows; i++) {
+        if (named[i] || index_folder_removed(x, i)) continue;
+        char *meaning = index_folder_meaning(x, index_folder_key(x, i));
+        uint32_t m = string_map_find(&meant, meaning);
+        if (m != UINT32_MAX) named[i] = found[name_of[m]] = true;
+        free(meaning);
+    }
+    for (size_t n = 0; n < names->count; n++)
+        if (!found[n])
+            die("%s has no '%s' (clipc index list shows what it has): nothing was removed",
+                x->folder, names->strings[n]);
+    string_map_free(&meant);
+    string_list_free(&meanings);
+    free(name_of);
+    free(found);
+    return named;
 }
 
 int cmd_index_remove(int argc, char **argv) {
@@ -104,21 +146,18 @@ int cmd_index_remove(int argc, char **argv) {
     for (size_t i = 1; i < operands.count; i++) string_map_put(&keys, operands.items[i], NULL);
     for (size_t i = 0; i < listed.count; i++) string_map_put(&keys, listed.items[i], NULL);
     index_folder_open_locked(&x, operands.items[0]);
-    bool *found = xcalloc(keys.count + 1, sizeof *found);
-    size_t n = 0, gone = 0;
+    size_t n = 0, gone = 0, by_name = operands.count - 1;
     size_t *rows = xcalloc(x.rows + 1, sizeof *rows);
+    bool *named = find_named(&x, &keys);
     for (size_t i = 0; i < x.rows; i++) {
         if (index_folder_removed(&x, i)) continue;
         const char *key = index_folder_key(&x, i);
-        uint32_t named = string_map_find(&keys, key);
-        if (named != UINT32_MAX) found[named] = true;
-        if (named != UINT32_MAX || fits_pattern(key) || (missing && !file_is_there(key)))
-            rows[n++] = i;
+        if (named[i] || fits_pattern(key) || (missing && !file_is_there(&x, key))) rows[n++] = i;
     }
-    for (size_t i = 0; i < keys.count; i++)
-        if (!found[i])
-            die("%s has no '%s' (clipc index list shows what it has): nothing was removed",
-                x.folder, keys.strings[i]);
+    if (!yes && !dry_run && n > by_name && 10 * n > x.rows - x.removed)
+        die("%s: %zu of %zu pictures would be removed, more than a tenth: nothing was; --dry-run "
+            "lists them, --yes removes them",
+            x.folder, n, x.rows - x.removed);
     for (size_t i = 0; i < n; i++) {
         puts(index_folder_key(&x, rows[i]));
         if (!dry_run) index_folder_remove(&x, rows[i]), gone++;
@@ -128,7 +167,7 @@ int cmd_index_remove(int argc, char **argv) {
              x.rows - x.removed,
              2 * x.removed > x.rows ? "; clipc index compact gives the room back" : "");
     free(rows);
-    free(found);
+    free(named);
     string_map_free(&keys);
     if (listed.items) free_lines(listed.items, listed.count);
     index_folder_close(&x);

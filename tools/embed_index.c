@@ -15,6 +15,7 @@ typedef struct Work {
     char **keys;     /* [count] */
     size_t *old;     /* [count] the stale row that it replaces, or NONE */
     size_t count, there, changed;
+    size_t merged; /* rows of the index that are of the same picture as an earlier one */
 } Work;
 static const size_t NONE = SIZE_MAX;
 
@@ -90,25 +91,55 @@ static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
             x->thumb_side);
 }
 
+/* Strings that a map refers to. */
+typedef struct Kept {
+    char **items;
+    size_t count, capacity;
+} Kept;
+
+/* A string that is new to the map is kept, another one freed. */
+static void keep_new(Kept *k, char *s, bool new) {
+    if (!new) {
+        free(s);
+        return;
+    }
+    if (k->count == k->capacity) {
+        k->capacity = size_max(1024, 2 * k->capacity);
+        k->items = xrealloc(k->items, size_mul(k->capacity, sizeof *k->items));
+    }
+    k->items[k->count++] = s;
+}
+
 /* Pictures that are missing from the index, or have changed since. */
-static Work find_work(const IndexFolder *x, Dataset *d) {
+static Work find_work(IndexFolder *x, Dataset *d) {
     StringMap known = {0};
     Error err;
     size_t n = dataset_count(d), *row = xcalloc(x->rows + n + 1, sizeof *row);
+    Kept meanings = {0}; /* that the map refers to */
     Work w = {.samples = xcalloc(n, sizeof *w.samples),
               .keys = xcalloc(n, sizeof *w.keys),
               .old = xcalloc(n, sizeof *w.old)};
-    for (size_t i = 0; i < x->rows; i++)
-        if (!index_folder_removed(x, i))
-            row[string_map_put(&known, index_folder_key(x, i), NULL)] = i;
+    for (size_t i = 0; i < x->rows; i++) {
+        if (index_folder_removed(x, i)) continue;
+        bool first = false;
+        char *meaning = index_folder_meaning(x, index_folder_key(x, i));
+        uint32_t at = string_map_put(&known, meaning, &first);
+        keep_new(&meanings, meaning, first);
+        if (first)
+            row[at] = i;
+        else
+            index_folder_remove(x, i), w.merged++;
+    }
     for (size_t i = 0; i < n; i++) {
         bool added = false, stale = false;
-        char *key = dataset_key(d, i, &err);
-        if (!key) die("%s", err.text);
+        char *name = dataset_key(d, i, &err);
+        if (!name) die("%s", err.text);
+        char *key = index_folder_make_key(x, name), *meaning = index_folder_meaning(x, key);
+        free(name);
         if (strchr(key, '\n')) {
             log_warn("a name with a line break is left out: %.200s", key);
         } else {
-            size_t *known_row = &row[string_map_put(&known, key, &added)];
+            size_t *known_row = &row[string_map_put(&known, meaning, &added)];
             stale = !added && *known_row != NONE && index_folder_stale(x, *known_row);
             w.old[w.count] = stale ? *known_row : NONE;
             if (added || stale) *known_row = NONE;
@@ -121,8 +152,11 @@ static Work find_work(const IndexFolder *x, Dataset *d) {
             w.there++;
             free(key);
         }
+        keep_new(&meanings, meaning, added);
     }
     string_map_free(&known);
+    for (size_t i = 0; i < meanings.count; i++) free(meanings.items[i]);
+    free(meanings.items);
     free(row);
     return w;
 }
@@ -131,7 +165,13 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     IndexFolder x;
     open_index(&x, e, o);
     if (!*x.checksum) memcpy(x.checksum, encoder_checksum(e), sizeof x.checksum);
+    index_folder_anchor(&x);
     Work w = find_work(&x, d);
+    if (w.merged) {
+        index_folder_commit(&x);
+        log_info("%s: %zu rows of pictures that it has more than once are removed", o->folder,
+                 w.merged);
+    }
     size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
     if (w.changed)
         log_info("%s: %zu pictures have changed since they were embedded", o->folder, w.changed);
