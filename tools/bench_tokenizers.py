@@ -5,7 +5,8 @@
 
 Each side is timed over --reps passes, alternately; both get an empty cache of words at the start of a
 pass. The library encodes all captions by one call of encode_batch_fast without parallelism, so Python
-takes no part in the loop. Loading is timed once a side.
+takes no part in the loop. Opening is timed in every pass: clipc's first one stores the form that the later ones
+map (the median; delete the cache to see the first).
 """
 import argparse
 import json

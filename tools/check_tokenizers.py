@@ -182,6 +182,8 @@ def bpe_json(vocab, merges, style):
         t.normalizer = normalizers.Replace(" ", "▁")
         t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         t.add_tokens([AddedToken(p, normalized=False) for p in vocab if set(p) == {"\n"} or p == "▁▁"])
+    elif style in ("previous", "next"):
+        t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_" + style)
     elif style == "lower":
         t.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
     else:
@@ -255,7 +257,7 @@ def check_json(clipc, corpus, folder, texts, only, gguf):
 
     makers |= {"tokenizers unigram t5": lambda: t5(0), "tokenizers unigram xlm": lambda: t5(1),
                "tokenizers unigram xlm old": lambda: t5(2)}
-    makers |= {"tokenizers bpe " + s: lambda s=s: bpe(s) for s in ("gemma", "llama", "lower")}
+    makers |= {"tokenizers bpe " + s: lambda s=s: bpe(s) for s in ("gemma", "llama", "lower", "previous", "next")}
     if gguf:
         makers |= {"real " + n: lambda n=n: real_json(gguf, n) for n in ("xlm-r", "bert", "gpt-2", "gemma")}
     bad = 0

@@ -152,8 +152,7 @@ static void run_sentencepiece(const Pipeline *p, const TextStep *step, const Cha
     while (i < n) {
         unsigned char c = (unsigned char)s[i];
         if (c < 128 && c != ' ' && p->plain[c] && (i + 1 == n || (unsigned char)s[i + 1] < 128)) {
-            chars_reserve(out, 1);
-            out->at[out->n++] = (char)c;
+            chars_put(out, (char)c);
             gap = false;
             i++;
             continue;
@@ -201,7 +200,7 @@ static void run_charsmap(const Pipeline *p, const TextStep *step, const Chars *i
         unsigned char c = (unsigned char)s[i];
         length = 1;
         if (c < 128 && p->plain[c] && (i + 1 == n || (unsigned char)s[i + 1] < 128)) {
-            chars_add(out, s + i, 1);
+            chars_put(out, (char)c);
             continue;
         }
         length = grapheme(s + i, n - i);
@@ -290,7 +289,10 @@ static void run_replace(const Pipeline *p, const TextStep *step, const Chars *in
     const char *a = p->strings + step->a.at, *b = p->strings + step->b.at;
     size_t n = step->a.n;
     for (size_t i = 0; i < in->n;) {
-        size_t end = i;
+        const char *next = memchr(in->at + i, (unsigned char)*a, in->n - i);
+        size_t end = next ? (size_t)(next - in->at) : in->n;
+        chars_add(out, in->at + i, end - i);
+        i = end;
         while (end + n <= in->n && memcmp(in->at + end, a, n) == 0) {
             end += n;
             if (!(step->flags & 1)) break;
@@ -298,8 +300,8 @@ static void run_replace(const Pipeline *p, const TextStep *step, const Chars *in
         if (end > i + (step->flags & 1 ? n : 0)) {
             chars_add(out, b, step->b.n);
             i = end;
-        } else {
-            chars_add(out, in->at + i++, 1);
+        } else if (i < in->n) {
+            chars_put(out, in->at[i++]);
         }
     }
 }
@@ -355,36 +357,70 @@ static bool is_ascii(const char *s, size_t n) {
     return high < 128;
 }
 
+/* Cleans a code point; returns what it becomes, or UTF8_INVALID if it is removed. */
+static uint32_t bert_cleaned(uint32_t cp) {
+    if (cp == '\t' || cp == '\n' || cp == '\r') return ' ';
+    if (cp == 0xFFFD || is_other(cp)) return UTF8_INVALID;
+    return text_is_white(cp) ? ' ' : cp;
+}
+
+/* Adds a code point without its accents. False: a part that is left has a combining class, so the
+ * order of the whole text's parts may change. */
+static bool bert_add(const TextStep *step, uint32_t cp, Chars *out) {
+    utf8proc_int32_t parts[8] = {(utf8proc_int32_t)cp};
+    int last_class = 0;
+    utf8proc_ssize_t n = 1;
+    if (cp >= 0xC0 && step->flags & BERT_ACCENTS)
+        n = utf8proc_decompose_char((utf8proc_int32_t)cp, parts, COUNT(parts), UTF8PROC_DECOMPOSE,
+                                    &last_class);
+    assert(n > 0 && (size_t)n <= COUNT(parts));
+    for (utf8proc_ssize_t i = 0; i < n; i++) {
+        if (cp >= 0xC0 && step->flags & BERT_ACCENTS) {
+            const utf8proc_property_t *q = utf8proc_get_property(parts[i]);
+            if (q->category == UTF8PROC_CATEGORY_MN) continue;
+            if (q->combining_class != 0) return false;
+        }
+        if (step->flags & BERT_LOWER)
+            add_lower(out, (uint32_t)parts[i]);
+        else
+            add_point(out, (uint32_t)parts[i]);
+    }
+    return true;
+}
+
 static void run_bert(const Pipeline *p, const TextStep *step, const Chars *in, Chars *out) {
+    static const TextStep nfd = {.op = NORMAL_FORM};
     if (is_ascii(in->at, in->n)) {
         bert_ascii(step, in, out);
         return;
     }
-    Chars a = {0}, b = {0};
+    Chars clean = {0}, ordered = {0};
+    bool simple = true;
     uint32_t cp;
     EACH_POINT(in, cp) {
-        bool white = text_is_white(cp), kept = cp == '\t' || cp == '\n' || cp == '\r';
-        if (step->flags & BERT_CLEAN && !kept && (cp == 0xFFFD || is_other(cp))) continue;
+        if (step->flags & BERT_CLEAN && (cp = bert_cleaned(cp)) == UTF8_INVALID) continue;
         bool alone = step->flags & BERT_CHINESE && is_chinese(cp);
-        if (alone) chars_add(&a, " ", 1);
-        if (white && step->flags & BERT_CLEAN)
-            chars_add(&a, " ", 1);
-        else
-            chars_add(&a, in->at + at_, step_);
-        if (alone) chars_add(&a, " ", 1);
+        if (alone) chars_put(out, ' ');
+        simple = simple && bert_add(step, cp, out);
+        if (alone) chars_put(out, ' ');
     }
-    if (step->flags & BERT_ACCENTS) {
-        static const TextStep nfd = {.op = NORMAL_FORM};
-        run_form(p, &nfd, &a, &b);
-        a.n = 0;
-        drop_marks(&b, &a, false);
+    if (simple) return;
+    EACH_POINT(in, cp) {
+        if (step->flags & BERT_CLEAN && (cp = bert_cleaned(cp)) == UTF8_INVALID) continue;
+        bool alone = step->flags & BERT_CHINESE && is_chinese(cp);
+        if (alone) chars_put(&clean, ' ');
+        add_point(&clean, cp);
+        if (alone) chars_put(&clean, ' ');
     }
+    run_form(p, &nfd, &clean, &ordered);
+    clean.n = out->n = 0;
+    drop_marks(&ordered, &clean, false);
     if (step->flags & BERT_LOWER)
-        run_lower(p, step, &a, out);
+        run_lower(p, step, &clean, out);
     else
-        chars_add(out, a.at, a.n);
-    free(a.at);
-    free(b.at);
+        chars_add(out, clean.at, clean.n);
+    free(clean.at);
+    free(ordered.at);
 }
 
 void normalize(const Pipeline *p, Chars *text, Chars *spare) {

@@ -89,6 +89,7 @@ void pipeline_finish(Pipeline *p) {
         }
         void **parts = &p->block[BLOCK_TRIES + 3 * i];
         p->trie[i] = (Trie){parts[0], parts[1], parts[2], p->size[BLOCK_TRIES + 3 * i]};
+        for (int b = 0; b < 256; b++) p->begins[i][b] = trie_step(&p->trie[i], 0, (uint8_t)b) != 0;
     }
     p->base.vocab_size = f->pieces;
     p->base.start = f->befores ? f->before[0] : -1;
@@ -254,12 +255,14 @@ static void put_words(const Pipeline *p, PipelineCache *c, bool first, Output *o
         put_word(p, c, c->text.at + c->words.at[i].at, c->words.at[i].n, o);
 }
 
-/* The first added token in the text from *from on: leftmost, then longest. Moves *from and *to to
- * its ends, with the white space that it takes. NULL: none. */
-static const AddedToken *next_added(const Pipeline *p, const Trie *t, const char *s, size_t n,
+/* The first token of a trie in the text from *from on: leftmost, then longest. Moves *from and *to
+ * to its ends, with the white space that it takes. NULL: none. */
+static const AddedToken *next_added(const Pipeline *p, size_t which, const char *s, size_t n,
                                     size_t *from, size_t *to) {
+    const Trie *t = &p->trie[which];
     if (t->nodes <= 1) return NULL;
     for (size_t i = *from, length; i < n; i++) {
+        if (!p->begins[which][(unsigned char)s[i]]) continue;
         int32_t found = trie_longest(t, s + i, n - i, &length);
         if (found < 0) continue;
         const AddedToken *a = &p->added[found];
@@ -273,15 +276,15 @@ static const AddedToken *next_added(const Pipeline *p, const Trie *t, const char
     return NULL;
 }
 
-/* Tokens of trie t and the texts between them; `then` takes those. */
+/* Tokens of a trie and the texts between them; `then` takes those. */
 typedef void Between(const Pipeline *p, PipelineCache *c, const char *s, size_t n, bool first,
                      Output *o);
-static void put_between(const Pipeline *p, PipelineCache *c, const Trie *t, const char *s, size_t n,
+static void put_between(const Pipeline *p, PipelineCache *c, size_t which, const char *s, size_t n,
                         bool first, Between *then, Output *o) {
     size_t at = 0;
     while (at < n && o->n < o->room) {
         size_t from = at, to = n;
-        const AddedToken *a = next_added(p, t, s, n, &from, &to);
+        const AddedToken *a = next_added(p, which, s, n, &from, &to);
         if (a == NULL) from = n;
         if (from > at) then(p, c, s + at, from - at, first && at == 0, o);
         if (a != NULL && o->n < o->room) o->ids[o->n++] = a->id;
@@ -307,7 +310,7 @@ static void put_raw(const Pipeline *p, PipelineCache *c, const char *s, size_t n
     }
     Chars whole = c->text;
     c->text = (Chars){0};
-    put_between(p, c, &p->trie[TRIE_NORMALIZED], whole.at, whole.n, first, put_normalized, o);
+    put_between(p, c, TRIE_NORMALIZED, whole.at, whole.n, first, put_normalized, o);
     free(whole.at);
 }
 
@@ -342,7 +345,7 @@ size_t pipeline_encode(TokenizerCache *cache, const char *text, size_t bytes, si
     else if (f->normals == 0 || f->normal[0].op != NORMAL_SENTENCEPIECE)
         valid = made_valid(text, bytes, &bytes);
     if (valid != NULL) text = valid;
-    put_between(p, c, &p->trie[TRIE_RAW], text, bytes, true, put_raw, &o);
+    put_between(p, c, TRIE_RAW, text, bytes, true, put_raw, &o);
     free(valid);
     memcpy(ids, f->before, before * sizeof *ids);
     memcpy(ids + before + o.n, f->after, after * sizeof *ids);

@@ -118,7 +118,8 @@ typedef struct Pipeline {
     const AddedToken *added;
     size_t added_count;
     Trie trie[TRIES]; /* pieces; added tokens in raw, in normalised text; user-defined symbols */
-    bool plain[128];  /* a character that the charsmap keeps if an ASCII one follows */
+    bool begins[TRIES][256]; /* the first bytes of the keys of each */
+    bool plain[128];         /* a character that the charsmap keeps if an ASCII one follows */
 } Pipeline;
 
 Pipeline *pipeline_new(const TokenizerKind *kind);
@@ -152,6 +153,10 @@ typedef struct Chars {
 } Chars;
 void chars_reserve(Chars *c, size_t more);
 void chars_add(Chars *c, const char *s, size_t n);
+static inline void chars_put(Chars *c, char x) {
+    if (c->n == c->room) chars_reserve(c, 1);
+    c->at[c->n++] = x;
+}
 
 /* Runs the steps of normalising; the result is in *text or in a buffer of it. */
 void normalize(const Pipeline *p, Chars *text, Chars *spare);

@@ -76,16 +76,17 @@ static bool put_pieces(Pipeline *p, const PieceList *l, Error *err) {
     bool *in_text = xcalloc(l->count + 1, sizeof *in_text);
     p->block[BLOCK_STARTS] = starts;
     p->size[BLOCK_STARTS] = (l->count + 1) * sizeof *starts;
+    Chars bytes = {0};
     memset(byte_of, 0xFF, sizeof byte_of);
     for (int b = 0; b < 256; b++) byte_of[bpe_byte_symbol(b)] = (int16_t)b;
     for (size_t i = 0; i < l->count; i++) {
         const char *text = l->text[i] ? l->text[i] : "";
         size_t n = strlen(text);
-        char *bytes = xmalloc(n + 1);
-        size_t k = f->byte_level ? alphabet_to_bytes(byte_of, text, bytes) : SIZE_MAX;
+        if (f->byte_level) chars_reserve(&bytes, n);
+        size_t k = f->byte_level ? alphabet_to_bytes(byte_of, text, bytes.at) : SIZE_MAX;
         in_text[i] = l->text[i] != NULL && (k != SIZE_MAX || !f->byte_level);
-        starts[i] = pipeline_add_string(p, k != SIZE_MAX ? bytes : text, k != SIZE_MAX ? k : n).at;
-        free(bytes);
+        starts[i] =
+            pipeline_add_string(p, k != SIZE_MAX ? bytes.at : text, k != SIZE_MAX ? k : n).at;
     }
     starts[l->count] = (uint32_t)p->size[BLOCK_STRINGS];
     size_t n = 0;
@@ -96,6 +97,7 @@ static bool put_pieces(Pipeline *p, const PieceList *l, Error *err) {
             f->byte_ids[(unsigned char)*key.text] = (int32_t)i;
     }
     bool ok = pipeline_add_trie(p, TRIE_PIECES, keys, n, err);
+    free(bytes.at);
     free(keys);
     free(in_text);
     return ok;

@@ -2,26 +2,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A key with its first bytes beside it: most comparisons end there. */
 typedef struct Entry {
     uint64_t front; /* the first eight bytes, big-endian */
-    const TrieKey *key;
+    TrieKey key;
 } Entry;
 
-static uint64_t front_of(const TrieKey *k) {
+static Entry entry_of(const TrieKey *k) {
     uint64_t x = 0;
     memcpy(&x, k->text, size_min(k->length, sizeof x));
-    return __builtin_bswap64(x);
+    return (Entry){__builtin_bswap64(x), *k};
 }
 
-static int compare(const TrieKey *a, const TrieKey *b) {
-    int order = memcmp(a->text, b->text, size_min(a->length, b->length));
-    return order ? order : (a->length > b->length) - (a->length < b->length);
+static uint8_t byte_at(const Entry *e, uint32_t depth) {
+    return depth < 8 ? (uint8_t)(e->front >> (56 - 8 * depth)) : (uint8_t)e->key.text[depth];
 }
 
 static int by_text(const void *a, const void *b) {
     const Entry *x = a, *y = b;
     if (x->front != y->front) return x->front < y->front ? -1 : 1;
-    return compare(x->key, y->key);
+    size_t least = size_min(x->key.length, y->key.length);
+    int order = least > 8 ? memcmp(x->key.text + 8, y->key.text + 8, least - 8) : 0;
+    return order ? order : (x->key.length > y->key.length) - (x->key.length < y->key.length);
 }
 
 /* The keys that pass through a node, and the depth of the node. */
@@ -54,24 +56,24 @@ static void add_children(Builder *b, const Entry *e, size_t node) {
     Range r = b->ranges[node];
     b->first[node] = (uint32_t)b->nodes;
     b->value[node] = -1;
-    if (r.lo < r.hi && e[r.lo].key->length == r.depth) b->value[node] = e[r.lo++].key->value;
+    if (r.lo < r.hi && e[r.lo].key.length == r.depth) b->value[node] = e[r.lo++].key.value;
     while (r.lo < r.hi) {
-        uint8_t byte = (uint8_t)e[r.lo].key->text[r.depth];
+        uint8_t byte = byte_at(&e[r.lo], r.depth);
         uint32_t end = r.lo + 1;
-        while (end < r.hi && (uint8_t)e[end].key->text[r.depth] == byte) end++;
+        while (end < r.hi && byte_at(&e[end], r.depth) == byte) end++;
         add_node(b, byte, (Range){r.lo, end, r.depth + 1});
         r.lo = end;
     }
 }
 
-bool trie_build(Trie *t, TrieKey *keys, size_t n, TrieKey *twice) {
+bool trie_build(Trie *t, const TrieKey *keys, size_t n, TrieKey *twice) {
     Entry *e = xmalloc(size_mul(n + 1, sizeof *e));
-    for (size_t i = 0; i < n; i++) e[i] = (Entry){front_of(&keys[i]), &keys[i]};
+    for (size_t i = 0; i < n; i++) e[i] = entry_of(&keys[i]);
     qsort(e, n, sizeof *e, by_text);
     bool ok = true;
     for (size_t i = 1; i < n && ok; i++) {
-        ok = compare(e[i - 1].key, e[i].key) != 0;
-        if (!ok) *twice = *e[i].key;
+        ok = by_text(&e[i - 1], &e[i]) != 0;
+        if (!ok) *twice = e[i].key;
     }
     Builder b = {0};
     add_node(&b, 0, (Range){0, ok ? (uint32_t)n : 0, 0});

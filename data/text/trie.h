@@ -19,9 +19,9 @@ typedef struct TrieKey {
     int32_t value; /* not below 0 */
 } TrieKey;
 
-/* Sorts the keys. Its arrays, malloc'd, belong to the caller. False: two keys are equal, and
+/* Its arrays, malloc'd, belong to the caller. False: two keys are equal, and
  * *twice is one of them. */
-bool trie_build(Trie *t, TrieKey *keys, size_t n, TrieKey *twice);
+bool trie_build(Trie *t, const TrieKey *keys, size_t n, TrieKey *twice);
 void trie_free(Trie *t);
 
 /* The child of a node by a byte; 0: none. */

@@ -4,7 +4,8 @@ the libraries sentencepiece and tokenizers give each caption of tests/golden/tok
 
     pip install sentencepiece tokenizers && python3 tests/golden/make_tokenizers.py
 
-Lines of NAME.ids belong to those of captions.txt, then of odd.txt: FNV-1a (32 bits) of the ids as
+texts.txt has more captions: best paths that tie, and blanks. NAME.ids has a little-endian u32 for each
+line of captions.txt, of odd.txt and of texts.txt: FNV-1a of the ids as
 little-endian i32; 0: not compared (characters younger than Unicode 8, whose categories differ
 between the libraries' versions; NUL).
 """
@@ -45,6 +46,18 @@ def texts():
         for line in f:
             shown = line.rstrip("\n").split(" ", 2)[2].encode()
             yield re.sub(rb"\\([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), shown).decode()
+    with open(os.path.join(OUT, "texts.txt"), encoding="utf-8") as f:
+        yield from f.read().split("\n")[:-1]
+
+
+def more_texts():
+    """Repeated words after captions of several lengths: sums of scores that round differently."""
+    real = check.captions()
+    for word in ("haha", "aa", "ana", "oo ", "e e", "to", "11", "na na", "sss", "lll ", "tete", "  ", " a  b   "):
+        for n in (2, 3, 7, 25):
+            yield " ".join(check.RNG.sample(real, n)) + " " + word * n
+    for t in check.RNG.sample(real, 150):
+        yield t.replace(" ", "  ") + " "
 
 
 def known(text):
@@ -52,10 +65,10 @@ def known(text):
 
 
 def write_ids(name, encode):
-    with open(os.path.join(OUT, name + ".ids"), "w", encoding="ascii") as f:
+    with open(os.path.join(OUT, name + ".ids"), "wb") as f:
         for t in texts():
             data = b"".join(i.to_bytes(4, "little") for i in encode(t)) if known(t) else None
-            f.write("%08x\n" % (fnv(data) if data is not None else 0))
+            f.write((fnv(data) if data is not None else 0).to_bytes(4, "little"))
 
 
 def put(name, path):
@@ -71,6 +84,8 @@ def main():
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
     check.OLD.update(check.old_points())
+    with open(os.path.join(OUT, "texts.txt"), "w", encoding="utf-8") as f:
+        f.writelines(t + "\n" for t in more_texts())
     with tempfile.TemporaryDirectory() as folder:
         corpus = os.path.join(folder, "corpus.txt")
         with open(corpus, "w", encoding="utf-8") as f:
@@ -99,7 +114,7 @@ def main():
         sp = models["bpe_bytes.model"]
         all_pieces = [p for p, _ in pieces("bpe_bytes.model")]
         ranked = [p for i, p in enumerate(all_pieces) if not sp.is_byte(i) and i > 2]
-        for style in ("gemma", "llama"):
+        for style in ("gemma", "llama", "previous", "next"):
             made[style] = check.bpe_json({p: i for i, p in enumerate(all_pieces)}, check.merges_of(ranked), style)
         for name, tokenizer in made.items():
             path = os.path.join(folder, name + ".json")
