@@ -138,6 +138,21 @@ static void project_bwd_input(void **state) {
         }
 }
 
+/* Larger than what stays in a cache: the CPU cuts rows, columns and contraction. */
+static void linear_cut(void **state) {
+    (void)state;
+    const size_t M = 66, N = 700, K = 1000;
+    Buf *y = act_out(M * N), *x = act_in(M * K, 1), *w = act_in(N * K, 1), *b = act_in(N, 1);
+    RUN(linear_fwd, A(y), A(x), A(w), A(b), M, N, K);
+    check(y, 1, K);
+    bufs_free();
+    Buf *dx = act_out(M * K), *dy = act_in(M * N, 1);
+    w = act_in(N * K, 1);
+    RUN(linear_bwd_input, A(dx), A(dy), A(w), M, N, K);
+    check(dx, 1, N);
+    bufs_free();
+}
+
 static bool on_gpu(void) { return !strncmp(backend->name, "cuda", 4); }
 
 static void gemm_all_forms(void **state) {
@@ -246,6 +261,7 @@ int main(void) {
         cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
         cmocka_unit_test(project_bwd_input), cmocka_unit_test(linear_bwd_weight_tuned),
         cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
+        cmocka_unit_test(linear_cut),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
     return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));

@@ -29,6 +29,22 @@ search() { # a picture finds itself; captions of a file and of the command line 
         says 1 "$dir/none.txt" model search --collection "$dir/all.npy" --text "$dir/none.txt" &&
         says 1 "cannot open vocabulary" model search --collection "$dir/all.npy" --texts a --vocab "$dir/no"
 }
+alone() { # features are the same bits in any batch, by any number of threads; a query's are the index's
+    local p batch
+    printf 'a red circle\na blue square\ntwo dogs\na very long caption of a small green stripe\na red circle\n' >"$dir/lines.txt"
+    for p in fp32 amp_bf16; do
+        model embed --precision $p --batch-size 24 --images $golden/pairs.tsv --out "$dir/want.npy" 2>/dev/null &&
+            model embed --precision $p --batch-size 24 "${vocab[@]}" --text "$dir/lines.txt" --out "$dir/words.npy" 2>/dev/null || return 1
+        for batch in 1 7 23; do
+            OMP_NUM_THREADS=$batch model embed --precision $p --batch-size $batch --images $golden/pairs.tsv --out "$dir/got.npy" 2>/dev/null &&
+                cmp "$dir/want.npy" "$dir/got.npy" &&
+                OMP_NUM_THREADS=3 model embed --precision $p --batch-size $batch "${vocab[@]}" --text "$dir/lines.txt" --out "$dir/got.npy" 2>/dev/null &&
+                cmp "$dir/words.npy" "$dir/got.npy" || { echo "$p, batches of $batch"; return 1; }
+        done
+        model embed --precision $p --image $golden/07.jpg --out "$dir/one.npy" 2>/dev/null &&
+            cmp <(tail -c 160 "$dir/one.npy") <(tail -c $((17 * 160)) "$dir/want.npy" | head -c 160) || return 1
+    done
+}
 score() { # probabilities of one picture sum to 1; from stdin as well; the best first; each by itself
     model score "${vocab[@]}" --image $golden/00.jpg --text - --json <"$dir/queries.txt" >"$dir/out" &&
         grep -o '"probability": [^,]*' "$dir/out" | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
@@ -83,6 +99,7 @@ help() { # a group's help lists its commands, and each command has its own
 
 check embed embed
 check search search
+check features_of_any_batch alone
 check score score
 check eval_retrieval retrieval
 check eval_zeroshot zeroshot

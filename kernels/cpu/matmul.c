@@ -1,7 +1,12 @@
 /* cpu/matmul: the only user of oneDNN. oneDNN's matmul is fastest if the right operand is packed in
  * its format, the left one is in plain rows and the contraction is short enough for L2, so operands
  * are prepared that way. Primitives are cached by shape and type. If the CPU has no bf16 products,
- * bf16 operands are widened to f32 first. */
+ * bf16 operands are widened to f32 first.
+ *
+ * oneDNN chooses the order of a sum by the number of rows and threads. Products whose rows are
+ * independent are therefore computed in blocks of one number of rows, each by one thread: a row's
+ * result depends neither on the other rows nor on the number of threads. Weight gradients, which
+ * are sums over rows, are computed whole. */
 #include "kernels/cpu/matmul.h"
 
 #include "kernels/cpu_sets.h"
@@ -14,21 +19,22 @@
 typedef struct Key {
     size_t M, N, K, lda, ldb, ldc;
     dnnl_data_type_t in, out;
-    bool tb, add, bias;
+    bool tb, add, bias, alone; /* alone: for one thread */
 } Key;
 
 typedef struct Primitive {
     Key key;
-    dnnl_primitive_t primitive, pack; /* pack NULL: b is used as stored */
-    dnnl_memory_t a, b, c, bias, pad, stored_b;
-    dnnl_memory_desc_t b_desc;
-    size_t pad_bytes;
+    dnnl_primitive_desc_t desc;
+    dnnl_primitive_t primitive, pack;                 /* pack NULL: b is used as stored */
+    const dnnl_memory_desc_t *a, *b, *c, *bias, *pad; /* of desc */
+    dnnl_memory_desc_t stored_b;
+    size_t b_bytes, pad_bytes;
     size_t block_cols; /* not 0: packed b is [N/block_cols][K/16][16][block_cols], in f32 */
     uint64_t used;
 } Primitive;
 
-/* Packed text changes the number of rows with every step, so shapes come and go. The cache consists
- * of small sets; the least recently used entry of a set is evicted. */
+/* Weight gradients of packed text change their shape with every step. The cache consists of small
+ * sets; the least recently used entry of a set is evicted. */
 #define CACHE_SETS 64
 #define CACHE_WAYS 8
 static Primitive cache[CACHE_SETS][CACHE_WAYS];
@@ -77,18 +83,10 @@ static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Key *k) {
     return status;
 }
 
-static dnnl_memory_t memory_of(const dnnl_memory_desc_t *d) {
-    dnnl_memory_t m;
-    check(dnnl_memory_create(&m, d, engine, DNNL_MEMORY_NONE), "a memory object");
-    return m;
-}
-
 static void primitive_free(Primitive *e) {
     if (!e->primitive) return;
-    dnnl_memory_t all[] = {e->a, e->b, e->c, e->pad, e->bias, e->stored_b};
-    for (size_t i = 0; i < COUNT(all); i++)
-        if (all[i]) dnnl_memory_destroy(all[i]);
     dnnl_primitive_destroy(e->primitive);
+    dnnl_primitive_desc_destroy(e->desc);
     if (e->pack) dnnl_primitive_destroy(e->pack);
 }
 
@@ -102,34 +100,32 @@ static size_t block_cols(const dnnl_memory_desc_t *d) {
 }
 
 static void pack_new(Primitive *e) {
-    const dnnl_memory_desc_t *packed = &e->b_desc;
-    dnnl_memory_desc_t stored = stored_b(&e->key);
-    if (dnnl_memory_desc_equal(packed, &stored)) return;
+    e->stored_b = stored_b(&e->key);
+    if (dnnl_memory_desc_equal(e->b, &e->stored_b)) return;
     dnnl_primitive_desc_t pd;
-    check(dnnl_reorder_primitive_desc_create(&pd, &stored, engine, packed, engine, NULL),
+    check(dnnl_reorder_primitive_desc_create(&pd, &e->stored_b, engine, e->b, engine, NULL),
           "a reorder's descriptor");
     check(dnnl_primitive_create(&e->pack, pd), "a reorder");
     dnnl_primitive_desc_destroy(pd);
-    e->stored_b = memory_of(&stored);
 }
 
 static void primitive_new(Primitive *e, const Key *key) {
-    dnnl_primitive_desc_t pd;
-    check(primitive_desc(&pd, key), "a matmul primitive descriptor");
+    int threads = omp_get_max_threads();
+    if (key->alone) omp_set_num_threads(1);
     memset(e, 0, sizeof *e);
     e->key = *key;
-    check(dnnl_primitive_create(&e->primitive, pd), "a matmul primitive");
-    e->b_desc = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-    e->a = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0));
-    e->b = memory_of(&e->b_desc);
-    e->c = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0));
-    e->pad = memory_of(pad);
-    e->pad_bytes = dnnl_memory_desc_get_size(pad);
-    e->block_cols = block_cols(&e->b_desc);
-    if (key->bias) e->bias = memory_of(dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1));
+    check(primitive_desc(&e->desc, key), "a matmul primitive descriptor");
+    check(dnnl_primitive_create(&e->primitive, e->desc), "a matmul primitive");
+    omp_set_num_threads(threads);
+    e->a = dnnl_primitive_desc_query_md(e->desc, dnnl_query_src_md, 0);
+    e->b = dnnl_primitive_desc_query_md(e->desc, dnnl_query_weights_md, 0);
+    e->c = dnnl_primitive_desc_query_md(e->desc, dnnl_query_dst_md, 0);
+    e->bias = dnnl_primitive_desc_query_md(e->desc, dnnl_query_weights_md, 1);
+    e->pad = dnnl_primitive_desc_query_md(e->desc, dnnl_query_scratchpad_md, 0);
+    e->b_bytes = dnnl_memory_desc_get_size(e->b);
+    e->pad_bytes = dnnl_memory_desc_get_size(e->pad);
+    e->block_cols = block_cols(e->b);
     pack_new(e);
-    dnnl_primitive_desc_destroy(pd);
 }
 
 /* oneDNN chooses by the CPU: a set that CLIPC_CPU names must hold for it too. */
@@ -159,21 +155,22 @@ static dnnl_data_type_t type_of(Element e) {
     return dnnl_f32;
 }
 
-static Primitive *primitive_get(const Product *p) {
+static Primitive *primitive_get(const Product *p, bool alone) {
     engine_open();
     Key key;
     memset(&key, 0, sizeof key); /* clears padding too, since keys are compared as bytes */
     key.M = p->M, key.N = p->N, key.K = p->K;
     key.lda = p->a.ld, key.ldb = p->b.ld, key.ldc = p->c.ld;
-    key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL;
+    key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL, key.alone = alone;
     key.in = type_of(p->in), key.out = type_of(p->out);
-    const size_t parts[] = {key.M,
-                            key.N,
-                            key.K,
-                            key.lda,
-                            key.ldb,
-                            key.ldc,
-                            (size_t)(key.tb | key.add << 1 | (key.out == dnnl_f32) << 2)};
+    const size_t parts[] = {
+        key.M,
+        key.N,
+        key.K,
+        key.lda,
+        key.ldb,
+        key.ldc,
+        (size_t)(key.tb | key.add << 1 | (key.out == dnnl_f32) << 2 | alone << 3)};
     uint64_t hash = 0;
     for (size_t i = 0; i < COUNT(parts); i++) hash = (hash ^ parts[i]) * 0x9E3779B97F4A7C15u;
     Primitive *set = cache[hash >> 58], *oldest = set;
@@ -191,74 +188,124 @@ static Primitive *primitive_get(const Product *p) {
     return oldest;
 }
 
-static void set_handle(dnnl_memory_t m, const void *p) {
-    check(dnnl_memory_set_data_handle(m, (void *)(uintptr_t)p), "a memory handle");
+/* Executes p with operands in these places: memory objects belong to one thread. */
+typedef struct Operand {
+    int arg;
+    const dnnl_memory_desc_t *desc;
+    const void *at;
+} Operand;
+static void execute(dnnl_primitive_t p, const Operand *all, int count, const char *what) {
+    dnnl_exec_arg_t args[5];
+    for (int i = 0; i < count; i++) {
+        args[i].arg = all[i].arg;
+        check(
+            dnnl_memory_create(&args[i].memory, all[i].desc, engine, (void *)(uintptr_t)all[i].at),
+            "a memory object");
+    }
+    check(dnnl_primitive_execute(p, stream, count, args), what);
+    for (int i = 0; i < count; i++) dnnl_memory_destroy(args[i].memory);
 }
 
-/* b in the primitive's format. */
-static const void *packed_b(Primitive *e, const void *b) {
+static void multiply(const Primitive *e, void *c, const void *a, const void *b, const void *bias,
+                     void *pad) {
+    const Operand all[] = {{DNNL_ARG_SRC, e->a, a},
+                           {DNNL_ARG_WEIGHTS, e->b, b},
+                           {DNNL_ARG_DST, e->c, c},
+                           {DNNL_ARG_SCRATCHPAD, e->pad, pad},
+                           {DNNL_ARG_BIAS, e->bias, bias}};
+    execute(e->primitive, all, bias ? 5 : 4, "a matmul");
+}
+
+/* b in the primitive's format, written to `to` if that is another one. */
+static const void *packed_b(const Primitive *e, const void *b, void *to) {
     if (!e->pack) return b;
-    void *to = FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc));
-    set_handle(e->stored_b, b);
-    set_handle(e->b, to);
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, e->stored_b}, {DNNL_ARG_TO, e->b}};
-    check(dnnl_primitive_execute(e->pack, stream, COUNT(args), args), "a reorder");
+    const Operand all[] = {{DNNL_ARG_FROM, &e->stored_b, b}, {DNNL_ARG_TO, e->b, to}};
+    execute(e->pack, all, COUNT(all), "a reorder");
     return to;
 }
 
-static void execute(Primitive *e, const Product *p, const void *packed) {
-    set_handle(e->b, packed);
-    set_handle(e->a, p->a.at);
-    set_handle(e->c, p->c.at);
-    set_handle(e->pad, FN(scratch)(SCRATCH_DNNL, e->pad_bytes));
-    if (p->bias) set_handle(e->bias, p->bias);
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a},
-                              {DNNL_ARG_WEIGHTS, e->b},
-                              {DNNL_ARG_DST, e->c},
-                              {DNNL_ARG_SCRATCHPAD, e->pad},
-                              {DNNL_ARG_BIAS, e->bias}};
-    check(dnnl_primitive_execute(e->primitive, stream, p->bias ? 5 : 4, args), "a matmul");
-    check(dnnl_stream_wait(stream), "a matmul");
-}
+/* ---- products by blocks of rows ---- */
 
-static void whole(const Product *p) {
-    Primitive *e = primitive_get(p);
-    execute(e, p, packed_b(e, p->b.at));
-}
-
-/* Row counts of packed text differ from step to step: rows beyond a multiple of this go through a
- * padded copy, so that few shapes occur. */
-#define ROWS_STEP 32
-#define ROWS_SPLIT 256
+#define BLOCK_ROWS 64
+/* b is cut into pieces of columns that stay in L2 while a thread walks along the rows. */
+#define PIECE_BYTES ((size_t)5 << 18)
+#define PIECE_STEP 64
 
 static size_t element_size(Element e) { return e == ELEMENT_ACT ? sizeof(act) : sizeof(float); }
 
-static void by_rows(const Product *p) {
-    size_t tail = p->M % ROWS_STEP, in = element_size(p->in), out = element_size(p->out);
-    if (p->M < ROWS_SPLIT || !tail) {
-        whole(p);
-        return;
+/* Columns [col, col + e->key.N). */
+typedef struct Piece {
+    const Primitive *e;
+    const void *b;
+    size_t col;
+} Piece;
+
+/* A thread's memory: a block of a, its results of a piece, oneDNN's scratchpad. */
+typedef struct BlockMemory {
+    size_t result, pad, size; /* offsets */
+} BlockMemory;
+
+static void copy_rows(void *to, size_t ldt, const void *from, size_t ldf, size_t rows,
+                      size_t bytes) {
+    for (size_t i = 0; i < rows; i++)
+        memcpy((char *)to + i * ldt, (const char *)from + i * ldf, bytes);
+}
+
+/* Rows from `row` on of one piece. Blocks with rows to spare, and those that do not fill whole
+ * rows, pass through copies: the primitive sees one shape. */
+static void block_run(const Product *p, const Piece *piece, size_t row, char *mem,
+                      const BlockMemory *m) {
+    size_t in = element_size(p->in), out = element_size(p->out), n = piece->e->key.N;
+    size_t rows = size_min(BLOCK_ROWS, p->M - row), k_bytes = p->K * in, n_bytes = n * out;
+    const char *a = (const char *)p->a.at + row * p->a.ld * in;
+    char *c = (char *)p->c.at + (row * p->c.ld + piece->col) * out, *to = c;
+    if (rows < BLOCK_ROWS || p->a.ld != p->K) {
+        copy_rows(mem, k_bytes, a, p->a.ld * in, rows, k_bytes);
+        memset(mem + rows * k_bytes, 0, (BLOCK_ROWS - rows) * k_bytes);
+        a = mem;
     }
-    Product q = *p;
-    q.M = p->M - tail;
-    Primitive *e = primitive_get(&q);
-    dnnl_memory_desc_t first = e->b_desc;
-    const void *b = packed_b(e, p->b.at);
-    execute(e, &q, b);
-    q.M = ROWS_STEP, q.a.ld = p->K, q.c.ld = p->N;
-    size_t a_bytes = round_up(ROWS_STEP * p->K * in, 64), c_bytes = ROWS_STEP * p->N * out;
-    char *a = FN(scratch)(SCRATCH_LEFT, a_bytes + c_bytes), *c = a + a_bytes;
-    const char *from = (const char *)p->a.at + (p->M - tail) * p->a.ld * in;
-    char *to = (char *)p->c.at + (p->M - tail) * p->c.ld * out;
-    memset(a + tail * p->K * in, 0, (ROWS_STEP - tail) * p->K * in);
-    for (size_t i = 0; i < tail; i++) memcpy(a + i * p->K * in, from + i * p->a.ld * in, p->K * in);
-    for (size_t i = 0; i < tail && p->add; i++)
-        memcpy(c + i * p->N * out, to + i * p->c.ld * out, p->N * out);
-    q.a.at = a, q.c.at = c;
-    e = primitive_get(&q);
-    execute(e, &q, dnnl_memory_desc_equal(&first, &e->b_desc) ? b : packed_b(e, p->b.at));
-    for (size_t i = 0; i < tail; i++)
-        memcpy(to + i * p->c.ld * out, c + i * p->N * out, p->N * out);
+    if (rows < BLOCK_ROWS || p->c.ld != n) to = mem + m->result;
+    if (to != c && p->add) copy_rows(to, n_bytes, c, p->c.ld * out, rows, n_bytes);
+    multiply(piece->e, to, a, piece->b, p->bias ? (const char *)p->bias + piece->col * in : NULL,
+             mem + m->pad);
+    if (to != c) copy_rows(c, p->c.ld * out, to, n_bytes, rows, n_bytes);
+}
+
+/* Cuts b into `pieces` of `cols` columns and packs them. */
+static void pieces_pack(Piece *piece, size_t pieces, size_t cols, const Product *p) {
+    size_t step = (p->tb ? p->b.ld : 1) * element_size(p->in);
+    Product block = *p;
+    block.M = BLOCK_ROWS, block.a.ld = p->K;
+    char *packed = NULL;
+    for (size_t i = 0; i < pieces; i++) {
+        block.N = block.c.ld = size_min(cols, p->N - i * cols);
+        const Primitive *e = primitive_get(&block, true);
+        if (!packed) packed = FN(scratch)(SCRATCH_PACKED, pieces * round_up(e->b_bytes, 64));
+        piece[i] = (Piece){e, (const char *)p->b.at + i * cols * step, i * cols};
+        piece[i].b = packed_b(e, piece[i].b, packed);
+        packed += round_up(e->b_bytes, 64);
+    }
+}
+
+static void by_blocks(const Product *p) {
+    size_t in = element_size(p->in), most = div_up(p->N * p->K * in, PIECE_BYTES);
+    size_t cols = size_min(p->N, round_up(div_up(p->N, most), PIECE_STEP));
+    size_t pieces = div_up(p->N, cols), blocks = div_up(p->M, BLOCK_ROWS);
+    Piece *piece = FN(scratch)(SCRATCH_PIECES, pieces * sizeof *piece);
+    pieces_pack(piece, pieces, cols, p);
+    BlockMemory m = {.result = round_up(BLOCK_ROWS * p->K * in, 64)};
+    m.pad = m.result + round_up(BLOCK_ROWS * cols * element_size(p->out), 64);
+    m.size = m.pad + 64 + /* of equal pieces, and of the last one */
+             round_up(size_max(piece[0].e->pad_bytes, piece[pieces - 1].e->pad_bytes), 64);
+    char *mem = FN(scratch)(SCRATCH_LEFT, m.size * (size_t)omp_get_max_threads());
+#pragma omp parallel if (blocks * pieces > 1)
+    {
+        omp_set_num_threads(1); /* in this thread: oneDNN starts no others */
+        char *own = mem + m.size * (size_t)omp_get_thread_num();
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < pieces * blocks; i++)
+            block_run(p, &piece[i / blocks], i % blocks * BLOCK_ROWS, own, &m);
+    }
 }
 
 /* ---- products with a transposed left operand: weight gradients ---- */
@@ -356,9 +403,9 @@ static void across(const Product *p) {
         q.a.at = left, q.a.ld = padded, q.ta = false;
         q.K = p->tb ? rows : padded;
         q.add = p->add || k > 0;
-        Primitive *e = primitive_get(&q);
+        Primitive *e = primitive_get(&q, false);
         size_t cols = p->tb ? 0 : e->block_cols;
-        float *b = cols ? FN(scratch)(SCRATCH_PACKED, dnnl_memory_desc_get_size(&e->b_desc)) : NULL;
+        float *b = cols ? FN(scratch)(SCRATCH_PACKED, e->b_bytes) : NULL;
         const char *a = (const char *)p->a.at + k * p->a.ld * size;
 #pragma omp parallel if (rows * (p->M + p->N) > SERIAL_BELOW)
         {
@@ -370,7 +417,11 @@ static void across(const Product *p) {
                 pack_rows(b + i * cols, padded * cols, cols, (const float *)p->b.at + k * p->b.ld,
                           p->b.ld, i, rows, p->N);
         }
-        execute(e, &q, cols ? b : packed_b(e, part_of_b(p, k, rows, padded)));
+        const void *packed = b;
+        if (!cols)
+            packed = packed_b(e, part_of_b(p, k, rows, padded),
+                              e->pack ? FN(scratch)(SCRATCH_PACKED, e->b_bytes) : NULL);
+        multiply(e, p->c.at, left, packed, NULL, FN(scratch)(SCRATCH_DNNL, e->pad_bytes));
     }
 }
 
@@ -427,5 +478,5 @@ void FN(matmul)(const Product *p) {
     if (p->ta)
         across(p);
     else
-        by_rows(p);
+        by_blocks(p);
 }
