@@ -15,6 +15,9 @@ without_bf16() {
     CLIPC_CPU=v3 train slow 1 && with slow fp32 && ! grep -q "$emulated" "$dir/stderr" &&
         CLIPC_CPU=v3 train asked 1 --precision amp_bf16 && with asked amp_bf16 && grep -q "$emulated" "$dir/stderr"
 }
+without_bf16_on_avx512() { # where oneDNN has such products, slower than f32's
+    CLIPC_CPU=v4 train wide 1 --precision amp_bf16 && with wide amp_bf16 && grep -q "$emulated" "$dir/stderr"
+}
 with_bf16() { train fast 1 && with fast amp_bf16; }
 resume_keeps() { # on another device than the one it began on; the record is the checkpoint's, not the folder's alone
     train slow 2 --resume latest && with slow fp32 && CLIPC_CPU=v3 train asked 2 --resume latest && with asked amp_bf16 &&
@@ -33,6 +36,11 @@ evaluation() { # on an AVX2 machine as well
 evaluation_in_bf16() { [ "$(features --precision amp_bf16)" = "$(features)" ] && [ "$(features --precision fp32)" != "$(features)" ]; }
 
 check without_bf16 without_bf16
+if "$clipc" --version | grep -q '^instruction sets:.*v4'; then
+    check without_bf16_on_avx512 without_bf16_on_avx512
+else
+    skip "this CPU has no AVX-512" without_bf16_on_avx512
+fi
 check resume_keeps resume_keeps
 check explicit_wins explicit_wins
 check evaluation evaluation

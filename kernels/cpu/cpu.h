@@ -44,7 +44,8 @@ extern const Kernels FN(kernels);
 enum ScratchUse {
     SCRATCH_DNNL,
     SCRATCH_LINEAR,
-    SCRATCH_EMULATE,
+    SCRATCH_WIDE,
+    SCRATCH_BIAS,
     SCRATCH_PACKED,
     SCRATCH_PIECES,
     SCRATCH_LEFT,

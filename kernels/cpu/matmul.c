@@ -1,7 +1,7 @@
 /* cpu/matmul: the only user of oneDNN. oneDNN's matmul is fastest if the right operand is packed in
  * its format, the left one is in plain rows and the contraction is short enough for L2, so operands
  * are prepared that way. Primitives are cached by shape and type. If the CPU has no bf16 products,
- * bf16 operands are widened to f32 first.
+ * bf16 operands are widened where they are packed, and products are f32's.
  *
  * oneDNN chooses the order of a sum by the number of rows and threads. Products whose rows are
  * independent are therefore computed in blocks of one number of rows, each by one thread: a row's
@@ -147,9 +147,27 @@ static void engine_open(void) {
     check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "a stream");
 }
 
+#if defined ACT_BF16
+static bool bf16_works(void) {
+    static bool said;
+    if (cpu_set() >= CPU_V4BF16) return true;
+    if (!said) log_warn("this CPU has no bf16 instructions: amp_bf16's products are of f32");
+    said = true;
+    return false;
+}
+#endif
+
+/* The element type in which a product is computed whose operands have type e. */
+static Element computed(Element e) {
+#if defined ACT_BF16
+    if (e == ELEMENT_ACT && !bf16_works()) return ELEMENT_F32;
+#endif
+    return e;
+}
+
 static dnnl_data_type_t type_of(Element e) {
 #if defined ACT_BF16
-    if (e == ELEMENT_ACT) return dnnl_bf16;
+    if (computed(e) == ELEMENT_ACT) return dnnl_bf16;
 #endif
     (void)e;
     return dnnl_f32;
@@ -232,11 +250,20 @@ static const void *packed_b(const Primitive *e, const void *b, void *to) {
 #define PIECE_STEP 64
 
 static size_t element_size(Element e) { return e == ELEMENT_ACT ? sizeof(act) : sizeof(float); }
+static inline vf element_load(const void *p, size_t i, size_t k, Element e) {
+    return e == ELEMENT_ACT ? act_load((const act *)p + i, k) : f32_load((const float *)p + i, k);
+}
+static inline void element_store(void *p, size_t i, vf v, size_t k, Element e) {
+    if (e == ELEMENT_ACT)
+        act_store((act *)p + i, v, k);
+    else
+        f32_store((float *)p + i, v, k);
+}
 
 /* Columns [col, col + e->key.N). */
 typedef struct Piece {
     const Primitive *e;
-    const void *b;
+    const void *b, *bias;
     size_t col;
 } Piece;
 
@@ -245,56 +272,85 @@ typedef struct BlockMemory {
     size_t result, pad, size; /* offsets */
 } BlockMemory;
 
-static void copy_rows(void *to, size_t ldt, const void *from, size_t ldf, size_t rows,
-                      size_t bytes) {
+/* to[rows, cols] of type t = from[rows, cols] of type f; ldt and ldf elements a row. */
+static inline __attribute__((always_inline)) void convert_rows(void *to, size_t ldt, Element t,
+                                                               const void *from, size_t ldf,
+                                                               Element f, size_t rows,
+                                                               size_t cols) {
     for (size_t i = 0; i < rows; i++)
-        memcpy((char *)to + i * ldt, (const char *)from + i * ldf, bytes);
+        for (size_t c = 0; c < cols; c += VW)
+            element_store(to, i * ldt + c, element_load(from, i * ldf + c, cols - c, f), cols - c,
+                          t);
 }
 
-/* Rows from `row` on of one piece. Blocks with rows to spare, and those that do not fill whole
- * rows, pass through copies: the primitive sees one shape. */
+static void copy_rows(void *to, size_t ldt, Element t, const void *from, size_t ldf, Element f,
+                      size_t rows, size_t cols) {
+    if (t != f && t == ELEMENT_F32)
+        convert_rows(to, ldt, ELEMENT_F32, from, ldf, ELEMENT_ACT, rows, cols);
+    else if (t != f)
+        convert_rows(to, ldt, ELEMENT_ACT, from, ldf, ELEMENT_F32, rows, cols);
+    else
+        for (size_t i = 0, size = element_size(t); i < rows; i++)
+            memcpy((char *)to + i * ldt * size, (const char *)from + i * ldf * size, cols * size);
+}
+
+/* Rows from `row` on of one piece. Blocks with rows to spare, those that do not fill whole rows and
+ * those of another type pass through copies: the primitive sees one shape. */
 static void block_run(const Product *p, const Piece *piece, size_t row, char *mem,
                       const BlockMemory *m) {
-    size_t in = element_size(p->in), out = element_size(p->out), n = piece->e->key.N;
-    size_t rows = size_min(BLOCK_ROWS, p->M - row), k_bytes = p->K * in, n_bytes = n * out;
-    const char *a = (const char *)p->a.at + row * p->a.ld * in;
-    char *c = (char *)p->c.at + (row * p->c.ld + piece->col) * out, *to = c;
-    if (rows < BLOCK_ROWS || p->a.ld != p->K) {
-        copy_rows(mem, k_bytes, a, p->a.ld * in, rows, k_bytes);
-        memset(mem + rows * k_bytes, 0, (BLOCK_ROWS - rows) * k_bytes);
+    Element in = computed(p->in), out = computed(p->out);
+    size_t n = piece->e->key.N, rows = size_min(BLOCK_ROWS, p->M - row), K = p->K;
+    const char *a = (const char *)p->a.at + row * p->a.ld * element_size(p->in);
+    char *c = (char *)p->c.at + (row * p->c.ld + piece->col) * element_size(p->out), *to = c;
+    if (rows < BLOCK_ROWS || p->a.ld != K || in != p->in) {
+        copy_rows(mem, K, in, a, p->a.ld, p->in, rows, K);
+        memset(mem + rows * K * element_size(in), 0, (BLOCK_ROWS - rows) * K * element_size(in));
         a = mem;
     }
-    if (rows < BLOCK_ROWS || p->c.ld != n) to = mem + m->result;
-    if (to != c && p->add) copy_rows(to, n_bytes, c, p->c.ld * out, rows, n_bytes);
-    multiply(piece->e, to, a, piece->b, p->bias ? (const char *)p->bias + piece->col * in : NULL,
-             mem + m->pad);
-    if (to != c) copy_rows(c, p->c.ld * out, to, n_bytes, rows, n_bytes);
+    if (rows < BLOCK_ROWS || p->c.ld != n || out != p->out) to = mem + m->result;
+    if (to != c && p->add) copy_rows(to, n, out, c, p->c.ld, p->out, rows, n);
+    multiply(piece->e, to, a, piece->b, piece->bias, mem + m->pad);
+    if (to != c) copy_rows(c, p->c.ld, p->out, to, n, out, rows, n);
+}
+
+/* x[n] in the type of the computation. */
+static const void *computed_of(enum ScratchUse use, const void *x, size_t n, Element e) {
+    if (computed(e) == e || !x) return x;
+    float *to = FN(scratch)(use, n * sizeof *to);
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW)
+        f32_store(to + i, element_load(x, i, n - i, ELEMENT_ACT), n - i);
+    return to;
 }
 
 /* Cuts b into `pieces` of `cols` columns and packs them. */
 static void pieces_pack(Piece *piece, size_t pieces, size_t cols, const Product *p) {
-    size_t step = (p->tb ? p->b.ld : 1) * element_size(p->in);
+    size_t size = element_size(computed(p->in)), step = p->tb ? p->b.ld : 1;
+    size_t stored = p->tb ? (p->N - 1) * p->b.ld + p->K : (p->K - 1) * p->b.ld + p->N;
+    const char *b = computed_of(SCRATCH_WIDE, p->b.at, stored, p->in);
+    const char *bias = computed_of(SCRATCH_BIAS, p->bias, p->N, p->in);
     Product block = *p;
     block.M = BLOCK_ROWS, block.a.ld = p->K;
     char *packed = NULL;
     for (size_t i = 0; i < pieces; i++) {
-        block.N = block.c.ld = size_min(cols, p->N - i * cols);
+        size_t col = i * cols;
+        block.N = block.c.ld = size_min(cols, p->N - col);
         const Primitive *e = primitive_get(&block, true);
         if (!packed) packed = FN(scratch)(SCRATCH_PACKED, pieces * round_up(e->b_bytes, 64));
-        piece[i] = (Piece){e, (const char *)p->b.at + i * cols * step, i * cols};
-        piece[i].b = packed_b(e, piece[i].b, packed);
+        const void *packed_part = packed_b(e, b + col * step * size, packed);
+        piece[i] = (Piece){e, packed_part, bias ? bias + col * size : NULL, col};
         packed += round_up(e->b_bytes, 64);
     }
 }
 
 static void by_blocks(const Product *p) {
-    size_t in = element_size(p->in), most = div_up(p->N * p->K * in, PIECE_BYTES);
+    size_t in = element_size(computed(p->in)), most = div_up(p->N * p->K * in, PIECE_BYTES);
     size_t cols = size_min(p->N, round_up(div_up(p->N, most), PIECE_STEP));
     size_t pieces = div_up(p->N, cols), blocks = div_up(p->M, BLOCK_ROWS);
     Piece *piece = FN(scratch)(SCRATCH_PIECES, pieces * sizeof *piece);
     pieces_pack(piece, pieces, cols, p);
     BlockMemory m = {.result = round_up(BLOCK_ROWS * p->K * in, 64)};
-    m.pad = m.result + round_up(BLOCK_ROWS * cols * element_size(p->out), 64);
+    m.pad = m.result + round_up(BLOCK_ROWS * cols * element_size(computed(p->out)), 64);
     m.size = m.pad + 64 + /* of equal pieces, and of the last one */
              round_up(size_max(piece[0].e->pad_bytes, piece[pieces - 1].e->pad_bytes), 64);
     char *mem = FN(scratch)(SCRATCH_LEFT, m.size * (size_t)omp_get_max_threads());
@@ -319,76 +375,71 @@ static void by_blocks(const Product *p) {
 /* Columns that a thread transposes together. */
 #define COLS 64
 
-static inline vf element_load(const void *p, size_t i, size_t k, Element e) {
-    return e == ELEMENT_ACT ? act_load((const act *)p + i, k) : f32_load((const float *)p + i, k);
-}
-static inline void element_store(void *p, size_t i, vf v, size_t k, Element e) {
-    if (e == ELEMENT_ACT)
-        act_store((act *)p + i, v, k);
-    else
-        f32_store((float *)p + i, v, k);
-}
-
 /* to[cols, ldt] = from[rows, ld] transposed, 0 up to `padded` rows; sums[cols] += the sums over the
  * rows. cols <= COLS. */
-static inline __attribute__((always_inline)) void transpose_block(void *to, size_t ldt, float *sums,
-                                                                  const void *from, size_t ld,
-                                                                  size_t rows, size_t cols,
-                                                                  size_t padded, Element e) {
+static inline __attribute__((always_inline)) void transpose_block(void *to, size_t ldt, Element t,
+                                                                  float *sums, const void *from,
+                                                                  size_t ld, Element f, size_t rows,
+                                                                  size_t cols, size_t padded) {
     for (size_t r = 0; r < padded; r += VW)
         for (size_t c = 0; c < cols; c += VW) {
             vf v[VW], sum = vload(sums + c);
 #pragma GCC unroll 16
             for (size_t i = 0; i < VW; i++) {
-                __builtin_prefetch((const char *)from + ((r + VW + i) * ld + c) * element_size(e));
-                v[i] = r + i < rows ? element_load(from, (r + i) * ld + c, cols - c, e) : vzero();
+                __builtin_prefetch((const char *)from + ((r + VW + i) * ld + c) * element_size(f));
+                v[i] = r + i < rows ? element_load(from, (r + i) * ld + c, cols - c, f) : vzero();
                 sum += v[i];
             }
             vstore(sums + c, sum);
             vtranspose(v);
 #pragma GCC unroll 16
             for (size_t i = 0; i < VW; i++)
-                if (c + i < cols) element_store(to, (c + i) * ldt + r, v[i], VW, e);
+                if (c + i < cols) element_store(to, (c + i) * ldt + r, v[i], VW, t);
         }
 }
 
 /* Columns [c, c + COLS) of the left operand. */
 static void transpose_cols(void *to, float *sums, const void *from, size_t ld, size_t rows,
                            size_t c, size_t cols, size_t padded, Element e) {
-    size_t n = size_min(COLS, cols - c), size = element_size(e);
+    size_t n = size_min(COLS, cols - c);
     float sum[COLS] = {0};
-    void *t = (char *)to + c * padded * size;
-    const void *f = (const char *)from + c * size;
-    if (e == ELEMENT_ACT)
-        transpose_block(t, padded, sum, f, ld, rows, n, padded, ELEMENT_ACT);
+    void *t = (char *)to + c * padded * element_size(computed(e));
+    const void *f = (const char *)from + c * element_size(e);
+    if (computed(e) == ELEMENT_ACT)
+        transpose_block(t, padded, ELEMENT_ACT, sum, f, ld, ELEMENT_ACT, rows, n, padded);
+    else if (e == ELEMENT_ACT)
+        transpose_block(t, padded, ELEMENT_F32, sum, f, ld, ELEMENT_ACT, rows, n, padded);
     else
-        transpose_block(t, padded, sum, f, ld, rows, n, padded, ELEMENT_F32);
+        transpose_block(t, padded, ELEMENT_F32, sum, f, ld, ELEMENT_F32, rows, n, padded);
     for (size_t i = 0; sums && i < n; i++) sums[c + i] += sum[i];
 }
 
 /* 16 rows of b from row k on as [N/cols][16][cols], blocks `stride` apart; 0 past the end of b. */
-static void pack_rows(float *to, size_t stride, size_t cols, const float *b, size_t ld, size_t k,
-                      size_t rows, size_t N) {
+static inline __attribute__((always_inline)) void pack_rows(float *to, size_t stride, size_t cols,
+                                                            const void *b, size_t ld, Element e,
+                                                            size_t k, size_t rows, size_t N) {
     for (size_t i = k; i < k + 16; i++, to += cols) {
         float *row = to;
         for (size_t n = 0; n < N; n += cols, row += stride)
             for (size_t j = 0; j < cols; j += VW) {
-                size_t left = N > n + j ? N - n - j : 0;
-                const float *from = b + i * ld + n + j;
-                __builtin_prefetch(from + 4 * ld);
-                vstore(row + j, i < rows && left ? f32_load(from, left) : vzero());
+                size_t left = N > n + j ? N - n - j : 0, at = i * ld + n + j;
+                __builtin_prefetch((const char *)b + (at + 4 * ld) * element_size(e));
+                vstore(row + j, i < rows && left ? element_load(b, at, left, e) : vzero());
             }
     }
 }
 
-/* Rows [k, k + rows) of b; if `padded` is larger, a copy that ends in rows of 0. */
+/* Rows [k, k + rows) of b in the type of the computation; if `padded` is larger, a copy that ends
+ * in rows of 0. */
 static const void *part_of_b(const Product *p, size_t k, size_t rows, size_t padded) {
-    size_t size = element_size(p->in);
-    const char *from = (const char *)p->b.at + (p->tb ? k : k * p->b.ld) * size;
-    if (rows == padded || p->tb) return from;
-    char *to = FN(scratch)(SCRATCH_PADDED, padded * p->b.ld * size);
-    memcpy(to, from, ((rows - 1) * p->b.ld + p->N) * size);
-    memset(to + rows * p->b.ld * size, 0, (padded - rows) * p->b.ld * size);
+    Element t = computed(p->in);
+    size_t ld = p->b.ld, size = element_size(t);
+    size_t all = p->tb ? p->N : padded, some = p->tb ? p->N : rows, cols = p->tb ? rows : p->N;
+    const char *from = (const char *)p->b.at + (p->tb ? k : k * ld) * element_size(p->in);
+    if (some == all && t == p->in) return from;
+    char *to = FN(scratch)(SCRATCH_PADDED, all * ld * size);
+    copy_rows(to, ld, t, from, ld, p->in, some, cols);
+    memset(to + some * ld * size, 0, (all - some) * ld * size);
     return to;
 }
 
@@ -396,7 +447,7 @@ static void across(const Product *p) {
     size_t size = element_size(p->in);
     size_t most = p->M * p->N * sizeof(float) > WIDE_BYTES ? PART_WIDE : PART;
     size_t part = round_up(div_up(p->K, div_up(p->K, most)), PART_STEP);
-    char *left = FN(scratch)(SCRATCH_LEFT, p->M * part * size);
+    char *left = FN(scratch)(SCRATCH_LEFT, p->M * part * element_size(computed(p->in)));
     for (size_t k = 0; k < p->K; k += part) {
         size_t rows = size_min(part, p->K - k), padded = round_up(rows, p->tb ? 32 : PART_STEP);
         Product q = *p;
@@ -407,6 +458,7 @@ static void across(const Product *p) {
         size_t cols = p->tb ? 0 : e->block_cols;
         float *b = cols ? FN(scratch)(SCRATCH_PACKED, e->b_bytes) : NULL;
         const char *a = (const char *)p->a.at + k * p->a.ld * size;
+        const char *with = (const char *)p->b.at + k * p->b.ld * size;
 #pragma omp parallel if (rows * (p->M + p->N) > SERIAL_BELOW)
         {
 #pragma omp for schedule(static) nowait
@@ -414,8 +466,12 @@ static void across(const Product *p) {
                 transpose_cols(left, p->left_sums, a, p->a.ld, rows, c, p->M, padded, p->in);
 #pragma omp for schedule(static)
             for (size_t i = 0; i < (cols ? padded : 0); i += 16)
-                pack_rows(b + i * cols, padded * cols, cols, (const float *)p->b.at + k * p->b.ld,
-                          p->b.ld, i, rows, p->N);
+                if (p->in == ELEMENT_ACT)
+                    pack_rows(b + i * cols, padded * cols, cols, with, p->b.ld, ELEMENT_ACT, i,
+                              rows, p->N);
+                else
+                    pack_rows(b + i * cols, padded * cols, cols, with, p->b.ld, ELEMENT_F32, i,
+                              rows, p->N);
         }
         const void *packed = b;
         if (!cols)
@@ -425,56 +481,8 @@ static void across(const Product *p) {
     }
 }
 
-/* ---- bf16 without bf16 instructions ---- */
-
-#if defined ACT_BF16
-static bool bf16_works(void) {
-    static int works = -1;
-    if (works < 0) {
-        engine_open();
-        Key key = {32, 32, 32, 32, 32, 32, dnnl_bf16, dnnl_bf16, .tb = true};
-        dnnl_primitive_desc_t pd;
-        works = primitive_desc(&pd, &key) == dnnl_success;
-        if (works)
-            dnnl_primitive_desc_destroy(pd);
-        else
-            log_warn("this CPU has no bf16 instructions: amp_bf16 is emulated in f32 (slower than "
-                     "--precision fp32)");
-    }
-    return works;
-}
-
-/* Whole rows of ld elements: [rows, ld]. */
-static void widen(float *to, const act *from, size_t n) {
-#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
-    for (size_t i = 0; i < n; i += VW) f32_store(to + i, act_load(from + i, n - i), n - i);
-}
-
-static void emulate(const Product *p) {
-    size_t na = p->M * p->K, nb = p->K * p->N, nc = p->out == ELEMENT_F32 ? 0 : p->M * p->N;
-    float *a = FN(scratch)(SCRATCH_EMULATE, (na + nb + nc + p->N + 64) * sizeof *a);
-    float *b = a + round_up(na, 16), *c = b + round_up(nb, 16), *bias = c + round_up(nc, 16);
-    widen(a, p->a.at, na);
-    widen(b, p->b.at, nb);
-    if (p->bias) widen(bias, p->bias, p->N);
-    Product q = *p;
-    q.a.at = a, q.b.at = b, q.bias = p->bias ? bias : NULL, q.in = q.out = ELEMENT_F32;
-    if (nc) q.c.at = c;
-    FN(matmul)(&q);
-    act *to = p->c.at;
-#pragma omp parallel for schedule(static) if (nc > SERIAL_BELOW)
-    for (size_t i = 0; i < nc; i += VW) act_store(to + i, f32_load(c + i, nc - i), nc - i);
-}
-#endif
-
 void FN(matmul)(const Product *p) {
     if (!p->M || !p->N || !p->K) return;
-#if defined ACT_BF16
-    if (p->in == ELEMENT_ACT && !bf16_works()) {
-        emulate(p);
-        return;
-    }
-#endif
     if (p->ta)
         across(p);
     else
