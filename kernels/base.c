@@ -2,6 +2,7 @@
 
 #include "kernels/terminal.h"
 
+#include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,21 @@ void die_usage(const char *fmt, ...) {
     print_line(log_marker, fmt, args);
     va_end(args);
     exit(EXIT_USAGE);
+}
+
+static const char *throwing;
+
+static void on_exception(void) {
+    die("%s gave up, most likely for lack of memory: try a smaller --batch-size", throwing);
+}
+
+void die_of_exceptions(const char *what) {
+    /* std::set_terminate, if the library brought C++'s with it */
+    typedef void (*Handler)(void);
+    Handler (*set_terminate)(Handler);
+    *(void **)&set_terminate = dlsym(RTLD_DEFAULT, "_ZSt13set_terminatePFvvE");
+    throwing = what;
+    if (set_terminate) set_terminate(on_exception);
 }
 
 bool error_set(Error *err, const char *fmt, ...) {

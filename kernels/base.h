@@ -27,6 +27,10 @@ enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_STOPPED = 3 };
 void die(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 
+/* Once a library in C++ is in use: an exception of it that nothing catches, most likely for lack of
+ * memory, ends like die. `what`: the library. */
+void die_of_exceptions(const char *what);
+
 /* For errors of the data: a function that can meet bad data returns false and sets one line
  * here. */
 typedef struct Error {

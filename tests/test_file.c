@@ -121,6 +121,24 @@ static void test_fifos_are_not_opened(void **state) {
     free(path);
 }
 
+static void read_cut(void *path) {
+    MapFile m;
+    Error err;
+    if (!map_file(&m, path, &err) || truncate(path, 0)) _exit(77);
+    static volatile unsigned char byte;
+    byte = m.bytes[N - 1];
+    _exit(byte);
+}
+
+/* A mapped file that is cut while it is read ends the program with a line. */
+static void test_cut_while_mapped(void **state) {
+    (void)state;
+    char *path = xstrdup(test_path("cut\n\033here"));
+    test_write_file(path, TEXT, N);
+    test_dies(read_cut, path, EXIT_ERROR, "cut\n\\x1bhere: it was cut while in use");
+    free(path);
+}
+
 static void *write_digits(void *path) {
     test_write_file(path, TEXT, N);
     return NULL;
@@ -244,6 +262,7 @@ int main(void) {
         cmocka_unit_test(test_the_machine_fails),
         cmocka_unit_test(test_fifos_are_not_opened),
         cmocka_unit_test(test_storages),
+        cmocka_unit_test(test_cut_while_mapped),
         cmocka_unit_test(test_whole),
         cmocka_unit_test(test_folders),
         cmocka_unit_test(test_resources),

@@ -40,6 +40,19 @@ record() { # params.conf is whole or as it was
     (ulimit -f 1 && trap '' XFSZ && says 1 "params.conf" run 3) && cmp "$conf" "$dir/whole" && [ "$(ls "$dir/r" | grep -c params.conf)" = 1 ]
 }
 
+closed_streams() { # standard streams that are closed: no message goes into a file; what is printed and cannot be is an error
+    "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/c" 2>&- || return 1
+    [ -e "$dir/c/lock" ] && [ ! -s "$dir/c/lock" ] && says 0 "24 pictures" "$clipc" index check "$dir/c" || return 1
+    ! "$clipc" data peek $golden/pairs.tsv >&- 2>"$dir/stderr" && grep -q "standard output: Bad file descriptor" "$dir/stderr" &&
+        "$clipc" data pack $golden/pairs.tsv --out "$dir/c/t" <&- >"$dir/out" 2>&-
+}
+size_limit() { # of the shell: a line instead of a signal, also where nobody ignores it
+    (ulimit -f 1 && refused 1 "File too large" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$dir/big.npy") &&
+        ! ls "$dir" | grep -q big.npy
+}
+
+check closed_standard_streams closed_streams
+check file_size_limit size_limit
 check links_are_not_followed links
 check lock_of_a_pack_stays lock_stays
 check record_is_replaced_as_a_whole record

@@ -1,9 +1,11 @@
 /* linear: matrix products and projections. */
 #include "tests/support_kernels.h"
 
+#include <dlfcn.h>
 #include <math.h>
 #include <string.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* M, N, K */
 static const size_t shapes[][3] = {
@@ -28,6 +30,23 @@ static void linear_fwd(void **state) {
             check(y, 1, K);
             bufs_free();
         }
+}
+
+static void throw_in_library(void *k) {
+    const Kernels *kernels = k;
+    float one = 1, y;
+    kernels->linear_fwd((act *)&y, (act *)&one, (act *)&one, NULL, 1, 1, 1);
+    void (*throw_bad_alloc)(void);
+    *(void **)&throw_bad_alloc = dlsym(RTLD_DEFAULT, "_ZSt17__throw_bad_allocv");
+    if (throw_bad_alloc) throw_bad_alloc();
+    _exit(77);
+}
+
+/* A C++ exception of the library of products ends with a line. */
+static void exceptions(void **state) {
+    (void)state;
+    const Kernels *k = kernels_open_device(DEVICE_CPU, PRECISION_FP32);
+    test_dies(throw_in_library, (void *)k, EXIT_ERROR, "clipc: oneDNN gave up");
 }
 
 static void linear_bwd_input(void **state) {
@@ -263,6 +282,7 @@ int main(void) {
         cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
         cmocka_unit_test(linear_cut),
     };
-    const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref)};
+    const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref),
+                                      cmocka_unit_test(exceptions)};
     return kernel_tests_run("kernels_linear", each, COUNT(each), once, COUNT(once));
 }

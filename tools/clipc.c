@@ -5,7 +5,9 @@
 #include "tools/commands.h"
 
 #include <jansson.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,8 +92,18 @@ static void spin_briefly(char **argv) {
     execv(exe, argv);
 }
 
+/* A closed standard stream would be the next file that is opened, and messages would be written
+ * into it. In its place is one on which reading or writing fails. */
+static void open_standard_streams(void) {
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd) _exit(EXIT_ERROR);
+}
+
 int main(int argc, char **argv) {
+    open_standard_streams();
     spin_briefly(argv);
+    signal(SIGXFSZ, SIG_IGN); /* a write past the file size limit fails with EFBIG */
     terminal_guard();
     json_set_alloc_funcs(xmalloc, free); /* never half of an object */
     if (argc < 2) {

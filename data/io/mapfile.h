@@ -8,6 +8,8 @@ typedef struct MapFile {
     size_t size;
 } MapFile;
 
-bool map_file(MapFile *m, const char *path, Error *err); /* err: without the path */
+/* err: without the path. If bytes cannot be read later (the file was cut, the storage fails), the
+ * program ends with a line that names the file and exit code 1. */
+bool map_file(MapFile *m, const char *path, Error *err);
 void unmap_file(MapFile *m);
 #endif

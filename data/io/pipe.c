@@ -58,7 +58,7 @@ static void become_shell(const char *command, int out, int life) {
         if (i != 2 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, HIGH)) < 0) _exit(127);
     for (int i = 0; i < 4; i++)
         if (i != 2 && dup2(from[i], i) < 0) _exit(127);
-    const int defaults[] = {SIGPIPE, SIGINT, SIGTERM, SIGCHLD, SIGHUP, SIGQUIT};
+    const int defaults[] = {SIGPIPE, SIGINT, SIGTERM, SIGCHLD, SIGHUP, SIGQUIT, SIGXFSZ};
     for (size_t i = 0; i < COUNT(defaults); i++) signal(defaults[i], SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -44,6 +44,8 @@ static dnnl_engine_t engine;
 static dnnl_stream_t stream;
 
 static void check(dnnl_status_t status, const char *what) {
+    if (status == dnnl_out_of_memory)
+        die("oneDNN: no memory for %s: try a smaller --batch-size", what);
     if (status != dnnl_success) die("oneDNN: %s failed (status %d)", what, (int)status);
 }
 
@@ -143,6 +145,7 @@ static void hold_to_set(void) {
 static void engine_open(void) {
     if (engine) return;
     hold_to_set();
+    die_of_exceptions("oneDNN");
     check(dnnl_engine_create(&engine, dnnl_cpu, 0), "the CPU engine");
     check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "a stream");
 }
