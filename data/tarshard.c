@@ -91,23 +91,29 @@ static bool frames_too_large(const Index *ix) {
     return false;
 }
 
-static bool build(TarShard *s, const char *cache_dir, const IndexKeys *keys, Error *err) {
+/* cache NULL: the index is kept nowhere. */
+static bool build(TarShard *s, const char *cache, const IndexKeys *keys, Error *err) {
     static atomic_flag announced = ATOMIC_FLAG_INIT;
-    if (!atomic_flag_test_and_set(&announced))
-        log_info("building the indexes that are missing in %s, once", cache_dir);
+    if (cache && !atomic_flag_test_and_set(&announced))
+        log_info("building the indexes that are missing in %s, once", cache);
     Index ix;
     if (!index_build(&ix, s->path, keys, err)) {
         index_free(&ix);
         return false;
     }
     if (ix.h.flags & INDEX_DAMAGED) log_warn("%s", err->text);
-    bool ok = folder_make(cache_dir, err);
-    if (ok && frames_too_large(&ix)) {
-        char *copy = cached_path(s->path, cache_dir, "");
+    bool ok = true;
+    if (frames_too_large(&ix) && !cache) {
+        ok = error_set(err,
+                       "%s: its zstd frames are too large to be read at random without a copy "
+                       "in a cache",
+                       s->path);
+    } else if (frames_too_large(&ix)) {
+        char *copy = cached_path(s->path, cache, "");
         ok = copy_frames(&ix, s->path, copy, err);
         free(copy);
     }
-    ok = ok && index_write(&ix, s->index_path, err);
+    if (cache) ok = ok && index_write(&ix, s->index_path, err);
     s->h = ix.h;
     index_free(&ix);
     return ok;
@@ -160,18 +166,35 @@ static bool usable_index(TarShard *s, const char *cache_dir, const FileStamp *no
     return false;
 }
 
+/* cache_dir, or NULL if it cannot be trusted, which is said once. */
+static const char *trusted(const char *cache_dir) {
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    Error why;
+    if (folder_private(cache_dir, &why)) return cache_dir;
+    if (!atomic_flag_test_and_set(&said))
+        log_warn("%s: it is not used as a cache; indexes are made again whenever they are needed "
+                 "(another one: --cache-dir)",
+                 why.text);
+    return NULL;
+}
+
+static bool find_cached(TarShard *s, const char *cache_dir, const FileStamp *now,
+                        const IndexKeys *keys, Error *err) {
+    const char *cache = trusted(cache_dir);
+    free(s->index_path);
+    s->index_path = cache ? cached_path(s->path, cache, ".idx") : NULL;
+    return (cache && usable_index(s, cache, now, keys)) || build(s, cache, keys, err);
+}
+
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,
                    Error *err) {
     *s = (TarShard){.path = xstrdup(path)};
     FileStamp now;
     if (!file_stamp(path, &now, err)) return false;
     s->index_path = xasprintf("%s.idx", path);
-    if (!usable_index(s, cache_dir, &now, keys)) {
-        free(s->index_path);
-        s->index_path = cached_path(path, cache_dir, ".idx");
-        if (!usable_index(s, cache_dir, &now, keys) && !build(s, cache_dir, keys, err))
-            return false;
-    }
+    bool beside = usable_index(s, cache_dir, &now, keys);
+    if (beside && s->h.flags & INDEX_COPY) beside = trusted(cache_dir) != NULL;
+    if (!beside && !find_cached(s, cache_dir, &now, keys, err)) return false;
     set_data_path(s, cache_dir);
     if (s->h.flags & INDEX_DAMAGED)
         log_warn("%s is cut or damaged: the first %llu samples are used", path,
@@ -280,9 +303,9 @@ static bool load_index(ShardCache *c, const TarShard *s, Index *ix, Error *err) 
     if (!file_stamp(s->path, &now, err)) return false;
     if (!index_fresh(&s->h, &now))
         return error_set(err, "%s has changed since it was opened", s->path);
-    if (!index_read(ix, s->index_path, &why)) {
+    if (!s->index_path || !index_read(ix, s->index_path, &why)) {
         if (s->h.flags & INDEX_COPY) return error_set(err, "%s", why.text);
-        log_warn("%s: the shard is indexed again", why.text);
+        if (s->index_path) log_warn("%s: the shard is indexed again", why.text);
         if (!index_build(ix, s->path, c->keys, err)) {
             index_free(ix);
             return false;

@@ -5,7 +5,7 @@
 #include "data/source.h"
 
 typedef struct TarShard {
-    char *path, *index_path;
+    char *path, *index_path; /* index_path NULL: it is kept nowhere and made when it is needed */
     char *name;      /* of a spooled stream: its source; else NULL */
     char *data_path; /* path, or the copy with smaller frames */
     IndexHeader h;
@@ -20,7 +20,8 @@ typedef struct TarShard {
 
 typedef struct ShardCache ShardCache;
 
-/* Finds a fresh index: next to the shard, then in cache_dir; otherwise builds one in cache_dir.
+/* Finds a fresh index: next to the shard, then in cache_dir; otherwise builds one in cache_dir. A
+ * cache_dir that others can write to is not used, with a warning.
  * Sets s->h with `usable` counted under `keys`. False: the shard cannot be read. Thread-safe for
  * different shards. */
 bool tarshard_find(TarShard *s, const char *path, const char *cache_dir, const IndexKeys *keys,

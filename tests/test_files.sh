@@ -51,6 +51,21 @@ size_limit() { # of the shell: a line instead of a signal, also where nobody ign
         ! ls "$dir" | grep -q big.npy
 }
 
+cache() { # one that others can write to is neither believed nor written
+    local t="$dir/k/t-000000.tar"
+    peek() { says 0 "24 samples" "$clipc" data peek "$t" --cache-dir "$@"; }
+    says 0 "24 samples" "$clipc" data pack $golden/pairs.tsv --out "$dir/k/t" && rm "$t.idx" &&
+        (umask 0 && peek "$dir/own/cache") && [ "$(stat -c %a "$dir/own/cache")" = 700 ] && peek "$dir/own/cache" &&
+        ! grep -q "as a cache" "$dir/out" && [ "$(ls "$dir/own/cache" | wc -l)" = 1 ] || return 1
+    mkdir -m 770 "$dir/theirs" && peek "$dir/theirs" && grep -q "others can write to .*theirs (chmod go-w): it is not used as a cache" "$dir/out" &&
+        [ -z "$(ls "$dir/theirs")" ] || return 1
+    probe() { "$clipc" eval probe --checkpoint $golden --train "$dir/classes" --test "$dir/classes" --c 1 --features-cache "$1"; }
+    mkdir -p "$dir/classes"/{a,b} && cp $golden/0*.jpg "$dir/classes/a" && cp $golden/1*.jpg "$dir/classes/b" &&
+        mkdir -m 777 "$dir/open" && says 0 "others can write to" probe "$dir/open" && [ -z "$(ls "$dir/open")" ] &&
+        says 0 "" probe "$dir/features" && says 0 "from the cache" probe "$dir/features"
+}
+
+check cache_of_others cache
 check closed_standard_streams closed_streams
 check file_size_limit size_limit
 check links_are_not_followed links

@@ -73,7 +73,6 @@ static void cache_write(const Labelled *l, const char *cache, const char *name, 
     char *x = cache_path(cache, name, "npy"), *labels = cache_path(cache, name, "labels"),
          *json = cache_path(cache, name, "json");
     Error err;
-    folder_make_or_die(cache);
     remove(json);
     size_t bytes = 0;
     for (size_t i = 0; i < l->count; i++) bytes += strlen(l->labels[i]) + 1;
@@ -110,7 +109,12 @@ static void take_features(Labelled *l, Features *f, const Dataset *d) {
 void labelled_embed(Labelled *l, Encoder *e, const Comm *c, const char *name, const char *spec,
                     const DatasetOptions *o, const char *cache) {
     char *stamp = cache_stamp(e, spec);
+    Error why;
     *l = (Labelled){0};
+    if (c->rank == 0 && cache && !folder_private(cache, &why)) {
+        log_warn("--features-cache: %s: it is not used", why.text);
+        cache = NULL;
+    }
     bool there = c->rank == 0 && cache && cache_is_of(cache, name, stamp);
     c->broadcast_bytes(&there, sizeof there, 0);
     if (!there) {

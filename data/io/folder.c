@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,23 @@ bool folder_make(const char *path, Error *err) {
     }
     free(part);
     return ok;
+}
+
+bool folder_private(const char *path, Error *err) {
+    struct stat s;
+    if (stat(path, &s)) {
+        char *copy = xstrdup(path);
+        bool ok = folder_make(dirname(copy), err);
+        free(copy);
+        if (!ok) return false;
+        if (mkdir(path, 0700) && errno != EEXIST)
+            return error_set(err, "cannot create the folder %.300s: %s", path, strerror(errno));
+        if (stat(path, &s)) return error_set(err, "%.300s: %s", path, strerror(errno));
+    }
+    if (!S_ISDIR(s.st_mode)) return error_set(err, "%.300s: not a folder", path);
+    if (s.st_uid != geteuid() && s.st_uid) return error_set(err, "%.300s is another user's", path);
+    return !(s.st_mode & (S_IWGRP | S_IWOTH)) ||
+           error_set(err, "others can write to %.300s (chmod go-w)", path);
 }
 
 void folder_make_or_die(const char *path) {

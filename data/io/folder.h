@@ -18,6 +18,10 @@ char *folder_beside(const char *path, const char *name);
 /* Creates the folder and its parents; existing ones are fine. */
 bool folder_make(const char *path, Error *err);
 void folder_make_or_die(const char *path);
+/* A folder for a cache, whose files are believed: creates it for this user alone, or checks that it
+ * is this user's (or root's) and that nobody else can write to it. False: it may not be used; err
+ * says why. */
+bool folder_private(const char *path, Error *err);
 /* The names in a folder that do not begin with a dot, sorted bytewise; malloc'd list of malloc'd
  * names. */
 bool folder_list(const char *path, char ***names, size_t *count, Error *err);
