@@ -20,7 +20,7 @@
 
 #define MANIFEST "index.json"
 #define MANIFEST_MAX ((size_t)1 << 30)
-#define KEYS_MAX ((size_t)1 << 36)
+#define KEY_MAX ((size_t)1 << 14) /* bytes, on average */
 enum { CHUNK_ROWS = 1024 };
 static const char *const suffixes[3] = {"npy", "keys", "thumbs"};
 
@@ -58,7 +58,7 @@ static bool open_keys(const IndexFolder *x, Segment *s, Error *err) {
     char *path = file_of(x, s->name, 1);
     uint8_t *bytes;
     size_t size, n = 0;
-    bool ok = file_read_all(path, &bytes, &size, KEYS_MAX, err);
+    bool ok = file_read_all(path, &bytes, &size, size_mul(s->rows, KEY_MAX), err);
     s->key_bytes = (char *)bytes;
     if (ok && crc32c(0, bytes, size) != s->crc[1])
         ok = error_set(err, "%s is damaged (checksum)", path);
@@ -114,7 +114,7 @@ static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
     Error why;
     bool ok = file_read_all(path, &bytes, &size, MANIFEST_MAX, err);
     if (ok) {
-        ok = index_folder_parse(x, (const char *)bytes, size, &why) ||
+        ok = index_folder_parse(x, (const char *)bytes, size, folder, &why) ||
              error_set(err, "%.200s: %.300s", path, why.text);
         free(bytes);
     }

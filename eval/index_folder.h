@@ -101,8 +101,10 @@ bool index_folder_stale(const IndexFolder *x, size_t row);
 /* Size 0: none. The bytes are in the mapped file. */
 void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size);
 
-/* Reads or writes index.json alone; segments' files are not opened. */
-bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err);
+/* Reads or writes index.json alone; segments' files are not opened. folder: rows are compared with
+ * the sizes of its files before memory is taken for them; NULL: they are not. */
+bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, const char *folder,
+                        Error *err);
 char *index_folder_to_json(const IndexFolder *x);
 /* JPEG `row` of a .thumbs file: offsets u64[rows + 1], then the JPEGs. False: damaged.
  */

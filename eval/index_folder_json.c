@@ -1,6 +1,8 @@
 /* index_folder: its index.json. */
 #include "eval/index_folder.h"
 
+#include "data/io/file.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,7 +81,19 @@ static bool take_times(Segment *s, const json_t *list, Error *err) {
                                       s->name, s->rows);
 }
 
-static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, Error *err) {
+/* The segment's features are on disk, in as many bytes as its rows have. */
+static bool has_rows(const IndexFolder *x, const Segment *s, const char *folder, Error *err) {
+    FileStamp f;
+    char *path = xasprintf("%s/%s.npy", folder, s->name);
+    bool ok = file_stamp(path, &f, err);
+    if (ok && f.size / (x->dim * (x->type == NPY_F16 ? 2 : 4)) < s->rows)
+        ok = error_set(err, "%.200s is not %zu rows of %zu", path, s->rows, x->dim);
+    free(path);
+    return ok;
+}
+
+static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, const char *folder,
+                         Error *err) {
     const char *name = json_string_value(json_object_get(o, "name"));
     if (!name || strlen(name) != 8 || strspn(name, "0123456789") != 8)
         return error_set(err, "a segment's \"name\" is not 8 digits");
@@ -87,6 +101,7 @@ static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, Error *err
     if (!take_size(o, "rows", 1, ROWS_MAX, &s->rows, err)) return false;
     if (s->rows > ROWS_MAX - x->rows) return error_set(err, "more than %zu rows", ROWS_MAX);
     s->first = x->rows;
+    if (folder && !has_rows(x, s, folder, err)) return false;
     if (!take_crcs(s, json_object_get(o, "crc32c"), err)) return false;
     if (!take_removed(s, json_object_get(o, "removed"), err)) return false;
     if (!take_times(s, json_object_get(o, "times"), err)) return false;
@@ -99,7 +114,7 @@ static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, Error *err
     return true;
 }
 
-static bool take_fields(IndexFolder *x, const json_t *root, Error *err) {
+static bool take_fields(IndexFolder *x, const json_t *root, const char *folder, Error *err) {
     const char *format = json_string_value(json_object_get(root, "format"));
     const char *dtype = json_string_value(json_object_get(root, "dtype"));
     const char *checkpoint = json_string_value(json_object_get(root, "checkpoint"));
@@ -133,17 +148,18 @@ static bool take_fields(IndexFolder *x, const json_t *root, Error *err) {
     x->segments = xcalloc(json_array_size(segments) + 1, sizeof *x->segments);
     json_array_foreach(segments, i, o) {
         x->count++;
-        if (!take_segment(x, &x->segments[i], o, err)) return false;
+        if (!take_segment(x, &x->segments[i], o, folder, err)) return false;
     }
     return true;
 }
 
-bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, Error *err) {
+bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, const char *folder,
+                        Error *err) {
     *x = (IndexFolder){.lock = -1};
     json_error_t why;
     json_t *root = json_loadb(json, bytes, 0, &why);
     if (!root) return error_set(err, "line %d: %.160s", why.line, why.text);
-    bool ok = take_fields(x, root, err);
+    bool ok = take_fields(x, root, folder, err);
     json_decref(root);
     if (!ok) index_folder_close(x);
     return ok;

@@ -64,8 +64,14 @@ cache() { # one that others can write to is neither believed nor written
         mkdir -m 777 "$dir/open" && says 0 "others can write to" probe "$dir/open" && [ -z "$(ls "$dir/open")" ] &&
         says 0 "" probe "$dir/features" && says 0 "from the cache" probe "$dir/features"
 }
+hostile_index() { # rows that no file has take no memory
+    says 0 "24 added" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/h" || return 1
+    sed -i 's/"rows":24/"rows":4294967290,"removed":[[0,4294967290]]/; s/"times":\[[^a-z]*\]\],//' "$dir/h/index.json"
+    (ulimit -v 500000 && refused 1 "is not 4294967290 rows of 40" "$clipc" index list "$dir/h")
+}
 
 check cache_of_others cache
+check hostile_index hostile_index
 check closed_standard_streams closed_streams
 check file_size_limit size_limit
 check links_are_not_followed links

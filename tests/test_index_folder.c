@@ -364,7 +364,7 @@ static void test_manifest(void **state) {
             ",\"times\":[[2,1700000000000000001],[1,0]]") "],\"checksum\":\"fedcba9876543210\"}";
     IndexFolder c;
     Error err;
-    if (!index_folder_parse(&c, good, strlen(good), &err)) fail_msg("%s", err.text);
+    if (!index_folder_parse(&c, good, strlen(good), NULL, &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
     assert_string_equal(c.checksum, "fedcba9876543210");
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
@@ -376,7 +376,7 @@ static void test_manifest(void **state) {
     free(again);
     index_folder_close(&c);
     for (size_t cut = 0; cut < strlen(good); cut++)
-        assert_false(index_folder_parse(&c, good, cut, &err));
+        assert_false(index_folder_parse(&c, good, cut, NULL, &err));
     static const struct {
         const char *json, *needle;
     } bad[] = {
@@ -401,7 +401,7 @@ static void test_manifest(void **state) {
         {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {
-        assert_false(index_folder_parse(&c, bad[i].json, strlen(bad[i].json), &err));
+        assert_false(index_folder_parse(&c, bad[i].json, strlen(bad[i].json), NULL, &err));
         if (!strstr(err.text, bad[i].needle)) fail_msg("%zu: %s", i, err.text);
     }
 }

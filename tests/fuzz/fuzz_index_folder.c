@@ -22,9 +22,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     IndexFolder c, again;
     Error err;
     check_thumbs(bytes, n);
-    if (!index_folder_parse(&c, (const char *)bytes, n, &err)) return 0;
+    if (!index_folder_parse(&c, (const char *)bytes, n, NULL, &err)) return 0;
     char *json = index_folder_to_json(&c);
-    if (!index_folder_parse(&again, json, strlen(json), &err)) abort();
+    if (!index_folder_parse(&again, json, strlen(json), NULL, &err)) abort();
     if (again.rows != c.rows || again.removed != c.removed || again.count != c.count ||
         strcmp(again.identity, c.identity) != 0)
         abort();
