@@ -64,6 +64,15 @@ cache() { # one that others can write to is neither believed nor written
         mkdir -m 777 "$dir/open" && says 0 "others can write to" probe "$dir/open" && [ -z "$(ls "$dir/open")" ] &&
         says 0 "" probe "$dir/features" && says 0 "from the cache" probe "$dir/features"
 }
+line_breaks() { # in a picture's name: rows and keys stay in step
+    mkdir -p "$dir/n" && cp $golden/00.jpg "$dir/n/a"$'\n'"b.jpg" && cp $golden/01.jpg "$dir/n/c"$'\r\n'".jpg" && cp $golden/02.jpg "$dir/n/d.jpg" &&
+        says 0 "3 rows of 40" "$clipc" embed --checkpoint $golden --images "$dir/n" --out "$dir/n.npy" &&
+        [ "$(cat "$dir/n.npy.keys")" = "$dir/n/a\\nb.jpg"$'\n'"$dir/n/c\\r\\n.jpg"$'\n'"$dir/n/d.jpg" ] &&
+        says 0 "1.0000  row 2  $dir/n/d.jpg" "$clipc" search --checkpoint $golden --collection "$dir/n.npy" --image $golden/02.jpg &&
+        says 0 "1 added" "$clipc" embed --checkpoint $golden --images "$dir/n" --index "$dir/ni" &&
+        [ "$(grep -c "a name with a line break is left out" "$dir/out")" = 2 ] &&
+        says 0 "1 pictures" "$clipc" index check "$dir/ni"
+}
 hostile_index() { # rows that no file has take no memory
     says 0 "24 added" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/h" || return 1
     sed -i 's/"rows":24/"rows":4294967290,"removed":[[0,4294967290]]/; s/"times":\[[^a-z]*\]\],//' "$dir/h/index.json"
@@ -71,6 +80,7 @@ hostile_index() { # rows that no file has take no memory
 }
 
 check cache_of_others cache
+check line_breaks_in_names line_breaks
 check hostile_index hostile_index
 check closed_standard_streams closed_streams
 check file_size_limit size_limit

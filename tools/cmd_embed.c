@@ -55,6 +55,16 @@ static void write_rows(const float *rows, size_t n, size_t E) {
     log_info("%s: %zu rows of %zu", out, n, E);
 }
 
+/* A line, whatever the name holds: line breaks in it as \n and \r. */
+static void put_key(FILE *to, const char *key) {
+    for (; *key; key++)
+        if (*key == '\n' || *key == '\r')
+            fputs(*key == '\n' ? "\\n" : "\\r", to);
+        else
+            fputc(*key, to);
+    fputc('\n', to);
+}
+
 static void write_keys(const Features *f) {
     char *path = xasprintf("%s.keys", out);
     char *bytes;
@@ -62,7 +72,7 @@ static void write_keys(const Features *f) {
     Error err;
     FILE *all = open_memstream(&bytes, &size);
     if (!all) die("out of memory");
-    for (size_t i = 0; i < f->count; i++) fprintf(all, "%s\n", f->keys[i]);
+    for (size_t i = 0; i < f->count; i++) put_key(all, f->keys[i]);
     if (fclose(all)) die("out of memory");
     if (!file_write_atomic(path, bytes, size, &err)) die("%s", err.text);
     free(bytes);
