@@ -79,6 +79,24 @@ hostile_index() { # rows that no file has take no memory
     (ulimit -v 500000 && refused 1 "is not 4294967290 rows of 40" "$clipc" index list "$dir/h")
 }
 
+other_wheels() { # a wheel of PyPI with another content than that of the recorded hash
+    mkdir -p "$dir/tree/tools" "$dir/wheels" "$dir/bin" && cp tools/fetch_cuda.sh tools/cuda_wheels.txt "$dir/tree/tools" || return 1
+    ln -s "$(command -v python3)" "$dir/bin/python3"
+    python3 - "$dir/wheels/nvidia_cuda_sanitizer_api-13.0.85-py3-none-any.whl" <<'PY' || return 1
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[1], "w") as z:
+    info = "nvidia_cuda_sanitizer_api-13.0.85.dist-info/"
+    z.writestr("nvidia/cu13/bin/compute-sanitizer", "#!/bin/sh\n")
+    z.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: nvidia-cuda-sanitizer-api\nVersion: 13.0.85\n")
+    z.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    z.writestr(info + "RECORD", "")
+PY
+    says 1 "another SHA-256 than tools/cuda_wheels.txt says" env PATH="$dir/bin:/usr/bin:/bin" PIP_NO_INDEX=1 PIP_FIND_LINKS="$dir/wheels" \
+        bash "$dir/tree/tools/fetch_cuda.sh" sanitizer && [ ! -e "$dir/tree/build/cuda" ] &&
+        ! grep -v '^#' tools/cuda_wheels.txt | grep -vE '^[a-z0-9-]+==[0-9.]+( --hash=sha256:[0-9a-f]{64}){2}$'
+}
+
+if python3 -m pip --version >/dev/null 2>&1; then check other_wheels other_wheels; else skip "no pip here" other_wheels; fi
 check cache_of_others cache
 check line_breaks_in_names line_breaks
 check hostile_index hostile_index

@@ -13,19 +13,18 @@ case ${1:-} in
 toolkit)
     { nvcc=$(command -v nvcc) && [ -e "$(dirname "$nvcc")/../include/cublasLt.h" ]; } && exit 0
     [ -e $target/toolkit ] && exit 0
-    wheels=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96
-        nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9 nvidia-cuda-sanitizer-api==13.0.85)
+    wheels='cuda-nvcc|nvvm|cuda-crt|cuda-runtime|cublas|nccl-cu13|cuda-sanitizer-api'
     ;;
 disassembler)
     { command -v cuobjdump && command -v nvdisasm; } >/dev/null && exit 0
     [ -e $target/disassembler ] && exit 0
-    wheels=(nvidia-cuda-cuobjdump==13.2.78 nvidia-cuda-nvdisasm==13.2.78)
+    wheels='cuda-cuobjdump|cuda-nvdisasm'
     ;;
 sanitizer)
     command -v compute-sanitizer >/dev/null && exit 0
     [ -x $target/bin/compute-sanitizer ] && exit 0
     nvcc=$(command -v nvcc || true) && [ -n "$nvcc" ] && [ -x "$(dirname "$(readlink -f "$nvcc")")/compute-sanitizer" ] && exit 0
-    wheels=(nvidia-cuda-sanitizer-api==13.0.85)
+    wheels=cuda-sanitizer-api
     ;;
 *) echo 'fetch_cuda: toolkit, disassembler or sanitizer?' >&2; exit 2 ;;
 esac
@@ -33,11 +32,18 @@ if ! python3 -m pip --version >/dev/null 2>&1; then
     echo "fetch_cuda: needs python3 with pip: apt-get install python3-pip" >&2
     exit 1
 fi
-echo "setup: from PyPI into $target: ${wheels[*]}"
 mkdir -p build
 work=$(mktemp -d build/cuda.part.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-if ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: --target "$work" "${wheels[@]}"; then
+grep -E "^nvidia-($wheels)==" tools/cuda_wheels.txt >"$work/wheels"
+echo "setup: from PyPI into $target: $(cut -d' ' -f1 "$work/wheels" | xargs)"
+if ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: --require-hashes \
+    --target "$work" -r "$work/wheels" 2>"$work/why"; then
+    cat "$work/why" >&2
+    if grep -qi 'do not match the hashes' "$work/why"; then
+        echo "fetch_cuda: a wheel has another SHA-256 than tools/cuda_wheels.txt says: nothing was installed" >&2
+        exit 1
+    fi
     echo "fetch_cuda: pip could not fetch them: install NVIDIA's CUDA toolkit 13 (nvcc, cuBLAS) and NCCL by hand and put nvcc on PATH" >&2
     exit 1
 fi

