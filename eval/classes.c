@@ -1,12 +1,14 @@
 #include "eval/classes.h"
 
 #include "data/index.h"
+#include "data/io/resource.h"
 #include "kernels/hash.h"
 
 #include <ctype.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct ClassName {
     char *name; /* normalised for comparison */
@@ -54,6 +56,17 @@ static const char *template_hole(const char *template, size_t *width) {
     *width = 2;
     if (!hole) hole = strstr(template, "{c}"), *width = 3;
     return hole;
+}
+
+char *class_set_find(const char *name) {
+    char *found = access(name, R_OK) ? NULL : xstrdup(name);
+    static const char *const folders[] = {"build/zeroshot", "zeroshot"};
+    for (size_t i = 0; !found && i < COUNT(folders); i++) {
+        char *path = xasprintf("%s/%s.json", folders[i], name);
+        found = resource_find(path);
+        free(path);
+    }
+    return found;
 }
 
 void class_set_load(ClassSet *s, const char *path) {

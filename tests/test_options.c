@@ -217,6 +217,7 @@ static void test_refusals(void **state) {
     test_dies(parse_line, "--batch-size", EXIT_USAGE, "needs a value");
     test_dies(parse_line, "--lr nan", EXIT_USAGE, "between 0 and 1");
     test_dies(parse_line, "--choice four", EXIT_USAGE, CHOICES(PLACES));
+    test_dies(parse_line, "--choice twoo", EXIT_USAGE, "did you mean 'two'?");
     test_dies(parse_line, "--flag=perhaps", EXIT_USAGE, "true or false");
     test_dies(parse_line, "--no-batch-size", EXIT_USAGE, "no-batch-size");
     test_dies(parse_line, "--no-flag=true", EXIT_USAGE, "no-flag");

@@ -90,7 +90,8 @@ zeroshot() { # class folders in any case, by name
 }
 help() { # a group's help lists its commands, and each command has its own
     says 0 "data pack" "$clipc" data --help && ! grep -q "eval" "$dir/out" && says 0 "eval zeroshot" "$clipc" eval help &&
-        says 2 "clipc data --help" "$clipc" data && says 2 "clipc data --help" "$clipc" data pck || return 1
+        says 2 "clipc data --help" "$clipc" data && says 2 "did you mean 'clipc data pack'" "$clipc" data pck &&
+        says 2 "did you mean 'clipc eval zeroshot'" "$clipc" zeroshot && says 2 "see clipc --help" "$clipc" qqqq || return 1
     local c
     for c in train "eval retrieval" "eval zeroshot" "eval probe" "index list" "index remove" embed search score "data image" tok "ckpt info" bench; do
         says 0 "usage: clipc $c" "$clipc" $c --help || return 1

@@ -142,6 +142,13 @@ duplicates() { # two copies under other names
         says 0 "0 pictures in 0 groups" "$clipc" search "$dir/h" --duplicates 1 &&
         says 2 "give one of" "$clipc" search "$dir/dup" --duplicates 0.9 --texts a
 }
+words() { # bare words are a query; a picture need not find itself
+    "$clipc" search "$dir/i" "${vocab[@]}" --texts 'a red circle' >"$dir/a" && "$clipc" search "$dir/i" a red circle "${vocab[@]}" | cmp - "$dir/a" &&
+        says 2 "one index is searched" "$clipc" search "$dir/i" "$dir/h" --texts a &&
+        "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 3 >"$dir/a" && "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 2 --exclude-self >"$dir/b" &&
+        [ "$(grep -c 07.jpg "$dir/b")" = 1 ] && [ "$(tail -n 2 "$dir/a" | awk '{print $2, $5}')" = "$(tail -n 2 "$dir/b" | awk '{print $2, $5}')" ] &&
+        (program=$(realpath "$clipc") && cd "$dir/p" && "$program" search ../i --image 07.jpg --top 2 --exclude-self) 2>/dev/null | tail -n 2 | cmp - <(tail -n 2 "$dir/b")
+}
 another_model() { # the same architecture with other weights is refused, also for adding
     cp -r $golden "$dir/other" && printf '\101' | dd of="$dir/other/open_clip_model.safetensors" bs=1 seek=500001 conv=notrunc 2>/dev/null
     says 1 "was embedded by another model" "$clipc" search "$dir/i" --checkpoint "$dir/other" --image "$dir/p/07.jpg" &&
@@ -218,6 +225,7 @@ check remove remove
 check one_key_a_picture names
 check keys_of_older_versions older
 check duplicates duplicates
+check bare_words words
 check another_model another_model
 check checksum checksum
 check named_checkpoint named_checkpoint

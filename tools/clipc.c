@@ -3,6 +3,7 @@
 #include "kernels/kernels.h"
 #include "kernels/terminal.h"
 #include "tools/commands.h"
+#include "train/options.h"
 
 #include <jansson.h>
 #include <fcntl.h>
@@ -100,6 +101,25 @@ static void open_standard_streams(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd) _exit(EXIT_ERROR);
 }
 
+/* Exits with the command that was probably meant, if there is one; second: the word after a known
+ * group. */
+static void suggest(const char *first, const char *second) {
+    const char *word = second ? second : first;
+    const Entry *best = NULL;
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < COUNT(entries); i++) {
+        const Entry *e = &entries[i];
+        if (second && (!e->group || strcmp(e->group, first))) continue;
+        size_t d = edit_distance(word, e->name);
+        if (!second && e->group) d = size_min(d, edit_distance(word, e->group));
+        if (d < least) least = d, best = e;
+    }
+    if (!best || !is_near(word, least)) return;
+    die_usage("unknown command '%s%s%s' (did you mean 'clipc %s%s%s'?)", first, second ? " " : "",
+              second ? second : "", best->group ? best->group : "", best->group ? " " : "",
+              best->name);
+}
+
 int main(int argc, char **argv) {
     open_standard_streams();
     spin_briefly(argv);
@@ -134,6 +154,7 @@ int main(int argc, char **argv) {
         print_commands(argv[1]);
         return EXIT_OK;
     }
+    suggest(argv[1], group_known && argc > 2 ? argv[2] : NULL);
     if (group_known)
         die_usage("clipc %s needs one of its commands (see clipc %s --help)", argv[1], argv[1]);
     die_usage("unknown command '%s' (see clipc --help)", argv[1]);

@@ -18,9 +18,11 @@ static int64_t rows = 10;
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
     {"data", OPT_STRING, &data, "SPEC", 0, 0,
-     "a folder of class folders, shards with .cls, or a CSV/TSV of paths and classes", 0},
-    {"classes", OPT_STRING, &classes_file, "FILE", 0, 0,
-     "JSON: {\"classes\": [...], \"templates\": [\"a photo of a {}.\"], \"folders\": [...]}", 0},
+     "class folders, shards with .cls, a CSV/TSV of paths and classes, or idx:IMAGES[,LABELS]", 0},
+    {"classes", OPT_STRING, &classes_file, "FILE|NAME", 0, 0,
+     "imagenet or another set of `make zeroshot-sets`, or JSON: {\"classes\": [...], "
+     "\"templates\": [\"a photo of a {}.\"], \"folders\": [...]}",
+     0},
     {"per-template", OPT_FLAG, &per_template, NULL, 0, 0,
      "the accuracy of each template alone as well", 0},
     {"html", OPT_STRING, &html, "FILE", 0, 0,
@@ -199,9 +201,15 @@ int cmd_eval_zeroshot(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, NULL);
     labels_dataset_options(&dataset, label_keys, label_column);
-    if (!classes_file) die_usage("clipc eval zeroshot: --classes is missing (a JSON file)");
+    if (!classes_file)
+        die_usage("clipc eval zeroshot: --classes is missing (a JSON file, or imagenet)");
+    char *found = class_set_find(classes_file);
+    if (!found)
+        die("--classes %s: no such file or set: `make zeroshot-sets` fetches ImageNet's and others",
+            classes_file);
     ClassSet s;
-    class_set_load(&s, classes_file);
+    class_set_load(&s, found);
+    free(found);
     Dataset *d;
     Encoder *e;
     const Comm *c = open_evaluation(&command, &comm, data, &dataset, &encoder, &d, &e);

@@ -18,7 +18,7 @@ static StringList texts, image_files;
 static const char *npy, *text_file, *html;
 static int64_t top = 5;
 static double weight = 0.5, duplicates;
-static bool json;
+static bool json, exclude_self;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
@@ -30,6 +30,8 @@ static Option options[] = {
      "queries as pictures; with words too, one of them goes with all or each with each", 0},
     {"weight", OPT_FLOAT, &weight, NULL, 0, 1, "of the words if both are given", 0},
     {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
+    {"exclude-self", OPT_FLAG, &exclude_self, NULL, 0, 0, "a query's own picture is no hit of it",
+     0},
     {"duplicates", OPT_FLOAT, &duplicates, "COSINE", -1, 1,
      "instead of queries: groups of pictures at least so alike", 0},
     {"html", OPT_STRING, &html, "FILE", 0, 0, "a page with the hits' thumbnails as well", 0},
@@ -39,10 +41,13 @@ static Option options[] = {
 static const Command command = {
     "search",
     "Find the pictures of an index that fit a text, a picture or both best, or are alike.",
-    "clipc search DIR (--texts TEXT... | --text FILE | --image FILE...) [--checkpoint PATH]\n"
+    "clipc search DIR WORDS...\n"
+    "       clipc search DIR (--texts TEXT... | --text FILE | --image FILE...) [--checkpoint "
+    "PATH]\n"
     "       clipc search DIR --duplicates COSINE\n"
     "       clipc search --collection X.npy --checkpoint PATH ...",
-    "  clipc search photos.index --texts 'a dog on a beach' --top 10\n"
+    "  clipc search photos.index a dog on a beach\n"
+    "  clipc search photos.index --texts 'a dog' 'a boat at night' --top 10\n"
     "  clipc search photos.index --image query.jpg --texts 'at night' --weight 0.3 --html "
     "hits.html\n"
     "  clipc search photos.index --duplicates 0.95\n"
@@ -86,6 +91,7 @@ typedef struct Queries {
     size_t count, dim;
     float *features; /* [count,dim] */
     char **names;
+    size_t *pictures; /* [count] number of its image file; NULL: queries in words */
 } Queries;
 
 /* Returns true if the file or folder is in the folder, however both are named. */
@@ -137,6 +143,7 @@ static void join_queries(Queries *q, const float *words, const float *pictures) 
     q->count = size_max(T, I);
     q->features = xcalloc(q->count * E, sizeof *q->features);
     q->names = xcalloc(q->count, sizeof *q->names);
+    q->pictures = xcalloc(q->count, sizeof *q->pictures);
     for (size_t i = 0; i < q->count; i++) {
         size_t t = T == 1 ? 0 : i, p = I == 1 ? 0 : i;
         float *to = q->features + i * E;
@@ -144,6 +151,7 @@ static void join_queries(Queries *q, const float *words, const float *pictures) 
             to[j] = (float)(weight * words[t * E + j] + (1 - weight) * pictures[p * E + j]);
         normalise(to, E);
         q->names[i] = xasprintf("%s + %s", texts.items[t], image_files.items[p]);
+        q->pictures[i] = p;
     }
 }
 
@@ -163,6 +171,8 @@ static Queries make_queries(const IndexFolder *x) {
         q.features = words ? words : pictures;
         q.names = xcalloc(q.count, sizeof *q.names);
         for (size_t i = 0; i < q.count; i++) q.names[i] = xstrdup(l->items[i]);
+        if (!words) q.pictures = xcalloc(q.count, sizeof *q.pictures);
+        for (size_t i = 0; !words && i < q.count; i++) q.pictures[i] = i;
     }
     for (size_t i = 0; i < q.count * q.dim; i++)
         if (!isfinite(q.features[i])) die("a query's features are not finite (NaN)");
@@ -198,8 +208,24 @@ static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
 /* Processes as many queries at once as their hits fit in memory. */
 enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
 
-static void search(const IndexFolder *x, const Queries *q, const HtmlPage *page) {
-    size_t k = size_min((size_t)top, living(x));
+/* Removes the hit on the query's own picture; returns the number that remain. */
+static size_t drop_self(IndexFolder *x, const Queries *q, size_t query, Hit *hits, size_t n) {
+    if (!exclude_self || !q->pictures) return n;
+    char *name = index_folder_make_key(x, image_files.items[q->pictures[query]]),
+         *self = index_folder_meaning(x, name);
+    size_t kept = 0;
+    for (size_t h = 0; h < n; h++) {
+        char *hit = index_folder_meaning(x, index_folder_key(x, hits[h].row));
+        if (strcmp(hit, self) != 0) hits[kept++] = hits[h];
+        free(hit);
+    }
+    free(name);
+    free(self);
+    return size_min(kept, (size_t)top);
+}
+
+static void search(IndexFolder *x, const Queries *q, const HtmlPage *page) {
+    size_t k = size_min((size_t)top + (exclude_self && q->pictures), living(x));
     size_t at_once = size_max(1, size_min(QUERIES_AT_ONCE, HITS_AT_ONCE / k));
     Hit *hits = xcalloc(size_mul(at_once, k), sizeof *hits);
     json_t *results = json_array();
@@ -213,7 +239,8 @@ static void search(const IndexFolder *x, const Queries *q, const HtmlPage *page)
             json_t *list = json_array();
             if (!json) printf("%s\n", q->names[first + i]);
             if (page) page_heading(page, q->names[first + i]);
-            for (size_t h = 0; h < found; h++) {
+            size_t shown = drop_self(x, q, first + i, hits + i * k, found);
+            for (size_t h = 0; h < shown; h++) {
                 Hit hit = hits[i * k + h];
                 const char *key = index_folder_key(x, hit.row);
                 if (json)
@@ -282,10 +309,30 @@ static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
     free(alike);
 }
 
+/* Operands after the index are one query in words. */
+static void take_words(StringList *operands) {
+    size_t first = npy ? 0 : 1;
+    if (operands->count <= first) return;
+    if (texts.count || text_file)
+        die_usage(
+            "clipc search: give the words '%s ...', or --texts or --text: one index is searched",
+            operands->items[first]);
+    char *words = xstrdup(operands->items[first]);
+    for (size_t i = first + 1; i < operands->count; i++) {
+        char *longer = xasprintf("%s %s", words, operands->items[i]);
+        free(words);
+        words = longer;
+    }
+    string_list_add(&texts, words);
+    free(words);
+    while (operands->count > first) free(operands->items[--operands->count]);
+}
+
 int cmd_search(int argc, char **argv) {
     StringList operands = {0};
     options_parse(&command, argc, argv, &operands);
     expand_image_files(&image_files);
+    take_words(&operands);
     bool alike = option_find(&command, "duplicates")->given;
     if (operands.count + (npy != NULL) != 1)
         die_usage("clipc search: name one index folder, or --collection (a .npy that clipc embed "
@@ -315,6 +362,7 @@ int cmd_search(int argc, char **argv) {
         search(&x, &q, html ? &page : NULL);
         for (size_t i = 0; i < q.count; i++) free(q.names[i]);
         free(q.names);
+        free(q.pictures);
         free(q.features);
     }
     if (html) fputs("</section>\n", page.out);

@@ -1,5 +1,6 @@
 #include "tools/common.h"
 #include "data/io/folder.h"
+#include "data/io/utf8.h"
 #include "data/sources.h"
 #include "data/text/tokenizer.h"
 
@@ -80,7 +81,8 @@ char **read_lines(const char *path, size_t *count) {
         if (length && line[length - 1] == '\n') line[--length] = 0;
         if (length && line[length - 1] == '\r') line[--length] = 0;
         if (n == room) lines = xrealloc(lines, (room = room ? 2 * room : 64) * sizeof *lines);
-        lines[n++] = xstrdup(line);
+        lines[n] = xstrdup(line + (n ? 0 : text_mark(line, (size_t)length)));
+        n++;
     }
     if (!feof(f)) die("%s: %s", path, strerror(errno)); /* or no memory for a line */
     if (f != stdin) fclose(f);

@@ -40,8 +40,8 @@ const Option *option_find(const Command *c, const char *name) {
     return NULL;
 }
 
-/* Levenshtein distance, for "did you mean"; names longer than the row are not offered. */
-static size_t edit_distance(const char *a, const char *b) {
+/* Levenshtein's; names longer than the row are not offered. */
+size_t edit_distance(const char *a, const char *b) {
     size_t row[64], n = strlen(b);
     if (n >= COUNT(row)) return SIZE_MAX;
     for (size_t j = 0; j <= n; j++) row[j] = j;
@@ -76,16 +76,24 @@ static void check_range(const Option *o, double v, const char *where) {
 }
 
 static void set_choice(Option *o, const char *text, const char *where) {
-    size_t n = strlen(text);
+    size_t n = strlen(text), least = SIZE_MAX;
     int index = 0;
+    char best[64] = "";
     for (const char *p = o->choices; *p; index++) {
         size_t len = strcspn(p, "|");
         if (len == n && !strncmp(p, text, n)) {
             *(int *)o->value = index;
             return;
         }
+        char word[64];
+        snprintf(word, sizeof word, "%.*s", (int)len, p);
+        size_t d = edit_distance(text, word);
+        if (d < least) least = d, memcpy(best, word, sizeof best);
         p += len + (p[len] == '|');
     }
+    if (is_near(text, least))
+        die_usage("%s: %s must be one of %s, not '%s' (did you mean '%s'?)", where, o->name,
+                  o->choices, text, best);
     die_usage("%s: %s must be one of %s, not '%s'", where, o->name, o->choices, text);
 }
 

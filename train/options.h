@@ -4,6 +4,8 @@
 #define TRAIN_OPTIONS_H
 #include "train/ranks/agree.h"
 
+#include <string.h>
+
 typedef enum {
     OPT_FLAG,    /* bool: --name, --no-name; name = true|false */
     OPT_CONSENT, /* bool: the same on the command line alone: no recipe sets it, none records it */
@@ -76,6 +78,12 @@ uint64_t option_hash(const Option *o);
 /* Hashes of every option, for ranks to compare; malloc'd [count]. A recipe's name is hashed as 0,
  * since only its contents must agree. */
 NamedHash *options_hashes(const Command *c);
+/* Edits that turn a into b, for "did you mean"; SIZE_MAX if b is very long. */
+size_t edit_distance(const char *a, const char *b);
+/* Returns true if a word so far from another is likely to be meant by it. */
+static inline bool is_near(const char *word, size_t distance) {
+    return distance <= strlen(word) / 2;
+}
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);
 void string_list_free(StringList *l); /* the list is empty afterwards */

@@ -78,9 +78,10 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
            c->text.layers, c->text.width, c->text.heads, c->context_length, c->vocab_size);
     printf("global batch: %zu = %zu x %zu accumulated x %d ranks\n", B * A * R, B, A, ranks);
     printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
-           "%.3f); a step is 3 times that\n",
+           "%.3f); a step is %.3g times that\n",
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
-           1e-9 * clip_flops(c, c->context_length, true));
+           1e-9 * clip_flops(c, c->context_length, true),
+           3.0 + opt->grad_checkpointing + (double)(A - 1) / (double)A);
     printf("memory a rank (%s):\n", k->name);
     for (size_t i = 0; i < p->count; i++)
         if (p->line[i].bytes > (1 << 20) / 20) line(p->line[i].what, p->line[i].bytes);

@@ -29,9 +29,9 @@ static bool task_due(const TrainState *s) {
 }
 
 static char *classes_path(void) {
-    if (train_options.zeroshot_classes) return xstrdup(train_options.zeroshot_classes);
-    char *path = resource_find("build/zeroshot/imagenet.json");
-    if (!path) path = resource_find("zeroshot/imagenet.json");
+    const char *name = train_options.zeroshot_classes;
+    char *path = class_set_find(name ? name : "imagenet");
+    if (!path && name) die("--zeroshot-classes %s: no such file or set", name);
     if (!path)
         die("--imagenet-val: no class file: `make zeroshot-sets` fetches ImageNet's to "
             "build/zeroshot/imagenet.json, or name one with --zeroshot-classes");
