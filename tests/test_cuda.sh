@@ -107,6 +107,11 @@ sums_apart() {
     CUDAEMU_BGRAD=0 "$bin/tests/cuda_kernels_linear" >"$dir/stdout" 2>&1 || { grep -i error "$dir/stdout" && return 1; }
     CUDAEMU_BGRAD=0 train apart "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && near cuda_amp_bf16 apart 24 1e-3
 }
+# if cuBLASLt takes only aligned rows, copies are multiplied
+rows_aligned() {
+    CUDAEMU_LEAKS=0 CUDAEMU_STRICT=1 "$bin/tests/cuda_kernels_linear" >"$dir/stdout" 2>&1 || { tail -n 3 "$dir/stdout" && return 1; }
+    CUDAEMU_STRICT=1 train aligned "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && same_ends cuda_amp_bf16 aligned
+}
 # a model whose sizes are multiples of 16; constant rate: another epoch does not change the previous ones
 train_8() { # program, name, epochs, options…
     local program=$1 name=$2 epochs=$3
@@ -154,11 +159,12 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check killed_and_resumed killed
     check remembers_algorithms remembers_algorithms
     check sums_apart sums_apart
+    check rows_aligned rows_aligned
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
         any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong local_rank_beyond_the_gpus \
-        with_little_shared_memory killed_and_resumed remembers_algorithms sums_apart in_8_bits kernels_on_the_layer model_on_the_layer
+        with_little_shared_memory heads_too_wide killed_and_resumed remembers_algorithms sums_apart rows_aligned in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

@@ -39,6 +39,7 @@ typedef struct Prepared {
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
     bool beside;
+    cublasStatus_t refusal; /* the library has no way to multiply; CUBLAS_STATUS_SUCCESS: it has */
     uint64_t used;
 } Prepared;
 
@@ -239,8 +240,8 @@ static int algorithms_of(Prepared *m, cublasLtMatmulHeuristicResult_t *ways,
 }
 
 /* The product computes the sums if the library can, unless computing them separately was measured
- * to be faster. Exits with an error if the library cannot multiply. */
-static void choose(Prepared *m, const Product *p) {
+ * to be faster. False: the library cannot multiply (m->refusal). */
+static bool choose(Prepared *m, const Product *p) {
     cublasLtMatmulHeuristicResult_t ways[WAYS];
     cublasStatus_t status;
     cublasLtMatmulAlgo_t algo = m->algo;
@@ -250,18 +251,19 @@ static void choose(Prepared *m, const Product *p) {
         set_sums(m, true);
         count = algorithms_of(m, ways, &status);
         if (count) beside = measure(m, p, ways, count);
-        if (count && beside == FLT_MAX) return;
+        if (count && beside == FLT_MAX) return true;
         algo = m->algo;
     }
     set_sums(m, false);
     int apart = algorithms_of(m, ways, &status);
-    if (!apart && !count)
-        die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
-            cublasLtGetStatusString(status));
-    if (apart && measure(m, p, ways, apart) < beside) return;
-    if (!count) return;
+    if (!apart && !count) {
+        m->refusal = status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status;
+        return false;
+    }
+    if ((apart && measure(m, p, ways, apart) < beside) || !count) return true;
     set_sums(m, true);
     m->algo = algo;
+    return true;
 }
 
 /* False: there is no stored algorithm, or the library refuses it (the file was edited). */
@@ -300,11 +302,58 @@ static Prepared *prepare(const Product *p) {
     prepared_new(oldest, p, &key);
     set_pointers(oldest, p);
     oldest->used = ++cache_clock;
-    if (!recall(oldest)) {
-        choose(oldest, p);
-        if (!algorithm_find(&key)) algorithm_add(&key, &oldest->algo, oldest->beside);
-    }
+    if (!recall(oldest) && choose(oldest, p) && !algorithm_find(&key))
+        algorithm_add(&key, &oldest->algo, oldest->beside);
     return oldest;
+}
+
+/* ---- products that the library refuses for the places of their rows ---- */
+
+enum { ROW_ALIGN = 16, BLOCK_ALIGN = 256 };
+static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+static bool is_aligned(const void *x, size_t ld, size_t size) {
+    return (uintptr_t)x % ROW_ALIGN == 0 && ld * size % ROW_ALIGN == 0;
+}
+
+/* A matrix as stored, and its copy with aligned rows. */
+typedef struct StoredRows {
+    const void *from;
+    size_t rows, cols, ld, size, pitch, at; /* pitch, at: of the copy, in bytes */
+} StoredRows;
+static StoredRows rows_of(const void *from, size_t rows, size_t cols, size_t ld, size_t size,
+                          size_t *end) {
+    StoredRows r = {from, rows, cols, ld, size, round_up(cols * size, ROW_ALIGN), *end};
+    *end += round_up(rows * r.pitch, BLOCK_ALIGN);
+    return r;
+}
+static void copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                      const StoredRows *r) {
+    CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, r->cols * r->size, r->rows,
+                           cudaMemcpyDeviceToDevice, device_stream()));
+}
+
+/* False: copies would be placed as p's own matrices are. */
+static bool copied_product(const Product *p, bool *summed) {
+    size_t in = size_of(p->in), out = size_of(p->out), end = 0;
+    if (p->scale_b || (is_aligned(p->a, p->lda, in) && is_aligned(p->b, p->ldb, in) &&
+                       is_aligned(p->c, p->ldc, out) && is_aligned(p->bias, 0, out)))
+        return false;
+    StoredRows a = rows_of(p->a, p->ta ? p->K : p->M, p->ta ? p->M : p->K, p->lda, in, &end);
+    StoredRows b = rows_of(p->b, p->tb ? p->N : p->K, p->tb ? p->K : p->N, p->ldb, in, &end);
+    StoredRows c = rows_of(p->c, p->M, p->N, p->ldc, out, &end);
+    StoredRows bias = rows_of(p->bias, p->bias != NULL, p->N, p->N, out, &end);
+    char *copies = (char *)device_scratch(SCRATCH_COPIES, end);
+    const StoredRows *inputs[] = {&a, &b, p->add ? &c : NULL, p->bias ? &bias : NULL};
+    for (const StoredRows *r : inputs)
+        if (r) copy_rows(copies + r->at, r->pitch, r->from, r->ld * r->size, r);
+    Product q = *p;
+    q.a = copies + a.at, q.lda = a.pitch / in;
+    q.b = copies + b.at, q.ldb = b.pitch / in;
+    q.c = copies + c.at, q.ldc = c.pitch / out;
+    if (p->bias) q.bias = copies + bias.at;
+    *summed = blas_product(&q);
+    copy_rows(p->c, p->ldc * out, q.c, c.pitch, &c);
+    return true;
 }
 
 bool blas_product(const Product *p) {
@@ -323,6 +372,11 @@ bool blas_product(const Product *p) {
         return false;
     }
     Prepared *m = prepare(p);
+    bool summed;
+    if (m->refusal && copied_product(p, &summed)) return summed;
+    if (m->refusal)
+        die("cuBLASLt has no way to multiply %zu x %zu by %zu x %zu (%s)", p->M, p->K, p->K, p->N,
+            cublasLtGetStatusString(m->refusal));
     set_pointers(m, p);
     BLAS(multiply(m, p, p->c));
     return m->beside;

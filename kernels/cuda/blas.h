@@ -27,7 +27,8 @@ struct Product {
     void (*sums_apart)(const Product *p) = NULL;
 };
 
-/* Returns true if p->sums were computed; false if the library has no way to, or a slower one. */
+/* If the library refuses a product whose rows are not 16-byte aligned, copies are multiplied.
+ * Returns true if p->sums were computed; false if the library has no way to, or a slower one. */
 bool blas_product(const Product *p);
 #ifdef __cplusplus
 }

@@ -55,6 +55,7 @@ void device_fetch(void *host, const void *src, size_t bytes);
 enum ScratchUse {
     SCRATCH_BLAS,
     SCRATCH_SUMS,
+    SCRATCH_COPIES, /* not planned: nothing that a model multiplies is refused */
     SCRATCH_CAST,
     SCRATCH_PARTIAL,
     SCRATCH_SORT,

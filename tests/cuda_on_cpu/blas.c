@@ -356,12 +356,18 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
         read_product((Desc *)desc, (Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d, &g);
     if (s != CUBLAS_STATUS_SUCCESS) return s;
     const GemmType types[4] = {g.a.type, g.b.type, g.c.type, g.d.type};
+    const Layout *l[4] = {(Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d};
     Algo algo = {.magic = ALGO_MAGIC};
     for (int i = 0; i < 4; i++) {
         algo.align[i] = p->align[i] < 16 ? p->align[i] : 16;
         if (algo.align[i] < (is_fp8(types[i]) ? 16 : gemm_type_bytes(types[i])))
             return CUBLAS_STATUS_NOT_SUPPORTED;
+        if (emu_options()->strict &&
+            (algo.align[i] < 16 || l[i]->ld * (int64_t)gemm_type_bytes(types[i]) % 16))
+            return CUBLAS_STATUS_NOT_SUPPORTED;
     }
+    if (emu_options()->strict && (uintptr_t)((Desc *)desc)->bias % 16)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     /* the fastest algorithm splits k over a workspace; if several are requested, the state of the
      * second marks it as unusable */
     for (int i = 0; i < 3 && *count < wanted; i++) {

@@ -59,6 +59,7 @@ const EmuOptions *emu_options(void) {
                      .race = env_number("CUDAEMU_RACE", 0) != 0,
                      .leaks = env_number("CUDAEMU_LEAKS", 0) != 0,
                      .bgrad = env_number("CUDAEMU_BGRAD", 1) != 0,
+                     .strict = env_number("CUDAEMU_STRICT", 0) != 0,
                      .quiet = env_number("CUDAEMU_QUIET", 0) != 0,
                      .allocations = env_number("CUDAEMU_ALLOCATIONS", 0) != 0,
                      .memory = (size_t)env_number("CUDAEMU_MEMORY", 4096) << 20,

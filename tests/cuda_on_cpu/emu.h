@@ -20,6 +20,7 @@
  *                         runtime's)
  *   CUDAEMU_ARCH=80       compute capability, and the newest PTX that is taken from an object
  *   CUDAEMU_BGRAD=0       cuBLASLt cannot sum an operand with a product
+ *   CUDAEMU_STRICT=1      cuBLASLt refuses matrices whose rows are not 16-byte aligned
  *   CUDAEMU_NCCL=MiB      memory that NCCL takes for each kind of collective (default 4)
  *   CUDAEMU_STEPS=n       warp instructions after which a block counts as endless (default 2e9)
  *   CUDAEMU_TIMEOUT=s     timeout of a collective between ranks in seconds (default 20)
@@ -38,7 +39,7 @@ enum { EMU_EXIT = 99 };
 
 typedef struct EmuOptions {
     int order, async, arch, devices, driver;
-    bool alone, race, leaks, quiet, allocations, bgrad;
+    bool alone, race, leaks, quiet, allocations, bgrad, strict;
     size_t memory, nccl;
     uint64_t steps;
     double timeout;
