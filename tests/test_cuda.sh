@@ -87,6 +87,12 @@ JSON
         function off(x, y) { return (x > y ? x - y : y - x) > 2e-2 * y }
         off($2, $1) || off($3, $1) { print "step " NR ": " $0; bad = 1 } END { exit bad || NR != 6 }'
 }
+heads_too_wide() {
+    sed 's/"width": 128, "layers": 2, "head_width": 128/"width": 160, "layers": 1, "head_width": 160/' "$dir/wide.json" >"$dir/wider.json"
+    refused 1 "the image tower's heads are 160 wide, and attention on a GPU takes up to 128: --device cpu takes any" \
+        "$bin/clipc-cudaemu" train --model "$dir/wider.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+        --device cuda --logs "$dir" --name wider
+}
 killed() {
     killed_and_resumed killed 6 "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && same_ends cuda_amp_bf16 killed
 }
@@ -156,6 +162,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check names_what_is_wrong names_what_is_wrong
     check local_rank_beyond_the_gpus local_rank_beyond_the_gpus
     check with_little_shared_memory with_little_shared_memory
+    check heads_too_wide heads_too_wide
     check killed_and_resumed killed
     check remembers_algorithms remembers_algorithms
     check sums_apart sums_apart

@@ -1,8 +1,6 @@
 /* cuda/attention: the slots, which select a kernel, and the pooled form, one query a sequence. */
 #include "kernels/cuda/row_tiles.cuh"
 
-enum { MAX_WIDTH = 128 };
-
 /* ---- tiles ---- */
 
 /* One warp for each sequence. */
@@ -14,7 +12,7 @@ __global__ static void row_spans(int2 *span, const int32_t *start, size_t B) {
 }
 
 Tiles FN(tiles_of)(const int32_t *start, size_t B, size_t rows, size_t H, size_t D, bool causal) {
-    assert(D <= MAX_WIDTH && rows < (size_t)1 << 31);
+    assert(D <= WIDEST_HEAD && rows < (size_t)1 << 31);
     Tiles t = {start, NULL, 0, (int)rows, (int)H, (int)D, causal};
     /* always allocated, because fewer rows of as many sequences need it */
     int2 *span = (int2 *)device_scratch(SCRATCH_SORT, rows * sizeof *span);
@@ -74,7 +72,7 @@ void FN(attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse,
 /* ---- pooled ---- (one warp for each sequence and head; lane l has the elements l, l + 32, … of a
  * row) */
 
-enum { LANE_WIDTH = MAX_WIDTH / WARP };
+enum { LANE_WIDTH = WIDEST_HEAD / WARP };
 
 __device__ static inline void lane_load(float r[LANE_WIDTH], const act *p, size_t D) {
 #pragma unroll
@@ -131,7 +129,7 @@ __global__ static void __launch_bounds__(BLOCK)
 void FN(attention_pool_fwd)(act *o, acc *lse, const act *q, const act *kv, const int32_t *start,
                             size_t B, size_t rows, size_t H, size_t D) {
     GPU_TIMER(attention_pool_fwd, 4 * rows * H * D, 2 * (rows + B) * H * D * sizeof(act));
-    assert(D <= MAX_WIDTH);
+    assert(D <= WIDEST_HEAD);
     LAUNCH(attention_pool_fwd, div_up(B * H, BLOCK / WARP), BLOCK, 0, o, lse, q, kv, start, B, H,
            D);
 }
@@ -168,7 +166,7 @@ void FN(attention_pool_bwd)(act *dq, act *dkv, const act *dout, const act *o, co
                             const act *q, const act *kv, const int32_t *start, size_t B,
                             size_t rows, size_t H, size_t D) {
     GPU_TIMER(attention_pool_bwd, 10 * rows * H * D, 4 * (rows + B) * H * D * sizeof(act));
-    assert(D <= MAX_WIDTH);
+    assert(D <= WIDEST_HEAD);
     LAUNCH(attention_pool_bwd, div_up(B * H, BLOCK / WARP), BLOCK, 0, dq, dkv, dout, o, lse, q, kv,
            start, B, H, D);
 }

@@ -63,6 +63,7 @@ void FN(activate)(act *y, const act *x, size_t n, Activation f);
 }
 
 enum { VW = 8, QUAD = 4, WARP = 32, BLOCK = 256 };
+enum { WIDEST_HEAD = 128 };
 #define FULL_MASK 0xffffffffu
 
 /* kernel<<<grid, threads, shared>>>(…) on the compute stream; nothing in a dry run. */

@@ -112,6 +112,7 @@ extern "C" const Kernels FN(kernels) = {
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
     .bias_in_activation = true,
+    .widest_head = WIDEST_HEAD,
     .fp8 = false,
     .device = &cuda_device,
 #define X(slot) .slot = FN(slot),

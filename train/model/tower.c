@@ -4,6 +4,11 @@
 
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
                 ParamTower tower) {
+    size_t head = c->width / c->heads;
+    if (k->widest_head && head > k->widest_head)
+        die("the %s tower's heads are %zu wide, and attention on a GPU takes up to %zu: --device "
+            "cpu takes any",
+            tower == TOWER_TEXT ? "text" : "image", head, k->widest_head);
     t->k = k;
     t->p = p;
     t->config = *c;
