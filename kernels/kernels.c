@@ -28,6 +28,8 @@ extern KERNEL_TYPE(fp8_weight) cuda_bf16_fp8_register;
 
 extern bool cuda_write_algorithms(const char *path, Error *err);
 extern bool cuda_read_algorithms(const char *path, Error *err);
+extern void *cuda_algorithms(size_t *bytes);
+extern void cuda_set_algorithms(const void *algorithms, size_t bytes);
 
 static bool cuda_usable(void) { return !device_problem(); }
 
@@ -53,6 +55,13 @@ void kernels_close(void) {}
 static bool cuda_write_algorithms(const char *path, Error *err) {
     (void)path, (void)err;
     return true;
+}
+static void *cuda_algorithms(size_t *bytes) {
+    *bytes = 0;
+    return NULL;
+}
+static void cuda_set_algorithms(const void *algorithms, size_t bytes) {
+    (void)algorithms, (void)bytes;
 }
 static bool cuda_read_algorithms(const char *path, Error *err) {
     return error_set(err, "%s: products have no choices on a CPU", path);
@@ -143,6 +152,11 @@ bool kernels_write_algorithms(const char *path, Error *err) {
 }
 bool kernels_read_algorithms(const char *path, Error *err) {
     return cuda_read_algorithms(path, err);
+}
+
+void *kernels_algorithms(size_t *bytes) { return cuda_algorithms(bytes); }
+void kernels_set_algorithms(const void *algorithms, size_t bytes) {
+    cuda_set_algorithms(algorithms, bytes);
 }
 
 void kernel_stats_reset(void) { memset(kernel_stats, 0, sizeof kernel_stats); }

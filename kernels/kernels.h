@@ -346,6 +346,9 @@ extern Fp8Products kernel_fp8_products;
  * another library version or device, and damaged lines. */
 bool kernels_write_algorithms(const char *path, Error *err);
 bool kernels_read_algorithms(const char *path, Error *err);
+/* The same as bytes, malloc'd, for another rank; and replaces all choices by such bytes. */
+void *kernels_algorithms(size_t *bytes);
+void kernels_set_algorithms(const void *algorithms, size_t bytes);
 
 /* i-th element of device memory. */
 static inline act *act_at(const Kernels *k, const act *p, size_t i) {

@@ -177,6 +177,33 @@ static const Setup setups[] = {
 };
 
 /* With the first setups. */
+/* Ranks measure algorithms of their own, until they agree on rank 0's. */
+static void check_algorithms(const Kernels *k) {
+    enum { N = 32 };
+    act *x = k->device->alloc(4 * N * N * k->act_size),
+        *y = k->device->alloc(4 * N * N * k->act_size);
+    k->device->zero(x, 4 * N * N * k->act_size);
+    kernel_tuning.autotune = true;
+    for (size_t i = 1; i <= 2 + (size_t)comm->rank; i++) k->linear_fwd(y, x, x, NULL, i * N, N, N);
+    kernel_tuning.autotune = false;
+    for (int agreed = 0; agreed < 2; agreed++) {
+        size_t bytes, joined[2];
+        void *own = kernels_algorithms(&bytes);
+        NEED(bytes);
+        comm->gather_bytes(joined, &bytes, sizeof bytes);
+        NEED((joined[0] == joined[1]) == agreed);
+        char *all = comm_join(comm, own, bytes);
+        NEED(!agreed || !memcmp(all, all + bytes, bytes));
+        free(all);
+        free(own);
+        agree_on_algorithms(comm);
+    }
+    k->linear_fwd(y, x, x, NULL, N, N, N); /* with the choice that it has taken */
+    k->device->sync();
+    k->device->release(x);
+    k->device->release(y);
+}
+
 static int rank_main(size_t count) {
     const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
     comm = comm_open(&(CommOptions){.timeout = 30}, k);
@@ -184,6 +211,7 @@ static int rank_main(size_t count) {
     for (size_t i = 0; i < count; i++) check_recorded(&setups[i]);
     check_votes(k);
     if (k->device->asynchronous) check_many(k);
+    if (k->device->gpu) check_algorithms(k);
     comm->close();
     return 0;
 }

@@ -3,6 +3,7 @@
 #include "data/captions.h"
 #include "train/layers.h"
 #include "train/model/lora.h"
+#include "train/ranks/agree.h"
 #include "train/shard.h"
 #include "train/train_options.h"
 
@@ -91,6 +92,7 @@ static void load_weights(Learner *l, const char *resume, TrainState *state) {
     if (opt->ema > 0) optim_state_track(l->state, opt->ema);
     if (resume) checkpoint_load_state(resume, l->state, state);
     if (resume) checkpoint_load_algorithms(resume);
+    if (resume) agree_on_algorithms(l->comm);
     params_round(p);
     lora_merge(p);
     share_masters(l->state);

@@ -2,6 +2,7 @@
 
 #include "train/checkpoint.h"
 #include "train/memory.h"
+#include "train/ranks/agree.h"
 #include "train/record.h"
 #include "train/run.h"
 #include "train/run_recipe.h"
@@ -202,6 +203,7 @@ static bool run_steps(Run *r) {
     for (size_t i = 0; i < 2; i++)
         pending[i].batches = xcalloc((size_t)opt->accum_freq, sizeof(Batch *));
     double waited = 0;
+    uint64_t first = r->state.step + 1; /* it measures most products, and captures none */
     r->last_save = clock_now();
     while (r->state.step < r->total_steps && !ends) {
         double t0 = clock_now();
@@ -214,6 +216,7 @@ static bool run_steps(Run *r) {
             save(r, name);
             break;
         }
+        if (kernel_tuning.autotune && r->state.step == first) agree_on_algorithms(r->comm);
         finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
         cast_votes(r, now, &ls);

@@ -382,6 +382,20 @@ bool blas_product(const Product *p) {
     return m->beside;
 }
 
+extern "C" void *cuda_algorithms(size_t *bytes) {
+    *bytes = algorithm_count * sizeof *algorithms;
+    return *bytes ? memcpy(xmalloc(*bytes), algorithms, *bytes) : NULL;
+}
+
+extern "C" void cuda_set_algorithms(const void *from, size_t bytes) {
+    assert(bytes <= sizeof algorithms && bytes % sizeof *algorithms == 0);
+    if (bytes) memcpy(algorithms, from, bytes);
+    algorithm_count = bytes / sizeof *algorithms;
+    for (size_t set = 0; set < CACHE_SETS; set++)
+        for (size_t way = 0; way < CACHE_WAYS; way++) prepared_free(&cache[set][way]);
+    memset(cache, 0, sizeof cache);
+}
+
 /* ---- algorithms as text: a line with library and device, then one line for each ---- */
 
 static void title(char *out, size_t size) {

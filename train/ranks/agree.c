@@ -44,3 +44,14 @@ void agree_on_start(const Comm *c, const NamedHash *options, size_t count) {
         agree_on(c, what, options[i].hash);
     }
 }
+
+void agree_on_algorithms(const Comm *c) {
+    if (c->size == 1) return;
+    size_t bytes;
+    void *choices = kernels_algorithms(&bytes);
+    c->broadcast_bytes(&bytes, sizeof bytes, 0);
+    if (bytes && c->rank > 0) choices = xrealloc(choices, bytes);
+    if (bytes) c->broadcast_bytes(choices, bytes, 0);
+    if (c->rank > 0) kernels_set_algorithms(choices, bytes);
+    free(choices);
+}

@@ -14,4 +14,6 @@ typedef struct NamedHash {
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
 /* Compares another hash, named `what` ("the data set"). */
 void agree_on(const Comm *c, const char *what, uint64_t hash);
+/* Rank 0's choices of algorithms (kernels_algorithms) become those of all ranks. */
+void agree_on_algorithms(const Comm *c);
 #endif

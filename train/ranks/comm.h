@@ -1,8 +1,9 @@
 /* comm: how ranks communicate. One table a transport; buffers are `acc` (f32 or f64) in device
  * memory unless stated otherwise. `self` is the transport of one rank, `mpi` of CPU ranks, `nccl`
  * of GPU ranks. All ranks call the same operations with the same sizes in the same order. Sums have
- * a fixed order: the same number of ranks gives the same bits, equal on all of them. A collective
- * that takes longer than the timeout ends the process with an error (watchdog.h).
+ * a fixed order: the same number of ranks gives the same bits, equal on all of them (over NCCL:
+ * with the same placement of ranks and version of NCCL, which choose the order). A collective that
+ * takes longer than the timeout ends the process with an error (watchdog.h).
  *
  * A collective on device memory is ordered between the kernels enqueued before it and those
  * enqueued after it; the host does not wait. It is never captured into a graph: between graph_begin
