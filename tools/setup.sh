@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint]
-# [cuda] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
+# [cuda] [cuda12] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
 # checks their signatures; the rest from PyPI, compared with SHA-256 sums that the scripts hold.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,8 +16,8 @@ for purpose in "$@"; do
     sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck clang libomp-dev libcmocka-dev) ;;
-    cuda) packages+=(g++ python3 python3-pip) ;;
-    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint or cuda" >&2; exit 2 ;;
+    cuda | cuda12) packages+=(g++ python3 python3-pip) ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint, cuda or cuda12" >&2; exit 2 ;;
     esac
 done
 
@@ -51,6 +51,7 @@ for purpose in "$@"; do
     case $purpose in
     test | demo) tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2 ;;
     cuda) tools/fetch_cuda.sh toolkit ;;
+    cuda12) tools/fetch_cuda.sh nccl12 ;;
     esac
     if [ "$purpose" = test ]; then
         configs/zeroshot/fetch.py imagenet --pictures || echo "setup: no class file of ImageNet: what needs it is skipped" >&2

@@ -100,8 +100,10 @@ const char *device_problem(void) {
         return "no NVIDIA driver is installed (in a container: it was started without its GPUs)";
     if (status == cudaErrorInsufficientDriver) {
         snprintf(text, sizeof text,
-                 "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d: update the driver",
-                 driver / 1000, driver % 100 / 10, runtime / 1000, runtime % 100 / 10);
+                 "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d: update the driver%s",
+                 driver / 1000, driver % 100 / 10, runtime / 1000, runtime % 100 / 10,
+                 driver / 1000 == 12 ? ", or build with CUDA 12's toolkit (make setup CUDA=12)"
+                                     : "");
         return text;
     }
     if (status != cudaSuccess || count == 0) {
