@@ -68,6 +68,7 @@ typedef struct Kernels {
     size_t act_size, acc_size;
     bool bias_in_activation; /* a bias gradient is cheapest in activation_bwd; false: in
                                 linear_bwd_weight, if that is called anyway */
+    size_t logit_side;       /* best side of a tile of logits; 0: as large as the memory allows */
     size_t widest_head;      /* largest D of the attention slots; 0: any */
     bool fp8; /* matrices registered by fp8_weight are multiplied in 8 bits (amp_fp8) */
     const Device *device;

@@ -200,10 +200,47 @@ static void test_not_finite(void **state) {
     batch_free(&b);
 }
 
+#if defined TEST_CUDA
+/* On a GPU the logits are one tile as far as the memory allows: as many launches for 1,100 pairs as
+ * for 100. The layer without a GPU counts them (cuda_on_cpu/runtime.h). */
+unsigned long cudaemuCount(int what) __attribute__((weak));
+static unsigned long launches_of_loss(const Kernels *k, size_t n) {
+    enum { E = 16 };
+    double *random = xmalloc(n * E * sizeof *random), scale = 1;
+    for (size_t i = 0; i < n * E; i++) random[i] = i % 7 == i / E % 7 ? 0.5 : 0;
+    acc *x = k->device->alloc(n * E * k->acc_size), *scalars = k->device->alloc(3 * k->acc_size);
+    acc *dx = k->device->alloc(2 * n * E * k->acc_size);
+    k->acc_set(x, random, n * E);
+    for (size_t i = 0; i < 3; i++) k->acc_set(acc_at(k, scalars, i), &scale, 1);
+    Loss *l = loss_new(k, comm_self(k), LOSS_CLIP, n, E, 1 << 30);
+    unsigned long before = cudaemuCount ? cudaemuCount(2) : 0;
+    loss_run(l, scalars, dx, acc_at(k, dx, n * E), acc_at(k, scalars, 1), NULL, x, x,
+             acc_at(k, scalars, 2), NULL, n);
+    unsigned long after = cudaemuCount ? cudaemuCount(2) : 0;
+    k->device->sync();
+    loss_free(l);
+    k->device->release(x);
+    k->device->release(dx);
+    k->device->release(scalars);
+    free(random);
+    return after - before;
+}
+static void test_logits_of_one_tile(void **state) {
+    (void)state;
+    const Kernels *k = kernels_open(TEST_DEVICE, PRECISION_FP32);
+    unsigned long few = launches_of_loss(k, 100), many = launches_of_loss(k, 1100);
+    print_message("launches of a loss: %lu of 100 pairs, %lu of 1,100\n", few, many);
+    assert_int_equal(many, few);
+}
+#endif
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_accumulation_ref), cmocka_unit_test(test_accumulation_fp32),
-    cmocka_unit_test(test_one_batch),        cmocka_unit_test(test_learning),
+    cmocka_unit_test(test_accumulation_ref),   cmocka_unit_test(test_accumulation_fp32),
+    cmocka_unit_test(test_one_batch),          cmocka_unit_test(test_learning),
     cmocka_unit_test(test_not_finite),
+#if defined TEST_CUDA
+    cmocka_unit_test(test_logits_of_one_tile),
+#endif
 };
 
 int main(void) { return cmocka_run_group_tests_name("step", tests, NULL, NULL); }

@@ -125,10 +125,9 @@ static void make_step(Learner *l) {
     const TrainOptions *opt = l->opt;
     OptimOptions o = optim_options(opt);
     l->optim = optim_new(l->state, &o);
-    l->step =
-        step_new(l->k, l->comm, l->clip, l->state, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                 (size_t)opt->batch_size, (size_t)opt->accum_freq, l->config->embed_dim,
-                 size_mul((size_t)opt->logit_memory, 1 << 20));
+    l->step = step_new(l->k, l->comm, l->clip, l->state, l->optim,
+                       opt->siglip ? LOSS_SIGLIP : LOSS_CLIP, (size_t)opt->batch_size,
+                       (size_t)opt->accum_freq, l->config->embed_dim, logit_memory_of(opt, l->k));
     if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
 }
 

@@ -4,9 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Speed hardly depends on the tile (2 % between sides of 256 and 4096 on a CPU with 2 MiB of
- * second-level cache). This tile is 4 MiB of f32. */
-enum { TILE_ROWS = 1024, TILE_COLS = 1024, TILE_LEAST = 16 };
+enum { TILE_LEAST = 16 };
 
 /* At most two walks over the n×N block of this rank: the first gathers the statistics of rows and
  * columns, the second turns cosines into gradients and multiplies them into dI and dT. SigLIP needs
@@ -61,8 +59,9 @@ typedef struct Walk {
 static void choose_tiles(Loss *l, size_t N, size_t logit_memory) {
     size_t fits = logit_memory / l->k->acc_size;
     l->kept = l->kind == LOSS_CLIP && N <= fits / l->n;
-    l->tile_rows = size_min(l->n, TILE_ROWS);
-    l->tile_cols = size_min(N, TILE_COLS);
+    size_t side = l->k->logit_side ? l->k->logit_side : N;
+    l->tile_rows = size_min(l->n, side);
+    l->tile_cols = size_min(N, side);
     if (l->kept) return;
     while (l->tile_rows > fits / l->tile_cols &&
            (l->tile_rows > TILE_LEAST || l->tile_cols > TILE_LEAST)) {

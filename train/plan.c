@@ -37,7 +37,7 @@ static void print_step(const RunPlan *p, const Kernels *k, const ClipConfig *c,
     double forward = clip_flops(c, size_min(16, c->context_length), false);
     double again = (A - 1) / A + (opt->grad_checkpointing ? 1 : 0);
     double towers = n * forward * (3 + again);
-    int products = n * N * (double)k->acc_size <= (double)opt->logit_memory * (1 << 20) ? 3 : 4;
+    int products = n * N * (double)k->acc_size <= (double)logit_memory_of(opt, k) ? 3 : 4;
     double loss = products * 2 * n * N * E, size = (double)k->acc_size;
     double features = (R - 1) * n * E * (size + (opt->gather_dtype == GATHER_BF16 ? 2 : size));
     double statistics = 4 * (R - 1) / R * N * size;

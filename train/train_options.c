@@ -32,7 +32,6 @@ TrainOptions train_options = {
     .accum_freq = 1,
     .epochs = 32,
     .warmup = 10000,
-    .logit_memory = 256,
     .lr = 5e-4,
     .wd = 0.2,
     .beta1 = 0.9,
@@ -189,8 +188,8 @@ static Option options[] = {
     {"moments", OPT_CHOICE, &O.moments, CHOICES(MOMENTS), 0, 0,
      "of AdamW: bf16 takes half the memory, rounded at random", 0},
     {"seed", OPT_INT, &O.seed, NULL, 0, 9e18, "of initial weights, order, augmentation", 0},
-    {"logit-memory", OPT_INT, &O.logit_memory, "MIB", 1, 1e6,
-     "memory for the logit matrix; a larger one is computed in tiles", 0},
+    {"logit-memory", OPT_INT, &O.logit_memory, "MIB", 0, 1e6,
+     "memory for the logit matrix; a larger one is computed in tiles; 0: 256, on a GPU 1024", 0},
     {"device", OPT_CHOICE, &O.device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
     {"precision", OPT_CHOICE, &O.precision, CHOICES(TRAINING_PRECISIONS), 0, 0,
      "of activations and products; auto: amp_bf16 where the device multiplies bf16, else fp32", 0},
@@ -251,6 +250,11 @@ const Command train_command = {
     options,
     COUNT(options),
 };
+
+size_t logit_memory_of(const TrainOptions *o, const Kernels *k) {
+    size_t automatic = k->device->gpu ? 1024 : 256;
+    return size_mul(o->logit_memory ? (size_t)o->logit_memory : automatic, 1 << 20);
+}
 
 bool option_of_recipe(const char *name) {
     return option_find(&train_command, name)->given == GIVEN_BY_RECIPE;

@@ -66,6 +66,8 @@ typedef struct TrainOptions {
 extern TrainOptions train_options; /* defaults, then what was given */
 extern const Command train_command;
 
+/* Bytes for the logit matrix on this device. */
+size_t logit_memory_of(const TrainOptions *o, const Kernels *k);
 /* Returns true if a recipe, which may be another person's, has the option's value. */
 bool option_of_recipe(const char *name);
 /* A run's name if none was given: the time, the model and two more options; malloc'd. */

@@ -40,7 +40,7 @@ static void *pairs_open(const TrainView *v) {
     if (!v->planning) open_data(p, v);
     p->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
-                       size_mul((size_t)train_options.logit_memory, 1 << 20));
+                       logit_memory_of(&train_options, v->k));
     p->images = v->k->device->alloc(bytes);
     p->texts = v->k->device->alloc(bytes);
     p->value = v->k->device->alloc(v->k->acc_size);

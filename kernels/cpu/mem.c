@@ -11,6 +11,7 @@ const Kernels FN(kernels) = {
 #endif
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
+    .logit_side = 1024,
     .device = &host_device,
 #define X(slot) .slot = FN(slot),
     KERNEL_LIST(X)

@@ -112,6 +112,7 @@ extern "C" const Kernels FN(kernels) = {
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
     .bias_in_activation = true,
+    .logit_side = 0,
     .widest_head = WIDEST_HEAD,
     .fp8 = false,
     .device = &cuda_device,

@@ -4,6 +4,7 @@
 const Kernels ref_kernels = {.name = "ref",
                              .act_size = sizeof(act),
                              .acc_size = sizeof(acc),
+                             .logit_side = 1024,
                              .bias_in_activation = true,
                              .device = &host_device,
 #define X(slot) .slot = ref_##slot,
