@@ -31,8 +31,8 @@ typedef struct Device {
     size_t (*size)(const void *p);
     /* In a dry run: what would be taken and used. */
     MemoryUse (*memory)(void);
-    /* Dry run. Between plan_begin and plan_end no slot does any work (mathematics: of the table
-     * that kernels_planning returns): alloc and host_alloc return addresses that are not backed by
+    /* Dry run. Between plan_begin and plan_end no slot of this table or of the mathematics does any
+     * work (`ref` has no dry run): alloc and host_alloc return addresses that are not backed by
      * memory, downloads leave the host's memory as it is, and the device counts the memory of
      * alloc, and on a GPU the peak scratch memory of the slots. plan_end returns the peak. If that
      * is at most `most`, plan_end takes it on a GPU as one allocation, which later calls of alloc

@@ -81,7 +81,7 @@ const char *const kernel_names[SLOT_COUNT] = {
 };
 
 KernelStat kernel_stats[SLOT_COUNT];
-bool kernel_stats_on;
+bool kernel_stats_on, kernel_dry_run;
 bool kernel_graphs_on = true;
 KernelTuning kernel_tuning;
 Fp8Products kernel_fp8_products;
@@ -112,19 +112,6 @@ const Kernels *kernels_open(const char *backend, Precision precision) {
                                                : cpu_kernels[cpu_set()].f32;
     }
     die("unknown device '%s': use cpu or cuda", backend);
-}
-
-static void nothing(void) {}
-
-const Kernels *kernels_planning(const Kernels *k) {
-    static Kernels idle;
-    if (k->device->gpu) return k; /* its slots count the scratch memory that they would take */
-    idle = *k;
-    /* every slot of the list returns nothing, so the caller cannot tell that it looks at nothing */
-#define X(slot) idle.slot = (KERNEL_TYPE(slot) *)nothing;
-    KERNEL_LIST(X)
-#undef X
-    return &idle;
 }
 
 const Kernels *kernels_open_device(DeviceOption device, Precision precision) {

@@ -319,8 +319,6 @@ typedef enum { DEVICES(CHOICE_NAME) } DeviceOption;
 const Kernels *kernels_open_device(DeviceOption device, Precision precision);
 /* The table's name, on a CPU with its instruction set: "cpu-fp32 (v3)". */
 const char *kernels_title(const Kernels *k);
-/* The table for a dry run of k's device (device.h, plan_begin): the mathematics does nothing. */
-const Kernels *kernels_planning(const Kernels *k);
 /* What PRECISION_AUTO means on that device; another precision is itself. */
 Precision kernels_precision(DeviceOption device, Precision precision);
 /* Releases the backends' memory. Nothing may be called afterwards. */
@@ -385,14 +383,17 @@ extern bool kernel_stats_on;
 extern bool kernel_graphs_on;
 void kernel_stats_reset(void);
 
-/* A CPU backend's slot starts with KERNEL_TIMER(linear_fwd, flops, bytes), which records the time
- * until the function returns. */
+/* Between plan_begin and plan_end of host_device. */
+extern bool kernel_dry_run;
+/* A CPU backend's slot starts with KERNEL_BEGIN(linear_fwd, flops, bytes): in a dry run it returns;
+ * the time until it returns is recorded. */
 typedef struct KernelTimer {
     enum KernelSlot slot;
     double start, flops, bytes;
 } KernelTimer;
 void kernel_timer_stop(KernelTimer *t);
-#define KERNEL_TIMER(slot_name, flops_, bytes_)                                                    \
+#define KERNEL_BEGIN(slot_name, flops_, bytes_)                                                    \
+    if (kernel_dry_run) return;                                                                    \
     __attribute__((cleanup(kernel_timer_stop), unused)) KernelTimer timer_ = {                     \
         SLOT_##slot_name, kernel_stats_on ? clock_now() : 0, (double)(flops_), (double)(bytes_)}
 #endif

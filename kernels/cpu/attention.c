@@ -468,7 +468,7 @@ static void head_bwd(const Head *h, void *mem) {
 
 void FN(attention_fwd)(act *o, acc *lse, const act *qkv, const int32_t *start, size_t B,
                        size_t rows, size_t max_T, size_t H, size_t D, bool causal) {
-    KERNEL_TIMER(attention_fwd, 4.0 * (double)rows * (double)max_T * (double)(H * D),
+    KERNEL_BEGIN(attention_fwd, 4.0 * (double)rows * (double)max_T * (double)(H * D),
                  4 * rows * H * D * sizeof(act));
     size_t stride, C = H * D;
     char *mem = thread_scratch(forward_bytes(max_T, D), &stride);
@@ -494,7 +494,7 @@ void FN(attention_fwd)(act *o, acc *lse, const act *qkv, const int32_t *start, s
 void FN(attention_bwd)(act *dqkv, const act *dout, const act *o, const acc *lse, const act *qkv,
                        const int32_t *start, size_t B, size_t rows, size_t max_T, size_t H,
                        size_t D, bool causal) {
-    KERNEL_TIMER(attention_bwd, 10.0 * (double)rows * (double)max_T * (double)(H * D),
+    KERNEL_BEGIN(attention_bwd, 10.0 * (double)rows * (double)max_T * (double)(H * D),
                  8 * rows * H * D * sizeof(act));
     size_t stride, C = H * D;
     char *mem = thread_scratch(backward_bytes(max_T, D), &stride);
@@ -535,7 +535,7 @@ static size_t longest(const int32_t *start, size_t B) {
 
 void FN(attention_pool_fwd)(act *o, acc *lse, const act *q, const act *kv, const int32_t *start,
                             size_t B, size_t rows, size_t H, size_t D) {
-    KERNEL_TIMER(attention_pool_fwd, 4 * rows * H * D, 2 * (rows + B) * H * D * sizeof(act));
+    KERNEL_BEGIN(attention_pool_fwd, 4 * rows * H * D, 2 * (rows + B) * H * D * sizeof(act));
     size_t stride, C = H * D;
     char *mem = thread_scratch(round_up(longest(start, B), VW) * sizeof(float), &stride);
     float scale = 1.0f / sqrtf((float)D);
@@ -558,7 +558,7 @@ void FN(attention_pool_fwd)(act *o, acc *lse, const act *q, const act *kv, const
 void FN(attention_pool_bwd)(act *dq, act *dkv, const act *dout, const act *o, const acc *lse,
                             const act *q, const act *kv, const int32_t *start, size_t B,
                             size_t rows, size_t H, size_t D) {
-    KERNEL_TIMER(attention_pool_bwd, 10 * rows * H * D, 4 * (rows + B) * H * D * sizeof(act));
+    KERNEL_BEGIN(attention_pool_bwd, 10 * rows * H * D, 4 * (rows + B) * H * D * sizeof(act));
     size_t stride, C = H * D;
     char *mem = thread_scratch(2 * round_up(longest(start, B), VW) * sizeof(float), &stride);
     float scale = 1.0f / sqrtf((float)D);

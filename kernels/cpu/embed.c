@@ -6,7 +6,7 @@
 
 void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, const float mean[3],
                     const float std[3], size_t B, size_t S, size_t P, size_t n) {
-    KERNEL_TIMER(patches_u8, 0, B * n * 3 * P * P * (1 + sizeof(act)));
+    KERNEL_BEGIN(patches_u8, 0, B * n * 3 * P * P * (1 + sizeof(act)));
     size_t grid = S / P, area = P * P;
     act value[3][256]; /* a channel has 256 values: each is normalised and rounded once */
     for (size_t c = 0; c < 3; c++)
@@ -29,7 +29,7 @@ void FN(patches_u8)(act *patches, const uint8_t *pixels, const int32_t *keep, co
 void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
                          const int32_t *keep, size_t B, size_t n, size_t C) {
     size_t first = cls != NULL, T = first + n;
-    KERNEL_TIMER(image_embed_fwd, B * T * C, B * T * C * (2 * sizeof(act) + 4));
+    KERNEL_BEGIN(image_embed_fwd, B * T * C, B * T * C * (2 * sizeof(act) + 4));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B * T; i++) {
         size_t b = i / T, t = i % T;
@@ -50,7 +50,7 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
 void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                          size_t B, size_t n, size_t C) {
     size_t first = dcls != NULL, T = first + n;
-    KERNEL_TIMER(image_embed_bwd, B * T * C, B * T * C * 3 * sizeof(act));
+    KERNEL_BEGIN(image_embed_bwd, B * T * C, B * T * C * 3 * sizeof(act));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B; i++)
         memcpy(dtok + i * n * C, dx + (i * T + first) * C, n * C * sizeof *dx);
@@ -70,7 +70,7 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
 
 void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
                         const acc *pos, size_t B, size_t rows, size_t C) {
-    KERNEL_TIMER(text_embed_fwd, rows * C, rows * C * (8 + sizeof(act)));
+    KERNEL_BEGIN(text_embed_fwd, rows * C, rows * C * (8 + sizeof(act)));
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < B; b++)
         for (size_t i = (size_t)start[b]; i < (size_t)start[b + 1]; i++) {
@@ -82,7 +82,7 @@ void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const 
 
 void FN(text_embed_bwd)(acc *dtable, acc *dpos, const act *dx, const int32_t *ids,
                         const int32_t *start, size_t B, size_t rows, size_t C) {
-    KERNEL_TIMER(text_embed_bwd, 2 * rows * C, rows * C * (16 + sizeof(act)));
+    KERNEL_BEGIN(text_embed_bwd, 2 * rows * C, rows * C * (16 + sizeof(act)));
     /* Equal ids add to the same row of the table. A thread owns channels, so sums are in the order
      * of the rows. */
 #pragma omp parallel for schedule(static)

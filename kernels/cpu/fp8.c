@@ -14,7 +14,7 @@ void FN(fp8_padding)(const int32_t *start, size_t B, size_t sequences) {
 }
 
 void FN(fp8_update)(acc *scaling, size_t n) {
-    KERNEL_TIMER(fp8_update, 0, n * FP8_SCALING * sizeof(acc));
+    KERNEL_BEGIN(fp8_update, 0, n * FP8_SCALING * sizeof(acc));
     for (size_t i = 0; i < n; i++) {
         float amax = scaling[i].v, most = amax;
         scaling[i].v = 0;

@@ -106,7 +106,7 @@ static float tile_maxima(float *rows, float *cols, float *parts, size_t chunks, 
 void FN(logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, acc *positive,
                       const acc *cos, const acc *log_scale, const acc *bias, size_t n, size_t m,
                       ptrdiff_t diag) {
-    KERNEL_TIMER(logits_stats, 20 * n * m, 4 * n * m);
+    KERNEL_BEGIN(logits_stats, 20 * n * m, 4 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
     size_t per = chunk_rows(n, LOSS_CHUNKS, 4), chunks = div_up(n, per);
@@ -149,23 +149,23 @@ void FN(logits_stats)(acc *row_max, acc *row_sum, acc *col_max, acc *col_sum, ac
 }
 
 void FN(stats_init)(acc *max, acc *sum, size_t n) {
-    KERNEL_TIMER(stats_init, 0, 8 * n);
+    KERNEL_BEGIN(stats_init, 0, 8 * n);
     for (size_t i = 0; i < n; i++) max[i].v = -FLT_MAX, sum[i].v = 0;
 }
 
 void FN(stats_join)(acc *max, acc *sum, const acc *other_max, const acc *other_sum, size_t n) {
-    KERNEL_TIMER(stats_join, 10 * n, 24 * n);
+    KERNEL_BEGIN(stats_join, 10 * n, 24 * n);
     for (size_t i = 0; i < n; i++) join(max + i, sum + i, other_max[i].v, other_sum[i].v);
 }
 
 void FN(stats_lse)(acc *lse, const acc *max, const acc *sum, size_t n) {
-    KERNEL_TIMER(stats_lse, 10 * n, 12 * n);
+    KERNEL_BEGIN(stats_lse, 10 * n, 12 * n);
     for (size_t i = 0; i < n; i++) lse[i].v = max[i].v + logf(sum[i].v);
 }
 
 void FN(clip_loss)(acc *loss, const acc *row_lse, const acc *col_lse, const acc *positive, size_t n,
                    double weight) {
-    KERNEL_TIMER(clip_loss, 4 * n, 12 * n);
+    KERNEL_BEGIN(clip_loss, 4 * n, 12 * n);
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += ((double)row_lse[i].v - positive[i].v) + ((double)col_lse[i].v - positive[i].v);
@@ -183,7 +183,7 @@ static void range_of(float *lo, float *hi, const acc *a, size_t n) {
 void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_lse,
                           const acc *col_lse, const acc *log_scale, const acc *bias, size_t n,
                           size_t m, ptrdiff_t diag, double weight) {
-    KERNEL_TIMER(clip_logits_grad, 20 * n * m, 8 * n * m);
+    KERNEL_BEGIN(clip_logits_grad, 20 * n * m, 8 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
     float lo = FLT_MAX, hi = -FLT_MAX;
@@ -226,7 +226,7 @@ void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
 
 void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
                      const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight) {
-    KERNEL_TIMER(siglip_tile, 40 * n * m, 8 * n * m);
+    KERNEL_BEGIN(siglip_tile, 40 * n * m, 8 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
     RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);
@@ -261,7 +261,7 @@ void FN(siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc
 
 void FN(group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group, const acc *share,
                        size_t n, size_t m) {
-    KERNEL_TIMER(group_targets, n * m, 4 * n * m);
+    KERNEL_BEGIN(group_targets, n * m, 4 * n * m);
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < m; j++)
@@ -270,7 +270,7 @@ void FN(group_targets)(acc *t, const int32_t *row_group, const int32_t *col_grou
 
 void FN(teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *col_lse,
                          const acc *log_scale, size_t n, size_t m) {
-    KERNEL_TIMER(teacher_targets, 30 * n * m, 12 * n * m);
+    KERNEL_BEGIN(teacher_targets, 30 * n * m, 12 * n * m);
     vf scale = vset(expf(log_scale->v)), half = vset(0.5f);
 #pragma omp parallel for schedule(static) if (n * m > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
@@ -287,7 +287,7 @@ void FN(teacher_targets)(acc *t, const acc *cos, const acc *row_lse, const acc *
 void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
                           const acc *row_lse, const acc *col_lse, const acc *log_scale,
                           const acc *bias, size_t n, size_t m, double mass, double weight) {
-    KERNEL_TIMER(soft_logits_grad, 34 * n * m, 12 * n * m);
+    KERNEL_BEGIN(soft_logits_grad, 34 * n * m, 12 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
     RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);
@@ -313,7 +313,7 @@ void FN(soft_logits_grad)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, cons
 void FN(siglip_targets_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *t,
                              const acc *log_scale, const acc *bias, size_t n, size_t m,
                              double weight) {
-    KERNEL_TIMER(siglip_targets_tile, 42 * n * m, 12 * n * m);
+    KERNEL_BEGIN(siglip_targets_tile, 42 * n * m, 12 * n * m);
     if (!n || !m) return;
     Logits l = logits_of(log_scale, bias);
     RowSums *sums = FN(scratch)(SCRATCH_PARTIAL, n * sizeof *sums);

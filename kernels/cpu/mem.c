@@ -39,29 +39,29 @@ void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n) {
 }
 
 void FN(acc_set)(acc *dst, const double *host, size_t n) {
-    KERNEL_TIMER(acc_set, 0, 12 * n);
+    KERNEL_BEGIN(acc_set, 0, 12 * n);
     for (size_t i = 0; i < n; i++) dst[i].v = (float)host[i];
 }
 
 void FN(acc_get)(double *host, const acc *src, size_t n) {
-    KERNEL_TIMER(acc_get, 0, 12 * n);
+    KERNEL_BEGIN(acc_get, 0, 12 * n);
     for (size_t i = 0; i < n; i++) host[i] = src[i].v;
 }
 
 void FN(acc_set_f32)(acc *dst, const float *host, size_t n) {
-    KERNEL_TIMER(acc_set_f32, 0, 8 * n);
+    KERNEL_BEGIN(acc_set_f32, 0, 8 * n);
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) dst[i].v = host[i];
 }
 
 void FN(acc_get_f32)(float *host, const acc *src, size_t n) {
-    KERNEL_TIMER(acc_get_f32, 0, 8 * n);
+    KERNEL_BEGIN(acc_get_f32, 0, 8 * n);
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) host[i] = src[i].v;
 }
 
 void FN(act_from_acc)(act *dst, const acc *src, size_t n) {
-    KERNEL_TIMER(act_from_acc, 0, n * (sizeof(acc) + sizeof(act)));
+    KERNEL_BEGIN(act_from_acc, 0, n * (sizeof(acc) + sizeof(act)));
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) act_store(dst + i, acc_load(src + i, n - i), n - i);
 }

@@ -45,7 +45,7 @@ static void layernorm_row(act *y, acc *mean, acc *rstd, act *sum, const act *x, 
 
 void FN(layernorm_fwd)(act *y, acc *mean, acc *rstd, act *sum, const act *x, const act *r,
                        const acc *w, const acc *b, size_t rows, size_t C, double eps) {
-    KERNEL_TIMER(layernorm_fwd, 8 * rows * C, rows * C * sizeof(act) * (r ? 4 : 2));
+    KERNEL_BEGIN(layernorm_fwd, 8 * rows * C, rows * C * sizeof(act) * (r ? 4 : 2));
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL_BELOW)
     for (size_t i = 0; i < rows; i++)
         layernorm_row(y + i * C, mean + i, rstd + i, r ? sum + i * C : NULL, x + i * C,
@@ -83,7 +83,7 @@ static void layernorm_bwd_row(act *dx, float *dw, float *db, act *y, const act *
 void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const act *dres,
                        const act *x, const acc *mean, const acc *rstd, const acc *w, const acc *b,
                        size_t rows, size_t C) {
-    KERNEL_TIMER(layernorm_bwd, 16 * rows * C,
+    KERNEL_BEGIN(layernorm_bwd, 16 * rows * C,
                  rows * C * sizeof(act) * (3 + (y != NULL) + (dres != NULL)));
     if (!rows) return;
     size_t per = chunk_rows(rows, LN_CHUNKS, LN_CHUNK_ROWS), chunks = div_up(rows, per);
@@ -102,7 +102,7 @@ void FN(layernorm_bwd)(act *dx, acc *dw, acc *db, act *y, const act *dy, const a
 }
 
 void FN(l2norm_fwd)(acc *y, acc *norm, const acc *x, size_t rows, size_t E) {
-    KERNEL_TIMER(l2norm_fwd, 3 * rows * E, 8 * rows * E);
+    KERNEL_BEGIN(l2norm_fwd, 3 * rows * E, 8 * rows * E);
 #pragma omp parallel for schedule(static) if (rows * E > SERIAL_BELOW)
     for (size_t i = 0; i < rows; i++) {
         vf q = vzero();
@@ -119,7 +119,7 @@ void FN(l2norm_fwd)(acc *y, acc *norm, const acc *x, size_t rows, size_t E) {
 }
 
 void FN(l2norm_bwd)(acc *dx, const acc *dy, const acc *y, const acc *norm, size_t rows, size_t E) {
-    KERNEL_TIMER(l2norm_bwd, 5 * rows * E, 12 * rows * E);
+    KERNEL_BEGIN(l2norm_bwd, 5 * rows * E, 12 * rows * E);
 #pragma omp parallel for schedule(static) if (rows * E > SERIAL_BELOW)
     for (size_t i = 0; i < rows; i++) {
         const acc *d = dy + i * E, *u = y + i * E;

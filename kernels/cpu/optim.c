@@ -7,7 +7,7 @@
 #define AHEAD 512
 
 void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t count) {
-    KERNEL_TIMER(sum_squares, 2 * count * OPTIM_CHUNK, 4 * count * OPTIM_CHUNK);
+    KERNEL_BEGIN(sum_squares, 2 * count * OPTIM_CHUNK, 4 * count * OPTIM_CHUNK);
     double *parts = FN(scratch)(SCRATCH_PARTIAL, count * sizeof *parts);
 #pragma omp parallel for schedule(static) if (count > 1)
     for (size_t k = 0; k < count; k++) {
@@ -33,7 +33,7 @@ void FN(sum_squares)(acc *out, const acc *g, const OptimChunk *chunk, size_t cou
 }
 
 void FN(skip_spike)(acc *squares, const acc *loss, const AdamW *o) {
-    KERNEL_TIMER(skip_spike, 0, 16);
+    KERNEL_BEGIN(skip_spike, 0, 16);
     if (loss->v > o->max_loss) squares->v = INFINITY;
 }
 
@@ -97,7 +97,7 @@ static inline __attribute__((always_inline)) void update(acc *p, act *w, acc *g,
 void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const OptimChunk *chunk,
                size_t count, const OptimGroup *group, const AdamW *o, const acc *squares) {
     size_t n = count * OPTIM_CHUNK, moment = moments == MOMENTS_BF16 ? 2 : 4;
-    KERNEL_TIMER(adamw, 14 * n, n * (16 + 4 * moment + (w ? sizeof(act) : 0)));
+    KERNEL_BEGIN(adamw, 14 * n, n * (16 + 4 * moment + (w ? sizeof(act) : 0)));
     double norm = sqrt(squares->v);
     double scale = o->max_norm > 0 ? fmin(1, o->max_norm / (norm + 1e-6)) : 1;
     Constants constants = {
@@ -124,21 +124,21 @@ void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
 }
 
 void FN(acc_from_bf16)(acc *dst, const void *src, size_t n) {
-    KERNEL_TIMER(acc_from_bf16, 0, 6 * n);
+    KERNEL_BEGIN(acc_from_bf16, 0, 6 * n);
     const uint16_t *x = src;
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) acc_store(dst + i, bf16_load(x + i, n - i), n - i);
 }
 
 void FN(bf16_from_acc)(void *dst, const acc *src, size_t n) {
-    KERNEL_TIMER(bf16_from_acc, 0, 6 * n);
+    KERNEL_BEGIN(bf16_from_acc, 0, 6 * n);
     uint16_t *y = dst;
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) bf16_store(y + i, acc_load(src + i, n - i), n - i);
 }
 
 void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {
-    KERNEL_TIMER(axpy, 2 * n, 12 * n);
+    KERNEL_BEGIN(axpy, 2 * n, 12 * n);
     vf a = vset((float)alpha);
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW)
@@ -146,7 +146,7 @@ void FN(axpy)(acc *y, double alpha, const acc *x, size_t n) {
 }
 
 void FN(ema)(acc *avg, const acc *x, double decay, size_t n) {
-    KERNEL_TIMER(ema, 3 * n, 12 * n);
+    KERNEL_BEGIN(ema, 3 * n, 12 * n);
     vf a = vset((float)(1 - decay));
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) {

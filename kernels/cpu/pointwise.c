@@ -60,7 +60,7 @@ static void sum_rows(float *sums, const act *x, size_t rows, size_t C) {
 
 void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
                         size_t C, Activation f) {
-    KERNEL_TIMER(activation_bwd, 30 * rows * C, 4 * rows * C * sizeof(act));
+    KERNEL_BEGIN(activation_bwd, 30 * rows * C, 4 * rows * C * sizeof(act));
     if (!rows || !C) return;
     (void)tables(); /* fills the tables before the parallel region */
     size_t per = chunk_rows(rows, BIAS_CHUNKS, BIAS_CHUNK_ROWS), chunks = div_up(rows, per);
@@ -80,20 +80,20 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
 }
 
 void FN(add)(act *y, const act *a, const act *b, size_t n) {
-    KERNEL_TIMER(add, n, 3 * n * sizeof(act));
+    KERNEL_BEGIN(add, n, 3 * n * sizeof(act));
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW)
         act_store(y + i, act_load(a + i, n - i) + act_load(b + i, n - i), n - i);
 }
 
 void FN(gather_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
-    KERNEL_TIMER(gather_rows, 0, 2 * n * C * sizeof(act));
+    KERNEL_BEGIN(gather_rows, 0, 2 * n * C * sizeof(act));
 #pragma omp parallel for schedule(static) if (n * C > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) memcpy(y + i * C, x + (size_t)idx[i] * C, C * sizeof *y);
 }
 
 void FN(scatter_add_rows)(act *y, const act *x, const int32_t *idx, size_t n, size_t C) {
-    KERNEL_TIMER(scatter_add_rows, n * C, 3 * n * C * sizeof(act));
+    KERNEL_BEGIN(scatter_add_rows, n * C, 3 * n * C * sizeof(act));
 #pragma omp parallel for schedule(static) if (n * C > SERIAL_BELOW)
     for (size_t i = 0; i < n; i++) {
         act *to = y + (size_t)idx[i] * C;
@@ -104,7 +104,7 @@ void FN(scatter_add_rows)(act *y, const act *x, const int32_t *idx, size_t n, si
 
 void FN(mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, size_t skip,
                        size_t C) {
-    KERNEL_TIMER(mean_pool_fwd, B ? (size_t)start[B] * C : 0,
+    KERNEL_BEGIN(mean_pool_fwd, B ? (size_t)start[B] * C : 0,
                  B ? ((size_t)start[B] + B) * C * sizeof(act) : 0);
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < B; b++) {
@@ -120,7 +120,7 @@ void FN(mean_pool_fwd)(act *y, const act *x, const int32_t *start, size_t B, siz
 
 void FN(mean_pool_bwd)(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip,
                        size_t C) {
-    KERNEL_TIMER(mean_pool_bwd, 0, B ? ((size_t)start[B] + B) * C * sizeof(act) : 0);
+    KERNEL_BEGIN(mean_pool_bwd, 0, B ? ((size_t)start[B] + B) * C * sizeof(act) : 0);
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < B; b++) {
         size_t first = (size_t)start[b], from = first + skip, to = (size_t)start[b + 1];

@@ -66,40 +66,40 @@ void host_device_plan_begin(void) {
     planned.blocks = space_unbacked();
     planned.taken = planned.most = 0;
     now = &planned;
+    kernel_dry_run = true;
 }
 
 size_t host_device_plan_end(size_t most) {
     (void)most;
     free(planned.blocks.list);
     now = &real;
+    kernel_dry_run = false;
     return planned.most;
 }
 
 static void copy_bytes(void *dst, const void *src, size_t bytes) {
-    if (now == &planned) return;
 #pragma omp parallel for schedule(static) if (bytes > PIECE)
     for (size_t i = 0; i < bytes; i += PIECE)
         memcpy((char *)dst + i, (const char *)src + i, size_min(PIECE, bytes - i));
 }
 
 void host_device_upload(void *dst, const void *host, size_t bytes) {
-    KERNEL_TIMER(upload, 0, 2 * bytes);
+    KERNEL_BEGIN(upload, 0, 2 * bytes);
     copy_bytes(dst, host, bytes);
 }
 
 void host_device_download(void *host, const void *src, size_t bytes) {
-    KERNEL_TIMER(download, 0, 2 * bytes);
+    KERNEL_BEGIN(download, 0, 2 * bytes);
     copy_bytes(host, src, bytes);
 }
 
 void host_device_copy(void *dst, const void *src, size_t bytes) {
-    KERNEL_TIMER(copy, 0, 2 * bytes);
+    KERNEL_BEGIN(copy, 0, 2 * bytes);
     copy_bytes(dst, src, bytes);
 }
 
 void host_device_zero(void *dst, size_t bytes) {
-    KERNEL_TIMER(zero, 0, bytes);
-    if (now == &planned) return;
+    KERNEL_BEGIN(zero, 0, bytes);
 #pragma omp parallel for schedule(static) if (bytes > PIECE)
     for (size_t i = 0; i < bytes; i += PIECE)
         memset((char *)dst + i, 0, size_min(PIECE, bytes - i));
