@@ -16,16 +16,11 @@ static enum { PLACES(CHOICE_NAME) } choice;
 static StringList list;
 
 static Option table[] = {
-    {"config", OPT_STRING, &config, NULL, 0, 0, "", 0},
-    {"flag", OPT_FLAG, &flag, NULL, 0, 0, "", 0},
-    {"consent", OPT_CONSENT, &consent, NULL, 0, 0, "", 0},
-    {"batch-size", OPT_INT, &number, NULL, 1, 100, "", 0},
-    {"lr", OPT_FLOAT, &real, NULL, 0, 1, "", 0},
-    {"string", OPT_STRING, &string, NULL, 0, 0, "", 0},
-    {"file", OPT_PATH, &file, NULL, 0, 0, "", 0},
-    {"data", OPT_DATA, &data, NULL, 0, 0, "", 0},
-    {"choice", OPT_CHOICE, &choice, CHOICES(PLACES), 0, 0, "", 0},
-    {"list", OPT_LIST, &list, NULL, 0, 0, "", 0},
+    STRING("config", &config, NULL, ""),   FLAG("flag", &flag, ""),
+    CONSENT("consent", &consent, ""),      INT("batch-size", &number, 1, 100, ""),
+    FLOAT("lr", &real, 0, 1, ""),          STRING("string", &string, NULL, ""),
+    PATH("file", &file, NULL, ""),         DATA("data", &data, NULL, ""),
+    CHOICE("choice", &choice, PLACES, ""), LIST("list", &list, NULL, ""),
 };
 static const Command command = {"test", "A test.", "clipc test", NULL, table, COUNT(table)};
 

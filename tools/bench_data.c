@@ -14,16 +14,16 @@ static bool json, eval_transform, shuffle = true;
 static DeviceOption device = DEVICE_CPU;
 
 static Option loader_options[] = {
-    {"train-data", OPT_STRING, &data, "SPEC", 0, 0, "shards, a CSV/TSV or a folder", 0},
-    {"image-size", OPT_INT, &side, NULL, 1, 4096, "pixels a side", 0},
-    {"eval-transform", OPT_FLAG, &eval_transform, NULL, 0, 0, "instead of the random crop", 0},
-    {"batch-size", OPT_INT, &batch_size, NULL, 1, 65536, "pairs a batch", 0},
-    {"workers", OPT_INT, &workers, NULL, 1, 256, "loader threads", 0},
-    {"shuffle", OPT_FLAG, &shuffle, NULL, 0, 0, "random order", 0},
-    {"samples", OPT_INT, &samples, NULL, 1, 1e9, "samples to time", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "as of clipc tok", 0},
-    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "cuda: pictures go on to the GPU", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    STRING("train-data", &data, "SPEC", "shards, a CSV/TSV or a folder"),
+    INT("image-size", &side, 1, 4096, "pixels a side"),
+    FLAG("eval-transform", &eval_transform, "instead of the random crop"),
+    INT("batch-size", &batch_size, 1, 65536, "pairs a batch"),
+    INT("workers", &workers, 1, 256, "loader threads"),
+    FLAG("shuffle", &shuffle, "random order"),
+    INT("samples", &samples, 1, 1e9, "samples to time"),
+    STRING("vocab", &vocab, "FILE", "as of clipc tok"),
+    CHOICE("device", &device, DEVICES, "cuda: pictures go on to the GPU"),
+    FLAG("json", &json, "one JSON object on stdout"),
     DATASET_OPTIONS(dataset),
 };
 
@@ -117,11 +117,11 @@ int bench_loader(int argc, char **argv) {
 }
 
 static Option tok_options[] = {
-    {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "as of clipc tok", 0},
-    {"threads", OPT_INT, &threads, NULL, 1, 256, "each takes a share of the captions", 0},
-    {"reps", OPT_INT, &reps, NULL, 1, 1000, "passes; the median is reported", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    STRING("text", &text, "FILE", "captions, one a line"),
+    STRING("vocab", &vocab, "FILE", "as of clipc tok"),
+    INT("threads", &threads, 1, 256, "each takes a share of the captions"),
+    INT("reps", &reps, 1, 1000, "passes; the median is reported"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command tok_command = {

@@ -16,15 +16,14 @@ static Precision precision;
 static bool json;
 
 static Option options[] = {
-    {"model", OPT_STRING, &model, "NAME|FILE", 0, 0, "whose shapes", 0},
-    {"batch-size", OPT_INT, &batch_size, NULL, 1, 1e6, "samples", 0},
-    {"caption-tokens", OPT_INT, &caption_tokens, NULL, 1, 1e4, "tokens of a caption", 0},
-    {"precision", OPT_CHOICE, &precision, CHOICES(TRAINING_PRECISIONS), 0, 0,
-     "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
+    STRING("model", &model, "NAME|FILE", "whose shapes"),
+    INT("batch-size", &batch_size, 1, 1e6, "samples"),
+    INT("caption-tokens", &caption_tokens, 1, 1e4, "tokens of a caption"),
+    CHOICE("precision", &precision, TRAINING_PRECISIONS, "of activations and products"),
+    CHOICE("device", &device, DEVICES, "where to compute"),
     KERNEL_TUNING_OPTIONS,
-    {"reps", OPT_INT, &reps, NULL, 1, 1000, "runs; the median is reported", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    INT("reps", &reps, 1, 1000, "runs; the median is reported"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

@@ -16,21 +16,18 @@ static GatherType gather_dtype;
 static bool siglip, json;
 
 static Option options[] = {
-    {"n", OPT_INT, &n, NULL, 1, 1e7, "pairs of one rank", 0},
-    {"global-batch", OPT_INT, &global_batch, NULL, 0, 1e8, "pairs of all ranks, instead of --n", 0},
-    {"ranks-simulated", OPT_INT, &ranks_simulated, NULL, 1, 1e6,
-     "do the work of one of so many ranks", 0},
-    {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
-    {"logit-memory", OPT_INT, &logit_memory, "MIB", 1, 1e6, "for logits", 0},
-    {"gather-dtype", OPT_CHOICE, &gather_dtype, CHOICES(GATHER_TYPES), 0, 0, "features on the wire",
-     0},
-    {"siglip", OPT_FLAG, &siglip, NULL, 0, 0, "sigmoid loss", 0},
-    {"reps", OPT_INT, &reps, NULL, 1, 100, "timed runs; the median is reported", 0},
-    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
+    INT("n", &n, 1, 1e7, "pairs of one rank"),
+    INT("global-batch", &global_batch, 0, 1e8, "pairs of all ranks, instead of --n"),
+    INT("ranks-simulated", &ranks_simulated, 1, 1e6, "do the work of one of so many ranks"),
+    INT("dim", &dim, 1, 65536, "embedding"),
+    INT_OF("logit-memory", &logit_memory, "MIB", 1, 1e6, "for logits"),
+    CHOICE("gather-dtype", &gather_dtype, GATHER_TYPES, "features on the wire"),
+    FLAG("siglip", &siglip, "sigmoid loss"),
+    INT("reps", &reps, 1, 100, "timed runs; the median is reported"),
+    CHOICE("device", &device, DEVICES, "where to compute"),
     KERNEL_TUNING_OPTIONS,
-    {"precision", OPT_CHOICE, &precision, CHOICES(PRECISIONS), 0, 0,
-     "of the model around it; the loss itself is fp32", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    CHOICE("precision", &precision, PRECISIONS, "of the model around it; the loss itself is fp32"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

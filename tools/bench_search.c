@@ -15,15 +15,15 @@ static bool json;
 static const char *file;
 
 static Option options[] = {
-    {"rows", OPT_INT, &rows, NULL, 1, 1e9, "pictures", 0},
-    {"dim", OPT_INT, &dim, NULL, 1, 65536, "embedding", 0},
-    {"dtype", OPT_CHOICE, &dtype, CHOICES(NPY_TYPES), 0, 0, "of the features", 0},
-    {"queries", OPT_INT, &queries, NULL, 1, 65536, "at once", 0},
-    {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
-    {"reps", OPT_INT, &reps, NULL, 1, 1000, "timed runs; the median is reported", 0},
-    {"file", OPT_STRING, &file, "FILE.npy", 0, 0,
-     "map these features instead of making some (one run to load them)", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    INT("rows", &rows, 1, 1e9, "pictures"),
+    INT("dim", &dim, 1, 65536, "embedding"),
+    CHOICE("dtype", &dtype, NPY_TYPES, "of the features"),
+    INT("queries", &queries, 1, 65536, "at once"),
+    INT("top", &top, 1, 1e6, "hits a query"),
+    INT("reps", &reps, 1, 1000, "timed runs; the median is reported"),
+    STRING("file", &file, "FILE.npy",
+           "map these features instead of making some (one run to load them)"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

@@ -15,19 +15,18 @@ static Precision precision;
 static bool json, grad_checkpointing;
 
 static Option options[] = {
-    {"model", OPT_STRING, &model, "NAME|FILE", 0, 0, "architecture", 0},
-    {"batch-size", OPT_INT, &batch_size, NULL, 1, 1e6, "pairs a micro-batch", 0},
-    {"accum-freq", OPT_INT, &accum, NULL, 1, 1e4, "micro-batches a step", 0},
-    {"caption-tokens", OPT_INT, &caption_tokens, NULL, 2, 1e4,
-     "tokens of every caption, start and end counted", 0},
-    {"precision", OPT_CHOICE, &precision, CHOICES(TRAINING_PRECISIONS), 0, 0,
-     "of activations and products", 0},
-    {"device", OPT_CHOICE, &device, CHOICES(DEVICES), 0, 0, "where to compute", 0},
+    STRING("model", &model, "NAME|FILE", "architecture"),
+    INT("batch-size", &batch_size, 1, 1e6, "pairs a micro-batch"),
+    INT("accum-freq", &accum, 1, 1e4, "micro-batches a step"),
+    INT("caption-tokens", &caption_tokens, 2, 1e4,
+        "tokens of every caption, start and end counted"),
+    CHOICE("precision", &precision, TRAINING_PRECISIONS, "of activations and products"),
+    CHOICE("device", &device, DEVICES, "where to compute"),
     KERNEL_TUNING_OPTIONS,
-    {"grad-checkpointing", OPT_FLAG, &grad_checkpointing, NULL, 0, 0, "recompute activations", 0},
-    {"steps", OPT_INT, &steps, NULL, 1, 1000, "timed steps; the median is reported", 0},
-    {"warmup", OPT_INT, &warmup, NULL, 0, 1000, "steps before them", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    FLAG("grad-checkpointing", &grad_checkpointing, "recompute activations"),
+    INT("steps", &steps, 1, 1000, "timed steps; the median is reported"),
+    INT("warmup", &warmup, 0, 1000, "steps before them"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

@@ -15,27 +15,13 @@ static double alpha = 0.5;
 
 #define DTYPES(X) X(DTYPE_F32, "fp32") X(DTYPE_F16, "fp16") X(DTYPE_BF16, "bf16")
 #define EXPORT_OPTIONS                                                                             \
-    {"out", OPT_STRING, &out, "PATH", 0, 0, "what to write; must not exist", 0},                   \
-        {"to",                                                                                     \
-         OPT_CHOICE,                                                                               \
-         &format,                                                                                  \
-         CHOICES(EXPORT_FORMATS),                                                                  \
-         0,                                                                                        \
-         0,                                                                                        \
-         "open_clip's folder, Hugging Face's CLIPModel folder, one file",                          \
-         0},                                                                                       \
-        {"dtype", OPT_CHOICE, &dtype, CHOICES(DTYPES), 0, 0, "type of the stored numbers", 0},     \
-        {"model",                                                                                  \
-         OPT_STRING,                                                                               \
-         &model,                                                                                   \
-         "NAME|FILE",                                                                              \
-         0,                                                                                        \
-         0,                                                                                        \
-         "architecture, if the checkpoint has none, or another size of it",                        \
-         0},                                                                                       \
-    {                                                                                              \
-        "vocab", OPT_STRING, &vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0       \
-    }
+    STRING("out", &out, "PATH", "what to write; must not exist"),                                  \
+        CHOICE("to", &format, EXPORT_FORMATS,                                                      \
+               "open_clip's folder, Hugging Face's CLIPModel folder, one file"),                   \
+        CHOICE("dtype", &dtype, DTYPES, "type of the stored numbers"),                             \
+        STRING("model", &model, "NAME|FILE",                                                       \
+               "architecture, if the checkpoint has none, or another size of it"),                 \
+        STRING("vocab", &vocab, "FILE", "default: the checkpoint's, or CLIP's")
 
 static Option convert_options[] = {EXPORT_OPTIONS};
 static const Command convert_command = {
@@ -50,7 +36,7 @@ static const Command convert_command = {
 };
 
 static Option mix_options[] = {
-    {"alpha", OPT_FLOAT, &alpha, NULL, 0, 1, "weight of B: 0 gives A, 1 gives B", 0},
+    FLOAT("alpha", &alpha, 0, 1, "weight of B: 0 gives A, 1 gives B"),
     EXPORT_OPTIONS,
 };
 static const Command mix_command = {

@@ -13,10 +13,10 @@ static int64_t top = 20;
 static bool as_json;
 
 static Option options[] = {
-    {"tolerance", OPT_FLOAT, &tolerance, NULL, 0, 1e30,
-     "relative difference up to which tensors count as equal", 0},
-    {"top", OPT_INT, &top, NULL, 0, 1e6, "rows of the table, worst first", 0},
-    {"json", OPT_FLAG, &as_json, NULL, 0, 0, "one JSON object instead of a table", 0},
+    FLOAT("tolerance", &tolerance, 0, 1e30,
+          "relative difference up to which tensors count as equal"),
+    INT("top", &top, 0, 1e6, "rows of the table, worst first"),
+    FLAG("json", &as_json, "one JSON object instead of a table"),
 };
 
 static const Command command = {

@@ -15,7 +15,7 @@
 static bool as_json;
 
 static Option options[] = {
-    {"json", OPT_FLAG, &as_json, NULL, 0, 0, "one JSON object instead of a table", 0},
+    FLAG("json", &as_json, "one JSON object instead of a table"),
 };
 
 static const Command command = {

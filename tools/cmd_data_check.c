@@ -21,13 +21,13 @@ static const char *vocab;
 static bool json, unique;
 
 static Option options[] = {
-    {"max-image-pixels", OPT_INT, &max_pixels, NULL, 1, 1e10, "larger images are bad", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "of the captions' tokens; default: CLIP's", 0},
-    {"context-length", OPT_INT, &context, NULL, 3, CONTEXT_MAX - 1,
-     "longer captions are cut in training: they are counted", 0},
-    {"unique", OPT_FLAG, &unique, NULL, 0, 0, "a picture that is there twice is a problem too", 0},
-    {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "the result as JSON on stdout", 0},
+    INT("max-image-pixels", &max_pixels, 1, 1e10, "larger images are bad"),
+    STRING("vocab", &vocab, "FILE", "of the captions' tokens; default: CLIP's"),
+    INT("context-length", &context, 3, CONTEXT_MAX - 1,
+        "longer captions are cut in training: they are counted"),
+    FLAG("unique", &unique, "a picture that is there twice is a problem too"),
+    INT("workers", &workers, 1, 1024, "threads"),
+    FLAG("json", &json, "the result as JSON on stdout"),
     DATASET_OPTIONS(dataset),
 };
 

@@ -20,15 +20,14 @@ static Interpolation interpolation;
 static const char *out_path;
 
 static Option options[] = {
-    {"size", OPT_INT, &size, NULL, 1, 4096, "S: the picture is S x S", 0},
-    {"transform", OPT_CHOICE, &transform, CHOICES(VIEWS), 0, 0,
-     "eval: resize and centre crop; train: random crop, then resize", 0},
-    {"image-resize-mode", OPT_CHOICE, &resize_mode, CHOICES(RESIZE_MODES), 0, 0,
-     "of eval: the edge that becomes S (longest: padded with black), or both", 0},
-    {"image-interpolation", OPT_CHOICE, &interpolation, CHOICES(INTERPOLATIONS), 0, 0,
-     "of the resampler", 0},
-    {"seed", OPT_INT, &seed, NULL, 0, 0, "of train's random crops", 0},
-    {"out", OPT_STRING, &out_path, "X.npy", 0, 0, "float32 [files, 3, S, S], normalised", 0},
+    INT("size", &size, 1, 4096, "S: the picture is S x S"),
+    CHOICE("transform", &transform, VIEWS,
+           "eval: resize and centre crop; train: random crop, then resize"),
+    CHOICE("image-resize-mode", &resize_mode, RESIZE_MODES,
+           "of eval: the edge that becomes S (longest: padded with black), or both"),
+    CHOICE("image-interpolation", &interpolation, INTERPOLATIONS, "of the resampler"),
+    INT("seed", &seed, 0, 0, "of train's random crops"),
+    STRING("out", &out_path, "X.npy", "float32 [files, 3, S, S], normalised"),
 };
 
 static const Command command = {

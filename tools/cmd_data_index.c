@@ -15,10 +15,10 @@ static int64_t workers;
 static bool force;
 
 static Option options[] = {
-    {"force", OPT_FLAG, &force, NULL, 0, 0, "write those again that are up to date", 0},
-    {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
-    {"image-key", OPT_STRING, &dataset.image_keys, "KEYS", 0, 0, "extensions of the image", 0},
-    {"text-key", OPT_STRING, &dataset.text_keys, "KEYS", 0, 0, "extensions of the caption", 0},
+    FLAG("force", &force, "write those again that are up to date"),
+    INT("workers", &workers, 1, 1024, "threads"),
+    STRING("image-key", &dataset.image_keys, "KEYS", "extensions of the image"),
+    STRING("text-key", &dataset.text_keys, "KEYS", "extensions of the caption"),
 };
 
 static const Command command = {

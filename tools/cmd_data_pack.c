@@ -18,38 +18,36 @@ static enum { FORMATS(CHOICE_NAME) } format;
 static bool json, metadata = true;
 
 static Option options[] = {
-    {"out", OPT_STRING, &pack.out, "DIR/NAME", 0, 0, "writes DIR/NAME-000000.tar, ...", 0},
-    {"format", OPT_CHOICE, &format, CHOICES(FORMATS), 0, 0,
-     "auto: SPEC tells; idx: arrays of MNIST's form, --images and --labels", 0},
-    {"images", OPT_STRING, &images, "FILE", 0, 0, "--format idx: [N,H,W] or [N,H,W,3], also .gz",
-     0},
-    {"labels", OPT_STRING, &labels, "FILE", 0, 0, "and [N]; default: the one beside, if any", 0},
-    {"zstd", OPT_FLAG, &pack.zstd, NULL, 0, 0, "compressed shards (.tar.zst)", 0},
-    {"zstd-level", OPT_INT, &zstd_level, NULL, 1, 19, "--zstd: slower and smaller from 1 to 19", 0},
-    {"force", OPT_FLAG, &pack.force, NULL, 0, 0, "replace shards of that name", 0},
-    {"shard-samples", OPT_INT, &shard_samples, NULL, 1, 1e7, "samples a shard holds at most", 0},
-    {"shard-mb", OPT_INT, &shard_mb, NULL, 1, 1e6, "a shard ends past so many MiB", 0},
-    {"frame-kb", OPT_INT, &frame_kb, NULL, 1, 16384,
-     "--zstd: a frame ends past so many KiB; smaller ones are quicker to read at random", 0},
-    {"max-image-pixels", OPT_INT, &max_pixels, NULL, 1, 1e10, "larger images are rejected", 0},
-    {"max-size", OPT_INT, &max_size, NULL, 0, 65535,
-     "shrink images whose shorter side is larger than this (0: keep all as they are)", 0},
-    {"max-side", OPT_INT, &max_side, NULL, 0, 65535,
-     "shrink images whose longer side is larger than this (0: keep)", 0},
-    {"quality", OPT_INT, &quality, NULL, 1, 100, "JPEG quality of what was shrunk", 0},
-    {"dedup", OPT_FLAG, &pack.dedup, NULL, 0, 0,
-     "reject pictures that are the same byte for byte as an earlier one", 0},
-    {"min-caption-chars", OPT_INT, &min_chars, NULL, 0, 1e6, "reject shorter captions", 0},
-    {"min-caption-tokens", OPT_INT, &min_tokens, NULL, 0, 1000,
-     "reject captions of fewer tokens, start and end apart", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0, "of --min-caption-tokens; default: CLIP's", 0},
-    {"metadata", OPT_FLAG, &metadata, NULL, 0, 0,
-     "carry .json members, files and lines over; --no-metadata: leave them out", 0},
-    {"workers", OPT_INT, &workers, NULL, 1, 1024, "threads", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "the report as JSON on stdout", 0},
+    STRING("out", &pack.out, "DIR/NAME", "writes DIR/NAME-000000.tar, ..."),
+    CHOICE("format", &format, FORMATS,
+           "auto: SPEC tells; idx: arrays of MNIST's form, --images and --labels"),
+    STRING("images", &images, "FILE", "--format idx: [N,H,W] or [N,H,W,3], also .gz"),
+    STRING("labels", &labels, "FILE", "and [N]; default: the one beside, if any"),
+    FLAG("zstd", &pack.zstd, "compressed shards (.tar.zst)"),
+    INT("zstd-level", &zstd_level, 1, 19, "--zstd: slower and smaller from 1 to 19"),
+    FLAG("force", &pack.force, "replace shards of that name"),
+    INT("shard-samples", &shard_samples, 1, 1e7, "samples a shard holds at most"),
+    INT("shard-mb", &shard_mb, 1, 1e6, "a shard ends past so many MiB"),
+    INT("frame-kb", &frame_kb, 1, 16384,
+        "--zstd: a frame ends past so many KiB; smaller ones are quicker to read at random"),
+    INT("max-image-pixels", &max_pixels, 1, 1e10, "larger images are rejected"),
+    INT("max-size", &max_size, 0, 65535,
+        "shrink images whose shorter side is larger than this (0: keep all as they are)"),
+    INT("max-side", &max_side, 0, 65535,
+        "shrink images whose longer side is larger than this (0: keep)"),
+    INT("quality", &quality, 1, 100, "JPEG quality of what was shrunk"),
+    FLAG("dedup", &pack.dedup, "reject pictures that are the same byte for byte as an earlier one"),
+    INT("min-caption-chars", &min_chars, 0, 1e6, "reject shorter captions"),
+    INT("min-caption-tokens", &min_tokens, 0, 1000,
+        "reject captions of fewer tokens, start and end apart"),
+    STRING("vocab", &vocab, "FILE", "of --min-caption-tokens; default: CLIP's"),
+    FLAG("metadata", &metadata,
+         "carry .json members, files and lines over; --no-metadata: leave them out"),
+    INT("workers", &workers, 1, 1024, "threads"),
+    FLAG("json", &json, "the report as JSON on stdout"),
     DATASET_OPTIONS(dataset),
-    {"caption-template", OPT_STRING, &dataset.caption_template, "TEXT", 0, 0,
-     "class folders: the caption, {} is the class (default: the class alone)", 0},
+    STRING("caption-template", &dataset.caption_template, "TEXT",
+           "class folders: the caption, {} is the class (default: the class alone)"),
 };
 
 static const Command command = {
@@ -119,8 +117,7 @@ static uint64_t source_hash(const StringList *operands) {
         if (counts) h = h * 31 + option_hash(&options[i]);
     }
     for (size_t i = 0; i < operands->count; i++)
-        h = h * 31 +
-            option_hash(&(Option){"spec", OPT_STRING, &operands->items[i], NULL, 0, 0, "", 0});
+        h = h * 31 + option_hash(&(Option)STRING("spec", &operands->items[i], NULL, ""));
     return h;
 }
 

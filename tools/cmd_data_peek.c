@@ -11,9 +11,9 @@ static int64_t count = 10, first;
 static bool json;
 
 static Option options[] = {
-    {"count", OPT_INT, &count, NULL, 1, 1e9, "samples to print", 0},
-    {"first", OPT_INT, &first, NULL, 0, 1e15, "number of the first one", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    INT("count", &count, 1, 1e9, "samples to print"),
+    INT("first", &first, 0, 1e15, "number of the first one"),
+    FLAG("json", &json, "one JSON object on stdout"),
     DATASET_OPTIONS(dataset),
 };
 

@@ -18,16 +18,14 @@ static int64_t thumbnails = 128;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"image", OPT_LIST, &image_files, "FILE...", 0, 0, "image files: one row each, in order", 0},
-    {"images", OPT_STRING, &images, "SPEC", 0, 0,
-     "a folder, shards or CSV/TSV: the readable ones, in order", 0},
-    {"text", OPT_STRING, &text, "FILE", 0, 0, "captions, one a line; - is stdin", 0},
-    {"out", OPT_STRING, &out, "FILE.npy", 0, 0,
-     "rows [N,E]; with --images also FILE.keys, a key a row", 0},
-    {"index", OPT_STRING, &index_folder, "DIR", 0, 0,
-     "instead of --out: an index for clipc search, made or added to", 0},
-    {"dtype", OPT_CHOICE, &dtype, CHOICES(NPY_TYPES), 0, 0, "of the features", 0},
-    {"thumbnails", OPT_INT, &thumbnails, "PIXELS", 0, 1024, "in a new index; 0: none", 0},
+    LIST("image", &image_files, "FILE...", "image files: one row each, in order"),
+    STRING("images", &images, "SPEC", "a folder, shards or CSV/TSV: the readable ones, in order"),
+    STRING("text", &text, "FILE", "captions, one a line; - is stdin"),
+    STRING("out", &out, "FILE.npy", "rows [N,E]; with --images also FILE.keys, a key a row"),
+    STRING("index", &index_folder, "DIR",
+           "instead of --out: an index for clipc search, made or added to"),
+    CHOICE("dtype", &dtype, NPY_TYPES, "of the features"),
+    INT_OF("thumbnails", &thumbnails, "PIXELS", 0, 1024, "in a new index; 0: none"),
     DATASET_OPTIONS(dataset),
 };
 

@@ -17,27 +17,25 @@ static int64_t rows = 10;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"data", OPT_STRING, &data, "SPEC", 0, 0,
-     "class folders, shards with .cls, a CSV/TSV of paths and classes, or idx:IMAGES[,LABELS]", 0},
-    {"classes", OPT_STRING, &classes_file, "FILE|NAME", 0, 0,
-     "imagenet or another set of `make zeroshot-sets`, or JSON: {\"classes\": [...], "
-     "\"templates\": [\"a photo of a {}.\"], \"folders\": [...]}",
-     0},
-    {"per-template", OPT_FLAG, &per_template, NULL, 0, 0,
-     "the accuracy of each template alone as well", 0},
-    {"html", OPT_STRING, &html, "FILE", 0, 0,
-     "a page with the confusion matrix and pictures of confusions", 0},
-    {"rows", OPT_INT, &rows, NULL, 0, 1e9, "lines of each printed table at most", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    STRING(
+        "data", &data, "SPEC",
+        "class folders, shards with .cls, a CSV/TSV of paths and classes, or idx:IMAGES[,LABELS]"),
+    STRING("classes", &classes_file, "FILE|NAME",
+           "imagenet or another set of `make zeroshot-sets`, or JSON: {\"classes\": [...], "
+           "\"templates\": [\"a photo of a {}.\"], \"folders\": [...]}"),
+    FLAG("per-template", &per_template, "the accuracy of each template alone as well"),
+    STRING("html", &html, "FILE", "a page with the confusion matrix and pictures of confusions"),
+    INT("rows", &rows, 0, 1e9, "lines of each printed table at most"),
+    FLAG("json", &json, "one JSON object on stdout"),
     COMM_OPTIONS(comm),
-    {"image-key", OPT_STRING, &dataset.image_keys, "KEYS", 0, 0, "extensions of the image", 0},
-    {"label-key", OPT_STRING, &label_keys, "KEYS", 0, 0,
-     "shards: where the label is, a number from 0 or a name", 0},
-    {"csv-img-key", OPT_STRING, &dataset.csv_image_key, "COLUMN", 0, 0, "column of the path", 0},
-    {"csv-label-key", OPT_STRING, &label_column, "COLUMN", 0, 0, "column of the label", 0},
-    {"csv-separator", OPT_STRING, &dataset.csv_separator, "CHAR", 0, 0, "tab or comma", 0},
+    STRING("image-key", &dataset.image_keys, "KEYS", "extensions of the image"),
+    STRING("label-key", &label_keys, "KEYS",
+           "shards: where the label is, a number from 0 or a name"),
+    STRING("csv-img-key", &dataset.csv_image_key, "COLUMN", "column of the path"),
+    STRING("csv-label-key", &label_column, "COLUMN", "column of the label"),
+    STRING("csv-separator", &dataset.csv_separator, "CHAR", "tab or comma"),
     STREAM_OPTIONS(dataset),
-    {"cache-dir", OPT_STRING, &dataset.cache_dir, "DIR", 0, 0, "for missing indexes", 0},
+    STRING("cache-dir", &dataset.cache_dir, "DIR", "for missing indexes"),
 };
 
 static const Command command = {

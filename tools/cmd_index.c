@@ -20,7 +20,7 @@ static const char *one_folder(const Command *c, const StringList *operands) {
 /* ---- list ---- */
 
 static Option list_options[] = {
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout: also model and sizes", 0},
+    FLAG("json", &json, "one JSON object on stdout: also model and sizes"),
 };
 
 static const Command list_command = {
@@ -62,12 +62,11 @@ int cmd_index_list(int argc, char **argv) {
 /* ---- remove ---- */
 
 static Option remove_options[] = {
-    {"match", OPT_LIST, &patterns, "PATTERN...", 0, 0, "keys that fit, as in the shell: 'a/*.png'",
-     0},
-    {"from", OPT_STRING, &from_file, "FILE", 0, 0, "keys, one a line; - is stdin", 0},
-    {"missing", OPT_FLAG, &missing, NULL, 0, 0, "pictures whose file is missing", 0},
-    {"dry-run", OPT_FLAG, &dry_run, NULL, 0, 0, "only print the keys", 0},
-    {"yes", OPT_FLAG, &yes, NULL, 0, 0, "even if it is more than a tenth of the index", 0},
+    LIST("match", &patterns, "PATTERN...", "keys that fit, as in the shell: 'a/*.png'"),
+    STRING("from", &from_file, "FILE", "keys, one a line; - is stdin"),
+    FLAG("missing", &missing, "pictures whose file is missing"),
+    FLAG("dry-run", &dry_run, "only print the keys"),
+    FLAG("yes", &yes, "even if it is more than a tenth of the index"),
 };
 
 static const Command remove_command = {

@@ -15,14 +15,14 @@ static int64_t top;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"image", OPT_LIST, &images, "FILE...", 0, 0, "the picture, or several", 0},
-    {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "the captions", 0},
-    {"text", OPT_STRING, &text_file, "FILE", 0, 0, "the captions, one a line; - is stdin", 0},
-    {"sort", OPT_FLAG, &sort, NULL, 0, 0, "the best first", 0},
-    {"top", OPT_INT, &top, NULL, 0, 1e6, "only so many, the best first; 0: all", 0},
-    {"sigmoid", OPT_FLAG, &sigmoid, NULL, 0, 0,
-     "each caption alone, as in SigLIP's loss; default if the model has a bias", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    LIST("image", &images, "FILE...", "the picture, or several"),
+    LIST("texts", &texts, "TEXT...", "the captions"),
+    STRING("text", &text_file, "FILE", "the captions, one a line; - is stdin"),
+    FLAG("sort", &sort, "the best first"),
+    INT("top", &top, 0, 1e6, "only so many, the best first; 0: all"),
+    FLAG("sigmoid", &sigmoid,
+         "each caption alone, as in SigLIP's loss; default if the model has a bias"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

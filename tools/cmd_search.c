@@ -22,20 +22,19 @@ static bool json, exclude_self;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    {"collection", OPT_STRING, &npy, "FILE.npy", 0, 0,
-     "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)", 0},
-    {"texts", OPT_LIST, &texts, "TEXT...", 0, 0, "queries in words", 0},
-    {"text", OPT_STRING, &text_file, "FILE", 0, 0, "queries in words, one a line; - is stdin", 0},
-    {"image", OPT_LIST, &image_files, "FILE...", 0, 0,
-     "queries as pictures; with words too, one of them goes with all or each with each", 0},
-    {"weight", OPT_FLOAT, &weight, NULL, 0, 1, "of the words if both are given", 0},
-    {"top", OPT_INT, &top, NULL, 1, 1e6, "hits a query", 0},
-    {"exclude-self", OPT_FLAG, &exclude_self, NULL, 0, 0, "a query's own picture is no hit of it",
-     0},
-    {"duplicates", OPT_FLOAT, &duplicates, "COSINE", -1, 1,
-     "instead of queries: groups of pictures at least so alike", 0},
-    {"html", OPT_STRING, &html, "FILE", 0, 0, "a page with the hits' thumbnails as well", 0},
-    {"json", OPT_FLAG, &json, NULL, 0, 0, "one JSON object on stdout", 0},
+    STRING("collection", &npy, "FILE.npy",
+           "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)"),
+    LIST("texts", &texts, "TEXT...", "queries in words"),
+    STRING("text", &text_file, "FILE", "queries in words, one a line; - is stdin"),
+    LIST("image", &image_files, "FILE...",
+         "queries as pictures; with words too, one of them goes with all or each with each"),
+    FLOAT("weight", &weight, 0, 1, "of the words if both are given"),
+    INT("top", &top, 1, 1e6, "hits a query"),
+    FLAG("exclude-self", &exclude_self, "a query's own picture is no hit of it"),
+    FLOAT_OF("duplicates", &duplicates, "COSINE", -1, 1,
+             "instead of queries: groups of pictures at least so alike"),
+    STRING("html", &html, "FILE", "a page with the hits' thumbnails as well"),
+    FLAG("json", &json, "one JSON object on stdout"),
 };
 
 static const Command command = {

@@ -19,14 +19,15 @@ static int64_t context_length, threads;
 static bool decode;
 
 static Option options[] = {
-    {"decode", OPT_FLAG, &decode, NULL, 0, 0, "ids to text", 0},
-    {"context-length", OPT_INT, &context_length, NULL, 0, MAX_CONTEXT,
-     "ids a caption at most; 0: the checkpoint's, or 77", 0},
-    {"checkpoint", OPT_STRING, &checkpoint, "DIR", 0, 0,
-     "its tokenizer, with the cleaning and the context that its configuration says", 0},
-    {"vocab", OPT_STRING, &vocab, "FILE", 0, 0,
-     "CLIP's merges, a tokenizer.json, a sentencepiece model or a vocab.txt; default: CLIP's", 0},
-    {"threads", OPT_INT, &threads, NULL, 0, 1024, "0: one a core", 0},
+    FLAG("decode", &decode, "ids to text"),
+    INT("context-length", &context_length, 0, MAX_CONTEXT,
+        "ids a caption at most; 0: the checkpoint's, or 77"),
+    STRING("checkpoint", &checkpoint, "DIR",
+           "its tokenizer, with the cleaning and the context that its configuration says"),
+    STRING(
+        "vocab", &vocab, "FILE",
+        "CLIP's merges, a tokenizer.json, a sentencepiece model or a vocab.txt; default: CLIP's"),
+    INT("threads", &threads, 0, 1024, "0: one a core"),
 };
 
 static const Command command = {
@@ -46,9 +47,9 @@ static const char *captions, *out_path;
 static int64_t merges = BPE_MAX_MERGES;
 
 static Option train_options[] = {
-    {"captions", OPT_STRING, &captions, "FILE", 0, 0, "one caption a line", 0},
-    {"merges", OPT_INT, &merges, NULL, 1, BPE_MAX_MERGES, "ids besides the bytes' 512", 0},
-    {"out", OPT_STRING, &out_path, "FILE", 0, 0, "vocabulary; gzipped if it ends in .gz", 0},
+    STRING("captions", &captions, "FILE", "one caption a line"),
+    INT("merges", &merges, 1, BPE_MAX_MERGES, "ids besides the bytes' 512"),
+    STRING("out", &out_path, "FILE", "vocabulary; gzipped if it ends in .gz"),
 };
 
 static const Command train_command = {

@@ -12,71 +12,42 @@
 /* Rows of an option table for an EncoderOptions o; defaults: ENCODER_DEFAULTS. */
 #define ENCODER_DEFAULTS                                                                           \
     { .batch_size = 64 }
-#define ENCODER_OPTIONS(o)                                                                          \
-    {"checkpoint", OPT_STRING, &(o).checkpoint, "PATH", 0, 0, "folder or file, any format", 0},     \
-        {"model",                                                                                   \
-         OPT_STRING,                                                                                \
-         &(o).model,                                                                                \
-         "NAME|FILE",                                                                               \
-         0,                                                                                         \
-         0,                                                                                         \
-         "architecture, if the checkpoint has none",                                                \
-         0},                                                                                        \
-        {"vocab", OPT_STRING, &(o).vocab, "FILE", 0, 0, "default: the checkpoint's, or CLIP's", 0}, \
-        {"device", OPT_CHOICE, &(o).device, CHOICES(DEVICES), 0, 0, "where to compute", 0},         \
-        {"precision", OPT_CHOICE, &(o).precision,       CHOICES(PRECISIONS),                        \
-         0,           0,          "of the computation", 0},                                         \
-        KERNEL_TF32_OPTION, {                                                                       \
-        "batch-size", OPT_INT, &(o).batch_size, NULL, 1, 65536, "samples computed at once", 0       \
-    }
+#define ENCODER_OPTIONS(o)                                                                         \
+    STRING("checkpoint", &(o).checkpoint, "PATH", "folder or file, any format"),                   \
+        STRING("model", &(o).model, "NAME|FILE", "architecture, if the checkpoint has none"),      \
+        STRING("vocab", &(o).vocab, "FILE", "default: the checkpoint's, or CLIP's"),               \
+        CHOICE("device", &(o).device, DEVICES, "where to compute"),                                \
+        CHOICE("precision", &(o).precision, PRECISIONS, "of the computation"), KERNEL_TF32_OPTION, \
+        INT("batch-size", &(o).batch_size, 1, 65536, "samples computed at once")
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \
-    {"pipe-timeout", OPT_FLOAT, &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream", 0},         \
-        {"spool-limit", OPT_FLOAT, &(d).spool_gib, "GIB", 0, 1e9, "of copied streams", 0}, {       \
-        "allow-pipe", OPT_CONSENT, &(d).allow_pipe, NULL, 0, 0, "run list files' pipe:COMMAND", 0  \
-    }
+    FLOAT_OF("pipe-timeout", &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream"),               \
+        FLOAT_OF("spool-limit", &(d).spool_gib, "GIB", 0, 1e9, "of copied streams"),               \
+        CONSENT("allow-pipe", &(d).allow_pipe, "run list files' pipe:COMMAND")
 
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
  * see dataset_options_fill). */
-#define DATASET_OPTIONS(d)                                                                          \
-    {"image-key", OPT_STRING, &(d).image_keys, "KEYS", 0, 0, "extensions of the image", 0},         \
-        {"text-key", OPT_STRING, &(d).text_keys, "KEYS", 0, 0, "caption: txt;caption,json.alt", 0}, \
-        {"captions", OPT_CHOICE, &(d).captions, CHOICES(CAPTION_PICKS), 0, 0, "of several", 0},     \
-        {"json-text-key", OPT_STRING, &(d).json_text_key, "FIELD", 0, 0, "caption from .json", 0},  \
-        {"csv-separator", OPT_STRING, &(d).csv_separator, "CHAR", 0, 0, "tab or comma", 0},         \
-        STREAM_OPTIONS(d),                                                                          \
-        {"cache-dir", OPT_STRING, &(d).cache_dir, "DIR", 0, 0, "for missing indexes", 0},           \
-        {"csv-img-key", OPT_STRING, &(d).csv_image_key, "COLUMN", 0, 0, "column of the path", 0},   \
-        {"csv-join", OPT_FLAG, &(d).csv_join, NULL, 0, 0, "surplus fields are the caption's", 0},   \
-    {                                                                                               \
-        "csv-caption-key", OPT_STRING, &(d).csv_caption_key, "COLUMN", 0, 0,                        \
-            "column of the caption", 0                                                              \
-    }
+#define DATASET_OPTIONS(d)                                                                         \
+    STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),                       \
+        STRING("text-key", &(d).text_keys, "KEYS", "caption: txt;caption,json.alt"),               \
+        CHOICE("captions", &(d).captions, CAPTION_PICKS, "of several"),                            \
+        STRING("json-text-key", &(d).json_text_key, "FIELD", "caption from .json"),                \
+        STRING("csv-separator", &(d).csv_separator, "CHAR", "tab or comma"), STREAM_OPTIONS(d),    \
+        STRING("cache-dir", &(d).cache_dir, "DIR", "for missing indexes"),                         \
+        STRING("csv-img-key", &(d).csv_image_key, "COLUMN", "column of the path"),                 \
+        FLAG("csv-join", &(d).csv_join, "surplus fields are the caption's"),                       \
+        STRING("csv-caption-key", &(d).csv_caption_key, "COLUMN", "column of the caption")
 
 /* Rows for a CommOptions o. */
 #define COMM_OPTIONS(o)                                                                            \
-    {"comm", OPT_CHOICE, &(o).choice, CHOICES(TRANSPORTS), 0, 0, "transport between ranks", 0},    \
-        {"comm-timeout",                                                                           \
-         OPT_FLOAT,                                                                                \
-         &(o).timeout,                                                                             \
-         "SECONDS",                                                                                \
-         0.1,                                                                                      \
-         1e6,                                                                                      \
-         "end all ranks if one is late by so long",                                                \
-         0},                                                                                       \
-        {"comm-port",                                                                              \
-         OPT_INT,                                                                                  \
-         &(o).port,                                                                                \
-         NULL,                                                                                     \
-         0,                                                                                        \
-         65535,                                                                                    \
-         "port on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1",                              \
-         0},                                                                                       \
-    {                                                                                              \
-        "comm-key", OPT_STRING, &(o).key, "TEXT", 0, 0,                                            \
-            "names the job to its ranks; default: torchrun's or SLURM's", 0                        \
-    }
+    CHOICE("comm", &(o).choice, TRANSPORTS, "transport between ranks"),                            \
+        FLOAT_OF("comm-timeout", &(o).timeout, "SECONDS", 0.1, 1e6,                                \
+                 "end all ranks if one is late by so long"),                                       \
+        INT("comm-port", &(o).port, 0, 65535,                                                      \
+            "port on which rank 0 serves NCCL's id; 0: MASTER_PORT + 1"),                          \
+        STRING("comm-key", &(o).key, "TEXT",                                                       \
+               "names the job to its ranks; default: torchrun's or SLURM's")
 
 /* The transport of a command that runs over ranks, all given the same options. */
 const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e);

@@ -36,17 +36,28 @@ typedef struct Option {
     OptionOrigin given; /* set by parsing: the origin of the value */
 } Option;
 
+/* Rows of a table, by type; of: the placeholder. */
+#define OPTION_ROW(name, type, value, of, lo, hi, help)                                            \
+    { name, type, value, of, lo, hi, help, NOT_GIVEN }
+#define FLAG(name, value, help) OPTION_ROW(name, OPT_FLAG, value, NULL, 0, 0, help)
+#define CONSENT(name, value, help) OPTION_ROW(name, OPT_CONSENT, value, NULL, 0, 0, help)
+#define INT(name, value, lo, hi, help) OPTION_ROW(name, OPT_INT, value, NULL, lo, hi, help)
+#define INT_OF(name, value, of, lo, hi, help) OPTION_ROW(name, OPT_INT, value, of, lo, hi, help)
+#define FLOAT(name, value, lo, hi, help) OPTION_ROW(name, OPT_FLOAT, value, NULL, lo, hi, help)
+#define FLOAT_OF(name, value, of, lo, hi, help) OPTION_ROW(name, OPT_FLOAT, value, of, lo, hi, help)
+#define STRING(name, value, of, help) OPTION_ROW(name, OPT_STRING, value, of, 0, 0, help)
+#define PATH(name, value, of, help) OPTION_ROW(name, OPT_PATH, value, of, 0, 0, help)
+#define DATA(name, value, of, help) OPTION_ROW(name, OPT_DATA, value, of, 0, 0, help)
+#define CHOICE(name, value, words, help)                                                           \
+    OPTION_ROW(name, OPT_CHOICE, value, CHOICES(words), 0, 0, help)
+#define LIST(name, value, of, help) OPTION_ROW(name, OPT_LIST, value, of, 0, 0, help)
+
 /* Rows for kernel_tuning (kernels/kernels.h). */
 #define KERNEL_TF32_OPTION                                                                         \
-    {                                                                                              \
-        "tf32", OPT_FLAG, &kernel_tuning.tf32, NULL, 0, 0,                                         \
-            "fp32 on a GPU: products may round their inputs to TF32", 0                            \
-    }
+    FLAG("tf32", &kernel_tuning.tf32, "fp32 on a GPU: products may round their inputs to TF32")
 #define KERNEL_TUNING_OPTIONS                                                                      \
-    KERNEL_TF32_OPTION, {                                                                          \
-        "autotune", OPT_FLAG, &kernel_tuning.autotune, NULL, 0, 0,                                 \
-            "on a GPU: measure the ways to do each product, once a shape", 0                       \
-    }
+    KERNEL_TF32_OPTION, FLAG("autotune", &kernel_tuning.autotune,                                  \
+                             "on a GPU: measure the ways to do each product, once a shape")
 
 typedef struct Command {
     const char *name;    /* "train", "data pack" */
