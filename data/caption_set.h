@@ -1,8 +1,7 @@
 /* caption_set: pictures with several captions each, as retrieval is measured on them: Karpathy's
  * JSON (dataset_coco.json, dataset_flickr30k.json) or a CSV/TSV with a path in several
  * rows. */
-#ifndef DATA_CAPTION_SET_H
-#define DATA_CAPTION_SET_H
+#pragma once
 #include "data/dataset.h"
 
 typedef struct CaptionSet {
@@ -29,4 +28,3 @@ bool caption_set_parse_karpathy(CaptionSet *s, const char *json, size_t bytes,
 /* Removes the pictures whose keep[] is false, and their captions. */
 void caption_set_keep(CaptionSet *s, const bool *keep);
 void caption_set_free(CaptionSet *s);
-#endif

@@ -8,8 +8,7 @@
  *     txt;caption                   .txt, or else .caption
  *     txt:0.7,json.alt:0.3          .txt with probability 0.7, otherwise the field "alt"
  * The weight of an alternative that a sample lacks goes to the others. */
-#ifndef DATA_CAPTIONS_H
-#define DATA_CAPTIONS_H
+#pragma once
 #include "data/sample.h"
 
 enum { CAPTION_KEYS_MAX = 64 };
@@ -60,4 +59,3 @@ void captions_pick(Sample *s, CaptionPick pick, const uint64_t *draw, const char
 /* Sets s->text to one of the lines of a text that is not blank. */
 void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const char *text,
                         size_t n);
-#endif

@@ -1,6 +1,5 @@
 /* content: a set of hashes that finds files with the same bytes. */
-#ifndef DATA_CONTENT_H
-#define DATA_CONTENT_H
+#pragma once
 #include "kernels/hash.h"
 
 /* Hashes, each with a number. Zero-initialised. */
@@ -11,4 +10,3 @@ typedef struct ContentSet {
 /* True: h is new and is stored with `number`. False: *earlier is its stored number. */
 bool content_set_add(ContentSet *s, Hash128 h, uint64_t number, uint64_t *earlier);
 void content_set_free(ContentSet *s);
-#endif

@@ -1,6 +1,5 @@
 /* csv: rows of a CSV or TSV text in memory, with quoted fields (RFC 4180, any separator). */
-#ifndef DATA_CSV_H
-#define DATA_CSV_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct CsvReader {
@@ -21,4 +20,3 @@ CsvReader csv_reader(char *bytes, size_t size, char separator);
  * the number of fields in the row. False at the end (err->text is empty) and if a quote is never
  * closed. */
 bool csv_next(CsvReader *r, CsvField *fields, size_t max, size_t *count, Error *err);
-#endif

@@ -3,8 +3,7 @@
  * next to each, a folder of them or of class folders, a folder of shards, IDX arrays. Samples have
  * the numbers 0 … count-1 in stored order, shard after shard. Streams (`pipe:command`, `-`) are
  * copied or fed. Nothing is ever written into the data's folder. */
-#ifndef DATA_DATASET_H
-#define DATA_DATASET_H
+#pragma once
 #include "data/feed.h"
 
 typedef struct DatasetOptions {
@@ -62,4 +61,3 @@ size_t dataset_classes(const Dataset *d, const char *const **names);
 /* The feed of a data set whose samples cannot be read by number; else NULL. */
 Feed *dataset_feed(const Dataset *d);
 void dataset_close(Dataset *d);
-#endif

@@ -4,8 +4,7 @@
  * permuted and split over ranks, then read one after the other into a buffer from which samples are
  * drawn at random. After the last source they are permuted again, until the epoch has its samples.
  * The order is a pure function of (seed, epoch, rank, ranks) and of the sources' content. */
-#ifndef DATA_FEED_H
-#define DATA_FEED_H
+#pragma once
 #include "data/tarstream.h"
 
 typedef struct FeedOptions {
@@ -41,4 +40,3 @@ void feed_release(FeedRow *row);
 void feed_stop(Feed *f);
 /* Sources that failed since feed_start. */
 uint64_t feed_failures(Feed *f);
-#endif

@@ -1,8 +1,7 @@
 /* idx: the arrays of MNIST and similar sets: IDX files of bytes, plain or gzip (Y. LeCun, C.
  * Cortes, C. Burges, The MNIST database: 0, 0, type 8, dimensions, each size as big-endian u32,
  * then the bytes). */
-#ifndef DATA_IDX_H
-#define DATA_IDX_H
+#pragma once
 #include "kernels/base.h"
 
 enum { IDX_DIMS_MAX = 4 };
@@ -31,4 +30,3 @@ bool idx_set_open(IdxSet *s, const char *files, Error *err);
 /* Picture i as PNG, malloc'd. */
 bool idx_picture(const IdxSet *s, size_t i, uint8_t **png, size_t *n, Error *err);
 void idx_set_free(IdxSet *s);
-#endif

@@ -1,8 +1,7 @@
 /* index: makes a shard random-access. It lists the offsets of every sample's members and the frames
  * of a .tar.zst. It is stored next to the shard as NAME.idx, or in a cache; index.c has the
  * format. */
-#ifndef DATA_INDEX_H
-#define DATA_INDEX_H
+#pragma once
 #include "data/io/stream.h"
 
 enum {
@@ -90,4 +89,3 @@ bool index_read(Index *ix, const char *path, Error *err);
 bool index_parse(Index *ix, const uint8_t *bytes, size_t size, Error *err);
 size_t index_memory(const Index *ix); /* bytes */
 void index_free(Index *ix);
-#endif

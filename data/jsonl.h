@@ -1,6 +1,5 @@
 /* jsonl: a table as JSON Lines, one object per line. */
-#ifndef DATA_JSONL_H
-#define DATA_JSONL_H
+#pragma once
 #include "data/table.h"
 
 /* The picture's path is the field csv_image_key; if a line lacks it, the first of filepath,
@@ -11,4 +10,3 @@ bool table_open_jsonl(Table *t, const char *path, const DatasetOptions *o, Error
 /* The same for bytes[0 … size], which it changes; bytes[size] is 0, and t frees them. */
 bool table_parse_jsonl(Table *t, char *bytes, size_t size, const char *path,
                        const DatasetOptions *o, Error *err);
-#endif

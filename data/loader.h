@@ -2,8 +2,7 @@
  * bounded ring. Global batch s of an epoch is positions s·N … s·N+N-1, N = batch_size × ranks ×
  * accum; an epoch has floor(count/N) of them. In it, rank r's micro-batch j holds the batch_size
  * positions from s·N + (j·ranks + r)·batch_size on. */
-#ifndef DATA_LOADER_H
-#define DATA_LOADER_H
+#pragma once
 #include "data/image/augment.h"
 #include "data/text/tokenizer.h"
 #include "data/sampler.h"
@@ -68,4 +67,3 @@ LoaderStats loader_stats(Loader *l);
 /* False: a thread still waits for its data after some seconds; the loader, and what it uses, must
  * stay. */
 bool loader_stop(Loader *l);
-#endif

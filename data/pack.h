@@ -1,6 +1,5 @@
 /* pack: any data set → WebDataset shards with their indexes, for `clipc data pack`. */
-#ifndef DATA_PACK_H
-#define DATA_PACK_H
+#pragma once
 #include "data/text/tokenizer.h"
 #include "data/pack_report.h"
 #include "data/dataset.h"
@@ -35,4 +34,3 @@ PackOptions pack_options_default(void);
  * the last complete shard. The first rejected samples are logged. False: err has the reason
  * (finished shards stay). */
 bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err);
-#endif

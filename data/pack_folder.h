@@ -1,7 +1,6 @@
 /* pack_folder: the folder that shards are packed into: which files belong to a pack, and its
  * progress, from which a killed pack resumes. */
-#ifndef DATA_PACK_FOLDER_H
-#define DATA_PACK_FOLDER_H
+#pragma once
 #include "data/content.h"
 #include "data/pack_report.h"
 
@@ -35,4 +34,3 @@ bool pack_folder_save(PackFolder *f, const PackState *state, size_t old_added, E
 bool pack_folder_finish(PackFolder *f, const PackState *state, bool zstd, Error *err);
 void pack_folder_close(PackFolder *f);
 void pack_state_free(PackState *s);
-#endif

@@ -1,6 +1,5 @@
 /* pack_report: counts of `clipc data pack`. */
-#ifndef DATA_PACK_REPORT_H
-#define DATA_PACK_REPORT_H
+#pragma once
 #include "kernels/base.h"
 
 enum { PACK_BINS = 10 };
@@ -24,4 +23,3 @@ uint64_t pack_report_rejected(const PackReport *r);
 struct json_t;
 struct json_t *pack_report_to_json(const PackReport *r);
 bool pack_report_from_json(PackReport *r, const struct json_t *json);
-#endif

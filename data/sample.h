@@ -1,6 +1,5 @@
 /* sample: one image with its caption as stored, in buffers that are reused. */
-#ifndef DATA_SAMPLE_H
-#define DATA_SAMPLE_H
+#pragma once
 #include "kernels/base.h"
 
 /* Limits of one sample. */
@@ -27,4 +26,3 @@ void sample_set_text(Sample *s, const char *text, size_t n);
  * unchanged. */
 bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err);
 void sample_free(Sample *s);
-#endif

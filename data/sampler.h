@@ -2,8 +2,7 @@
  * of ranks, workers and accumulation. Shuffling permutes shards, then samples within a window of
  * shards, so that reads stay nearly sequential. Resampling draws shards with replacement instead,
  * and pieces of tables and folders in the same way. */
-#ifndef DATA_SAMPLER_H
-#define DATA_SAMPLER_H
+#pragma once
 #include "data/dataset.h"
 
 typedef struct Sampler Sampler;
@@ -16,4 +15,3 @@ Sampler *sampler_new_resampled(const Dataset *d, size_t window, uint64_t seed, s
 /* Sample number at `position` (below the dataset's count, or `samples`) of `epoch`. Thread-safe. */
 size_t sampler_at(Sampler *s, uint64_t epoch, size_t position);
 void sampler_free(Sampler *s);
-#endif

@@ -1,6 +1,5 @@
 /* skipped: what a data source does not use, counted by kind, with the places of the first ones. */
-#ifndef DATA_SKIPPED_H
-#define DATA_SKIPPED_H
+#pragma once
 #include "kernels/base.h"
 
 enum { SKIPPED_KINDS = 12, SKIPPED_PLACES = 5 };
@@ -21,4 +20,3 @@ void skipped_add(Skipped *s, const char *what, const char *place);
 /* "12 without caption (3, 5, …), 3 .gif", the most frequent kind first, in s->kinds too; malloc'd,
  * "" if there is none. */
 char *skipped_text(Skipped *s);
-#endif

@@ -1,7 +1,6 @@
 /* source: the kinds of data that a data set consists of. Each kind is one row of a table: how it is
  * named, opened and read. */
-#ifndef DATA_SOURCE_H
-#define DATA_SOURCE_H
+#pragma once
 #include "data/captions.h"
 #include "data/index.h"
 #include "data/io/pipe.h"
@@ -55,4 +54,3 @@ extern const Source source_tar, source_folder, source_pictures, source_stdin;
 
 /* The row for a path, NULL if there is none. Not source_folder: its paths have no form. */
 const Source *source_of(const char *path);
-#endif

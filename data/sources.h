@@ -1,6 +1,5 @@
 /* sources: expands a data specification: `{000..999}` and `{a,b}`, `a::b`, @list files, folders. */
-#ifndef DATA_SOURCES_H
-#define DATA_SOURCES_H
+#pragma once
 #include "data/source.h"
 
 /* One thing that a specification names. */
@@ -44,4 +43,3 @@ bool parse_factors(double *factor, size_t parts, const char *text, Error *err);
 /* A short name for messages: a file's name without its folder; for a command, the name of the .tar
  * in it; malloc'd. */
 char *source_short_name(const char *path);
-#endif

@@ -1,7 +1,6 @@
 /* table: samples that are separate files: the rows of a CSV/TSV/JSONL, or the images of a folder.
  */
-#ifndef DATA_TABLE_H
-#define DATA_TABLE_H
+#pragma once
 #include "data/dataset.h"
 #include "data/skipped.h"
 
@@ -69,4 +68,3 @@ char *table_path(const TableRow *r); /* malloc'd */
 /* The file of the same name with another extension (".txt"), malloc'd. */
 char *table_beside(const TableRow *r, const char *extension);
 void table_free(Table *t);
-#endif

@@ -1,7 +1,6 @@
 /* tar: the members of an archive one after the other (ustar and old tar, pax `path` and `size`, GNU
  * long names, base-256 sizes), and the header blocks to write one. */
-#ifndef DATA_TAR_H
-#define DATA_TAR_H
+#pragma once
 #include "data/io/stream.h"
 
 enum { TAR_BLOCK = 512, TAR_NAME_MAX = 4095, TAR_EXTENDED_MAX = 1 << 20 };
@@ -30,4 +29,3 @@ bool tar_finish(TarReader *t, Error *err);
 /* A ustar header of a regular file (mode 644, no owner, time 0: the same input gives the same
  * archive). The name must be shorter than 100 bytes. */
 void tar_header(uint8_t block[TAR_BLOCK], const char *name, uint64_t size);
-#endif

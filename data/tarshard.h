@@ -1,7 +1,6 @@
 /* tarshard: .tar and .tar.zst shards through their indexes: finds an index or builds it, and keeps
  * a bounded cache of open shards and decompressed frames. */
-#ifndef DATA_TARSHARD_H
-#define DATA_TARSHARD_H
+#pragma once
 #include "data/source.h"
 
 typedef struct TarShard {
@@ -39,4 +38,3 @@ void shard_cache_release(ShardCache *c, TarShard *s);
 /* n bytes at `offset` of an acquired shard's decompressed data. Thread-safe. */
 bool shard_cache_read(ShardCache *c, TarShard *s, uint64_t offset, uint8_t *out, size_t n,
                       Error *err);
-#endif

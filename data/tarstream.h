@@ -1,7 +1,6 @@
 /* tarstream: the samples of a tar that is read once from start to end: a command's output, a file,
  * standard input. */
-#ifndef DATA_TARSTREAM_H
-#define DATA_TARSTREAM_H
+#pragma once
 #include "data/captions.h"
 #include "data/sources.h"
 
@@ -36,4 +35,3 @@ TarStream *tarstream_open(const SourceItem *item, size_t number, const TarStream
  * or damaged; err names the source. After END and FAILED nothing more can be read. */
 TarStreamStatus tarstream_next(TarStream *t, const uint64_t *seed, StreamSample **out, Error *err);
 void tarstream_close(TarStream *t);
-#endif

@@ -1,7 +1,6 @@
 /* classes: the classes of a zero-shot task (names, prompt templates, optional folder names), and
  * the mapping of labels to them. */
-#ifndef EVAL_CLASSES_H
-#define EVAL_CLASSES_H
+#pragma once
 #include "data/dataset.h"
 
 typedef struct ClassSet {
@@ -48,4 +47,3 @@ void labels_free(Labels *l);
 /* The class of a sample of that data set: a number counts classes from 0, other texts are names as
  * of folders. -1 and a line on stderr if it is none. Thread-safe. */
 int labels_class(const Labels *l, const Sample *s, Error *err);
-#endif

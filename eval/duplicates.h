@@ -1,6 +1,5 @@
 /* duplicates: finds similar rows from all their products, a tile at a time. */
-#ifndef EVAL_DUPLICATES_H
-#define EVAL_DUPLICATES_H
+#pragma once
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
@@ -17,4 +16,3 @@ typedef struct RowsPart {
  * [rows of all parts]. Memory: a tile, and 8 bytes a row. */
 size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, double threshold,
                        uint32_t *group, float *alike);
-#endif

@@ -1,7 +1,6 @@
 /* encoder: a checkpoint opened for inference: pictures and captions → L2-normalised features in
  * host memory. */
-#ifndef EVAL_ENCODER_H
-#define EVAL_ENCODER_H
+#pragma once
 #include "data/image/image.h"
 #include "data/dataset.h"
 #include "kernels/kernels.h"
@@ -58,4 +57,3 @@ typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
 /* out[n,E], ok[n]: unreadable pictures are logged, get ok = false and a row of zeros. Returns
  * how many are ok. */
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out, bool *ok);
-#endif

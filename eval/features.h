@@ -1,6 +1,5 @@
 /* features: a whole data set through an encoder, by all ranks. */
-#ifndef EVAL_FEATURES_H
-#define EVAL_FEATURES_H
+#pragma once
 #include "eval/encoder.h"
 #include "train/ranks/comm.h"
 
@@ -18,4 +17,3 @@ typedef struct Features {
 void features_of_dataset(Features *f, Encoder *e, const Comm *c, Dataset *d, bool images,
                          bool texts);
 void features_free(Features *f);
-#endif

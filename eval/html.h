@@ -1,7 +1,6 @@
 /* html: self-contained pages, which load nothing from elsewhere. External text (keys, captions,
  * names of classes) must be written by html_text. */
-#ifndef EVAL_HTML_H
-#define EVAL_HTML_H
+#pragma once
 #include "data/io/writer.h"
 #include <stdio.h>
 
@@ -20,4 +19,3 @@ void html_text(const HtmlPage *p, const char *text);
 void html_picture(const HtmlPage *p, const uint8_t *jpeg, size_t size, const char *title);
 /* Renames the file into place; false: it could not be written. */
 bool html_close(HtmlPage *p, Error *err);
-#endif

@@ -5,8 +5,7 @@
  * the rows that are removed. It is replaced as a whole, after the files it names are on disk: a
  * crash leaves the index unchanged, and a reader keeps what it opened. One process writes at a time
  * (a lock on the file "lock"). docs/FORMATS.md has the fields. */
-#ifndef EVAL_INDEX_FOLDER_H
-#define EVAL_INDEX_FOLDER_H
+#pragma once
 #include "eval/rows.h"
 
 enum { INDEX_SEGMENT_ROWS = 8192 }; /* rows between commits of embed */
@@ -110,4 +109,3 @@ char *index_folder_to_json(const IndexFolder *x);
  */
 bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
                              const uint8_t **jpeg, size_t *size);
-#endif

@@ -1,6 +1,5 @@
 /* knn: classification by the nearest features of a training set. */
-#ifndef EVAL_KNN_H
-#define EVAL_KNN_H
+#pragma once
 #include "eval/probe.h"
 
 #define KNN_VOTES(X) X(KNN_WEIGHTED, "weighted") X(KNN_MAJORITY, "majority")
@@ -11,4 +10,3 @@ typedef enum { KNN_VOTES(CHOICE_NAME) } KnnVote;
  * of the nearest such row. Rows have length 1. */
 void knn_predict(int *predicted, const ProbeSet *train, const ProbeSet *test, size_t classes,
                  size_t k, KnnVote vote);
-#endif

@@ -1,7 +1,6 @@
 /* lists: features of individually named files and of texts, computed by all ranks; for data sets
  * see features. */
-#ifndef EVAL_LISTS_H
-#define EVAL_LISTS_H
+#pragma once
 #include "eval/encoder.h"
 #include "train/ranks/comm.h"
 
@@ -11,4 +10,3 @@
 float *features_of_files(Encoder *e, const Comm *c, char *const *paths, size_t n, bool *ok,
                          size_t named);
 float *features_of_texts(Encoder *e, const Comm *c, char *const *texts, size_t n);
-#endif

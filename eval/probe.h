@@ -1,7 +1,6 @@
 /* probe: a linear probe of frozen features: multinomial logistic regression, fitted by L-BFGS (Liu
  * & Nocedal 1989). */
-#ifndef EVAL_PROBE_H
-#define EVAL_PROBE_H
+#pragma once
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
@@ -47,4 +46,3 @@ ProbeScore probe_score_predictions(const int *predicted, const ProbeSet *s, size
  * decade; of equal accuracies the smallest C. *accuracy: its accuracy on val. */
 double probe_select_c(const Kernels *k, const ProbeSet *train, const ProbeSet *val, size_t classes,
                       const ProbeOptions *o, double *accuracy);
-#endif

@@ -1,6 +1,5 @@
 /* probe_split: random subsets of a labelled set, drawn class by class. */
-#ifndef EVAL_PROBE_SPLIT_H
-#define EVAL_PROBE_SPLIT_H
+#pragma once
 #include "eval/probe.h"
 
 /* Puts `shots` rows of every class (or all it has) into train and up to `more` others into val; the
@@ -12,4 +11,3 @@ void probe_hold_out(const ProbeSet *all, size_t classes, uint64_t seed, ProbeSet
                     ProbeSet *val);
 ProbeSet probe_set_join(const ProbeSet *a, const ProbeSet *b);
 void probe_set_free(ProbeSet *s);
-#endif

@@ -5,8 +5,7 @@
  * found (CLIP_benchmark's recall). The rank of a query is the number of keys before its
  * best positive: keys that score higher, and keys of a lower index that score the same; of several
  * positives with the same best score the one with the lowest index counts. Scores are fp32. */
-#ifndef EVAL_RETRIEVAL_H
-#define EVAL_RETRIEVAL_H
+#pragma once
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
@@ -24,4 +23,3 @@ void retrieval_ranks_of(const Kernels *k, size_t *to_text, size_t *to_image, con
 void retrieval_ranks(const Kernels *k, size_t *ranks, const float *queries, const float *keys,
                      size_t N, size_t E);
 Recall retrieval_recall(const size_t *ranks, size_t N);
-#endif

@@ -1,6 +1,5 @@
 /* rows: features on the host, one row a sample: f32 or f16, in memory or a mapped .npy. */
-#ifndef EVAL_ROWS_H
-#define EVAL_ROWS_H
+#pragma once
 #include "data/tensors/npy.h"
 
 typedef struct Rows {
@@ -22,4 +21,3 @@ void rows_close(Rows *r);
 bool rows_normalise(Rows *r, Error *err);
 /* out[n,stride], stride >= dim; columns after dim become 0. Uses all threads. */
 void rows_load(const Rows *r, size_t first, size_t n, float *out, size_t stride);
-#endif

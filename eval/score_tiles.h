@@ -1,7 +1,6 @@
 /* score_tiles: the matrix of all scores A·Bᵀ of two sets of features, a tile at a time: memory does
  * not grow with it. */
-#ifndef EVAL_SCORE_TILES_H
-#define EVAL_SCORE_TILES_H
+#pragma once
 #include "eval/rows.h"
 #include "kernels/kernels.h"
 
@@ -25,4 +24,3 @@ typedef struct ScoreTileWalk {
 /* Between plan_begin and plan_end (kernels/device.h): takes the memory of the largest tile. */
 void score_tiles_plan(const Kernels *k, size_t dim);
 void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const ScoreTileWalk *w);
-#endif

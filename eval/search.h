@@ -1,7 +1,6 @@
 /* search: exact search for the k rows with the highest score for a query. One walk over the rows
  * serves many queries. */
-#ifndef EVAL_SEARCH_H
-#define EVAL_SEARCH_H
+#pragma once
 #include "eval/rows.h"
 
 typedef struct Hit {
@@ -25,4 +24,3 @@ size_t search_finish(Search *s, Hit *hits);
 size_t search_top_scores(Hit *hits, size_t k, const float *scores, size_t N);
 
 static inline bool bit_of(const uint64_t *bits, size_t i) { return bits[i / 64] >> i % 64 & 1; }
-#endif

@@ -1,8 +1,7 @@
 /* zeroshot: a classifier from class names and prompt templates, and its accuracy on a data set over
  * all ranks. For each class, every template's caption is encoded and normalised; their mean is
  * normalised again. Source: open_clip 3.3.0, open_clip/zero_shot_classifier.py. */
-#ifndef EVAL_ZEROSHOT_H
-#define EVAL_ZEROSHOT_H
+#pragma once
 #include "eval/classes.h"
 #include "eval/encoder.h"
 #include "train/ranks/comm.h"
@@ -50,4 +49,3 @@ void scorer_run(Scorer *s, const float *images, size_t n, Prediction *list);
 void scorer_free(Scorer *s);
 /* Between plan_begin and plan_end (kernels/device.h): runs the largest pass of a scorer. */
 void scorer_plan(const Kernels *k, size_t classes, size_t dim);
-#endif

@@ -1,7 +1,6 @@
 /* zeroshot_report: predictions → accuracies with their intervals, classes, confusions; also as an
  * HTML page (zeroshot_html.c). */
-#ifndef EVAL_ZEROSHOT_REPORT_H
-#define EVAL_ZEROSHOT_REPORT_H
+#pragma once
 #include "eval/zeroshot.h"
 
 typedef struct Interval {
@@ -46,4 +45,3 @@ void zeroshot_report_free(ZeroshotReport *r);
  * err has the reason. */
 bool zeroshot_write_html(const char *path, const char *title, const ZeroshotReport *r,
                          const Predictions *p, const ClassSet *s, Dataset *d, Error *err);
-#endif

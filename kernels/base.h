@@ -1,7 +1,6 @@
 /* base: shared by every layer: fatal errors, data errors, log lines, checked sizes, arenas,
  * time. */
-#ifndef KERNELS_BASE_H
-#define KERNELS_BASE_H
+#pragma once
 #include <assert.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -97,4 +96,3 @@ void *arena_take(Arena *a, size_t count, size_t elem_size);
 double clock_now(void);
 /* Peak resident set size of the process in bytes. */
 size_t peak_rss(void);
-#endif

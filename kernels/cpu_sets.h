@@ -1,7 +1,6 @@
 /* cpu_sets: the instruction sets that kernels/cpu is compiled for, and the one that this process
  * uses. Each set includes those before it, so a machine has a first part of the list. */
-#ifndef KERNELS_CPU_SETS_H
-#define KERNELS_CPU_SETS_H
+#pragma once
 #include "kernels/base.h"
 
 typedef enum CpuSet {
@@ -20,5 +19,3 @@ bool cpu_set_find(CpuSet *set, const char *word, CpuSet best, Error *err);
 /* The set of this process: what CLIPC_CPU in the environment names, else the last one; exits with
  * an error if that cannot be. The same at every call. */
 CpuSet cpu_set(void);
-
-#endif

@@ -1,8 +1,7 @@
 /* The other half of the seam: memory and the order of work. A device is one filled table of these
  * slots: memory, copies, two queues of work, captured graphs. It knows bytes, never element types;
  * kernels.h has the mathematics. */
-#ifndef KERNELS_DEVICE_H
-#define KERNELS_DEVICE_H
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -97,4 +96,3 @@ typedef struct Device {
 /* The device of the CPU backends (kernels/host/): its memory is the host's, and every slot returns
  * with its work done. */
 extern const Device host_device;
-#endif

@@ -1,7 +1,6 @@
 /* hash: FNV-1a (Fowler, Noll, Vo, Eastlake, "The FNV non-cryptographic hash algorithm"). File
  * formats and the seeds of initial weights depend on its values. */
-#ifndef KERNELS_HASH_H
-#define KERNELS_HASH_H
+#pragma once
 #include "kernels/base.h"
 
 /* Adds n bytes to the 64-bit hash h; a hash starts at FNV_START. */
@@ -12,4 +11,3 @@ typedef struct Hash128 {
     uint64_t high, low;
 } Hash128;
 Hash128 fnv_hash128(const void *bytes, size_t n);
-#endif

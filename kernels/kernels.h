@@ -15,8 +15,7 @@
  * Letters: B batch, T tokens, C width, H heads, D = C/H, E embedding, N global batch, V vocabulary.
  * `start[B+1]` are the first rows of packed sequences: sequence b owns rows start[b] …
  * start[b+1]-1, at least one. */
-#ifndef KERNELS_KERNELS_H
-#define KERNELS_KERNELS_H
+#pragma once
 #include "kernels/base.h"
 #include "kernels/device.h"
 
@@ -396,4 +395,3 @@ void kernel_timer_stop(KernelTimer *t);
     if (kernel_dry_run) return;                                                                    \
     __attribute__((cleanup(kernel_timer_stop), unused)) KernelTimer timer_ = {                     \
         SLOT_##slot_name, kernel_stats_on ? clock_now() : 0, (double)(flops_), (double)(bytes_)}
-#endif

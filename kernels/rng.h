@@ -1,8 +1,7 @@
 /* rng: a counter-based generator (Philox4x32-10): a value is a pure function of (seed, stream,
  * index), so it is the same on every backend, for every world size, thread count and order of
  * evaluation. */
-#ifndef KERNELS_RNG_H
-#define KERNELS_RNG_H
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,4 +33,3 @@ uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
 uint64_t rng_mix(uint64_t a, uint64_t b);
 /* Fills perm[0..n) with a random permutation (Fisher-Yates over the draws of (seed, stream)). */
 void rng_permutation(uint64_t seed, uint64_t stream, uint64_t *perm, size_t n);
-#endif

@@ -1,6 +1,5 @@
 /* space: blocks of memory and how they divide a range of addresses. For devices alone. */
-#ifndef KERNELS_SPACE_H
-#define KERNELS_SPACE_H
+#pragma once
 #include <stddef.h>
 
 typedef struct SpaceBlock {
@@ -28,4 +27,3 @@ void space_add(Space *s, void *p, size_t bytes);
 size_t space_find(const Space *s, const void *p);
 size_t space_remove(Space *s, const void *p);
 size_t space_sum(const Space *s); /* bytes of all blocks */
-#endif

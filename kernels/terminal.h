@@ -1,8 +1,7 @@
 /* terminal: protects a terminal from control sequences in external text (keys, file names,
  * captions). Control characters are printed as \xNN: C0 except tab and line feed, DEL, C1
  * (ECMA-48), the latter as UTF-8 or as single bytes. */
-#ifndef KERNELS_TERMINAL_H
-#define KERNELS_TERMINAL_H
+#pragma once
 #include <stddef.h>
 
 /* Zero-initialised at the start of a text; carries a UTF-8 sequence across pieces. */
@@ -20,4 +19,3 @@ size_t terminal_escape(TerminalText *t, char *out, const char *text, size_t n);
  * escaped. At exit, output that could not be written (a full disk) is an error: one line, exit
  * 1. */
 void terminal_guard(void);
-#endif

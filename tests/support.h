@@ -1,7 +1,6 @@
 /* support: helpers for every test: cmocka, the fixed seed, temporary files, near-comparison, death
  * tests. A failed helper fails the running cmocka test. */
-#ifndef TESTS_SUPPORT_H
-#define TESTS_SUPPORT_H
+#pragma once
 #include "kernels/base.h"
 
 #include <setjmp.h>
@@ -61,4 +60,3 @@ bool test_deny_bits(int call, int argument, unsigned bits, int error);
 void test_dies(void (*f)(void *), void *arg, int code, const char *needle);
 /* Names in a folder that do not start with a dot, or (hidden) those that do. */
 size_t test_entries(const char *folder, bool hidden);
-#endif

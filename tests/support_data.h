@@ -1,6 +1,5 @@
 /* support_data: archives, data sets and captions for the tests of data/. */
-#ifndef TESTS_SUPPORT_DATA_H
-#define TESTS_SUPPORT_DATA_H
+#pragma once
 #include "data/dataset.h"
 #include "data/tensors/safetensors.h"
 #include "tests/support.h"
@@ -38,4 +37,3 @@ float *read_npy(const char *path, size_t *rows, size_t *cols);
 void write_tensors(const char *path, const Tensor *tensors, size_t count);
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,
                         const char *const *meta, size_t meta_count, Error *err);
-#endif

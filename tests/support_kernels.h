@@ -13,8 +13,7 @@
  * the backend has guard bands around it, starts at an odd element for half of the runs, and is
  * filled with NaN if it is an output. RUN fails if a guard or an input was written or if the second
  * call gave other bits. bufs_free fails if an array was written and never checked. */
-#ifndef TESTS_SUPPORT_KERNELS_H
-#define TESTS_SUPPORT_KERNELS_H
+#pragma once
 #include "kernels/kernels.h"
 #include "tests/support.h"
 
@@ -111,4 +110,3 @@ double test_dot(const double *a, const double *b, size_t n);
 /* main of a kernel test: `each` runs once for each backend, `once` only once (tests of ref). */
 int kernel_tests_run(const char *group, const struct CMUnitTest *each, size_t each_count,
                      const struct CMUnitTest *once, size_t once_count);
-#endif

@@ -1,7 +1,6 @@
 /* support_model: small models for tests: the golden model of docs/NUMERICS.md, models of odd sizes,
  * and a harness that gives features, loss and gradients on the host. */
-#ifndef TESTS_SUPPORT_MODEL_H
-#define TESTS_SUPPORT_MODEL_H
+#pragma once
 #include "train/model/uploads.h"
 #include "train/loss.h"
 #include "train/model/lora.h"
@@ -92,4 +91,3 @@ void assert_models_agree(TestModel *a, TestModel *b, const TestBatch *batch, Run
                          RunHow how_b, double tolerance);
 /* ref, then the tested device in fp32 and in amp_bf16; NULL: no more. */
 const Kernels *model_backend(size_t i);
-#endif

@@ -1,7 +1,6 @@
 /* support_picture: computed pictures and golden files, for the tests of images. The same pictures
  * as in tests/golden/make_image.py. */
-#ifndef TESTS_SUPPORT_PICTURE_H
-#define TESTS_SUPPORT_PICTURE_H
+#pragma once
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,4 +57,3 @@ static inline FILE *golden_table(const char *name) {
     free(path);
     return f;
 }
-#endif

@@ -1,7 +1,6 @@
 /* support_ranks: commands that run as ranks: CPU ranks under mpirun, GPU ranks started as torchrun,
  * SLURM or mpirun would. */
-#ifndef TESTS_SUPPORT_RANKS_H
-#define TESTS_SUPPORT_RANKS_H
+#pragma once
 #include <stdbool.h>
 
 enum { RANKS_MOST = 4 };
@@ -20,4 +19,3 @@ int ranks_possible(const char **why_not);
 bool ranks_have_mpirun(void);
 /* Skips the test if the machine supports fewer ranks. */
 void need_ranks(const char *test, int ranks);
-#endif

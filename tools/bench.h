@@ -1,7 +1,6 @@
 /* bench: shared by the benchmarks: the ceilings of this machine, measured in the same run, and
  * medians. */
-#ifndef TOOLS_BENCH_H
-#define TOOLS_BENCH_H
+#pragma once
 #include "kernels/kernels.h"
 
 /* GFLOP/s of the best of a few large products through the backend's linear_fwd. On a GPU times are
@@ -21,4 +20,3 @@ int bench_loader(int argc, char **argv);
 int bench_tok(int argc, char **argv);
 int bench_search(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
-#endif

@@ -1,7 +1,6 @@
 /* commands: the functions behind `clipc NAME …`. One file a command (tools/cmd_*.c), one row a
  * command in tools/clipc.c. argv[0] is the command's name; the return value is the exit code. */
-#ifndef TOOLS_COMMANDS_H
-#define TOOLS_COMMANDS_H
+#pragma once
 
 int cmd_train(int argc, char **argv);
 int cmd_eval_retrieval(int argc, char **argv);
@@ -26,4 +25,3 @@ int cmd_ckpt_mix(int argc, char **argv);
 int cmd_ckpt_average(int argc, char **argv);
 int cmd_ckpt_diff(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
-#endif

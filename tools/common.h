@@ -1,7 +1,6 @@
 /* common: shared by several commands: the options of a model and of a data set, files of captions,
  * JSON on stdout. */
-#ifndef TOOLS_COMMON_H
-#define TOOLS_COMMON_H
+#pragma once
 #include "data/dataset.h"
 #include "eval/encoder.h"
 #include "train/options.h"
@@ -79,4 +78,3 @@ float *embed_image_files(Encoder *e, char *const *paths, size_t n);
 json_t *json_text(const char *text);
 /* One JSON object and a newline on stdout; takes the reference. */
 void print_json(json_t *object);
-#endif

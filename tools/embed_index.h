@@ -1,6 +1,5 @@
 /* embed_index: implements `clipc embed --index`. */
-#ifndef TOOLS_EMBED_INDEX_H
-#define TOOLS_EMBED_INDEX_H
+#pragma once
 #include "data/tensors/npy.h"
 #include "eval/encoder.h"
 
@@ -15,4 +14,3 @@ typedef struct EmbedIndex {
 /* Adds the data set's pictures that are not yet in the index (by key); creates the index if there
  * is none. Exits with an error if it is of another model. */
 void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o);
-#endif

@@ -1,7 +1,6 @@
 /* probe_data: features with the names of their classes, from files or from a data set through an
  * encoder, with a cache. */
-#ifndef TOOLS_PROBE_DATA_H
-#define TOOLS_PROBE_DATA_H
+#pragma once
 #include "eval/encoder.h"
 #include "eval/probe.h"
 #include "train/ranks/comm.h"
@@ -26,4 +25,3 @@ const char **labelled_classes(const Labelled *train, size_t *count);
 /* l's rows with labels as indices into `names`; takes ownership of l->x. Exits with an error on any
  * other label. */
 ProbeSet labelled_set(Labelled *l, const char *name, const char *const *names, size_t count);
-#endif

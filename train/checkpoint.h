@@ -1,8 +1,7 @@
 /* checkpoint: a folder that open_clip can open (open_clip_model.safetensors, open_clip_config.json)
  * plus train_state.safetensors (moments, step, data position). It is written under a temporary
  * name, fsynced and renamed, so the last good one always remains. */
-#ifndef TRAIN_CHECKPOINT_H
-#define TRAIN_CHECKPOINT_H
+#pragma once
 #include "train/model/pretrained.h"
 #include "train/optim_state.h"
 
@@ -61,4 +60,3 @@ char *checkpoint_latest(const char *dir);
 void checkpoint_settle(const char *dir, const char *path, uint64_t step);
 /* Deletes all step checkpoints except the last `keep`. */
 void checkpoint_prune(const char *dir, size_t keep);
-#endif

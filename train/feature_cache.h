@@ -1,7 +1,6 @@
 /* feature_cache: the features of a frozen tower whose input is the same in every epoch. They are
  * computed once, before the first step, and looked up from then on. */
-#ifndef TRAIN_FEATURE_CACHE_H
-#define TRAIN_FEATURE_CACHE_H
+#pragma once
 #include "eval/encoder.h"
 #include "train/ranks/comm.h"
 
@@ -22,4 +21,3 @@ void feature_cache_free(FeatureCache *c);
 /* out[n,dim] (device) = the rows of these samples, which must all be ok; n is at most the batch. */
 void feature_cache_get(const FeatureCache *c, const Kernels *k, acc *out, const uint64_t *sample,
                        size_t n);
-#endif

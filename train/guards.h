@@ -1,7 +1,6 @@
 /* guards: watches a run for a loss far above the recent ones, a temperature at its bound, and
  * collapsed features. */
-#ifndef TRAIN_GUARDS_H
-#define TRAIN_GUARDS_H
+#pragma once
 #include "train/checkpoint.h"
 
 /* The loss above which a step is skipped: factor times the median of the last RECENT_LOSSES;
@@ -21,4 +20,3 @@ void watch_step(Watch *w, uint64_t step, double logit_scale, double image_cosine
                 double text_cosine);
 enum { WATCH_STEPS = 20, WATCH_QUIET = 1000 };
 #define WATCH_COSINE 0.99
-#endif

@@ -1,7 +1,6 @@
 /* layers: which tensors are locked (LiT: Zhai et al. 2022) and layer-wise learning rates (Clark et
  * al. 2020; BEiT), both by depth in the tower. Groups are open_clip's. */
-#ifndef TRAIN_LAYERS_H
-#define TRAIN_LAYERS_H
+#pragma once
 #include "train/model/params.h"
 
 /* Groups from the top of the tower: 1 the projection, 2 the last block with the final LayerNorm, 3
@@ -17,4 +16,3 @@ typedef struct LayerRules {
 } LayerRules;
 /* Sets trainable and lr_scale of every tensor. */
 void layers_apply(Params *p, const ClipConfig *c, const LayerRules *rules);
-#endif

@@ -1,7 +1,6 @@
 /* learner: what a run trains, built from the options: parameters (locked, adapted by LoRA,
  * averaged), model, optimiser, step, and what fine-tuning adds to a step. */
-#ifndef TRAIN_LEARNER_H
-#define TRAIN_LEARNER_H
+#pragma once
 #include "train/checkpoint.h"
 #include "train/plan.h"
 #include "train/step.h"
@@ -37,4 +36,3 @@ void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
 void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *tokenizer,
                    uint64_t samples);
 void learner_close(Learner *l);
-#endif

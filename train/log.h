@@ -1,7 +1,6 @@
 /* log: reports a run: metrics.jsonl and TensorBoard events in the run folder, a progress line on
  * stderr. */
-#ifndef TRAIN_LOG_H
-#define TRAIN_LOG_H
+#pragma once
 #include "train/validate.h"
 
 typedef struct StepMetrics {
@@ -27,4 +26,3 @@ void train_log_step(TrainLog *l, const StepMetrics *m);
 /* Writes a separate line for measurements after that step. */
 void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m);
 void train_log_close(TrainLog *l);
-#endif

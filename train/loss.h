@@ -1,8 +1,7 @@
 /* loss: symmetric cross-entropy over the N×N image-text logits, and SigLIP, computed in tiles. One
  * block of n rows serves both directions; memory is bounded by logit_memory. Gradients are those of
  * the global mean loss. */
-#ifndef TRAIN_LOSS_H
-#define TRAIN_LOSS_H
+#pragma once
 #include "train/ranks/comm.h"
 
 typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
@@ -42,4 +41,3 @@ void loss_gather_bf16(Loss *l);
  * be smaller than at creation. Gradients may all be NULL to compute only the loss. */
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
               const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
-#endif

@@ -1,7 +1,6 @@
 /* memory: plans a run's device memory before any is allocated, by a dry run of the run's own code
  * (kernels/device.h, plan_begin). */
-#ifndef TRAIN_MEMORY_H
-#define TRAIN_MEMORY_H
+#pragma once
 #include "train/learner.h"
 
 /* The run that is planned. */
@@ -24,4 +23,3 @@ void memory_plan(const DryRun *r, RunPlan *plan);
 void memory_reserve(const DryRun *r, const Comm *comm);
 /* Call at the end of a run: logs the memory taken. */
 void memory_report(const Kernels *k);
-#endif

@@ -1,7 +1,6 @@
 /* optim: AdamW over the flat parameter block; weight-decay groups; gradient norm and clipping;
  * clamp of the logit scale. */
-#ifndef TRAIN_OPTIM_H
-#define TRAIN_OPTIM_H
+#pragma once
 #include "train/optim_state.h"
 
 /* The tensors that decay: as in open_clip up to 3.x, or 4.x. */
@@ -30,4 +29,3 @@ void optim_update(Optim *o);
 const acc *optim_squares(const Optim *o);
 /* Returns true if weight decay applies to this tensor. */
 bool optim_decays(const Param *q, WdGroups g);
-#endif

@@ -1,7 +1,6 @@
 /* optim_state: the training state of a model in addition to its weights: gradients, moments, the
  * moving average, and their division over ranks (train/shard.h). */
-#ifndef TRAIN_OPTIM_STATE_H
-#define TRAIN_OPTIM_STATE_H
+#pragma once
 #include "train/model/params.h"
 #include "train/ranks/comm.h"
 
@@ -31,4 +30,3 @@ static inline size_t moment_size(const Kernels *k, Moments moments) {
 void optim_state_track(OptimState *s, double decay);
 /* Sends rank 0's masters to all. */
 void optim_state_broadcast(const OptimState *s);
-#endif

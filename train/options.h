@@ -1,7 +1,6 @@
 /* options: a command's options as one table, which serves --name value, `name = value` in a recipe,
  * --help, and the record in a run folder. Every command of tools/ has such a table. */
-#ifndef TRAIN_OPTIONS_H
-#define TRAIN_OPTIONS_H
+#pragma once
 #include "train/ranks/agree.h"
 
 #include <string.h>
@@ -98,4 +97,3 @@ static inline bool is_near(const char *word, size_t distance) {
 const Option *option_find(const Command *c, const char *name);
 void string_list_add(StringList *l, const char *s);
 void string_list_free(StringList *l); /* the list is empty afterwards */
-#endif

@@ -1,7 +1,6 @@
 /* plan: the cost of a training run before it starts: parameters, FLOPs per sample, memory,
  * communication. */
-#ifndef TRAIN_PLAN_H
-#define TRAIN_PLAN_H
+#pragma once
 #include "train/model/config.h"
 #include "train/train_options.h"
 
@@ -24,4 +23,3 @@ void plan_rest(RunPlan *p, const Kernels *k, const char *what);
 /* Prints the plan of `clipc train --dry-run`, as one of `ranks` ranks, on stdout. */
 void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const TrainOptions *opt,
                 int ranks);
-#endif

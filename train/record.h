@@ -1,7 +1,6 @@
 /* record: the settings of a run in its state, for the run that resumes it: lines `name=value` of
  * options and facts. */
-#ifndef TRAIN_RECORD_H
-#define TRAIN_RECORD_H
+#pragma once
 #include "data/dataset.h"
 #include "train/checkpoint.h"
 #include "train/ranks/comm.h"
@@ -22,4 +21,3 @@ typedef struct RecordFacts {
 char *record_begin(const Comm *comm, const char *resume, const RecordFacts *f);
 /* An option's value in the record of a checkpoint, malloc'd; NULL: not known. */
 char *record_option(const char *checkpoint, const char *name);
-#endif

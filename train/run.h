@@ -1,8 +1,7 @@
 /* run: a training run from its options to the point where steps can begin: its folder, the
  * checkpoint it resumes from, precision, configuration, data, model, memory. train.c has the steps.
  */
-#ifndef TRAIN_RUN_H
-#define TRAIN_RUN_H
+#pragma once
 #include "train/guards.h"
 #include "train/learner.h"
 #include "train/log.h"
@@ -61,4 +60,3 @@ void run_build_model(Run *r);
 /* Frees votes and validation. */
 void run_close_rest(Run *r);
 size_t run_epoch_samples(const Run *r);
-#endif

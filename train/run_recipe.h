@@ -1,7 +1,6 @@
 /* run_recipe: the recipes in a run folder. params.conf has the options with which the run began;
  * params-N.conf those with which a program resumed it at step N, if they were others. */
-#ifndef TRAIN_RUN_RECIPE_H
-#define TRAIN_RUN_RECIPE_H
+#pragma once
 #include "kernels/base.h"
 
 /* If --config is a recipe in a run folder, the folder's own name and place replace those that the
@@ -11,4 +10,3 @@ void run_recipe_locate(void);
  * path of the recipe that has them, malloc'd. Recipes of later steps, which a resumption drops, are
  * removed. */
 char *run_recipe_write(const char *dir, uint64_t step, bool resumed);
-#endif

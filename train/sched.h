@@ -1,7 +1,6 @@
 /* sched: the learning rate of a step, steps from 0. Source: open_clip 3.3.0,
  * open_clip_train/scheduler.py; docs/NUMERICS.md, Schedule. */
-#ifndef TRAIN_SCHED_H
-#define TRAIN_SCHED_H
+#pragma once
 #include "kernels/base.h"
 
 #define SCHED_KINDS(X)                                                                             \
@@ -15,4 +14,3 @@ typedef struct Sched {
     int64_t shift; /* a run's step minus the schedule's */
 } Sched;
 double sched_lr(const Sched *s, uint64_t step);
-#endif

@@ -4,8 +4,7 @@
  * updates the weights and sends them to the others. If compute weights are a separate block (bf16),
  * only the owner keeps the masters of matrices, and it sends compute weights. Only trainable
  * tensors are sharded: frozen masters are whole on every rank. */
-#ifndef TRAIN_SHARD_H
-#define TRAIN_SHARD_H
+#pragma once
 #include "train/optim_state.h"
 
 typedef struct Bucket {
@@ -37,4 +36,3 @@ acc *shard_master(const OptimState *s, const Bucket *b);
 acc *shard_whole_masters(const OptimState *s);
 /* Sends this rank's slices of the weights and receives the others'; rounds compute weights. */
 void shard_share_weights(OptimState *s);
-#endif

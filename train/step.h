@@ -1,7 +1,6 @@
 /* step: one optimisation step over `accum` micro-batches: one true large-batch loss through cached
  * features (Gao et al. 2021, GradCache). */
-#ifndef TRAIN_STEP_H
-#define TRAIN_STEP_H
+#pragma once
 #include "data/loader.h"
 #include "train/model/uploads.h"
 #include "train/feature_cache.h"
@@ -47,4 +46,3 @@ StepResult step_run(Step *s, Batch *const *batches, double lr, uint64_t t);
 /* The same without the optimiser: gradients remain in params->grad (with sharded moments: this
  * rank's slice of each bucket). For tests. */
 double step_gradients(Step *s, Batch *const *batches);
-#endif

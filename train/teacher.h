@@ -1,7 +1,6 @@
 /* teacher: a second model that is not trained. The student is compared with its features of the
  * same batches (distillation: Hinton et al. 2015; open_clip's --distill-model). */
-#ifndef TRAIN_TEACHER_H
-#define TRAIN_TEACHER_H
+#pragma once
 #include "train/model/clip.h"
 
 typedef struct Teacher Teacher;
@@ -22,4 +21,3 @@ void teacher_forward(Teacher *t, const ClipBatch *b, size_t row);
 const acc *teacher_images(const Teacher *t); /* [rows,dim], device */
 const acc *teacher_texts(const Teacher *t);
 const acc *teacher_log_scale(const Teacher *t);
-#endif

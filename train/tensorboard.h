@@ -1,7 +1,6 @@
 /* tensorboard: writes scalars in TensorBoard's format, with an event file for each start of a run
  * (TFRecord framing; tensorflow's Event and Summary messages). */
-#ifndef TRAIN_TENSORBOARD_H
-#define TRAIN_TENSORBOARD_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct Scalar {
@@ -16,4 +15,3 @@ Tensorboard *tensorboard_open(const char *folder, uint64_t first_step);
 /* One event, flushed. All tags together are at most 1 KiB. */
 void tensorboard_write(Tensorboard *t, uint64_t step, const Scalar *list, size_t count);
 void tensorboard_close(Tensorboard *t);
-#endif

@@ -1,7 +1,5 @@
 /* train: the training loop: options → data, model, optimiser → steps, logs, checkpoints. */
-#ifndef TRAIN_TRAIN_H
-#define TRAIN_TRAIN_H
+#pragma once
 
 /* Runs according to train_options; returns the exit code. */
 int train_main(void);
-#endif

@@ -1,6 +1,5 @@
 /* train_data: the training data of the options, their order, and the transform of pictures. */
-#ifndef TRAIN_TRAIN_DATA_H
-#define TRAIN_TRAIN_DATA_H
+#pragma once
 #include "data/image/augment.h"
 #include "data/sampler.h"
 #include "train/ranks/comm.h"
@@ -17,4 +16,3 @@ Transform train_data_transform(const ClipConfig *c);
 /* Exits with an error if a run that resumes from `resume` (or NULL) reads streams with another
  * number of ranks than before (0: not known). */
 void train_data_check_ranks(const Dataset *d, const Comm *comm, const char *resume, uint64_t ranks);
-#endif

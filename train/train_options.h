@@ -1,7 +1,6 @@
 /* train_options: all options of `clipc train`, one row each. Names are open_clip's if the meaning
  * is the same. */
-#ifndef TRAIN_TRAIN_OPTIONS_H
-#define TRAIN_TRAIN_OPTIONS_H
+#pragma once
 #include "data/captions.h"
 #include "train/loss.h"
 #include "train/optim.h"
@@ -72,4 +71,3 @@ size_t logit_memory_of(const TrainOptions *o, const Kernels *k);
 bool option_of_recipe(const char *name);
 /* A run's name if none was given: the time, the model and two more options; malloc'd. */
 char *train_options_name(const char *model);
-#endif

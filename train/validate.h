@@ -1,7 +1,6 @@
 /* validate: measurements of a model during training. In a table of Validators each runs when it is
  * due; one metric decides which step is the best and when to stop. */
-#ifndef TRAIN_VALIDATE_H
-#define TRAIN_VALIDATE_H
+#pragma once
 #include "data/text/tokenizer.h"
 #include "data/dataset.h"
 #include "train/checkpoint.h"
@@ -74,4 +73,3 @@ bool validation_run(Validation *v, const TrainState *s, bool last, Metrics *m);
  * changes nothing. True: this step is the best so far. A value that is not finite is never the
  * best. */
 bool best_update(Best *best, const Metrics *m, const char *name, uint64_t step);
-#endif

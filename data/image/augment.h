@@ -1,7 +1,6 @@
 /* augment: an RGB picture → the S×S u8 picture the model sees. Source: open_clip 3.3.0,
  * open_clip/transform.py; docs/NUMERICS.md, Image transforms. */
-#ifndef DATA_IMAGE_AUGMENT_H
-#define DATA_IMAGE_AUGMENT_H
+#pragma once
 #include "data/image/image.h"
 #include "data/image/resize.h"
 
@@ -33,4 +32,3 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
 /* [S,S,3] → float [3,S,S]: (u8 / 255 - mean) / std, each step rounded as PyTorch does. */
 void transform_normalise(float *out, const uint8_t *rgb, const Transform *t);
 void transform_scratch_free(TransformScratch **scratch);
-#endif

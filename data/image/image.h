@@ -1,7 +1,6 @@
 /* image: compressed bytes → RGB pixels. The result equals Pillow's Image.open(f).convert("RGB") bit
  * for bit. */
-#ifndef DATA_IMAGE_IMAGE_H
-#define DATA_IMAGE_IMAGE_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct Image {
@@ -34,4 +33,3 @@ bool image_encode_png(uint8_t **bytes, size_t *size, const uint8_t *pixels, int 
 /* RGB → JPEG bytes (4:2:0), malloc'd; for `data pack` with a maximal size. */
 bool image_encode_jpeg(uint8_t **bytes, size_t *size, const uint8_t *rgb, int width, int height,
                        int quality, Error *err);
-#endif

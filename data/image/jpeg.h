@@ -1,10 +1,8 @@
 /* jpeg: JPEG pictures with libjpeg(-turbo). */
-#ifndef DATA_IMAGE_JPEG_H
-#define DATA_IMAGE_JPEG_H
+#pragma once
 #include "data/image/image.h"
 
 /* Decodes into img; with header_only, only width and height. Exact for grey, YCbCr, RGB, CMYK and
  * YCCK, sequential and progressive; slow-integer DCT, triangle upsampling, EXIF ignored. */
 bool jpeg_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
                  Error *err);
-#endif

@@ -1,6 +1,5 @@
 /* png: PNG pictures with libpng. */
-#ifndef DATA_IMAGE_PNG_H
-#define DATA_IMAGE_PNG_H
+#pragma once
 #include "data/image/image.h"
 
 /* Decodes into img; with header_only, only width and height. Every colour type and depth; alpha and
@@ -8,4 +7,3 @@
  * 255. */
 bool png_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
                 Error *err);
-#endif

@@ -1,6 +1,5 @@
 /* resize: Pillow's antialiased 8-bit resampler for RGB, bit for bit. */
-#ifndef DATA_IMAGE_RESIZE_H
-#define DATA_IMAGE_RESIZE_H
+#pragma once
 #include "kernels/base.h"
 
 #define INTERPOLATIONS(X) X(INTERPOLATION_BICUBIC, "bicubic") X(INTERPOLATION_BILINEAR, "bilinear")
@@ -35,4 +34,3 @@ void resize_rgb(uint8_t *out, size_t out_stride, const ResizeTarget *target, con
 void resize_rgb_scalar(uint8_t *out, size_t out_stride, const ResizeTarget *target,
                        const RgbView *in, Interpolation interpolation, ResizeScratch **scratch);
 void resize_scratch_free(ResizeScratch **scratch);
-#endif

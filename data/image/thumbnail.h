@@ -1,6 +1,5 @@
 /* thumbnail: small pictures for HTML pages. */
-#ifndef DATA_IMAGE_THUMBNAIL_H
-#define DATA_IMAGE_THUMBNAIL_H
+#pragma once
 #include "data/image/image.h"
 #include "data/image/resize.h"
 
@@ -10,4 +9,3 @@ bool thumbnail_jpeg(uint8_t **bytes, size_t *size, const Image *img, int side,
                     ResizeScratch **scratch, Error *err);
 /* n bytes as a data URI's content (RFC 4648, base64), malloc'd. */
 char *base64_text(const uint8_t *bytes, size_t n);
-#endif

@@ -1,7 +1,6 @@
 /* file: bytes of a known size that can be read at any offset, wherever they are stored. file.c has
  * a table with one row for each kind of storage. */
-#ifndef DATA_IO_FILE_H
-#define DATA_IO_FILE_H
+#pragma once
 #include "kernels/base.h"
 
 /* Size and time of the last change; equal stamps mean equal bytes. */
@@ -48,4 +47,3 @@ bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t mos
 /* Local files; written ones are new (file_create) and fsynced. False: errno. */
 bool file_write(const char *path, const void *bytes, size_t n);
 bool file_copy(const char *from, const char *to);
-#endif

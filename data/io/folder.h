@@ -1,7 +1,6 @@
 /* folder: folders and the names in them; folders that are replaced atomically, such as checkpoints:
  * written under a temporary name, fsynced, renamed. */
-#ifndef DATA_IO_FOLDER_H
-#define DATA_IO_FOLDER_H
+#pragma once
 #include "kernels/base.h"
 
 const char *path_base(const char *path); /* the part after the last slash */
@@ -39,4 +38,3 @@ bool folder_sync(const char *path); /* false: errno */
 bool folder_replace(const char *from, const char *to);
 /* Renames `from`, a file or folder, to `to`, which must not exist. */
 bool folder_place(const char *from, const char *to, Error *err);
-#endif

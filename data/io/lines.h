@@ -1,7 +1,6 @@
 /* lines: a file as blocks of whole lines, in memory that does not grow with the file or its longest
  * line. */
-#ifndef DATA_IO_LINES_H
-#define DATA_IO_LINES_H
+#pragma once
 #include "kernels/base.h"
 #include <stdio.h>
 
@@ -23,4 +22,3 @@ void lines_close(Lines *l); /* leaves the file open */
 bool lines_next_block(Lines *l, const char **block, size_t *n);
 /* Removes one line, without its line feed, from the front of a block. False: the block is empty. */
 bool lines_take(const char **block, size_t *n, const char **line, size_t *line_n);
-#endif

@@ -1,7 +1,6 @@
 /* lock: exclusive use of a folder by one process. Its file `lock` is locked by flock and contains
  * "HOST:PID" for shared file systems on which flock does not work across hosts. */
-#ifndef DATA_IO_LOCK_H
-#define DATA_IO_LOCK_H
+#pragma once
 #include "kernels/base.h"
 
 /* Locks a folder until the process ends, at most one for each process; creates the folder. False:
@@ -12,4 +11,3 @@ bool folder_lock(const char *folder, Error *err);
 /* Runs automatically at a normal end or exit; must be called before _exit. Removes the file, and
  * the folder if it is then empty. */
 void folder_unlock(void);
-#endif

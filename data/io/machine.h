@@ -1,10 +1,8 @@
 /* machine: calls that fail because of the machine, not because of a file: too many open files, no
  * memory, a disk or a server that fails. */
-#ifndef DATA_IO_MACHINE_H
-#define DATA_IO_MACHINE_H
+#pragma once
 #include "kernels/base.h"
 
 /* After a call that failed with errno; *tries starts at 0. True: it was the machine, which has had
  * some time, so call again; after a few tries exits with an error that names `what`. */
 bool machine_again(const char *what, int *tries);
-#endif

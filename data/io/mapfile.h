@@ -1,6 +1,5 @@
 /* mapfile: a whole regular file, mapped read-only. For parsers that read large files in place. */
-#ifndef DATA_IO_MAPFILE_H
-#define DATA_IO_MAPFILE_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct MapFile {
@@ -12,4 +11,3 @@ typedef struct MapFile {
  * program ends with a line that names the file and exit code 1. */
 bool map_file(MapFile *m, const char *path, Error *err);
 void unmap_file(MapFile *m);
-#endif

@@ -1,6 +1,5 @@
 /* parallel: a parallel-for over pthreads, for work that waits for disks or decodes. */
-#ifndef DATA_IO_PARALLEL_H
-#define DATA_IO_PARALLEL_H
+#pragma once
 #include "kernels/base.h"
 
 #include <pthread.h>
@@ -14,4 +13,3 @@ size_t cpu_count(void);
 /* Waits for the condition (the lock is held) for at most `seconds` of the monotonic clock, which
  * changes of the system time do not affect. */
 void condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock, double seconds);
-#endif

@@ -1,7 +1,6 @@
 /* pipe: the output of a command, or standard input, as a stream of bytes. No read waits
  * longer than a time limit, and no command outlives its Pipe or the program. */
-#ifndef DATA_IO_PIPE_H
-#define DATA_IO_PIPE_H
+#pragma once
 #include "kernels/base.h"
 
 #include <stdatomic.h>
@@ -21,4 +20,3 @@ bool pipe_read(Pipe *p, void *out, size_t n, size_t *got, Error *err);
 bool pipe_finish(Pipe *p, Error *err);
 /* Kills the command if it still runs, and frees the Pipe. */
 void pipe_close(Pipe *p);
-#endif

@@ -1,7 +1,6 @@
 /* progress: reports the progress of long work on stderr: a bar on a terminal, otherwise occasional
  * lines. log_quiet silences it. */
-#ifndef DATA_IO_PROGRESS_H
-#define DATA_IO_PROGRESS_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct Progress {
@@ -16,4 +15,3 @@ void progress_show(Progress *p, size_t done, size_t all, const char *words);
 void progress_end(void);
 /* "1:02:03"; from one day on "2d03h". */
 const char *duration_text(char out[32], double seconds);
-#endif

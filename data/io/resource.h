@@ -1,7 +1,6 @@
 /* resource: files that come with the program: configurations, recipes, vocabularies, class names.
  */
-#ifndef DATA_IO_RESOURCE_H
-#define DATA_IO_RESOURCE_H
+#pragma once
 #include "kernels/base.h"
 
 /* The file `name` (a relative path such as configs/models/X.json) under $CLIPC_HOME, in the
@@ -10,4 +9,3 @@
 char *resource_installed(const char *name);
 /* The same, but first tries the path as given, which may be absolute. */
 char *resource_find(const char *name);
-#endif

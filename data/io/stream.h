@@ -1,7 +1,6 @@
 /* stream: bytes of a file one after the other, plain or zstd (recognised by the first bytes; any
  * number of frames), and exact reads of ranges. */
-#ifndef DATA_IO_STREAM_H
-#define DATA_IO_STREAM_H
+#pragma once
 #include "data/io/file.h"
 
 typedef struct Stream Stream;
@@ -33,4 +32,3 @@ void stream_close(Stream *s);
 
 /* Bytes of one zstd frame [from, to) decompressed to out[to.raw - from.raw]. Thread-safe. */
 bool frame_read(const File *f, StreamFrame from, StreamFrame to, uint8_t *out, Error *err);
-#endif

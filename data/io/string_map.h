@@ -1,6 +1,5 @@
 /* string_map: maps strings to 0, 1, … in the order of their first appearance. */
-#ifndef DATA_IO_STRING_MAP_H
-#define DATA_IO_STRING_MAP_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct StringMap {
@@ -16,4 +15,3 @@ uint32_t string_map_put(StringMap *m, const char *s, bool *added);
 /* UINT32_MAX: not there. */
 uint32_t string_map_find(const StringMap *m, const char *s);
 void string_map_free(StringMap *m);
-#endif

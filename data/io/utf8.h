@@ -1,6 +1,5 @@
 /* utf8: decodes and encodes code points, and detects blank text. */
-#ifndef DATA_IO_UTF8_H
-#define DATA_IO_UTF8_H
+#pragma once
 #include "kernels/base.h"
 
 #define UTF8_INVALID 0xFFFFFFFFu
@@ -16,4 +15,3 @@ size_t text_mark(const char *text, size_t n);
 /* Returns true if there is only ASCII white space and NUL bytes. */
 bool text_is_blank(const char *text, size_t n);
 bool string_is_blank(const char *s);
-#endif

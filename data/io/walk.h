@@ -1,6 +1,5 @@
 /* walk: every file below a folder, in one fixed order. */
-#ifndef DATA_IO_WALK_H
-#define DATA_IO_WALK_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct FolderWalk {
@@ -17,4 +16,3 @@ typedef struct FolderWalk {
  * Names that begin with a dot are ignored. Links are followed; a link to a folder that contains it
  * is not entered. False: err says why the root cannot be read. */
 bool walk_folder(const FolderWalk *w, const char *path, Error *err);
-#endif

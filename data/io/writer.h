@@ -1,7 +1,6 @@
 /* writer: a file that is written atomically (temporary name, fsync, rename), plain or as zstd
  * frames of a bounded size. */
-#ifndef DATA_IO_WRITER_H
-#define DATA_IO_WRITER_H
+#pragma once
 #include "data/io/stream.h"
 
 typedef struct Writer Writer;
@@ -23,4 +22,3 @@ bool writer_commit(Writer *w, StreamFrame **frames, size_t *count, Error *err);
 void writer_abort(Writer *w);
 
 bool file_write_atomic(const char *path, const void *bytes, size_t size, Error *err);
-#endif

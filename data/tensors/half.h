@@ -1,6 +1,5 @@
 /* half: arrays of IEEE float16 to and from float32. */
-#ifndef DATA_TENSORS_HALF_H
-#define DATA_TENSORS_HALF_H
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 
@@ -8,4 +7,3 @@
 void half_to_floats(float *out, const uint16_t *in, size_t n);
 /* Rounded to nearest even; beyond 65504 the result is infinite. */
 void half_from_floats(uint16_t *out, const float *in, size_t n);
-#endif

@@ -1,6 +1,5 @@
 /* npy: NumPy's array files, version 1.0, little-endian, C order. */
-#ifndef DATA_TENSORS_NPY_H
-#define DATA_TENSORS_NPY_H
+#pragma once
 #include "data/io/mapfile.h"
 
 /* float32 of any number of dimensions; written under a temporary name and renamed. */
@@ -25,4 +24,3 @@ typedef struct NpyWriter NpyWriter;
 NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err);
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);
 bool npy_writer_close(NpyWriter *w, Error *err);
-#endif

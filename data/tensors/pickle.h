@@ -3,8 +3,7 @@
  * short list (tensors, storages, OrderedDict, TorchScript's modules and lists); any other name is
  * an error that names it. Source: Python, Lib/pickletools.py (protocols 2 to 4); PyTorch,
  * torch/serialization.py and torch/csrc/jit/serialization. */
-#ifndef DATA_TENSORS_PICKLE_H
-#define DATA_TENSORS_PICKLE_H
+#pragma once
 #include "kernels/base.h"
 
 typedef enum {
@@ -56,4 +55,3 @@ bool pickle_parse(Pickle *p, const unsigned char *bytes, size_t n, Error *err);
 void pickle_free(Pickle *p);
 /* The value of a string key in a dict or object; NULL: absent. */
 const PickleValue *pickle_get(const PickleValue *dict, const char *key);
-#endif

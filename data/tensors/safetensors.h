@@ -1,7 +1,6 @@
 /* safetensors: named tensors in one file (u64 header length, JSON, bytes). Reading maps the file;
  * writing is atomic. */
-#ifndef DATA_TENSORS_SAFETENSORS_H
-#define DATA_TENSORS_SAFETENSORS_H
+#pragma once
 #include "data/io/mapfile.h"
 #include "kernels/base.h"
 
@@ -61,4 +60,3 @@ void safetensors_append(SafetensorsWriter *w, const void *bytes, size_t n);
 bool safetensors_finish(SafetensorsWriter *w, Error *err);
 /* Frees the writer and removes the file. */
 void safetensors_abandon(SafetensorsWriter *w);
-#endif

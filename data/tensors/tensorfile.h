@@ -1,7 +1,6 @@
 /* tensorfile: named tensors of one checkpoint file: safetensors or PyTorch's, recognised by their
  * first bytes, or a JSON index over several of them (Hugging Face's `*.index.json`). */
-#ifndef DATA_TENSORS_TENSORFILE_H
-#define DATA_TENSORS_TENSORFILE_H
+#pragma once
 #include "data/tensors/safetensors.h"
 
 typedef struct TensorFile {
@@ -29,4 +28,3 @@ typedef struct TensorIndex {
 } TensorIndex;
 bool tensorindex_parse(TensorIndex *x, const char *json, size_t n, Error *err);
 void tensorindex_free(TensorIndex *x);
-#endif

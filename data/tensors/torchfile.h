@@ -1,8 +1,7 @@
 /* torchfile: the tensors of a PyTorch file (`torch.save` since 1.6, TorchScript), an archive of a
  * pickle and the raw storages. No code in it is run. Source: torch/serialization.py,
  * caffe2/serialize/inline_container.h. */
-#ifndef DATA_TENSORS_TORCHFILE_H
-#define DATA_TENSORS_TORCHFILE_H
+#pragma once
 #include "data/io/mapfile.h"
 #include "data/tensors/safetensors.h"
 #include "data/tensors/zip.h"
@@ -25,4 +24,3 @@ bool torchfile_open(TorchFile *f, const char *path, Error *err);
 /* Returns true if all members match the archive's checksums. */
 bool torchfile_verify(const TorchFile *f, Error *err);
 void torchfile_close(TorchFile *f);
-#endif

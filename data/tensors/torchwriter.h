@@ -1,8 +1,7 @@
 /* torchwriter: a dictionary of tensors as `torch.save` writes it: a stored zip archive, the pickle
  * in protocol 2. Used like the writer of data/tensors/safetensors.h. Source:
  * torch/serialization.py, caffe2/serialize/inline_container.cc. */
-#ifndef DATA_TENSORS_TORCHWRITER_H
-#define DATA_TENSORS_TORCHWRITER_H
+#pragma once
 #include "data/tensors/safetensors.h"
 
 typedef struct TorchWriter TorchWriter;
@@ -14,4 +13,3 @@ void torchwriter_append(TorchWriter *w, const void *bytes, size_t n);
 bool torchwriter_finish(TorchWriter *w, Error *err);
 /* Frees the writer and removes the file. */
 void torchwriter_abandon(TorchWriter *w);
-#endif

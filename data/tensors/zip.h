@@ -1,8 +1,7 @@
 /* zip: the members of a zip archive in memory, without unpacking: PyTorch's checkpoints are
  * archives whose data is stored, not compressed. Zip64 is supported. Source: PKWARE's APPNOTE
  * 6.3.9, 4.3. */
-#ifndef DATA_TENSORS_ZIP_H
-#define DATA_TENSORS_ZIP_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct ZipMember {
@@ -25,4 +24,3 @@ const ZipMember *zip_find(const Zip *z, const char *name); /* NULL if absent */
  * none. */
 bool zip_verify(const ZipMember *m, Error *err);
 void zip_close(Zip *z);
-#endif

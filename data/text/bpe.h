@@ -1,8 +1,7 @@
 /* bpe: CLIP's byte-pair vocabularies and context rule, a row of the tokenizer's table. Files have
  * open_clip's format: a header line, then one merge a line, of which the first 48,894 are used.
  * Ids: 256 bytes, 256 bytes at the end of a word, one for each merge, start, end. */
-#ifndef DATA_TEXT_BPE_H
-#define DATA_TEXT_BPE_H
+#pragma once
 #include "data/text/tokenizer.h"
 
 enum { BPE_MAX_MERGES = 49152 - 256 - 2, BPE_MAX_VOCAB = 512 + BPE_MAX_MERGES + 2 };
@@ -10,4 +9,3 @@ enum { BPE_MAX_MERGES = 49152 - 256 - 2, BPE_MAX_VOCAB = 512 + BPE_MAX_MERGES + 
 uint32_t bpe_byte_symbol(int byte);
 
 extern const TokenizerKind bpe_kind;
-#endif

@@ -1,6 +1,5 @@
 /* bpe_train: learns a byte-pair vocabulary from captions. */
-#ifndef DATA_TEXT_BPE_TRAIN_H
-#define DATA_TEXT_BPE_TRAIN_H
+#pragma once
 #include "data/text/bpe.h"
 
 /* Reads captions (one a line) and writes a vocabulary of at most `merges` (up to BPE_MAX_MERGES)
@@ -8,4 +7,3 @@
  * pairs the one whose left, then right part has the lower id. Pairs that occur once are not merged.
  */
 bool bpe_train(const char *captions_path, size_t merges, const char *out_path, Error *err);
-#endif

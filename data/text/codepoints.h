@@ -1,6 +1,5 @@
 /* codepoints: a growing array of Unicode code points, from UTF-8, and NFC. */
-#ifndef DATA_TEXT_CODEPOINTS_H
-#define DATA_TEXT_CODEPOINTS_H
+#pragma once
 #include "data/io/utf8.h"
 
 enum { CODEPOINT_MAX = 0x10FFFF, CODEPOINT_REPLACEMENT = 0xFFFD };
@@ -27,4 +26,3 @@ static inline void codepoints_swap(CodePoints *a, CodePoints *b) {
 void codepoints_from_utf8(CodePoints *c, const char *s, size_t n);
 /* Normalization form C (Unicode annex 15). */
 void codepoints_nfc(CodePoints *c);
-#endif

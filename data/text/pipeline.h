@@ -2,8 +2,7 @@
  * are read into a Pipeline (data/text/spm_file.c, tokenizer_json.c, wordpiece_file.c); one program
  * runs them all. Sources: Kudo and Richardson 2018; Kudo 2018, section 3; Sennrich et al. 2016;
  * Song et al. 2021 (WordPiece); the libraries sentencepiece 0.2.3 and tokenizers 0.23. */
-#ifndef DATA_TEXT_PIPELINE_H
-#define DATA_TEXT_PIPELINE_H
+#pragma once
 #include "data/text/tokenizer.h"
 #include "data/text/trie.h"
 
@@ -193,4 +192,3 @@ static inline double score_add(const PipelineForm *f, double sum, double score) 
 }
 
 extern const TokenizerKind spm_kind, json_kind, wordpiece_kind;
-#endif

@@ -1,7 +1,6 @@
 /* pipeline_store: large tokenizers in the form that runs, kept in the user's cache: they are mapped
  * instead of parsed. docs/FORMATS.md, Vocabulary, has the format. */
-#ifndef DATA_TEXT_PIPELINE_STORE_H
-#define DATA_TEXT_PIPELINE_STORE_H
+#pragma once
 #include "data/text/pipeline.h"
 #include "kernels/hash.h"
 
@@ -13,4 +12,3 @@ enum { PIPELINE_STORE_LEAST = 1 << 20 };
 Tokenizer *pipeline_store_open(const TokenizerKind *kind, Hash128 file);
 /* Stores it if the cache can be written; says nothing if it cannot. Before pipeline_configure. */
 void pipeline_store_write(const Tokenizer *t, Hash128 file);
-#endif

@@ -1,7 +1,6 @@
 /* text: cleans a caption as open_clip's tokenizers do, and splits it into words as CLIP's does
  * before its merges. Source: open_clip 3.3.0, open_clip/tokenizer.py. */
-#ifndef DATA_TEXT_TEXT_H
-#define DATA_TEXT_TEXT_H
+#pragma once
 #include "kernels/base.h"
 
 typedef struct TextCleaner TextCleaner; /* the scratch memory of one thread */
@@ -32,4 +31,3 @@ bool text_next_word(const char **p, size_t *n, const char **word, size_t *length
 bool text_is(const char *word, size_t length, const char *literal);
 #define TEXT_START "<start_of_text>"
 #define TEXT_END "<end_of_text>"
-#endif

@@ -2,9 +2,7 @@
  * references, mojibake (UTF-8 once read as a single-byte encoding), C1 controls, ligatures, full
  * and half width, curly quotes, line breaks, terminal escapes, control characters, NFC. Source:
  * ftfy 6.3.1. */
-#ifndef DATA_TEXT_TEXT_FIX_H
-#define DATA_TEXT_TEXT_FIX_H
+#pragma once
 #include "data/text/codepoints.h"
 
 void text_fix(CodePoints *text);
-#endif

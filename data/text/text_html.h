@@ -1,6 +1,5 @@
 /* text_html: HTML character references → characters. */
-#ifndef DATA_TEXT_TEXT_HTML_H
-#define DATA_TEXT_TEXT_HTML_H
+#pragma once
 #include "data/text/codepoints.h"
 
 /* Builds the index of names, once for the program. */
@@ -10,4 +9,3 @@ void text_html_init(void);
 bool text_html_unescape(CodePoints *text);
 /* Only references that end in a semicolon, and names in capitals (&EACUTE;); ftfy's choice. */
 bool text_html_unescape_certain(CodePoints *text);
-#endif

@@ -1,7 +1,6 @@
 /* text_tables: character data of the caption cleaner; tools/gen_text_tables.py generates the
  * tables. */
-#ifndef DATA_TEXT_TEXT_TABLES_H
-#define DATA_TEXT_TEXT_TABLES_H
+#pragma once
 #include "kernels/base.h"
 
 /* Bits of TextClass.flags; the order is the generator's. */
@@ -63,4 +62,3 @@ extern const char text_upper_entities[];
 /* The class of every code point; text_cleaner_new of data/text/text.h fills it. */
 extern uint8_t text_class_of[0x110000];
 static inline const TextClass *text_class(uint32_t cp) { return &text_classes[text_class_of[cp]]; }
-#endif

@@ -2,8 +2,7 @@
  * threads, each of which encodes through a TokenizerCache. A TokenizerKind is a row of the table: a
  * format of vocabularies and its context rule, which are CLIP's (data/text/bpe.h) or another
  * model's. */
-#ifndef DATA_TEXT_TOKENIZER_H
-#define DATA_TEXT_TOKENIZER_H
+#pragma once
 #include "data/text/text.h"
 
 typedef struct TokenizerKind TokenizerKind;
@@ -84,4 +83,3 @@ struct TokenizerKind {
     char *(*file_text)(const Tokenizer *t, const char *header); /* may be NULL */
     uint64_t (*identity)(const Tokenizer *t);                   /* NULL: a hash of file_text */
 };
-#endif

@@ -1,7 +1,6 @@
 /* trie: a read-only map from byte strings to numbers that finds every key at the front of a text.
  * Its arrays can be stored and mapped. */
-#ifndef DATA_TEXT_TRIE_H
-#define DATA_TEXT_TRIE_H
+#pragma once
 #include "kernels/base.h"
 
 /* Nodes in breadth-first order, the root first: the children of node i are first[i] up to
@@ -42,4 +41,3 @@ static inline uint32_t trie_step(const Trie *t, uint32_t node, uint8_t byte) {
 int32_t trie_find(const Trie *t, const char *text, size_t n);
 /* The longest key at the front of a text; returns its value and length, or -1. */
 int32_t trie_longest(const Trie *t, const char *text, size_t n, size_t *length);
-#endif

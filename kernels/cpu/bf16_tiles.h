@@ -5,8 +5,7 @@
  *
  * An element's sum runs along the contraction in steps of 32, so the bits do not depend on the
  * blocking and the number of threads. */
-#ifndef KERNELS_CPU_BF16_TILES_H
-#define KERNELS_CPU_BF16_TILES_H
+#pragma once
 #if defined ACT_BF16 && defined __AVX512BF16__ && defined __AMX_BF16__
 #define TILES_BUILT
 #include "kernels/cpu/simd.h"
@@ -191,5 +190,4 @@ static __attribute__((noinline, unused)) void tiles_block(float *c, size_t ldc, 
 #else
 static inline void tiles_begin(void) {}
 static inline void tiles_end(void) {}
-#endif
 #endif

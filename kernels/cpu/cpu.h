@@ -5,8 +5,7 @@
  *
  * Parallel loops have fixed partitions. A sum across partitions uses an array of partial sums that
  * is added in index order, so the bits do not depend on which thread ran which part. */
-#ifndef KERNELS_CPU_CPU_H
-#define KERNELS_CPU_CPU_H
+#pragma once
 #include "kernels/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -107,4 +106,3 @@ static inline void ahead_to_write(act *p) { __builtin_prefetch(p + AHEAD_BYTES /
 static inline size_t chunk_rows(size_t rows, size_t chunks, size_t least) {
     return size_max(least, div_up(rows, chunks));
 }
-#endif

@@ -1,6 +1,5 @@
 /* matmul: matrix products of the CPU backend by oneDNN. */
-#ifndef KERNELS_CPU_MATMUL_H
-#define KERNELS_CPU_MATMUL_H
+#pragma once
 #include "kernels/cpu/cpu.h"
 
 typedef enum Element { ELEMENT_ACT, ELEMENT_F32 } Element;
@@ -25,5 +24,3 @@ typedef struct Product {
 } Product;
 
 void FN(matmul)(const Product *p);
-
-#endif

@@ -1,7 +1,6 @@
 /* simd: vectors of VW floats over AVX-512 or AVX2 with FMA, conversions to and from bf16, and the
  * elementary functions of the kernels. Private to the CPU backend. */
-#ifndef KERNELS_CPU_SIMD_H
-#define KERNELS_CPU_SIMD_H
+#pragma once
 #include <immintrin.h>
 #include <math.h>
 #include <stddef.h>
@@ -378,5 +377,4 @@ static inline vf gelu_slope_rough(const Cubic *slope, vf x) {
     vf s = cubic_at(slope, vmin(vset(7.75f), vabs(x)));
     return vselect(vgt(vzero(), x), s, vset(1) - s);
 }
-#endif
 #endif

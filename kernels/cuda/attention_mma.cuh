@@ -4,8 +4,7 @@
  * KD: steps of 16 elements that cover the head width; elements beyond the width are 0. A warp owns
  * 16 rows of a tile (in the forward MB times 16). Scores are kept in units of log 2: exp(s·scale -
  * lse) = 2^(s·scale_log2 - lse·log2 e). */
-#ifndef KERNELS_CUDA_ATTENTION_MMA_CUH
-#define KERNELS_CUDA_ATTENTION_MMA_CUH
+#pragma once
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/row_tiles.cuh"
 
@@ -143,4 +142,3 @@ __device__ static __forceinline__ void mask_keys(float s[2][4], int key, int2 sp
             if (k < span1.x || k >= span1.y) s[n][2 + e] = -INFINITY;
         }
 }
-#endif

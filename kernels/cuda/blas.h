@@ -1,8 +1,7 @@
 /* blas: matrix products by cuBLASLt, its only user. Layouts and the algorithm are cached by
  * shape; there is one workspace. Compiled once: element types are arguments. Private to
  * kernels/cuda/. */
-#ifndef KERNELS_CUDA_BLAS_H
-#define KERNELS_CUDA_BLAS_H
+#pragma once
 #include "kernels/cuda/device.h"
 #ifdef __cplusplus
 extern "C" {
@@ -32,5 +31,4 @@ struct Product {
 bool blas_product(const Product *p);
 #ifdef __cplusplus
 }
-#endif
 #endif

@@ -5,8 +5,7 @@
  * In element-wise kernels a thread owns VW = 8 neighbours: 16 bytes of bf16. `wide` is true if the
  * pointers and the row length allow 16-byte accesses; otherwise the same code accesses single
  * elements, so that any size and any address is legal. bf16 is stored; sums are float. */
-#ifndef KERNELS_CUDA_CUDA_CUH
-#define KERNELS_CUDA_CUDA_CUH
+#pragma once
 #include <cuda_bf16.h>
 #include <float.h>
 #include <math.h>
@@ -280,4 +279,3 @@ __device__ static inline float parts_sum(const float *parts, size_t chunks, size
     for (int t = 1; t < PART_TEAMS; t++) sum += shared[t][threadIdx.x % WARP];
     return sum;
 }
-#endif

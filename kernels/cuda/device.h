@@ -5,8 +5,7 @@
  * There is a compute stream and a stream for the copies of QUEUE_COPY. The host waits only in
  * device_fetch, device_sync, device_mark_wait, and in device_send if all pinned blocks are in
  * flight. */
-#ifndef KERNELS_CUDA_DEVICE_H
-#define KERNELS_CUDA_DEVICE_H
+#pragma once
 #include <assert.h>
 #include <cuda_runtime.h>
 #include <stdarg.h>
@@ -82,5 +81,4 @@ void device_timers_book(void); /* waits for timers in flight */
         device_timer_start(SLOT_##slot_name, (double)(flops_), (double)(bytes_))
 #ifdef __cplusplus
 }
-#endif
 #endif

@@ -8,8 +8,7 @@
  *   c                 (r, c), (r, c+1), (r+8, c), (r+8, c+1).
  * ldmatrix_x4 loads four 8 × 8 tiles, whose rows' addresses are in lanes 0-7, 8-15, 16-23, 24-31;
  * lane l gets the words (r, c) of each, with _trans (c, r) and (c+1, r). */
-#ifndef KERNELS_CUDA_PTX_CUH
-#define KERNELS_CUDA_PTX_CUH
+#pragma once
 
 __device__ static __forceinline__ unsigned shared_address(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
@@ -65,4 +64,3 @@ __device__ static __forceinline__ float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-#endif

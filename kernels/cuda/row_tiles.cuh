@@ -5,8 +5,7 @@
  * the packed rows across sequence borders, so that several sequences share a block. In both cases a
  * query may attend to the keys lo <= key < hi of its span, and lo and hi never decrease from one
  * row to the next. */
-#ifndef KERNELS_CUDA_ROW_TILES_CUH
-#define KERNELS_CUDA_ROW_TILES_CUH
+#pragma once
 #include "kernels/cuda/cuda.cuh"
 
 typedef struct Tiles {
@@ -71,4 +70,3 @@ bool FN(attention_mma_bwd)(act *dqkv, float *delta, const act *dout, const act *
                            const act *qkv, Tiles t, size_t B, size_t max_T);
 #endif
 }
-#endif

@@ -1,9 +1,7 @@
 /* host: private header of the device whose memory is the host's. */
-#ifndef KERNELS_HOST_HOST_H
-#define KERNELS_HOST_HOST_H
+#pragma once
 #include "kernels/kernels.h"
 
 #define X(slot) DEVICE_TYPE(slot) host_device_##slot;
 DEVICE_LIST(X)
 #undef X
-#endif

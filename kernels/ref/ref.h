@@ -1,8 +1,7 @@
 /* ref: the float64 backend: every slot of kernels/kernels.h written as its formula, with plain
  * loops. It defines the results that the other backends are tested against and is not optimised.
  * Private to kernels/ref/. */
-#ifndef KERNELS_REF_REF_H
-#define KERNELS_REF_REF_H
+#pragma once
 #include "kernels/kernels.h"
 
 /* Device memory is host memory, so the element types are complete inside this folder (and only
@@ -23,4 +22,3 @@ KERNEL_LIST(X)
 extern const Kernels ref_kernels;
 
 double ref_activation(double x, Activation f);
-#endif

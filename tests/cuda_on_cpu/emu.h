@@ -29,8 +29,7 @@
  *                         exit; CUDAEMU_PROFILE=FILE: appended to the file, one JSON object a line
  *
  * Every fault found ends the process with a line "cudaemu: …" on stderr and exit code 99. */
-#ifndef CUDAEMU_EMU_H
-#define CUDAEMU_EMU_H
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -89,4 +88,3 @@ bool mem_unpin(void *host);
 void mem_pin_range(const void *host, size_t bytes);
 bool mem_unpin_range(const void *host);
 bool mem_is_pinned(const void *host);
-#endif

@@ -1,6 +1,5 @@
 /* gemm: matrix products on the CPU with cuBLASLt's epilogues. */
-#ifndef CUDAEMU_GEMM_H
-#define CUDAEMU_GEMM_H
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,4 +30,3 @@ typedef struct Gemm {
 } Gemm;
 size_t gemm_type_bytes(GemmType t);
 void gemm_run(const Gemm *g);
-#endif

@@ -3,8 +3,7 @@
  *
  * Without it kernels are unchanged: counting replaces the functions of a kernel's instructions when
  * the kernel is decoded. */
-#ifndef CUDAEMU_PROFILE_H
-#define CUDAEMU_PROFILE_H
+#pragma once
 #include "tests/cuda_on_cpu/ptx.h"
 
 /* A warp instruction is counted once for any number of lanes, and not at all if its guard is false
@@ -49,4 +48,3 @@ void profile_end(Kernel *k);
 void profile_name(char *out, size_t size, const char *name);
 /* A branch, barrier or exit, which have no function. */
 void profile_control(const Warp *w, const Ins *i, uint32_t lanes);
-#endif

@@ -5,8 +5,7 @@
  * ptx_atom.c and ptx_warp.c. An instruction is one function over the lanes of a warp. A register is
  * an array of 32 lanes; a predicate is one word with a bit a lane. Registers share storage if their
  * lives do not overlap (ptx_regs.c), which keeps a warp's frame in the first-level cache. */
-#ifndef CUDAEMU_PTX_H
-#define CUDAEMU_PTX_H
+#pragma once
 #include "tests/cuda_on_cpu/emu.h"
 
 enum { LANES = 32, ALL_LANES = -1, MAX_THREADS = 1024, MAX_BARRIERS = 16 };
@@ -298,4 +297,3 @@ void decode_address(Decoder *d, const Stmt *s, const Operand *o, Space space);
 int decode_width(const Decoder *d, const Operand *o);
 /* A fresh register of this width, as an operand. */
 Operand decode_temp(Decoder *d, int width);
-#endif

@@ -1,6 +1,5 @@
 /* ptx_mem: checked addresses for instructions that access memory. */
-#ifndef CUDAEMU_PTX_MEM_H
-#define CUDAEMU_PTX_MEM_H
+#pragma once
 #include "tests/cuda_on_cpu/ptx.h"
 
 typedef enum Access { READ, WRITE, ATOMIC } Access;
@@ -11,4 +10,3 @@ void mem_resolve(Warp *w, Ins *i, int k, uint32_t bytes, Access access, unsigned
 unsigned char *mem_resolve_one(Warp *w, Ins *i, int lane, Space space, uint64_t address,
                                uint32_t bytes, Access access);
 uint64_t mem_address(const Warp *w, const Ins *i, int k, int lane);
-#endif

@@ -1,7 +1,6 @@
 /* ptx_ops: macros that turn a list of instructions into functions and table rows. A list names each
  * instruction once: X(function, "names", type of d, types of a, b, c, expression in a, b, c). */
-#ifndef CUDAEMU_PTX_OPS_H
-#define CUDAEMU_PTX_OPS_H
+#pragma once
 #include "tests/cuda_on_cpu/ptx.h"
 
 typedef uint16_t u16;
@@ -80,4 +79,3 @@ typedef double f64;
 #define ROWP(fn, names, T, e) {names, fn, 3, {1, sizeof(T), sizeof(T)}},
 #define ROWS(fn, names, T) {names, fn, 4, {sizeof(T), sizeof(T), sizeof(T), 1}},
 #define ROWB(fn, names, n, e) {names, fn, (n) + 1, {1, 1, 1}},
-#endif

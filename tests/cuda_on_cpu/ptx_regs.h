@@ -1,6 +1,5 @@
 /* ptx_regs: assigns registers to places in a warp's frame. */
-#ifndef CUDAEMU_PTX_REGS_H
-#define CUDAEMU_PTX_REGS_H
+#pragma once
 #include "tests/cuda_on_cpu/ptx.h"
 
 /* Operands and guards of k->code are references: register numbers + 1, or PRESET_REF | index.
@@ -8,4 +7,3 @@
  * (one interval each, by live-variable analysis over basic blocks) do not meet share a place. */
 #define PRESET_REF 0x80000000u
 void regs_assign(Kernel *k);
-#endif

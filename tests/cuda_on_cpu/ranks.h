@@ -1,6 +1,5 @@
 /* ranks: processes that communicate through POSIX shared memory. */
-#ifndef CUDAEMU_RANKS_H
-#define CUDAEMU_RANKS_H
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,4 +21,3 @@ const void *ranks_get(const Ranks *r, int rank);           /* the data that the 
 bool ranks_taken(Ranks *r); /* the data is no longer needed by any rank */
 void ranks_abort(Ranks *r);
 const char *ranks_error(const Ranks *r); /* NULL: no error */
-#endif

@@ -1,6 +1,5 @@
 /* runtime: errors and handles shared by the parts that replace CUDA's libraries. */
-#ifndef CUDAEMU_RUNTIME_H
-#define CUDAEMU_RUNTIME_H
+#pragma once
 #include "tests/cuda_on_cpu/emu.h"
 #include <cuda_runtime_api.h>
 #include <pthread.h>
@@ -25,4 +24,3 @@ bool emu_bystander(void);
 #define LIMIT_SHARED_DEFAULT (48 * 1024)
 /* Shared memory that a block can opt in to, by compute capability. */
 int emu_shared_limit(void);
-#endif

@@ -3,8 +3,7 @@
  * CUDAEMU_ASYNC=0 runs a closure when it is added; 1 only when a synchronisation requires it, and
  * no more than required; 2 runs the heads of the streams in random order, one of them much later
  * than the others. */
-#ifndef CUDAEMU_STREAM_H
-#define CUDAEMU_STREAM_H
+#pragma once
 #include "tests/cuda_on_cpu/emu.h"
 
 typedef struct Stream Stream;
@@ -58,4 +57,3 @@ size_t graph_nodes(const Graph *g);
 /* Same number of nodes, same kinds of work, same order: may be replaced in an instance. */
 bool graph_same_shape(const Graph *a, const Graph *b);
 bool graph_launch(const Graph *g, Stream *s);
-#endif

@@ -1,6 +1,5 @@
 /* memory_file: the fuzzer's bytes as a file with a path, for parsers that open one. */
-#ifndef TESTS_FUZZ_MEMORY_FILE_H
-#define TESTS_FUZZ_MEMORY_FILE_H
+#pragma once
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,4 +15,3 @@ static inline const char *memory_file(const uint8_t *bytes, size_t n) {
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     return path;
 }
-#endif

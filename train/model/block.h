@@ -2,8 +2,7 @@
  * block) for only the pooled token of each sequence. x2 = x + Attn(ln_1(x)); out = x2 +
  * MLP(ln_2(x2)). The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation
  * outputs are not kept: backward recomputes them in a pass that it needs anyway. */
-#ifndef TRAIN_MODEL_BLOCK_H
-#define TRAIN_MODEL_BLOCK_H
+#pragma once
 #include "train/model/params.h"
 
 /* Weight and bias of one layer; b may be NULL, and both if there is no such layer. */
@@ -91,4 +90,3 @@ void norm_fwd(const Params *p, Layer l, double eps, act *y, acc *mean, acc *rstd
               const act *x, const act *r, size_t rows, size_t C);
 void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const act *dres,
               const act *x, const acc *mean, const acc *rstd, size_t rows, size_t C);
-#endif

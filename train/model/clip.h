@@ -1,8 +1,7 @@
 /* clip: the model: two towers and the two features. It is written once, above the kernel table, and
  * knows shapes, never devices or element types. A Clip owns one arena of activations, laid out at
  * creation; nothing is allocated afterwards. */
-#ifndef TRAIN_MODEL_CLIP_H
-#define TRAIN_MODEL_CLIP_H
+#pragma once
 #include "train/model/params.h"
 
 typedef struct ClipOptions {
@@ -80,4 +79,3 @@ bool clip_text_trains(const Clip *m);
 /* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens, the causal half of
  * its scores; full: PyTorch's computation (all positions, all scores; `tokens` is unused). */
 double clip_flops(const ClipConfig *c, size_t tokens, bool full);
-#endif

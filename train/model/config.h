@@ -1,8 +1,7 @@
 /* config: a model's architecture and preprocessing, from open_clip's JSON (bare model config, or a
  * file with model_cfg and preprocess_cfg). A field this program does not support is an error with
  * its name; nothing is silently ignored. */
-#ifndef TRAIN_MODEL_CONFIG_H
-#define TRAIN_MODEL_CONFIG_H
+#pragma once
 #include "data/image/augment.h"
 #include "data/text/tokenizer.h"
 #include "kernels/kernels.h"
@@ -84,4 +83,3 @@ struct json_t *clip_config_triple(const float x[3]);
 const char *activation_name(Activation f);
 /* Tokens of the image tower without patch dropout: (S/P)², and the class token. */
 size_t clip_image_tokens(const ClipConfig *c);
-#endif

@@ -1,7 +1,6 @@
 /* export: a model as a checkpoint of another program's format, written under a temporary name and
  * renamed into place; existing files are never overwritten. Formats: docs/FORMATS.md. */
-#ifndef TRAIN_MODEL_EXPORT_H
-#define TRAIN_MODEL_EXPORT_H
+#pragma once
 #include "data/tensors/safetensors.h"
 #include "train/model/params.h"
 
@@ -29,4 +28,3 @@ typedef struct Export {
  * model. */
 bool export_check(const Export *e, Error *err);
 bool export_write(const Export *e, Error *err);
-#endif

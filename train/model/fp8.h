@@ -1,7 +1,6 @@
 /* fp8: scaling of the four matrices of every block, which are multiplied in 8 bits under
  * amp_fp8. */
-#ifndef TRAIN_MODEL_FP8_H
-#define TRAIN_MODEL_FP8_H
+#pragma once
 #include "train/model/params.h"
 
 /* Registers p's matrices with the backend and creates p->fp8; nothing if the backend has no fp8. */
@@ -16,4 +15,3 @@ void fp8_begin(const Params *p);
 /* Call after each step: computes the next step's scales, from p->fp8[fp8_factors], which must hold
  * the largest magnitudes of all ranks. */
 void fp8_step(Params *p);
-#endif

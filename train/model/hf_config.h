@@ -1,8 +1,7 @@
 /* hf_config: Hugging Face's config.json and preprocessor_config.json of a CLIPModel ↔ open_clip's
  * schema, which this program uses internally. Source: transformers,
  * models/clip/configuration_clip.py and image_processing_clip.py. */
-#ifndef TRAIN_MODEL_HF_CONFIG_H
-#define TRAIN_MODEL_HF_CONFIG_H
+#pragma once
 #include "train/model/config.h"
 
 #include <jansson.h>
@@ -15,4 +14,3 @@ json_t *hf_config_in(const json_t *root, const json_t *preprocessor, Error *err)
  * malloc'd. NULL: err names the feature that CLIPModel does not support. */
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err);
 char *hf_preprocessor_out(const ClipConfig *c, Error *err);
-#endif

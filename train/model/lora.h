@@ -5,8 +5,7 @@
  * frozen. After every step W_eff is computed into the compute weights. dA and dB are computed from
  * dW, which exists for one matrix at a time. In fp32, where masters otherwise serve as compute
  * weights, adapted matrices have a copy for W_eff. */
-#ifndef TRAIN_MODEL_LORA_H
-#define TRAIN_MODEL_LORA_H
+#pragma once
 #include "train/model/fp8.h"
 #include "train/model/params.h"
 
@@ -31,4 +30,3 @@ void lora_grad_end(const Params *p, const Param *q);
 /* W_eff of an adapted tensor, f32 [q->size] on the device, with the factors from a whole trainable
  * block (masters or average); valid until the next call of this, lora_merge or lora_grad_begin. */
 const acc *lora_merged(const Params *p, const acc *block, const Param *q);
-#endif

@@ -2,8 +2,7 @@
  * names a piece of it. The trainable part comes first, and only it has gradients. The order of
  * `list` is open_clip's state-dict order; the offsets are grouped so that one AdamW call covers
  * many tensors. */
-#ifndef TRAIN_MODEL_PARAMS_H
-#define TRAIN_MODEL_PARAMS_H
+#pragma once
 #include "kernels/kernels.h"
 #include "train/model/config.h"
 
@@ -144,4 +143,3 @@ static inline acc *param_grad(const Params *p, const Param *q) {
 }
 /* Returns true if backward computes the tensor's gradient. */
 static inline bool param_has_grad(const Param *q) { return q->trainable || q->adapted; }
-#endif

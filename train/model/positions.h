@@ -1,11 +1,9 @@
 /* positions: positional embeddings for another image size or context length (docs/NUMERICS.md,
  * 'Position resizing'). */
-#ifndef TRAIN_MODEL_POSITIONS_H
-#define TRAIN_MODEL_POSITIONS_H
+#pragma once
 #include "kernels/base.h"
 
 /* from [rows,C] → malloc'd [n,C]. image: a class row if n is one more than a square, then a square
  * grid, resized bicubically with antialiasing; otherwise linearly, without. NULL: rows or n is no
  * such grid, or nothing. */
 float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image);
-#endif

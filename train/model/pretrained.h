@@ -1,7 +1,6 @@
 /* pretrained: opens any checkpoint for inference or as a start of training: its configuration, its
  * weights and its vocabulary. */
-#ifndef TRAIN_MODEL_PRETRAINED_H
-#define TRAIN_MODEL_PRETRAINED_H
+#pragma once
 #include "train/model/params.h"
 #include "train/model/weights.h"
 
@@ -27,4 +26,3 @@ Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const ch
 /* Copies a vocabulary's file into a folder under its kind's name, with the tokenizer_config.json
  * beside it. False: errno. */
 bool pretrained_copy_vocab(const char *vocab, const char *folder);
-#endif

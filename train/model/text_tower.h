@@ -1,7 +1,6 @@
 /* text_tower: the text tower over packed captions: token and position embedding, then a tower. Its
  * memory belongs to the Clip. */
-#ifndef TRAIN_MODEL_TEXT_TOWER_H
-#define TRAIN_MODEL_TEXT_TOWER_H
+#pragma once
 #include "train/model/clip.h"
 #include "train/model/tower.h"
 
@@ -34,4 +33,3 @@ void text_tower_bwd(TextTower *t);
 /* Rows with padding of a batch on the device. */
 size_t text_tower_rows(const TextTower *t, size_t rows);
 bool text_tower_trains(const TextTower *t);
-#endif

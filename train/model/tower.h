@@ -1,8 +1,7 @@
 /* tower: shared by the image and the text tower: a stack of blocks, then pooling, the final
  * LayerNorm, the projection and the L2 norm. Owns no memory: it lays out an arena of the
  * caller's. */
-#ifndef TRAIN_MODEL_TOWER_H
-#define TRAIN_MODEL_TOWER_H
+#pragma once
 #include "train/model/block.h"
 
 /* Buffers of one kind of forward pass. */
@@ -51,4 +50,3 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
 /* Returns true if a block, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
-#endif

@@ -1,8 +1,7 @@
 /* uploads: sends batches to the device. Pixels are copied from the caller's memory, caption data
  * from staging memory, both in the copy queue into one of two buffers on the device, while the
  * compute queue uses the batch in the other. */
-#ifndef TRAIN_MODEL_UPLOADS_H
-#define TRAIN_MODEL_UPLOADS_H
+#pragma once
 #include "data/loader.h"
 #include "train/model/clip.h"
 
@@ -22,4 +21,3 @@ void uploads_done(Uploads *f);
 /* Enqueues the features of a batch while no step is in flight; images or texts NULL: not computed.
  * The batch must be kept until they are read. */
 void uploads_features(Uploads *f, const Batch *b, acc *images, acc *texts);
-#endif

@@ -1,7 +1,6 @@
 /* vit: the image tower (docs/NUMERICS.md, 'Architecture'): pixels → patches → embedding → ln_pre →
  * tower, with patch dropout in training. The memory is clip.c's. */
-#ifndef TRAIN_MODEL_VIT_H
-#define TRAIN_MODEL_VIT_H
+#pragma once
 #include "train/model/clip.h"
 #include "train/model/tower.h"
 
@@ -45,4 +44,3 @@ bool vit_trains(const Vit *v);
 /* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */
 void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
                         uint64_t draw);
-#endif

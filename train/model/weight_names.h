@@ -1,7 +1,6 @@
 /* weight_names: maps the tensor names in checkpoints of several programs to open_clip's names
  * (docs/NUMERICS.md, 'Tensor names'), and back. */
-#ifndef TRAIN_MODEL_WEIGHT_NAMES_H
-#define TRAIN_MODEL_WEIGHT_NAMES_H
+#pragma once
 #include "kernels/base.h"
 
 enum { WEIGHT_NAME = 96 };
@@ -20,4 +19,3 @@ WeightName weight_name_in(const char *name);
 bool weight_name_hf(const char *name, int part, char out[WEIGHT_NAME + 32], bool *transposed);
 /* Returns true for buffers in some files that are not parameters. */
 bool weight_is_buffer(const char *name);
-#endif

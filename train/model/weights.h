@@ -1,7 +1,6 @@
 /* weights: opens any checkpoint for reading. This module alone handles the location of its files,
  * the names of its tensors and their storage. Formats: docs/FORMATS.md. */
-#ifndef TRAIN_MODEL_WEIGHTS_H
-#define TRAIN_MODEL_WEIGHTS_H
+#pragma once
 #include "data/tensors/tensorfile.h"
 #include "train/model/params.h"
 
@@ -41,4 +40,3 @@ Weight weight_of(const Tensor *t);
 /* Reads into the parameter's place in a whole trainable block or, if it is frozen, into its
  * master. */
 void weight_load(const Weight *w, const Params *p, acc *block, const Param *q);
-#endif

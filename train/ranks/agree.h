@@ -1,8 +1,7 @@
 /* agree: checks that all ranks have the same inputs. Before the first step ranks exchange hashes;
  * if one differs from rank 0's, all ranks exit with an error that names the rank and the
  * difference. */
-#ifndef TRAIN_RANKS_AGREE_H
-#define TRAIN_RANKS_AGREE_H
+#pragma once
 #include "train/ranks/comm.h"
 
 typedef struct NamedHash {
@@ -16,4 +15,3 @@ void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
 void agree_on(const Comm *c, const char *what, uint64_t hash);
 /* Rank 0's choices of algorithms (kernels_algorithms) become those of all ranks. */
 void agree_on_algorithms(const Comm *c);
-#endif

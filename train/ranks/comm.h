@@ -9,8 +9,7 @@
  * enqueued after it; the host does not wait. It is never captured into a graph: between graph_begin
  * and graph_end it is a host call (graph_call), so ranks may capture and launch different graphs.
  */
-#ifndef TRAIN_RANKS_COMM_H
-#define TRAIN_RANKS_COMM_H
+#pragma once
 #include "kernels/kernels.h"
 
 enum { COMM_PIECES = 64 }; /* largest number of pieces of one gather */
@@ -79,4 +78,3 @@ void comm_report(const Comm *c, uint64_t steps);
 
 /* The transport of a run with one rank. */
 const Comm *comm_self(const Kernels *k);
-#endif

@@ -1,7 +1,6 @@
 /* comm_open: selects and opens the transport of this process, by option or by the environment that
  * mpirun, torchrun or SLURM set. */
-#ifndef TRAIN_RANKS_COMM_OPEN_H
-#define TRAIN_RANKS_COMM_OPEN_H
+#pragma once
 #include "train/ranks/comm.h"
 
 #define TRANSPORTS(X)                                                                              \
@@ -37,4 +36,3 @@ typedef struct Launch {
 bool comm_nccl_built(void);
 /* host: the transport mpi, if there is one; NULL: `launch` has the address of rank 0. */
 const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, double timeout);
-#endif

@@ -1,10 +1,8 @@
 /* node: the ranks of one machine. They share its CPUs, and see each other's beats (watchdog.h). */
-#ifndef TRAIN_RANKS_NODE_H
-#define TRAIN_RANKS_NODE_H
+#pragma once
 #include "train/ranks/comm.h"
 
 /* Collective. Sets the OpenMP threads to this rank's share of the CPUs it may use, unless
  * OMP_NUM_THREADS is set. A CPU that several ranks of the node may use counts for each of them in
  * part, so that both bound and unbound ranks get their share. */
 void node_join(const Comm *c);
-#endif

@@ -1,8 +1,7 @@
 /* rendezvous: processes that know only rank, size and rank 0's address exchange a few common bytes
  * (NCCL's unique id). Rank 0 listens; the others connect and send their identity; when all have
  * connected, all receive rank 0's bytes. */
-#ifndef TRAIN_RANKS_RENDEZVOUS_H
-#define TRAIN_RANKS_RENDEZVOUS_H
+#pragma once
 #include "kernels/base.h"
 
 enum { RENDEZVOUS_BYTES = 128 };
@@ -21,4 +20,3 @@ typedef struct Rendezvous {
  * machine's, otherwise at every interface (a name that resolves to loopback, an address behind
  * NAT). Data on the network is neither secret nor trusted. */
 bool rendezvous_meet(const Rendezvous *r, void *bytes, Error *err);
-#endif

@@ -1,8 +1,7 @@
 /* votes: joint decisions of the ranks in every step: whether to stop, whether a checkpoint is due
  * by rank 0's clock, and the number of bad samples. Each rank casts its numbers; all ranks get the
  * same sums and act on them at the same step. */
-#ifndef TRAIN_RANKS_VOTES_H
-#define TRAIN_RANKS_VOTES_H
+#pragma once
 #include "train/ranks/comm.h"
 
 enum { VOTE_STOP, VOTE_SAVE, VOTE_BAD, VOTES };
@@ -18,4 +17,3 @@ void votes_cast(Votes *v, const double own[VOTES]);
 /* The sums over ranks of the oldest open cast. Exits with an error if an earlier collective has
  * failed. */
 void votes_count(Votes *v, double sum[VOTES]);
-#endif

@@ -1,8 +1,7 @@
 /* watchdog: prevents silent hangs. A thread ends the process with an error that names rank, step
  * and operation if a collective takes longer than the timeout or has failed. If the ranks of a node
  * share a table, the error also names the ranks that have not reached the collective. */
-#ifndef TRAIN_RANKS_WATCHDOG_H
-#define TRAIN_RANKS_WATCHDOG_H
+#pragma once
 #include "kernels/base.h"
 
 /* Operations by the names that errors give them. START and END are the transport's own. */
@@ -57,4 +56,3 @@ void watchdog_fail(CommOp op, uint64_t step, const char *why) __attribute__((nor
 void watchdog_step(uint64_t step);
 uint64_t watchdog_now(void);
 void watchdog_stop(void);
-#endif

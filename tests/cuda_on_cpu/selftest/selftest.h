@@ -1,8 +1,7 @@
 /* selftest: shared by the CUDA programs that test the layer itself. A program gets the name of a
  * case. It exits with 0 if its results are correct, 1 if they are wrong, 2 if a call of CUDA
  * reported an error that was checked; the layer itself stops with 99. */
-#ifndef CUDAEMU_SELFTEST_H
-#define CUDAEMU_SELFTEST_H
+#pragma once
 #include <cuda_bf16.h>
 #include <math.h>
 #include <stdint.h>
@@ -66,4 +65,3 @@ template <typename T> static inline T *device_copy(const T *host, size_t n) {
 template <typename T> static inline void host_copy(T *host, const T *device, size_t n) {
     CUDA(cudaMemcpy(host, device, n * sizeof(T), cudaMemcpyDeviceToHost));
 }
-#endif
