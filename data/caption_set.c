@@ -146,8 +146,7 @@ static bool load_karpathy(CaptionSet *s, const char *path, const CaptionSetOptio
     Error why;
     bool ok = caption_set_parse_karpathy(s, (const char *)bytes, n, &with_root, &why) ||
               error_set(err, "%.200s: %.300s", path, why.text);
-    free(own);
-    free(bytes);
+    FREE_ALL(own, bytes);
     return ok;
 }
 
@@ -209,8 +208,6 @@ void caption_set_keep(CaptionSet *s, const bool *keep) {
 void caption_set_free(CaptionSet *s) {
     for (size_t i = 0; i < s->image_count; i++) free(s->images[i]);
     for (size_t j = 0; j < s->text_count; j++) free(s->texts[j]);
-    free(s->images);
-    free(s->texts);
-    free(s->image_of);
+    FREE_ALL(s->images, s->texts, s->image_of);
     *s = (CaptionSet){0};
 }

@@ -73,8 +73,7 @@ bool caption_keys_parse(CaptionKeys *k, const char *text, Error *err) {
 
 void caption_keys_free(CaptionKeys *k) {
     for (size_t i = 0; i < k->count; i++) {
-        free(k->keys[i].extension);
-        free(k->keys[i].field);
+        FREE_ALL(k->keys[i].extension, k->keys[i].field);
     }
     free(k->members);
     memset(k, 0, sizeof *k);
@@ -152,8 +151,7 @@ void captions_pick_line(Sample *s, CaptionPick pick, const uint64_t *draw, const
         captions_pick(s, pick, draw, lines, count);
     else
         sample_set_text(s, "", 0);
-    free(lines);
-    free(copy);
+    FREE_ALL(lines, copy);
 }
 
 static bool pick_json(Sample *s, CaptionPick pick, const uint64_t *draw, const json_t *value) {

@@ -150,9 +150,7 @@ void dataset_close(Dataset *d) {
     for (size_t i = 0; i < COUNT(d->strings); i++) free(d->strings[i]);
     caption_keys_free(&d->captions);
     index_keys_free(&d->keys);
-    free(d->cache_dir);
-    free(d->shards);
-    free(d);
+    FREE_ALL(d->cache_dir, d->shards, d);
 }
 
 size_t dataset_count(const Dataset *d) { return d->count; }

@@ -106,9 +106,7 @@ void feed_free(Feed *f) {
     if (!f) return;
     empty(f);
     sources_free(&f->sources);
-    free(f->order);
-    free(f->factor);
-    free(f->buffer);
+    FREE_ALL(f->order, f->factor, f->buffer);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->turn);
     free(f);

@@ -154,8 +154,7 @@ bool idx_set_open(IdxSet *s, const char *files, Error *err) {
             ok = error_set(err, "%s: %zu labels for %zu images of %s", labels, s->labels.size,
                            s->images.shape[0], images);
     }
-    free(images);
-    free(labels);
+    FREE_ALL(images, labels);
     return ok;
 }
 

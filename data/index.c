@@ -48,8 +48,7 @@ IndexKeys index_keys_new(const char *images, const char *texts, bool json) {
 }
 
 void index_keys_free(IndexKeys *k) {
-    free(k->images);
-    free(k->texts);
+    FREE_ALL(k->images, k->texts);
     *k = (IndexKeys){.images = NULL};
 }
 
@@ -442,9 +441,6 @@ size_t index_memory(const Index *ix) {
 }
 
 void index_free(Index *ix) {
-    free(ix->samples);
-    free(ix->members);
-    free(ix->frames);
-    free(ix->strings);
+    FREE_ALL(ix->samples, ix->members, ix->frames, ix->strings);
     memset(ix, 0, sizeof *ix);
 }

@@ -382,19 +382,13 @@ bool loader_stop(Loader *l) {
         if (!join_before(l->threads[i], until)) return false;
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
-        free(s->batch.ids);
-        free(s->batch.start);
-        free(s->batch.sample);
-        free(s->batch.label);
-        free(s->row_ids);
-        free(s->row_count);
+        FREE_ALL(s->batch.ids, s->batch.start, s->batch.sample, s->batch.label, s->row_ids,
+                 s->row_count);
     }
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->freed);
     pthread_cond_destroy(&l->filled);
     (l->o.release ? l->o.release : free)(l->pixels);
-    free(l->slots);
-    free(l->threads);
-    free(l);
+    FREE_ALL(l->slots, l->threads, l);
     return true;
 }

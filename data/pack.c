@@ -326,9 +326,7 @@ static bool pack_all(Packer *p, Error *err) {
         for (size_t i = 0; i < count; i++) {
             Item *item = &p->items[i];
             ok = ok && put_item(p, item, p->first + i, err);
-            free(item->image);
-            free(item->text);
-            free(item->json);
+            FREE_ALL(item->image, item->text, item->json);
         }
         show(&progress, p->first + count, n, &p->state.report);
     }
@@ -401,8 +399,6 @@ bool pack_run(Dataset *d, const PackOptions *o, PackReport *report, Error *err) 
     pack_folder_close(&p->folder);
     pack_state_free(&p->state);
     content_set_free(&p->seen);
-    free(p->scratch);
-    free(p->path);
-    free(p);
+    FREE_ALL(p->scratch, p->path, p);
     return ok;
 }

@@ -177,8 +177,7 @@ bool pack_folder_save(PackFolder *f, const PackState *s, size_t old_added, Error
     char *text = json_dumps(all, JSON_COMPACT);
     if (!text) die("out of memory: no room for %s", f->progress);
     bool ok = file_write_atomic(f->progress, text, strlen(text), err);
-    free(text);
-    free(identity);
+    FREE_ALL(text, identity);
     json_decref(all);
     return ok;
 }
@@ -213,8 +212,7 @@ static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
         ok = error_set(err, "cannot rename %s to %s: %s", beside, path, strerror(errno));
     free(text);
     json_decref(all);
-    free(beside);
-    free(path);
+    FREE_ALL(beside, path);
     return ok;
 }
 
@@ -227,11 +225,7 @@ bool pack_folder_finish(PackFolder *f, const PackState *s, bool zstd, Error *err
 
 void pack_folder_close(PackFolder *f) {
     if (f->lock_fd >= 0) close(f->lock_fd); /* the file stays: see take_lock */
-    free(f->folder);
-    free(f->name);
-    free(f->progress);
-    free(f->hashes);
-    free(f->lock);
+    FREE_ALL(f->folder, f->name, f->progress, f->hashes, f->lock);
 }
 
 void pack_state_free(PackState *s) {

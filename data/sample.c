@@ -11,8 +11,7 @@ static void *reserve(void *p, size_t *capacity, size_t need) {
 }
 
 void sample_reset(Sample *s) {
-    free(s->key);
-    free(s->json);
+    FREE_ALL(s->key, s->json);
     s->key = NULL;
     s->json = NULL;
     s->json_size = 0;
@@ -43,9 +42,6 @@ bool sample_set_label(Sample *s, const char *digits, size_t n, Error *err) {
 }
 
 void sample_free(Sample *s) {
-    free(s->key);
-    free(s->image);
-    free(s->text);
-    free(s->json);
+    FREE_ALL(s->key, s->image, s->text, s->json);
     *s = (Sample){.label = -1};
 }

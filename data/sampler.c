@@ -103,13 +103,11 @@ Sampler *sampler_new_resampled(const Dataset *d, size_t window, uint64_t seed, s
 void sampler_free(Sampler *s) {
     if (!s) return;
     for (size_t i = 0; i < EPOCHS; i++) {
-        free(s->epochs[i].order);
-        free(s->epochs[i].window_start);
+        FREE_ALL(s->epochs[i].order, s->epochs[i].window_start);
     }
     for (size_t i = 0; i < WINDOWS; i++) free(s->cache[i].samples);
     pthread_mutex_destroy(&s->lock);
-    free(s->pieces);
-    free(s);
+    FREE_ALL(s->pieces, s);
 }
 
 /* The piece whose range of cumulative weight holds `at` (0 … weight). */

@@ -222,8 +222,7 @@ static bool table_read(Shard *shard, const SourceContext *c, size_t i, const uin
         size_t n;
         ok = file_read_all(path, &bytes, &n, SAMPLE_TEXT_MAX, err);
         if (ok) captions_pick_line(s, pick, draw, (const char *)bytes, n);
-        free(bytes);
-        free(path);
+        FREE_ALL(bytes, path);
     }
     if (ok && c->options->want_json) read_table_json(r, s);
     return ok;

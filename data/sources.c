@@ -237,8 +237,7 @@ bool sources_list(const char *path, char ***names, size_t *count, Error *err) {
         if (relative && !folder) folder = list_folder(path, line);
         (*names)[(*count)++] = relative ? xasprintf("%s%s", folder, line) : xstrdup(line);
     }
-    free(folder);
-    free(bytes);
+    FREE_ALL(folder, bytes);
     return true;
 }
 
@@ -288,9 +287,7 @@ static char *map_part(const char *part, char *(*path)(const void *context, const
          *first = map_part(images, path, context),
          *second = map_path(",", comma + 1, path, context),
          *both = xasprintf("%s%s", first, second);
-    free(images);
-    free(first);
-    free(second);
+    FREE_ALL(images, first, second);
     return both;
 }
 
@@ -302,9 +299,7 @@ char *sources_map(const char *spec, char *(*path)(const void *context, const cha
         char *part = xasprintf("%.*s", (int)(end ? (size_t)(end - at) : strlen(at)), at),
              *new = map_part(part, path, context),
              *longer = xasprintf("%s%s%s", all, at == spec ? "" : "::", new);
-        free(part);
-        free(new);
-        free(all);
+        FREE_ALL(part, new, all);
         all = longer;
     }
     return all;

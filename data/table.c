@@ -81,8 +81,7 @@ static void join_rows(Table *t) {
         last[row] = added;
     }
     t->count = kept;
-    free(first);
-    free(last);
+    FREE_ALL(first, last);
 }
 
 void table_join(Table *t, const DatasetOptions *o) {
@@ -273,8 +272,7 @@ static void add_images(Table *t, const char *folder, const char *within, char *c
         }
         char *beside = name_beside(names[i], ".txt"), *full = folder_path(folder, beside);
         bool has = names_have(names, count, beside) && has_text(full);
-        free(beside);
-        free(full);
+        FREE_ALL(beside, full);
         if (t->need_text && !has && !text) {
             char *place = *within ? folder_path(within, names[i]) : xstrdup(names[i]);
             table_drop(t, no_caption, place);
@@ -384,10 +382,6 @@ char *table_beside(const TableRow *r, const char *extension) {
 
 void table_free(Table *t) {
     for (size_t i = 0; i < t->string_count; i++) free(t->strings[i]);
-    free(t->strings);
-    free(t->rows);
-    free(t->more);
-    free(t->classes);
-    free(t->bytes);
+    FREE_ALL(t->strings, t->rows, t->more, t->classes, t->bytes);
     *t = (Table){.rows = NULL};
 }

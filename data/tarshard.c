@@ -234,10 +234,7 @@ void tarshard_free(TarShard *s) {
         if (s->spooled[i] > 0) close(s->spooled[i]);
     free(s->name);
     index_free(&s->index);
-    free(s->usable);
-    free(s->path);
-    free(s->index_path);
-    free(s->data_path);
+    FREE_ALL(s->usable, s->path, s->index_path, s->data_path);
     *s = (TarShard){.path = NULL};
 }
 
@@ -262,8 +259,7 @@ void shard_cache_free(ShardCache *c) {
     for (size_t i = 0; i < FRAMES; i++) free(c->frames[i].bytes);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->loaded);
-    free(c->open);
-    free(c);
+    FREE_ALL(c->open, c);
 }
 
 static size_t shard_bytes(const TarShard *s) {

@@ -66,12 +66,10 @@ TarStream *tarstream_open(const SourceItem *item, size_t number, const TarStream
 
 static void forget_members(TarStream *t) {
     for (size_t i = 0; i < t->count; i++) {
-        free(t->members[i].extension);
-        free(t->members[i].bytes);
+        FREE_ALL(t->members[i].extension, t->members[i].bytes);
     }
     t->count = 0;
-    free(t->key);
-    free(t->image);
+    FREE_ALL(t->key, t->image);
     t->key = NULL;
     t->image = NULL;
     t->image_size = 0;
@@ -82,10 +80,7 @@ void tarstream_close(TarStream *t) {
     forget_members(t);
     stream_close(t->stream);
     pipe_close(t->pipe);
-    free(t->tar);
-    free(t->name);
-    free(t->short_name);
-    free(t);
+    FREE_ALL(t->tar, t->name, t->short_name, t);
 }
 
 /* ---- members → a sample ---- */

@@ -62,8 +62,7 @@ static char *tower_form(const TowerConfig *t) {
 static uint32_t tower_crc(uint32_t crc, const TowerConfig *t, const TowerConfig *clip) {
     char *form = tower_form(t), *of_clip = tower_form(clip);
     if (strcmp(form, of_clip)) crc = crc32c(crc, form, strlen(form));
-    free(form);
-    free(of_clip);
+    FREE_ALL(form, of_clip);
     return crc;
 }
 
@@ -184,11 +183,9 @@ void encoder_close(Encoder *e) {
         image_free(&e->image[t]);
         transform_scratch_free(&e->scratch[t]);
     }
-    free(e->image);
-    free(e->scratch);
+    FREE_ALL(e->image, e->scratch);
     e->k->device->host_release(e->pixels);
-    free(e->ids);
-    free(e->start);
+    FREE_ALL(e->ids, e->start);
     e->k->device->release(e->features);
     tokenizer_cache_free(e->cache);
     if (!e->borrowed) {
@@ -196,8 +193,7 @@ void encoder_close(Encoder *e) {
         clip_free(e->clip);
         params_free(e->params);
         tokenizer_close((Tokenizer *)e->tokenizer);
-        free(e->checkpoint);
-        free(e->vocab);
+        FREE_ALL(e->checkpoint, e->vocab);
         clip_config_free(&e->config);
     }
     free(e);

@@ -67,8 +67,7 @@ static void compute(Features *f, Encoder *e, Dataset *d, size_t first, size_t n,
         encoder_texts(e, (const char *const *)f->captions, NULL, f->count, f->texts);
     }
     for (size_t t = 0; t < threads; t++) sample_free(&r.sample[t]);
-    free(r.sample);
-    free(ok);
+    FREE_ALL(r.sample, ok);
 }
 
 /* ---- all ranks' shares in rank order ---- */
@@ -88,8 +87,7 @@ static char **join_strings(const Comm *c, char **own, size_t n, size_t total) {
     char *all = comm_join(c, packed, bytes), **strings = xcalloc(total, sizeof *strings);
     const char *p = all;
     for (size_t i = 0; i < total; i++, p += strlen(p) + 1) strings[i] = xstrdup(p);
-    free(packed);
-    free(all);
+    FREE_ALL(packed, all);
     return strings;
 }
 
@@ -131,12 +129,7 @@ void features_of_dataset(Features *f, Encoder *e, const Comm *c, Dataset *d, boo
 
 void features_free(Features *f) {
     for (size_t i = 0; i < f->count; i++) {
-        free(f->keys[i]);
-        free(f->captions[i]);
+        FREE_ALL(f->keys[i], f->captions[i]);
     }
-    free(f->keys);
-    free(f->captions);
-    free(f->labels);
-    free(f->images);
-    free(f->texts);
+    FREE_ALL(f->keys, f->captions, f->labels, f->images, f->texts);
 }

@@ -35,22 +35,14 @@ static bool has_file(const IndexFolder *x, size_t suffix) { return suffix < 2 ||
 static void segment_close(Segment *s) {
     rows_close(&s->features);
     unmap_file(&s->thumbs);
-    free(s->key_bytes);
-    free(s->keys);
-    free(s->removed);
-    free(s->times);
+    FREE_ALL(s->key_bytes, s->keys, s->removed, s->times);
     *s = (Segment){.rows = 0};
 }
 
 void index_folder_close(IndexFolder *x) {
     for (size_t i = 0; i < x->count; i++) segment_close(&x->segments[i]);
     if (x->lock >= 0) close(x->lock);
-    free(x->segments);
-    free(x->folder);
-    free(x->checkpoint);
-    free(x->base);
-    free(x->seen[0]);
-    free(x->seen[1]);
+    FREE_ALL(x->segments, x->folder, x->checkpoint, x->base, x->seen[0], x->seen[1]);
     *x = (IndexFolder){.lock = -1};
 }
 
@@ -281,8 +273,7 @@ void index_folder_commit(IndexFolder *x) {
     char *json = index_folder_to_json(x), *path = xasprintf("%s/" MANIFEST, x->folder);
     assert(x->lock >= 0);
     if (!file_write_atomic(path, json, strlen(json), &err)) die("%s", err.text);
-    free(path);
-    free(json);
+    FREE_ALL(path, json);
 }
 
 void index_folder_remove(IndexFolder *x, size_t row) {

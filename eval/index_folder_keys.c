@@ -42,8 +42,7 @@ char *index_folder_key_file(const IndexFolder *x, const char *key) {
 static char *real_folder(IndexFolder *x, const char *path) {
     char *folder = xasprintf("%.*s", (int)(path_base(path) - path), path);
     if (!x->seen[0] || strcmp(x->seen[0], folder)) {
-        free(x->seen[0]);
-        free(x->seen[1]);
+        FREE_ALL(x->seen[0], x->seen[1]);
         x->seen[0] = xstrdup(folder);
         x->seen[1] = realpath(*folder ? folder : ".", NULL);
     }
@@ -60,8 +59,7 @@ char *index_folder_meaning(IndexFolder *x, const char *key) {
         path = *key == '/' || !x->base ? xasprintf("%.*s", (int)n, key)
                                        : xasprintf("%s/%.*s", x->base, (int)n, key);
     char *real = real_folder(x, path), *meaning = xasprintf("%s%s", real, key + n);
-    free(path);
-    free(real);
+    FREE_ALL(path, real);
     return meaning;
 }
 
@@ -76,8 +74,7 @@ char *index_folder_make_key(IndexFolder *x, const char *name) {
     char *path = *name == '/' || !x->base ? NULL : file_under(NULL, name, &n);
     if (!path) return xstrdup(name);
     char *real = real_folder(x, path), *key = xasprintf("%s%s", from_base(x, real), name + n);
-    free(real);
-    free(path);
+    FREE_ALL(real, path);
     return key;
 }
 
@@ -92,8 +89,7 @@ void index_folder_anchor(IndexFolder *x) {
             made[s->first + i] = file ? xstrdup(from_base(x, meaning)) : NULL;
             lost += !file;
             changed += file && strcmp(made[s->first + i], s->keys[i]);
-            free(meaning);
-            free(file);
+            FREE_ALL(meaning, file);
         }
     if (10 * lost > living)
         log_warn("%s: an older version made it, and %zu of its %zu keys name no file from here: "

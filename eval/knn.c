@@ -38,6 +38,5 @@ void knn_predict(int *predicted, const ProbeSet *train, const ProbeSet *test, si
             predicted[first + i] =
                 vote_of(hits + i * k, found, train->labels, votes, classes, vote);
     }
-    free(votes);
-    free(hits);
+    FREE_ALL(votes, hits);
 }

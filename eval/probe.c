@@ -114,9 +114,7 @@ static void problem_free(Problem *p) {
     p->k->device->release(p->w);
     p->k->device->release(p->dw);
     p->k->device->release(p->z);
-    free(p->host);
-    free(p->flat);
-    free(p->row_loss);
+    FREE_ALL(p->host, p->flat, p->row_loss);
 }
 
 /* ---- L-BFGS ---- */
@@ -236,13 +234,9 @@ void probe_fit(Probe *out, const Kernels *k, const ProbeSet *s, size_t classes, 
     }
     *out = (Probe){classes, s->dim, w, f * C * (double)s->count, steps, done};
     for (size_t h = 0; h < HISTORY; h++) {
-        free(l.s[h]);
-        free(l.y[h]);
+        FREE_ALL(l.s[h], l.y[h]);
     }
-    free(g);
-    free(d);
-    free(w_new);
-    free(g_new);
+    FREE_ALL(g, d, w_new, g_new);
     problem_free(&p);
 }
 
@@ -269,8 +263,7 @@ ProbeScore probe_score_predictions(const int *predicted, const ProbeSet *s, size
     }
     score.accuracy = (double)all / (double)size_max(s->count, 1);
     score.mean_per_class /= (double)size_max(occurring, 1);
-    free(seen);
-    free(right);
+    FREE_ALL(seen, right);
     return score;
 }
 

@@ -13,8 +13,7 @@ static ProbeSet set_new(size_t count, size_t dim) {
 }
 
 void probe_set_free(ProbeSet *s) {
-    free(s->x);
-    free(s->labels);
+    FREE_ALL(s->x, s->labels);
     *s = (ProbeSet){0};
 }
 
@@ -52,9 +51,7 @@ static void draw(const ProbeSet *all, size_t classes, const size_t *train_of, co
         }
         free(order);
     }
-    free(rows);
-    free(at);
-    free(start);
+    FREE_ALL(rows, at, start);
 }
 
 static size_t *count_classes(const ProbeSet *s, size_t classes) {
@@ -72,8 +69,7 @@ void probe_draw_shots(const ProbeSet *all, size_t classes, size_t shots, size_t 
         m[c] = size_min(more, there - n[c]);
     }
     draw(all, classes, n, m, seed, train, val);
-    free(n);
-    free(m);
+    FREE_ALL(n, m);
 }
 
 void probe_hold_out(const ProbeSet *all, size_t classes, uint64_t seed, ProbeSet *train,
@@ -84,8 +80,7 @@ void probe_hold_out(const ProbeSet *all, size_t classes, uint64_t seed, ProbeSet
         n[c] -= m[c];
     }
     draw(all, classes, n, m, seed, train, val);
-    free(n);
-    free(m);
+    FREE_ALL(n, m);
 }
 
 ProbeSet probe_set_join(const ProbeSet *a, const ProbeSet *b) {

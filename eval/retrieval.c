@@ -119,11 +119,7 @@ void retrieval_ranks_of(const Kernels *k, size_t *to_text, size_t *to_image, con
     score_tiles_walk(k, images, texts, &(ScoreTileWalk){has_positive, take_positives, &r, NULL});
     score_tiles_walk(k, images, texts,
                      &(ScoreTileWalk){NULL, count_before, &r, progress ? "ranks" : NULL});
-    free(r.positives);
-    free(r.best);
-    free(r.best_text);
-    free(r.own);
-    free(r.columns);
+    FREE_ALL(r.positives, r.best, r.best_text, r.own, r.columns);
 }
 
 void retrieval_ranks(const Kernels *k, size_t *ranks, const float *queries, const float *keys,

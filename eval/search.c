@@ -196,11 +196,6 @@ size_t search_finish(Search *s, Hit *hits) {
         qsort(best, n, sizeof *best, by_falling_score);
         memcpy(hits + q * s->k, best, n * sizeof *best);
     }
-    free(s->queries);
-    free(s->heaps);
-    free(s->held);
-    free(s->blocks);
-    free(s->scores);
-    free(s);
+    FREE_ALL(s->queries, s->heaps, s->held, s->blocks, s->scores, s);
     return n;
 }

@@ -45,8 +45,7 @@ static void encode_classes(Encoder *e, const ClassSet *s, size_t first, size_t e
         progress_show(&progress, c - first + n, end - first, "");
     }
     progress_end();
-    free(captions);
-    free(scratch);
+    FREE_ALL(captions, scratch);
 }
 
 static void *joined(const Comm *c, float *own, size_t floats) {
@@ -79,10 +78,7 @@ void classifier_build(Classifier *w, Encoder *e, const Comm *c, const ClassSet *
     free(features);
 }
 
-void classifier_free(Classifier *w) {
-    free(w->weights);
-    free(w->of_single);
-}
+void classifier_free(Classifier *w) { FREE_ALL(w->weights, w->of_single); }
 
 /* ---- scores ---- */
 
@@ -140,8 +136,7 @@ void scorer_free(Scorer *s) {
     s->k->device->release(s->weights);
     s->k->device->release(s->images);
     s->k->device->release(s->scores);
-    free(s->host);
-    free(s);
+    FREE_ALL(s->host, s);
 }
 
 /* ---- a data set ---- */
@@ -270,16 +265,8 @@ void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, con
     for (size_t t = 0; t < p->templates; t++) scorer_free(a.single[t]);
     for (size_t t = 0; t < threads; t++) sample_free(&a.reader.sample[t]);
     scorer_free(a.all);
-    free(a.single);
-    free(a.reader.sample);
-    free(a.reader.label);
-    free(a.features);
-    free(a.ok);
-    free(a.list);
+    FREE_ALL(a.single, a.reader.sample, a.reader.label, a.features, a.ok, a.list);
     p->seconds = clock_now() - t0;
 }
 
-void predictions_free(Predictions *p) {
-    free(p->list);
-    free(p->right);
-}
+void predictions_free(Predictions *p) { FREE_ALL(p->list, p->right); }

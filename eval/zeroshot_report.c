@@ -104,8 +104,5 @@ void zeroshot_report(ZeroshotReport *r, const Predictions *p, size_t classes) {
 }
 
 void zeroshot_report_free(ZeroshotReport *r) {
-    free(r->of_class);
-    free(r->worst_first);
-    free(r->cells);
-    free(r->confusions);
+    FREE_ALL(r->of_class, r->worst_first, r->cells, r->confusions);
 }

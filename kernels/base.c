@@ -160,6 +160,10 @@ char *xasprintf(const char *fmt, ...) {
     return s;
 }
 
+void free_each(void *const *p, size_t n) {
+    for (size_t i = 0; i < n; i++) free(p[i]);
+}
+
 void *arena_take(Arena *a, size_t count, size_t elem_size) {
     size_t at = a->used;
     a->used = size_add(at, round_up(size_mul(count, elem_size), 64));

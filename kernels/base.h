@@ -82,6 +82,10 @@ void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* Frees several pointers. */
+#define FREE_ALL(...)                                                                              \
+    free_each((void *[]){__VA_ARGS__}, sizeof((void *[]){__VA_ARGS__}) / sizeof(void *))
+void free_each(void *const *p, size_t n);
 
 /* An arena divides one block into 64-byte aligned pieces. Layout functions run twice: with base ==
  * NULL every piece is NULL and only `used` grows (measure), then with a block of that size (bind),

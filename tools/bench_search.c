@@ -98,9 +98,7 @@ int bench_search(int argc, char **argv) {
     else
         printf("%zu rows x %zu %s, %zu quer%s, top %zu: %.1f ms (%.1f GB/s, %.1f GFLOP/s)\n", N, E,
                type, Q, Q == 1 ? "y" : "ies", k, 1e3 * t, 1e-9 * bytes / t, 1e-9 * flops / t);
-    free(q);
-    free(hits);
-    free(seconds);
+    FREE_ALL(q, hits, seconds);
     if (file)
         rows_close(&r);
     else

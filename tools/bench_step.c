@@ -68,11 +68,7 @@ static Batch *synthetic_batch(const Kernels *k, const ClipConfig *c, size_t B, u
 
 static void free_batch(const Kernels *k, Batch *b) {
     k->device->host_release(b->pixels);
-    free(b->ids);
-    free(b->start);
-    free(b->sample);
-    free(b->label);
-    free(b);
+    FREE_ALL(b->ids, b->start, b->sample, b->label, b);
 }
 
 static bool is_gemm(size_t slot) { return slot >= SLOT_linear_fwd && slot <= SLOT_gemm; }
@@ -231,8 +227,7 @@ int bench_step(int argc, char **argv) {
     }
     step_free(s);
     for (size_t j = 0; j < A; j++) free_batch(k, batches[j]);
-    free(batches);
-    free(r.seconds);
+    FREE_ALL(batches, r.seconds);
     optim_free(o);
     clip_free(m);
     optim_state_free(state);

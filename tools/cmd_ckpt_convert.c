@@ -118,10 +118,7 @@ static void write_sum(const Command *command, const StringList *paths, const dou
     if (!export_write(&e, &err)) die("%s", err.text);
     log_info("%s: written", out);
     for (size_t k = 0; k < s.count; k++) weights_close(&s.weights[k]);
-    free(s.weights);
-    free(s.share);
-    free(vocab_path);
-    free(list);
+    FREE_ALL(s.weights, s.share, vocab_path, list);
     clip_config_free(&config);
 }
 

@@ -46,8 +46,7 @@ static void open_checkpoint(Checkpoint *c, const char *path) {
     c->has_config = config && clip_config_read(&c->config, config, &err);
     if (config && !c->has_config) log_warn("%s", err.text);
     c->has_state = folder_is(path) && checkpoint_load_state(path, NULL, &c->state);
-    free(file);
-    free(config);
+    FREE_ALL(file, config);
 }
 
 static void close_checkpoint(Checkpoint *c) {

@@ -128,9 +128,7 @@ static void count_duplicate(Check *c, size_t sample, size_t earlier) {
     char *line =
         xasprintf("%s: the same picture as %s", key ? key : err.text, first ? first : err.text);
     tell(c->same, line);
-    free(line);
-    free(key);
-    free(first);
+    FREE_ALL(line, key, first);
 }
 
 static void check_all(Check *c) {
@@ -211,7 +209,6 @@ int cmd_data_check(int argc, char **argv) {
     content_set_free(&c->seen);
     dataset_close(c->d);
     tokenizer_close(c->tokenizer);
-    free(c->threads);
-    free(c);
+    FREE_ALL(c->threads, c);
     return clean ? EXIT_OK : EXIT_ERROR;
 }

@@ -73,7 +73,6 @@ int cmd_data_image(int argc, char **argv) {
         die("%s", err.text);
     transform_scratch_free(&scratch);
     image_free(&img);
-    free(rgb);
-    free(pixels);
+    FREE_ALL(rgb, pixels);
     return EXIT_OK;
 }

@@ -73,8 +73,7 @@ static void write_keys(const Features *f) {
     for (size_t i = 0; i < f->count; i++) put_key(all, f->keys[i]);
     if (fclose(all)) die("out of memory");
     if (!file_write_atomic(path, bytes, size, &err)) die("%s", err.text);
-    free(bytes);
-    free(path);
+    FREE_ALL(bytes, path);
 }
 
 int cmd_embed(int argc, char **argv) {

@@ -286,7 +286,6 @@ int cmd_eval_probe(int argc, char **argv) {
         probe_set_free(&t.set[i]);
         labelled_free(&l[i]);
     }
-    free(classes);
-    free(shots);
+    FREE_ALL(classes, shots);
     return EXIT_OK;
 }

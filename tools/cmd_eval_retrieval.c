@@ -240,8 +240,7 @@ static void chance(const Pool *p, Recall *to_text, Recall *to_image) {
         to_text->mean_rank += one.mean_rank;
         to_text->median_rank += one.median_rank;
     }
-    free(captions_of);
-    free(images_with);
+    FREE_ALL(captions_of, images_with);
 }
 
 static json_t *recall_json(const Recall *r) {
@@ -322,11 +321,7 @@ int cmd_eval_retrieval(int argc, char **argv) {
     double seconds = clock_now() - t0;
     Recall text = retrieval_recall(to_text, N), image = retrieval_recall(to_image, M);
     report(&p, &text, &image, seconds);
-    free(to_text);
-    free(to_image);
-    free(p.image_of);
-    free(p.image_rows);
-    free(p.text_rows);
+    FREE_ALL(to_text, to_image, p.image_of, p.image_rows, p.text_rows);
     rows_close(&p.images);
     rows_close(&p.texts);
     return EXIT_OK;

@@ -112,8 +112,7 @@ static bool *find_named(IndexFolder *x, const StringMap *names) {
              *meaning = index_folder_meaning(x, key);
         string_list_add(&meanings, meaning);
         name_of[string_map_put(&meant, meanings.items[meanings.count - 1], NULL)] = n;
-        free(meaning);
-        free(key);
+        FREE_ALL(meaning, key);
     }
     for (size_t i = 0; meant.count && i < x->rows; i++) {
         if (named[i] || index_folder_removed(x, i)) continue;
@@ -128,8 +127,7 @@ static bool *find_named(IndexFolder *x, const StringMap *names) {
                 x->folder, names->strings[n]);
     string_map_free(&meant);
     string_list_free(&meanings);
-    free(name_of);
-    free(found);
+    FREE_ALL(name_of, found);
     return named;
 }
 
@@ -165,8 +163,7 @@ int cmd_index_remove(int argc, char **argv) {
     log_info("%s: %zu %s, %zu left%s", x.folder, n, dry_run ? "would be removed" : "removed",
              x.rows - x.removed,
              2 * x.removed > x.rows ? "; clipc index compact gives the room back" : "");
-    free(rows);
-    free(named);
+    FREE_ALL(rows, named);
     string_map_free(&keys);
     if (listed.items) free_lines(listed.items, listed.count);
     index_folder_close(&x);

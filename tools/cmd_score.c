@@ -117,9 +117,7 @@ int cmd_score(int argc, char **argv) {
     else if (json)
         print_json(json_pack("{s:O}", "results", results));
     json_decref(results);
-    free(scores);
-    free(pictures);
-    free(features);
+    FREE_ALL(scores, pictures, features);
     if (text_file) free_lines(captions, n);
     encoder_close(e);
     return EXIT_OK;

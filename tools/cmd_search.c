@@ -98,8 +98,7 @@ static bool is_inside(const char *path, const char *folder) {
     char *file = realpath(path, NULL), *in = realpath(folder, NULL);
     size_t n = in ? strlen(in) : 0;
     bool inside = file && in && !strncmp(file, in, n) && (!file[n] || file[n] == '/');
-    free(file);
-    free(in);
+    FREE_ALL(file, in);
     return inside;
 }
 
@@ -162,8 +161,7 @@ static Queries make_queries(const IndexFolder *x) {
               image_files.count ? embed_image_files(e, image_files.items, image_files.count) : NULL;
     if (words && pictures) {
         join_queries(&q, words, pictures);
-        free(words);
-        free(pictures);
+        FREE_ALL(words, pictures);
     } else {
         const StringList *l = words ? &texts : &image_files;
         q.count = l->count;
@@ -302,10 +300,7 @@ static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
         printf("%zu pairs of %zu pictures are at least %.6g alike: %zu pictures in %zu groups\n",
                pairs, living(x), duplicates, members, groups);
     json_decref(list);
-    free(group);
-    free(next);
-    free(last);
-    free(alike);
+    FREE_ALL(group, next, last, alike);
 }
 
 /* Operands after the index are one query in words. */
@@ -360,9 +355,7 @@ int cmd_search(int argc, char **argv) {
         Queries q = make_queries(&x);
         search(&x, &q, html ? &page : NULL);
         for (size_t i = 0; i < q.count; i++) free(q.names[i]);
-        free(q.names);
-        free(q.pictures);
-        free(q.features);
+        FREE_ALL(q.names, q.pictures, q.features);
     }
     if (html) fputs("</section>\n", page.out);
     if (html && !html_close(&page, &err)) die("%s", err.text);

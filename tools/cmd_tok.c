@@ -201,8 +201,7 @@ static void run(const Tokenizer *tokenizer) {
     lines_close(&lines);
     for (int i = 0; i < workers; i++) tokenizer_cache_free(caches[i]);
     for (size_t i = 0; i < MAX_CHUNKS; i++) free(outputs[i].bytes);
-    free(outputs);
-    free(caches);
+    FREE_ALL(outputs, caches);
 }
 
 static int train(int argc, char **argv) {

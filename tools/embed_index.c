@@ -65,11 +65,7 @@ static size_t add_segment(IndexFolder *x, Encoder *e, ImageBatch *b, const Work 
     }
     index_folder_add(x, rows, good_keys, good_thumbs, good, time);
     for (size_t i = 0; i < n; i++) free(b->thumbs[i].bytes);
-    free(b->thumbs);
-    free(good_thumbs);
-    free(good_keys);
-    free(rows);
-    free(ok);
+    FREE_ALL(b->thumbs, good_thumbs, good_keys, rows, ok);
     return good;
 }
 
@@ -156,8 +152,7 @@ static Work find_work(IndexFolder *x, Dataset *d) {
     }
     string_map_free(&known);
     for (size_t i = 0; i < meanings.count; i++) free(meanings.items[i]);
-    free(meanings.items);
-    free(row);
+    FREE_ALL(meanings.items, row);
     return w;
 }
 
@@ -195,10 +190,6 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
         resize_scratch_free(&b.scratch[t]);
     }
     for (size_t i = 0; i < n; i++) free(w.keys[i]);
-    free(b.sample);
-    free(b.scratch);
-    free(w.keys);
-    free(w.samples);
-    free(w.old);
+    FREE_ALL(b.sample, b.scratch, w.keys, w.samples, w.old);
     index_folder_close(&x);
 }

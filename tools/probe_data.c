@@ -55,8 +55,7 @@ static bool cache_is_of(const char *cache, const char *name, const char *stamp) 
     size_t n;
     Error err;
     bool same = file_read_all(path, &bytes, &n, 1 << 20, &err) && !strcmp((char *)bytes, stamp);
-    free(bytes);
-    free(path);
+    FREE_ALL(bytes, path);
     return same;
 }
 
@@ -64,8 +63,7 @@ static void cache_read(Labelled *l, const char *cache, const char *name) {
     char *x = cache_path(cache, name, "npy"), *labels = cache_path(cache, name, "labels");
     labelled_open(l, x, labels);
     log_info("%s: %zu rows from the cache", x, l->count);
-    free(x);
-    free(labels);
+    FREE_ALL(x, labels);
 }
 
 /* The stamp is removed first and written last, so that a stamped cache is complete. */
@@ -82,10 +80,7 @@ static void cache_write(const Labelled *l, const char *cache, const char *name, 
         !file_write_atomic(labels, text, bytes, &err) ||
         !file_write_atomic(json, stamp, strlen(stamp), &err))
         die("%s", err.text);
-    free(text);
-    free(x);
-    free(labels);
-    free(json);
+    FREE_ALL(text, x, labels, json);
 }
 
 /* ---- data sets ---- */
@@ -145,8 +140,7 @@ void labelled_embed(Labelled *l, Encoder *e, const Comm *c, const char *name, co
 
 void labelled_free(Labelled *l) {
     for (size_t i = 0; l->labels && i < l->count; i++) free(l->labels[i]);
-    free(l->labels);
-    free(l->x);
+    FREE_ALL(l->labels, l->x);
     *l = (Labelled){0};
 }
 

@@ -83,8 +83,7 @@ static bool write_model(const char *path, const Params *p, const acc *block, Err
         else
             append_param(w, p, block, q, DTYPE_F32, chunk);
     }
-    free(chunk);
-    free(tensors);
+    FREE_ALL(chunk, tensors);
     return safetensors_finish(w, err);
 }
 
@@ -151,10 +150,7 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
     }
     if (p->fp8) append_values(w, p, p->fp8, scaling.size, DTYPE_F32, chunk);
     shard_done(o);
-    free(chunk);
-    free(tensors);
-    free(names);
-    free(recent);
+    FREE_ALL(chunk, tensors, names, recent);
     return safetensors_finish(w, err);
 }
 
@@ -165,8 +161,7 @@ static bool copy_vocab(const char *dir, const char *vocab_path, const char *fold
     char *latest = folder_path(dir, "latest"), *vocab = pretrained_vocab(latest);
     errno = ENOENT;
     bool ok = vocab != NULL && pretrained_copy_vocab(vocab, folder);
-    free(vocab);
-    free(latest);
+    FREE_ALL(vocab, latest);
     return ok;
 }
 
@@ -204,8 +199,7 @@ static void point_latest(const char *dir, const char *name) {
     /* only a convenience: checkpoint_latest examines the checkpoints */
     if (symlink(name, beside) || rename(beside, latest))
         log_warn("%s cannot point to %s: %s", latest, name, strerror(errno));
-    free(beside);
-    free(latest);
+    FREE_ALL(beside, latest);
 }
 
 void checkpoint_save(const char *dir, const char *name, const OptimState *o, const ClipConfig *c,
@@ -226,8 +220,7 @@ void checkpoint_save(const char *dir, const char *name, const OptimState *o, con
     }
     point_latest(dir, name);
     if (!folder_sync(dir)) log_warn("%s: %s", dir, strerror(errno));
-    free(beside);
-    free(folder);
+    FREE_ALL(beside, folder);
 }
 
 void checkpoint_help_save(const OptimState *o) {
@@ -533,9 +526,7 @@ void checkpoint_settle(const char *dir, const char *path, uint64_t step) {
     remove_unfinished(dir);
     bool is = read_step(latest, &found, &err) && found.step == step;
     if (!is && !strcmp(inside, path)) point_latest(dir, path_base(path));
-    free(found.path);
-    free(latest);
-    free(inside);
+    FREE_ALL(found.path, latest, inside);
 }
 
 static int larger_first(const void *a, const void *b) {
@@ -575,6 +566,5 @@ void checkpoint_prune(const char *dir, size_t keep) {
         if (!pointed_at) folder_remove(path);
         free(path);
     }
-    free(latest);
-    free(steps);
+    FREE_ALL(latest, steps);
 }

@@ -25,10 +25,7 @@ static FeatureCache *cache_new(Dataset *d, size_t dim, size_t batch, const Comm 
 
 void feature_cache_free(FeatureCache *c) {
     if (!c) return;
-    free(c->rows);
-    free(c->ok);
-    free(c->staged);
-    free(c);
+    FREE_ALL(c->rows, c->ok, c->staged, c);
 }
 
 static bool fetch_picture(void *context, size_t i, Image *img, Error *err) {
@@ -63,8 +60,7 @@ static void compute_texts(Share *s, float *rows, bool *ok) {
                       rows + at * encoder_dim(s->encoder));
     }
     for (size_t i = 0; i < batch; i++) free(text[i]);
-    free(text);
-    free(bytes);
+    FREE_ALL(text, bytes);
 }
 
 static FeatureCache *fill(Share *s, const Comm *comm, void (*compute)(Share *, float *, bool *)) {

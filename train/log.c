@@ -159,6 +159,5 @@ void train_log_close(TrainLog *l) {
     log_live_end();
     if (fclose(l->metrics)) cannot_write(l->metrics_path);
     tensorboard_close(l->tensorboard);
-    free(l->metrics_path);
-    free(l);
+    FREE_ALL(l->metrics_path, l);
 }

@@ -142,11 +142,7 @@ static void soft_free(Loss *l) {
     Soft *s = l->soft;
     if (!s) return;
     l->k->device->release(s->memory);
-    free(s->host_ids);
-    free(s->host_sorted);
-    free(s->host_groups);
-    free(s->host_share);
-    free(s);
+    FREE_ALL(s->host_ids, s->host_sorted, s->host_groups, s->host_share, s);
 }
 
 void loss_soften(Loss *l, const SoftTargets *t) {

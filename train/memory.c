@@ -101,8 +101,7 @@ static void die_of_memory(const DryRun *r, size_t needed, const MemoryUse *m, si
         if (!bytes || bytes > m->unused) continue;
         char *way = way_text(&ways[i], r->opt, bytes);
         char *joined = xasprintf("%s%s%s", fitting, shown++ ? ";" : "", way);
-        free(fitting);
-        free(way);
+        FREE_ALL(fitting, way);
         fitting = joined;
     }
     char beside[60] = "";

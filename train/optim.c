@@ -166,9 +166,7 @@ void optim_free(Optim *o) {
     device->sync();
     device->release(o->memory);
     device->host_release(o->host);
-    free(o->settings.list);
-    free(o->calls);
-    free(o);
+    FREE_ALL(o->settings.list, o->calls, o);
 }
 
 const acc *optim_squares(const Optim *o) { return o->squares; }

@@ -462,8 +462,7 @@ char *option_text(const Option *o) {
 uint64_t option_hash(const Option *o) {
     char *value = option_text(o), *text = xasprintf("%s %d %s", o->name, is_empty(o), value);
     uint64_t h = fnv_hash(FNV_START, text, strlen(text));
-    free(value);
-    free(text);
+    FREE_ALL(value, text);
     return h;
 }
 

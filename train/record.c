@@ -167,8 +167,7 @@ static void compare(Changes *x, const char *name, Kind kind) {
         fprintf(x->said, "%s %s %s (before: %s)", ftell(x->said) ? "," : "", name,
                 *is ? is : "none", *was ? was : "none");
     }
-    free(was);
-    free(is);
+    FREE_ALL(was, is);
 }
 
 /* The reason why the run cannot resume, malloc'd; NULL: it can, and changes are logged. */
@@ -199,8 +198,7 @@ char *record_begin(const Comm *comm, const char *resume, const RecordFacts *f) {
         log_info("the schedule ends at step %llu (before: %s); the next step's learning rate is "
                  "%.3g",
                  (unsigned long long)total_steps(f), total, sched_lr(f->sched, f->state->step));
-    free(total);
-    free(was);
+    FREE_ALL(total, was);
     if (first && f->state->step < total_steps(f) && f->sched->warmup >= f->sched->total)
         log_warn("--warmup %llu covers all %llu steps: the learning rate never reaches %g",
                  (unsigned long long)f->sched->warmup, (unsigned long long)f->sched->total,

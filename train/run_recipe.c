@@ -32,9 +32,7 @@ void run_recipe_locate(void) {
         if (option_of_recipe("name")) o->name = xstrdup(slash + 1);
         if (option_of_recipe("logs")) o->logs = xasprintf("%.*s", (int)(slash - dir), dir);
     }
-    free(checkpoints);
-    free(path);
-    free(dir);
+    FREE_ALL(checkpoints, path, dir);
 }
 
 /* A checkpoint of the run itself is no part of its options; another run's is. */
@@ -88,7 +86,6 @@ char *run_recipe_write(const char *dir, uint64_t step, bool resumed) {
         options_write(&train_command, now);
     }
     train_options.resume = resume;
-    free(text);
-    free(first);
+    FREE_ALL(text, first);
     return now;
 }

@@ -137,9 +137,7 @@ void step_free(Step *s) {
     s->k->device->release(s->block);
     s->k->device->release(s->ones);
     s->k->device->release(s->sum);
-    free(s->group);
-    free(s->ready);
-    free(s);
+    FREE_ALL(s->group, s->ready, s);
 }
 
 void step_extend(Step *s, const StepExtras *x) {

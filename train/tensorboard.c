@@ -128,6 +128,5 @@ void tensorboard_write(Tensorboard *t, uint64_t step, const Scalar *list, size_t
 
 void tensorboard_close(Tensorboard *t) {
     if (fclose(t->file)) cannot_write(t);
-    free(t->path);
-    free(t);
+    FREE_ALL(t->path, t);
 }

@@ -365,13 +365,7 @@ int train_main(void) {
     dataset_close(r->data);
     tokenizer_close(r->tokenizer);
     clip_config_free(&r->config);
-    free((char *)r->dataset_options.cache_dir);
-    free(r->vocab_path);
-    free(r->record);
-    free(r->owed);
-    free(r->recipe);
-    free(r->resume);
-    free(r->checkpoints);
-    free(r->dir);
+    FREE_ALL((char *)r->dataset_options.cache_dir, r->vocab_path, r->record, r->owed, r->recipe,
+             r->resume, r->checkpoints, r->dir);
     return exit_code(r);
 }

@@ -52,8 +52,7 @@ void validation_plan(Validation *v) {
 void validation_close(Validation *v) {
     if (!v) return;
     for (size_t i = 0; i < v->count; i++) v->list[i].what->close(v->list[i].self);
-    free(v->list);
-    free(v);
+    FREE_ALL(v->list, v);
 }
 
 bool validation_due(const Validation *v, const TrainState *s, bool last) {

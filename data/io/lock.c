@@ -134,6 +134,5 @@ void folder_unlock(void) {
     if (held.file && is_same(held.fd, held.file)) unlink(held.file);
     close(held.fd);
     if (held.folder) rmdir(held.folder);
-    free(held.file);
-    free(held.folder);
+    FREE_ALL(held.file, held.folder);
 }

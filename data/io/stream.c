@@ -186,9 +186,7 @@ void stream_close(Stream *s) {
     if (!s) return;
     file_close(s->file);
     ZSTD_freeDCtx(s->zstd);
-    free(s->buffer);
-    free(s->frames);
-    free(s);
+    FREE_ALL(s->buffer, s->frames, s);
 }
 
 bool frame_read(const File *f, StreamFrame from, StreamFrame to, uint8_t *out, Error *err) {

@@ -40,7 +40,6 @@ uint32_t string_map_find(const StringMap *m, const char *s) {
 }
 
 void string_map_free(StringMap *m) {
-    free(m->strings);
-    free(m->slots);
+    FREE_ALL(m->strings, m->slots);
     *m = (StringMap){0};
 }

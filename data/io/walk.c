@@ -36,8 +36,7 @@ static void enter(const FolderWalk *w, const char *path, const char *within, con
         w->skipped(w->context, inner, "too deep");
     else if (!visit(w, full, inner, here, &why))
         w->skipped(w->context, inner, why.text);
-    free(inner);
-    free(full);
+    FREE_ALL(inner, full);
 }
 
 static bool visit(const FolderWalk *w, const char *path, const char *within, const Level *above,

@@ -55,12 +55,7 @@ static void forget(const Writer *w) {
 
 static void writer_free(Writer *w) {
     if (w->fd >= 0) close(w->fd);
-    free(w->path);
-    free(w->beside);
-    free(w->buffer);
-    free(w->packed);
-    free(w->frames);
-    free(w);
+    FREE_ALL(w->path, w->beside, w->buffer, w->packed, w->frames, w);
 }
 
 Writer *writer_open(const char *path, size_t frame_bytes, Error *err) {

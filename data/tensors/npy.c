@@ -46,9 +46,7 @@ static bool writer_failed(NpyWriter *w, Error *err) {
         fclose(w->f);
         unlink(w->beside);
     }
-    free(w->path);
-    free(w->beside);
-    free(w);
+    FREE_ALL(w->path, w->beside, w);
     return false;
 }
 
@@ -105,9 +103,7 @@ bool npy_writer_close(NpyWriter *w, Error *err) {
         unlink(w->beside);
         return writer_failed(w, err);
     }
-    free(w->path);
-    free(w->beside);
-    free(w);
+    FREE_ALL(w->path, w->beside, w);
     return true;
 }
 

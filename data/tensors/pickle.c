@@ -538,9 +538,7 @@ bool pickle_parse(Pickle *p, const unsigned char *bytes, size_t n, Error *err) {
     if (n > MAX_BYTES) return error_set(err, "pickle: %zu bytes are too many", n);
     Reader r = {.at = bytes, .end = bytes + n, .size = n, .err = err};
     bool ok = run(&r, &p->root);
-    free(r.stack);
-    free(r.marks);
-    free(r.memo);
+    FREE_ALL(r.stack, r.marks, r.memo);
     p->all = r.all;
     if (!ok) pickle_free(p);
     return ok;
@@ -550,9 +548,7 @@ void pickle_free(Pickle *p) {
     for (PickleValue *v = p->all, *next; v; v = next) {
         next = v->next;
         if (v->kind == PICKLE_TENSOR) free(v->tensor);
-        free(v->text);
-        free(v->items);
-        free(v);
+        FREE_ALL(v->text, v->items, v);
     }
     *p = (Pickle){0};
 }

@@ -163,8 +163,7 @@ const char *safetensors_meta(const Safetensors *st, const char *key) {
 void safetensors_close(Safetensors *st) {
     for (size_t i = 0; i < st->count; i++) free((char *)st->tensors[i].name);
     for (size_t i = 0; i < 2 * st->meta_count; i++) free(st->meta[i]);
-    free(st->tensors);
-    free(st->meta);
+    FREE_ALL(st->tensors, st->meta);
     unmap_file(&st->map);
     *st = (Safetensors){0};
 }
@@ -317,8 +316,7 @@ bool safetensors_finish(SafetensorsWriter *w, Error *err) {
     }
     bool ok = !w->failed;
     if (!ok) *err = w->err;
-    free(w->path);
-    free(w);
+    FREE_ALL(w->path, w);
     return ok;
 }
 

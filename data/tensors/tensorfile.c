@@ -108,7 +108,6 @@ void tensorfile_close(TensorFile *f) {
             safetensors_close(&f->parts[i].st);
         free(f->parts[i].path);
     }
-    free(f->parts);
-    free(f->tensors);
+    FREE_ALL(f->parts, f->tensors);
     *f = (TensorFile){0};
 }

@@ -56,8 +56,6 @@ bool tensorindex_parse(TensorIndex *x, const char *json, size_t n, Error *err) {
 void tensorindex_free(TensorIndex *x) {
     for (size_t i = 0; i < x->count; i++) free(x->tensors[i]);
     for (size_t i = 0; i < x->file_count; i++) free(x->files[i]);
-    free(x->tensors);
-    free(x->file_of);
-    free(x->files);
+    FREE_ALL(x->tensors, x->file_of, x->files);
     *x = (TensorIndex){0};
 }

@@ -218,8 +218,7 @@ static bool read_archive(TorchFile *f, Error *err) {
     bool ok = check_order(&f->zip, root, err) && zip_verify(m, err) &&
               pickle_parse(&p, m->data, m->size, err) && read_tree(&w, p.root, err);
     pickle_free(&p);
-    free(constants);
-    free(root);
+    FREE_ALL(constants, root);
     return ok;
 }
 
@@ -244,8 +243,7 @@ bool torchfile_verify(const TorchFile *f, Error *err) {
 void torchfile_close(TorchFile *f) {
     for (size_t i = 0; i < f->count; i++) free((char *)f->tensors[i].name);
     for (size_t i = 0; i < f->copy_count; i++) free(f->copies[i]);
-    free(f->tensors);
-    free(f->copies);
+    FREE_ALL(f->tensors, f->copies);
     zip_close(&f->zip);
     unmap_file(&f->map);
     *f = (TorchFile){0};

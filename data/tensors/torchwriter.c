@@ -278,10 +278,7 @@ bool torchwriter_finish(TorchWriter *w, Error *err) {
     }
     bool ok = !w->failed;
     if (!ok) *err = w->err;
-    free(w->records);
-    free(w->sizes);
-    free(w->path);
-    free(w);
+    FREE_ALL(w->records, w->sizes, w->path, w);
     return ok;
 }
 

@@ -164,10 +164,7 @@ static bool read_merges(Symbols *s, char *text, size_t n, Error *err) {
 
 static void bpe_free(Tokenizer *t) {
     Bpe *b = (Bpe *)t;
-    free(b->pairs);
-    free(b->strings);
-    free(b->starts);
-    free(b);
+    FREE_ALL(b->pairs, b->strings, b->starts, b);
 }
 
 static Tokenizer *bpe_load(char *text, size_t n, Error *err) {
@@ -268,14 +265,8 @@ static TokenizerCache *bpe_cache_new(const Tokenizer *t) {
 static void bpe_cache_free(TokenizerCache *cache) {
     BpeCache *c = (BpeCache *)cache;
     text_cleaner_free(c->text);
-    free(c->slots);
-    free(c->arena);
-    free(c->work.ids);
-    free(c->work.merged);
-    free(c->work.next);
-    free(c->work.previous);
-    free(c->work.heap);
-    free(c);
+    FREE_ALL(c->slots, c->arena, c->work.ids, c->work.merged, c->work.next, c->work.previous,
+             c->work.heap, c);
 }
 
 static void work_reserve(Work *w, size_t n) {

@@ -298,14 +298,7 @@ static bool write_merges(const Trainer *t, const char *path, Error *err) {
 static void trainer_free(Trainer *t) {
     for (size_t i = 0; i < t->pair_count; i++) free(t->pairs[i].words);
     for (size_t i = 0; i < COUNT(t->strings); i++) free(t->strings[i]);
-    free(t->letters);
-    free(t->symbols);
-    free(t->words);
-    free(t->word_slots);
-    free(t->pairs);
-    free(t->pair_slots);
-    free(t->heap);
-    free(t);
+    FREE_ALL(t->letters, t->symbols, t->words, t->word_slots, t->pairs, t->pair_slots, t->heap, t);
 }
 
 bool bpe_train(const char *captions_path, size_t merges, const char *out_path, Error *err) {

@@ -419,8 +419,7 @@ static void run_bert(const Pipeline *p, const TextStep *step, const Chars *in, C
         run_lower(p, step, &clean, out);
     else
         chars_add(out, clean.at, clean.n);
-    free(clean.at);
-    free(ordered.at);
+    FREE_ALL(clean.at, ordered.at);
 }
 
 void normalize(const Pipeline *p, Chars *text, Chars *spare) {

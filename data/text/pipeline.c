@@ -144,13 +144,7 @@ void pipeline_cache_free(TokenizerCache *cache) {
     PipelineCache *c = (PipelineCache *)cache;
     text_cleaner_free(c->cleaner);
     token_work_free(c->work);
-    free(c->text.at);
-    free(c->spare.at);
-    free(c->words.at);
-    free(c->spare_words.at);
-    free(c->slots);
-    free(c->arena);
-    free(c);
+    FREE_ALL(c->text.at, c->spare.at, c->words.at, c->spare_words.at, c->slots, c->arena, c);
 }
 
 static uint64_t hash_word(const char *s, size_t n) {

@@ -87,8 +87,7 @@ Tokenizer *pipeline_store_open(const TokenizerKind *kind, Hash128 file) {
     char *folder = cache_folder(), *path = folder ? store_path(folder, file) : NULL;
     size_t n, at = form_room();
     char *map = path ? map_own(path, &n) : NULL;
-    free(folder);
-    free(path);
+    FREE_ALL(folder, path);
     if (map == NULL) return NULL;
     if (!is_whole(map, n, file)) {
         munmap(map, n);
@@ -148,7 +147,5 @@ void pipeline_store_write(const Tokenizer *t, Hash128 file) {
     bool ok = f != NULL && write_all(f, p, &h);
     if (f != NULL) ok = fclose(f) == 0 && ok;
     if (fd >= 0 && !(ok && rename(beside, path) == 0)) unlink(beside);
-    free(beside);
-    free(path);
-    free(folder);
+    FREE_ALL(beside, path, folder);
 }

@@ -50,8 +50,7 @@ void text_cleaner_free(TextCleaner *t) {
     if (t == NULL) return;
     codepoints_free(&t->points);
     codepoints_free(&t->lowered);
-    free(t->out);
-    free(t);
+    FREE_ALL(t->out, t);
 }
 
 static void reserve_out(TextCleaner *t, size_t n) {

@@ -33,16 +33,8 @@ TokenWork *token_work_new(void) { return xcalloc(1, sizeof(TokenWork)); }
 
 void token_work_free(TokenWork *w) {
     if (w == NULL) return;
-    free(w->nodes);
-    free(w->ids);
-    free(w->merged);
-    free(w->ranks);
-    free(w->next);
-    free(w->previous);
-    free(w->frozen);
-    free(w->heap);
-    free(w->out);
-    free(w);
+    FREE_ALL(w->nodes, w->ids, w->merged, w->ranks, w->next, w->previous, w->frozen, w->heap,
+             w->out, w);
 }
 
 static void reserve(TokenWork *w, size_t n) {

@@ -122,8 +122,7 @@ Tokenizer *tokenizer_open_rules(const char *path, const TokenizerRules *rules, E
         error_set(err, "cannot open vocabulary %s: %s", path, why.text);
     else if ((t = load(bytes, n, rules, config, &why)) == NULL)
         error_set(err, "vocabulary %s: %s", path, why.text);
-    free(bytes);
-    free(config);
+    FREE_ALL(bytes, config);
     return t;
 }
 

@@ -97,9 +97,7 @@ static bool put_pieces(Pipeline *p, const PieceList *l, Error *err) {
             f->byte_ids[(unsigned char)*key.text] = (int32_t)i;
     }
     bool ok = pipeline_add_trie(p, TRIE_PIECES, keys, n, err);
-    free(bytes.at);
-    free(keys);
-    free(in_text);
+    FREE_ALL(bytes.at, keys, in_text);
     return ok;
 }
 
@@ -314,9 +312,7 @@ static bool put_added(const ModelReader *r) {
     p->block[BLOCK_ADDED] = added;
     p->size[BLOCK_ADDED] = n * sizeof *added;
     for (i = 0; i < n; i++) free(texts[i].at);
-    free(texts);
-    free(spare.at);
-    free(keys);
+    FREE_ALL(texts, spare.at, keys);
     return ok;
 }
 
@@ -408,8 +404,7 @@ static Tokenizer *json_load(char *text, size_t n, Error *err) {
     Pipeline *p = pipeline_new(&json_kind);
     ModelReader r = {p, root, model, vocab, &pieces, err};
     bool ok = json_is_object(model) ? read_root(&r) : error_set(err, "it has no object model");
-    free(pieces.text);
-    free(pieces.score);
+    FREE_ALL(pieces.text, pieces.score);
     json_decref(root);
     if (!ok) {
         pipeline_free(&p->base);

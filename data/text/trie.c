@@ -80,16 +80,13 @@ bool trie_build(Trie *t, const TrieKey *keys, size_t n, TrieKey *twice) {
     for (size_t node = 0; node < b.nodes; node++) add_children(&b, e, node);
     b.first[b.nodes] = (uint32_t)b.nodes;
     *t = (Trie){b.label, b.first, b.value, b.nodes};
-    free(b.ranges);
-    free(e);
+    FREE_ALL(b.ranges, e);
     if (!ok) trie_free(t);
     return ok;
 }
 
 void trie_free(Trie *t) {
-    free((void *)(uintptr_t)t->label);
-    free((void *)(uintptr_t)t->first);
-    free((void *)(uintptr_t)t->value);
+    FREE_ALL((void *)(uintptr_t)t->label, (void *)(uintptr_t)t->first, (void *)(uintptr_t)t->value);
     *t = (Trie){0};
 }
 

@@ -595,8 +595,7 @@ char *clip_config_to_json(const ClipConfig *c) {
 }
 
 void clip_config_free(ClipConfig *c) {
-    free(c->name);
-    free(c->json);
+    FREE_ALL(c->name, c->json);
     memset(c, 0, sizeof *c);
 }
 

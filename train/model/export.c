@@ -128,9 +128,7 @@ static bool write_weights(const Export *e, const char *path, Error *err) {
     bool ok = true;
     for (size_t i = 0; i < n && ok; i++)
         ok = append_piece(&s, &pieces[i], chunk, chunk + CHUNK, err);
-    free(chunk);
-    free(tensors);
-    free(pieces);
+    FREE_ALL(chunk, tensors, pieces);
     return sink_close(&s, ok, err);
 }
 
@@ -142,8 +140,7 @@ static bool write_text(const char *folder, const char *name, char *text, Error *
     char *path = folder_path(folder, name);
     bool ok =
         file_write(path, text, strlen(text)) || error_set(err, "%.200s: %s", path, strerror(errno));
-    free(path);
-    free(text);
+    FREE_ALL(path, text);
     return ok;
 }
 
@@ -241,8 +238,7 @@ bool export_check(const Export *e, Error *err) {
     if (e->format != EXPORT_HF) return true;
     char *config = hf_config_out(e->config, "float32", err);
     char *preprocessor = config ? hf_preprocessor_out(e->config, err) : NULL;
-    free(config);
-    free(preprocessor);
+    FREE_ALL(config, preprocessor);
     return preprocessor != NULL;
 }
 
@@ -268,8 +264,6 @@ bool export_write(const Export *e, Error *err) {
         unlink(beside);
         folder_remove(beside);
     }
-    free(beside);
-    free(a);
-    free(b);
+    FREE_ALL(beside, a, b);
     return ok;
 }

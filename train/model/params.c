@@ -211,9 +211,7 @@ void params_free(Params *p) {
     void *const blocks[] = {p->compute, p->master, p->frozen};
     for (size_t i = 0; i < COUNT(blocks); i++)
         if (blocks[i]) p->k->device->release(blocks[i]);
-    free(p->lora);
-    free(p->list);
-    free(p);
+    FREE_ALL(p->lora, p->list, p);
 }
 
 const Param *params_at(const Params *p, ParamTower tower, size_t layer, ParamRole role, bool bias) {

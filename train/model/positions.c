@@ -63,8 +63,7 @@ static float *resize_image(const float *from, size_t first, size_t g, size_t G, 
     for (size_t y = 0; y < g; y++)
         resample(half + y * G * C, from + (first + y * g) * C, w, g, G, C, C);
     for (size_t x = 0; x < G; x++) resample(to + (first + x) * C, half + x * C, w, g, G, G * C, C);
-    free(w);
-    free(half);
+    FREE_ALL(w, half);
     return to;
 }
 

@@ -111,9 +111,7 @@ bool pretrained_copy_vocab(const char *vocab, const char *folder) {
     if (ok && strcmp(name, "vocab.bpe") != 0 && !access(config, F_OK))
         ok = file_copy(config, config_to);
     int error = errno;
-    free(to);
-    free(config);
-    free(config_to);
+    FREE_ALL(to, config, config_to);
     errno = error;
     return ok;
 }

@@ -31,11 +31,7 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
     t->proj = layer_at(p, tower, t->layers + 1, ROLE_PROJECTION);
 }
 
-void tower_free(Tower *t) {
-    free(t->blocks);
-    free(t->kept.layer);
-    free(t->transient.layer);
-}
+void tower_free(Tower *t) { FREE_ALL(t->blocks, t->kept.layer, t->transient.layer); }
 
 static bool is_pooled(const Tower *t, size_t layer) { return t->prune && layer + 1 == t->layers; }
 

@@ -88,8 +88,7 @@ void uploads_free(Uploads *f) {
     }
     f->k->device->release(f->device);
     f->k->device->host_release(f->host);
-    free(f->staged);
-    free(f);
+    FREE_ALL(f->staged, f);
 }
 
 /* Captions, then the padding: a fixed number of sequences of about the same length. */

@@ -132,8 +132,7 @@ bool weights_open(Weights *w, const char *path, Error *err) {
 
 void weights_close(Weights *w) {
     for (size_t i = 0; i < w->count; i++) free(w->list[i].own);
-    free(w->list);
-    free(w->path);
+    FREE_ALL(w->list, w->path);
     tensorfile_close(&w->file);
     *w = (Weights){0};
 }

@@ -48,8 +48,7 @@ void *comm_join(const Comm *c, const void *own, size_t bytes) {
         memmove(all + at, all + (size_t)r * most, all_bytes[r]);
         at += all_bytes[r];
     }
-    free(padded);
-    free(all_bytes);
+    FREE_ALL(padded, all_bytes);
     return xrealloc(all, total);
 }
 
