@@ -26,7 +26,7 @@
         CONSENT("allow-pipe", &(d).allow_pipe, "run list files' pipe:COMMAND")
 
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
- * see dataset_options_fill). */
+ * the commands set them). */
 #define DATASET_OPTIONS(d)                                                                         \
     STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),                       \
         STRING("text-key", &(d).text_keys, "KEYS", "caption: txt;caption,json.alt"),               \

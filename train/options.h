@@ -76,7 +76,7 @@ void options_parse(const Command *c, int argc, char **argv, StringList *operands
  * taken as it is, with \" \\ \n \r for those characters. */
 void options_read_recipe(const Command *c, const char *path);
 /* Every option as a recipe that gives the same values in any folder, malloc'd: paths are absolute,
- * consents are left out. */
+ * consents are skipped. */
 char *options_recipe(const Command *c);
 void options_write(const Command *c, const char *path);
 /* Its value, malloc'd; "": none. */
