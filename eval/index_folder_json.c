@@ -204,7 +204,7 @@ char *index_folder_to_json(const IndexFolder *x) {
     json_t *root = json_pack(
         "{s:s, s:i, s:s, s:o, s:I, s:s, s:I, s:I, s:o}", "format", FORMAT, "version", VERSION,
         "identity", x->identity, "checkpoint", checkpoint ? checkpoint : json_string(""), "dim",
-        (json_int_t)x->dim, "dtype", x->type == NPY_F16 ? "f16" : "f32", "thumbnails",
+        (json_int_t)x->dim, "dtype", npy_type_names[x->type], "thumbnails",
         (json_int_t)x->thumb_side, "next", (json_int_t)x->next, "segments", segments);
     if (*x->checksum) json_object_set_new(root, "checksum", json_string(x->checksum));
     if (x->anchored) json_object_set_new(root, "paths", json_string(PATHS));

@@ -47,12 +47,11 @@ int cmd_index_list(int argc, char **argv) {
             puts(index_folder_key(&x, i));
     }
     if (json)
-        print_json(json_pack("{s:s, s:o, s:I, s:s, s:I, s:I, s:I, s:I, s:O}", "identity",
-                             x.identity, "checkpoint", json_text(x.checkpoint), "dim",
-                             (json_int_t)x.dim, "dtype", x.type == NPY_F16 ? "f16" : "f32",
-                             "thumbnails", (json_int_t)x.thumb_side, "segments",
-                             (json_int_t)x.count, "pictures", (json_int_t)(x.rows - x.removed),
-                             "removed", (json_int_t)x.removed, "keys", keys));
+        print_json(json_pack(
+            "{s:s, s:o, s:I, s:s, s:I, s:I, s:I, s:I, s:O}", "identity", x.identity, "checkpoint",
+            json_text(x.checkpoint), "dim", (json_int_t)x.dim, "dtype", npy_type_names[x.type],
+            "thumbnails", (json_int_t)x.thumb_side, "segments", (json_int_t)x.count, "pictures",
+            (json_int_t)(x.rows - x.removed), "removed", (json_int_t)x.removed, "keys", keys));
     json_decref(keys);
     index_folder_close(&x);
     string_list_free(&operands);

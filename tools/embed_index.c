@@ -80,8 +80,7 @@ static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
         die("%s was embedded by another model (%s of %s, now %s): make a new index", o->folder,
             x->identity, x->checkpoint, encoder_identity(e));
     if (o->type_given && o->type != x->type)
-        die("%s holds %s: --dtype is for a new index", o->folder,
-            x->type == NPY_F16 ? "f16" : "f32");
+        die("%s holds %s: --dtype is for a new index", o->folder, npy_type_names[x->type]);
     if (o->side_given && o->thumb_side != x->thumb_side)
         die("%s has thumbnails of %zu pixels: --thumbnails is for a new index", o->folder,
             x->thumb_side);

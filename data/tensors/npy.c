@@ -12,6 +12,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "arrays are stored lit
 
 /* FIXED: bytes before the header */
 enum { FIXED = 10, MAX_HEADER = 4096, MAX_DIMS = 8, CONVERTED = 4096 };
+const char *const npy_type_names[] = {NPY_TYPES(CHOICE_WORD)};
 static const char *const descrs[] = {[NPY_F32] = "<f4", [NPY_F16] = "<f2"};
 static const size_t type_size[] = {[NPY_F32] = 4, [NPY_F16] = 2};
 static const unsigned char magic[8] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0};

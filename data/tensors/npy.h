@@ -17,6 +17,7 @@ void npy_unmap(NpyMap *m);
 
 #define NPY_TYPES(X) X(NPY_F32, "f32") X(NPY_F16, "f16")
 typedef enum { NPY_TYPES(CHOICE_NAME) } NpyType;
+extern const char *const npy_type_names[];
 /* Writes row by row if the whole does not fit in memory: open with the final shape, append rows,
  * close (which renames). After a failed append, close frees the writer, removes the file and
  * fails. */

@@ -556,6 +556,15 @@ json_t *clip_config_triple(const float x[3]) {
     return a;
 }
 
+char *clip_config_text(json_t *root) {
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+    assert(text);
+    json_decref(root);
+    char *with_newline = xasprintf("%s\n", text);
+    free(text);
+    return with_newline;
+}
+
 char *clip_config_to_json(const ClipConfig *c) {
     static const char *const resizes[] = {RESIZE_MODES(CHOICE_WORD)};
     static const char *const interpolations[] = {INTERPOLATIONS(CHOICE_WORD)};
@@ -586,12 +595,7 @@ char *clip_config_to_json(const ClipConfig *c) {
     json_object_set_new(pre, "fill_color", json_integer(t->fill[0]));
     json_object_set_new(root, "model_cfg", model);
     json_object_set_new(root, "preprocess_cfg", pre);
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
-    assert(text);
-    json_decref(root);
-    char *with_newline = xasprintf("%s\n", text);
-    free(text);
-    return with_newline;
+    return clip_config_text(root);
 }
 
 void clip_config_free(ClipConfig *c) {

@@ -79,6 +79,8 @@ char *clip_config_to_json(const ClipConfig *c);
 void clip_config_free(ClipConfig *c);
 /* Three floats as JSON, each by its shortest decimal: 0.48145467, not 0.48145467042922974. */
 struct json_t *clip_config_triple(const float x[3]);
+/* The text of a file of configuration, malloc'd; takes the reference. */
+char *clip_config_text(struct json_t *root);
 /* "GELU", for messages. */
 const char *activation_name(Activation f);
 /* Tokens of the image tower without patch dropout: (S/P)², and the class token. */

@@ -176,15 +176,6 @@ json_t *hf_config_in(const json_t *root, const json_t *preprocessor, Error *err)
 
 /* ---- out ---- */
 
-static char *text_of(json_t *root) {
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
-    assert(text);
-    json_decref(root);
-    char *with_newline = xasprintf("%s\n", text);
-    free(text);
-    return with_newline;
-}
-
 static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *type) {
     return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f}", "model_type", type,
                      "hidden_size", (json_int_t)t->width, "intermediate_size", (json_int_t)t->mlp,
@@ -224,10 +215,10 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
     json_object_set_new(text, "bos_token_id", json_integer(vocab - 2));
     json_object_set_new(text, "eos_token_id", json_integer(vocab - 1));
     json_object_set_new(text, "pad_token_id", json_integer(vocab - 1));
-    return text_of(json_pack("{s:[s], s:s, s:I, s:f, s:s, s:o, s:o}", "architectures", "CLIPModel",
-                             "model_type", "clip", "projection_dim", (json_int_t)c->embed_dim,
-                             "logit_scale_init_value", c->init_logit_scale, "torch_dtype", dtype,
-                             "text_config", text, "vision_config", image));
+    return clip_config_text(json_pack(
+        "{s:[s], s:s, s:I, s:f, s:s, s:o, s:o}", "architectures", "CLIPModel", "model_type", "clip",
+        "projection_dim", (json_int_t)c->embed_dim, "logit_scale_init_value", c->init_logit_scale,
+        "torch_dtype", dtype, "text_config", text, "vision_config", image));
 }
 
 char *hf_preprocessor_out(const ClipConfig *c, Error *err) {
@@ -247,5 +238,5 @@ char *hf_preprocessor_out(const ClipConfig *c, Error *err) {
                              "rescale_factor", 1.0 / 255, "do_normalize", 1, "do_convert_rgb", 1);
     json_object_set_new(root, "image_mean", clip_config_triple(t->mean));
     json_object_set_new(root, "image_std", clip_config_triple(t->std));
-    return text_of(root);
+    return clip_config_text(root);
 }
