@@ -257,7 +257,19 @@ static void test_features(void **state) {
     model_free(&m);
 }
 
+/* Only CLIP's own row is the same description. */
+static void test_same(void **state) {
+    (void)state;
+    ClipConfig own = odd_config();
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        bool same = tower_same(&c.image, &own.image) && tower_same(&c.text, &own.text);
+        assert_int_equal(same, r == 0);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_same),
     cmocka_unit_test(test_differences),
     cmocka_unit_test(test_differences_siglip),
     cmocka_unit_test(test_differences_patch_dropout),

@@ -121,16 +121,10 @@ char *record_option(const char *checkpoint, const char *name) {
     return value;
 }
 
-static bool same_tower(const TowerConfig *a, const TowerConfig *b) {
-    return a->width == b->width && a->layers == b->layers && a->heads == b->heads &&
-           a->mlp == b->mlp && a->activation == b->activation && a->causal == b->causal &&
-           a->pool == b->pool && a->norm_after_pool == b->norm_after_pool;
-}
-
 static bool same_model(const char *name, const ClipConfig *c) {
     ClipConfig m;
     clip_config_load(&m, name);
-    bool same = same_tower(&m.image, &c->image) && same_tower(&m.text, &c->text) &&
+    bool same = tower_same(&m.image, &c->image) && tower_same(&m.text, &c->text) &&
                 m.embed_dim == c->embed_dim && m.image_size == c->image_size &&
                 m.patch_size == c->patch_size && m.context_length == c->context_length &&
                 m.vocab_size == c->vocab_size;

@@ -32,6 +32,15 @@ typedef struct TowerConfig {
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp);
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp);
 
+/* Returns true if all fields are equal. */
+static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
+    return a->width == b->width && a->layers == b->layers && a->heads == b->heads &&
+           a->mlp == b->mlp && a->activation == b->activation && a->eps == b->eps &&
+           a->causal == b->causal && a->class_token == b->class_token &&
+           a->patch_bias == b->patch_bias && a->ln_pre == b->ln_pre && a->pool == b->pool &&
+           a->norm_after_pool == b->norm_after_pool && a->proj_bias == b->proj_bias;
+}
+
 /* Work that cannot change a feature is skipped; these return true if that is exact. */
 
 /* Skips positions after the pooled one, which it does not attend to. */
