@@ -12,12 +12,15 @@ SECONDS ?= 60
 # of all but kernels/cpu
 ARCH := -march=x86-64-v3
 OPT_release  := -O3
-OPT_asan     := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPT_asan     := -O1 -Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_tsan     := -O1 -fsanitize=thread
+OPT_clang    := -O3
 OPT_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 OPENMP       := -fopenmp
-ifeq ($(FLAVOUR),fuzz)
+ifneq ($(filter clang fuzz,$(FLAVOUR)),)
 CC := clang
+endif
+ifeq ($(FLAVOUR),fuzz)
 OPENMP :=
 endif
 
@@ -49,6 +52,11 @@ LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(foreach set,$(CPU_SETS),$(CPU_SRC:%.c=$B/
 EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
 TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
+# those that parse bytes from outside
+PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset file formats idx image index index_folder npy openclip options pack \
+                query.sh safetensors table tar text tokenizer torchfile zeroshot)
+# as many as show that clang's program computes and trains
+CLANG_TESTS  := $(addprefix test_,kernels_attention kernels_linear kernels_loss model openclip step train.sh)
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # ---- CUDA, if nvcc and cuBLASLt are available: its objects are compiled twice as well. The program with CUDA is
@@ -113,7 +121,7 @@ $B/%.flags:
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_$*)' >$@
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan tsan fuzz chaos faults bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang tsan fuzz chaos faults bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -126,6 +134,7 @@ help:
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
+	@echo 'make asan-parsers   those of the tests that parse bytes from outside; make test-clang   a few of a build by clang'
 	@echo 'make faults   let every allocation and every write of a command fail once'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'make setup CUDA=12  with the nvcc of an installed toolkit 12 (drivers 525 to 575): NCCL for it, into build/cuda12'
@@ -279,6 +288,14 @@ asan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=asan tests
 	@CUDA_TESTED='$(CUDA_TESTED)' tests/run.sh build/asan
+asan-parsers:
+	@tools/setup.sh build test
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=asan build/asan/clipc $(patsubst %,build/asan/tests/%,$(filter-out %.sh,$(PARSER_TESTS)))
+	@tests/run.sh build/asan $(PARSER_TESTS)
+test-clang:
+	@tools/setup.sh build test lint
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=clang build/clang/clipc $(patsubst %,build/clang/tests/%,$(filter-out %.sh,$(CLANG_TESTS)))
+	@tests/run.sh build/clang $(CLANG_TESTS)
 tsan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader build/tsan/tests/test_feed

@@ -94,9 +94,12 @@ Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const ch
     Tokenizer *t = tokenizer_open_rules(*path, &c->tokenizer, &err);
     if (!t) die("%s", err.text);
     /* open_clip rounds the sizes of other vocabularies up */
-    if (c->names_tokenizer ? t->vocab_size > c->vocab_size : t->vocab_size != c->vocab_size)
+    size_t entries = t->vocab_size;
+    if (c->names_tokenizer ? entries > c->vocab_size : entries != c->vocab_size) {
+        tokenizer_close(t); /* leak checkers examine this exit too */
         die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
-            *path, t->vocab_size, c->name, c->vocab_size);
+            *path, entries, c->name, c->vocab_size);
+    }
     if (!pads_as(c, t))
         die("%s pads captions with the id %d, the text tower of %s with 0: not supported", *path,
             t->pad, c->name);
