@@ -5,8 +5,8 @@
 
 typedef struct TarShard {
     char *path, *index_path; /* index_path NULL: it is kept nowhere and made when it is needed */
-    char *name;      /* of a spooled stream: its source; else NULL */
-    char *data_path; /* path, or the copy with smaller frames */
+    char *name;              /* of a spooled stream: its source; else NULL */
+    char *data_path;         /* path, or the copy with smaller frames */
     IndexHeader h;
     int spooled[2]; /* of a spooled stream: its file and its index; else 0 */
     /* valid while it is open; guarded by the cache's lock */

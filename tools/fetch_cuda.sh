@@ -27,7 +27,7 @@ nccl12)
         [ -e "$header" ] && exit 0
     done
     target=build/cuda12
-    wheels=(nvidia-nccl-cu12==2.21.5)
+    wheels=nccl-cu12
     ;;
 disassembler)
     { command -v cuobjdump && command -v nvdisasm; } >/dev/null && exit 0
