@@ -182,8 +182,6 @@ def bpe_json(vocab, merges, style):
         t.normalizer = normalizers.Replace(" ", "▁")
         t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         t.add_tokens([AddedToken(p, normalized=False) for p in vocab if set(p) == {"\n"} or p == "▁▁"])
-    elif style in ("previous", "next"):
-        t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_" + style)
     elif style == "lower":
         t.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
     else:
@@ -226,12 +224,14 @@ def trained_json(name, corpus, size=4000):
         t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk="fused" in name))
         t.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
         t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        if name[6:] in ("previous", "next"):
+            t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_" + name[6:])
         t.train([corpus], trainers.BpeTrainer(vocab_size=size, limit_alphabet=300, special_tokens=["<unk>"]))
     return t
 
 
 TRAINED = ["bert", "bert cased", "bert cased accents", "bert no chinese", "clip", "byte", "byte prefix digits",
-           "byte nfkc whole", "plain", "plain fused"]
+           "byte nfkc whole", "plain", "plain fused", "plain previous", "plain next"]
 
 
 def check_json(clipc, corpus, folder, texts, only, gguf):
@@ -257,7 +257,7 @@ def check_json(clipc, corpus, folder, texts, only, gguf):
 
     makers |= {"tokenizers unigram t5": lambda: t5(0), "tokenizers unigram xlm": lambda: t5(1),
                "tokenizers unigram xlm old": lambda: t5(2)}
-    makers |= {"tokenizers bpe " + s: lambda s=s: bpe(s) for s in ("gemma", "llama", "lower", "previous", "next")}
+    makers |= {"tokenizers bpe " + s: lambda s=s: bpe(s) for s in ("gemma", "llama", "lower")}
     if gguf:
         makers |= {"real " + n: lambda n=n: real_json(gguf, n) for n in ("xlm-r", "bert", "gpt-2", "gemma")}
     bad = 0

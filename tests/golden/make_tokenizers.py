@@ -101,7 +101,8 @@ def main():
             models[name] = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
             write_ids(name, models[name].encode)
         made = {n.replace(" ", "_"): check.trained_json(n, corpus, 1200)
-                for n in ("bert", "bert cased accents", "clip", "byte prefix digits", "byte nfkc whole", "plain fused")}
+                for n in ("bert", "bert cased accents", "clip", "byte prefix digits", "byte nfkc whole", "plain fused",
+                              "plain previous", "plain next")}
 
         def pieces(name):
             sp = models[name]
@@ -114,7 +115,7 @@ def main():
         sp = models["bpe_bytes.model"]
         all_pieces = [p for p, _ in pieces("bpe_bytes.model")]
         ranked = [p for i, p in enumerate(all_pieces) if not sp.is_byte(i) and i > 2]
-        for style in ("gemma", "llama", "previous", "next"):
+        for style in ("gemma", "llama"):
             made[style] = check.bpe_json({p: i for i, p in enumerate(all_pieces)}, check.merges_of(ranked), style)
         for name, tokenizer in made.items():
             path = os.path.join(folder, name + ".json")
