@@ -32,12 +32,12 @@ lock_stays() { # of a pack: a process that has it open does not lock a file that
     mkdir "$dir/s" && : >"$dir/s/.t.lock" && exec 8<>"$dir/s/.t.lock" && says 0 "24 samples" pack && flock -n 8 && refused 1 "another clipc data pack" pack --force &&
         exec 8>&- && says 0 "24 samples" pack --force
 }
-record() { # params.conf is whole or as it was
+record() { # of a run's options: whole, or nothing is left of it
     local conf="$dir/r/params.conf"
     run() { "$clipc" train "${pairs[@]}" --batch-size 6 --max-steps "$1" --warmup 1 --workers 1 --logs "$dir" --name r --resume latest; }
     says 0 done run 2 && cp "$conf" "$dir/whole" && ! grep -q "max-steps = 3" "$conf" || return 1
     # a limit of 1 KiB, less than the record
-    (ulimit -f 1 && trap '' XFSZ && says 1 "params.conf" run 3) && cmp "$conf" "$dir/whole" && [ "$(ls "$dir/r" | grep -c params.conf)" = 1 ]
+    (ulimit -f 1 && trap '' XFSZ && says 1 "File too large" run 3) && cmp "$conf" "$dir/whole" && [ "$(ls "$dir/r" | grep -c params)" = 1 ]
 }
 
 closed_streams() { # standard streams that are closed: no message goes into a file; what is printed and cannot be is an error
