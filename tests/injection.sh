@@ -20,7 +20,7 @@ pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs
 printf '%s\n' 'val-data = '$golden/pairs.tsv 'batch-size = 8' 'save-frequency-steps = 2' 'keep-checkpoints = 1' 'precision = fp32' >"$dir/recipe"
 # Indexes and logs hold times: their names only. A lock that stays is one without an owner.
 hashes() {
-    find . -type f ! -name '*.idx' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' -exec sha1sum {} + | sort -k 2
+    find . -type f ! -name '*.idx' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' ! -name '*.conf' -exec sha1sum {} + | sort -k 2
     find . -name '*.idx' -o -name '*.json' -o -name '*.jsonl' -o -type l -o -type d | sort
 }
 
@@ -32,6 +32,7 @@ run_train() { train --epochs 1; }
 whole_train() { :; }
 result_train() {
     hashes
+    sed "s|$PWD|.|" run/*.conf
     sed 's/"samples_per_s.*//' run/metrics.jsonl
 }
 start_resume() { run_train; }

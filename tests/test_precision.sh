@@ -10,7 +10,9 @@ train() { # run's name, steps, options…
     shift 2
     "$clipc" train "${pairs[@]}" --batch-size 8 --max-steps "$steps" --save-frequency-steps 1 --logs "$dir" --name "$name" "$@" 2>"$dir/stderr"
 }
-with() { grep -q "cpu-$2 (" "$dir/stderr" && grep -qx "precision = $2" "$dir/$1/params.conf"; }
+with() { # run's name, precision, the start's record
+    grep -q "cpu-$2 (" "$dir/stderr" && grep -qx "precision = $2" "$dir/$1/${3:-params.conf}"
+}
 without_bf16() {
     CLIPC_CPU=v3 train slow 1 && with slow fp32 && ! grep -q "$emulated" "$dir/stderr" &&
         CLIPC_CPU=v3 train asked 1 --precision amp_bf16 && with asked amp_bf16 && grep -q "$emulated" "$dir/stderr"
@@ -24,7 +26,8 @@ resume_keeps() { # on another device than the one it began on; the record is the
         train moved 3 --resume "$dir/slow/checkpoints/latest" && with moved fp32
 }
 explicit_wins() {
-    train slow 3 --resume latest --precision amp_bf16 && with slow amp_bf16 && CLIPC_CPU=v3 train slow 4 --resume latest && with slow amp_bf16
+    train slow 3 --resume latest --precision amp_bf16 && with slow amp_bf16 params-2.conf &&
+        CLIPC_CPU=v3 train slow 4 --resume latest && with slow amp_bf16 params-3.conf
 }
 features() { # option…
     "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$dir/x.npy" "$@" 2>"$dir/stderr" && md5sum <"$dir/x.npy"

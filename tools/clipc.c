@@ -154,7 +154,7 @@ int main(int argc, char **argv) {
         print_commands(argv[1]);
         return EXIT_OK;
     }
-    suggest(argv[1], group_known && argc > 2 ? argv[2] : NULL);
+    if (!group_known || argc > 2) suggest(argv[1], group_known ? argv[2] : NULL);
     if (group_known)
         die_usage("clipc %s needs one of its commands (see clipc %s --help)", argv[1], argv[1]);
     die_usage("unknown command '%s' (see clipc --help)", argv[1]);

@@ -1,5 +1,6 @@
 #include "tools/embed_index.h"
 
+#include "data/io/folder.h"
 #include "data/io/progress.h"
 #include "data/io/string_map.h"
 #include "data/image/thumbnail.h"
@@ -71,8 +72,10 @@ static size_t add_segment(IndexFolder *x, Encoder *e, ImageBatch *b, const Work 
 
 static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
     if (!index_folder_exists(o->folder)) {
-        index_folder_create(x, o->folder, encoder_identity(e), o->checkpoint, encoder_dim(e),
-                            o->type, o->thumb_side);
+        char *checkpoint = path_absolute(o->checkpoint);
+        index_folder_create(x, o->folder, encoder_identity(e), checkpoint, encoder_dim(e), o->type,
+                            o->thumb_side);
+        free(checkpoint);
         return;
     }
     index_folder_open_locked(x, o->folder);
