@@ -33,7 +33,7 @@ whole_train() { :; }
 result_train() {
     hashes
     sed "s|$PWD|.|" run/*.conf
-    sed 's/"samples_per_s.*//' run/metrics.jsonl
+    sed 's/"\(samples_per_s\|time\)".*//' run/metrics.jsonl
 }
 start_resume() { run_train; }
 run_resume() { train --epochs 2; }

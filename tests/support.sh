@@ -102,8 +102,9 @@ near() {
         { d = $1 - $2; if (d < 0) d = -d; if (NF != 2 || d > most * $1) { print "step " NR ": " $0; bad = 1 } }
         END { if (NR != steps) print NR " steps"; exit bad || NR != steps }'
 }
-same_metrics() { # two runs, except their speed
-    diff <(sed 's/"samples_per_s.*//' "$dir/$1/metrics.jsonl") <(sed 's/"samples_per_s.*//' "$dir/$2/metrics.jsonl")
+same_metrics() { # two runs, except their speed and time
+    local times='s/"\(samples_per_s\|time\)".*//'
+    diff <(sed "$times" "$dir/$1/metrics.jsonl") <(sed "$times" "$dir/$2/metrics.jsonl")
 }
 same_state() { # two checkpoint folders, bit for bit
     cmp "$1/open_clip_model.safetensors" "$2/open_clip_model.safetensors" &&

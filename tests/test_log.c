@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static StepMetrics step(uint64_t n) {
@@ -55,15 +56,29 @@ static char *stderr_of(void (*f)(const char *), const char *argument) {
 static void run_1_to_5(const char *dir) { run(dir, 0, 5); }
 static void run_4_to_6(const char *dir) { run(dir, 3, 6); }
 
+/* The line was written since the tests began, in the order of lines, and time is its last field. */
+static double check_time(json_t *j, const char *line, double previous) {
+    double t = json_number_value(json_object_get(j, "time"));
+    assert_true(t >= previous && t <= (double)time(NULL) + 1);
+    const char *last = strrchr(line, ',');
+    assert_memory_equal(last, ", \"time\": ", 10);
+    assert_int_equal(strlen(strchr(last, '.')), strlen(".123}"));
+    return t;
+}
+
+static time_t began;
+
 /* Steps first … last and nothing else. */
 static void check_steps(const char *dir, uint64_t last) {
     char path[512];
     snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
     char *text = test_read_file(path, NULL), *save;
     uint64_t n = 0;
+    double written = (double)began;
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         json_t *j = json_loads(line, 0, NULL);
         assert_non_null(j);
+        written = check_time(j, line, written);
         StepMetrics m = step(++n);
         assert_int_equal(json_integer_value(json_object_get(j, "step")), n);
         assert_int_equal(json_integer_value(json_object_get(j, "epoch")), n / 4);
@@ -100,6 +115,24 @@ static void test_metrics(void **state) {
     check_steps(dir, 6);
     train_log_close(train_log_open(dir, 0, 6, 1));
     check_steps(dir, 0);
+}
+
+static void measure(const char *dir) {
+    TrainLog *l = train_log_open(dir, 0, 6, 1);
+    train_log_metrics(l, 3, &(Metrics){.list = {{.name = "val/loss", .value = 0.5}}, .count = 1});
+    train_log_close(l);
+}
+
+static void test_measured(void **state) {
+    (void)state;
+    free(stderr_of(measure, test_path("measured")));
+    char *line = test_read_file(test_path("measured/metrics.jsonl"), NULL);
+    json_t *j = json_loads(line, 0, NULL);
+    assert_memory_equal(line, "{\"step\": 3, \"val/loss\": 0.5, ", 29);
+    line[strlen(line) - 1] = 0;
+    check_time(j, line, (double)began);
+    json_decref(j);
+    free(line);
 }
 
 /* ---- TensorBoard's file ---- */
@@ -379,10 +412,12 @@ static void test_disk_full(void **state) {
 }
 
 int main(void) {
+    began = time(NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metrics),     cmocka_unit_test(test_events),
-        cmocka_unit_test(test_plain_lines), cmocka_unit_test(test_live_line),
-        cmocka_unit_test(test_progress),    cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_metrics),   cmocka_unit_test(test_measured),
+        cmocka_unit_test(test_events),    cmocka_unit_test(test_plain_lines),
+        cmocka_unit_test(test_live_line), cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_disk_full),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
 }

@@ -58,6 +58,12 @@ static void put_number(FILE *f, const char *name, double x) {
         fprintf(f, ", \"%s\": null", name);
 }
 
+/* Every line ends with the time at which it was written. */
+static void end_line(TrainLog *l) {
+    fprintf(l->metrics, ", \"time\": %.3f}\n", wall_time());
+    if (fflush(l->metrics) || ferror(l->metrics)) cannot_write(l->metrics_path);
+}
+
 /* Tags in TensorBoard; metrics.jsonl has the names without the prefix. */
 enum { PREFIX = sizeof "train/" - 1 };
 
@@ -77,10 +83,10 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
     fprintf(f, "{\"step\": %llu, \"epoch\": %llu", (unsigned long long)m->step,
             (unsigned long long)m->epoch);
     for (size_t i = 0; i + 1 < COUNT(list); i++) put_number(f, list[i].tag + PREFIX, list[i].value);
-    fprintf(f, ", \"samples\": %llu, \"bad\": %llu, \"skipped\": %s}\n",
+    fprintf(f, ", \"samples\": %llu, \"bad\": %llu, \"skipped\": %s",
             (unsigned long long)m->samples, (unsigned long long)m->bad,
             m->skipped ? "true" : "false");
-    if (fflush(f) || ferror(f)) cannot_write(l->metrics_path);
+    end_line(l);
     tensorboard_write(l->tensorboard, m->step, list, COUNT(list));
 }
 
@@ -150,8 +156,7 @@ void train_log_metrics(TrainLog *l, uint64_t step, const Metrics *m) {
         put_number(l->metrics, m->list[i].name, m->list[i].value);
         tensorboard_write(l->tensorboard, step, &(Scalar){m->list[i].name, m->list[i].value}, 1);
     }
-    fputs("}\n", l->metrics);
-    if (fflush(l->metrics) || ferror(l->metrics)) cannot_write(l->metrics_path);
+    end_line(l);
 }
 
 void train_log_close(TrainLog *l) {

@@ -55,10 +55,14 @@ static void put_block(Message *m, unsigned field, const void *bytes, size_t n) {
 /* Fields of tensorflow.Event that are used here. */
 enum { EVENT_WALL_TIME = 1, EVENT_STEP, EVENT_VERSION, EVENT_SUMMARY = 5, EVENT_SESSION_LOG = 7 };
 
-static void start_event(Message *m, uint64_t step) {
+double wall_time(void) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    double now = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void start_event(Message *m, uint64_t step) {
+    double now = wall_time();
     m->size = 0;
     put_tag(m, EVENT_WALL_TIME, 1);
     put_bytes(m, &now, sizeof now);

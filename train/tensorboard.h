@@ -8,6 +8,9 @@ typedef struct Scalar {
     double value;
 } Scalar;
 
+/* The time that events carry: seconds since 1970-01-01 UTC. */
+double wall_time(void);
+
 typedef struct Tensorboard Tensorboard;
 /* Creates a file in an existing folder. Scalars of first_step and later in older files of the
  * folder are void. Exits with an error if the file cannot be written, as the calls below do. */
