@@ -284,6 +284,7 @@ static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
         .pixels = pixels,
         .ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
         .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
+        .pad = o->tokenizer ? o->tokenizer->pad : 0,
         .sample = xmalloc(size_mul(n, sizeof(uint64_t))),
         .label = xmalloc(size_mul(n, sizeof(int32_t))),
     };

@@ -13,6 +13,7 @@ typedef struct Batch {
     size_t size;          /* B */
     uint8_t *pixels;      /* [B,S,S,3] */
     int32_t *ids, *start; /* [start[B]], [B+1]: the captions' ids, one caption after another */
+    int32_t pad;          /* fills a context after them (Tokenizer.pad) */
     uint64_t *sample;     /* [B] sample numbers, for the RNG of patch dropout and for messages */
     int32_t *label;       /* [B] */
     uint64_t epoch, step; /* step: global batch within the epoch */

@@ -231,7 +231,7 @@ void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, si
             size_t length = tokenizer_encode(e->cache, text, bytes, e->config.context_length, ids);
             e->start[b + 1] = e->start[b] + (int32_t)length;
         }
-        Batch captions = {.size = B, .ids = e->ids, .start = e->start};
+        Batch captions = {.size = B, .ids = e->ids, .start = e->start, .pad = e->tokenizer->pad};
         uploads_features(e->uploads, &captions, NULL, e->features);
         e->k->acc_get_f32(out + first * E, e->features, B * E);
     }

@@ -257,6 +257,7 @@ static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
                    .pixels = how.u8 ? b->u8 : (uint8_t *)b->f32,
                    .ids = b->ids,
                    .start = b->start,
+                   .pad = b->pad,
                    .sample = how.dropout ? b->sample : NULL,
                    .epoch = how.draw};
     Kernels table = *m->k;

@@ -23,6 +23,7 @@ typedef struct TestBatch {
     float *f32;
     uint8_t *u8;
     int32_t *ids, *start;
+    int32_t pad; /* 0: CLIP's */
     uint64_t *sample;
 } TestBatch;
 /* The golden model's batch, and for i > 0 others with its captions. */

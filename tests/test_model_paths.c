@@ -48,10 +48,10 @@ static void test_captions_are_cut(void **state) {
         TestModel m = model_new(model_backend(0), &c, &o, LOSS_CLIP);
         int32_t got[CAPTIONS * CONTEXT], got_start[CAPTIONS + 1], got_pool[CAPTIONS];
         TextRows to = {got, got_start, got_pool};
-        size_t rows = clip_pack_texts(m.clip, to, ids, start, CAPTIONS);
+        size_t rows = clip_pack_texts(m.clip, to, ids, start, 0, CAPTIONS);
         assert_int_equal(rows, full ? CAPTIONS * CONTEXT : COUNT(cut));
         assert_memory_equal(got_pool, full ? whole_pool : cut_pool, sizeof got_pool);
-        assert_int_equal(clip_text_length(m.clip, ids, 6), full ? 6 : 3);
+        assert_int_equal(clip_text_length(m.clip, ids, 6, 0), full ? 6 : 3);
         if (!full) {
             assert_memory_equal(got, cut, sizeof cut);
             assert_memory_equal(got_start, cut_start, sizeof cut_start);

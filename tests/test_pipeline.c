@@ -501,6 +501,60 @@ static void test_checkpoint_keeps(void **state) {
     free(copied);
 }
 
+static bool same_files(const char *a, const char *b) {
+    size_t n, m;
+    char *x = test_read_file(a, &n), *y = test_read_file(b, &m);
+    bool same = n == m && !memcmp(x, y, n);
+    free(x);
+    free(y);
+    return same;
+}
+
+/* A text tower that attends to its padding trains and embeds with the tokenizer's. */
+static void test_padding_is_read(void **state) {
+    (void)state;
+    static const char model[] =
+        "{\"embed_dim\": 8, \"vision_cfg\": {\"image_size\": 32, \"patch_size\": 16, \"width\": 8, "
+        "\"layers\": 1, \"head_width\": 8}, \"text_cfg\": {\"context_length\": 48, \"vocab_size\": "
+        "4000, \"width\": 8, \"heads\": 1, \"layers\": 1, \"hf_tokenizer_name\": \"x/y\", "
+        "\"no_causal_mask\": true, \"pool_type\": \"last\"}}";
+    static const char *const pads[] = {"[PAD]", "[UNK]"};
+    char *vocab[2], *weights[2];
+    put(test_dir(), "caption.txt", "a photo of a cat\n");
+    for (size_t i = 0; i < 2; i++) {
+        char *folder = xasprintf("%s/pads%zu", test_dir(), i);
+        assert_int_equal(mkdir(folder, 0777), 0);
+        put(folder, "model.json", model);
+        char *config = xasprintf("{\"pad_token\": \"%s\"}", pads[i]);
+        put(folder, TOKENIZER_CONFIG, config);
+        vocab[i] = xasprintf("%s/vocab.txt", folder);
+        assert_true(file_copy(FOLDER "vocab.txt", vocab[i]));
+        Tokenizer *t = load(vocab[i]);
+        assert_int_equal(t->pad != 0, i);
+        tokenizer_close(t);
+        free(test_clipc(0,
+                        "train --model %s/model.json --vocab %s --train-data "
+                        "tests/golden/openclip/pairs.tsv --batch-size 4 --max-steps 1 --workers 1 "
+                        "--lr 0.01 --warmup 0 --device cpu --precision fp32 --logs %s --name pads",
+                        folder, vocab[i], folder));
+        weights[i] = xasprintf("%s/pads/checkpoints/latest/open_clip_model.safetensors", folder);
+        free(config);
+        free(folder);
+    }
+    assert_false(same_files(weights[0], weights[1]));
+    for (size_t i = 0; i < 2; i++)
+        free(test_clipc(0, "embed --checkpoint %s --vocab %s --text %s --device cpu --out %s",
+                        weights[0], vocab[i], test_path("caption.txt"),
+                        test_path(i ? "1.npy" : "0.npy")));
+    char *first = xstrdup(test_path("0.npy"));
+    assert_false(same_files(first, test_path("1.npy")));
+    for (size_t i = 0; i < 2; i++) {
+        free(vocab[i]);
+        free(weights[i]);
+    }
+    free(first);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
@@ -515,6 +569,7 @@ int main(void) {
         cmocka_unit_test(test_store),
         cmocka_unit_test(test_checkpoint_folder),
         cmocka_unit_test(test_checkpoint_keeps),
+        cmocka_unit_test(test_padding_is_read),
         cmocka_unit_test(test_identities),
     };
     return cmocka_run_group_tests_name("pipeline", tests, NULL, NULL);

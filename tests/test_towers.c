@@ -179,7 +179,7 @@ static size_t packed_rows(const TestModel *m, const TestBatch *b) {
     size_t most = b->B * m->config.context_length;
     TextRows to = {xmalloc(most * sizeof *to.ids), xmalloc((b->B + 1) * sizeof *to.start),
                    xmalloc(b->B * sizeof *to.pool)};
-    size_t n = clip_pack_texts(m->clip, to, b->ids, b->start, b->B);
+    size_t n = clip_pack_texts(m->clip, to, b->ids, b->start, b->pad, b->B);
     free(to.ids);
     free(to.start);
     free(to.pool);
@@ -211,6 +211,57 @@ static void test_skipped_is_full(void **state) {
             model_free(&m);
             model_free(&full);
         }
+        batch_free(&b);
+    }
+}
+
+/* The batch with the padding of its contexts as ids of its captions. */
+static TestBatch written_out(const ClipConfig *c, const TestBatch *b) {
+    TestBatch w = *b;
+    size_t T = c->context_length;
+    w.ids = xmalloc(b->B * T * sizeof *w.ids);
+    w.start = xcalloc(b->B + 1, sizeof *w.start);
+    for (size_t i = 0; i < b->B; i++) {
+        size_t n = (size_t)(b->start[i + 1] - b->start[i]);
+        for (size_t t = 0; t < T; t++)
+            w.ids[i * T + t] = t < n ? b->ids[b->start[i] + (int32_t)t] : b->pad;
+        w.start[i + 1] = w.start[i] + (int32_t)T;
+    }
+    return w;
+}
+
+/* The padding of a tokenizer, also one larger than a caption's ids, is what whole contexts with it
+ * compute; towers that attend to it, or pool it, tell it from 0. */
+static void test_padding_of_tokenizer(void **state) {
+    (void)state;
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        TestBatch b = random_batch(&c, 3, test_seed());
+        size_t n = b.B * c.embed_dim;
+        const int32_t pads[] = {0, 1, (int32_t)c.vocab_size - 1};
+        ClipOptions o = three;
+        TestModel m = model_new(model_backend(0), &c, &o, LOSS_CLIP);
+        o.full_compute = true;
+        TestModel full = model_new(model_backend(0), &c, &o, LOSS_CLIP);
+        double *first = NULL;
+        for (size_t i = 0; i < COUNT(pads); i++) {
+            b.pad = pads[i];
+            TestBatch whole = written_out(&c, &b);
+            model_loss(&m, &b, plain);
+            model_loss(&full, &whole, plain);
+            double *got = host_copy(m.k, m.texts, n), *want = host_copy(m.k, full.texts, n);
+            double error = test_error_l2(got, want, n);
+            if (!(error <= 1e-12)) fail_msg("row %zu, padding %d: %.3g", r, b.pad, error);
+            if (!first) first = host_copy(m.k, m.texts, n);
+            if (b.pad == 1) assert_int_equal(test_error_l2(got, first, n) > 1e-5, !rows[r].cut);
+            free(got);
+            free(want);
+            free(whole.ids);
+            free(whole.start);
+        }
+        free(first);
+        model_free(&m);
+        model_free(&full);
         batch_free(&b);
     }
 }
@@ -275,6 +326,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_differences_patch_dropout),
     cmocka_unit_test(test_device_is_ref),
     cmocka_unit_test(test_skipped_is_full),
+    cmocka_unit_test(test_padding_of_tokenizer),
     cmocka_unit_test(test_features),
 };
 

@@ -162,7 +162,7 @@ void step_limit_loss(Step *s, double most) {
 static uint64_t group_of(const Step *s, const Batch *b, size_t i) {
     if (b->label && b->label[i] >= 0) return (uint64_t)b->label[i];
     const int32_t *ids = b->ids + b->start[i];
-    size_t n = clip_text_length(s->clip, ids, (size_t)(b->start[i + 1] - b->start[i]));
+    size_t n = clip_text_length(s->clip, ids, (size_t)(b->start[i + 1] - b->start[i]), b->pad);
     return fnv_hash(FNV_START, ids, n * sizeof *ids);
 }
 

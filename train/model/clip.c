@@ -189,12 +189,12 @@ size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch) {
 }
 
 size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,
-                       size_t B) {
-    return text_tower_pack(&m->text, to, ids, start, B);
+                       int32_t pad, size_t B) {
+    return text_tower_pack(&m->text, to, ids, start, pad, B);
 }
 
-size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n) {
-    return text_tower_length(&m->text, ids, n);
+size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n, int32_t pad) {
+    return text_tower_length(&m->text, ids, n, pad);
 }
 
 size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->text, rows); }

@@ -57,11 +57,12 @@ size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch);
 typedef struct TextRows {
     int32_t *ids, *start, *pool; /* [rows], [B+1], [B] rows of the pooled tokens */
 } TextRows;
-/* Packs the tokenizer's captions; returns the number of rows. */
+/* Packs the tokenizer's captions, whose contexts it fills with `pad`; returns the number of rows.
+ */
 size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,
-                       size_t B);
+                       int32_t pad, size_t B);
 /* The number of a caption's first ids on which the feature depends, of n. */
-size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n);
+size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n, int32_t pad);
 /* The padded number of rows of a batch. */
 size_t clip_text_rows(const Clip *m, size_t rows);
 /* keep[B,kept]: the patches that dropout keeps. */

@@ -76,11 +76,6 @@ char *pretrained_vocab(const char *path) {
     return NULL;
 }
 
-/* What a tower computes with another padding is not what the model was trained with. */
-static bool pads_as(const ClipConfig *c, const Tokenizer *t) {
-    return t->pad == 0 || tower_ends_at_pool(&c->text);
-}
-
 Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const char *checkpoint,
                                 char **path) {
     Error err;
@@ -100,9 +95,6 @@ Tokenizer *pretrained_tokenizer(const ClipConfig *c, const char *vocab, const ch
         die("%s has %zu entries, the model %s has %zu: give the --vocab that belongs to the model",
             *path, entries, c->name, c->vocab_size);
     }
-    if (!pads_as(c, t))
-        die("%s pads captions with the id %d, the text tower of %s with 0: not supported", *path,
-            t->pad, c->name);
     return t;
 }
 

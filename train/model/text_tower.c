@@ -2,9 +2,6 @@
 
 #include <string.h>
 
-/* What open_clip's tokenizers fill a context with. */
-enum { PADDING_ID = 0 };
-
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
                      const ClipOptions *o) {
     size_t B = o->max_batch, rows = size_mul(B, c->context_length);
@@ -47,34 +44,34 @@ void text_tower_layout_kept(TextTower *t, Arena *a) {
 
 void text_tower_layout_scratch(TextTower *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
 
-/* The first position of the largest id: the end token, which a caption may also hold as a literal.
- */
-static size_t end_token(const int32_t *ids, size_t n) {
+/* The first position of the largest id of a context: the end token, which a caption may also hold
+ * as a literal; n, the first padding, if that is larger. */
+static size_t end_token(const TextTower *t, const int32_t *ids, size_t n, int32_t pad) {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
         if (ids[i] > ids[best]) best = i;
-    return best;
+    return n < t->context && pad > ids[best] ? n : best;
 }
 
-size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n) {
-    return t->cut ? end_token(ids, n) + 1 : n;
+size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n, int32_t pad) {
+    return t->cut ? size_min(n, end_token(t, ids, n, pad) + 1) : n;
 }
 
 size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
-                       size_t B) {
+                       int32_t pad, size_t B) {
     size_t rows = 0;
     assert(B <= t->max_batch && start[0] == 0);
     for (size_t b = 0; b < B; b++) {
         const int32_t *caption = ids + start[b];
         assert(start[b + 1] > start[b] && (size_t)(start[b + 1] - start[b]) <= t->context);
-        size_t n = (size_t)(start[b + 1] - start[b]), used = text_tower_length(t, caption, n);
-        size_t T = t->cut ? used : t->context;
+        size_t n = (size_t)(start[b + 1] - start[b]), end = end_token(t, caption, n, pad);
+        size_t T = t->cut ? end + 1 : t->context;
         assert(rows + T <= t->tower.max_rows);
         to.start[b] = (int32_t)rows;
-        size_t pool = t->tower.config.pool == POOL_LAST ? T - 1 : end_token(caption, n);
+        size_t pool = t->tower.config.pool == POOL_LAST ? T - 1 : end;
         to.pool[b] = (int32_t)(rows + pool);
         for (size_t i = 0; i < T; i++) {
-            int32_t id = i < used ? caption[i] : PADDING_ID;
+            int32_t id = i < n ? caption[i] : pad;
             assert(id >= 0 && (size_t)id < t->vocab);
             to.ids[rows + i] = id;
         }

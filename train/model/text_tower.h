@@ -22,8 +22,8 @@ void text_tower_layout_kept(TextTower *t, Arena *a);
 void text_tower_layout_scratch(TextTower *t, Arena *a);
 /* clip_pack_texts, clip_text_length. */
 size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
-                       size_t B);
-size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n);
+                       int32_t pad, size_t B);
+size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n, int32_t pad);
 /* Captions of the next forward. */
 void text_tower_load(TextTower *t, const ClipBatch *b);
 /* Computes the features into `unit` of the pass; those of padding come last. */

@@ -95,7 +95,7 @@ void uploads_free(Uploads *f) {
 static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
     const ClipShape *c = &f->shape;
     TextRows to = s->at.text;
-    size_t B = b->size, rows = clip_pack_texts(f->clip, to, b->ids, b->start, B);
+    size_t B = b->size, rows = clip_pack_texts(f->clip, to, b->ids, b->start, b->pad, B);
     s->sequences = B + c->padding;
     s->rows = clip_text_rows(f->clip, rows);
     assert(s->rows <= c->max_rows);
