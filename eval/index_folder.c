@@ -6,6 +6,7 @@
 #include "data/io/writer.h"
 #include "data/sources.h"
 #include "eval/search.h"
+#include "kernels/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,20 +22,23 @@
 #define MANIFEST "index.json"
 #define MANIFEST_MAX ((size_t)1 << 30)
 #define KEY_MAX ((size_t)1 << 14) /* bytes, on average */
-enum { CHUNK_ROWS = 1024 };
-static const char *const suffixes[3] = {"npy", "keys", "thumbs"};
+enum { CHUNK_ROWS = 1024, FILES = 4 };
+static const char *const suffixes[FILES] = {"npy", "keys", "thumbs", "stamps"};
 
 static char *file_of(const IndexFolder *x, const char *segment, size_t suffix) {
     return xasprintf("%s/%s.%s", x->folder, segment, suffixes[suffix]);
 }
 
-static bool has_file(const IndexFolder *x, size_t suffix) { return suffix < 2 || x->thumb_side; }
+static bool has_file(const IndexFolder *x, const Segment *s, size_t suffix) {
+    return suffix < 2 || (suffix == 2 ? x->thumb_side != 0 : s->stamped);
+}
 
 /* ---- opening ---- */
 
 static void segment_close(Segment *s) {
     rows_close(&s->features);
     unmap_file(&s->thumbs);
+    unmap_file(&s->stamps);
     FREE_ALL(s->key_bytes, s->keys, s->removed, s->times);
     *s = (Segment){.rows = 0};
 }
@@ -92,6 +96,21 @@ static bool open_thumbs(const IndexFolder *x, Segment *s, Error *err) {
     return ok;
 }
 
+static bool open_stamps(const IndexFolder *x, Segment *s, Error *err) {
+    if (!s->stamped) return true;
+    char *path = file_of(x, s->name, 3);
+    Error why = {"not 8 bytes a row"};
+    bool ok = map_file(&s->stamps, path, &why) && s->stamps.size == s->rows * sizeof(uint64_t);
+    if (!ok) error_set(err, "%s: %s", path, why.text);
+    free(path);
+    return ok;
+}
+
+static bool open_segment(const IndexFolder *x, Segment *s, Error *err) {
+    return open_features(x, s, err) && open_keys(x, s, err) && open_thumbs(x, s, err) &&
+           open_stamps(x, s, err);
+}
+
 /* The folder that holds the index folder; NULL: it cannot be found. */
 static char *base_of(const char *folder) {
     char *real = realpath(folder, NULL), *slash = real ? strrchr(real, '/') : NULL;
@@ -115,10 +134,7 @@ static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
     x->folder = xstrdup(folder);
     x->base = base_of(folder);
     x->lock = lock;
-    for (size_t i = 0; ok && i < x->count; i++) {
-        Segment *s = &x->segments[i];
-        ok = open_features(x, s, err) && open_keys(x, s, err) && open_thumbs(x, s, err);
-    }
+    for (size_t i = 0; ok && i < x->count; i++) ok = open_segment(x, &x->segments[i], err);
     if (ok) return true;
     x->lock = -1; /* the caller keeps the lock */
     index_folder_close(x);
@@ -235,15 +251,39 @@ static uint64_t time_of(const IndexFolder *x, size_t row) {
     return t->time;
 }
 
+static uint64_t stamp_of(const IndexFolder *x, size_t row) {
+    const Segment *s = segment_of(x, row);
+    uint64_t stamp = 0;
+    if (s->stamped) memcpy(&stamp, s->stamps.bytes + 8 * (row - s->first), 8);
+    return stamp;
+}
+
+static bool stat_key(const IndexFolder *x, const char *key, struct stat *st) {
+    char *path = index_folder_key_file(x, key);
+    bool ok = path && !stat(path, st);
+    free(path);
+    return ok;
+}
+
+static uint64_t stamp_from(const struct stat *st) {
+    const uint64_t parts[] = {(uint64_t)st->st_size, nanoseconds(st->st_mtim),
+                              nanoseconds(st->st_ctim)};
+    uint64_t hash = fnv_hash(FNV_START, parts, sizeof parts);
+    return hash ? hash : 1;
+}
+
+uint64_t index_folder_stamp(const IndexFolder *x, const char *key) {
+    struct stat st;
+    if (!stat_key(x, key, &st) || nanoseconds(st.st_ctim) == index_folder_now()) return 0;
+    return stamp_from(&st);
+}
+
 bool index_folder_stale(const IndexFolder *x, size_t row) {
     struct stat st;
-    uint64_t time = time_of(x, row);
-    if (!time) return false;
-    char *path = index_folder_key_file(x, index_folder_key(x, row));
-    bool stale = path && !stat(path, &st) &&
-                 (nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time);
-    free(path);
-    return stale;
+    uint64_t stamp = stamp_of(x, row), time = time_of(x, row);
+    if ((!stamp && !time) || !stat_key(x, index_folder_key(x, row), &st)) return false;
+    if (stamp) return stamp_from(&st) != stamp;
+    return nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time;
 }
 
 bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,
@@ -304,12 +344,12 @@ static bool file_crc(const char *path, uint32_t *crc, Error *err) {
 /* The files of an unfinished segment. */
 typedef struct SegmentWriter {
     IndexFolder *x;
-    char name[9], *paths[3];
+    char name[9], *paths[FILES];
     size_t rows;
     TimeRun *times; /* of the rows whose keys are written */
     size_t time_count;
     NpyWriter *features;
-    Writer *keys, *thumbs;
+    Writer *keys, *thumbs, *stamps;
     uint64_t *offsets; /* [rows + 1] of thumbnails */
 } SegmentWriter;
 
@@ -324,11 +364,13 @@ static void writer_start(SegmentWriter *w, IndexFolder *x, size_t rows,
     *w = (SegmentWriter){.x = x, .rows = rows};
     if (x->next > 99999999) die("%s: no numbers for segments are left", x->folder);
     snprintf(w->name, sizeof w->name, "%08u", (unsigned)x->next);
-    for (size_t f = 0; f < 3; f++) w->paths[f] = file_of(x, w->name, f);
+    for (size_t f = 0; f < FILES; f++) w->paths[f] = file_of(x, w->name, f);
     w->features = npy_writer_open(w->paths[0], x->type, rows, x->dim, &err);
     must(w->features != NULL, &err);
     w->keys = writer_open(w->paths[1], 0, &err);
     must(w->keys != NULL, &err);
+    w->stamps = writer_open(w->paths[3], 0, &err);
+    must(w->stamps != NULL, &err);
     if (!x->thumb_side) return;
     w->thumbs = writer_open(w->paths[2], 0, &err);
     must(w->thumbs != NULL, &err);
@@ -355,11 +397,12 @@ static void writer_time(SegmentWriter *w, uint64_t time) {
     w->times[w->time_count - 1].rows++;
 }
 
-static void writer_key(SegmentWriter *w, const char *key, uint64_t time, const uint8_t *thumb,
-                       size_t size) {
+static void writer_key(SegmentWriter *w, const char *key, uint64_t time, uint64_t stamp,
+                       const uint8_t *thumb, size_t size) {
     Error err;
     writer_time(w, time);
     must(writer_put(w->keys, key, strlen(key), &err) && writer_put(w->keys, "\n", 1, &err), &err);
+    must(writer_put(w->stamps, &stamp, sizeof stamp, &err), &err);
     if (w->thumbs && size) must(writer_put(w->thumbs, thumb, size, &err), &err);
 }
 
@@ -370,16 +413,17 @@ static void writer_finish(SegmentWriter *w) {
     must(npy_writer_close(w->features, &err), &err);
     must(writer_commit(w->keys, NULL, NULL, &err), &err);
     if (w->thumbs) must(writer_commit(w->thumbs, NULL, NULL, &err), &err);
+    must(writer_commit(w->stamps, NULL, NULL, &err), &err);
     x->segments = xrealloc(x->segments, (x->count + 1) * sizeof *x->segments);
     Segment *s = &x->segments[x->count];
-    *s = (Segment){
-        .rows = w->rows, .first = x->rows, .times = w->times, .time_count = w->time_count};
+    *s = (Segment){.rows = w->rows, .first = x->rows, .stamped = true};
+    s->times = w->times, s->time_count = w->time_count;
     memcpy(s->name, w->name, sizeof s->name);
-    for (size_t f = 0; f < 3; f++) {
-        if (has_file(x, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
+    for (size_t f = 0; f < FILES; f++) {
+        if (has_file(x, s, f)) must(file_crc(w->paths[f], &s->crc[f], &err), &err);
         free(w->paths[f]);
     }
-    must(open_features(x, s, &err) && open_keys(x, s, &err) && open_thumbs(x, s, &err), &err);
+    must(open_segment(x, s, &err), &err);
     x->count++;
     x->rows += s->rows;
     x->next++;
@@ -388,13 +432,14 @@ static void writer_finish(SegmentWriter *w) {
 static size_t size_of_thumb(void *context, size_t i) { return ((const Thumb *)context)[i].size; }
 
 void index_folder_add(IndexFolder *x, const float *rows, char *const *keys, const Thumb *thumbs,
-                      size_t n, uint64_t time) {
+                      const uint64_t *stamps, size_t n, uint64_t time) {
     SegmentWriter w;
     if (!n) return;
     writer_start(&w, x, n, size_of_thumb, (void *)thumbs);
     writer_rows(&w, rows, n);
     for (size_t i = 0; i < n; i++)
-        writer_key(&w, keys[i], time, thumbs ? thumbs[i].bytes : NULL, thumbs ? thumbs[i].size : 0);
+        writer_key(&w, keys[i], time, stamps[i], thumbs ? thumbs[i].bytes : NULL,
+                   thumbs ? thumbs[i].size : 0);
     writer_finish(&w);
     index_folder_commit(x);
 }
@@ -414,9 +459,10 @@ static size_t size_of_living(void *context, size_t i) {
 
 /* Deletes the first n segments and their files. */
 static void drop_segments(IndexFolder *x, size_t n) {
-    char **paths = xcalloc(3 * n, sizeof *paths);
+    char **paths = xcalloc(FILES * n, sizeof *paths);
     for (size_t i = 0; i < n; i++) {
-        for (size_t f = 0; f < 3; f++) paths[3 * i + f] = file_of(x, x->segments[i].name, f);
+        for (size_t f = 0; f < FILES; f++)
+            paths[FILES * i + f] = file_of(x, x->segments[i].name, f);
         x->rows -= x->segments[i].rows;
         x->removed -= x->segments[i].removed_count;
         segment_close(&x->segments[i]);
@@ -426,7 +472,7 @@ static void drop_segments(IndexFolder *x, size_t n) {
     for (size_t i = 0, first = 0; i < x->count; first += x->segments[i++].rows)
         x->segments[i].first = first;
     index_folder_commit(x);
-    for (size_t i = 0; i < 3 * n; i++) {
+    for (size_t i = 0; i < FILES * n; i++) {
         unlink(paths[i]);
         free(paths[i]);
     }
@@ -455,7 +501,8 @@ void index_folder_compact(IndexFolder *x) {
             const uint8_t *jpeg = NULL;
             size_t size;
             index_folder_thumb(x, l.rows[i], &jpeg, &size);
-            writer_key(&w, index_folder_key(x, l.rows[i]), time_of(x, l.rows[i]), jpeg, size);
+            writer_key(&w, index_folder_key(x, l.rows[i]), time_of(x, l.rows[i]),
+                       stamp_of(x, l.rows[i]), jpeg, size);
         }
         writer_finish(&w);
         free(block);
@@ -467,8 +514,8 @@ void index_folder_compact(IndexFolder *x) {
 bool index_folder_check(const IndexFolder *x, Error *err) {
     for (size_t i = 0; i < x->count; i++) {
         const Segment *s = &x->segments[i];
-        for (size_t f = 0; f < 3; f++) {
-            if (!has_file(x, f)) continue;
+        for (size_t f = 0; f < FILES; f++) {
+            if (!has_file(x, s, f)) continue;
             char *path = file_of(x, s->name, f);
             uint32_t crc;
             bool ok = file_crc(path, &crc, err);

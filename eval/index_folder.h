@@ -1,10 +1,10 @@
 /* index_folder: a folder of picture embeddings with addition and removal.
  *
  * Rows are stored in segments, files that are written once: SEGMENT.npy (features), .keys (a name a
- * row), .thumbs (JPEGs). index.json names them with their checksums, the model that made them and
- * the rows that are removed. It is replaced as a whole, after the files it names are on disk: a
- * crash leaves the index unchanged, and a reader keeps what it opened. One process writes at a time
- * (a lock on the file "lock"). docs/FORMATS.md has the fields. */
+ * row), .thumbs (JPEGs), .stamps (u64 a row). index.json names them with their checksums, the model
+ * that made them and the rows that are removed. It is replaced as a whole, after the files it names
+ * are on disk: a crash leaves the index unchanged, and a reader keeps what it opened. One process
+ * writes at a time (a lock on the file "lock"). docs/FORMATS.md has the fields. */
 #pragma once
 #include "eval/rows.h"
 
@@ -19,7 +19,8 @@ typedef struct TimeRun {
 typedef struct Segment {
     char name[9];       /* 8 digits */
     size_t rows, first; /* first: number of its first row in the index */
-    uint32_t crc[3];    /* crc32c of .npy, .keys, .thumbs */
+    uint32_t crc[4];    /* crc32c of .npy, .keys, .thumbs, .stamps */
+    bool stamped;       /* has .stamps: those of older versions have none */
     TimeRun *times;     /* covers all rows; NULL: not known */
     size_t time_count;
     size_t removed_count;
@@ -28,7 +29,7 @@ typedef struct Segment {
     Rows features;
     char *key_bytes;
     const char **keys; /* [rows] */
-    MapFile thumbs;    /* .thumbs */
+    MapFile thumbs, stamps;
 } Segment;
 
 typedef struct IndexFolder {
@@ -67,10 +68,10 @@ void index_folder_create(IndexFolder *x, const char *folder, const char *identit
 void index_folder_close(IndexFolder *x);
 
 /* Adds a segment of n rows and commits it to disk. keys contain no line break; features that are
- * not finite are an error that ends the program. thumbs: NULL if the index has none. time:
- * index_folder_now before the pictures were read. */
+ * not finite are an error that ends the program. thumbs: NULL if the index has none. stamps:
+ * index_folder_stamp, and time: index_folder_now, before the pictures were read. */
 void index_folder_add(IndexFolder *x, const float *rows, char *const *keys, const Thumb *thumbs,
-                      size_t n, uint64_t time);
+                      const uint64_t *stamps, size_t n, uint64_t time);
 /* The clock that files' times come from, in ns since 1970. */
 uint64_t index_folder_now(void);
 /* Marks a row as removed; index_folder_commit writes the marks. */
@@ -95,7 +96,12 @@ char *index_folder_meaning(IndexFolder *x, const char *key);
 /* Gives an index of an older version, opened locked, the keys of this one and commits it. If more
  * than a tenth of its keys name no file from here, it stays as it is, with a warning. */
 void index_folder_anchor(IndexFolder *x);
-/* Returns true if that file was modified or replaced since the row was made. */
+/* A number for the state of the file that a key names: its size and times. A change of the file
+ * changes it. 0: not known; no file, or written in this tick of the clock, so that another write in
+ * it would not show. Thread-safe. */
+uint64_t index_folder_stamp(const IndexFolder *x, const char *key);
+/* Returns true if that file was modified or replaced since the row was made: its stamp differs, or,
+ * if the row's is not known, its times are not before that of the row. */
 bool index_folder_stale(const IndexFolder *x, size_t row);
 /* Size 0: none. The bytes are in the mapped file. */
 void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes, size_t *size);

@@ -33,13 +33,17 @@ static bool take_hex(const json_t *v, size_t n, char *out) {
     return true;
 }
 
-static bool take_crcs(Segment *s, const json_t *list, Error *err) {
+static bool take_crcs(Segment *s, const json_t *list, const json_t *stamps, Error *err) {
     char digits[9];
     for (size_t i = 0; i < 3; i++) {
         if (json_array_size(list) != 3 || !take_hex(json_array_get(list, i), 8, digits))
             return error_set(err, "segment %s has no three checksums \"crc32c\"", s->name);
         s->crc[i] = (uint32_t)strtoul(digits, NULL, 16);
     }
+    s->stamped = stamps != NULL;
+    if (stamps && !take_hex(stamps, 8, digits))
+        return error_set(err, "\"stamps\" of segment %s is no checksum", s->name);
+    if (stamps) s->crc[3] = (uint32_t)strtoul(digits, NULL, 16);
     return true;
 }
 
@@ -102,7 +106,8 @@ static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, const char
     if (s->rows > ROWS_MAX - x->rows) return error_set(err, "more than %zu rows", ROWS_MAX);
     s->first = x->rows;
     if (folder && !has_rows(x, s, folder, err)) return false;
-    if (!take_crcs(s, json_object_get(o, "crc32c"), err)) return false;
+    if (!take_crcs(s, json_object_get(o, "crc32c"), json_object_get(o, "stamps"), err))
+        return false;
     if (!take_removed(s, json_object_get(o, "removed"), err)) return false;
     if (!take_times(s, json_object_get(o, "times"), err)) return false;
     if (strtoull(name, NULL, 10) >= x->next)
@@ -192,10 +197,11 @@ char *index_folder_to_json(const IndexFolder *x) {
     json_t *segments = json_array();
     for (size_t i = 0; i < x->count; i++) {
         const Segment *s = &x->segments[i];
-        char crc[3][9];
-        for (size_t f = 0; f < 3; f++) snprintf(crc[f], sizeof crc[f], "%08x", s->crc[f]);
+        char crc[4][9];
+        for (size_t f = 0; f < 4; f++) snprintf(crc[f], sizeof crc[f], "%08x", s->crc[f]);
         json_t *o = json_pack("{s:s, s:I, s:[s, s, s]}", "name", s->name, "rows",
                               (json_int_t)s->rows, "crc32c", crc[0], crc[1], crc[2]);
+        if (s->stamped) json_object_set_new(o, "stamps", json_string(crc[3]));
         if (s->times) json_object_set_new(o, "times", time_runs(s));
         if (s->removed_count) json_object_set_new(o, "removed", removed_ranges(s));
         json_array_append_new(segments, o);

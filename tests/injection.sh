@@ -20,8 +20,8 @@ pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs
 printf '%s\n' 'val-data = '$golden/pairs.tsv 'batch-size = 8' 'save-frequency-steps = 2' 'keep-checkpoints = 1' 'precision = fp32' >"$dir/recipe"
 # Indexes and logs hold times: their names only. A lock that stays is one without an owner.
 hashes() {
-    find . -type f ! -name '*.idx' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' ! -name '*.conf' -exec sha1sum {} + | sort -k 2
-    find . -name '*.idx' -o -name '*.json' -o -name '*.jsonl' -o -type l -o -type d | sort
+    find . -type f ! -name '*.idx' ! -name '*.stamps' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' ! -name '*.conf' -exec sha1sum {} + | sort -k 2
+    find . -name '*.idx' -o -name '*.stamps' -o -name '*.json' -o -name '*.jsonl' -o -type l -o -type d | sort
 }
 
 train() {

@@ -7,11 +7,13 @@
 #include "eval/score_tiles.h"
 #include "kernels/rng.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static float *random_rows(size_t n, size_t E, uint64_t stream) {
@@ -162,15 +164,16 @@ static const char identity[] = "0123456789abcdef";
 static void add_some(IndexFolder *c, size_t n, size_t number, const float *rows) {
     char **keys = xcalloc(n, sizeof *keys);
     Thumb *thumbs = xcalloc(n, sizeof *thumbs);
+    uint64_t *stamps = xcalloc(n, sizeof *stamps);
     for (size_t i = 0; i < n; i++) {
         keys[i] = xasprintf("p/%zu.jpg", number + i);
         thumbs[i].size = i % 3; /* some have none */
         thumbs[i].bytes = (uint8_t *)keys[i];
+        stamps[i] = number + i;
     }
-    index_folder_add(c, rows, keys, thumbs, n, 700 - number);
+    index_folder_add(c, rows, keys, thumbs, stamps, n, 700 - number);
     for (size_t i = 0; i < n; i++) free(keys[i]);
-    free(keys);
-    free(thumbs);
+    FREE_ALL(keys, thumbs, stamps);
 }
 
 static void check_rows(const IndexFolder *c, const size_t *numbers, size_t n, const float *rows,
@@ -226,6 +229,8 @@ static void make_and_change(const char *folder, NpyType type, const float *rows)
     for (size_t i = 0; i < 3; i++)
         assert_true(c.segments[0].times[i].rows == runs[i] &&
                     c.segments[0].times[i].time == 700 - 5 * i);
+    for (size_t i = 0; i < n; i++)
+        assert_memory_equal(c.segments[0].stamps.bytes + 8 * i, &left[i], 8);
     assert_true(index_folder_check(&c, &err));
     index_folder_close(&c);
     check_rows(&reader, all, 15, rows, tolerance); /* an open index is unchanged */
@@ -335,6 +340,8 @@ static void test_damage(void **state) {
     damaged(folder, "00000001.keys", 3, false, open_it, "00000001.keys is damaged (checksum)");
     damaged(folder, "00000001.npy", -1, false, check_it, "00000001.npy is damaged (checksum)");
     damaged(folder, "00000001.thumbs", -1, false, check_it, "00000001.thumbs is damaged");
+    damaged(folder, "00000001.stamps", -1, false, check_it, "00000001.stamps is damaged");
+    damaged(folder, "00000001.stamps", -1, true, open_it, "00000001.stamps: not 8 bytes a row");
     damaged(folder, "00000001.npy", -4, true, open_it, "floats");
     damaged(folder, "00000001.keys", -1, true, open_it, "00000001.keys");
     damaged(folder, "00000001.thumbs", 0, true, open_it, "00000001.thumbs: empty");
@@ -343,6 +350,48 @@ static void test_damage(void **state) {
     test_dies(open_it, (void *)test_path("nowhere"), EXIT_ERROR, "is no index folder");
     index_folder_open_locked(&c, folder); /* nothing was damaged */
     assert_int_equal(c.rows, 5);
+    index_folder_close(&c);
+    free(rows);
+}
+
+/* ---- stale rows ---- */
+
+/* A row's file is changed, in turn, to this content (NULL: as it is) and time of modification. */
+static void test_stale(void **state) {
+    (void)state;
+    const time_t hour = 3600, now = (time_t)(index_folder_now() / 1000000000);
+    const struct {
+        const char *text;
+        time_t mtime;
+    } changes[] = {{"other", now - hour},     {"older", 1000000000},  {"longer", 1000000000},
+                   {"shorts", 1000000000},    {NULL, now - 2 * hour}, {NULL, now + 2 * hour},
+                   {"future", now + 2 * hour}};
+    char path[512];
+    snprintf(path, sizeof path, "%s", test_path("stale.jpg"));
+    char *keys[] = {path, path};
+    float *rows = random_rows(2, DIM, 5);
+    IndexFolder c;
+    index_folder_create(&c, test_path("stale"), identity, "ckpt", DIM, NPY_F32, 0);
+    assert_true(index_folder_stamp(&c, path) == 0); /* no file */
+    test_write_file(path, "first", 5);
+    for (size_t i = 0, at = 0; i < COUNT(changes); i++, at += 4) {
+        uint64_t stamps[2] = {0, 0};
+        while (!(stamps[0] = index_folder_stamp(&c, path))) usleep(1000);
+        /* the clock may be wrong by an hour when the rows are made */
+        for (int wrong = -1; wrong <= 1; wrong += 2)
+            index_folder_add(&c, rows, keys, NULL, stamps, 2,
+                             (uint64_t)(now + wrong * hour) * 1000000000);
+        assert_true(!index_folder_stale(&c, at) && !index_folder_stale(&c, at + 2));
+        assert_int_equal(index_folder_stale(&c, at + 3), i == 6); /* no stamp: the times count */
+        if (changes[i].text) test_write_file(path, changes[i].text, strlen(changes[i].text));
+        const struct timespec times[2] = {{0, UTIME_OMIT}, {changes[i].mtime, 0}};
+        assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+        assert_true(index_folder_stale(&c, at) && index_folder_stale(&c, at + 2));
+        assert_true(index_folder_stale(&c, at + 1));
+        assert_int_equal(index_folder_stale(&c, at + 3), i >= 5);
+    }
+    unlink(path);
+    assert_false(index_folder_stale(&c, c.rows - 4)); /* what is gone cannot be embedded again */
     index_folder_close(&c);
     free(rows);
 }
@@ -361,13 +410,16 @@ static void test_manifest(void **state) {
     static const char good[] =
         HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,2],[4,1]]") "," SEGMENT(
             "00000007", "3",
-            ",\"times\":[[2,1700000000000000001],[1,0]]") "],\"checksum\":\"fedcba9876543210\"}";
+            ",\"stamps\":\"0000000c\",\"times\":[[2,1700000000000000001],[1,0]]") "],\"checksum\":"
+                                                                                  "\"fedcba98765432"
+                                                                                  "10\"}";
     IndexFolder c;
     Error err;
     if (!index_folder_parse(&c, good, strlen(good), NULL, &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
     assert_string_equal(c.checksum, "fedcba9876543210");
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
+    assert_true(!c.segments[0].stamped && c.segments[1].stamped && c.segments[1].crc[3] == 12);
     assert_true(!c.segments[0].times && c.segments[1].times[0].time == 1700000000000000001);
     assert_true(index_folder_removed(&c, 1) && !index_folder_removed(&c, 2) &&
                 index_folder_removed(&c, 4));
@@ -392,6 +444,7 @@ static void test_manifest(void **state) {
         {HEAD SEGMENT("00000002", "5", ",\"removed\":[[2,2],[3,1]]") "]}", "range"},
         {HEAD SEGMENT("00000002", "5", ",\"removed\":[[0,0]]") "]}", "range"},
         {HEAD SEGMENT("00000002", "5", ",\"removed\":7") "]}", "removed"},
+        {HEAD SEGMENT("00000002", "5", ",\"stamps\":7") "]}", "stamps"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":7") "]}", "times"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[4,1]]") "]}", "times"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[4,1],[2,1]]") "]}", "times"},
@@ -432,11 +485,11 @@ static void test_string_map(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         /* first: a child of a process that has OpenMP threads cannot use them */
-        cmocka_unit_test(test_damage),           cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_leftovers),        cmocka_unit_test(test_manifest),
-        cmocka_unit_test(test_search_is_one),    cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_string_map),       cmocka_unit_test(test_late_link),
-        cmocka_unit_test(test_threshold_counts),
+        cmocka_unit_test(test_stale),      cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_folder),     cmocka_unit_test(test_leftovers),
+        cmocka_unit_test(test_manifest),   cmocka_unit_test(test_search_is_one),
+        cmocka_unit_test(test_duplicates), cmocka_unit_test(test_string_map),
+        cmocka_unit_test(test_late_link),  cmocka_unit_test(test_threshold_counts),
     };
     return cmocka_run_group_tests_name("index_folder", tests, NULL, NULL);
 }

@@ -24,9 +24,11 @@ static const size_t NONE = SIZE_MAX;
 typedef struct ImageBatch {
     Dataset *data;
     const size_t *samples; /* of the data set */
-    size_t thumb_side;
-    Thumb *thumbs;  /* [n] */
-    Sample *sample; /* [threads] */
+    const IndexFolder *index;
+    char *const *keys;
+    Thumb *thumbs;    /* [n] */
+    uint64_t *stamps; /* [n] */
+    Sample *sample;   /* [threads] */
     ResizeScratch **scratch;
 } ImageBatch;
 
@@ -35,13 +37,14 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
     int t = omp_get_thread_num();
     Sample *s = &b->sample[t];
     Error why;
+    b->stamps[i] = index_folder_stamp(b->index, b->keys[i]);
     if (!dataset_read(b->data, b->samples[i], s, err)) return false;
     if (!image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, &why))
         return error_set(err, "%.200s: %.250s", s->key, why.text);
-    if (!b->thumb_side) return true;
+    if (!b->index->thumb_side) return true;
     Thumb *thumb = &b->thumbs[i];
-    return thumbnail_jpeg(&thumb->bytes, &thumb->size, img, (int)b->thumb_side, &b->scratch[t],
-                          &why) ||
+    return thumbnail_jpeg(&thumb->bytes, &thumb->size, img, (int)b->index->thumb_side,
+                          &b->scratch[t], &why) ||
            error_set(err, "%.200s: %.250s", s->key, why.text);
 }
 
@@ -54,6 +57,7 @@ static size_t add_segment(IndexFolder *x, Encoder *e, ImageBatch *b, const Work 
     float *rows = xmalloc(size_mul(n, E * sizeof *rows));
     bool *ok = xcalloc(n, sizeof *ok);
     b->thumbs = xcalloc(n, sizeof *b->thumbs);
+    b->stamps = xcalloc(n, sizeof *b->stamps);
     encoder_images(e, fetch, b, n, rows, ok);
     char **good_keys = xcalloc(n, sizeof *good_keys);
     Thumb *good_thumbs = xcalloc(n, sizeof *good_thumbs);
@@ -61,12 +65,13 @@ static size_t add_segment(IndexFolder *x, Encoder *e, ImageBatch *b, const Work 
         if (!ok[i]) continue;
         memmove(rows + good * E, rows + i * E, E * sizeof *rows);
         good_keys[good] = w->keys[at + i];
+        b->stamps[good] = b->stamps[i];
         if (w->old[at + i] != NONE) index_folder_remove(x, w->old[at + i]);
         good_thumbs[good++] = b->thumbs[i];
     }
-    index_folder_add(x, rows, good_keys, good_thumbs, good, time);
+    index_folder_add(x, rows, good_keys, good_thumbs, b->stamps, good, time);
     for (size_t i = 0; i < n; i++) free(b->thumbs[i].bytes);
-    FREE_ALL(b->thumbs, good_thumbs, good_keys, rows, ok);
+    FREE_ALL(b->thumbs, b->stamps, good_thumbs, good_keys, rows, ok);
     return good;
 }
 
@@ -172,13 +177,14 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
     size_t n = w.count, added = 0, threads = (size_t)omp_get_max_threads();
     if (w.changed)
         log_info("%s: %zu pictures have changed since they were embedded", o->folder, w.changed);
-    ImageBatch b = {.data = d, .thumb_side = x.thumb_side};
+    ImageBatch b = {.data = d, .index = &x};
     b.sample = xcalloc(threads, sizeof *b.sample);
     b.scratch = xcalloc(threads, sizeof *b.scratch);
     Progress progress = progress_start(o->folder);
     for (size_t at = 0; at < n; at += INDEX_SEGMENT_ROWS) {
         size_t part = size_min(INDEX_SEGMENT_ROWS, n - at);
         b.samples = w.samples + at;
+        b.keys = w.keys + at;
         added += add_segment(&x, e, &b, &w, at, part);
         progress_show(&progress, at + part, n, "");
     }
