@@ -147,8 +147,8 @@ Encoder *encoder_open(const EncoderOptions *o) {
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
     Encoder *e = xcalloc(1, sizeof *e);
     e->k = kernels_open_device(o->device, o->precision);
-    pretrained_config(&e->config, o->checkpoint, o->model);
-    e->checkpoint = xstrdup(o->checkpoint);
+    e->checkpoint = pretrained_find(o->checkpoint);
+    pretrained_config(&e->config, e->checkpoint, o->model);
     if (o->must_be) check_form(e, o->must_be);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* an explicit vocabulary is checked at once */
@@ -199,6 +199,7 @@ void encoder_close(Encoder *e) {
     free(e);
 }
 
+const char *encoder_checkpoint(const Encoder *e) { return e->checkpoint; }
 const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
 const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
 size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }

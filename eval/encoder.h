@@ -8,7 +8,7 @@
 #include "train/model/uploads.h"
 
 typedef struct EncoderOptions {
-    const char *checkpoint; /* folder or file of any format (train/model/weights.h) */
+    const char *checkpoint; /* folder or file of any format, or a run (train/model/pretrained.h) */
     const char *model;      /* architecture if the checkpoint has none; else NULL */
     const char *vocab;      /* NULL: the checkpoint's, else CLIP's own */
     DeviceOption device;
@@ -32,6 +32,7 @@ Encoder *encoder_open(const EncoderOptions *o);
 Encoder *encoder_of_model(const Kernels *k, const ClipConfig *c, Params *p, Uploads *uploads,
                           const Tokenizer *tokenizer, size_t batch);
 void encoder_close(Encoder *e);
+const char *encoder_checkpoint(const Encoder *e); /* that was opened: of a run, one in it */
 const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);
 size_t encoder_dim(const Encoder *e);         /* E */

@@ -351,7 +351,7 @@ static void test_diff(void **state) {
     write_tensors(q, b + 1, 1);
     clipc(1, "1 of 1 tensors differ", line("ckpt diff %s %s --tolerance 0.16", p, q));
     clipc(0, "0 of 1 tensors differ", line("ckpt diff %s %s --tolerance 0.17", p, q));
-    clipc(1, "No such file", line("ckpt diff %s %s-none", p, q));
+    clipc(1, "no such file", line("ckpt diff %s %s-none", p, q));
 }
 
 /* ---- rounding ---- */

@@ -20,6 +20,17 @@ validates() { # measured after steps 5, 10, 15 and the last; best stands
         [ "$(grep '"val/loss"' "$dir/val/metrics.jsonl" | sed 's/.*step": \([0-9]*\).*/\1/' | tr '\n' ' ')" = "5 10 15 18 " ] &&
         [ -f "$dir/val/checkpoints/best/open_clip_model.safetensors" ] && grep -q "best val/loss" "$dir/stderr"
 }
+a_run_is_its_best() { # wherever a checkpoint is asked for; its recipe names the checkpoint
+    local best=$dir/val/checkpoints/best use="val is a run: its checkpoints/best is used"
+    "$clipc" embed --checkpoint "$best" --text $golden/pairs.tsv --out "$dir/best.npy" 2>"$dir/stderr" && ! grep -q "is a run" "$dir/stderr" &&
+        "$clipc" embed --checkpoint "$dir/val" --text $golden/pairs.tsv --out "$dir/run.npy" 2>"$dir/stderr" && grep -q "$use" "$dir/stderr" &&
+        cmp "$dir/best.npy" "$dir/run.npy" && "$clipc" ckpt diff "$dir/val" "$best" 2>"$dir/stderr" && grep -q "$use" "$dir/stderr" &&
+        "$clipc" ckpt info "$dir/val" 2>&1 | grep -q "$use" && "$clipc" ckpt convert "$dir/val" --out "$dir/converted" 2>&1 | grep -q "$use" &&
+        echo words | "$clipc" tok --checkpoint "$dir/val" --vocab $golden/vocab.txt 2>&1 | grep -q "$use" &&
+        "$clipc" train --pretrained "$dir/val" --distill-pretrained "$dir/val" --train-data $golden/pairs.tsv --batch-size 4 --max-steps 1 \
+            --logs "$dir" --name from_run 2>"$dir/stderr" && [ "$(grep -c "$use" "$dir/stderr")" = 2 ] &&
+        grep -q "^pretrained = .*val/checkpoints/best" "$dir/from_run/params.conf" && grep -q "^distill-pretrained = .*val/checkpoints/best" "$dir/from_run/params.conf"
+}
 recalls_are_those_of_eval() {
     "$clipc" eval retrieval --precision fp32 --checkpoint "$dir/val/checkpoints/epoch_3" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
     for pair in image_to_text text_to_image; do
@@ -255,6 +266,7 @@ scale_is_kept() { # the resumed run goes on with the temperature that was reache
 }
 
 check validates_every_k_steps validates
+check a_run_means_its_best a_run_is_its_best
 check validation_recalls_are_those_of_eval recalls_are_those_of_eval
 check validation_changes_no_weight does_not_disturb
 check validation_killed_and_resumed val_resumed

@@ -2,6 +2,7 @@
  * resized as in PyTorch. */
 #include "train/model/pretrained.h"
 
+#include "data/io/folder.h"
 #include "data/tensors/safetensors.h"
 #include "tests/support.h"
 #include "tests/support_data.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const Kernels *k;
 
@@ -130,6 +132,52 @@ static void test_wrong_tensors_are_named(void **state) {
     small_end(o, &c);
 }
 
+/* ---- names ---- */
+
+static void find(void *name) { free(pretrained_find(name)); }
+
+static void found(const char *name, const char *want) {
+    char *got = pretrained_find(name);
+    assert_string_equal(got, want);
+    free(got);
+}
+
+static void test_a_run_means_its_best(void **state) {
+    (void)state;
+    ClipConfig c;
+    OptimState *o = small_state(k, &c, 2, 5, false);
+    const char *run = test_path("named"), *checkpoints = test_path("named/checkpoints"),
+               *best = test_path("named/checkpoints/best"),
+               *latest = test_path("named/checkpoints/latest");
+    folder_make_or_die(checkpoints);
+    test_dies(find, (void *)run, EXIT_ERROR, "named/checkpoints: no checkpoint in it yet");
+    checkpoint_save(checkpoints, "step_1", o, &c, &(TrainState){0}, NULL);
+    found(run, latest);
+    folder_make_or_die(best); /* nothing in it */
+    found(run, latest);
+    assert_int_equal(rmdir(best), 0);
+    checkpoint_save(checkpoints, "best", o, &c, &(TrainState){0}, NULL);
+    found(run, best);
+    /* whatever is a checkpoint means itself */
+    found(latest, latest);
+    const char *file = test_path("named/checkpoints/best/open_clip_model.safetensors");
+    found(file, file);
+    const char *plain = test_path("named/plain");
+    folder_make_or_die(plain);
+    found(plain, plain);
+    small_end(o, &c);
+}
+
+static void test_nothing_is_downloaded(void **state) {
+    (void)state;
+    test_dies(find, "laion2b_s34b_b79k", EXIT_ERROR,
+              "laion2b_s34b_b79k: no such file or folder, and nothing is downloaded: fetch it with "
+              "`hf download REPOSITORY --local-dir FOLDER`");
+    test_dies(find, "hf-hub:laion/CLIP-ViT-B-32", EXIT_ERROR,
+              "`hf download laion/CLIP-ViT-B-32 --local-dir FOLDER`");
+    test_dies(find, "openai", EXIT_ERROR, "docs/CHECKPOINTS.md");
+}
+
 /* ---- resizing ---- */
 
 /* A file with the golden embedding in a model of its size, loaded into one of another size. */
@@ -207,6 +255,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_foreign_names_and_types),
         cmocka_unit_test(test_wrong_tensors_are_named),
+        cmocka_unit_test(test_a_run_means_its_best),
+        cmocka_unit_test(test_nothing_is_downloaded),
         cmocka_unit_test(test_resize),
         cmocka_unit_test(test_resize_without_class),
     };

@@ -1,6 +1,7 @@
 /* clipc ckpt convert, mix, average: one new checkpoint from one, two or several. */
 #include "data/text/tokenizer.h"
 #include "tools/commands.h"
+#include "tools/common.h"
 #include "train/model/pretrained.h"
 #include "train/model/export.h"
 #include "train/options.h"
@@ -89,10 +90,11 @@ static char *find_vocab(const char *from, const ClipConfig *c) {
     return NULL;
 }
 
-static void write_sum(const Command *command, const StringList *paths, const double *share) {
+static void write_sum(const Command *command, StringList *paths, const double *share) {
     ClipConfig config;
     Error err;
     if (!out) die_usage("clipc %s: --out is missing (what to write)", command->name);
+    find_checkpoints(paths);
     pretrained_config(&config, paths->items[0], model);
     size_t count;
     Param *list = params_describe(&config, &count);

@@ -137,6 +137,7 @@ int cmd_ckpt_diff(int argc, char **argv) {
     static StringList paths;
     options_parse(&command, argc, argv, &paths);
     if (paths.count != 2) die_usage("clipc ckpt diff: give two PATHs");
+    find_checkpoints(&paths);
     Weights w[2];
     Error err;
     for (int i = 0; i < 2; i++)

@@ -1,5 +1,6 @@
 /* clipc ckpt info: the contents of a checkpoint of any format. */
 #include "tools/commands.h"
+#include "tools/common.h"
 #include "train/checkpoint.h"
 #include "data/io/folder.h"
 #include "train/options.h"
@@ -38,7 +39,6 @@ typedef struct Checkpoint {
 
 static void open_checkpoint(Checkpoint *c, const char *path) {
     Error err;
-    if (access(path, F_OK)) die("%s: no such file or folder", path);
     *c = (Checkpoint){.path = path};
     char *file = weights_find_file(path), *config = clip_config_find(path);
     if (!file) die("%s: no weights in this folder", path);
@@ -154,6 +154,7 @@ int cmd_ckpt_info(int argc, char **argv) {
     static StringList paths;
     options_parse(&command, argc, argv, &paths);
     if (paths.count != 1) die_usage("clipc ckpt info: give one PATH");
+    find_checkpoints(&paths);
     Checkpoint c;
     open_checkpoint(&c, paths.items[0]);
     if (as_json)

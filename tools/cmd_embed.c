@@ -94,7 +94,7 @@ int cmd_embed(int argc, char **argv) {
         Dataset *d = open_dataset("images", images, &dataset);
         if (index_folder) {
             EmbedIndex o = {index_folder,
-                            encoder.checkpoint,
+                            encoder_checkpoint(e),
                             dtype,
                             option_find(&command, "dtype")->given,
                             (size_t)thumbnails,

@@ -217,6 +217,7 @@ static int train(int argc, char **argv) {
 static Tokenizer *open_of_checkpoint(void) {
     ClipConfig c = {0};
     Error err;
+    if (checkpoint) checkpoint = pretrained_find(checkpoint);
     if (checkpoint && !clip_config_read_tokenizer(&c, checkpoint, &err)) die("%s", err.text);
     if (context_length == 0) context_length = c.context_length ? (int64_t)c.context_length : 77;
     char *path = vocab ? xstrdup(vocab) : checkpoint ? pretrained_vocab(checkpoint) : NULL;

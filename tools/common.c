@@ -5,6 +5,7 @@
 #include "data/text/tokenizer.h"
 
 #include "eval/lists.h"
+#include "train/model/pretrained.h"
 #include "train/ranks/agree.h"
 
 #include <errno.h>
@@ -114,6 +115,14 @@ void expand_image_files(StringList *files) {
     }
     string_list_free(files);
     *files = all;
+}
+
+void find_checkpoints(StringList *names) {
+    for (size_t i = 0; i < names->count; i++) {
+        char *found = pretrained_find(names->items[i]);
+        free(names->items[i]);
+        names->items[i] = found;
+    }
 }
 
 float *embed_texts(Encoder *e, char *const *texts, size_t n) {

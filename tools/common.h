@@ -12,7 +12,8 @@
 #define ENCODER_DEFAULTS                                                                           \
     { .batch_size = 64 }
 #define ENCODER_OPTIONS(o)                                                                         \
-    STRING("checkpoint", &(o).checkpoint, "PATH", "folder or file, any format"),                   \
+    STRING("checkpoint", &(o).checkpoint, "PATH",                                                  \
+           "folder or file, any format; a run's folder: its best"),                                \
         STRING("model", &(o).model, "NAME|FILE", "architecture, if the checkpoint has none"),      \
         STRING("vocab", &(o).vocab, "FILE", "default: the checkpoint's, or CLIP's"),               \
         CHOICE("device", &(o).device, DEVICES, "where to compute"),                                \
@@ -70,6 +71,8 @@ char **read_lines(const char *path, size_t *count);
 void free_lines(char **lines, size_t count);
 /* Replaces each list of images (`@FILE`, a .txt) by the names in it. */
 void expand_image_files(StringList *files);
+/* Replaces each name of a checkpoint by the checkpoint that it means (pretrained_find). */
+void find_checkpoints(StringList *names);
 /* Features of captions / of image files, one row each; exits with an error for an unreadable file.
  * malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);

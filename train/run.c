@@ -52,6 +52,9 @@ static void find_run(Run *r) {
                 r->checkpoints);
         log_info("no checkpoint under %s yet: starting afresh", r->checkpoints);
     }
+    if (opt->pretrained && !r->resume) train_options.pretrained = pretrained_find(opt->pretrained);
+    if (opt->distill_pretrained)
+        train_options.distill_pretrained = pretrained_find(opt->distill_pretrained);
 }
 
 static void load_config(Run *r) {
@@ -233,6 +236,8 @@ void run_start(Run *r) {
     r->dir = comm_string(r->comm, r->dir);
     r->checkpoints = comm_string(r->comm, r->checkpoints);
     r->resume = comm_string(r->comm, r->resume);
+    train_options.pretrained = comm_string(r->comm, (char *)opt->pretrained);
+    train_options.distill_pretrained = comm_string(r->comm, (char *)opt->distill_pretrained);
     r->comm->broadcast_bytes(&r->state, sizeof r->state, 0);
     choose_precision(r);
     comm_rank0_begin(r->comm);

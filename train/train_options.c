@@ -120,7 +120,7 @@ static Option options[] = {
     FLOAT("gray-scale-prob", &O.gray_scale_prob, 0, 1, "how often a picture turns grey"),
     PATH("model", &O.model, "NAME|FILE", "architecture: a name of configs/models or a JSON file"),
     PATH("pretrained", &O.pretrained, "PATH",
-         "start from these weights; a folder brings the architecture"),
+         "start from these weights; a folder brings the architecture, a run's has its best"),
     FLOAT("force-patch-dropout", &O.force_patch_dropout, -1, 0.99,
           "share of patches dropped in training; -1: as in the model's file"),
     FLAG("lock-image", &O.lock_image, "freeze the image tower"),

@@ -7,6 +7,39 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Tags and hub names of open_clip are not paths. */
+static _Noreturn void refuse_name(const char *name) {
+    static const char hub[] = "hf-hub:";
+    bool on_hub = !strncmp(name, hub, sizeof hub - 1);
+    die("%s: no such file or folder, and nothing is downloaded: fetch it with `hf download %s "
+        "--local-dir FOLDER` and give that FOLDER (docs/CHECKPOINTS.md lists repositories)",
+        name, on_hub ? name + sizeof hub - 1 : "REPOSITORY");
+}
+
+static char *checkpoint_of_run(const char *run, const char *checkpoints) {
+    static const char *const names[] = {"best", "latest"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *path = folder_path(checkpoints, names[i]),
+             *weights = folder_is(path) ? weights_find_file(path) : NULL;
+        free(weights);
+        if (weights) {
+            log_info("%s is a run: its checkpoints/%s is used", run, names[i]);
+            return path;
+        }
+        free(path);
+    }
+    die("%s: no checkpoint in it yet (neither best nor latest)", checkpoints);
+}
+
+char *pretrained_find(const char *name) {
+    if (access(name, F_OK)) refuse_name(name);
+    char *weights = weights_find_file(name), *checkpoints = folder_path(name, "checkpoints");
+    char *found =
+        !weights && folder_is(checkpoints) ? checkpoint_of_run(name, checkpoints) : xstrdup(name);
+    FREE_ALL(weights, checkpoints);
+    return found;
+}
+
 void pretrained_config(ClipConfig *c, const char *path, const char *model) {
     clip_config_load(c, model ? model : path);
     char *file = model && path ? clip_config_find(path) : NULL;

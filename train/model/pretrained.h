@@ -4,6 +4,10 @@
 #include "train/model/params.h"
 #include "train/model/weights.h"
 
+/* The checkpoint that a user's name means: a file, a folder, or a run's folder, whose
+ * checkpoints/best or, without one, checkpoints/latest is taken, which a line says. malloc'd; exits
+ * with an error if there is none: nothing is downloaded. */
+char *pretrained_find(const char *name);
 /* The architecture of --model, or without one (NULL) the checkpoint's; mean, std and resizing are
  * the checkpoint's if it has them. Not both NULL. Exits with an error if there is none. */
 void pretrained_config(ClipConfig *c, const char *path, const char *model);
