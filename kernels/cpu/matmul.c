@@ -216,7 +216,7 @@ typedef struct Operand {
     const void *at;
 } Operand;
 static void execute(dnnl_primitive_t p, const Operand *all, int count, const char *what) {
-    dnnl_exec_arg_t args[5];
+    dnnl_exec_arg_t args[5] = {{0}};
     for (int i = 0; i < count; i++) {
         args[i].arg = all[i].arg;
         check(
