@@ -67,14 +67,26 @@ bool cpu_set_find(CpuSet *set, const char *word, CpuSet best, Error *err) {
     return error_set(err, "CLIPC_CPU=%s is no instruction set: this machine has %s", word, had);
 }
 
+static const char *named_set(void) {
+    const char *word = getenv("CLIPC_CPU");
+    return word && *word ? word : NULL;
+}
+
+bool cpu_set_named(void) { return named_set() != NULL; }
+
+static atomic_int chosen = -1;
+
 CpuSet cpu_set(void) {
-    static atomic_int chosen = -1;
     int known = atomic_load_explicit(&chosen, memory_order_relaxed);
     if (known >= 0) return (CpuSet)known;
-    const char *word = getenv("CLIPC_CPU");
     CpuSet set;
     Error err;
-    if (!cpu_set_find(&set, word && *word ? word : NULL, cpu_set_best(), &err)) die("%s", err.text);
+    if (!cpu_set_find(&set, named_set(), cpu_set_best(), &err)) die("%s", err.text);
     atomic_store(&chosen, (int)set);
     return set;
+}
+
+void cpu_set_lower(CpuSet set) {
+    assert(set <= cpu_set());
+    atomic_store(&chosen, (int)set);
 }

@@ -17,5 +17,10 @@ CpuSet cpu_set_best(void);
 /* The set called `word` on a machine whose last one is `best`; NULL: that one. */
 bool cpu_set_find(CpuSet *set, const char *word, CpuSet best, Error *err);
 /* The set of this process: what CLIPC_CPU in the environment names, else the last one; exits with
- * an error if that cannot be. The same at every call. */
+ * an error if that cannot be. The same at every call, except after cpu_set_lower. */
 CpuSet cpu_set(void);
+/* True if CLIPC_CPU names it. */
+bool cpu_set_named(void);
+/* From here on an earlier set than cpu_set() is used. Kernels that are open keep theirs: call it
+ * before the first product, and open them again. */
+void cpu_set_lower(CpuSet set);

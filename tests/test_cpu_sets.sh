@@ -55,6 +55,28 @@ same_pixels() {
         CLIPC_CPU=$set "$clipc" data image $golden/*.jpg --size 48 --out "$dir/$set.npy" 2>/dev/null && cmp "$dir/$set.npy" "$dir/v3.npy" || return 1
     done
 }
+# Two ranks; a value after the name is rank 0's or rank 1's CLIPC_CPU ("": none). A machine that has less is a rank with less.
+two_ranks() { # name, of rank 0, of rank 1, options…
+    local name=$1 first=$2 second=$3
+    shift 3
+    local options=(train "${pairs[@]}" --batch-size 4 --warmup 2 --max-steps 3 --logs "$dir" --name "$name" "$@")
+    "${mpirun[@]}" -np 1 -x CLIPC_CPU="$first" "$clipc" "${options[@]}" : -np 1 -x CLIPC_CPU="$second" "$clipc" "${options[@]}" \
+        >"$dir/out" 2>"$dir/stderr"
+}
+ranks_agree() { # in every precision, whichever rank has less
+    local first second
+    two_ranks both v3 v3 --precision amp_bf16 && ! grep -q "on all ranks" "$dir/stderr" || return 1
+    for first in "" v3; do
+        [ "$first" ] && second="" || second=v3
+        two_ranks "first-$first" "$first" "$second" --precision amp_bf16 &&
+            grep -q "instruction set v3 on all ranks, because rank $([ "$first" ] && echo 0 || echo 1) has no later one (rank .* has $best)" "$dir/stderr" &&
+            grep -q " cpu-amp_bf16 (v3)\$" "$dir/stderr" && same_state "$dir/first-$first/checkpoints/latest" "$dir/both/checkpoints/latest" || return 1
+    done
+    two_ranks auto "" v3 && grep -q " cpu-fp32 (v3)\$" "$dir/stderr"
+}
+ranks_named_apart() {
+    ! two_ranks apart "$best" v3 && grep -q "rank 0 has CLIPC_CPU=$best and rank 1 uses v3, .* CLIPC_CPU=v3 on all" "$dir/stderr" && [ ! -e "$dir/apart" ]
+}
 emulated() { # CPU, command…; the program does not start itself again, which would leave the emulator
     local cpu=$1
     shift
@@ -74,6 +96,14 @@ check trajectories_bf16 trajectories amp_bf16 1e-2
 check resumed resumed
 check same_pixels same_pixels
 if [ "$best" = v3 ]; then skip "this machine has one instruction set" really_other_code; else check really_other_code really_other_code; fi
+if [ "$best" = v3 ]; then
+    skip "this machine has one instruction set" ranks_agree ranks_named_apart
+elif no_mpi; then
+    skip "$no_mpi_reason" ranks_agree ranks_named_apart
+else
+    check ranks_agree ranks_agree
+    check ranks_named_apart ranks_named_apart
+fi
 if [ "$(emulated max /bin/echo 1 2>/dev/null)" = 1 ]; then
     check old_cpu old_cpu
     check lacking lacking

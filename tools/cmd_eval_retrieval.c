@@ -290,7 +290,6 @@ int cmd_eval_retrieval(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, NULL);
     Pool p = {0};
-    const Kernels *k = kernels_open_device(encoder.device, encoder.precision);
     if (image_features || text_features) {
         pool_open(&p);
     } else {
@@ -314,6 +313,7 @@ int cmd_eval_retrieval(int argc, char **argv) {
         encoder_close(e);
         pool_check(&p);
     }
+    const Kernels *k = kernels_open_device(encoder.device, encoder.precision);
     size_t N = p.images.count, M = p.texts.count;
     size_t *to_text = xcalloc(N, sizeof *to_text), *to_image = xcalloc(M, sizeof *to_image);
     double t0 = clock_now();

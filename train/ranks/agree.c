@@ -1,4 +1,5 @@
 #include "train/ranks/agree.h"
+#include "kernels/cpu_sets.h"
 #include "kernels/hash.h"
 
 #include <stdio.h>
@@ -43,6 +44,32 @@ void agree_on_start(const Comm *c, const NamedHash *options, size_t count) {
         snprintf(what, sizeof what, "--%s", options[i].name);
         agree_on(c, what, options[i].hash);
     }
+}
+
+void agree_on_cpu_set(const Comm *c) {
+    struct Own {
+        int set, named;
+    } own = {cpu_set(), cpu_set_named()}, *all = xcalloc((size_t)c->size, sizeof *all);
+    c->gather_bytes(all, &own, sizeof own);
+    int first = 0, last = 0, refuses = -1;
+    for (int r = 1; r < c->size; r++) {
+        if (all[r].set < all[first].set) first = r;
+        if (all[r].set > all[last].set) last = r;
+    }
+    for (int r = c->size - 1; r >= 0; r--)
+        if (all[r].named && all[r].set > all[first].set) refuses = r;
+    const char *least = cpu_set_names[all[first].set];
+    if (refuses >= 0)
+        comm_die(c,
+                 "rank %d has CLIPC_CPU=%s and rank %d uses %s, with which results differ: "
+                 "CLIPC_CPU=%s on all",
+                 refuses, cpu_set_names[all[refuses].set], first, least, least);
+    if (all[last].set != all[first].set)
+        log_info("instruction set %s on all ranks, because rank %d has no later one (rank %d has "
+                 "%s)",
+                 least, first, last, cpu_set_names[all[last].set]);
+    cpu_set_lower((CpuSet)all[first].set);
+    free(all);
 }
 
 void agree_on_algorithms(const Comm *c) {

@@ -13,5 +13,8 @@ typedef struct NamedHash {
 void agree_on_start(const Comm *c, const NamedHash *options, size_t count);
 /* Compares another hash, named `what` ("the data set"). */
 void agree_on(const Comm *c, const char *what, uint64_t hash);
+/* All CPU ranks use the earliest instruction set of them all; a rank that CLIPC_CPU forbids it ends
+ * all. Before kernels are opened to compute. */
+void agree_on_cpu_set(const Comm *c);
 /* Rank 0's choices of algorithms (kernels_algorithms) become those of all ranks. */
 void agree_on_algorithms(const Comm *c);

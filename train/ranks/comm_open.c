@@ -1,4 +1,5 @@
 #include "train/ranks/comm_open.h"
+#include "train/ranks/agree.h"
 
 #include "train/ranks/node.h"
 
@@ -106,6 +107,7 @@ const Comm *comm_open(const CommOptions *o, const Kernels *k) {
         log_quiet(c->rank > 0);
     }
     node_join(c);
+    if (choice == COMM_MPI) agree_on_cpu_set(c);
     if (c->memory)
         log_info("NCCL took %.1f MiB of the GPU's memory", (double)c->memory / (1 << 20));
     return c;

@@ -18,8 +18,8 @@ typedef struct CommOptions {
 
 /* The transport of this process; COMM_AUTO: by the launcher's environment. With several ranks,
  * lines on stderr are marked with the rank, only rank 0 logs information (warnings and errors come
- * from all), and the OpenMP threads are this rank's share of the CPUs it may use (node.h). Exits
- * with an error if the transport is not available. */
+ * from all), CPU ranks use one instruction set (agree.h), and the OpenMP threads are this rank's
+ * share of the CPUs it may use (node.h). Exits with an error if the transport is not available. */
 const Comm *comm_open(const CommOptions *o, const Kernels *k);
 
 /* ---- transports; each exits with an error in a build without its library ---- */
