@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30, BRACES_MAX = 8 };
+enum { SOURCES_MAX = 10 * 1000 * 1000, LIST_BYTES_MAX = 1 << 30 };
+/* A short text with braces names much: braces in one name, all names from braces, their bytes. */
+enum { BRACES_MAX = 8, EXPANDED_MAX = 2 * 1000 * 1000, EXPANDED_BYTES_MAX = 256 << 20 };
 
 static bool add(Sources *s, const Source *source, const char *path, Error *err) {
     if (s->count >= SOURCES_MAX) return error_set(err, "more than %d shards", SOURCES_MAX);
@@ -168,17 +170,28 @@ static const char *next_braces(const char *path, const char **close) {
     return NULL;
 }
 
+/* A name that braces gave. */
+static bool add_expanded(Sources *s, const char *path, bool in_list, Error *err) {
+    s->expanded_bytes += strlen(path);
+    if (++s->expanded > EXPANDED_MAX)
+        return error_set(err, "%.200s: braces give more than %d names", path, EXPANDED_MAX);
+    if (s->expanded_bytes > EXPANDED_BYTES_MAX)
+        return error_set(err, "%.200s: braces give names of more than %d MiB", path,
+                         EXPANDED_BYTES_MAX >> 20);
+    return add_path(s, path, in_list, err);
+}
+
 /* Expands the first braces of path, then those of every result. */
 static bool expand(Sources *s, const char *path, bool in_list, int depth, Error *err) {
     const char *close = NULL, *open = next_braces(path, &close);
-    if (!open) return add_path(s, path, in_list, err);
+    if (!open) return (depth ? add_expanded : add_path)(s, path, in_list, err);
     if (depth == BRACES_MAX) return error_set(err, "%s: more than %d braces", path, BRACES_MAX);
     size_t before = (size_t)(open - path), n = (size_t)(close - open - 1);
     unsigned long long lo, hi;
     int width;
     if (parse_range(open + 1, n, &lo, &hi, &width)) {
-        if (hi - lo >= SOURCES_MAX)
-            return error_set(err, "%s: more than %d shards", path, SOURCES_MAX);
+        if (hi - lo >= EXPANDED_MAX)
+            return error_set(err, "%.200s: braces give more than %d names", path, EXPANDED_MAX);
         for (unsigned long long i = lo; i <= hi; i++) {
             char number[32];
             snprintf(number, sizeof number, "%0*llu", width, i);

@@ -20,6 +20,7 @@ typedef struct Sources {
     SourceItem *items;
     size_t count, capacity, parts;
     Pipes pipes;
+    size_t expanded, expanded_bytes; /* names that braces gave, and their bytes */
     size_t last_size, last_capacity; /* of the last item's path, if it holds many */
 } Sources;
 
@@ -28,7 +29,8 @@ typedef struct Sources {
  * the other are one item. A folder that holds .tar files means these, sorted; if it holds none, but
  * folders below it do, all of those. Only folders are checked for existence. In a command, braces
  * are expanded if they hold a range or plain words; others are left to the shell; a command that
- * may not be run is an error. Free with sources_free, also on failure. */
+ * may not be run is an error, as are more than 2,000,000 names from braces, or 256 MiB. Free with
+ * sources_free, also on failure. */
 bool sources_expand(Sources *s, const char *spec, Pipes pipes, Error *err);
 /* The names in a list, as above but with braces as they are; malloc'd list of malloc'd names. */
 bool sources_list(const char *path, char ***names, size_t *count, Error *err);

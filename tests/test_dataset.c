@@ -131,6 +131,11 @@ static void test_specifications(void **state) {
     check_bad_spec("{a}.tar", "braces");
     check_bad_spec("{3..1}.tar", "braces");
     check_bad_spec("{0..99999999999}.tar", "more than");
+    check_bad_spec("{00..09999993}.tar", "braces give more than 2000000 names");
+    check_bad_spec("{0..1999}{0..1999}.jpg", "braces give more than 2000000 names");
+    char wide[1100];
+    snprintf(wide, sizeof wide, "%01000d{0..999999}.jpg", 0);
+    check_bad_spec(wide, "braces give names of more than 256 MiB");
     check_bad_spec("{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}.tar", "more than");
     check_bad_spec("https://example.org/{0..3}.tar", "pipe:curl");
     check_bad_spec("/nonexistent-folder", "No such file");
