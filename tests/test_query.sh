@@ -45,9 +45,10 @@ alone() { # features are the same bits in any batch, by any number of threads; a
             cmp <(tail -c 160 "$dir/one.npy") <(tail -c $((17 * 160)) "$dir/want.npy" | head -c 160) || return 1
     done
 }
+one() { sed 's/, "results".*//'; } # the fields of a single picture
 score() { # probabilities of one picture sum to 1; from stdin as well; the best first; each by itself
     model score "${vocab[@]}" --image $golden/00.jpg --text - --json <"$dir/queries.txt" >"$dir/out" &&
-        grep -o '"probability": [^,]*' "$dir/out" | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
+        one <"$dir/out" | grep -o '"probability": [^,]*' | awk '{s += $2} END {exit !(NR == 2 && s > 0.999999 && s < 1.000001)}' &&
         printf 'w\xffrds\n' | says 0 '"text": "w?rds"' model score "${vocab[@]}" --image $golden/00.jpg --text - --json &&
         says 2 "give the captions" model score --image $golden/00.jpg &&
         says 1 "No such file" model score "${vocab[@]}" --image "$dir/none.jpg" --texts a || return 1
@@ -57,18 +58,30 @@ score() { # probabilities of one picture sum to 1; from stdin as well; the best 
         sort -rn -k 4 "$dir/all" | head -n 3 | cmp - "$dir/three" && grep -q '#' "$dir/three" &&
         model score "${vocab[@]}" --image $golden/00.jpg $golden/05.jpg "${words[@]}" --json >"$dir/two" &&
         [ "$(grep -o '"image": ' "$dir/two" | wc -l)" = 2 ] && [ "$(grep -o '"text": ' "$dir/two" | wc -l)" = 8 ] &&
-        model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" --sigmoid --json >"$dir/out" && grep -o '"probability": [^}]*' "$dir/out" |
+        model score "${vocab[@]}" --image $golden/00.jpg "${words[@]}" --sigmoid --json | one >"$dir/out" && grep -o '"probability": [^}]*' "$dir/out" |
         tr -d ',}' | awk -v scale=14.2857 '{want = 1 / (1 + exp(-scale * $4)); d = $2 - want; if (d > 1e-3 || d < -1e-3) exit 1} END {exit NR != 4}' ||
         return 1
     # with the bias of a model trained with SigLIP's loss, which has learned that most pairs do not belong together
     "$clipc" train "${pairs[@]}" --siglip --max-steps 8 --warmup 1 --batch-size 8 --lr 0.1 --logs "$dir" --name siglip 2>/dev/null &&
         "$clipc" ckpt info "$dir/siglip/checkpoints/latest" --json | tr -d ' \n' >"$dir/info" &&
         "$clipc" score --checkpoint "$dir/siglip/checkpoints/latest" "${vocab[@]}" --image $golden/00.jpg "${words[@]}" \
-        --sigmoid --json >"$dir/out" || return 1
+        --sigmoid --json | one >"$dir/out" || return 1
     norm() { sed "s/.*\"name\":\"$1\"[^}]*\"norm\":\([0-9.e+-]*\).*/\1/" "$dir/info"; }
     grep -o '"probability": [^}]*' "$dir/out" | tr -d ',}' | awk -v scale="$(norm logit_scale)" -v bias="$(norm logit_bias)" '
         { want = 1 / (1 + exp(bias - exp(scale) * $4)); d = $2 / want; if (d > 1.01 || d < 0.99) exit 1 }
         END { exit NR != 4 || bias < 0.05 }'
+}
+score_shape() { # the same, whatever the number of pictures; a single one's fields are at the top too
+    local a=$golden/00.jpg b=$golden/05.jpg words=(--texts 'a red circle' 'a blue square' --json)
+    model score "${vocab[@]}" --image $a "${words[@]}" >"$dir/one" && model score "${vocab[@]}" --image $a $b "${words[@]}" >"$dir/two" &&
+        python3 - "$dir/one" "$dir/two" $a $b <<'EOF'
+import json, sys
+one, two = (json.load(open(path)) for path in sys.argv[1:3])
+assert list(two) == ["results"] and [r["image"] for r in two["results"]] == sys.argv[3:], two
+assert [r["image"] for r in one["results"]] == sys.argv[3:4], one
+assert one["results"][0] == two["results"][0], (one, two)
+assert one == {**one["results"][0], "results": one["results"]}, one
+EOF
 }
 retrieval() { # of a shard without an index: it is built where --cache-dir says
     local files=($golden/0?.jpg)
@@ -102,6 +115,7 @@ check embed embed
 check search search
 check features_of_any_batch alone
 check score score
+check score_has_one_shape score_shape
 check eval_retrieval retrieval
 check eval_zeroshot zeroshot
 check help help

@@ -111,11 +111,13 @@ int cmd_score(int argc, char **argv) {
         json_array_append_new(
             results, json_pack("{s:o, s:o}", "image", json_text(images.items[p]), "scores", list));
     }
-    /* one picture: its object; several: a list of them */
-    if (json && images.count == 1)
-        print_json(json_incref(json_array_get(results, 0)));
-    else if (json)
-        print_json(json_pack("{s:O}", "results", results));
+    if (json) {
+        json_t *root = json_object();
+        /* a single picture's fields are at the top too */
+        if (images.count == 1) json_object_update(root, json_array_get(results, 0));
+        json_object_set(root, "results", results);
+        print_json(root);
+    }
     json_decref(results);
     FREE_ALL(scores, pictures, features);
     if (text_file) free_lines(captions, n);
