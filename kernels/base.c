@@ -7,21 +7,35 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 static bool quiet_info;
 static char log_marker[32];
 
 static atomic_bool live; /* the cursor is at the end of a live line */
 
-/* before, after: control characters of this program. */
+/* Bytes of the first characters of shown[n] that leave the last column of the terminal free; a
+ * longer line would wrap, and could not be drawn over. */
+static size_t fitting(const char *shown, size_t n) {
+    struct winsize size;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) || !size.ws_col) return n;
+    size_t at = 0, used = 0;
+    for (; at < n; at++)
+        if (((unsigned char)shown[at] & 0xC0) != 0x80 && ++used >= size.ws_col) break;
+    return at;
+}
+
+/* before, after: control characters of this program; an empty after: a live line. */
 static void print(const char *before, const char *mark, const char *after, const char *fmt,
                   va_list args) {
     char line[2048], shown[TERMINAL_GROWTH * (sizeof line + 1)];
     vsnprintf(line, sizeof line, fmt, args);
     size_t n = terminal_escape(&(TerminalText){0}, shown, line, strlen(line));
+    if (!*after) n = fitting(shown, n);
     fprintf(stderr, "%s%s%.*s%s", before, mark, (int)n, shown, after);
 }
 

@@ -43,8 +43,8 @@ bool error_set(Error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_quiet(bool quiet);
-/* Draws a line on a terminal over the previously drawn one; log_live_end keeps it. Any other
- * message replaces it. */
+/* Draws a line on a terminal, cut to its width, over the previously drawn one; log_live_end keeps
+ * it. Any other message replaces it. */
 void log_live(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_live_end(void);
 void log_mark(const char *mark);

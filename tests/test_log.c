@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -293,12 +294,15 @@ static void test_plain_lines(void **state) {
     free(text);
 }
 
+static unsigned short columns; /* of the terminal; 0: not known */
+
 /* The output of f on a terminal, up to its last line break; malloc'd. NULL: no pseudo-terminals. */
 static char *terminal_of(void (*f)(const char *), const char *argument) {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY);
     if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return NULL;
     int other = open(ptsname(terminal), O_RDWR | O_NOCTTY);
     assert_true(other >= 0);
+    assert_int_equal(ioctl(other, TIOCSWINSZ, &(struct winsize){.ws_col = columns}), 0);
     fflush(NULL);
     pid_t child = fork();
     if (!child) {
@@ -363,6 +367,38 @@ static void bar(const char *what) {
     progress_end();
 }
 
+static void accented(const char *text) {
+    log_live("%s", text);
+    log_live_end();
+}
+
+static void test_live_line_fits(void **state) {
+    (void)state;
+    columns = 20; /* a step's kept line is whole, the live one is not */
+    char *steps = terminal_of(live, test_path("narrow"));
+    if (steps) {
+        assert_non_null(strstr(steps, "\r\033[Kstep 1/1000  epoch 0  loss"));
+        assert_non_null(strstr(steps, "ETA ?\r\n\r\033[Kstep 2/1000  epoch \r"));
+    }
+    free(steps);
+    columns = 12;
+    char *text = terminal_of(bar, "work");
+    if (!text) {
+        columns = 0;
+        puts("SKIP: test_live_line_fits: no pseudo-terminals here");
+        skip();
+    }
+    /* a column is free: the cursor is in it */
+    assert_string_equal(text, "\r\033[Kwork [#####\r\033[Kwork [#####\r\n");
+    free(text);
+    text = terminal_of(accented, "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9"
+                                 "123456789");
+    assert_string_equal(text, "\r\033[K\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9"
+                              "123456\r\n");
+    free(text);
+    columns = 0;
+}
+
 static void in_log(const char *what) {
     Progress p = progress_start(what);
     progress_show(&p, 1, 4, "early");
@@ -416,8 +452,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_metrics),   cmocka_unit_test(test_measured),
         cmocka_unit_test(test_events),    cmocka_unit_test(test_plain_lines),
-        cmocka_unit_test(test_live_line), cmocka_unit_test(test_progress),
-        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_live_line), cmocka_unit_test(test_live_line_fits),
+        cmocka_unit_test(test_progress),  cmocka_unit_test(test_disk_full),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
 }

@@ -112,11 +112,13 @@ static void show(TrainLog *l, const StepMetrics *m) {
              (unsigned long long)m->epoch, m->loss, m->logit_scale, m->lr,
              m->samples_per_s < 100 ? 1 : 0, m->samples_per_s, 100 * m->data_wait, left, bad,
              m->skipped ? "  SKIPPED" : "");
+    if (l->terminal) log_live("%s", due ? "" : line);
+    if (!due) return;
+    fputs(line, stderr); /* whole, because it is kept */
     if (l->terminal)
-        log_live("%s", line);
+        log_live_end();
     else
-        fprintf(stderr, "%s\n", line);
-    if (due) log_live_end();
+        fputc('\n', stderr);
 }
 
 /* ---- open, step, close ---- */
