@@ -11,6 +11,8 @@ mpirun=(mpirun -x ASAN_OPTIONS=detect_leaks=0 --allow-run-as-root --oversubscrib
 dir=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 failed=0
+# a sanitizer reserves more address space than ulimit -v or qemu-user gives
+sanitized() { [[ $bin = */asan || $bin = */tsan ]]; }
 
 check() { # name, command…: passes when the command succeeds
     local name=$1

@@ -76,7 +76,7 @@ line_breaks() { # in a picture's name: rows and keys stay in step
 hostile_index() { # rows that no file has take no memory
     says 0 "24 added" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/h" || return 1
     sed -i 's/"rows":24/"rows":4294967290,"removed":[[0,4294967290]]/; s/"times":\[[^a-z]*\]\],//' "$dir/h/index.json"
-    (ulimit -v 500000 && refused 1 "is not 4294967290 rows of 40" "$clipc" index list "$dir/h")
+    (sanitized || ulimit -v 500000; refused 1 "is not 4294967290 rows of 40" "$clipc" index list "$dir/h")
 }
 
 other_wheels() { # a wheel of PyPI with another content than that of the recorded hash
