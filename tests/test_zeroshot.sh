@@ -109,8 +109,8 @@ train() { # name, options…
         --precision fp32 --epochs 3 --warmup 3 --lr 1e-3 --eps 1e-4 --workers 1 --logs "$dir" --name "$name" \
         --imagenet-val "$dir/table.tsv" --zeroshot-classes "$dir/classes.json" "$@" 2>"$dir/stderr"
 }
-measured() { # run: its measurements, without speeds
-    grep -h imagenet-zeroshot "$dir/$1/metrics.jsonl"
+measured() { # run: its measurements, without times
+    grep -h imagenet-zeroshot "$dir/$1/metrics.jsonl" | sed 's/, "time".*//'
 }
 not_a_number() { # a weight that is no number: not an accuracy of 0
     cp -r $golden "$dir/nan"

@@ -29,10 +29,9 @@ static void find_run(Run *r) {
                   "a JSON file)");
     run_recipe_locate();
     const char *model = opt->model ? opt->model : opt->pretrained ? opt->pretrained : "resumed";
-    char *name = opt->name ? xstrdup(opt->name) : train_options_name(model);
-    r->dir = xasprintf("%s/%s", opt->logs, name);
+    if (!opt->name) train_options.name = train_options_name(model); /* recorded */
+    r->dir = xasprintf("%s/%s", opt->logs, opt->name);
     r->checkpoints = xasprintf("%s/checkpoints", r->dir);
-    train_options.name = name; /* recorded, even if the name was generated here */
     Error err;
     if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
     char *record = xasprintf("%s/params.conf", r->dir);
