@@ -12,11 +12,11 @@ typedef struct ClassSet {
     struct ClassName *by_name, *by_folder; /* [count] sorted, for look-up */
 } ClassSet;
 
+/* The path of a class file, malloc'd: `name` itself if it is a file, else build/zeroshot/NAME.json
+ * or zeroshot/NAME.json, here or where the program is installed; NULL: none of them. */
+char *class_set_find(const char *name);
 /* One JSON file {"classes": […], "templates": […], "folders": […]}; templates (default "{}") and
  * folders are optional. Exits with an error on anything else. */
-/* The path of a class file, malloc'd: `name` itself, or where there is no such file build/zeroshot/
- * NAME.json or zeroshot/NAME.json, here or where the program is installed; NULL: none of them. */
-char *class_set_find(const char *name);
 void class_set_load(ClassSet *s, const char *path);
 void class_set_free(ClassSet *s);
 /* A hash of all contents, which ranks compare. */

@@ -2,19 +2,14 @@
  * al. 2016, algorithm 1. */
 #include "data/text/bpe.h"
 #include "data/text/codepoints.h"
+#include "data/text/merge_queue.h"
 #include "data/text/text.h"
+#include "data/text/word_cache.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    NO_ID = 0xFFFF,
-    PAIR_SLOTS = 1 << 17,
-    CACHE_SLOTS = 1 << 17,
-    CACHE_WORDS = CACHE_SLOTS / 2,
-    CACHE_BYTES = 1 << 22,
-    MAX_CACHED_WORD = 255 /* bytes */
-};
+enum { NO_ID = 0xFFFF, PAIR_SLOTS = 1 << 17, CACHE_BYTES = 1 << 22 };
 #define WORD_END "</w>"
 
 typedef struct Pair {
@@ -30,20 +25,6 @@ typedef struct Bpe {
     char *strings; /* the symbols' bytes, concatenated; WORD_END as in the file */
     uint32_t *starts;
 } Bpe;
-
-static uint64_t hash_bytes(const char *s, size_t n) {
-    uint64_t h = n;
-    for (; n > 8; s += 8, n -= 8) {
-        uint64_t part;
-        memcpy(&part, s, 8);
-        h = (h ^ part) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 29;
-    }
-    uint64_t part = 0;
-    memcpy(&part, s, n);
-    h = (h ^ part) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 32;
-}
 
 /* ---- vocabulary ---- */
 
@@ -65,7 +46,7 @@ typedef struct Symbols {
 /* The slot of the symbol with these bytes, or the free slot where it would be inserted. */
 static uint16_t *find_symbol(const Symbols *s, const char *bytes, size_t n) {
     const Bpe *b = s->bpe;
-    for (uint64_t h = hash_bytes(bytes, n);; h++) {
+    for (uint64_t h = word_hash(bytes, n);; h++) {
         uint16_t *slot = &s->slots[h & (PAIR_SLOTS - 1)];
         if (*slot == NO_ID) return slot;
         size_t start = b->starts[*slot], length = b->starts[*slot + 1] - start;
@@ -227,29 +208,19 @@ static char *bpe_file_text(const Tokenizer *t, const char *header) {
 
 /* ---- encode ---- */
 
-typedef struct Slot {
-    uint64_t hash; /* 0: free */
-    uint32_t at;   /* in the arena: the ids, then the word's bytes */
-    uint16_t bytes, ids;
-} Slot;
-
 /* Arrays for merging one word, indexed by byte position; they grow to the longest word. */
 typedef struct Work {
     size_t room;
     uint16_t *ids;    /* the symbol that begins here; NO_ID: part of an earlier symbol */
     uint16_t *merged; /* the merge of it and the next symbol, or NO_ID */
     uint32_t *next, *previous;
-    uint64_t *heap; /* merged << 32 | place, lowest first */
-    size_t heap_count;
+    MergeQueue queue; /* the merged symbol is the rank */
 } Work;
 
 typedef struct BpeCache {
     TokenizerCache base;
     TextCleaner *text;
-    Slot *slots;
-    size_t words;
-    char *arena;
-    size_t used;
+    WordCache words;
     Work work;
 } BpeCache;
 
@@ -257,16 +228,15 @@ static TokenizerCache *bpe_cache_new(const Tokenizer *t) {
     BpeCache *c = xcalloc(1, sizeof *c);
     c->base.tokenizer = t;
     c->text = text_cleaner_new();
-    c->slots = xcalloc(CACHE_SLOTS, sizeof *c->slots);
-    c->arena = xmalloc(CACHE_BYTES);
+    word_cache_init(&c->words, sizeof *c->work.ids, CACHE_BYTES);
     return &c->base;
 }
 
 static void bpe_cache_free(TokenizerCache *cache) {
     BpeCache *c = (BpeCache *)cache;
     text_cleaner_free(c->text);
-    FREE_ALL(c->slots, c->arena, c->work.ids, c->work.merged, c->work.next, c->work.previous,
-             c->work.heap, c);
+    word_cache_free(&c->words);
+    FREE_ALL(c->work.ids, c->work.merged, c->work.next, c->work.previous, c->work.queue.at, c);
 }
 
 static void work_reserve(Work *w, size_t n) {
@@ -276,29 +246,7 @@ static void work_reserve(Work *w, size_t n) {
     w->merged = xrealloc(w->merged, w->room * sizeof *w->merged);
     w->next = xrealloc(w->next, size_mul(w->room, sizeof *w->next));
     w->previous = xrealloc(w->previous, size_mul(w->room, sizeof *w->previous));
-    w->heap = xrealloc(w->heap, size_mul(w->room, 3 * sizeof *w->heap));
-}
-
-static void heap_push(Work *w, uint64_t value) {
-    size_t i = w->heap_count++;
-    for (; i > 0 && w->heap[(i - 1) / 2] > value; i = (i - 1) / 2)
-        w->heap[i] = w->heap[(i - 1) / 2];
-    w->heap[i] = value;
-}
-
-static uint64_t heap_pop(Work *w) {
-    uint64_t top = w->heap[0], value = w->heap[--w->heap_count];
-    size_t i = 0;
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= w->heap_count) break;
-        if (child + 1 < w->heap_count && w->heap[child + 1] < w->heap[child]) child++;
-        if (w->heap[child] >= value) break;
-        w->heap[i] = w->heap[child];
-        i = child;
-    }
-    w->heap[i] = value;
-    return top;
+    w->queue.at = xrealloc(w->queue.at, size_mul(w->room, 3 * sizeof *w->queue.at));
 }
 
 /* Looks up the merge of the symbol at `place` and the next one. */
@@ -308,7 +256,7 @@ static void queue_pair(const Bpe *b, Work *w, size_t place, size_t n) {
     const Pair *pair = find_pair(b, w->ids[place], w->ids[w->next[place]]);
     if (pair->key == UINT32_MAX) return;
     w->merged[place] = (uint16_t)pair->id;
-    heap_push(w, (uint64_t)pair->id << 32 | place);
+    merge_queue_put(&w->queue, (uint64_t)pair->id << 32 | place);
 }
 
 /* Merges the pair of lowest rank, leftmost first, until there is none; the ids end up at the front
@@ -316,7 +264,7 @@ static void queue_pair(const Bpe *b, Work *w, size_t place, size_t n) {
  * pair at a time equals a pass over all equal pairs. */
 static size_t merge_word(const Bpe *b, Work *w, const char *word, size_t n) {
     work_reserve(w, n);
-    w->heap_count = 0;
+    w->queue.count = 0;
     for (size_t i = 0; i < n; i++) {
         w->ids[i] = b->byte_ids[(unsigned char)word[i]];
         w->next[i] = (uint32_t)(i + 1);
@@ -324,8 +272,8 @@ static size_t merge_word(const Bpe *b, Work *w, const char *word, size_t n) {
     }
     w->ids[n - 1] = (uint16_t)(w->ids[n - 1] + 256);
     for (size_t i = 0; i < n; i++) queue_pair(b, w, i, n);
-    while (w->heap_count > 0) {
-        uint64_t top = heap_pop(w);
+    while (w->queue.count > 0) {
+        uint64_t top = merge_queue_take(&w->queue);
         size_t place = (uint32_t)top;
         if (w->merged[place] != top >> 32) continue;
         size_t after = w->next[place];
@@ -341,37 +289,15 @@ static size_t merge_word(const Bpe *b, Work *w, const char *word, size_t n) {
     return count;
 }
 
-static void cache_add(BpeCache *c, uint64_t hash, const char *word, size_t n, size_t count) {
-    size_t ids_bytes = count * sizeof(uint16_t), bytes = round_up(ids_bytes + n, 2);
-    if (c->words == CACHE_WORDS || c->used + bytes > CACHE_BYTES) {
-        memset(c->slots, 0, CACHE_SLOTS * sizeof *c->slots);
-        c->words = c->used = 0;
-    }
-    size_t i = hash & (CACHE_SLOTS - 1);
-    while (c->slots[i].hash != 0) i = (i + 1) & (CACHE_SLOTS - 1);
-    c->slots[i] = (Slot){hash, (uint32_t)c->used, (uint16_t)n, (uint16_t)count};
-    memcpy(c->arena + c->used, c->work.ids, ids_bytes);
-    memcpy(c->arena + c->used + ids_bytes, word, n);
-    c->used += bytes;
-    c->words++;
-}
-
 /* The ids of one word, valid until the next call. */
 static const uint16_t *word_ids(const Bpe *b, BpeCache *c, const char *word, size_t n,
                                 size_t *count) {
-    bool cached = n <= MAX_CACHED_WORD;
-    uint64_t hash = cached ? hash_bytes(word, n) | 1u << 31 : 0;
-    for (size_t i = hash & (CACHE_SLOTS - 1); cached && c->slots[i].hash != 0;
-         i = (i + 1) & (CACHE_SLOTS - 1)) {
-        const Slot *s = &c->slots[i];
-        if (s->hash != hash || s->bytes != n) continue;
-        const char *at = c->arena + s->at;
-        if (memcmp(at + s->ids * sizeof(uint16_t), word, n) != 0) continue;
-        *count = s->ids;
-        return (const uint16_t *)at;
-    }
+    bool cached = n <= WORD_CACHE_LONGEST;
+    uint64_t hash = cached ? word_hash(word, n) : 0;
+    const uint16_t *known = cached ? word_cache_find(&c->words, hash, word, n, count) : NULL;
+    if (known) return known;
     *count = merge_word(b, &c->work, word, n);
-    if (cached) cache_add(c, hash, word, n, *count);
+    if (cached) word_cache_add(&c->words, hash, word, n, c->work.ids, *count);
     return c->work.ids;
 }
 

@@ -1,17 +1,14 @@
 #include "data/text/pipeline.h"
 
+#include "data/io/crc32c.h"
 #include "data/text/codepoints.h"
+#include "data/text/word_cache.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum {
-    CACHE_SLOTS = 1 << 17,
-    CACHE_WORDS = CACHE_SLOTS / 2,
-    CACHE_BYTES = 1 << 23,
-    MAX_CACHED_WORD = 255 /* bytes */
-};
+enum { CACHE_BYTES = 1 << 23 };
 #define SPACE_MARK "\xE2\x96\x81" /* U+2581 */
 
 /* ---- building ---- */
@@ -108,15 +105,19 @@ void pipeline_free(Tokenizer *t) {
     free(p);
 }
 
+Tokenizer *pipeline_loaded(Pipeline *p, bool ok, const char *text, size_t n) {
+    if (!ok) {
+        pipeline_free(&p->base);
+        return NULL;
+    }
+    p->form.identity = (uint64_t)crc32c(0, text, n) << 32;
+    pipeline_finish(p);
+    return &p->base;
+}
+
 uint64_t pipeline_identity(const Tokenizer *t) { return ((const Pipeline *)t)->form.identity; }
 
 /* ---- a thread's memory ---- */
-
-typedef struct Slot {
-    uint64_t hash; /* 0: free */
-    uint32_t at;   /* in the arena: the ids, then the word's bytes */
-    uint16_t bytes, ids;
-} Slot;
 
 typedef struct PipelineCache {
     TokenizerCache base;
@@ -124,10 +125,7 @@ typedef struct PipelineCache {
     Chars text, spare;
     TextSpans words, spare_words;
     TokenWork *work;
-    Slot *slots;
-    size_t count;
-    char *arena;
-    size_t used;
+    WordCache known;
 } PipelineCache;
 
 TokenizerCache *pipeline_cache_new(const Tokenizer *t) {
@@ -135,8 +133,7 @@ TokenizerCache *pipeline_cache_new(const Tokenizer *t) {
     c->base.tokenizer = t;
     c->cleaner = text_cleaner_new();
     c->work = token_work_new();
-    c->slots = xcalloc(CACHE_SLOTS, sizeof *c->slots);
-    c->arena = xmalloc(CACHE_BYTES);
+    word_cache_init(&c->known, sizeof(int32_t), CACHE_BYTES);
     return &c->base;
 }
 
@@ -144,37 +141,8 @@ void pipeline_cache_free(TokenizerCache *cache) {
     PipelineCache *c = (PipelineCache *)cache;
     text_cleaner_free(c->cleaner);
     token_work_free(c->work);
-    FREE_ALL(c->text.at, c->spare.at, c->words.at, c->spare_words.at, c->slots, c->arena, c);
-}
-
-static uint64_t hash_word(const char *s, size_t n) {
-    uint64_t h = n;
-    for (; n > 8; s += 8, n -= 8) {
-        uint64_t part;
-        memcpy(&part, s, 8);
-        h = (h ^ part) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 29;
-    }
-    uint64_t part = 0;
-    memcpy(&part, s, n);
-    h = (h ^ part) * 0x9E3779B97F4A7C15u;
-    return (h ^ h >> 32) | 1u << 31;
-}
-
-static void remember(PipelineCache *c, uint64_t hash, const char *word, size_t n,
-                     const int32_t *ids, size_t count) {
-    size_t ids_bytes = count * sizeof *ids, bytes = round_up(ids_bytes + n, sizeof *ids);
-    if (c->count == CACHE_WORDS || c->used + bytes > CACHE_BYTES) {
-        memset(c->slots, 0, CACHE_SLOTS * sizeof *c->slots);
-        c->count = c->used = 0;
-    }
-    size_t i = hash & (CACHE_SLOTS - 1);
-    while (c->slots[i].hash != 0) i = (i + 1) & (CACHE_SLOTS - 1);
-    c->slots[i] = (Slot){hash, (uint32_t)c->used, (uint16_t)n, (uint16_t)count};
-    memcpy(c->arena + c->used, ids, ids_bytes);
-    memcpy(c->arena + c->used + ids_bytes, word, n);
-    c->used += bytes;
-    c->count++;
+    word_cache_free(&c->known);
+    FREE_ALL(c->text.at, c->spare.at, c->words.at, c->spare_words.at, c);
 }
 
 /* ---- encode ---- */
@@ -190,22 +158,16 @@ typedef struct Output {
 static const int32_t *word_ids(const Pipeline *p, PipelineCache *c, const char *word, size_t n,
                                double *sum, size_t *count) {
     bool sums = p->form.model == MODEL_UNIGRAM && p->form.cut != CUT_NONE, steady;
-    bool cached = n <= MAX_CACHED_WORD && (!sums || *sum > -STEADY_SUM);
-    uint64_t hash = cached ? hash_word(word, n) : 0;
-    for (size_t i = hash & (CACHE_SLOTS - 1); cached && c->slots[i].hash != 0;
-         i = (i + 1) & (CACHE_SLOTS - 1)) {
-        const Slot *s = &c->slots[i];
-        if (s->hash != hash || s->bytes != n) continue;
-        const char *at = c->arena + s->at;
-        if (memcmp(at + s->ids * sizeof(int32_t), word, n) != 0) continue;
-        const int32_t *ids = (const int32_t *)at;
-        *count = s->ids;
-        for (size_t k = 0; sums && k < s->ids; k++)
+    bool cached = n <= WORD_CACHE_LONGEST && (!sums || *sum > -STEADY_SUM);
+    uint64_t hash = cached ? word_hash(word, n) : 0;
+    const int32_t *ids = cached ? word_cache_find(&c->known, hash, word, n, count) : NULL;
+    if (ids) {
+        for (size_t k = 0; sums && k < *count; k++)
             *sum = score_add(&p->form, *sum, p->scores[ids[k]]);
         return ids;
     }
-    const int32_t *ids = model_word(p, c->work, word, n, sum, &steady, count);
-    if (cached && (!sums || steady)) remember(c, hash, word, n, ids, *count);
+    ids = model_word(p, c->work, word, n, sum, &steady, count);
+    if (cached && (!sums || steady)) word_cache_add(&c->known, hash, word, n, ids, *count);
     return ids;
 }
 

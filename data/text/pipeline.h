@@ -132,6 +132,8 @@ bool pipeline_add_trie(Pipeline *p, size_t i, TrieKey *keys, size_t n, Error *er
 void pipeline_cuts(const char *piece, size_t n, bool *before, bool *after);
 /* Views and the fields of Tokenizer, after form and blocks are complete. */
 void pipeline_finish(Pipeline *p);
+/* The tokenizer of a file text[n] that was read into p; not ok: frees p and returns NULL. */
+Tokenizer *pipeline_loaded(Pipeline *p, bool ok, const char *text, size_t n);
 void pipeline_free(Tokenizer *t);
 
 TokenizerCache *pipeline_cache_new(const Tokenizer *t);
@@ -191,4 +193,12 @@ static inline double score_add(const PipelineForm *f, double sum, double score) 
     return f->single ? (double)((float)sum + (float)score) : sum + score;
 }
 
+/* A row of the table: what differs between the formats is how a file is read. */
+#define PIPELINE_KIND(NAME, FILE_NAME, MATCHES, LOAD)                                              \
+    {                                                                                              \
+        .name = NAME, .file = FILE_NAME, .matches = MATCHES, .load = LOAD,                         \
+        .configure = pipeline_configure, .free = pipeline_free, .cache_new = pipeline_cache_new,   \
+        .cache_free = pipeline_cache_free, .encode = pipeline_encode, .decode = pipeline_decode,   \
+        .symbol_text = pipeline_symbol_text, .identity = pipeline_identity                         \
+    }
 extern const TokenizerKind spm_kind, json_kind, wordpiece_kind;

@@ -1,7 +1,6 @@
 /* A sentencepiece model (spiece.model, tokenizer.model): the protocol buffer ModelProto of
  * sentencepiece_model.proto. Fields that do not change ids are skipped. */
 #include "data/text/pipeline.h"
-#include "data/io/crc32c.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -287,24 +286,8 @@ static Tokenizer *spm_load(char *text, size_t n, Error *err) {
     Pipeline *p = pipeline_new(&spm_kind);
     bool ok = read_model(&m, text, n, err) && put_model(p, &m, err);
     free(m.pieces);
-    if (!ok) {
-        pipeline_free(&p->base);
-        return NULL;
-    }
-    p->form.identity = (uint64_t)crc32c(0, text, n) << 32;
-    pipeline_finish(p);
-    return &p->base;
+    return pipeline_loaded(p, ok, text, n);
 }
 
-const TokenizerKind spm_kind = {.name = "sentencepiece",
-                                .file = "spiece.model",
-                                .matches = spm_matches,
-                                .load = spm_load,
-                                .configure = pipeline_configure,
-                                .free = pipeline_free,
-                                .cache_new = pipeline_cache_new,
-                                .cache_free = pipeline_cache_free,
-                                .encode = pipeline_encode,
-                                .decode = pipeline_decode,
-                                .symbol_text = pipeline_symbol_text,
-                                .identity = pipeline_identity};
+const TokenizerKind spm_kind =
+    PIPELINE_KIND("sentencepiece", "spiece.model", spm_matches, spm_load);

@@ -1,6 +1,7 @@
 /* Models: words to ids. */
 #include "data/text/pipeline.h"
 #include "data/text/codepoints.h"
+#include "data/text/merge_queue.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,8 @@ struct TokenWork {
     int32_t *merged; /* the merge of it and the next symbol, or NO_PIECE … */
     uint32_t *ranks; /* … and its rank */
     uint32_t *next, *previous;
-    bool *frozen;   /* a user-defined symbol, never merged */
-    uint64_t *heap; /* rank << 32 | place, lowest first */
-    size_t heap_count;
+    bool *frozen; /* a user-defined symbol, never merged */
+    MergeQueue queue;
     int32_t *out;
     size_t count;
 };
@@ -33,7 +33,7 @@ TokenWork *token_work_new(void) { return xcalloc(1, sizeof(TokenWork)); }
 
 void token_work_free(TokenWork *w) {
     if (w == NULL) return;
-    FREE_ALL(w->nodes, w->ids, w->merged, w->ranks, w->next, w->previous, w->frozen, w->heap,
+    FREE_ALL(w->nodes, w->ids, w->merged, w->ranks, w->next, w->previous, w->frozen, w->queue.at,
              w->out, w);
 }
 
@@ -47,7 +47,7 @@ static void reserve(TokenWork *w, size_t n) {
     w->next = xrealloc(w->next, size_mul(room, sizeof *w->next));
     w->previous = xrealloc(w->previous, size_mul(room, sizeof *w->previous));
     w->frozen = xrealloc(w->frozen, size_mul(room, sizeof *w->frozen));
-    w->heap = xrealloc(w->heap, size_mul(room, 3 * sizeof *w->heap));
+    w->queue.at = xrealloc(w->queue.at, size_mul(room, 3 * sizeof *w->queue.at));
     w->out = xrealloc(w->out, size_mul(room, sizeof *w->out));
 }
 
@@ -131,28 +131,6 @@ static void unigram_word(const Pipeline *p, TokenWork *w, const char *s, size_t 
 
 /* ---- byte pairs (Sennrich et al. 2016, algorithm 1) ---- */
 
-static void heap_push(TokenWork *w, uint64_t value) {
-    size_t i = w->heap_count++;
-    for (; i > 0 && w->heap[(i - 1) / 2] > value; i = (i - 1) / 2)
-        w->heap[i] = w->heap[(i - 1) / 2];
-    w->heap[i] = value;
-}
-
-static uint64_t heap_pop(TokenWork *w) {
-    uint64_t top = w->heap[0], value = w->heap[--w->heap_count];
-    size_t i = 0;
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= w->heap_count) break;
-        if (child + 1 < w->heap_count && w->heap[child + 1] < w->heap[child]) child++;
-        if (w->heap[child] >= value) break;
-        w->heap[i] = w->heap[child];
-        i = child;
-    }
-    w->heap[i] = value;
-    return top;
-}
-
 /* Rank and id of the merge of two symbols; id NO_PIECE: they do not merge. */
 static int32_t find_merge(const Pipeline *p, const TokenWork *w, const char *s, size_t n,
                           size_t place, uint32_t *rank) {
@@ -179,7 +157,8 @@ static void queue_pair(const Pipeline *p, TokenWork *w, const char *s, size_t n,
     w->merged[place] = NO_PIECE;
     if (w->next[place] >= n) return;
     w->merged[place] = find_merge(p, w, s, n, place, &w->ranks[place]);
-    if (w->merged[place] != NO_PIECE) heap_push(w, (uint64_t)w->ranks[place] << 32 | place);
+    if (w->merged[place] != NO_PIECE)
+        merge_queue_put(&w->queue, (uint64_t)w->ranks[place] << 32 | place);
 }
 
 /* The piece of one character, with the mark of a word's end if it is the last. */
@@ -246,10 +225,10 @@ static void bpe_word(const Pipeline *p, TokenWork *w, const char *s, size_t n) {
         }
     }
     size_t first = first_symbols(p, w, s, n);
-    w->heap_count = 0;
+    w->queue.count = 0;
     for (size_t i = first; i < n; i = w->next[i]) queue_pair(p, w, s, n, i);
-    while (w->heap_count > 0) {
-        uint64_t top = heap_pop(w);
+    while (w->queue.count > 0) {
+        uint64_t top = merge_queue_take(&w->queue);
         size_t place = (uint32_t)top;
         if (w->merged[place] == NO_PIECE || w->ranks[place] != top >> 32) continue;
         size_t after = w->next[place];

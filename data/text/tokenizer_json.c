@@ -1,5 +1,4 @@
 /* A tokenizer.json of the library tokenizers: vocabulary, merges, added tokens. */
-#include "data/io/crc32c.h"
 #include "data/text/bpe.h"
 #include "data/text/codepoints.h"
 #include "data/text/json_steps.h"
@@ -406,24 +405,8 @@ static Tokenizer *json_load(char *text, size_t n, Error *err) {
     bool ok = json_is_object(model) ? read_root(&r) : error_set(err, "it has no object model");
     FREE_ALL(pieces.text, pieces.score);
     json_decref(root);
-    if (!ok) {
-        pipeline_free(&p->base);
-        return NULL;
-    }
-    p->form.identity = (uint64_t)crc32c(0, text, n) << 32;
-    pipeline_finish(p);
-    return &p->base;
+    return pipeline_loaded(p, ok, text, n);
 }
 
-const TokenizerKind json_kind = {.name = "tokenizer.json",
-                                 .file = "tokenizer.json",
-                                 .matches = json_matches,
-                                 .load = json_load,
-                                 .configure = pipeline_configure,
-                                 .free = pipeline_free,
-                                 .cache_new = pipeline_cache_new,
-                                 .cache_free = pipeline_cache_free,
-                                 .encode = pipeline_encode,
-                                 .decode = pipeline_decode,
-                                 .symbol_text = pipeline_symbol_text,
-                                 .identity = pipeline_identity};
+const TokenizerKind json_kind =
+    PIPELINE_KIND("tokenizer.json", "tokenizer.json", json_matches, json_load);

@@ -1,6 +1,5 @@
 /* BERT's vocab.txt: one piece a line, its number is its id. Source: Devlin et al. 2019;
  * transformers, models/bert/tokenization_bert.py. */
-#include "data/io/crc32c.h"
 #include "data/text/pipeline.h"
 #include <stdlib.h>
 #include <string.h>
@@ -90,24 +89,8 @@ static bool put_file(Pipeline *p, const char *text, size_t n, Error *err) {
 
 static Tokenizer *wordpiece_load(char *text, size_t n, Error *err) {
     Pipeline *p = pipeline_new(&wordpiece_kind);
-    if (!put_file(p, text, n, err)) {
-        pipeline_free(&p->base);
-        return NULL;
-    }
-    p->form.identity = (uint64_t)crc32c(0, text, n) << 32;
-    pipeline_finish(p);
-    return &p->base;
+    return pipeline_loaded(p, put_file(p, text, n, err), text, n);
 }
 
-const TokenizerKind wordpiece_kind = {.name = "wordpiece",
-                                      .file = "vocab.txt",
-                                      .matches = wordpiece_matches,
-                                      .load = wordpiece_load,
-                                      .configure = pipeline_configure,
-                                      .free = pipeline_free,
-                                      .cache_new = pipeline_cache_new,
-                                      .cache_free = pipeline_cache_free,
-                                      .encode = pipeline_encode,
-                                      .decode = pipeline_decode,
-                                      .symbol_text = pipeline_symbol_text,
-                                      .identity = pipeline_identity};
+const TokenizerKind wordpiece_kind =
+    PIPELINE_KIND("wordpiece", "vocab.txt", wordpiece_matches, wordpiece_load);

@@ -53,6 +53,9 @@ static inline bool tower_pools_one(const TowerConfig *t) {
     return t->causal ? t->pool == POOL_END || t->pool == POOL_LAST : t->pool != POOL_MEAN;
 }
 
+/* ln(1/0.07), where the logarithm of the logit scale starts (Radford et al. 2021, section 2.5). */
+#define CLIP_LOGIT_SCALE 2.6592600369327779
+
 typedef struct ClipConfig {
     char *name; /* "ViT-B-32", or the path it came from */
     size_t embed_dim;
@@ -62,7 +65,7 @@ typedef struct ClipConfig {
     size_t context_length, vocab_size;
     bool names_tokenizer; /* hf_tokenizer_name: the vocabulary is not CLIP's */
     TokenizerRules tokenizer;
-    double init_logit_scale; /* logarithm of the scale: ln(1/0.07) */
+    double init_logit_scale; /* logarithm of the scale */
     bool has_logit_bias;
     double init_logit_bias;
     Transform eval_transform; /* size, mean, std, interpolation, resize mode: preprocess_cfg or the
