@@ -111,7 +111,8 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
     const LoaderOptions *o = &w->l->o;
     Error why;
     if (!o->picture_ok) {
-        if (!image_decode(&w->image, sample->image, sample->image_size, o->max_pixels, &why))
+        if (!transform_decode(&w->image, sample->image, sample->image_size, o->max_pixels,
+                              &o->transform, seed, &why))
             return error_set(err, "%s: %s", sample->key, why.text);
         size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
         transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,

@@ -3,6 +3,7 @@
 #include "data/image/augment.h"
 #include "tests/support_picture.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <cmocka.h>
 
@@ -149,6 +150,54 @@ static void test_probabilities(void **state) {
     free(img.rgb);
 }
 
+/* A smooth picture as a JPEG file. */
+static uint8_t *smooth_jpeg(size_t *size, int w, int h) {
+    uint8_t *rgb = xmalloc((size_t)(w * h) * 3), *bytes;
+    for (int i = 0; i < w * h; i++) {
+        double x = i % w, y = i / (double)w;
+        for (int c = 0; c < 3; c++)
+            rgb[3 * i + c] = (uint8_t)(127.5 + 60 * sin(x / 23 + c) + 60 * cos(y / 31 - c));
+    }
+    Error err;
+    assert_true(image_encode_jpeg(&bytes, size, rgb, w, h, 95, &err));
+    free(rgb);
+    return bytes;
+}
+
+/* With jpeg_scale a JPEG picture is decoded at a half or a quarter, and the transform's result is
+ * nearly the same. Without it, and for evaluation, no bit changes. */
+static void test_jpeg_scale(void **state) {
+    (void)state;
+    enum { N = 224 * 224 * 3, PICTURES = 4 };
+    static uint8_t whole[N], part[N];
+    const int sides[PICTURES][3] = {{500, 375, 1}, {640, 520, 2}, {521, 1203, 2}, {1400, 1100, 4}};
+    Image img = {0};
+    Error err;
+    TransformScratch *scratch = NULL;
+    for (int i = 0; i < PICTURES * 12; i++) {
+        int w = sides[i / 12][0], h = sides[i / 12][1], shrink = sides[i / 12][2];
+        bool train = i % 4 > 1, scale = i % 2;
+        size_t size;
+        uint8_t *bytes = smooth_jpeg(&size, w, h);
+        Transform t = transform_default(224, train);
+        t.resize_mode = i % 12 < 4 ? RESIZE_SHORTEST : i % 12 < 8 ? RESIZE_LONGEST : RESIZE_SQUASH;
+        assert_true(image_decode(&img, bytes, size, IMAGE_MAX_PIXELS, &err));
+        transform_apply(whole, &img, &t, (uint64_t)i, &scratch);
+        memset(img.rgb, 255 * (i % 3 > 0), img.capacity);
+        t.jpeg_scale = scale;
+        assert_true(transform_decode(&img, bytes, size, IMAGE_MAX_PIXELS, &t, (uint64_t)i, &err));
+        assert_int_equal(img.width, div_up((size_t)w, train && scale ? (size_t)shrink : 1));
+        transform_apply(part, &img, &t, (uint64_t)i, &scratch);
+        int most = 0;
+        for (int j = 0; j < N; j++)
+            most = abs(whole[j] - part[j]) > most ? abs(whole[j] - part[j]) : most;
+        if (most > (img.full_width ? 8 : 0)) fail_msg("%d: %d x %d: off by %d", i, w, h, most);
+        free(bytes);
+    }
+    image_free(&img);
+    transform_scratch_free(&scratch);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_eval_is_open_clips),
@@ -156,6 +205,7 @@ int main(void) {
         cmocka_unit_test(test_defaults_are_open_clips),
         cmocka_unit_test(test_only_the_seed_matters),
         cmocka_unit_test(test_probabilities),
+        cmocka_unit_test(test_jpeg_scale),
     };
     return cmocka_run_group_tests_name("augment", tests, NULL, NULL);
 }

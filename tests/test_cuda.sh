@@ -34,6 +34,13 @@ names_what_is_wrong() {
         CUDAEMU_DRIVER=12040 $emu auto >"$dir/stdout"
 }
 # the launchers' variables: a rank never shares another one's GPU; a single one is taken to be the rank's own
+# without --workers the rank's CPUs decide, whatever OMP_NUM_THREADS is
+loader_threads() {
+    local cpu
+    cpu=$(taskset -pc $$ | sed 's/.*: *\([0-9]*\).*/\1/')
+    taskset -c "$cpu" "$bin/clipc-cudaemu" train "${pairs[@]}" --batch-size 4 --max-steps 1 --warmup 1 --device cuda --logs "$dir" --name cpus 2>"$dir/stderr" &&
+        grep -q 'loader: 2 threads for 1 CPUs' "$dir/stderr"
+}
 local_rank_beyond_the_gpus() {
     local variable emu="$bin/clipc-cudaemu bench loss --n 8 --dim 8 --device cuda"
     for variable in OMPI_COMM_WORLD_LOCAL_RANK MPI_LOCALRANKID MV2_COMM_WORLD_LOCAL_RANK PALS_LOCAL_RANKID FLUX_TASK_LOCAL_ID LOCAL_RANK \
@@ -161,6 +168,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check not_finite_stops not_finite_stops
     check names_what_is_wrong names_what_is_wrong
     check local_rank_beyond_the_gpus local_rank_beyond_the_gpus
+    check loader_threads loader_threads
     check with_little_shared_memory with_little_shared_memory
     check heads_too_wide heads_too_wide
     check killed_and_resumed killed
@@ -170,7 +178,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check in_8_bits in_8_bits
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
-        any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong local_rank_beyond_the_gpus \
+        any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong local_rank_beyond_the_gpus loader_threads \
         with_little_shared_memory heads_too_wide killed_and_resumed remembers_algorithms sums_apart rows_aligned in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda

@@ -214,6 +214,46 @@ static void test_scans_are_bounded(void **state) {
     image_free(&img);
 }
 
+static int by_eight(const void *context, int width, int height) {
+    assert_true(!context && width > 0 && height > 0);
+    return 8;
+}
+
+/* Every kind of file; only JPEG pictures are shrunk. */
+static void test_a_picture_is_shrunk(void **state) {
+    (void)state;
+    const char *const names[] = {"jpeg-420.jpg",  "jpeg-422.jpg",         "jpeg-grey.jpg",
+                                 "jpeg-cmyk.jpg", "jpeg-progressive.jpg", "jpeg-2x3.jpg",
+                                 "png-rgb.png",   "webp-lossy.webp"};
+    Image img = {0}, whole = {0};
+    ShrinkChoice choice = {by_eight, NULL};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        size_t size, n;
+        Error err;
+        uint8_t *bytes = golden_file(names[i], &size);
+        assert_true(decode(&whole, bytes, size, &err) && !whole.full_width);
+        assert_true(image_decode_shrunk(&img, bytes, size, IMAGE_MAX_PIXELS, &choice, &err));
+        bool jpeg = strstr(names[i], ".jpg") != NULL;
+        int by = jpeg ? 8 : 1;
+        assert_true(img.width == (whole.width + by - 1) / by);
+        assert_true(img.height == (whole.height + by - 1) / by);
+        assert_true(img.full_width == (jpeg ? whole.width : 0));
+        assert_true(img.full_height == (jpeg ? whole.height : 0));
+        double mean[2] = {0, 0};
+        n = (size_t)(img.width * img.height * 3);
+        for (size_t j = 0; j < n; j++) mean[0] += img.rgb[j] / (double)n;
+        n = (size_t)(whole.width * whole.height * 3);
+        for (size_t j = 0; j < n; j++) mean[1] += whole.rgb[j] / (double)n;
+        if (fabs(mean[0] - mean[1]) > 30) /* of small pictures much is padding */
+            fail_msg("%s: mean %g, whole %g", names[i], mean[0], mean[1]);
+        assert_false(image_decode_shrunk(&img, bytes, size,
+                                         (size_t)(whole.width * whole.height - 1), &choice, &err));
+        free(bytes);
+    }
+    image_free(&img);
+    image_free(&whole);
+}
+
 static void test_memory_is_kept(void **state) {
     (void)state;
     size_t large, small;
@@ -294,6 +334,7 @@ int main(void) {
         cmocka_unit_test(test_the_limit_is_the_callers),
         cmocka_unit_test(test_a_png_chunk_is_bounded),
         cmocka_unit_test(test_scans_are_bounded),
+        cmocka_unit_test(test_a_picture_is_shrunk),
         cmocka_unit_test(test_memory_is_kept),
         cmocka_unit_test(test_png_is_written),
         cmocka_unit_test(test_jpeg_is_encoded),

@@ -1,6 +1,7 @@
 /* Options: command line, recipes, ranges, messages. */
 #include "tests/support.h"
 #include "train/options.h"
+#include "train/train_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -260,6 +261,25 @@ static void test_refusals(void **state) {
     test_dies(parse_line, line, EXIT_USAGE, "bad.conf:2");
 }
 
+/* On a GPU the rank's CPUs but two; else two, which leave the CPUs to the products. */
+static void test_loader_threads(void **state) {
+    (void)state;
+    Device gpu = {.gpu = true}, host = {.gpu = false};
+    const Kernels on_gpu = {.device = &gpu}, on_host = {.device = &host};
+    const struct {
+        int64_t given;
+        double cpus;
+        size_t gpu, host;
+    } rows[] = {{0, 16, 14, 2}, {0, 1.5, 2, 2},   {0, 2, 2, 2}, {0, 4.9, 2, 2},
+                {0, 5, 3, 2},   {0, 1e3, 256, 2}, {7, 16, 7, 7}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        TrainOptions o = {.workers = rows[i].given};
+        assert_int_equal(loader_threads_of(&o, &on_gpu, rows[i].cpus), rows[i].gpu);
+        assert_int_equal(loader_threads_of(&o, &on_host, rows[i].cpus), rows[i].host);
+    }
+    assert_int_equal(train_options.workers, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_every_type, reset),
@@ -271,6 +291,7 @@ int main(void) {
         cmocka_unit_test_setup(test_steps, reset),
         cmocka_unit_test_setup(test_consent, reset),
         cmocka_unit_test_setup(test_refusals, reset),
+        cmocka_unit_test(test_loader_threads),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);
 }

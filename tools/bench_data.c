@@ -10,13 +10,14 @@
 static const char *data, *vocab, *text;
 static DatasetOptions dataset;
 static int64_t batch_size = 64, workers = 2, side = 224, samples = 2000, threads = 1, reps = 5;
-static bool json, eval_transform, shuffle = true;
+static bool json, eval_transform, jpeg_scale, shuffle = true;
 static DeviceOption device = DEVICE_CPU;
 
 static Option loader_options[] = {
     STRING("train-data", &data, "SPEC", "shards, a CSV/TSV or a folder"),
     INT("image-size", &side, 1, 4096, "pixels a side"),
     FLAG("eval-transform", &eval_transform, "instead of the random crop"),
+    FLAG("jpeg-scale", &jpeg_scale, "as of clipc train"),
     INT("batch-size", &batch_size, 1, 65536, "pairs a batch"),
     INT("workers", &workers, 1, 256, "loader threads"),
     FLAG("shuffle", &shuffle, "random order"),
@@ -87,6 +88,7 @@ int bench_loader(int argc, char **argv) {
     };
     if (!loader_steps_per_epoch(d, &o))
         die("%s holds fewer than --batch-size %lld samples", data, (long long)batch_size);
+    o.transform.jpeg_scale = jpeg_scale;
     Loader *l = loader_start(d, s, &o, 0, 0);
     Sink sink = {.k = k, .loader = l};
     if (k->device->asynchronous) {

@@ -4,6 +4,7 @@
 # the rest continues; the exit code is 1 if anything failed.
 #   MODELS="ViT-B-32:4096 …"   models and batches, the largest that fits of a batch and its halves; TOKENS=16
 #   SKIP="tests peer"          skipped parts: tests train kernels step loss loader peer
+#   DATA=SPEC SAMPLES=20000    pictures for the loader, and how many it reads; without DATA they are made
 #   CLIPC, PYTHON              the program, and a Python with torch for the peer
 set -u
 cd "$(dirname "$0")/.."
@@ -36,7 +37,11 @@ run() {
     say "-- exit $code after $((SECONDS - start)) s"
     [ $code = 0 ]
 }
-tell() { run "$@" || failed=1; }
+tell() {
+    run "$@" && return
+    failed=1
+    return 1
+}
 # COMMAND… --batch-size B, halving B until it fits; sets $batch.
 fitting() {
     batch=$1
@@ -94,8 +99,19 @@ if part loss; then
     for n in 4096 32768; do tell "$clipc" bench loss --n $n --precision amp_bf16 --device cuda; done
 fi
 if part loader; then
-    tell "$clipc" bench loader --train-data "${DATA:-$golden/pairs.tsv}" --vocab "${VOCAB:-$golden/vocab.txt}" --batch-size 8 --samples 2000 \
-        --workers "$(nproc)" --device cuda
+    loader() { # DATA, options…: with as many threads as training has by default
+        tell "$clipc" bench loader --train-data "$1" --vocab "${VOCAB:-$golden/vocab.txt}" --batch-size 256 --samples "${SAMPLES:-20000}" \
+            --workers "$(($(nproc) > 4 ? $(nproc) - 2 : 2))" --device cuda "${@:2}"
+    }
+    if [ "${DATA:-}" ]; then
+        loader "$DATA"
+    elif tell "$python" tools/make_pictures.py "$work/pictures" 512; then
+        for size in 480 288; do # 640 x 480, as photographs come, and packed for a model of 224
+            tell "$clipc" data pack "$work/pictures/pictures.tsv" --out "$work/packed-$size/p" --max-size $size
+            loader "$work/packed-$size/p-000000.tar"
+            [ $size = 288 ] || loader "$work/packed-$size/p-000000.tar" --jpeg-scale
+        done
+    fi
 fi
 say ""
 say "$([ $failed = 0 ] && echo 'all parts ended well' || echo 'some part failed, see above')"

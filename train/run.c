@@ -6,6 +6,7 @@
 #include "train/record.h"
 #include "train/run_recipe.h"
 #include "train/ranks/agree.h"
+#include "train/ranks/node.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "kernels/hash.h"
@@ -85,7 +86,7 @@ static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
         .accum = (size_t)o->accum_freq,
         .rank = r->comm->rank,
         .ranks = r->comm->size,
-        .workers = (size_t)o->workers,
+        .workers = loader_threads_of(o, r->k, node_cpus()),
         /* on a GPU two steps may be in flight */
         .ring = steps * (size_t)o->accum_freq + 3,
         .samples_per_epoch = (size_t)o->train_num_samples,

@@ -3,6 +3,7 @@
 #include "train/checkpoint.h"
 #include "train/memory.h"
 #include "train/ranks/agree.h"
+#include "train/ranks/node.h"
 #include "train/record.h"
 #include "train/run.h"
 #include "train/run_recipe.h"
@@ -248,6 +249,8 @@ static void describe(const Run *r) {
     log_info("data: %zu pairs in %zu shards; %llu steps of %zu an epoch%s", dataset_count(r->data),
              dataset_shards(r->data), (unsigned long long)r->steps_per_epoch, r->global_batch,
              samples == used ? "" : ":");
+    if (r->k->device->gpu && !opt->workers)
+        log_info("loader: %zu threads for %.3g CPUs", r->loader_options.workers, node_cpus());
     if (samples != used)
         log_info("  %zu samples are left over and not used in an epoch", samples - used);
 }

@@ -75,6 +75,7 @@ Transform train_data_transform(const ClipConfig *c) {
     if (t.jitter[3] > 0.5) die_usage("clipc train: the hue of --color-jitter must not exceed 0.5");
     t.jitter_prob = opt->color_jitter_prob;
     t.gray_prob = opt->gray_scale_prob;
+    t.jpeg_scale = opt->jpeg_scale;
     return t;
 }
 

@@ -8,7 +8,6 @@ TrainOptions train_options = {
     .text_key = "txt;caption",
     .csv_img_key = "filepath",
     .csv_caption_key = "title",
-    .workers = 2,
     .max_image_pixels = 25000000,
     .shuffle_window = 64,
     .shuffle_buffer = 5000,
@@ -76,7 +75,11 @@ static Option options[] = {
            "caption of a folder of class folders: 'a photo of a {}.'; default: the name alone"),
     PATH("vocab", &O.vocab, "FILE",
          "default: the checkpoint's, or CLIP's own, which `make setup` fetches"),
-    INT("workers", &O.workers, 1, 256, "loader threads"),
+    INT("workers", &O.workers, 0, 256,
+        "loader threads; 0: on a GPU the rank's CPUs but two, else 2"),
+    FLAG("jpeg-scale", &O.jpeg_scale,
+         "decode JPEG pictures at 1/2, 1/4 or 1/8 where the random crop stays as large as the "
+         "model's: faster, other pixels; never in validation"),
     INT("max-image-pixels", &O.max_image_pixels, 1, 1e10, "larger images count as bad samples"),
     DATA("val-data", &O.val_data, "SPEC",
          "held-out pairs: their loss and recalls while training (val/…)"),
@@ -250,6 +253,12 @@ void train_options_settle(uint64_t total) {
 size_t logit_memory_of(const TrainOptions *o, const Kernels *k) {
     size_t automatic = k->device->gpu ? 1024 : 256;
     return size_mul(o->logit_memory ? (size_t)o->logit_memory : automatic, 1 << 20);
+}
+
+size_t loader_threads_of(const TrainOptions *o, const Kernels *k, double cpus) {
+    enum { LEAST = 2, MOST = 256, BESIDE = 2 };
+    if (o->workers) return (size_t)o->workers;
+    return !k->device->gpu || cpus < LEAST + BESIDE ? LEAST : size_min(MOST, (size_t)cpus - BESIDE);
 }
 
 bool option_of_recipe(const char *name) {

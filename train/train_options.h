@@ -19,7 +19,7 @@ typedef struct TrainOptions {
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
     int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
     CaptionPick captions;
-    bool csv_join, shuffle, dataset_resampled;
+    bool csv_join, shuffle, dataset_resampled, jpeg_scale;
     const char *upsampling_factors;
     double max_bad, pipe_timeout, spool_limit;
     bool allow_pipe;
@@ -72,6 +72,9 @@ extern const Command train_command;
 void train_options_settle(uint64_t total);
 /* Bytes for the logit matrix on this device. */
 size_t logit_memory_of(const TrainOptions *o, const Kernels *k);
+/* Loader threads of a rank with so many CPUs. On a GPU all but two of them read data: one thread
+ * enqueues the steps, another handles collectives. On a CPU the products need them. */
+size_t loader_threads_of(const TrainOptions *o, const Kernels *k, double cpus);
 /* Returns true if a recipe, which may be another person's, has the option's value. */
 bool option_of_recipe(const char *name);
 /* A run's name if none was given: the time, the model and two more options; malloc'd. */

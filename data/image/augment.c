@@ -46,9 +46,13 @@ static int draw_below(uint64_t seed, uint64_t index, int n) {
     return (int)rng_below(seed, RNG_AUGMENT, index, (uint64_t)n);
 }
 
+/* A rectangle of the file's picture. */
+typedef struct Crop {
+    int x, y, width, height;
+} Crop;
+
 /* torchvision's RandomResizedCrop. */
-static RgbView random_crop(const Image *img, const Transform *t, uint64_t seed) {
-    int full_w = img->width, full_h = img->height;
+static Crop random_crop(const Transform *t, uint64_t seed, int full_w, int full_h) {
     double area = (double)full_w * full_h, log_lo = log(t->ratio[0]), log_hi = log(t->ratio[1]);
     int w = 0, h = 0, top = 0, left = 0;
     for (uint64_t i = 0; i < CROP_TRIES; i++) {
@@ -76,8 +80,24 @@ static RgbView random_crop(const Image *img, const Transform *t, uint64_t seed) 
         top = (full_h - h) / 2;
         left = (full_w - w) / 2;
     }
-    size_t stride = (size_t)full_w * 3;
-    return (RgbView){img->rgb + (size_t)top * stride + (size_t)left * 3, stride, w, h};
+    return (Crop){left, top, w, h};
+}
+
+/* A crop's first sample and number of samples along one side, which was shrunk from `full` (0:
+ * not). */
+static void shrunk_span(int *lo, int *n, int at, int length, int full, int side) {
+    double by = full ? (double)side / full : 1;
+    *lo = (int)rint(at * by);
+    *n = (int)rint((at + length) * by) - *lo;
+    assert(*n > 0 && *lo + *n <= side);
+}
+
+static RgbView view_of(const Image *img, const Crop *p) {
+    size_t stride = (size_t)img->width * 3;
+    int x, y, w, h;
+    shrunk_span(&x, &w, p->x, p->width, img->full_width, img->width);
+    shrunk_span(&y, &h, p->y, p->height, img->full_height, img->height);
+    return (RgbView){img->rgb + (size_t)y * stride + (size_t)x * 3, stride, w, h};
 }
 
 static uint8_t to_grey(const uint8_t *p) {
@@ -204,7 +224,10 @@ static void train_transform(uint8_t *out, const Image *img, const Transform *t, 
                             ResizeScratch **scratch) {
     int size = t->size;
     size_t pixels = (size_t)size * (size_t)size;
-    RgbView crop = random_crop(img, t, seed);
+    int w = img->full_width ? img->full_width : img->width,
+        h = img->full_height ? img->full_height : img->height;
+    Crop drawn = random_crop(t, seed, w, h);
+    RgbView crop = view_of(img, &drawn);
     ResizeTarget target = {size, size, 0, 0, size, size};
     resize_rgb(out, (size_t)size * 3, &target, &crop, t->interpolation, scratch);
     if (t->jitter_prob > 0 && draw(seed, DRAW_JITTER, 0, 1) < t->jitter_prob)
@@ -261,6 +284,28 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
         eval_longest(out, &whole, t, s);
     else
         eval_squash(out, &whole, t, s);
+}
+
+typedef struct Draw {
+    const Transform *t;
+    uint64_t seed;
+} Draw;
+
+/* The smallest picture whose crop is no smaller than S × S. */
+static int shrink_of(const void *context, int width, int height) {
+    const Draw *d = context;
+    Crop c = random_crop(d->t, d->seed, width, height);
+    int side = c.width < c.height ? c.width : c.height, shrink = 1;
+    while (shrink < 8 && side / (2 * shrink) >= d->t->size) shrink *= 2;
+    return shrink;
+}
+
+bool transform_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                      const Transform *t, uint64_t seed, Error *err) {
+    Draw draw = {t, seed};
+    ShrinkChoice choice = {shrink_of, &draw};
+    if (!t->train || !t->jpeg_scale) return image_decode(img, bytes, size, max_pixels, err);
+    return image_decode_shrunk(img, bytes, size, max_pixels, &choice, err);
 }
 
 EXACT void transform_normalise(float *out, const uint8_t *rgb, const Transform *t) {

@@ -15,6 +15,8 @@ typedef struct Transform {
     Interpolation interpolation;
     uint8_t fill[3];           /* padding of RESIZE_LONGEST */
     double scale[2], ratio[2]; /* train: RandomResizedCrop; (0.9, 1), (3/4, 4/3) */
+    bool jpeg_scale;           /* train: a JPEG picture whose crop is at least twice as wide and
+                                  high as S is decoded to half of its size, or to less */
     double jitter[4], jitter_prob,
         gray_prob;         /* train: brightness, contrast, saturation, hue; 0: off */
     float mean[3], std[3]; /* for callers that normalise afterwards */
@@ -29,6 +31,10 @@ typedef struct TransformScratch
     TransformScratch; /* one for each thread; the pointer starts as NULL, memory grows on demand */
 void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
                      TransformScratch **scratch);
+/* image_decode of a picture that transform_apply is given with the same t and seed; with
+ * t->jpeg_scale it may be shrunk. */
+bool transform_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                      const Transform *t, uint64_t seed, Error *err);
 /* [S,S,3] → float [3,S,S]: (u8 / 255 - mean) / std, each step rounded as PyTorch does. */
 void transform_normalise(float *out, const uint8_t *rgb, const Transform *t);
 void transform_scratch_free(TransformScratch **scratch);

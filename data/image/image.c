@@ -7,17 +7,19 @@
 #include "data/image/png.h"
 #include "data/image/webp.h"
 
-bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, bool header_only,
-                    Error *err) {
-    assert(width <= INT32_MAX && height <= INT32_MAX);
+bool image_set_size(Image *img, size_t width, size_t height, int shrink, size_t max_pixels,
+                    bool header_only, Error *err) {
+    assert(width <= INT32_MAX && height <= INT32_MAX && shrink > 0);
     if (width == 0 || height == 0) return error_set(err, "an image of %zu x %zu", width, height);
-    img->width = (int)width;
-    img->height = (int)height;
+    img->width = (int)div_up(width, (size_t)shrink);
+    img->height = (int)div_up(height, (size_t)shrink);
+    img->full_width = shrink > 1 ? (int)width : 0;
+    img->full_height = shrink > 1 ? (int)height : 0;
     if (header_only) return true;
     if (width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE || height > max_pixels / width)
         return error_set(err, "an image of %zu x %zu pixels: the limit is %zu", width, height,
                          max_pixels);
-    size_t need = size_mul(size_mul(width, height), 3);
+    size_t need = size_mul(size_mul((size_t)img->width, (size_t)img->height), 3);
     if (need > img->capacity) {
         free(img->rgb);
         img->capacity = 0;
@@ -27,10 +29,11 @@ bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, 
     return true;
 }
 
+/* choice: NULL: not shrunk. */
 static bool decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
-                   bool header_only, Error *err) {
+                   bool header_only, const ShrinkChoice *choice, Error *err) {
     if (size >= 3 && memcmp(bytes, "\xff\xd8\xff", 3) == 0)
-        return jpeg_decode(img, bytes, size, max_pixels, header_only, err);
+        return jpeg_decode(img, bytes, size, max_pixels, header_only, choice, err);
     if (size >= 8 && memcmp(bytes, "\x89PNG\r\n\x1a\n", 8) == 0)
         return png_decode(img, bytes, size, max_pixels, header_only, err);
     if (size >= 12 && memcmp(bytes, "RIFF", 4) == 0 && memcmp(bytes + 8, "WEBP", 4) == 0)
@@ -39,12 +42,17 @@ static bool decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pix
 }
 
 bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err) {
-    return decode(img, bytes, size, max_pixels, false, err);
+    return decode(img, bytes, size, max_pixels, false, NULL, err);
+}
+
+bool image_decode_shrunk(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                         const ShrinkChoice *choice, Error *err) {
+    return decode(img, bytes, size, max_pixels, false, choice, err);
 }
 
 bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err) {
     Image header = {0};
-    if (!decode(&header, bytes, size, 0, true, err)) return false;
+    if (!decode(&header, bytes, size, 0, true, NULL, err)) return false;
     *width = header.width;
     *height = header.height;
     return true;

@@ -7,7 +7,14 @@ typedef struct Image {
     int width, height;
     uint8_t *rgb;    /* [height, width, 3] */
     size_t capacity; /* bytes that rgb can hold; an Image that is reused keeps its memory */
+    int full_width, full_height; /* of the file's picture if it was shrunk, else 0 */
 } Image;
+
+/* Chooses how many times smaller a picture of width × height may be decoded: 1, 2, 4 or 8. */
+typedef struct ShrinkChoice {
+    int (*choose)(const void *context, int width, int height);
+    const void *context;
+} ShrinkChoice;
 
 /* The default of max_pixels: larger images are refused before pixel memory is allocated. */
 #define IMAGE_MAX_PIXELS (25u * 1000 * 1000)
@@ -17,13 +24,16 @@ typedef struct Image {
 /* Decodes JPEG, PNG or WebP, recognised by the first bytes. `img` must be zeroed before its first
  * use. False: err has the reason. */
 bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err);
+/* The same, but a JPEG picture is shrunk as chosen, by the inverse DCT; others are not. */
+bool image_decode_shrunk(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                         const ShrinkChoice *choice, Error *err);
 /* Reads only the header: size of the picture. */
 bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err);
 void image_free(Image *img);
-/* Used by the decoders: sets the size and, unless header_only, allocates the pixels. False: empty,
- * or more than max_pixels. */
-bool image_set_size(Image *img, size_t width, size_t height, size_t max_pixels, bool header_only,
-                    Error *err);
+/* Used by the decoders: sets the size and, unless header_only, allocates the pixels of the shrunk
+ * picture. False: empty, or more than max_pixels before it is shrunk. */
+bool image_set_size(Image *img, size_t width, size_t height, int shrink, size_t max_pixels,
+                    bool header_only, Error *err);
 
 /* RGB → PNG file, for thumbnails and reports. */
 bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);

@@ -93,24 +93,28 @@ static bool read_rows(j_decompress_ptr d, uint8_t *rgb) {
 static bool truncated(Error *err) { return error_set(err, "JPEG: the file is truncated"); }
 
 static bool decode(j_decompress_ptr d, Image *img, size_t max_pixels, bool header_only,
-                   Error *err) {
+                   const ShrinkChoice *choice, Error *err) {
     int found;
     do found = jpeg_read_header(d, FALSE);
     while (found == JPEG_HEADER_TABLES_ONLY);
     if (found == JPEG_SUSPENDED) return truncated(err);
     int n = d->num_components;
     if (n != 1 && n != 3 && n != 4) return error_set(err, "JPEG: %d colour components", n);
-    if (!image_set_size(img, d->image_width, d->image_height, max_pixels, header_only, err))
+    int shrink = 1;
+    if (choice) shrink = choice->choose(choice->context, (int)d->image_width, (int)d->image_height);
+    if (!image_set_size(img, d->image_width, d->image_height, shrink, max_pixels, header_only, err))
         return false;
     if (header_only) return true;
+    d->scale_denom = (unsigned)shrink;
     d->out_color_space = n == 4 ? JCS_CMYK : JCS_RGB;
     d->dct_method = JDCT_ISLOW;
     if (!jpeg_start_decompress(d)) return truncated(err);
+    assert(d->output_width == (unsigned)img->width && d->output_height == (unsigned)img->height);
     return read_rows(d, img->rgb) || truncated(err);
 }
 
 bool jpeg_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, bool header_only,
-                 Error *err) {
+                 const ShrinkChoice *choice, Error *err) {
     struct jpeg_decompress_struct d;
     struct jpeg_source_mgr source = {.next_input_byte = bytes,
                                      .bytes_in_buffer = size,
@@ -128,7 +132,7 @@ bool jpeg_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixel
         jpeg_create_decompress(&d);
         d.src = &source;
         d.progress = &progress;
-        ok = decode(&d, img, max_pixels, header_only, err);
+        ok = decode(&d, img, max_pixels, header_only, choice, err);
     }
     jpeg_destroy_decompress(&d);
     return ok;

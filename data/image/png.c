@@ -90,7 +90,7 @@ static bool decode(Reader *r, Image *img, size_t max_pixels, bool header_only, E
     uint32_t width, height;
     int depth, type, interlace;
     png_get_IHDR(r->png, r->info, &width, &height, &depth, &type, &interlace, NULL, NULL);
-    if (!image_set_size(img, width, height, max_pixels, header_only, err)) return false;
+    if (!image_set_size(img, width, height, 1, max_pixels, header_only, err)) return false;
     if (header_only) return true;
     if (type == PNG_COLOR_TYPE_PALETTE)
         png_set_packing(r->png);

@@ -66,7 +66,7 @@ bool webp_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixel
     WebPBitstreamFeatures f;
     VP8StatusCode status = WebPGetFeatures(bytes, size, &f);
     if (status != VP8_STATUS_OK) return broken(status, err);
-    if (!image_set_size(img, (size_t)f.width, (size_t)f.height, max_pixels, header_only, err))
+    if (!image_set_size(img, (size_t)f.width, (size_t)f.height, 1, max_pixels, header_only, err))
         return false;
     if (header_only) return true;
     if (f.has_animation) return decode_first_frame(img, bytes, size, err);

@@ -29,8 +29,15 @@ static uint64_t node_key(void) {
     return fnv_hash(fnv_hash(FNV_START, name, strlen(name)), boot, strlen(boot));
 }
 
+static double cpus; /* 0: node_join was not called */
+
+double node_cpus(void) {
+    cpu_set_t own;
+    if (cpus > 0) return cpus;
+    return sched_getaffinity(0, sizeof own, &own) ? 1 : CPU_COUNT(&own);
+}
+
 static void share_cpus(const Member *all, int size, int rank) {
-    if (getenv("OMP_NUM_THREADS")) return;
     double share = 0;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         int users = 0;
@@ -38,7 +45,8 @@ static void share_cpus(const Member *all, int size, int rank) {
             users += all[r].node == all[rank].node && CPU_ISSET(cpu, &all[r].cpus);
         if (CPU_ISSET(cpu, &all[rank].cpus)) share += 1.0 / users;
     }
-    omp_set_num_threads(share < 1 ? 1 : (int)(share + 1e-6));
+    cpus = share;
+    if (!getenv("OMP_NUM_THREADS")) omp_set_num_threads(share < 1 ? 1 : (int)(share + 1e-6));
 }
 
 /* A rank without shared memory keeps a private table; its messages then name no other rank. */
