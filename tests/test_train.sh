@@ -187,6 +187,19 @@ after_resuming() {
         train first --epochs 5 --resume "$dir/first/checkpoints/epoch_2" && # drops what came after
         [ "$(cd "$dir/first" && echo params*)" = "params-12.conf params.conf" ] && grep -q '^epochs = 5$' "$dir/first/params-12.conf"
 }
+# The checkpoint of one run does not start another that exists.
+checkpoint_of_another() {
+    local before
+    before=$(find "$dir/second" -type f -printf '%p %T@ %s\n' | sort)
+    refused 1 "first/checkpoints/epoch_1 is not a checkpoint of it" \
+        train second --epochs 4 --resume "$dir/first/checkpoints/epoch_1" &&
+        [ "$before" = "$(find "$dir/second" -type f -printf '%p %T@ %s\n' | sort)" ]
+}
+# A run that begins anew in a folder that lost its params.conf keeps no later recipe of the run before.
+old_recipes() {
+    mkdir "$dir/again" && echo "epochs = 9" >"$dir/again/params-0.conf" && echo "epochs = 9" >"$dir/again/params-3.conf" &&
+        train again --epochs 1 && [ "$(cd "$dir/again" && echo params*)" = params.conf ]
+}
 siglip() { train siglip --siglip --epochs 2 && [ "$(lines siglip)" = 12 ]; }
 accumulated() { # 2 x 2 accumulated is the same first loss as 4 at once
     train four --max-steps 3 --precision fp32 --no-shuffle --train-transform eval || return 1
@@ -246,6 +259,8 @@ check loss_that_is_not_finite_stops not_finite
 check params_conf_gives_the_run_again recipe
 check params_conf_from_elsewhere from_elsewhere
 check params_conf_is_of_the_start after_resuming
+check checkpoint_of_another_run checkpoint_of_another
+check old_recipes_do_not_stay old_recipes
 check siglip_trains siglip
 check accumulation_is_one_large_batch accumulated
 check train_num_samples fewer_samples

@@ -29,14 +29,19 @@ static void line(const char *what, size_t bytes) {
 static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, far_rate = 20e9;
 enum { NODE = 8 };
 
+/* A step's work in forward passes: backward is two, what is computed again one more. */
+static double forwards_of_step(const TrainOptions *opt) {
+    double A = (double)opt->accum_freq;
+    return 3 + (A - 1) / A + opt->grad_checkpointing;
+}
+
 /* Computation and communication of one rank in a step, and estimated times. */
 static void print_step(const RunPlan *p, const Kernels *k, const ClipConfig *c,
                        const TrainOptions *opt, int ranks) {
     double B = (double)opt->batch_size, A = (double)opt->accum_freq, R = ranks;
     double n = B * A, N = n * R, E = (double)c->embed_dim;
     double forward = clip_flops(c, size_min(16, c->context_length), false);
-    double again = (A - 1) / A + (opt->grad_checkpointing ? 1 : 0);
-    double towers = n * forward * (3 + again);
+    double towers = n * forward * forwards_of_step(opt);
     int products = n * N * (double)k->acc_size <= (double)logit_memory_of(opt, k) ? 3 : 4;
     double loss = products * 2 * n * N * E, size = (double)k->acc_size;
     double features = (R - 1) * n * E * (size + (opt->gather_dtype == GATHER_BF16 ? 2 : size));
@@ -80,8 +85,7 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
     printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
            "%.3f); a step is %.3g times that\n",
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
-           1e-9 * clip_flops(c, c->context_length, true),
-           3.0 + opt->grad_checkpointing + (double)(A - 1) / (double)A);
+           1e-9 * clip_flops(c, c->context_length, true), forwards_of_step(opt));
     printf("memory a rank (%s):\n", k->name);
     for (size_t i = 0; i < p->count; i++)
         if (p->line[i].bytes > (1 << 20) / 20) line(p->line[i].what, p->line[i].bytes);

@@ -10,6 +10,7 @@
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "kernels/hash.h"
+#include "data/io/folder.h"
 #include "data/io/lock.h"
 
 #include <math.h>
@@ -45,6 +46,12 @@ static void find_run(Run *r) {
     else if (exists && !opt->dry_run)
         die("%s: this run exists: give another --name, or --resume latest to go on with it",
             r->dir);
+    /* such a start writes into this run as if it began at another's step */
+    if (exists && !opt->dry_run && r->resume && strcmp(opt->resume, "latest") &&
+        !folder_holds(r->checkpoints, r->resume))
+        die("%s: this run exists, and %s is not a checkpoint of it: give another --name, or "
+            "--resume latest to go on with it",
+            r->dir, r->resume);
     if (opt->resume && !r->resume) {
         if (!opt->model && !opt->pretrained)
             die_usage(

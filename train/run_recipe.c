@@ -41,8 +41,9 @@ static void forget_resume(bool resumed) {
     if (resumed || (resume && !strcmp(resume, "latest"))) train_options.resume = NULL;
 }
 
-/* The recipe of the highest step up to `step`, malloc'd; those of higher steps are removed. */
-static char *recipe_at(const char *dir, uint64_t step) {
+/* The recipe of the highest step up to `step`, malloc'd; those of higher steps are removed, and of
+ * a run that begins all. */
+static char *recipe_at(const char *dir, uint64_t step, bool begins) {
     char **names, *found = folder_path(dir, "params.conf");
     size_t count;
     uint64_t n, best = 0;
@@ -51,8 +52,9 @@ static char *recipe_at(const char *dir, uint64_t step) {
     for (size_t i = 0; i < count; i++) {
         if (!is_later(names[i], &n)) continue;
         char *path = folder_path(dir, names[i]);
-        if (n > step) unlink(path);
-        if (n <= step && n >= best) {
+        if (begins || n > step) {
+            unlink(path);
+        } else if (n >= best) {
             free(found);
             found = xstrdup(path);
             best = n;
@@ -78,7 +80,7 @@ char *run_recipe_write(const char *dir, uint64_t step, bool resumed) {
     const char *resume = train_options.resume;
     bool begins = !resumed || access(first, F_OK);
     forget_resume(!begins);
-    char *now = recipe_at(dir, begins ? 0 : step), *text = options_recipe(&train_command);
+    char *now = recipe_at(dir, step, begins), *text = options_recipe(&train_command);
     if (begins || !has_bytes(now, text)) {
         free(now);
         now = begins ? xstrdup(first)

@@ -178,6 +178,20 @@ bool folder_private(const char *path, Error *err) {
            error_set(err, "others can write to %.300s (chmod go-w)", path);
 }
 
+char *folder_cache(void) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (xdg && *xdg) return xasprintf("%s/clipc", xdg);
+    return home && *home ? xasprintf("%s/.cache/clipc", home) : NULL;
+}
+
+bool folder_holds(const char *folder, const char *path) {
+    char *outer = realpath(folder, NULL), *inner = realpath(path, NULL);
+    size_t n = outer ? strlen(outer) : 0;
+    bool holds = outer && inner && !strncmp(outer, inner, n) && inner[n] == '/';
+    FREE_ALL(outer, inner);
+    return holds;
+}
+
 void folder_make_or_die(const char *path) {
     Error err;
     if (!folder_make(path, &err)) die("%s", err.text);

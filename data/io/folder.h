@@ -21,6 +21,11 @@ void folder_make_or_die(const char *path);
  * is this user's (or root's) and that nobody else can write to it. False: it may not be used; err
  * says why. */
 bool folder_private(const char *path, Error *err);
+/* The path of the user's cache folder, $XDG_CACHE_HOME/clipc or ~/.cache/clipc, malloc'd; NULL:
+ * neither variable is set. */
+char *folder_cache(void);
+/* Returns true if the file or folder is below the folder, links followed. */
+bool folder_holds(const char *folder, const char *path);
 /* The names in a folder that do not begin with a dot, sorted bytewise; malloc'd list of malloc'd
  * names. */
 bool folder_list(const char *path, char ***names, size_t *count, Error *err);

@@ -65,7 +65,7 @@ void agree_on_cpu_set(const Comm *c) {
                  "CLIPC_CPU=%s on all",
                  refuses, cpu_set_names[all[refuses].set], first, least, least);
     if (all[last].set != all[first].set)
-        log_info("instruction set %s on all ranks, because rank %d has no later one (rank %d has "
+        log_info("instruction set %s on all ranks, because rank %d uses no later one (rank %d has "
                  "%s)",
                  least, first, last, cpu_set_names[all[last].set]);
     cpu_set_lower((CpuSet)all[first].set);
