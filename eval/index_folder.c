@@ -280,7 +280,7 @@ uint64_t index_folder_stamp(const IndexFolder *x, const char *key) {
 
 bool index_folder_stale(const IndexFolder *x, size_t row) {
     struct stat st;
-    uint64_t stamp = stamp_of(x, row), time = time_of(x, row);
+    uint64_t stamp = stamp_of(x, row), time = stamp ? 0 : time_of(x, row);
     if ((!stamp && !time) || !stat_key(x, index_folder_key(x, row), &st)) return false;
     if (stamp) return stamp_from(&st) != stamp;
     return nanoseconds(st.st_mtim) >= time || nanoseconds(st.st_ctim) >= time;

@@ -79,8 +79,8 @@ char *index_folder_make_key(IndexFolder *x, const char *name) {
 }
 
 void index_folder_anchor(IndexFolder *x) {
-    size_t lost = 0, changed = 0, living = x->rows - x->removed, n = 0;
-    char **made = xcalloc(x->rows + 1, sizeof *made);
+    size_t lost = 0, changed = 0, living = x->rows - x->removed, rows = x->rows;
+    char **made = xcalloc(rows + 1, sizeof *made);
     for (Segment *s = x->segments; !x->anchored && s < x->segments + x->count; s++)
         for (size_t i = 0; i < s->rows; i++) {
             if (*s->keys[i] == '/' || index_folder_removed(x, s->first + i)) continue;
@@ -97,16 +97,17 @@ void index_folder_anchor(IndexFolder *x) {
                  x->folder, lost, living);
     else if (!x->anchored) {
         x->anchored = true;
-        for (Segment *s = x->segments; s < x->segments + x->count; s++)
-            for (size_t i = 0; i < s->rows; i++, n++)
-                if (made[n]) s->keys[i] = made[n];
-        if (changed)
-            index_folder_compact(x);
-        else
+        if (changed) {
+            for (Segment *s = x->segments; s < x->segments + x->count; s++)
+                for (size_t i = 0; i < s->rows; i++)
+                    if (made[s->first + i]) s->keys[i] = made[s->first + i];
+            index_folder_compact(x); /* ends the use of these keys */
+        } else {
             index_folder_commit(x);
+        }
         log_info("%s: relative keys start at %s from now on (%zu have changed)", x->folder, x->base,
                  changed);
     }
-    for (size_t i = 0; i < n; i++) free(made[i]);
+    for (size_t i = 0; i < rows; i++) free(made[i]);
     free(made);
 }

@@ -147,7 +147,14 @@ END
         (cd "$dir/old" && again deep/a deep/ix "1 rows of pictures that it has more than once" && grep -q "(10 have changed)" "$dir/out" &&
             grep -q "1 added, 9 were there, 10 in all" "$dir/out") &&
         again "$dir/old/deep/a" "$dir/old/deep/ix" "0 added, 10 were there, 10 in all" && says 0 sound "$clipc" index check "$dir/old/deep/ix" &&
-        [ "$("$clipc" index list "$dir/old/deep/ix" | sort | head -n 2 | xargs)" = "a/00.jpg a/01.jpg" ]
+        [ "$("$clipc" index list "$dir/old/deep/ix" | sort | head -n 2 | xargs)" = "a/00.jpg a/01.jpg" ] || return 1
+    # made in its own folder: the keys are right as they are
+    (cd "$dir/old/deep" && says 0 "10 added" "$program" embed --checkpoint "$model" --images a --index own) &&
+        sed -i 's|,"paths":"index"||' "$dir/old/deep/own/index.json" && ! grep -q paths "$dir/old/deep/own/index.json" &&
+        again "$dir/old/deep/a" "$dir/old/deep/own" "0 added, 10 were there, 10 in all" && grep -q "(0 have changed)" "$dir/out" &&
+        ! grep -q "more than once" "$dir/out" && says 0 sound "$clipc" index check "$dir/old/deep/own" &&
+        (cd "$dir/old/deep" && says 0 "1 would be removed" "$program" index remove own a/00.jpg ./a/00.jpg "$PWD/a/00.jpg" --dry-run &&
+            says 1 "has no './a/99.jpg'" "$program" index remove own a/00.jpg ./a/99.jpg --dry-run)
 }
 duplicates() { # two copies under other names
     mkdir -p "$dir/d" && cp $golden/0[0-4].jpg "$dir/d/" && cp $golden/01.jpg "$dir/d/x.jpg" && cp $golden/01.jpg "$dir/d/y.jpg"
@@ -160,6 +167,7 @@ duplicates() { # two copies under other names
 }
 words() { # bare words are a query; a picture need not find itself
     "$clipc" search "$dir/i" "${vocab[@]}" --texts 'a red circle' >"$dir/a" && "$clipc" search "$dir/i" a red circle "${vocab[@]}" | cmp - "$dir/a" &&
+        says 2 "for queries by --image" "$clipc" search "$dir/i" --texts a --exclude-self "${vocab[@]}" &&
         says 2 "one index is searched" "$clipc" search "$dir/i" "$dir/h" --texts a &&
         "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 3 >"$dir/a" && "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 2 --exclude-self >"$dir/b" &&
         [ "$(grep -c 07.jpg "$dir/b")" = 1 ] && [ "$(tail -n 2 "$dir/a" | awk '{print $2, $5}')" = "$(tail -n 2 "$dir/b" | awk '{print $2, $5}')" ] &&

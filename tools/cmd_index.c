@@ -98,8 +98,9 @@ static bool *find_named(IndexFolder *x, const StringMap *names) {
     StringMap meant = {0};
     StringList meanings = {0};
     bool *named = xcalloc(x->rows + 1, sizeof *named),
-         *found = xcalloc(names->count + 1, sizeof *found);
-    size_t *name_of = xcalloc(names->count + 1, sizeof *name_of);
+         *found = xcalloc(names->count + 1, sizeof *found),
+         *met = xcalloc(names->count + 1, sizeof *met); /* meanings, as `meant` numbers them */
+    uint32_t *meaning_of = xcalloc(names->count + 1, sizeof *meaning_of);
     for (size_t i = 0; i < x->rows; i++) {
         uint32_t n = index_folder_removed(x, i) ? UINT32_MAX
                                                 : string_map_find(names, index_folder_key(x, i));
@@ -110,23 +111,23 @@ static bool *find_named(IndexFolder *x, const StringMap *names) {
         char *key = index_folder_make_key(x, names->strings[n]),
              *meaning = index_folder_meaning(x, key);
         string_list_add(&meanings, meaning);
-        name_of[string_map_put(&meant, meanings.items[meanings.count - 1], NULL)] = n;
+        meaning_of[n] = string_map_put(&meant, meanings.items[meanings.count - 1], NULL);
         FREE_ALL(meaning, key);
     }
     for (size_t i = 0; meant.count && i < x->rows; i++) {
-        if (named[i] || index_folder_removed(x, i)) continue;
+        if (index_folder_removed(x, i)) continue;
         char *meaning = index_folder_meaning(x, index_folder_key(x, i));
         uint32_t m = string_map_find(&meant, meaning);
-        if (m != UINT32_MAX) named[i] = found[name_of[m]] = true;
+        if (m != UINT32_MAX) named[i] = met[m] = true;
         free(meaning);
     }
     for (size_t n = 0; n < names->count; n++)
-        if (!found[n])
+        if (!found[n] && !met[meaning_of[n]])
             die("%s has no '%s' (clipc index list shows what it has): nothing was removed",
                 x->folder, names->strings[n]);
     string_map_free(&meant);
     string_list_free(&meanings);
-    FREE_ALL(name_of, found);
+    FREE_ALL(meaning_of, found, met);
     return named;
 }
 

@@ -337,6 +337,8 @@ int cmd_search(int argc, char **argv) {
     if (option_find(&command, "weight")->given &&
         !((texts.count || text_file) && image_files.count))
         die_usage("clipc search: --weight is for words and pictures together");
+    if (exclude_self && !image_files.count)
+        die_usage("clipc search: --exclude-self is for queries by --image");
     if (text_file) texts.items = read_lines(text_file, &texts.count);
     if (text_file && !texts.count) die("%s holds no query", text_file);
     IndexFolder x;

@@ -134,19 +134,20 @@ static Work find_work(IndexFolder *x, Dataset *d) {
             index_folder_remove(x, i), w.merged++;
     }
     for (size_t i = 0; i < n; i++) {
-        bool added = false, stale = false;
+        bool added = false;
         char *name = dataset_key(d, i, &err);
         if (!name) die("%s", err.text);
         char *key = index_folder_make_key(x, name), *meaning = index_folder_meaning(x, key);
         free(name);
         if (strchr(key, '\n')) {
             log_warn("a name with a line break is left out: %.200s", key);
-        } else {
-            size_t *known_row = &row[string_map_put(&known, meaning, &added)];
-            stale = !added && *known_row != NONE && index_folder_stale(x, *known_row);
-            w.old[w.count] = stale ? *known_row : NONE;
-            if (added || stale) *known_row = NONE;
+            FREE_ALL(key, meaning);
+            continue;
         }
+        size_t *known_row = &row[string_map_put(&known, meaning, &added)];
+        bool stale = !added && *known_row != NONE && index_folder_stale(x, *known_row);
+        w.old[w.count] = stale ? *known_row : NONE;
+        if (added || stale) *known_row = NONE;
         if (added || stale) {
             w.samples[w.count] = i;
             w.keys[w.count++] = key;
