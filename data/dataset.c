@@ -1,4 +1,5 @@
 #include "data/dataset.h"
+#include "data/io/folder.h"
 #include "data/io/parallel.h"
 #include "data/io/utf8.h"
 #include "data/tarshard.h"
@@ -30,10 +31,8 @@ DatasetOptions dataset_options_default(void) {
 }
 
 static char *default_cache_dir(void) {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (xdg && *xdg) return xasprintf("%s/clipc", xdg);
-    if (home && *home) return xasprintf("%s/.cache/clipc", home);
-    return xstrdup("/tmp/clipc-cache");
+    char *folder = folder_cache();
+    return folder ? folder : xstrdup("/tmp/clipc-cache");
 }
 
 static bool parse_keys(Dataset *d, Error *err) {

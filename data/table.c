@@ -150,6 +150,7 @@ typedef struct CsvColumns {
     size_t count, image, caption;
     char separator;
     bool join; /* surplus fields belong to the caption */
+    const char *advice;
 } CsvColumns;
 
 /* Fields beyond the header's, empty ones at the end of the row aside: parts of a caption that is
@@ -197,7 +198,7 @@ static bool read_rows(Table *t, CsvReader *r, const CsvColumns *c, const char *p
         size_t extra = surplus(c, f, n);
         char place[32];
         snprintf(place, sizeof place, "line %zu", r->row);
-        if (extra && c->join && t->need_text) {
+        if (extra && c->join) {
             join_caption(t, c, f, n, extra);
             n -= extra;
         } else if (extra && (t->need_text || c->image)) {
@@ -209,8 +210,8 @@ static bool read_rows(Table *t, CsvReader *r, const CsvColumns *c, const char *p
     if (why.text[0]) return error_set(err, "%s: %s", path, why.text);
     if (!wide.count) return true;
     char *text = skipped_text(&wide);
-    error_set(err, "%s: %s: quote captions that contain '%c', or give --csv-join", path, text,
-              c->separator);
+    error_set(err, "%s: %s: quote captions that contain '%c'%s", path, text, c->separator,
+              c->advice);
     free(text);
     return false;
 }
@@ -222,7 +223,8 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
     uint8_t *bytes;
     if (!file_read_all(path, &bytes, &size, SIZE_MAX / 2, err)) return false;
     t->bytes = (char *)bytes;
-    CsvColumns c = {.separator = separator_of(t->bytes, o), .join = o->csv_join};
+    CsvColumns c = {.separator = separator_of(t->bytes, o),
+                    .advice = o->csv_join ? "" : ", or give --csv-join"};
     CsvReader r = csv_reader(t->bytes, size, c.separator);
     CsvField f[COLUMNS_MAX];
     if (!csv_next(&r, f, COLUMNS_MAX, &c.count, &why))
@@ -230,9 +232,12 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
     c.count = size_min(c.count, COLUMNS_MAX);
     if (!find_column(path, f, c.count, o->csv_image_key, table_image_names, &c.image, err) ||
         (t->need_text &&
-         !find_column(path, f, c.count, o->csv_caption_key, table_text_names, &c.caption, err)) ||
-        !read_rows(t, &r, &c, path, err))
+         !find_column(path, f, c.count, o->csv_caption_key, table_text_names, &c.caption, err)))
         return false;
+    /* captions that are not needed have separators as well */
+    c.join = o->csv_join && (t->need_text || find_column(path, f, c.count, o->csv_caption_key,
+                                                         table_text_names, &c.caption, &why));
+    if (!read_rows(t, &r, &c, path, err)) return false;
     table_join(t, o);
     return true;
 }

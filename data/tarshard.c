@@ -208,7 +208,8 @@ bool tarshard_spool(TarShard *s, const Source *source, const char *path, const S
                     Error *err) {
     const char *folder = c->options->cache_dir;
     *s = (TarShard){.name = source_short_name(path)};
-    if (!folder_make(folder, err)) return false;
+    /* new: as a cache's; a copy has no name, so others may write to an old one */
+    if (!folder_private(folder, err) && !folder_make(folder, err)) return false;
     log_info("%s: copying the stream to %s while it is used", path, folder);
     int data = spool_stream(source, path, c, err),
         index = data < 0 ? -1 : file_unnamed(folder, err);

@@ -7,10 +7,10 @@ export OMP_NUM_THREADS=2 XDG_CACHE_HOME=$dir/cache
 links() { # under a name that a command might write to first: it is not followed
     local victim="$dir/victim" name
     mkdir -p "$dir/l" "$dir/l/x"
-    # embed's process has the shell's number
-    for name in "x.npy.tmp-\$\$" "x.npy.tmp.\$\$" x.npy x.npy.keys; do
+    for name in x.npy x.npy.keys; do
         echo "not yours" >"$victim"
-        says 0 "" sh -c "ln -sf '$victim' \"$dir/l/$name\" && exec '$clipc' embed --checkpoint $golden --images $golden/pairs.tsv --out '$dir/l/x.npy'" || return 1
+        ln -sf "$victim" "$dir/l/$name" &&
+            says 0 "" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --out "$dir/l/x.npy" || return 1
         [ "$(cat "$victim")" = "not yours" ] || { echo "$name was followed"; return 1; }
     done
     for name in v.txt v.txt.part; do
@@ -26,6 +26,11 @@ links() { # under a name that a command might write to first: it is not followed
     ln -sf "$victim" "$dir/l/x/lock" &&
         says 1 "symbolic links" "$clipc" embed --checkpoint $golden --images $golden/pairs.tsv --index "$dir/l/x" &&
         [ "$(cat "$victim")" = "not yours" ]
+}
+new_cache() { # whatever the umask, no other user can write to a cache folder, which would make it useless
+    tar -C $golden -cf "$dir/c.tar" 00.jpg &&
+        (umask 002 && XDG_CACHE_HOME=$dir/umask says 0 "1 samples" "$clipc" data peek --text-key '' "pipe:cat $dir/c.tar") &&
+        [ "$(stat -c %a "$dir/umask/clipc")" = 700 ]
 }
 lock_stays() { # of a pack: a process that has it open does not lock a file that others cannot see
     pack() { "$clipc" data pack $golden/pairs.tsv --out "$dir/s/t" "$@"; }
@@ -98,6 +103,7 @@ PY
 
 if python3 -m pip --version >/dev/null 2>&1; then check other_wheels other_wheels; else skip "no pip here" other_wheels; fi
 check cache_of_others cache
+check new_cache new_cache
 check line_breaks_in_names line_breaks
 check hostile_index hostile_index
 check closed_standard_streams closed_streams

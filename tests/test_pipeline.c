@@ -310,6 +310,35 @@ static void test_settings(void **state) {
     assert_non_null(strstr(err.text, "pad_token: '<absent>' is not in the vocabulary"));
 }
 
+/* White space beside an added token is whole characters: the last byte of an a with grave accent
+ * (C3 A0) is also that of a no-break space (C2 A0). */
+static void test_white_characters(void **state) {
+    (void)state;
+    Tokenizer *t =
+        load_text("{\"added_tokens\": [{\"id\": 4, \"content\": \"<mask>\", \"special\": "
+                  "true, \"lstrip\": true, \"rstrip\": true, \"single_word\": false, "
+                  "\"normalized\": false}], \"normalizer\": {\"type\": \"NFC\"}, "
+                  "\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
+                  "\"use_regex\": false}, \"model\": {\"type\": \"BPE\", \"merges\": [], "
+                  "\"vocab\": {\"v\": 0, \"\u00c3\": 1, \"\u0142\": 2, \"\u00c2\": 3}}}");
+    static const struct {
+        const char *text;
+        size_t n;
+        int32_t ids[6];
+    } cases[] = {{"v\u00e0<mask>\u00e0", 6, {0, 1, 2, 4, 1, 2}},
+                 {"v\u00a0 <mask>\u2003\u00a0v", 3, {0, 4, 0}},
+                 {"\u00a0<mask>\u00a0", 1, {4}}};
+    TokenizerCache *cache = tokenizer_cache_new(t);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        int32_t ids[16];
+        size_t n = tokenizer_encode(cache, cases[i].text, strlen(cases[i].text), COUNT(ids), ids);
+        assert_int_equal(n, cases[i].n);
+        assert_memory_equal(ids, cases[i].ids, n * sizeof *ids);
+    }
+    tokenizer_cache_free(cache);
+    tokenizer_close(t);
+}
+
 static void test_bert_settings(void **state) {
     (void)state;
     const char *folder = test_path("bert"), *vocab = test_path("bert/vocab.txt");
@@ -565,6 +594,7 @@ int main(void) {
         cmocka_unit_test(test_foreign_json),
         cmocka_unit_test(test_wrong_lists),
         cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_white_characters),
         cmocka_unit_test(test_bert_settings),
         cmocka_unit_test(test_store),
         cmocka_unit_test(test_checkpoint_folder),

@@ -26,11 +26,6 @@ static const char *string_of(const StepReader *r, const char *field) {
     return s ? s : "";
 }
 
-static bool flag(const StepReader *r, const char *field, bool missing) {
-    json_t *v = json_object_get(r->object, field);
-    return json_is_boolean(v) ? json_is_true(v) : missing;
-}
-
 enum { LONGEST_STRING = 64 };
 
 static Str add_text(const StepReader *r, const char *s) {
@@ -63,7 +58,8 @@ static bool read_plain(const StepReader *r) {
 }
 
 static bool read_strip(const StepReader *r) {
-    uint32_t flags = (flag(r, "strip_left", true) ? 1 : 0) | (flag(r, "strip_right", true) ? 2 : 0);
+    uint32_t flags = (json_flag(r->object, "strip_left", true) ? 1 : 0) |
+                     (json_flag(r->object, "strip_right", true) ? 2 : 0);
     return add_normal(r, (TextStep){.op = NORMAL_STRIP, .flags = flags});
 }
 
@@ -91,10 +87,10 @@ static bool read_prepend(const StepReader *r) {
 }
 
 static bool read_bert(const StepReader *r) {
-    bool lower = flag(r, "lowercase", true);
-    uint32_t flags = (flag(r, "clean_text", true) ? BERT_CLEAN : 0) |
-                     (flag(r, "handle_chinese_chars", true) ? BERT_CHINESE : 0) |
-                     (flag(r, "strip_accents", lower) ? BERT_ACCENTS : 0) |
+    bool lower = json_flag(r->object, "lowercase", true);
+    uint32_t flags = (json_flag(r->object, "clean_text", true) ? BERT_CLEAN : 0) |
+                     (json_flag(r->object, "handle_chinese_chars", true) ? BERT_CHINESE : 0) |
+                     (json_flag(r->object, "strip_accents", lower) ? BERT_ACCENTS : 0) |
                      (lower ? BERT_LOWER : 0);
     return add_normal(r, (TextStep){.op = NORMAL_BERT, .flags = flags});
 }
@@ -142,17 +138,17 @@ static bool read_bert_split(const StepReader *r) {
 }
 
 static bool read_byte_level(const StepReader *r) {
-    uint32_t flags =
-        (flag(r, "add_prefix_space", true) ? 1 : 0) | (flag(r, "use_regex", true) ? 0 : 2);
+    uint32_t flags = (json_flag(r->object, "add_prefix_space", true) ? 1 : 0) |
+                     (json_flag(r->object, "use_regex", true) ? 0 : 2);
     r->p->form.byte_level = true;
     return add_split(r, (TextStep){.op = SPLIT_GPT2, .flags = flags});
 }
 
 static bool read_metaspace(const StepReader *r) {
     const char *scheme = string_of(r, "prepend_scheme"), *mark = string_of(r, "replacement");
-    bool prefix = flag(r, "add_prefix_space", true);
+    bool prefix = json_flag(r->object, "add_prefix_space", true);
     if (*mark == 0) return refuse(r, "replacement", "is missing");
-    uint32_t flags = flag(r, "split", true) ? META_SPLIT : 0;
+    uint32_t flags = json_flag(r->object, "split", true) ? META_SPLIT : 0;
     if (strcmp(scheme, "first") == 0)
         flags |= META_FIRST;
     else if (strcmp(scheme, "always") == 0 || (*scheme == 0 && prefix))
@@ -163,8 +159,8 @@ static bool read_metaspace(const StepReader *r) {
 }
 
 static bool read_digits(const StepReader *r) {
-    return add_split(r,
-                     (TextStep){.op = SPLIT_DIGITS, .flags = flag(r, "individual_digits", false)});
+    return add_split(r, (TextStep){.op = SPLIT_DIGITS,
+                                   .flags = json_flag(r->object, "individual_digits", false)});
 }
 
 #define GPT2_PATTERN                                                                               \
@@ -178,7 +174,7 @@ static bool read_split(const StepReader *r) {
     const char *plain = json_string_value(json_object_get(pattern, "String"));
     const char *regex = json_string_value(json_object_get(pattern, "Regex"));
     const char *behavior = string_of(r, "behavior");
-    bool invert = flag(r, "invert", false);
+    bool invert = json_flag(r->object, "invert", false);
     uint32_t join = 0;
     while (behaviors[join] != NULL && strcmp(behaviors[join], behavior) != 0) join++;
     if (behaviors[join] == NULL) return refuse(r, "behavior", "is not supported");
@@ -276,20 +272,23 @@ static const struct {
                 {"pre_tokenizer", "pretokenizers", pre_tokenizers},
                 {"post_processor", "processors", post_processors}};
 
-static bool known_fields(const StepReader *r, const char *fields) {
+const char *json_unknown_field(json_t *object, const char *fields) {
     const char *key;
     json_t *value;
-    json_object_foreach(r->object, key, value) {
-        char padded[64];
-        size_t n = strlen(key);
-        if (strcmp(key, "type") == 0) continue;
-        if (n + 3 > sizeof padded) return refuse(r, "fields", "one has a long unknown name");
-        padded[0] = ' ';
-        memcpy(padded + 1, key, n);
-        memcpy(padded + 1 + n, " ", 2);
-        if (strstr(fields, padded) == NULL) return refuse(r, key, "this field is not supported");
+    json_object_foreach(object, key, value) {
+        char *padded = xasprintf(" %s ", key);
+        bool known = !strchr(key, ' ') && strstr(fields, padded);
+        free(padded);
+        if (!known) return key;
     }
-    return true;
+    return NULL;
+}
+
+static bool known_fields(const StepReader *r, const char *fields) {
+    char *all = xasprintf(" type%s", fields);
+    const char *key = json_unknown_field(r->object, all);
+    free(all);
+    return !key || error_set(r->err, "%s.%.60s: this field is not supported", r->type, key);
 }
 
 /* One object, or the objects of a Sequence in it. */

@@ -211,6 +211,23 @@ static void put_words(const Pipeline *p, PipelineCache *c, bool first, Output *o
         put_word(p, c, c->text.at + c->words.at[i].at, c->words.at[i].n, o);
 }
 
+/* Bytes of the character of white space that ends at `end`, or begins at `at`; 0: none does. */
+static size_t white_before(const char *s, size_t from, size_t end) {
+    size_t at = end;
+    uint32_t cp;
+    while (at > from && ((unsigned char)s[--at] & 0xC0) == 0x80) {
+    }
+    if (at == end) return 0;
+    utf8_decode((const unsigned char *)s + at, end - at, &cp);
+    return text_is_white(cp) ? end - at : 0;
+}
+static size_t white_after(const char *s, size_t at, size_t n) {
+    uint32_t cp;
+    if (at == n) return 0;
+    size_t length = utf8_decode((const unsigned char *)s + at, n - at, &cp);
+    return text_is_white(cp) ? length : 0;
+}
+
 /* The first token of a trie in the text from *from on: leftmost, then longest. Moves *from and *to
  * to its ends, with the white space that it takes. NULL: none. */
 static const AddedToken *next_added(const Pipeline *p, size_t which, const char *s, size_t n,
@@ -222,10 +239,9 @@ static const AddedToken *next_added(const Pipeline *p, size_t which, const char 
         int32_t found = trie_longest(t, s + i, n - i, &length);
         if (found < 0) continue;
         const AddedToken *a = &p->added[found];
-        size_t start = i, end = i + length;
-        while (a->flags & ADDED_LEFT && start > *from && text_is_white((unsigned char)s[start - 1]))
-            start--;
-        while (a->flags & ADDED_RIGHT && end < n && text_is_white((unsigned char)s[end])) end++;
+        size_t start = i, end = i + length, white;
+        while (a->flags & ADDED_LEFT && (white = white_before(s, *from, start))) start -= white;
+        while (a->flags & ADDED_RIGHT && (white = white_after(s, end, n))) end += white;
         *from = start, *to = end;
         return a;
     }

@@ -23,17 +23,9 @@ typedef struct StoreHeader {
 
 /* The user's cache folder, which nobody else can write; NULL: there is none. */
 static char *cache_folder(void) {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *folder = NULL;
-    struct stat s;
+    char *folder = folder_cache();
     Error err;
-    if (xdg && *xdg == '/')
-        folder = xasprintf("%s/clipc", xdg);
-    else if (home && *home == '/')
-        folder = xasprintf("%s/.cache/clipc", home);
-    if (folder && folder_make(folder, &err) && lstat(folder, &s) == 0 && S_ISDIR(s.st_mode) &&
-        s.st_uid == geteuid() && (s.st_mode & 022) == 0)
-        return folder;
+    if (folder && folder_private(folder, &err)) return folder;
     free(folder);
     return NULL;
 }

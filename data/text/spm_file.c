@@ -68,7 +68,7 @@ typedef struct Model {
     Message charsmap;
     bool prefix, tidy, escape, suffix, byte_fallback;
     uint64_t type; /* 1 unigram, 2 byte pairs */
-    int64_t unk, bos, eos, pad;
+    int64_t pad;
     bool trained, damaged; /* trained: it has the messages after the pieces */
 } Model;
 
@@ -95,8 +95,6 @@ static void read_trainer(Model *m, Message bytes) {
         if (f.number == 3) m->type = f.value;
         if (f.number == 24) m->suffix = f.value != 0;
         if (f.number == 35) m->byte_fallback = f.value != 0;
-        if (f.number == 41) m->bos = (int32_t)f.value;
-        if (f.number == 42) m->eos = (int32_t)f.value;
         if (f.number == 43) m->pad = (int32_t)f.value;
     }
 }
@@ -281,8 +279,7 @@ static bool spm_matches(const char *text, size_t n) {
 }
 
 static Tokenizer *spm_load(char *text, size_t n, Error *err) {
-    Model m = {
-        .prefix = true, .tidy = true, .escape = true, .type = 1, .bos = 1, .eos = 2, .pad = NO_ID};
+    Model m = {.prefix = true, .tidy = true, .escape = true, .type = 1, .pad = NO_ID};
     Pipeline *p = pipeline_new(&spm_kind);
     bool ok = read_model(&m, text, n, err) && put_model(p, &m, err);
     free(m.pieces);

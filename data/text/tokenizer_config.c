@@ -1,6 +1,7 @@
 /* tokenizer_config.json, which transformers writes beside a tokenizer's file: what its classes add
  * to the file. Source: transformers 4.57, models/{t5,gemma,siglip,bert}/tokenization_*.py. */
 #include "data/io/crc32c.h"
+#include "data/text/json_steps.h"
 #include "data/text/pipeline.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -9,19 +10,17 @@
 /* Whether a class frames a caption if the configuration does not say. */
 typedef struct TokenizerClass {
     const char *name;
-    bool own_frame;     /* the class makes the frame, whatever the file says */
     bool frame_of_file; /* the frame of tokenizer.json counts, that of others is as follows */
     bool bos, eos;      /* defaults of add_bos_token and add_eos_token */
     const char *bos_token, *eos_token;
 } TokenizerClass;
 
-static const TokenizerClass classes[] = {
-    {"T5Tokenizer", false, true, false, true, "", "</s>"},
-    {"SiglipTokenizer", false, true, false, true, "", "</s>"},
-    {"GemmaTokenizer", true, false, true, false, "<bos>", "<eos>"},
-    {"LlamaTokenizer", true, false, true, false, "<s>", "</s>"},
-    {"BertTokenizer", false, true, false, false, "", ""},
-    {NULL, false, true, false, false, "", ""}};
+static const TokenizerClass classes[] = {{"T5Tokenizer", true, false, true, "", "</s>"},
+                                         {"SiglipTokenizer", true, false, true, "", "</s>"},
+                                         {"GemmaTokenizer", false, true, false, "<bos>", "<eos>"},
+                                         {"LlamaTokenizer", false, true, false, "<s>", "</s>"},
+                                         {"BertTokenizer", true, false, false, "", ""},
+                                         {NULL, true, false, false, "", ""}};
 
 /* The class by its name, with or without Fast. */
 static const TokenizerClass *class_of(const char *name) {
@@ -53,11 +52,6 @@ static int32_t id_of(const Pipeline *p, const char *token) {
     return -1;
 }
 
-static bool flag(json_t *config, const char *field, bool missing) {
-    json_t *v = json_object_get(config, field);
-    return json_is_boolean(v) ? json_is_true(v) : missing;
-}
-
 static bool set_frame(Pipeline *p, json_t *config, const TokenizerClass *c, Error *err) {
     PipelineForm *f = &p->form;
     bool from_file = p->base.kind != &spm_kind;
@@ -67,9 +61,10 @@ static bool set_frame(Pipeline *p, json_t *config, const TokenizerClass *c, Erro
         const char *field, *missing;
         int32_t *ids;
         uint32_t *count;
-    } ends[] = {
-        {flag(config, "add_bos_token", c->bos), "bos_token", c->bos_token, f->before, &f->befores},
-        {flag(config, "add_eos_token", c->eos), "eos_token", c->eos_token, f->after, &f->afters}};
+    } ends[] = {{json_flag(config, "add_bos_token", c->bos), "bos_token", c->bos_token, f->before,
+                 &f->befores},
+                {json_flag(config, "add_eos_token", c->eos), "eos_token", c->eos_token, f->after,
+                 &f->afters}};
     for (size_t i = 0; i < COUNT(ends); i++) {
         *ends[i].count = 0;
         if (!ends[i].on) continue;
@@ -86,9 +81,9 @@ static void set_bert(Pipeline *p, json_t *config) {
     for (uint32_t i = 0; i < p->form.normals; i++) {
         TextStep *s = &p->form.normal[i];
         if (s->op != NORMAL_BERT) continue;
-        bool lower = flag(config, "do_lower_case", s->flags & BERT_LOWER);
-        bool accents = flag(config, "strip_accents", lower);
-        bool chinese = flag(config, "tokenize_chinese_chars", s->flags & BERT_CHINESE);
+        bool lower = json_flag(config, "do_lower_case", s->flags & BERT_LOWER);
+        bool accents = json_flag(config, "strip_accents", lower);
+        bool chinese = json_flag(config, "tokenize_chinese_chars", s->flags & BERT_CHINESE);
         s->flags = (s->flags & BERT_CLEAN) | (lower ? BERT_LOWER : 0) |
                    (accents ? BERT_ACCENTS : 0) | (chinese ? BERT_CHINESE : 0);
     }

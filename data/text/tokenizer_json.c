@@ -22,7 +22,7 @@ typedef struct PieceList {
 static bool add_piece(PieceList *l, json_int_t id, const char *text, double score, Error *err) {
     if (id < 0 || (size_t)id >= l->limit)
         return error_set(err, "the id %lld of '%.40s' is out of range", (long long)id, text);
-    while (l->count <= (size_t)id) l->text[l->count++] = NULL;
+    for (; l->count <= (size_t)id; l->count++) l->text[l->count] = NULL, l->score[l->count] = 0;
     l->text[id] = text;
     l->score[id] = score;
     return true;
@@ -271,7 +271,9 @@ static bool read_added(const ModelReader *r) {
             return error_set(r->err, "added_tokens: entry %zu has no content or id", i);
         if (json_is_true(json_object_get(one, "single_word")))
             return error_set(r->err, "added_tokens: single_word of '%.40s' is not supported", text);
-        if (!add_piece(r->pieces, json_integer_value(id), text, 0, r->err)) return false;
+        json_int_t n = json_integer_value(id); /* of a piece as well: it keeps its score */
+        double score = n >= 0 && (size_t)n < r->pieces->count ? r->pieces->score[n] : 0;
+        if (!add_piece(r->pieces, n, text, score, r->err)) return false;
     }
     return true;
 }
@@ -318,15 +320,8 @@ static bool put_added(const ModelReader *r) {
 /* ---- the file ---- */
 
 static bool known_fields(json_t *object, const char *fields, const char *where, Error *err) {
-    const char *key;
-    json_t *value;
-    json_object_foreach(object, key, value) {
-        char *padded = xasprintf(" %s ", key);
-        bool known = strstr(fields, padded) != NULL;
-        free(padded);
-        if (!known) return error_set(err, "%s%.60s: this field is not supported", where, key);
-    }
-    return true;
+    const char *key = json_unknown_field(object, fields);
+    return !key || error_set(err, "%s%.60s: this field is not supported", where, key);
 }
 
 /* Cutting needs pieces without a space mark inside; where words are cut at them already, or the
