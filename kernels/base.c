@@ -62,7 +62,7 @@ void die_usage(const char *fmt, ...) {
 static const char *throwing;
 
 static void on_exception(void) {
-    die("%s gave up, most likely for lack of memory: try a smaller --batch-size", throwing);
+    die("%s or another C++ library gave up, most likely for lack of memory", throwing);
 }
 
 void die_of_exceptions(const char *what) {

@@ -11,8 +11,15 @@
 
 const char *const cpu_set_names[CPU_SETS] = {"v3", "v4", "v4bf16", "amx"};
 
+/* What x86-64-v3 has and not every compiler's __builtin_cpu_supports knows. */
+static bool has_small_parts(void) {
+    enum { MOVBE = 1 << 22, F16C = 1 << 29, LZCNT = 1 << 5 };
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & MOVBE) && (c & F16C) &&
+           __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & LZCNT);
+}
 static bool has_v3(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+    return has_small_parts() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 static bool has_v4(void) {

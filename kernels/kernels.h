@@ -330,7 +330,8 @@ typedef struct KernelTuning {
 } KernelTuning;
 extern KernelTuning kernel_tuning;
 /* This process's number among the ranks of its machine, set by a transport that knows it before the
- * device is used; -1: the launcher's variables say it. It is the GPU's number. */
+ * device is opened; -1: the launcher's variables say it, as they do for questions about the device
+ * before that. It is the GPU's number. */
 extern int kernel_local_rank;
 /* Products of registered matrices (fp8_weight) that were enqueued or planned, and of those the ones
  * in act, the last with M, N, K. */

@@ -112,8 +112,9 @@ walk() {
     read -r _ places[1] _ places[0] < <(tail -n 1 "$walk/report")
     for ((j = 0; j < jobs; j++)); do walk_job $j & done
     wait
-    echo "$command: ${places[0]} writes, ${places[1]} allocations; $(cat "$walk"/walked_* | wc -l) walked"
-    [ ! -e "$walk/failed" ]
+    walked=$(cat "$walk"/walked_* 2>/dev/null | wc -l)
+    echo "$command: ${places[0]:-0} writes, ${places[1]:-0} allocations; $walked walked"
+    [ "$walked" -gt 0 ] && [ ! -e "$walk/failed" ]
 }
 
 for command in "${commands[@]}"; do check "$command" walk "$command"; done

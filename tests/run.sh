@@ -74,6 +74,10 @@ for name in "${absent[@]}"; do
     echo "SKIP: $name: built by a plain make where nvcc is (make setup CUDA=1)"
 done
 rm -rf "$TMPDIR"
-cat "$log"/*.sum | awk -v absent=${#absent[@]} '
+missing=0
+for name in "${names[@]}"; do
+    [ -s "$log/$name.sum" ] || { echo "$name did not end"; missing=$((missing + 1)); }
+done
+cat "$log"/*.sum | awk -v absent=${#absent[@]} -v missing=$missing '
     { p += $1; f += $2; s += $3 }
-    END { printf "%d passed, %d failed, %d skipped\n", p, f, s + absent; exit f > 0 }'
+    END { f += missing; printf "%d passed, %d failed, %d skipped\n", p, f, s + absent; exit f > 0 }'

@@ -43,8 +43,10 @@ static void test_words(void **state) {
 
 static void test_this_machine(void **state) {
     (void)state;
-    assert_true(cpu_set() <= cpu_set_best());
-    assert_int_equal(cpu_set(), cpu_set());
+    if (cpu_set_named())
+        assert_true(cpu_set() <= cpu_set_best());
+    else
+        assert_int_equal(cpu_set(), cpu_set_best());
     const Kernels *k = kernels_open("cpu", PRECISION_FP32);
     char title[64];
     snprintf(title, sizeof title, "cpu-fp32 (%s)", cpu_set_names[cpu_set()]);

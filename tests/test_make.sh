@@ -9,7 +9,7 @@ make=(make --no-print-directory "FLAVOUR=$flavour")
 tests=(make_up_to_date make_other_compiler make_other_flags make_other_libraries make_other_gpu)
 new=$("${make[@]}" -n "$program" | sed -n "s|^echo '\(.*\)' >$bin/c.flags\$|\1|p")
 if [ -n "$new" ] && [ "$new" != "$(cat "$bin/c.flags")" ]; then
-    skip "$program was built with other flags than these" "${tests[@]}"
+    skip "$program was built with other flags than these" "${tests[@]}" cuda_12
     exit 0
 fi
 

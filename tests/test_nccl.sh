@@ -102,7 +102,6 @@ cpu_ranks_are_refused() {
 gpu_by_mpi() {
     local ranks=("${mpirun[@]}" -np 3 env -u OMPI_COMM_WORLD_LOCAL_RANK "$emu" train --device cuda --precision fp32 "${pairs[@]}" --epochs 1
         --max-steps 1 --batch-size 4 --logs "$dir" --comm-timeout 20)
-    command -v mpirun >/dev/null || return 0
     "${ranks[@]}" --name by_mpi >"$dir/mpi.err" 2>&1 && ! CUDAEMU_DEVICES=2 "${ranks[@]}" --name none >"$dir/mpi.err" 2>&1 &&
         grep -q "this is rank 2 of its machine, counted from 0 (MPI), and 2 GPUs are visible" "$dir/mpi.err"
 }
@@ -115,6 +114,6 @@ gpu_taken_twice() {
 }
 for t in "${tests[@]}"; do
     rm -f "$dir"/*.err
-    check "$t" "$t"
+    if [ "$t" = gpu_by_mpi ] && no_mpi; then skip "$no_mpi_reason" "$t"; else check "$t" "$t"; fi
 done
 exit $failed
