@@ -54,8 +54,10 @@ static uint32_t weights_crc(const Encoder *e) {
 }
 
 static char *tower_form(const TowerConfig *t) {
-    return xasprintf("%d %a %d %d %d %d %d %d", t->activation, t->eps, t->causal, t->class_token,
-                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool);
+    char heads[32] = "";
+    if (t->pool == POOL_ATTENTION) snprintf(heads, sizeof heads, " %zu", t->pool_heads);
+    return xasprintf("%d %a %d %d %d %d %d %d%s", t->activation, t->eps, t->causal, t->class_token,
+                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool, heads);
 }
 
 /* What tensors do not show of a tower; CLIP's adds nothing. */

@@ -80,6 +80,8 @@ typedef struct Kernels {
     void (*acc_get_f32)(float *host, const acc *src, size_t n);
     /* dst[n] = src[n], rounded: compute weights from master weights. */
     void (*act_from_acc)(act *dst, const acc *src, size_t n);
+    /* dst[n] = src[n], exact: features that no projection computes. */
+    void (*acc_from_act)(acc *dst, const act *src, size_t n);
 
     /* ---- linear ---- */
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
@@ -148,6 +150,8 @@ typedef struct Kernels {
      * db sums dx as stored, rounded to act. dx may be dy. */
     void (*activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
                            size_t C, Activation f);
+    /* db[N] += Σ_m dy[m,:]: the gradient of a row that is repeated M times. */
+    void (*bias_bwd)(acc *db, const act *dy, size_t M, size_t N);
     /* y[n] = a + b. y may be a or b. */
     void (*add)(act *y, const act *a, const act *b, size_t n);
     /* y[n,C] = x[idx[i], :]. */
@@ -282,12 +286,12 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
  * test. */
 /* clang-format off */
 #define KERNEL_LIST(X) \
-    X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_from_acc) \
+    X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_from_acc) X(acc_from_act) \
     X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
-    X(activation_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
+    X(activation_bwd) X(bias_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
     X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \

@@ -306,6 +306,10 @@ static void act_from_acc_guarded(void **state) {
         RUN(act_from_acc, A(dst), F(src), sizes[i]);
         check(dst, 1, 0);
         bufs_free();
+        dst = acc_out(sizes[i]), src = act_in(sizes[i], 3);
+        RUN(acc_from_act, F(dst), A(src), sizes[i]);
+        check_exact(dst);
+        bufs_free();
     }
 }
 

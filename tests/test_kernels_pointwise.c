@@ -38,6 +38,18 @@ static void activation_bwd(void **state) {
             }
 }
 
+static void bias_bwd(void **state) {
+    (void)state;
+    static const size_t shapes[][2] = {{0, 3}, {1, 1}, {3, 17}, {16, 8}, {137, 96}, {5000, 7}};
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        size_t rows = shapes[i][0], C = shapes[i][1];
+        Buf *db = acc_inout(C, 1), *dy = act_in(rows * C, 1);
+        RUN(bias_bwd, F(db), A(dy), rows, C);
+        check(db, 1, (double)rows);
+        bufs_free();
+    }
+}
+
 /* Far from 0 the activations are 0 or x and their slopes 0 or 1: no overflow, no NaN. */
 static void activation_tails(void **state) {
     (void)state;
@@ -171,6 +183,14 @@ static double biased_loss(void *ctx) {
     return test_dot(p->r, y, N);
 }
 
+/* The first C elements of p->x as every row. */
+static double bias_loss(void *ctx) {
+    Pointwise *p = ctx;
+    static const int32_t first[N / C] = {0};
+    ref->gather_rows((act *)p->y, (act *)p->x, first, N / C, C);
+    return test_dot(p->r, p->y, N);
+}
+
 static double mean_pool_loss(void *ctx) {
     Pointwise *p = ctx;
     ref->mean_pool_fwd((act *)p->y, (act *)p->x, two_starts, B, 1, C);
@@ -198,6 +218,10 @@ static void gradients_of_ref(void **state) {
         activation_loss(&p);
         assert_true(test_error_max(y, p.y, N) == 0);
     }
+    double db[C] = {0};
+    ref->bias_bwd((acc *)db, (act *)p.r, N / C, C);
+    memset(p.x, 0, sizeof p.x);
+    assert_gradient(bias_loss, &p, p.x, db, C);
     ref->mean_pool_bwd((act *)dx, (act *)p.r, two_starts, B, 1, C);
     assert_gradient(mean_pool_loss, &p, p.x, dx, ROWS * C);
     for (size_t i = 0; i < ROWS * C; i++) dx[i] = 1;
@@ -227,6 +251,7 @@ int main(void) {
     const struct CMUnitTest each[] = {
         cmocka_unit_test(activation_bwd),
         cmocka_unit_test(activation_tails),
+        cmocka_unit_test(bias_bwd),
         cmocka_unit_test(add),
         cmocka_unit_test(gather_and_scatter_rows),
         cmocka_unit_test(gather_takes_a_row_twice),

@@ -32,6 +32,23 @@ static void image_mean_then_norm(ClipConfig *c) {
     c->image.norm_after_pool = true;
 }
 
+static void image_attention(ClipConfig *c) {
+    c->image.pool = POOL_ATTENTION;
+    c->image.pool_heads = 4;
+}
+/* SigLIP's (Zhai et al. 2023). */
+static void siglip(ClipConfig *c) {
+    image_attention(c);
+    c->image.no_proj = true;
+    c->embed_dim = c->image.width;
+    c->image.class_token = c->image.ln_pre = false;
+    c->image.patch_bias = true;
+    c->image.eps = c->text.eps = 1e-6;
+    c->text.causal = false;
+    c->text.pool = POOL_LAST;
+    c->text.proj_bias = true;
+}
+
 static void text_both_ways(ClipConfig *c) { c->text.causal = false; }
 static void text_last(ClipConfig *c) { c->text.pool = POOL_LAST; }
 static void text_both_ways_last(ClipConfig *c) {
@@ -62,6 +79,8 @@ static const struct {
     {no_ln_pre, true, false, true, 2},
     {image_mean, true, false, true, 1},
     {image_mean_then_norm, true, false, true, 1},
+    {image_attention, true, false, true, 2},
+    {siglip, true, true, false, 2},
     {text_both_ways, false, true, false, 2},
     {text_last, false, true, false, 2},
     {text_both_ways_last, false, true, false, 2},

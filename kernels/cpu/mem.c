@@ -65,3 +65,9 @@ void FN(act_from_acc)(act *dst, const acc *src, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
     for (size_t i = 0; i < n; i += VW) act_store(dst + i, acc_load(src + i, n - i), n - i);
 }
+
+void FN(acc_from_act)(acc *dst, const act *src, size_t n) {
+    KERNEL_BEGIN(acc_from_act, 0, n * (sizeof(acc) + sizeof(act)));
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += VW) f32_store(&dst[i].v, act_load(src + i, n - i), n - i);
+}

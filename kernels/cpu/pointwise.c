@@ -79,6 +79,17 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
     if (db) FN(add_partials)(&db->v, parts, chunks, C);
 }
 
+void FN(bias_bwd)(acc *db, const act *dy, size_t M, size_t N) {
+    KERNEL_BEGIN(bias_bwd, M * N, M * N * sizeof(act));
+    if (!M || !N) return;
+    size_t per = chunk_rows(M, BIAS_CHUNKS, BIAS_CHUNK_ROWS), chunks = div_up(M, per);
+    float *parts = FN(scratch)(SCRATCH_PARTIAL, chunks * N * sizeof *parts);
+#pragma omp parallel for schedule(static) if (M * N > SERIAL_BELOW)
+    for (size_t k = 0; k < chunks; k++)
+        sum_rows(parts + k * N, dy + k * per * N, size_min(per, M - k * per), N);
+    FN(add_partials)(&db->v, parts, chunks, N);
+}
+
 void FN(add)(act *y, const act *a, const act *b, size_t n) {
     KERNEL_BEGIN(add, n, 3 * n * sizeof(act));
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)

@@ -52,6 +52,16 @@ void FN(act_from_acc)(act *dst, const acc *src, size_t n) {
     FN(round_acc)(dst, src, n);
 }
 
+__global__ static void acc_from_act(acc *dst, const act *src, size_t n) {
+    size_t i = thread_index();
+    if (i < n) dst[i].v = act_value(src[i]);
+}
+
+void FN(acc_from_act)(acc *dst, const act *src, size_t n) {
+    GPU_TIMER(acc_from_act, 0, n * (sizeof(acc) + sizeof(act)));
+    LAUNCH(acc_from_act, div_up(n, BLOCK), BLOCK, 0, dst, src, n);
+}
+
 /* ---- sums in a fixed order ---- */
 
 __global__ static void __launch_bounds__(BLOCK)

@@ -79,6 +79,11 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
 
 /* ---- sums and rows ---- */
 
+void FN(bias_bwd)(acc *db, const act *dy, size_t M, size_t N) {
+    GPU_TIMER(bias_bwd, M * N, M * N * sizeof(act));
+    FN(add_columns)(db, dy, N, M, N);
+}
+
 __global__ static void add(act *y, const act *a, const act *b, size_t n, bool wide) {
     size_t i = thread_index() * VW;
     if (i >= n) return;

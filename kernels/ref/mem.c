@@ -31,3 +31,7 @@ void ref_acc_get_f32(float *host, const acc *src, size_t n) {
 void ref_act_from_acc(act *dst, const acc *src, size_t n) {
     for (size_t i = 0; i < n; i++) dst[i].v = src[i].v;
 }
+
+void ref_acc_from_act(acc *dst, const act *src, size_t n) {
+    for (size_t i = 0; i < n; i++) dst[i].v = src[i].v;
+}

@@ -38,6 +38,11 @@ void ref_activation_bwd(act *dx, act *y, acc *db, const act *dy, const act *x, s
     }
 }
 
+void ref_bias_bwd(acc *db, const act *dy, size_t M, size_t N) {
+    for (size_t m = 0; m < M; m++)
+        for (size_t n = 0; n < N; n++) db[n].v += dy[m * N + n].v;
+}
+
 void ref_add(act *y, const act *a, const act *b, size_t n) {
     for (size_t i = 0; i < n; i++) y[i].v = a[i].v + b[i].v;
 }

@@ -50,7 +50,8 @@ void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const ac
 
 bool block_trains(const Block *b) {
     return layer_trains(b->ln_1) || layer_trains(b->in_proj) || layer_trains(b->out_proj) ||
-           layer_trains(b->ln_2) || layer_trains(b->c_fc) || layer_trains(b->c_proj);
+           layer_trains(b->ln_2) || layer_trains(b->c_fc) || layer_trains(b->c_proj) ||
+           (b->probe && b->probe->trainable);
 }
 
 void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, size_t B, bool pooled,
@@ -86,10 +87,11 @@ void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows
     s->dpooled = arena_take(a, size_mul(B, b->C), ac);
 }
 
-/* From the residual x[n,C] and the attention branch to x2 and the MLP branch. */
+/* From the residual x[n,C] and the attention branch to x2 and the MLP branch; NULL: x2 is there. */
 static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
                     size_t n, bool recompute) {
-    norm_fwd(b->p, b->ln_2, b->eps, t->y, s->mean2, s->rstd2, s->x2, x, t->branch, n, b->C);
+    norm_fwd(b->p, b->ln_2, b->eps, t->y, s->mean2, s->rstd2, x ? s->x2 : NULL, x ? x : s->x2,
+             x ? t->branch : NULL, n, b->C);
     b->k->linear_activation_fwd(t->h, s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n, b->mlp,
                                 b->C, b->f);
     if (recompute) return;
@@ -148,6 +150,11 @@ void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const
     linear_grad(b->p, b->in_proj, dqkv, t->y, rows, 3 * C, C);
 }
 
+/* The rows of which seq->pool selects the queries' inputs. */
+static const act *query_rows(const Block *b, const BlockScratch *t) {
+    return b->probe ? param_act(b->p, b->probe) : t->y;
+}
+
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                     const Sequences *seq, const act *x_in, bool recompute) {
     const Kernels *k = b->k;
@@ -156,12 +163,13 @@ void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     const act *wb = bias(b, b->in_proj);
     input_norm(b, s, t, rows, x_in);
     k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
-    k->gather_rows(t->gathered, t->y, seq->pool, B, C);
+    k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
     k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
     k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);
-    k->linear_fwd(t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj), B, C, C);
-    k->gather_rows(t->gathered, s->x, seq->pool, B, C);
-    mlp_fwd(b, s, t, t->gathered, B, recompute);
+    k->linear_fwd(b->probe ? s->x2 : t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj),
+                  B, C, C);
+    if (!b->probe) k->gather_rows(t->gathered, s->x, seq->pool, B, C);
+    mlp_fwd(b, s, t, b->probe ? NULL : t->gathered, B, recompute);
 }
 
 void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
@@ -177,14 +185,17 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                           C / b->H);
     k->linear_bwd_input(t->branch, dkv, act_at(k, w, C * C), rows, 2 * C, C);
     k->linear_bwd_input(t->gathered, dq, w, B, C, C);
-    k->scatter_add_rows(t->branch, t->gathered, seq->pool, B, C);
+    if (!b->probe)
+        k->scatter_add_rows(t->branch, t->gathered, seq->pool, B, C);
+    else if (b->probe->trainable)
+        k->bias_bwd(param_grad(b->p, b->probe), t->gathered, B, C);
     norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
-    k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
+    if (!b->probe) k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
     if (!layer_trains(b->in_proj)) return;
     acc *dw = matrix_grad(b->p, b->in_proj.w), *db = trainable_grad(b->p, b->in_proj.b);
     k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, t->y, rows, 2 * C,
                          C);
-    k->gather_rows(t->gathered, t->y, seq->pool, B, C);
+    k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
     k->linear_bwd_weight(dw, db, dq, t->gathered, B, C, C);
     grad_done(b->p, b->in_proj.w);
 }

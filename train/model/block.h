@@ -1,7 +1,10 @@
 /* block: one transformer block, forward and backward, in two forms: for every token, or (the last
  * block) for only the pooled token of each sequence. x2 = x + Attn(ln_1(x)); out = x2 +
  * MLP(ln_2(x2)). The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation
- * outputs are not kept: backward recomputes them in a pass that it needs anyway. */
+ * outputs are not kept: backward recomputes them in a pass that it needs anyway.
+ *
+ * Attention pooling is a block in the pooled form whose query is the probe and whose attention has
+ * no residual: x2 = Attn(probe, ln_1(x)), and ln_1 is the tower's final LayerNorm. */
 #pragma once
 #include "train/model/params.h"
 
@@ -11,7 +14,7 @@ typedef struct Layer {
 } Layer;
 
 /* Packed sequences on the device: sequence i owns rows start[i] … start[i+1]-1, its pooled row is
- * pool[i]; max_T: the longest. */
+ * pool[i] (0, the probe's only row, in a tower with attention pooling); max_T: the longest. */
 typedef struct Sequences {
     const int32_t *start, *pool;
     size_t B, rows, max_T;
@@ -25,6 +28,7 @@ typedef struct Block {
     Activation f;
     bool causal;
     Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
+    const Param *probe; /* of attention pooling; NULL: a block */
 } Block;
 
 /* Values of a forward for its backward. n = rows, or B in the pooled form. */
@@ -66,8 +70,8 @@ bool block_trains(const Block *b);
  * the same bits. */
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
                const act *x_in, bool recompute);
-/* The same for the pooled rows: s->x2, t->branch [B,C]. All keys are used, so a causal sequence
- * must end at its pooled token. */
+/* The same for the pooled rows, or attention pooling: s->x2, t->branch [B,C]. All keys are used, so
+ * a causal sequence must end at its pooled token. */
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
                     const Sequences *seq, const act *x_in, bool recompute);
 /* t->d: gradient of the output; replaced by that of the input. */

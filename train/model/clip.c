@@ -212,18 +212,23 @@ static double stack_macs(const TowerConfig *t, double T, double scores, bool poo
     double C = (double)t->width, mlp = (double)t->mlp;
     double full = T * (4 * C * C + 2 * C * mlp) + 2 * scores * C;
     double last = T * 2 * C * C + 2 * C * C + 2 * C * mlp + 2 * T * C;
+    if (t->pool == POOL_ATTENTION) return (double)t->layers * full + last;
     return pooled ? (double)(t->layers - 1) * full + last : (double)t->layers * full;
+}
+
+static double projection_macs(const TowerConfig *t, size_t E) {
+    return t->no_proj ? 0 : (double)t->width * (double)E;
 }
 
 double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
     double side = (double)(c->image_size / c->patch_size), n = side * side,
            T = (double)clip_image_tokens(c);
-    double patch = 3 * (double)(c->patch_size * c->patch_size), E = (double)c->embed_dim;
-    double macs = n * patch * (double)c->image.width + (double)c->image.width * E;
+    double patch = 3 * (double)(c->patch_size * c->patch_size);
+    double macs = n * patch * (double)c->image.width + projection_macs(&c->image, c->embed_dim);
     macs += stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
     double L = (double)(full || !tower_ends_at_pool(&c->text) ? c->context_length : tokens);
     double scores = full || !c->text.causal ? L * L : L * (L + 1) / 2;
     macs += stack_macs(&c->text, L, scores, !full && tower_pools_one(&c->text));
-    macs += (double)c->text.width * E;
+    macs += projection_macs(&c->text, c->embed_dim);
     return 2 * macs;
 }

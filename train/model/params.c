@@ -69,24 +69,30 @@ static void add_norm(Params *p, const Part *at, ParamRole role, const char *name
     add_layer(p, at, role, name, C, 0, constant(1), constant(0));
 }
 
-static void add_blocks(Params *p, ParamTower tower, const char *prefix, const TowerConfig *t) {
+/* The tensors of a block except ln_1, with PyTorch's initial values of a ViT or CLIP's of a text
+ * tower; L: blocks of the tower. */
+static void add_block(Params *p, const Part *at, const TowerConfig *t) {
     size_t C = t->width;
     double d = (double)C, h = (double)t->mlp, L = (double)t->layers;
-    bool image = tower == TOWER_IMAGE;
+    bool image = at->tower == TOWER_IMAGE;
+    add_layer(p, at, ROLE_IN_PROJ, "attn.in_proj_", 3 * C, C,
+              image ? uniform(6 / (4 * d)) : normal(1 / d), constant(0));
+    add_layer(p, at, ROLE_OUT_PROJ, "attn.out_proj.", C, C,
+              image ? uniform(1 / d) : normal(1 / (d * 2 * L)), constant(0));
+    add_norm(p, at, ROLE_LN_2, "ln_2.", C);
+    add_layer(p, at, ROLE_C_FC, "mlp.c_fc.", t->mlp, C,
+              image ? uniform(1 / d) : normal(1 / (2 * d)), uniform(1 / d));
+    add_layer(p, at, ROLE_C_PROJ, "mlp.c_proj.", C, t->mlp,
+              image ? uniform(1 / h) : normal(1 / (d * 2 * L)), uniform(1 / h));
+}
+
+static void add_blocks(Params *p, ParamTower tower, const char *prefix, const TowerConfig *t) {
     for (size_t i = 0; i < t->layers; i++) {
         char block[64];
         snprintf(block, sizeof block, "%stransformer.resblocks.%zu.", prefix, i);
         Part at = {tower, i + 1, block};
-        add_norm(p, &at, ROLE_LN_1, "ln_1.", C);
-        add_layer(p, &at, ROLE_IN_PROJ, "attn.in_proj_", 3 * C, C,
-                  image ? uniform(6 / (4 * d)) : normal(1 / d), constant(0));
-        add_layer(p, &at, ROLE_OUT_PROJ, "attn.out_proj.", C, C,
-                  image ? uniform(1 / d) : normal(1 / (d * 2 * L)), constant(0));
-        add_norm(p, &at, ROLE_LN_2, "ln_2.", C);
-        add_layer(p, &at, ROLE_C_FC, "mlp.c_fc.", t->mlp, C,
-                  image ? uniform(1 / d) : normal(1 / (2 * d)), uniform(1 / d));
-        add_layer(p, &at, ROLE_C_PROJ, "mlp.c_proj.", C, t->mlp,
-                  image ? uniform(1 / h) : normal(1 / (d * 2 * L)), uniform(1 / h));
+        add_norm(p, &at, ROLE_LN_1, "ln_1.", t->width);
+        add_block(p, &at, t);
     }
 }
 
@@ -98,7 +104,7 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     if (c->image.class_token) add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
     add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init, clip_image_tokens(c),
                d);
-    add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
+    if (!c->image.no_proj) add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
     ParamInit patches = uniform(1 / (3 * (double)P * (double)P));
     Param conv1 = {.role = ROLE_PATCHES, .init = patches, .ndim = 4, .shape = {d, 3, P, P}};
     add(p, &embeddings, conv1, "conv1.weight", "");
@@ -107,6 +113,10 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     if (c->image.ln_pre) add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
     add_blocks(p, TOWER_IMAGE, "visual.", &c->image);
     add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);
+    if (c->image.pool != POOL_ATTENTION) return;
+    Part pool = {TOWER_IMAGE, layers + 1, "visual.attn_pool."};
+    add_matrix(p, &pool, ROLE_PROBE, "probe", init, 1, d);
+    add_block(p, &pool, &c->image);
 }
 
 /* open_clip's text tower is the model itself, and a module's tensors precede those of its

@@ -21,6 +21,7 @@ typedef enum ParamRole {
     ROLE_OUT_PROJ,
     ROLE_C_FC,
     ROLE_C_PROJ,
+    ROLE_PROBE,      /* the query of attention pooling */
     ROLE_PROJECTION, /* proj, text_projection */
     ROLE_LOGIT_SCALE,
     ROLE_LOGIT_BIAS,
@@ -44,7 +45,7 @@ typedef struct Param {
     bool bias;        /* true: the bias of the role's layer; false: its weight */
     ParamTower tower; /* tower; of a LoRA factor, its matrix's; NONE: logit scale and bias */
     size_t layer;     /* in the tower, from the input: 0 the embeddings, 1 … L the blocks, L also
-                         the final LayerNorm, L + 1 the projection */
+                         the final LayerNorm, L + 1 attention pooling and the projection */
     ParamInit init;
     bool trainable;  /* set before params_layout */
     double lr_scale; /* factor of the run's learning rate; default 1 */
@@ -54,7 +55,7 @@ typedef struct Param {
 static inline bool param_is_norm(const Param *q) {
     return q->role >= ROLE_LN_PRE && q->role <= ROLE_LN_FINAL;
 }
-/* Returns true for the four matrices of a block. */
+/* Returns true for the four matrices of a block or of attention pooling. */
 static inline bool param_is_block_matrix(const Param *q) {
     return q->role >= ROLE_IN_PROJ && q->role <= ROLE_C_PROJ && !q->bias;
 }

@@ -2,9 +2,23 @@
 
 #include <stdlib.h>
 
+static Block block_of(const Tower *t, ParamTower tower, size_t layer, size_t heads) {
+    const TowerConfig *c = &t->config;
+    Block b = {t->k, t->p, t->C, heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
+    b.in_proj = layer_at(t->p, tower, layer, ROLE_IN_PROJ);
+    b.out_proj = layer_at(t->p, tower, layer, ROLE_OUT_PROJ);
+    b.ln_2 = layer_at(t->p, tower, layer, ROLE_LN_2);
+    b.c_fc = layer_at(t->p, tower, layer, ROLE_C_FC);
+    b.c_proj = layer_at(t->p, tower, layer, ROLE_C_PROJ);
+    return b;
+}
+
+static bool has_attention_pool(const Tower *t) { return t->config.pool == POOL_ATTENTION; }
+
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
                 ParamTower tower) {
     size_t head = c->width / c->heads;
+    if (c->pool == POOL_ATTENTION) head = size_max(head, c->width / c->pool_heads);
     if (k->widest_head && head > k->widest_head)
         die("the %s tower's heads are %zu wide, and attention on a GPU takes up to %zu: --device "
             "cpu takes any",
@@ -18,17 +32,17 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
     t->kept.layer = xcalloc(t->layers, sizeof *t->kept.layer);
     t->transient.layer = xcalloc(t->layers, sizeof *t->transient.layer);
     for (size_t i = 0; i < t->layers; i++) {
-        Block *b = &t->blocks[i];
-        *b = (Block){k, p, t->C, c->heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
-        b->ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
-        b->in_proj = layer_at(p, tower, i + 1, ROLE_IN_PROJ);
-        b->out_proj = layer_at(p, tower, i + 1, ROLE_OUT_PROJ);
-        b->ln_2 = layer_at(p, tower, i + 1, ROLE_LN_2);
-        b->c_fc = layer_at(p, tower, i + 1, ROLE_C_FC);
-        b->c_proj = layer_at(p, tower, i + 1, ROLE_C_PROJ);
+        t->blocks[i] = block_of(t, tower, i + 1, c->heads);
+        t->blocks[i].ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
     }
     t->ln_final = layer_at(p, tower, t->layers, ROLE_LN_FINAL);
-    t->proj = layer_at(p, tower, t->layers + 1, ROLE_PROJECTION);
+    if (has_attention_pool(t)) {
+        t->pool = block_of(t, tower, t->layers + 1, c->pool_heads);
+        t->pool.ln_1 = t->ln_final;
+        t->pool.probe = layer_at(p, tower, t->layers + 1, ROLE_PROBE).w;
+    }
+    assert(!c->no_proj || t->C == t->E);
+    if (!c->no_proj) t->proj = layer_at(p, tower, t->layers + 1, ROLE_PROJECTION);
 }
 
 void tower_free(Tower *t) { FREE_ALL(t->blocks, t->kept.layer, t->transient.layer); }
@@ -40,11 +54,16 @@ static bool norms_all(const Tower *t) {
     return t->config.pool == POOL_MEAN && !t->config.norm_after_pool;
 }
 
-static void head_layout(const Tower *t, TowerPass *s, Arena *a, size_t rows) {
+static void head_layout(const Tower *t, TowerPass *s, Arena *a, size_t rows, bool forward_only) {
     size_t n = norms_all(t) ? rows : t->max_B, sc = t->k->acc_size, ac = t->k->act_size;
-    s->x3 = arena_take(a, size_mul(n, t->C), ac);
-    s->mean = arena_take(a, n, sc);
-    s->rstd = arena_take(a, n, sc);
+    if (has_attention_pool(t)) {
+        s->pool.x = arena_take(a, size_mul(rows, t->C), ac);
+        block_store_layout(&s->pool, a, &t->pool, rows, t->max_B, true, forward_only);
+    } else {
+        s->x3 = arena_take(a, size_mul(n, t->C), ac);
+        s->mean = arena_take(a, n, sc);
+        s->rstd = arena_take(a, n, sc);
+    }
     s->pooled = arena_take(a, size_mul(t->max_B, t->C), ac);
     s->unit = arena_take(a, size_mul(t->max_B, t->E), sc);
     s->norm = arena_take(a, t->max_B, sc);
@@ -58,7 +77,7 @@ void tower_layout_kept(Tower *t, Arena *a) {
         if (!t->checkpoint)
             block_store_layout(s, a, &t->blocks[i], t->kept_rows, t->max_B, is_pooled(t, i), false);
     }
-    head_layout(t, &t->kept, a, t->kept_rows);
+    head_layout(t, &t->kept, a, t->kept_rows, false);
 }
 
 /* One store for all layers (in two shapes if the last block is pooled); x is separate. */
@@ -87,7 +106,7 @@ static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, bool keep
     if (!keep) {
         act *x = arena_take(a, size_mul(rows, t->C), ac);
         for (size_t i = 0; i < t->layers; i++) s->layer[i].x = x;
-        head_layout(t, s, a, rows);
+        head_layout(t, s, a, rows, true);
     }
     if (!keep || t->checkpoint) shared_stores(t, s, a, rows, !keep);
     block_scratch_layout(&s->scratch, a, t->blocks, rows, t->max_B, keep);
@@ -111,7 +130,10 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const BlockScratch *w = &s->scratch;
     const act *x2 = s->layer[t->layers - 1].x2;
     size_t C = t->C, B = seq->B;
-    if (t->prune) {
+    if (has_attention_pool(t)) {
+        block_pool_fwd(&t->pool, &s->pool, w, seq, x2, false);
+        k->add(s->pooled, s->pool.x2, w->branch, B * C);
+    } else if (t->prune) {
         norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, s->x3, x2,
                  w->branch, B, C);
     } else if (norms_all(t)) {
@@ -129,11 +151,44 @@ static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
 }
 
+typedef struct Told {
+    const GradientsReady *whom;
+    size_t offset, size;
+} Told;
+
+static void tell(const void *context) {
+    const Told *t = context;
+    t->whom->call(t->whom->context, t->offset, t->size);
+}
+
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
+    size_t first = SIZE_MAX, end = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Param *w = matrices[i];
+        if (!w->trainable) continue;
+        first = size_min(first, w->offset);
+        end = size_max(end, w->offset + w->size);
+    }
+    Told told = {&t->ready, first, end - first};
+    if (t->ready.call && end) t->k->device->graph_call(tell, &told, sizeof told);
+}
+
+static void block_ready(const Tower *t, const Block *b) {
+    const Param *const matrices[] = {b->in_proj.w, b->out_proj.w, b->c_fc.w, b->c_proj.w, b->probe};
+    tower_ready(t, matrices, b->probe ? COUNT(matrices) : COUNT(matrices) - 1);
+}
+
 /* scratch.gathered [B,C]: gradient of s->pooled → scratch.dpooled if pruned, else scratch.d. */
 static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const Kernels *k = t->k;
     const BlockScratch *w = &s->scratch;
     size_t C = t->C, B = seq->B;
+    if (has_attention_pool(t)) {
+        k->device->copy(w->dpooled, w->gathered, B * C * k->act_size);
+        block_pool_bwd(&t->pool, &s->pool, w, seq);
+        block_ready(t, &t->pool);
+        return;
+    }
     if (norms_all(t)) {
         k->mean_pool_bwd(w->branch, w->gathered, seq->start, B, t->config.class_token, C);
         norm_bwd(t->p, t->ln_final, w->d, NULL, w->branch, NULL, s->x3, s->mean, s->rstd, seq->rows,
@@ -161,37 +216,18 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
         x_in = store->x2;
     }
     pool_fwd(t, s, seq);
-    k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), t->config.proj_bias,
-                   t->proj.b ? param_acc(t->p, t->proj.b) : NULL, seq->B, t->C, t->E);
+    if (t->config.no_proj)
+        k->acc_from_act(s->raw, s->pooled, seq->B * t->E);
+    else
+        k->project_fwd(s->raw, s->pooled, param_act(t->p, t->proj.w), t->config.proj_bias,
+                       t->proj.b ? param_acc(t->p, t->proj.b) : NULL, seq->B, t->C, t->E);
     k->l2norm_fwd(s->unit, s->norm, s->raw, seq->B, t->E);
 }
 
 bool tower_trains(const Tower *t) {
     for (size_t i = 0; i < t->layers; i++)
         if (block_trains(&t->blocks[i])) return true;
-    return layer_trains(t->ln_final) || layer_trains(t->proj);
-}
-
-typedef struct Told {
-    const GradientsReady *whom;
-    size_t offset, size;
-} Told;
-
-static void tell(const void *context) {
-    const Told *t = context;
-    t->whom->call(t->whom->context, t->offset, t->size);
-}
-
-void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
-    size_t first = SIZE_MAX, end = 0;
-    for (size_t i = 0; i < n; i++) {
-        const Param *w = matrices[i];
-        if (!w->trainable) continue;
-        first = size_min(first, w->offset);
-        end = size_max(end, w->offset + w->size);
-    }
-    Told told = {&t->ready, first, end - first};
-    if (t->ready.call && end) t->k->device->graph_call(tell, &told, sizeof told);
+    return block_trains(&t->pool) || layer_trains(t->ln_final) || layer_trains(t->proj);
 }
 
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
@@ -202,10 +238,13 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
     while (!embed_trains && lowest < t->layers && !block_trains(&t->blocks[lowest])) lowest++;
 
     k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, seq->B, t->E);
-    k->project_bwd(s->scratch.gathered, trainable_grad(t->p, t->proj.w),
-                   trainable_grad(t->p, t->proj.b), s->raw, s->pooled, param_act(t->p, t->proj.w),
-                   t->config.proj_bias, seq->B, t->C, t->E);
-    if (lowest == t->layers && !layer_trains(t->ln_final)) return;
+    if (t->config.no_proj)
+        k->act_from_acc(s->scratch.gathered, s->raw, seq->B * t->E);
+    else
+        k->project_bwd(s->scratch.gathered, trainable_grad(t->p, t->proj.w),
+                       trainable_grad(t->p, t->proj.b), s->raw, s->pooled,
+                       param_act(t->p, t->proj.w), t->config.proj_bias, seq->B, t->C, t->E);
+    if (lowest == t->layers && !layer_trains(t->ln_final) && !block_trains(&t->pool)) return;
     pool_bwd(t, s, seq);
     for (size_t i = t->layers; i-- > lowest;) {
         const Block *b = &t->blocks[i];
@@ -213,7 +252,6 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
         if (t->checkpoint)
             (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
         (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
-        const Param *const matrices[] = {b->in_proj.w, b->out_proj.w, b->c_fc.w, b->c_proj.w};
-        tower_ready(t, matrices, COUNT(matrices));
+        block_ready(t, b);
     }
 }

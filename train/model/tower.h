@@ -1,6 +1,6 @@
 /* tower: shared by the image and the text tower: a stack of blocks, then pooling, the final
- * LayerNorm, the projection and the L2 norm. Owns no memory: it lays out an arena of the
- * caller's. */
+ * LayerNorm, the projection (if there is one) and the L2 norm. Owns no memory: it lays out an arena
+ * of the caller's. */
 #pragma once
 #include "train/model/block.h"
 
@@ -8,8 +8,9 @@
 typedef struct TowerPass {
     BlockStore *layer; /* [layers] */
     BlockScratch scratch;
+    BlockStore pool;  /* of attention pooling */
     act *x3;          /* input of the final LayerNorm: [n,C], n = B or rows (mean of LayerNorms) */
-    acc *mean, *rstd; /* [n] */
+    acc *mean, *rstd; /* [n]; with attention pooling all three NULL */
     act *pooled;      /* [B,C] the projection's input */
     acc *unit, *norm; /* [B,E], [B] normalised features, their norms before */
     acc *raw;         /* [B,E] scratch: features or their gradients before the norm */
@@ -26,7 +27,8 @@ typedef struct Tower {
     size_t max_B, kept_rows, max_rows; /* rows of a kept forward, of any */
     size_t front;                      /* its bytes */
     Block *blocks;                     /* [layers] */
-    Layer ln_final, proj;
+    Block pool;                        /* attention pooling, if the configuration has it */
+    Layer ln_final, proj;              /* proj: empty without projection */
     TowerPass kept, transient;
     GradientsReady ready;
 } Tower;
@@ -48,5 +50,5 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep);
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
 /* Reports the gradients of the trainable ones to t->ready; they are adjacent in the flat block. */
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
-/* Returns true if a block, the final LayerNorm or the projection is trainable. */
+/* Returns true if a block, the pooling, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);

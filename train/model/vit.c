@@ -7,7 +7,8 @@
 void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
               const ClipOptions *o) {
     size_t side = c->image_size / c->patch_size, B = o->max_batch;
-    assert(c->image.pool == POOL_MEAN || (c->image.pool == POOL_CLASS && c->image.class_token));
+    assert(c->image.pool == POOL_MEAN || c->image.pool == POOL_ATTENTION ||
+           (c->image.pool == POOL_CLASS && c->image.class_token));
     memset(v, 0, sizeof *v);
     v->image_size = c->image_size;
     v->patch_size = c->patch_size;
@@ -80,11 +81,15 @@ void vit_start(Vit *v) {
     const Kernels *k = v->tower.k;
     size_t B = v->tower.max_B;
     int32_t *first = xmalloc((B + 1) * sizeof *first);
+    bool probed = v->tower.config.pool == POOL_ATTENTION;
     for (int dropped = 0; dropped < 2; dropped++) {
         size_t T = (dropped ? v->kept_grid : v->grid) + v->tower.config.class_token;
         for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
         k->device->upload(v->start[dropped], first, (B + 1) * sizeof *first);
-        k->device->upload(v->pool[dropped], first, B * sizeof *first);
+        if (probed)
+            k->device->zero(v->pool[dropped], B * sizeof *first);
+        else
+            k->device->upload(v->pool[dropped], first, B * sizeof *first);
     }
     free(first);
 }

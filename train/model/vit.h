@@ -20,8 +20,8 @@ typedef struct Vit {
     Layer conv1, ln_pre;
     const Param *class_embedding, *positional_embedding; /* the first NULL without class token */
     VitPass kept, transient;
-    /* device: row offsets [B+1] and pooled rows [B] of whole pictures and of dropped ones; kept
-     * positions [B,kept_grid] */
+    /* device: row offsets [B+1] and pooled rows [B] (Sequences) of whole pictures and of dropped
+     * ones; kept positions [B,kept_grid] */
     int32_t *start[2], *pool[2], *keep;
     /* values of the last forward */
     Sequences seq;
