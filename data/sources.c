@@ -45,15 +45,15 @@ static bool add_joined(Sources *s, const Source *source, const char *path, Error
 
 typedef struct TarWalk {
     Sources *sources;
+    size_t before;          /* items */
     size_t images, folders; /* that are no part of the data */
     bool ok;
     Error *err;
 } TarWalk;
 
-static void add_tars(void *context, const char *path, const char *within, char *const *names,
+static bool add_tars(void *context, const char *path, const char *within, char *const *names,
                      size_t count) {
     TarWalk *w = context;
-    (void)within;
     for (size_t i = 0; w->ok && i < count; i++) {
         const Source *source = source_of(names[i]);
         w->images += source == &source_pictures;
@@ -62,6 +62,7 @@ static void add_tars(void *context, const char *path, const char *within, char *
         w->ok = add(w->sources, &source_tar, full, w->err);
         free(full);
     }
+    return w->ok && (*within || w->sources->count == w->before);
 }
 
 static void skip_folder(void *context, const char *within, const char *why) {
@@ -70,26 +71,34 @@ static void skip_folder(void *context, const char *within, const char *why) {
     ((TarWalk *)context)->folders++;
 }
 
-static bool add_folder(Sources *s, const char *path, Error *err) {
-    char **files, **folders;
-    size_t file_count, folder_count, before = s->count;
-    TarWalk w = {.sources = s, .ok = true, .err = err};
-    if (!folder_list_apart(path, &files, &file_count, &folders, &folder_count, err)) return false;
-    add_tars(&w, path, "", files, file_count);
-    if (w.ok && s->count == before) {
-        w.images = 0;
-        w.ok = walk_folder(&(FolderWalk){add_tars, skip_folder, &w}, path, err) && w.ok;
-    } else {
-        w.folders = folder_count;
+/* Adds again what a folder gave that was walked before. False: it is a new one. */
+static bool add_again(Sources *s, const struct stat *st, bool *ok, Error *err) {
+    char *name = xasprintf("%jx:%jx", (uintmax_t)st->st_dev, (uintmax_t)st->st_ino);
+    bool added;
+    uint32_t number = string_map_put(&s->folders, name, &added);
+    if (added) {
+        s->folder_items = xrealloc(s->folder_items, s->folders.capacity * sizeof *s->folder_items);
+        return false;
     }
-    names_free(files, file_count);
-    names_free(folders, folder_count);
-    if (!w.ok) return false;
-    if (s->count == before) return add(s, &source_folder, path, err);
-    if (w.images || w.folders)
-        log_info("%s: %zu shards; skipped: %zu image files and %zu folders beside them", path,
-                 s->count - before, w.images, w.folders);
+    free(name);
+    const FolderItems *f = &s->folder_items[number];
+    for (size_t i = f->first; *ok && i < f->first + f->count; i++)
+        *ok = add(s, s->items[i].source, s->items[i].path, err);
     return true;
+}
+
+static bool add_folder(Sources *s, const char *path, const struct stat *st, Error *err) {
+    TarWalk w = {.sources = s, .before = s->count, .ok = true, .err = err};
+    if (add_again(s, st, &w.ok, err)) return w.ok;
+    FolderItems *f = &s->folder_items[s->folders.count - 1];
+    if (!walk_folder(&(FolderWalk){add_tars, skip_folder, &w}, path, err) || !w.ok) return false;
+    *f = (FolderItems){w.before, s->count - w.before};
+    if (f->count && (w.images || w.folders))
+        log_info("%s: %zu shards; skipped: %zu image files and %zu folders beside them", path,
+                 f->count, w.images, w.folders);
+    if (f->count) return true;
+    f->count = 1;
+    return add(s, &source_folder, path, err);
 }
 
 static bool is_command(const char *path) { return strncmp(path, "pipe:", 5) == 0; }
@@ -121,7 +130,7 @@ static bool add_path(Sources *s, const char *path, bool in_list, Error *err) {
     }
     struct stat st;
     if (stat(path, &st) != 0) return error_set(err, "%s: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) return add_folder(s, path, err);
+    if (S_ISDIR(st.st_mode)) return add_folder(s, path, &st, err);
     return error_set(
         err, "%s: not a .tar, .tar.zst, .csv, .tsv, .jsonl, .txt list, image or folder", path);
 }
@@ -320,7 +329,9 @@ char *sources_map(const char *spec, char *(*path)(const void *context, const cha
 
 void sources_free(Sources *s) {
     for (size_t i = 0; i < s->count; i++) free(s->items[i].path);
-    free(s->items);
+    for (size_t i = 0; i < s->folders.count; i++) free((char *)s->folders.strings[i]);
+    string_map_free(&s->folders);
+    FREE_ALL(s->items, s->folder_items);
     *s = (Sources){.items = NULL};
 }
 

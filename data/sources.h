@@ -1,5 +1,6 @@
 /* sources: expands a data specification: `{000..999}` and `{a,b}`, `a::b`, @list files, folders. */
 #pragma once
+#include "data/io/string_map.h"
 #include "data/source.h"
 
 /* One thing that a specification names. */
@@ -16,12 +17,19 @@ typedef enum {
     PIPES_NONE,
 } Pipes;
 
+/* The items that a folder gave. */
+typedef struct FolderItems {
+    size_t first, count;
+} FolderItems;
+
 typedef struct Sources {
     SourceItem *items;
     size_t count, capacity, parts;
     Pipes pipes;
     size_t expanded, expanded_bytes; /* names that braces gave, and their bytes */
     size_t last_size, last_capacity; /* of the last item's path, if it holds many */
+    StringMap folders;               /* device:inode of those that were walked */
+    FolderItems *folder_items;       /* [folders.count] */
 } Sources;
 
 /* A list is `@FILE` or a .txt file: one name a line (braces allowed, # comments), relative to the

@@ -315,7 +315,7 @@ static void enter_class(TreeTable *w, const char *within) {
     w->caption = table_keep(t, class_caption(w->o->caption_template, name));
 }
 
-static void add_folder(void *context, const char *path, const char *within, char *const *names,
+static bool add_folder(void *context, const char *path, const char *within, char *const *names,
                        size_t count) {
     TreeTable *w = context;
     Table *t = w->t;
@@ -331,6 +331,7 @@ static void add_folder(void *context, const char *path, const char *within, char
     t->deep |= is_class && strchr(within, '/');
     add_images(t, any ? table_keep(t, xstrdup(path)) : path, within, names, count, w->o->image_keys,
                is_class ? w->caption : NULL, is_class ? (int)t->class_count - 1 : -1);
+    return true;
 }
 
 static void skip_folder(void *context, const char *within, const char *why) {

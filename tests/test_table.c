@@ -1,6 +1,7 @@
 /* table: CSV with quoted fields, folders of images, folders of class folders. */
 #include "data/csv.h"
 #include "data/dataset.h"
+#include "data/io/folder.h"
 #include "data/sources.h"
 #include "tests/support_data.h"
 
@@ -251,6 +252,15 @@ static void test_tree_of_shards(void **state) {
     assert_int_equal(s.count, 2);
     assert_non_null(strstr(s.items[0].path, "shards/a/2.tar"));
     assert_non_null(strstr(s.items[1].path, "shards/b/1.tar"));
+    sources_free(&s);
+    char *twice = xasprintf("%s/{a,../shards,a,b}", test_path("shards"));
+    assert_true(sources_expand(&s, twice, PIPES_NONE, &err));
+    free(twice);
+    const char *const names[] = {"2.tar", "2.tar", "1.tar", "2.tar", "1.tar"};
+    assert_int_equal(s.count, COUNT(names));
+    for (size_t i = 0; i < COUNT(names); i++)
+        assert_string_equal(path_base(s.items[i].path), names[i]);
+    assert_int_equal(s.folders.count, 3);
     sources_free(&s);
     put("shards/0.tar", "x"); /* shards in the folder itself are its data */
     assert_true(sources_expand(&s, test_path("shards"), PIPES_NONE, &err));

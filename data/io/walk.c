@@ -25,12 +25,14 @@ static bool visit(const FolderWalk *w, const char *path, const char *within, con
                   Error *err);
 
 static void enter(const FolderWalk *w, const char *path, const char *within, const char *name,
-                  const Level *here) {
+                  const Level *here, bool wanted) {
     char *inner = *within ? folder_path(within, name) : xstrdup(name),
          *full = folder_path(path, name);
     struct stat st;
     Error why;
-    if (!stat(full, &st) && is_above(here, &st))
+    if (!wanted)
+        w->skipped(w->context, inner, "not wanted");
+    else if (!stat(full, &st) && is_above(here, &st))
         w->skipped(w->context, inner, "a link to a folder above it");
     else if (here->depth == DEPTH_MAX)
         w->skipped(w->context, inner, "too deep");
@@ -47,8 +49,8 @@ static bool visit(const FolderWalk *w, const char *path, const char *within, con
     if (!folder_list_apart(path, &files, &file_count, &folders, &folder_count, err)) return false;
     stat(path, &st);
     Level here = {above, st.st_dev, st.st_ino, above ? above->depth + 1 : 0};
-    w->folder(w->context, path, within, files, file_count);
-    for (size_t i = 0; i < folder_count; i++) enter(w, path, within, folders[i], &here);
+    bool wanted = w->folder(w->context, path, within, files, file_count);
+    for (size_t i = 0; i < folder_count; i++) enter(w, path, within, folders[i], &here, wanted);
     names_free(files, file_count);
     names_free(folders, folder_count);
     return true;

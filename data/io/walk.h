@@ -4,8 +4,9 @@
 
 typedef struct FolderWalk {
     /* Called for each folder: path is ROOT or ROOT/within; names[count] of its files are sorted
-     * bytewise and belong to the caller of walk_folder. */
-    void (*folder)(void *context, const char *path, const char *within, char *const *names,
+     * bytewise and belong to the caller of walk_folder. False: folders in it are not entered, but
+     * skipped. */
+    bool (*folder)(void *context, const char *path, const char *within, char *const *names,
                    size_t count);
     /* A folder below the root that is not entered, and why. */
     void (*skipped)(void *context, const char *within, const char *why);
