@@ -245,10 +245,16 @@ uint64_t index_folder_now(void) {
 
 static uint64_t time_of(const IndexFolder *x, size_t row) {
     const Segment *s = segment_of(x, row);
-    const TimeRun *t = s->times;
-    if (!t) return 0;
-    for (row -= s->first; row >= t->rows; t++) row -= t->rows;
-    return t->time;
+    size_t lo = 0, hi = s->time_count;
+    if (!s->times) return 0;
+    while (lo + 1 < hi) { /* of the runs from lo on, and before hi */
+        size_t mid = (lo + hi) / 2;
+        if (s->times[mid - 1].end <= row - s->first)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return s->times[lo].time;
 }
 
 static uint64_t stamp_of(const IndexFolder *x, size_t row) {
@@ -390,11 +396,13 @@ static void writer_rows(SegmentWriter *w, const float *rows, size_t n) {
 }
 
 static void writer_time(SegmentWriter *w, uint64_t time) {
-    if (!w->time_count || w->times[w->time_count - 1].time != time) {
+    const TimeRun *last = w->time_count ? &w->times[w->time_count - 1] : NULL;
+    if (!last || last->time != time) {
+        const TimeRun new = {last ? last->end : 0, time};
         w->times = xrealloc(w->times, (w->time_count + 1) * sizeof *w->times);
-        w->times[w->time_count++] = (TimeRun){0, time};
+        w->times[w->time_count++] = new;
     }
-    w->times[w->time_count - 1].rows++;
+    w->times[w->time_count - 1].end++;
 }
 
 static void writer_key(SegmentWriter *w, const char *key, uint64_t time, uint64_t stamp,

@@ -12,7 +12,7 @@ enum { INDEX_SEGMENT_ROWS = 8192 }; /* rows between commits of embed */
 
 /* A run of rows whose pictures were read after this time. */
 typedef struct TimeRun {
-    size_t rows;
+    size_t end;    /* the row after its last one; it begins where the run before it ends */
     uint64_t time; /* ns since 1970; 0: not known */
 } TimeRun;
 

@@ -78,8 +78,8 @@ static bool take_times(Segment *s, const json_t *list, Error *err) {
         json_int_t n = json_integer_value(json_array_get(run, 0)),
                    time = json_integer_value(json_array_get(run, 1));
         if (json_array_size(run) != 2 || n < 1 || n > (json_int_t)(s->rows - at) || time < 0) break;
-        s->times[s->time_count++] = (TimeRun){(size_t)n, (uint64_t)time};
         at += (size_t)n;
+        s->times[s->time_count++] = (TimeRun){at, (uint64_t)time};
     }
     return at == s->rows || error_set(err, "\"times\" of segment %s are not those of its %zu rows",
                                       s->name, s->rows);
@@ -188,8 +188,10 @@ static json_t *removed_ranges(const Segment *s) {
 
 static json_t *time_runs(const Segment *s) {
     json_t *list = json_array();
-    for (const TimeRun *t = s->times; t < s->times + s->time_count; t++)
-        json_array_append_new(list, json_pack("[I, I]", (json_int_t)t->rows, (json_int_t)t->time));
+    size_t at = 0;
+    for (const TimeRun *t = s->times; t < s->times + s->time_count; at = t++->end)
+        json_array_append_new(list,
+                              json_pack("[I, I]", (json_int_t)(t->end - at), (json_int_t)t->time));
     return list;
 }
 

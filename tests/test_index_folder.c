@@ -196,7 +196,16 @@ static void check_rows(const IndexFolder *c, const size_t *numbers, size_t n, co
     }
 }
 
-/* Three segments of five rows; 3 and 4 and 12 removed; compacted. */
+/* The only segment has three runs of times, as add_some gives them. */
+static void check_times(const IndexFolder *c, size_t a, size_t b, size_t end) {
+    const Segment *s = c->segments;
+    const size_t ends[] = {a, b, end};
+    assert_true(c->count == 1 && c->removed == 0 && s->time_count == 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_true(s->times[i].end == ends[i] && s->times[i].time == 700 - 5 * i);
+}
+
+/* Three segments of five rows; 3 and 4 and 12 removed; compacted; another removed; compacted. */
 static void make_and_change(const char *folder, NpyType type, const float *rows) {
     const float tolerance = type == NPY_F16 ? 3e-4f : 0;
     size_t all[15], left[12], n = 0;
@@ -224,19 +233,18 @@ static void make_and_change(const char *folder, NpyType type, const float *rows)
     assert_true(c.removed == 3 && index_folder_removed(&c, 4) && !index_folder_removed(&c, 5));
     index_folder_compact(&c);
     check_rows(&c, left, n, rows, tolerance);
-    assert_true(c.count == 1 && c.removed == 0 && c.segments[0].time_count == 3);
-    const size_t runs[] = {3, 5, 4};
-    for (size_t i = 0; i < 3; i++)
-        assert_true(c.segments[0].times[i].rows == runs[i] &&
-                    c.segments[0].times[i].time == 700 - 5 * i);
+    check_times(&c, 3, 8, 12);
     for (size_t i = 0; i < n; i++)
         assert_memory_equal(c.segments[0].stamps.bytes + 8 * i, &left[i], 8);
     assert_true(index_folder_check(&c, &err));
     index_folder_close(&c);
     check_rows(&reader, all, 15, rows, tolerance); /* an open index is unchanged */
     index_folder_close(&reader);
-    index_folder_open(&c, folder);
+    index_folder_open_locked(&c, folder);
     check_rows(&c, left, n, rows, tolerance);
+    index_folder_remove(&c, 7);
+    index_folder_compact(&c);
+    check_times(&c, 3, 7, 11);
     index_folder_close(&c);
 }
 
