@@ -91,11 +91,13 @@ static char *identity_text(const PackFolder *f) {
 
 static bool read_hashes(const PackFolder *f, PackState *s, Error *err) {
     uint8_t *bytes;
-    size_t size, want = size_mul(s->added_count, sizeof *s->added);
-    if (!want) return true;
+    size_t size;
+    if (!s->added_count) return true;
     if (!file_read_all(f->hashes, &bytes, &size, SIZE_MAX / 2, err)) return false;
     s->added = (Hash128 *)(void *)bytes;
-    if (size < want) return error_set(err, "%s: cut: --force begins again", f->hashes);
+    if (size / sizeof *s->added < s->added_count)
+        return error_set(err, "%s: cut: --force begins again", f->hashes);
+    const size_t want = s->added_count * sizeof *s->added;
     int fd = open(f->hashes, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     bool ok = fd >= 0 && ftruncate(fd, (off_t)want) == 0;
     if (!ok) error_set(err, "%s: %s", f->hashes, strerror(errno));
@@ -114,11 +116,13 @@ static bool parse_state(const PackFolder *f, const json_t *all, PackState *s, Er
                          "%s/%s: a pack of other data or options was not finished: --force begins "
                          "again",
                          f->folder, f->name);
-    if (!identity || !json_is_object(sizes) ||
+    const json_int_t next = json_integer_value(json_object_get(all, "next")),
+                     hashes = json_integer_value(json_object_get(all, "hashes"));
+    if (!identity || !json_is_object(sizes) || next < 0 || hashes < 0 ||
         !pack_report_from_json(&s->report, json_object_get(all, "report")))
         return error_set(err, "%s: damaged: --force begins again", f->progress);
-    s->next = (size_t)json_integer_value(json_object_get(all, "next"));
-    s->added_count = (size_t)json_integer_value(json_object_get(all, "hashes"));
+    s->next = (size_t)next;
+    s->added_count = (size_t)hashes;
     json_decref(s->sizes);
     s->sizes = json_incref(sizes);
     return read_hashes(f, s, err);

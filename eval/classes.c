@@ -17,18 +17,21 @@ typedef struct ClassName {
 
 /* ---- the file ---- */
 
-static char **string_array(const json_t *root, const char *key, size_t *count, const char *path) {
-    const json_t *array = json_object_get(root, key), *item;
-    if (!json_is_array(array) || !json_array_size(array))
-        die("%s: \"%s\" must be a list of strings with at least one", path, key);
-    *count = json_array_size(array);
-    char **out = xcalloc(*count, sizeof *out);
-    size_t i;
-    json_array_foreach(array, i, item) {
-        if (!json_is_string(item)) die("%s: \"%s\"[%zu] is no string", path, key, i);
-        out[i] = xstrdup(json_string_value(item));
-    }
-    return out;
+enum { CLASSES_MAX = 10 * 1000 * 1000 };
+
+static bool string_array(char ***out, size_t *count, const json_t *root, const char *key,
+                         Error *err) {
+    const json_t *array = json_object_get(root, key);
+    const size_t n = json_array_size(array);
+    if (!n) return error_set(err, "\"%s\" must be a list of strings with at least one", key);
+    if (n > CLASSES_MAX) return error_set(err, "%zu \"%s\"", n, key);
+    for (size_t i = 0; i < n; i++)
+        if (!json_is_string(json_array_get(array, i)))
+            return error_set(err, "\"%s\"[%zu] is no string", key, i);
+    *count = n;
+    *out = xcalloc(n, sizeof **out);
+    for (size_t i = 0; i < n; i++) (*out)[i] = xstrdup(json_string_value(json_array_get(array, i)));
+    return true;
 }
 
 /* Lower case, '_' as a blank: "Red_Fox" and "red fox" are the same name. */
@@ -69,38 +72,6 @@ char *class_set_find(const char *name) {
     return found;
 }
 
-void class_set_load(ClassSet *s, const char *path) {
-    json_error_t err;
-    json_t *root = json_load_file(path, 0, &err);
-    if (!root) die("%s: line %d: %s", path, err.line, err.text);
-    *s = (ClassSet){.path = xstrdup(path)};
-    s->classes = string_array(root, "classes", &s->count, path);
-    if (s->count > 10000000) die("%s: %zu classes", path, s->count);
-    if (json_object_get(root, "templates")) {
-        s->templates = string_array(root, "templates", &s->template_count, path);
-    } else {
-        s->templates = xcalloc(s->template_count = 1, sizeof *s->templates);
-        s->templates[0] = xstrdup("{}");
-    }
-    size_t width;
-    for (size_t i = 0; i < s->template_count; i++)
-        if (!template_hole(s->templates[i], &width))
-            die("%s: template \"%s\" has no {} for the class's name", path, s->templates[i]);
-    s->by_name = sorted_names(s->classes, s->count);
-    if (json_object_get(root, "folders")) {
-        size_t n;
-        s->folders = string_array(root, "folders", &n, path);
-        if (n != s->count)
-            die("%s: %zu \"folders\" for %zu \"classes\": each class needs its own", path, n,
-                s->count);
-        s->by_folder = sorted_names(s->folders, n);
-        for (size_t i = 1; i < n; i++)
-            if (!strcmp(s->by_folder[i - 1].name, s->by_folder[i].name))
-                die("%s: folder \"%s\" stands for two classes", path, s->by_folder[i].name);
-    }
-    json_decref(root);
-}
-
 static void free_strings(char **strings, size_t n) {
     for (size_t i = 0; strings && i < n; i++) free(strings[i]);
     free(strings);
@@ -119,6 +90,55 @@ void class_set_free(ClassSet *s) {
     free_names(s->by_folder, s->count);
     free(s->path);
     *s = (ClassSet){.count = 0};
+}
+
+static bool read_templates(ClassSet *s, const json_t *root, Error *err) {
+    size_t width;
+    if (!json_object_get(root, "templates")) {
+        s->templates = xcalloc(s->template_count = 1, sizeof *s->templates);
+        s->templates[0] = xstrdup("{}");
+        return true;
+    }
+    if (!string_array(&s->templates, &s->template_count, root, "templates", err)) return false;
+    for (size_t i = 0; i < s->template_count; i++)
+        if (!template_hole(s->templates[i], &width))
+            return error_set(err, "template \"%.200s\" has no {} for the class's name",
+                             s->templates[i]);
+    return true;
+}
+
+static bool read_folders(ClassSet *s, const json_t *root, Error *err) {
+    size_t n;
+    if (!json_object_get(root, "folders")) return true;
+    if (!string_array(&s->folders, &n, root, "folders", err)) return false;
+    if (n != s->count) {
+        free_strings(s->folders, n);
+        s->folders = NULL;
+        return error_set(err, "%zu \"folders\" for %zu \"classes\": each class needs its own", n,
+                         s->count);
+    }
+    s->by_folder = sorted_names(s->folders, n);
+    for (size_t i = 1; i < n; i++)
+        if (!strcmp(s->by_folder[i - 1].name, s->by_folder[i].name))
+            return error_set(err, "folder \"%.200s\" stands for two classes", s->by_folder[i].name);
+    return true;
+}
+
+bool class_set_load(ClassSet *s, const char *path, Error *err) {
+    json_error_t why;
+    Error inner;
+    *s = (ClassSet){.path = xstrdup(path)};
+    json_t *root = json_load_file(path, 0, &why);
+    bool ok = root || error_set(&inner, "line %d: %s", why.line, why.text);
+    ok = ok && string_array(&s->classes, &s->count, root, "classes", &inner) &&
+         read_templates(s, root, &inner) && read_folders(s, root, &inner);
+    json_decref(root);
+    if (ok) {
+        s->by_name = sorted_names(s->classes, s->count);
+        return true;
+    }
+    class_set_free(s);
+    return error_set(err, "%.200s: %.300s", path, inner.text);
 }
 
 static uint64_t hash_strings(uint64_t h, char *const *strings, size_t n) {
@@ -181,7 +201,8 @@ static int find_class(const ClassSet *s, Way way, const char *label) {
     }
 }
 
-void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s) {
+bool class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s,
+                           Error *err) {
     static const char *const ways[WAYS] = {"\"folders\"", "name", "number"};
     size_t best = 0, missing = 0, numbers = 0;
     Way best_way = BY_NAME;
@@ -190,26 +211,33 @@ void class_set_map_folders(int *map, const char *const *folders, size_t n, const
         for (size_t f = 0; f < n; f++) {
             map[f] = find_class(s, way, folders[f]);
             if (map[f] == AMBIGUOUS)
-                die("class folder '%s': %s has that name more than once; give it \"folders\"",
-                    folders[f], s->path);
+                return error_set(err,
+                                 "class folder '%.200s': %.200s has that name more than once; give "
+                                 "it \"folders\"",
+                                 folders[f], s->path);
             if (map[f] >= 0)
                 found++;
             else if (first == n)
                 first = f;
         }
-        if (found == n) return;
+        if (found == n) return true;
         if (found > best || way == BY_FOLDER) best = found, best_way = way, missing = first;
     }
     for (size_t f = 0; f < n; f++) numbers += is_number(folders[f]);
     if (best)
-        die("class folder '%s' is none of the %zu classes of %s (%zu of %zu folders were matched "
-            "by %s)",
-            folders[missing], s->count, s->path, best, n, ways[best_way]);
+        return error_set(err,
+                         "class folder '%.150s' is none of the %zu classes of %.150s (%zu of %zu "
+                         "folders were matched "
+                         "by %s)",
+                         folders[missing], s->count, s->path, best, n, ways[best_way]);
     if (n != s->count || numbers == n)
-        die("class folder '%s' is none of the %zu classes of %s (no folder was matched: %zu "
-            "folders)",
-            folders[missing], s->count, s->path, n);
+        return error_set(err,
+                         "class folder '%.150s' is none of the %zu classes of %.150s (no folder "
+                         "was matched: %zu "
+                         "folders)",
+                         folders[missing], s->count, s->path, n);
     for (size_t f = 0; f < n; f++) map[f] = (int)f;
+    return true;
 }
 
 void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column) {
@@ -226,7 +254,8 @@ void labels_open(Labels *l, const ClassSet *s, const Dataset *d) {
     *l = (Labels){.set = s};
     if (!n) return;
     l->folder = xcalloc(n, sizeof *l->folder);
-    class_set_map_folders(l->folder, folders, n, s);
+    Error err;
+    if (!class_set_map_folders(l->folder, folders, n, s, &err)) die("%s", err.text);
 }
 
 void labels_free(Labels *l) { free(l->folder); }

@@ -16,8 +16,8 @@ typedef struct ClassSet {
  * or zeroshot/NAME.json, here or where the program is installed; NULL: none of them. */
 char *class_set_find(const char *name);
 /* One JSON file {"classes": […], "templates": […], "folders": […]}; templates (default "{}") and
- * folders are optional. Exits with an error on anything else. */
-void class_set_load(ClassSet *s, const char *path);
+ * folders are optional. False: anything else, and *s is empty. */
+bool class_set_load(ClassSet *s, const char *path, Error *err);
 void class_set_free(ClassSet *s);
 /* A hash of all contents, which ranks compare. */
 uint64_t class_set_hash(const ClassSet *s);
@@ -26,9 +26,10 @@ char *class_caption_of(const ClassSet *s, size_t c, size_t t);
 
 /* map[n]: the class of each class folder. All folders are named in one way: by `folders`, by the
  * class's name (letters in any case, '_' as a blank), or by its number from 0. If no name fits and
- * the counts are equal, the folders are in the order of the classes. Classes may be missing. Exits
- * with an error that names a folder that is no class. */
-void class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s);
+ * the counts are equal, the folders are in the order of the classes. Classes may be missing.
+ * False: err names a folder that is no class. */
+bool class_set_map_folders(int *map, const char *const *folders, size_t n, const ClassSet *s,
+                           Error *err);
 
 /* The labels of a data set. */
 typedef struct Labels {

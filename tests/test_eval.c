@@ -141,18 +141,26 @@ static ClassSet load_classes(const char *json) {
     const char *path = test_path("classes.json");
     test_write_file(path, json, strlen(json));
     ClassSet s;
-    class_set_load(&s, path);
+    Error err;
+    if (!class_set_load(&s, path, &err)) fail_msg("%s", err.text);
     return s;
 }
 
-static void load_and_free(void *json) {
-    ClassSet s = load_classes(json);
-    class_set_free(&s);
+static void refuses_classes(const char *json, const char *why) {
+    const char *path = test_path("classes.json");
+    test_write_file(path, json, strlen(json));
+    ClassSet s;
+    Error err;
+    assert_false(class_set_load(&s, path, &err));
+    assert_non_null(strstr(err.text, "classes.json"));
+    assert_non_null(strstr(err.text, why));
+    assert_null(s.path);
 }
 
 static void check_map(const ClassSet *s, const char *const *folders, size_t n, const int *want) {
     int map[8];
-    class_set_map_folders(map, folders, n, s);
+    Error err;
+    assert_true(class_set_map_folders(map, folders, n, s, &err));
     for (size_t i = 0; i < n; i++) assert_int_equal(map[i], want[i]);
 }
 #define MAPPED(s, n, a, b, x, y) check_map(s, (const char *const[]){a, b}, n, (const int[]){x, y})
@@ -174,33 +182,34 @@ static void test_class_sets(void **state) {
     MAPPED(&s, 2, "n1", "n2", 1, 2);
     MAPPED(&s, 1, "b", "", 2, 0);
     class_set_free(&s);
-    test_dies(load_and_free, "{\"classes\": []}", EXIT_ERROR, "classes");
-    test_dies(load_and_free, "{\"classes\": [\"a\"], \"templates\": [\"no hole\"]}", EXIT_ERROR,
-              "no hole");
-    test_dies(load_and_free, "{\"classes\": [3]}", EXIT_ERROR, "no string");
-    test_dies(load_and_free, "{\"classes\"", EXIT_ERROR, "classes.json");
-    test_dies(load_and_free, "{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\"]}", EXIT_ERROR,
-              "1 \"folders\" for 2 \"classes\"");
-    test_dies(load_and_free, "{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\", \"x\"]}",
-              EXIT_ERROR, "stands for two classes");
+    refuses_classes("{\"classes\": []}", "classes");
+    refuses_classes("{\"classes\": [\"a\"], \"templates\": [\"no hole\"]}", "no hole");
+    refuses_classes("{\"classes\": [3]}", "no string");
+    refuses_classes("{\"classes\"", "line 1");
+    refuses_classes("{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\"]}",
+                    "1 \"folders\" for 2 \"classes\"");
+    refuses_classes("{\"classes\": [\"a\", \"b\"], \"folders\": [\"x\", \"x\"]}",
+                    "stands for two classes");
 }
 
-static void map_wrong(void *folders) {
+static void refuses_folders(const char *const *folders, const char *why) {
     ClassSet s = load_classes("{\"classes\": [\"a\", \"b\", \"a\"]}");
-    const char *const *list = folders;
     size_t n = 0;
-    while (list[n]) n++;
+    while (folders[n]) n++;
     int map[8];
-    class_set_map_folders(map, list, n, &s);
+    Error err;
+    assert_false(class_set_map_folders(map, folders, n, &s, &err));
+    assert_non_null(strstr(err.text, why));
+    class_set_free(&s);
 }
+#define REFUSES_FOLDERS(why, ...) refuses_folders((const char *const[]){__VA_ARGS__, NULL}, why)
 
 static void test_wrong_folders_are_named(void **state) {
     (void)state;
-    test_dies(map_wrong, (const char *[]){"b", "dog", NULL}, EXIT_ERROR,
-              "'dog' is none of the 3 classes");
-    test_dies(map_wrong, (const char *[]){"x", "y", NULL}, EXIT_ERROR, "no folder was matched");
-    test_dies(map_wrong, (const char *[]){"1", "2", "3", NULL}, EXIT_ERROR, "'3'");
-    test_dies(map_wrong, (const char *[]){"a", "b", NULL}, EXIT_ERROR, "more than once");
+    REFUSES_FOLDERS("'dog' is none of the 3 classes", "b", "dog");
+    REFUSES_FOLDERS("no folder was matched", "x", "y");
+    REFUSES_FOLDERS("'3'", "1", "2", "3");
+    REFUSES_FOLDERS("more than once", "a", "b");
 }
 
 static void test_labels(void **state) {

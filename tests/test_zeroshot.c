@@ -87,7 +87,8 @@ static void evaluate(Outcome *o, int64_t batch, int threads) {
     Labels labels;
     Files files;
     bool ok[IMAGES];
-    class_set_load(&o->set, GOLDEN "/classes.json");
+    Error err;
+    assert_true(class_set_load(&o->set, GOLDEN "/classes.json", &err));
     labels_open(&labels, &o->set, d);
     classifier_build(&o->classifier, e, c, &o->set, true);
     zeroshot_predict(&o->predictions, e, c, d, &labels, &o->classifier);

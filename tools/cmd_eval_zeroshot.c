@@ -206,7 +206,8 @@ int cmd_eval_zeroshot(int argc, char **argv) {
         die("--classes %s: no such file or set: `make zeroshot-sets` fetches ImageNet's and others",
             classes_file);
     ClassSet s;
-    class_set_load(&s, found);
+    Error err;
+    if (!class_set_load(&s, found, &err)) die("%s", err.text);
     free(found);
     Dataset *d;
     Encoder *e;

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 void string_list_add(StringList *l, const char *s) {
-    l->items = xrealloc(l->items, (l->count + 1) * sizeof *l->items);
+    if (!(l->count & (l->count - 1))) /* 0, or a power of 2: full */
+        l->items = xrealloc(l->items, size_max(1, 2 * l->count) * sizeof *l->items);
     l->items[l->count++] = xstrdup(s);
 }
 
@@ -57,8 +58,7 @@ size_t edit_distance(const char *a, const char *b) {
     return row[n];
 }
 
-static __attribute__((noreturn)) void unknown_option(const Command *c, const char *name,
-                                                     const char *where) {
+static bool unknown_option(const Command *c, const char *name, Error *err) {
     const char *best = NULL;
     size_t least = SIZE_MAX;
     for (size_t i = 0; i < c->count; i++) {
@@ -66,44 +66,17 @@ static __attribute__((noreturn)) void unknown_option(const Command *c, const cha
         if (d < least) least = d, best = c->options[i].name;
     }
     if (best && least <= strlen(name) / 2 + 1)
-        die_usage("%s: unknown option '%s' (did you mean '%s'?)", where, name, best);
-    die_usage("%s: unknown option '%s' (see clipc %s --help)", where, name, c->name);
+        return error_set(err, "unknown option '%.100s' (did you mean '%s'?)", name, best);
+    return error_set(err, "unknown option '%.100s' (see clipc %s --help)", name, c->name);
 }
 
-static void check_range(const Option *o, double v, const char *where) {
+static bool check_range(const Option *o, double v, Error *err) {
     if (isnan(v) || ((o->lo != 0 || o->hi != 0) && (v < o->lo || v > o->hi)))
-        die_usage("%s: %s must lie between %g and %g, not %g", where, o->name, o->lo, o->hi, v);
+        return error_set(err, "%s must lie between %g and %g, not %g", o->name, o->lo, o->hi, v);
+    return true;
 }
 
-static void set_steps(Option *o, const char *text, const char *where) {
-    Steps s = {.count = 0};
-    char *end = (char *)text;
-    const char *share = strchr(text, ',') ? strchr(text, ',') + 1 : strchr(text, '%') ? text : NULL;
-    bool good = true;
-    if (share != text) {
-        s.count = strtoll(text, &end, 10);
-        good = end != text && !errno && (share ? *end == ',' && s.count > 0 : !*end);
-        if (good) check_range(o, (double)s.count, where);
-    }
-    if (share && good) {
-        s.percent = strtod(share, &end);
-        good = end != share && !strcmp(end, "%") && s.percent > 0 && s.percent <= 100;
-    }
-    if (!good)
-        die_usage(
-            "%s: %s must be a number of steps, a share of the run's (10%%) or both (500,10%%: "
-            "the smaller), not '%s'",
-            where, o->name, text);
-    *(Steps *)o->value = s;
-}
-
-void steps_settle(Steps *s, uint64_t total) {
-    uint64_t share = (uint64_t)fmax(1, round((double)total * s->percent / 100));
-    bool by_share = s->percent > 0 && (!s->count || share < (uint64_t)s->count);
-    s->of_run = by_share ? share : (uint64_t)s->count;
-}
-
-static void set_choice(Option *o, const char *text, const char *where) {
+static bool set_choice(Option *o, const char *text, Error *err) {
     size_t n = strlen(text), least = SIZE_MAX;
     int index = 0;
     char best[64] = "";
@@ -111,7 +84,7 @@ static void set_choice(Option *o, const char *text, const char *where) {
         size_t len = strcspn(p, "|");
         if (len == n && !strncmp(p, text, n)) {
             *(int *)o->value = index;
-            return;
+            return true;
         }
         char word[64];
         snprintf(word, sizeof word, "%.*s", (int)len, p);
@@ -120,18 +93,18 @@ static void set_choice(Option *o, const char *text, const char *where) {
         p += len + (p[len] == '|');
     }
     if (is_near(text, least))
-        die_usage("%s: %s must be one of %s, not '%s' (did you mean '%s'?)", where, o->name,
-                  o->choices, text, best);
-    die_usage("%s: %s must be one of %s, not '%s'", where, o->name, o->choices, text);
+        return error_set(err, "%s must be one of %s, not '%s' (did you mean '%s'?)", o->name,
+                         o->choices, text, best);
+    return error_set(err, "%s must be one of %s, not '%.100s'", o->name, o->choices, text);
 }
 
-static void set_value(Option *o, const char *text, OptionOrigin origin, const char *where) {
+static bool set_value(Option *o, const char *text, OptionOrigin origin, Error *err) {
     char *end;
     errno = 0;
     switch (o->type) {
     case OPT_CONSENT:
         if (origin == GIVEN_BY_RECIPE)
-            die_usage("%s: %s is for the command line: no recipe can allow it", where, o->name);
+            return error_set(err, "%s is for the command line: no recipe can allow it", o->name);
         __attribute__((fallthrough));
     case OPT_FLAG:
         if (!strcmp(text, "true") || !strcmp(text, "1"))
@@ -139,21 +112,21 @@ static void set_value(Option *o, const char *text, OptionOrigin origin, const ch
         else if (!strcmp(text, "false") || !strcmp(text, "0"))
             *(bool *)o->value = false;
         else
-            die_usage("%s: %s must be true or false, not '%s'", where, o->name, text);
+            return error_set(err, "%s must be true or false, not '%.100s'", o->name, text);
         break;
     case OPT_INT: {
         long long v = strtoll(text, &end, 10);
         if (end == text || *end || errno)
-            die_usage("%s: %s must be a whole number, not '%s'", where, o->name, text);
-        check_range(o, (double)v, where);
+            return error_set(err, "%s must be a whole number, not '%.100s'", o->name, text);
+        if (!check_range(o, (double)v, err)) return false;
         *(int64_t *)o->value = v;
         break;
     }
     case OPT_FLOAT: {
         double v = strtod(text, &end);
         if (end == text || *end)
-            die_usage("%s: %s must be a number, not '%s'", where, o->name, text);
-        check_range(o, v, where);
+            return error_set(err, "%s must be a number, not '%.100s'", o->name, text);
+        if (!check_range(o, v, err)) return false;
         *(double *)o->value = v;
         break;
     }
@@ -162,17 +135,15 @@ static void set_value(Option *o, const char *text, OptionOrigin origin, const ch
     case OPT_DATA:
         *(const char **)o->value = keep(text);
         break;
-    case OPT_STEPS:
-        set_steps(o, text, where);
-        break;
     case OPT_CHOICE:
-        set_choice(o, text, where);
+        if (!set_choice(o, text, err)) return false;
         break;
     case OPT_LIST:
         string_list_add(o->value, text);
         break;
     }
     o->given = origin;
+    return true;
 }
 
 static char *trim(char *s) {
@@ -218,8 +189,8 @@ static bool unquote(char *s) {
     return true;
 }
 
-/* False: nothing is on the line. */
-static bool split_line(char *line, char **name, char **value, const char *where) {
+/* Name and value, in place; *value NULL: no '=' is on the line. */
+static char *split_line(char *line, char **value) {
     char *equals = strchr(line, '=');
     *value = equals ? equals + 1 + strspn(equals + 1, " \t") : NULL;
     bool quoted = equals && !memchr(line, '#', (size_t)(equals - line)) && unquote(*value);
@@ -227,11 +198,9 @@ static bool split_line(char *line, char **name, char **value, const char *where)
     if (equals && line + strlen(line) > equals)
         *equals = 0;
     else
-        equals = NULL;
-    *name = trim(line);
-    if (equals && !quoted) *value = trim(*value);
-    if (!equals && **name) die_usage("%s: expected 'name = value', not '%s'", where, *name);
-    return equals;
+        *value = NULL;
+    if (*value && !quoted) *value = trim(*value);
+    return trim(line);
 }
 
 static char *found_beside(const void *folder, const char *path) {
@@ -251,33 +220,46 @@ static char *from_recipe(const Option *o, const char *text, const char *recipe) 
     return value;
 }
 
+static bool set_from_recipe(const Command *c, char *line, const char *recipe, Error *err) {
+    char *value, *name = split_line(line, &value);
+    if (!value && !*name) return true;
+    if (!value) return error_set(err, "expected 'name = value', not '%.200s'", name);
+    Option *o = (Option *)option_find(c, name);
+    if (!o) return unknown_option(c, name, err);
+    if (o->type != OPT_LIST) {
+        char *meant = from_recipe(o, value, recipe);
+        bool ok = set_value(o, meant, GIVEN_BY_RECIPE, err);
+        free(meant);
+        return ok;
+    }
+    for (char *save, *item = strtok_r(value, " \t", &save); item;
+         item = strtok_r(NULL, " \t", &save))
+        if (!set_value(o, item, GIVEN_BY_RECIPE, err)) return false;
+    return true;
+}
+
+bool options_parse_recipe(const Command *c, FILE *f, const char *path, Error *err) {
+    char *line = NULL;
+    size_t capacity = 0;
+    Error why;
+    bool ok = true;
+    for (int number = 1; ok && getline(&line, &capacity, f) >= 0; number++) {
+        char *from = line + (number == 1 ? text_mark(line, strlen(line)) : 0);
+        ok = set_from_recipe(c, from, path, &why) ||
+             error_set(err, "%.200s:%d: %.280s", path, number, why.text);
+    }
+    free(line);
+    return ok;
+}
+
 void options_read_recipe(const Command *c, const char *path) {
+    Error err;
     char *found = resource_find(path);
     if (!found) die("recipe %s: no such file (here, under $CLIPC_HOME or beside clipc)", path);
     FILE *f = fopen(found, "r");
     if (!f) die("recipe %s: %s", found, strerror(errno));
-    char *line = NULL;
-    size_t capacity = 0;
-    for (int number = 1; getline(&line, &capacity, f) >= 0; number++) {
-        char where[PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s:%d", found, number);
-        char *name, *value;
-        char *from = line + (number == 1 ? text_mark(line, strlen(line)) : 0);
-        if (!split_line(from, &name, &value, where)) continue;
-        Option *o = (Option *)option_find(c, name);
-        if (!o) unknown_option(c, name, where);
-        if (o->type == OPT_LIST) {
-            for (char *save, *item = strtok_r(value, " \t", &save); item;
-                 item = strtok_r(NULL, " \t", &save))
-                set_value(o, item, GIVEN_BY_RECIPE, where);
-        } else {
-            char *meant = from_recipe(o, value, found);
-            set_value(o, meant, GIVEN_BY_RECIPE, where);
-            free(meant);
-        }
-    }
+    if (!options_parse_recipe(c, f, found, &err)) die_usage("%s", err.text);
     if (!feof(f)) die("recipe %s: %s", found, strerror(errno));
-    free(line);
     fclose(f);
     free(found);
 }
@@ -285,7 +267,8 @@ void options_read_recipe(const Command *c, const char *path) {
 static bool is_flag(const Option *o) { return o->type == OPT_FLAG || o->type == OPT_CONSENT; }
 
 static void set_here(Option *o, const char *text, const char *where) {
-    set_value(o, text, GIVEN_ON_COMMAND_LINE, where);
+    Error err;
+    if (!set_value(o, text, GIVEN_ON_COMMAND_LINE, &err)) die_usage("%s: %s", where, err.text);
 }
 
 static bool is_option(const char *arg) { return arg[0] == '-' && arg[1] == '-'; }
@@ -306,7 +289,8 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
         }
         o = NULL;
     }
-    if (!o) unknown_option(c, name, where);
+    Error err;
+    if (!o && !unknown_option(c, name, &err)) die_usage("%s: %s", where, err.text);
     if (equals) {
         set_here(o, equals + 1, where);
     } else if (is_flag(o)) {
@@ -321,24 +305,6 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
     if (!strcmp(name, "config")) options_read_recipe(c, *(const char **)o->value);
 }
 
-/* As many digits as give the number back. */
-static void print_number(double x, FILE *out) {
-    char digits[40];
-    for (int n = 9; n <= 17; n++) {
-        snprintf(digits, sizeof digits, "%.*g", n, x);
-        if (strtod(digits, NULL) == x) break;
-    }
-    fputs(digits, out);
-}
-
-static void print_steps(const Steps *s, FILE *out) {
-    if (s->count || !(s->percent > 0))
-        fprintf(out, "%lld%s", (long long)s->count, s->percent > 0 ? "," : "");
-    if (!(s->percent > 0)) return;
-    print_number(s->percent, out);
-    fputc('%', out);
-}
-
 static void print_value(const Option *o, FILE *out) {
     switch (o->type) {
     case OPT_FLAG:
@@ -348,12 +314,15 @@ static void print_value(const Option *o, FILE *out) {
     case OPT_INT:
         fprintf(out, "%lld", (long long)*(int64_t *)o->value);
         break;
-    case OPT_FLOAT:
-        print_number(*(double *)o->value, out);
+    case OPT_FLOAT: {
+        char digits[40];
+        for (int n = 9; n <= 17; n++) { /* as many as give the number back */
+            snprintf(digits, sizeof digits, "%.*g", n, *(double *)o->value);
+            if (strtod(digits, NULL) == *(double *)o->value) break;
+        }
+        fputs(digits, out);
         break;
-    case OPT_STEPS:
-        print_steps(o->value, out);
-        break;
+    }
     case OPT_STRING:
     case OPT_PATH:
     case OPT_DATA:
@@ -384,9 +353,9 @@ static bool is_empty(const Option *o) {
 
 static void print_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {
-        [OPT_FLAG] = "",       [OPT_CONSENT] = "",    [OPT_INT] = "N",     [OPT_FLOAT] = "X",
-        [OPT_STRING] = "TEXT", [OPT_PATH] = "PATH",   [OPT_DATA] = "SPEC", [OPT_STEPS] = "",
-        [OPT_CHOICE] = "",     [OPT_LIST] = "ITEM..."};
+        [OPT_FLAG] = "",     [OPT_CONSENT] = "",    [OPT_INT] = "N",
+        [OPT_FLOAT] = "X",   [OPT_STRING] = "TEXT", [OPT_PATH] = "PATH",
+        [OPT_DATA] = "SPEC", [OPT_CHOICE] = "",     [OPT_LIST] = "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
     if (c->count) fprintf(out, "\noptions (default in brackets):\n");
     for (size_t i = 0; i < c->count; i++) {
@@ -477,7 +446,7 @@ char *options_recipe(const Command *c) {
         if (!strcmp(o->name, "config") || o->type == OPT_CONSENT || is_empty(o)) continue;
         char *value = option_record(o);
         fprintf(out, "%s = ", o->name);
-        if (is_text(o) && needs_quotes(value))
+        if ((is_text(o) || o->type == OPT_LIST) && needs_quotes(value))
             print_quoted(value, out);
         else
             fputs(value, out);

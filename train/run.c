@@ -109,23 +109,6 @@ static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
     };
 }
 
-/* A batch of more pairs than an epoch has is made as large as they allow: fewer micro-batches of
- * equal size first. */
-static void cap_batch(Run *r) {
-    size_t pairs = run_epoch_samples(r) / (size_t)r->comm->size, batch = (size_t)opt->batch_size,
-           accum = (size_t)opt->accum_freq;
-    if (!pairs || batch * accum <= pairs) return;
-    accum = size_min(accum, (pairs + batch - 1) / batch);
-    batch = pairs / accum;
-    if (run_writes(r))
-        log_info("a batch of %lld x %lld x %d ranks is more than the %zu pairs of an epoch: it is "
-                 "%zu x %zu x %d (--batch-size, --accum-freq)",
-                 (long long)opt->batch_size, (long long)opt->accum_freq, r->comm->size,
-                 run_epoch_samples(r), batch, accum, r->comm->size);
-    train_options.batch_size = (int64_t)batch; /* recorded */
-    train_options.accum_freq = (int64_t)accum;
-}
-
 void run_open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
@@ -145,24 +128,22 @@ void run_open_data(Run *r) {
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
     r->data_hash = shards;
 
-    cap_batch(r);
     r->loader_options = loader_options(r, opt);
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
     if (!r->steps_per_epoch)
-        comm_die(r->comm, "%s has %zu samples an epoch, fewer than the %d ranks", opt->train_data,
-                 run_epoch_samples(r), r->comm->size);
-    r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
-    if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
-    r->validation = validation_prepare(validators, VALIDATORS, r->comm, &r->dataset_options);
+        comm_die(r->comm,
+                 "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
+                 "--batch-size or --accum-freq",
+                 opt->train_data, run_epoch_samples(r), r->global_batch);
     if ((size_t)opt->train_num_samples > run_epoch_samples(r) && run_writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
 }
 
 /* A run's memory outside its learner and its loader. */
-static void open_rest(Run *r, const Learner *l) {
+static void open_rest(Run *r, const Learner *l, bool planning) {
     TrainView view = {.k = l->k,
                       .comm = l->comm,
                       .config = &r->config,
@@ -170,9 +151,11 @@ static void open_rest(Run *r, const Learner *l) {
                       .uploads = step_uploads(l->step),
                       .tokenizer = r->tokenizer,
                       .batch = (size_t)l->opt->batch_size,
-                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP};
+                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                      .dataset = r->dataset_options,
+                      .planning = planning};
     r->votes = votes_new(l->k, l->comm);
-    validation_open(r->validation, &view);
+    r->validation = validation_open(validators, VALIDATORS, &view);
 }
 
 static void plan_open(void *run, const Learner *l, RunPlan *plan) {
@@ -180,8 +163,7 @@ static void plan_open(void *run, const Learner *l, RunPlan *plan) {
     LoaderOptions o = loader_options(r, l->opt);
     r->ring = o.alloc(loader_ring_bytes(&o));
     plan_rest(plan, l->k, "batches in flight");
-    r->validation = validation_prepare(validators, VALIDATORS, l->comm, NULL);
-    open_rest(r, l);
+    open_rest(r, l, true);
     plan_rest(plan, l->k, "votes, validation");
     validation_plan(r->validation);
 }
@@ -203,14 +185,15 @@ static DryRun dry_run_of(Run *r, int ranks) {
 
 void run_build_model(Run *r) {
     kernel_graphs_on = opt->graphs;
-    Validation *prepared = r->validation; /* planning has another */
     DryRun dry = dry_run_of(r, r->comm->size);
     memory_reserve(&dry, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
                   (r->total_steps - r->state.step) * r->global_batch);
-    r->validation = prepared;
-    open_rest(r, &r->learner);
+    open_rest(r, &r->learner, false);
+    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
+        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
+                  "(--val-data)");
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
 }
@@ -252,7 +235,6 @@ void run_start(Run *r) {
     NamedHash *hashes = options_hashes(&train_command);
     agree_on_start(r->comm, hashes, train_command.count);
     free(hashes);
-    validation_check_options();
     r->state.seed = (uint64_t)opt->seed;
     comm_rank0_begin(r->comm);
     if (run_writes(r)) find_run(r);

@@ -43,8 +43,7 @@ static void save(Run *r, const char *name) {
 static bool save_name(const Run *r, bool wanted, char name[48]) {
     const TrainState *s = &r->state;
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
-    bool steps =
-        opt->save_frequency_steps.of_run && s->step % opt->save_frequency_steps.of_run == 0;
+    bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
     if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
         snprintf(name, 48, "epoch_%llu", (unsigned long long)s->epoch);
     else if (last || steps || wanted)
@@ -79,6 +78,9 @@ static void validate(Run *r) {
     Metrics m;
     uint64_t step = r->state.step;
     if (!validation_run(r->validation, &r->state, step == r->total_steps, &m)) return;
+    if (m.complete && opt->best_metric && !metrics_find(&m, opt->best_metric))
+        comm_die(r->comm, "--best-metric %s: no such metric; the first there is: %s",
+                 opt->best_metric, m.count ? m.list[0].name : "none");
     if (run_writes(r)) train_log_metrics(r->log, step, &m);
     if (best_update(&r->state.best, &m, opt->best_metric, step) && opt->save_best) save(r, "best");
     r->stopped_early = is_stale(r);
@@ -104,7 +106,7 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
                  "the loss was not finite%s for %llu steps in a row: lower --lr or set "
                  "--grad-clip-norm, then --resume latest",
                  opt->spike_factor > 0 ? " or leapt" : "", (unsigned long long)r->skipped_in_a_row);
-    if (run_writes(r) && step > opt->warmup.of_run)
+    if (run_writes(r) && step > (uint64_t)opt->warmup)
         watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 
@@ -310,6 +312,9 @@ static void train(Run *r) {
     r->state.record = r->record;
     make_run_folder(r);
     describe(r);
+    Error err;
+    r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
+    if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};

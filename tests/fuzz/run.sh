@@ -10,8 +10,10 @@ if [ ${#names[@]} = 0 ]; then
         [ -x "$f" ] && [ ! -d "$f" ] && names+=("$(basename "$f" | sed 's/^fuzz_//')")
     done
 fi
-crashes=build/fuzz/crashes
-work=$(mktemp -d)
+crashes=$PWD/build/fuzz/crashes
+# in memory: some fuzzers write files
+work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")")
+export TMPDIR=$work
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$crashes"
 passed=0 failed=0
