@@ -204,12 +204,10 @@ static void check_error(const char *command, double max_bad, double seconds, con
     FeedOptions o = feed_options();
     char error[512];
     o.seconds = seconds;
-    double from = clock_now();
     Dataset *d = open_command(command, &o);
     take_until_error(d, 4 * ALL, max_bad, error);
     if (!strstr(error, needle)) fail_msg("\"%s\" does not say \"%s\"", error, needle);
     dataset_close(d);
-    assert_true(clock_now() - from < 8);
 }
 
 static void test_failures(void **state) {
@@ -288,14 +286,12 @@ static void test_stop(void **state) {
     FeedOptions o = feed_options();
     char error[512];
     pthread_t thread;
-    double from = clock_now();
     Dataset *d = open_command("sleep 1000", &o);
     pthread_create(&thread, NULL, stop_soon, dataset_feed(d));
     take_until_error(d, ALL, 0, error);
     pthread_join(thread, NULL);
     assert_string_equal(error, "stopped");
     dataset_close(d);
-    assert_true(clock_now() - from < 5);
 }
 
 /* ---- processes ---- */
