@@ -2,7 +2,6 @@
 #include "data/io/parallel.h"
 #include "kernels/rng.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +45,7 @@ struct Loader {
     double shown_at;
     Error last_bad;
     pthread_t *threads;
-    size_t thread_count;
+    size_t thread_count, working; /* started; those whose work has not ended */
 };
 
 /* State of one thread. */
@@ -263,6 +262,10 @@ static void *worker_main(void *arg) {
     transform_scratch_free(&w.scratch);
     image_free(&w.image);
     sample_free(&w.sample);
+    pthread_mutex_lock(&l->lock);
+    l->working--;
+    pthread_cond_broadcast(&l->filled);
+    pthread_mutex_unlock(&l->lock);
     return NULL;
 }
 
@@ -317,9 +320,12 @@ Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t ep
     pthread_cond_init(&l->freed, NULL);
     pthread_cond_init(&l->filled, NULL);
     l->threads = xcalloc(o->workers, sizeof *l->threads);
+    pthread_mutex_lock(&l->lock);
     while (l->thread_count < o->workers &&
            pthread_create(&l->threads[l->thread_count], NULL, worker_main, l) == 0)
         l->thread_count++;
+    l->working = l->thread_count;
+    pthread_mutex_unlock(&l->lock);
     if (l->thread_count == 0) die("cannot start a loader thread: lower --workers");
     return l;
 }
@@ -366,12 +372,6 @@ LoaderStats loader_stats(Loader *l) {
     return stats;
 }
 
-/* Until the monotonic clock is past `until`. */
-static bool join_before(pthread_t thread, double until) {
-    struct timespec t = {(time_t)until, (long)((until - floor(until)) * 1e9)};
-    return !pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &t);
-}
-
 bool loader_stop(Loader *l) {
     if (!l) return true;
     pthread_mutex_lock(&l->lock);
@@ -379,9 +379,15 @@ bool loader_stop(Loader *l) {
     pthread_cond_broadcast(&l->freed);
     pthread_mutex_unlock(&l->lock);
     if (l->feed) feed_stop(l->feed);
-    double until = clock_now() + STOP_SECONDS;
-    for (size_t i = 0; i < l->thread_count; i++)
-        if (!join_before(l->threads[i], until)) return false;
+    const double until = clock_now() + STOP_SECONDS;
+    double left = STOP_SECONDS;
+    pthread_mutex_lock(&l->lock);
+    for (; l->working && left > 0; left = until - clock_now())
+        condition_wait(&l->filled, &l->lock, left);
+    const bool over = !l->working;
+    pthread_mutex_unlock(&l->lock);
+    if (!over) return false;
+    for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
         FREE_ALL(s->batch.ids, s->batch.start, s->batch.sample, s->batch.label, s->row_ids,
