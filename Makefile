@@ -13,7 +13,7 @@ SECONDS ?= 60
 ARCH := -march=x86-64-v3
 OPT_release  := -O3
 OPT_asan     := -O1 -Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-OPT_tsan     := -O1 -fsanitize=thread
+OPT_tsan     := -O1 -Wno-format-truncation -fsanitize=thread
 OPT_clang    := -O3
 OPT_fuzz     := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 OPENMP       := -fopenmp
@@ -135,7 +135,7 @@ help:
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
 	@echo 'make asan-parsers   those of the tests that parse bytes from outside; make test-clang   a few of a build by clang'
-	@echo 'make faults   let every allocation and every write of a command fail once'
+	@echo 'make faults   let every allocation, write and read of a command fail once'
 	@echo 'make setup CUDA=1   nvcc, cuBLAS and NCCL from PyPI as well, into build/cuda, where there is no toolkit'
 	@echo 'make setup CUDA=12  with the nvcc of an installed toolkit 12 (drivers 525 to 575): NCCL for it, into build/cuda12'
 	@echo 'where nvcc is: build/clipc-cuda (CUDA_ARCHS="80 90a 100"), build/clipc-cudaemu (no GPU, slow)'
@@ -305,7 +305,7 @@ chaos:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory build
 	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/$(if $(filter 1,$(RANKS)),kills,chaos).sh $(CYCLES)
-# Every call that takes memory or changes a file fails once.
+# Every call that takes memory, changes or reads a file fails once.
 faults:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory build $B/tests/clipc-injected

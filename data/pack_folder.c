@@ -1,6 +1,7 @@
 #include "data/pack_folder.h"
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/writer.h"
 #include "data/sources.h"
 
@@ -153,7 +154,7 @@ bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool fo
     f->lock = xasprintf("%s/.%s.lock", f->folder, f->name);
     if (!*f->name) return error_set(err, "%s: give a folder and a name, as in %strain", out, out);
     if (!folder_make(f->folder, err) || !take_lock(f, err)) return false;
-    if (!force && access(f->progress, F_OK) == 0) {
+    if (!force && machine_access(f->progress, F_OK)) {
         *going_on = true;
         if (!read_state(f, state, err)) return false;
     } else if ((!force && !refuse_shards(f, err)) || !remove_state(f, err)) {

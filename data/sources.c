@@ -1,5 +1,6 @@
 #include "data/sources.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/stream.h"
 #include "data/io/utf8.h"
 #include "data/io/walk.h"
@@ -233,7 +234,7 @@ static char *list_folder(const char *list, const char *first) {
     const char *name = path_base(list);
     char *folder = xasprintf("%.*s", (int)(name - list), list), *beside;
     beside = xasprintf("%s%s", folder, first);
-    if (access(beside, F_OK) != 0 && access(first, F_OK) == 0) *folder = 0;
+    if (!machine_access(beside, F_OK) && machine_access(first, F_OK)) *folder = 0;
     free(beside);
     return folder;
 }

@@ -1,6 +1,7 @@
 #include "eval/classes.h"
 
 #include "data/index.h"
+#include "data/io/machine.h"
 #include "data/io/resource.h"
 #include "kernels/hash.h"
 
@@ -62,7 +63,7 @@ static const char *template_hole(const char *template, size_t *width) {
 }
 
 char *class_set_find(const char *name) {
-    char *found = access(name, R_OK) ? NULL : xstrdup(name);
+    char *found = machine_access(name, R_OK) ? xstrdup(name) : NULL;
     static const char *const folders[] = {"build/zeroshot", "zeroshot"};
     for (size_t i = 0; !found && i < COUNT(folders); i++) {
         char *path = xasprintf("%s/%s.json", folders[i], name);

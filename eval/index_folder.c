@@ -3,6 +3,7 @@
 #include "data/io/crc32c.h"
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/writer.h"
 #include "data/sources.h"
 #include "eval/search.h"
@@ -143,7 +144,7 @@ static bool open_all(IndexFolder *x, const char *folder, int lock, Error *err) {
 
 bool index_folder_exists(const char *folder) {
     char *path = xasprintf("%s/" MANIFEST, folder);
-    bool there = access(path, F_OK) == 0;
+    bool there = machine_access(path, F_OK);
     free(path);
     return there;
 }
@@ -266,7 +267,7 @@ static uint64_t stamp_of(const IndexFolder *x, size_t row) {
 
 static bool stat_key(const IndexFolder *x, const char *key, struct stat *st) {
     char *path = index_folder_key_file(x, key);
-    bool ok = path && !stat(path, st);
+    bool ok = path && machine_stat(path, st, 0);
     free(path);
     return ok;
 }

@@ -2,6 +2,7 @@
 #include "eval/index_folder.h"
 
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ static char *file_under(const char *folder, const char *key, size_t *n) {
         char *path = folder && *key != '/' ? xasprintf("%s/%.*s", folder, (int)lengths[i], key)
                                            : xasprintf("%.*s", (int)lengths[i], key);
         *n = lengths[i];
-        if (!access(path, F_OK)) return path;
+        if (machine_access(path, F_OK)) return path;
         free(path);
     }
     return NULL;

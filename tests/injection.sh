@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Every call of a command that takes memory or changes a file fails once (tests/injection.c), and afterwards: one line
-# on stderr and exit 1, or what the undisturbed command writes and exit 0; nothing lost that was there; the same command
-# again succeeds with the same bits and leaves no unfinished file.
-# tests/injection.sh [EVERY_WRITE EVERY_ALLOC [COMMAND…]]: every n-th place of each kind of each command. `make faults`: all.
+# Every call of a command that takes memory, changes or reads a file fails once (tests/injection.c), and afterwards: one
+# line on stderr and exit 1, or what the undisturbed command writes and exit 0; nothing lost that was there; the same
+# command again succeeds with the same bits and leaves no unfinished file.
+# tests/injection.sh [EVERY_WRITE EVERY_ALLOC EVERY_READ [COMMAND…]]: every n-th place of each kind of each command.
+# `make faults`: all. FAULTS="read stale": only these faults; PIECE=K/N: every N-th of the places, from K (0 … N-1) on.
 . tests/support.sh injection
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 program=$bin/tests/clipc-injected
-every=([0]=${1:-1} [1]=${2:-1})
-shift $(($# < 2 ? $# : 2))
+declare -A every=([write]=${1:-1} [alloc]=${2:-1} [read]=${3:-1} [stale]=${3:-1} [short]=${3:-1}) places
+shift $(($# < 3 ? $# : 3))
 commands=("$@")
-[ ${#commands[@]} != 0 ] || commands=(train resume pack embed convert)
-jobs=${JOBS:-$(nproc)}
+[ ${#commands[@]} != 0 ] || commands=(train resume pack embed convert search)
+jobs=${JOBS:-$(nproc)} faults=${FAULTS:-write alloc read stale short} piece=${PIECE:-0/1}
 
 # ---- the commands, in the folder of a run. start_X: what is there before. run_X: the command. whole_X: what was there
 # is whole. result_X: what the command must have written, as lines. ----
@@ -65,6 +66,14 @@ result_convert() {
     cat hf/*.json
 }
 
+start_search() { "$program" embed --checkpoint $golden --precision fp32 --images $golden --index index; }
+run_search() { "$program" search index --checkpoint $golden --vocab $golden/vocab.txt --precision fp32 --texts 'a red circle' --image $golden/12.jpg --html hits.html >hits; }
+whole_search() { "$program" index check index && diff -r "$start/index" index; }
+result_search() {
+    hashes
+    cat hits
+}
+
 # ---- a walk ----
 
 # Place $2 of kind $1 fails; $3: the job.
@@ -93,12 +102,12 @@ walk_place() (
     "result_$command" 2>&1 | diff "$walk/result" - >"$files/diff" || wrong "the next run's result differs: $(head -n 4 "$files/diff")"
 )
 
-kinds=(write alloc)
 walk_job() { # its number
-    local i=0 n kind
-    for kind in 0 1; do
-        for ((n = 1 + every[kind] / 2; n <= places[kind]; n += every[kind])); do
-            [ $((i++ % jobs)) != "$1" ] || walk_place "${kinds[kind]}" $n "$1"
+    local i=0 n fault
+    for fault in $faults; do
+        for ((n = 1 + every[$fault] / 2; n <= places[$fault]; n += every[$fault])); do
+            [ $((i % jobs)) != "$1" ] || [ $((i / jobs % ${piece#*/})) != "${piece%/*}" ] || walk_place $fault $n "$1"
+            i=$((i + 1))
         done
     done
 }
@@ -109,11 +118,13 @@ walk() {
     mkdir -p "$start"
     (cd "$start" && "start_$command") >"$dir/out" 2>"$dir/err" && cp -a "$start" "$clean" || return 1
     (cd "$clean" && CLIPC_FAULT_REPORT=$walk/report "run_$command" && "result_$command" >"$walk/result") >"$dir/out" 2>"$walk/err" || return 1
-    read -r _ places[1] _ places[0] < <(tail -n 1 "$walk/report")
+    read -r _ places[alloc] _ places[write] _ places[read] _ places[short] < <(tail -n 1 "$walk/report")
+    places[stale]=${places[read]}
     for ((j = 0; j < jobs; j++)); do walk_job $j & done
     wait
     walked=$(cat "$walk"/walked_* 2>/dev/null | wc -l)
-    echo "$command: ${places[0]:-0} writes, ${places[1]:-0} allocations; $walked walked"
+    echo "$command: ${places[write]:-0} writes, ${places[alloc]:-0} allocations, ${places[read]:-0} reads," \
+        "${places[short]:-0} that may be short; $walked walked"
     [ "$walked" -gt 0 ] && [ ! -e "$walk/failed" ]
 }
 

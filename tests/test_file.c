@@ -75,6 +75,22 @@ static void read_denied(void *path) {
     file_read(f, &byte, 1, 0, &err);
 }
 
+static void whole_denied(void *path) {
+    Error err;
+    uint8_t *bytes;
+    size_t n;
+    if (!test_deny(SYS_read, EIO)) die("no filter");
+    file_read_first(path, &bytes, &n, N, &err);
+}
+
+static void list_denied(void *path) {
+    Error err;
+    char **names;
+    size_t n;
+    if (!test_deny(SYS_getdents64, ESTALE)) die("no filter");
+    folder_list(path, &names, &n, &err);
+}
+
 static void *free_descriptors(void *first) {
     nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
     close(*(int *)first);
@@ -101,6 +117,8 @@ static void test_the_machine_fails(void **state) {
     test_dies(open_later, path, EXIT_ERROR, "opened later");
     test_dies(open_denied, path, EXIT_ERROR, "fine: Too many open files, tried 6 times");
     test_dies(read_denied, path, EXIT_ERROR, "fine: Input/output error, tried 6 times");
+    test_dies(whole_denied, path, EXIT_ERROR, "fine: Input/output error, tried 6 times");
+    test_dies(list_denied, (void *)test_dir(), EXIT_ERROR, "Stale file handle, tried 6 times");
     free(path);
 }
 

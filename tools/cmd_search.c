@@ -1,6 +1,7 @@
 /* clipc search: the nearest pictures of an index folder or a .npy to a text, an image or both; and
  * groups of similar pictures. */
 #include "eval/index_folder.h"
+#include "data/io/machine.h"
 #include "eval/duplicates.h"
 #include "eval/html.h"
 #include "eval/search.h"
@@ -71,7 +72,7 @@ static void open_npy(IndexFolder *x, const char *path) {
                        .lock = -1};
     char *keys = xasprintf("%s.keys", path);
     size_t n = 0;
-    if (!access(keys, R_OK)) g->keys = (const char **)read_lines(keys, &n);
+    if (machine_access(keys, R_OK)) g->keys = (const char **)read_lines(keys, &n);
     if (g->keys && n != g->rows)
         die("%s has %zu keys, the collection %zu rows: embed it again", keys, n, g->rows);
     free(keys);
@@ -105,7 +106,7 @@ static bool is_inside(const char *path, const char *folder) {
 /* Without --checkpoint, the one that the index names, which may come from anywhere. */
 static void take_checkpoint(const IndexFolder *x) {
     encoder.checkpoint = x->checkpoint;
-    if (access(encoder.checkpoint, F_OK))
+    if (!machine_access(encoder.checkpoint, F_OK))
         die("%s was made with %s, which is not there: say with --checkpoint where it is", x->folder,
             encoder.checkpoint);
     if (is_inside(encoder.checkpoint, x->folder))

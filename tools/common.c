@@ -1,5 +1,6 @@
 #include "tools/common.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/utf8.h"
 #include "data/sources.h"
 #include "data/text/tokenizer.h"
@@ -104,7 +105,7 @@ void expand_image_files(StringList *files) {
         const char *item = files->items[i];
         char **names;
         size_t count;
-        bool at = *item == '@' && access(item, F_OK);
+        bool at = *item == '@' && !machine_access(item, F_OK);
         if (!at && !ends_with(item, ".txt")) {
             string_list_add(&all, item);
             continue;

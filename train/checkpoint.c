@@ -2,6 +2,7 @@
 
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/tensors/safetensors.h"
 #include "train/model/lora.h"
 #include "train/model/pretrained.h"
@@ -234,7 +235,7 @@ void checkpoint_help_save(const OptimState *o) {
 void checkpoint_load_algorithms(const char *path) {
     char *products = folder_path(path, products_file);
     Error err;
-    if (!access(products, R_OK) && !kernels_read_algorithms(products, &err))
+    if (machine_access(products, R_OK) && !kernels_read_algorithms(products, &err))
         log_warn("%s: products are chosen anew, so the last bits may differ from a run that was "
                  "not interrupted",
                  err.text);
@@ -405,7 +406,7 @@ bool checkpoint_load_state(const char *path, OptimState *o, TrainState *s) {
         return true;
     }
     char *file = folder_path(path, state_file);
-    bool exists = !access(file, F_OK);
+    bool exists = machine_access(file, F_OK);
     if (exists) {
         Safetensors st;
         Error err;
@@ -450,7 +451,7 @@ static bool check_whole(const char *path, Error *err) {
     const char *const files[] = {state_file, model_file, "ema/open_clip_model.safetensors"};
     for (size_t i = 0; i < COUNT(files); i++) {
         char *file = folder_path(path, files[i]);
-        if (i == 2 && access(file, F_OK)) {
+        if (i == 2 && !machine_access(file, F_OK)) {
             free(file);
             break;
         }
@@ -480,15 +481,16 @@ static bool read_step(const char *path, Found *found, Error *err) {
 }
 
 static size_t list_checkpoints(const char *dir, Found **found) {
-    DIR *d = opendir(dir);
-    size_t count = 0;
+    char **names = NULL;
+    size_t n = 0, count = 0;
+    Error err;
     *found = NULL;
-    if (!d && errno != ENOENT) die("%s: %s", dir, strerror(errno)); /* not a run without any */
-    for (struct dirent *e; d && (e = readdir(d));) {
-        char *path = folder_path(dir, e->d_name);
+    if (!folder_list(dir, &names, &n, &err) && (machine_access(dir, F_OK) || errno != ENOENT))
+        die("%s", err.text); /* not a run without any */
+    for (size_t i = 0; i < n; i++) {
+        char *path = folder_path(dir, names[i]);
         struct stat s;
-        Error err;
-        if (e->d_name[0] != '.' && !lstat(path, &s) && S_ISDIR(s.st_mode)) {
+        if (machine_stat(path, &s, AT_SYMLINK_NOFOLLOW) && S_ISDIR(s.st_mode)) {
             *found = xrealloc(*found, (count + 1) * sizeof **found);
             if (read_step(path, *found + count, &err))
                 count++;
@@ -497,7 +499,7 @@ static size_t list_checkpoints(const char *dir, Found **found) {
         }
         free(path);
     }
-    if (d) closedir(d);
+    names_free(names, n);
     if (count) qsort(*found, count, sizeof **found, newest_first);
     return count;
 }
@@ -540,26 +542,30 @@ static bool is_step(const char *dir, const char *name, unsigned long long *step)
     if (sscanf(name, "step_%llu", step) != 1) return false;
     char *path = xasprintf("%s/step_%llu", dir, *step);
     struct stat s;
-    bool is = !strcmp(strrchr(path, '/') + 1, name) && !lstat(path, &s) && S_ISDIR(s.st_mode);
+    bool is = !strcmp(strrchr(path, '/') + 1, name) &&
+              machine_stat(path, &s, AT_SYMLINK_NOFOLLOW) && S_ISDIR(s.st_mode);
     free(path);
     return is;
 }
 
 void checkpoint_prune(const char *dir, size_t keep) {
-    DIR *d = opendir(dir);
-    if (!d) return;
+    char **names;
+    size_t n, count = 0;
+    Error none;
+    if (!folder_list(dir, &names, &n, &none)) return;
     unsigned long long *steps = NULL;
-    size_t count = 0;
-    for (struct dirent *e; (e = readdir(d));) {
+    for (size_t i = 0; i < n; i++) {
         unsigned long long step;
-        if (!is_step(dir, e->d_name, &step)) continue;
+        if (!is_step(dir, names[i], &step)) continue;
         steps = xrealloc(steps, (count + 1) * sizeof *steps);
         steps[count++] = step;
     }
-    closedir(d);
+    names_free(names, n);
     if (count) qsort(steps, count, sizeof *steps, larger_first);
     char *latest = xasprintf("%s/latest", dir), target[64] = "";
-    ssize_t length = readlink(latest, target, sizeof target - 1);
+    ssize_t length;
+    for (int tries = 0; (length = readlink(latest, target, sizeof target - 1)) < 0;)
+        if (!machine_again(latest, &tries)) break;
     for (size_t i = keep; i < count; i++) {
         char *path = xasprintf("%s/step_%llu", dir, steps[i]);
         bool pointed_at = length > 0 && !strcmp(strrchr(path, '/') + 1, target);

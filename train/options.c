@@ -1,5 +1,6 @@
 #include "train/options.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/resource.h"
 #include "data/io/utf8.h"
 #include "data/io/writer.h"
@@ -205,7 +206,8 @@ static char *split_line(char *line, char **value) {
 
 static char *found_beside(const void *folder, const char *path) {
     char *there = folder_path(folder, path);
-    if (*path && *path != '/' && access(path, F_OK) && !access(there, F_OK)) return there;
+    if (*path && *path != '/' && !machine_access(path, F_OK) && machine_access(there, F_OK))
+        return there;
     free(there);
     return xstrdup(path);
 }
@@ -431,7 +433,8 @@ static char *absolute_data(const char *spec) {
 char *option_record(const Option *o) {
     const char *text = is_text(o) ? *(const char **)o->value : NULL;
     if (text && o->type == OPT_DATA) return absolute_data(text);
-    if (text && *text && o->type == OPT_PATH && !access(text, F_OK)) return path_absolute(text);
+    if (text && *text && o->type == OPT_PATH && machine_access(text, F_OK))
+        return path_absolute(text);
     return option_text(o);
 }
 

@@ -1,5 +1,6 @@
 #include "train/run.h"
 
+#include "data/io/machine.h"
 #include "train/checkpoint.h"
 #include "train/memory.h"
 #include "train/plan.h"
@@ -37,7 +38,7 @@ static void find_run(Run *r) {
     Error err;
     if (!opt->dry_run && !folder_lock(r->dir, &err)) die("%s", err.text);
     char *record = xasprintf("%s/params.conf", r->dir);
-    bool exists = !access(record, F_OK);
+    bool exists = machine_access(record, F_OK);
     free(record);
     if (opt->resume && !strcmp(opt->resume, "latest"))
         r->resume = checkpoint_latest(r->checkpoints);

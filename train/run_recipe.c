@@ -2,6 +2,7 @@
 
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "train/train_options.h"
 
 #include <stdio.h>
@@ -78,7 +79,7 @@ static bool has_bytes(const char *path, const char *text) {
 char *run_recipe_write(const char *dir, uint64_t step, bool resumed) {
     char *first = folder_path(dir, "params.conf");
     const char *resume = train_options.resume;
-    bool begins = !resumed || access(first, F_OK);
+    bool begins = !resumed || !machine_access(first, F_OK);
     forget_resume(!begins);
     char *now = recipe_at(dir, step, begins), *text = options_recipe(&train_command);
     if (begins || !has_bytes(now, text)) {

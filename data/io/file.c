@@ -37,8 +37,7 @@ static bool take_stamp(FileStamp *s, const struct stat *st) {
 
 static bool disk_stamp(const char *path, FileStamp *s, Error *err) {
     struct stat st;
-    for (int tries = 0; stat(path, &st);)
-        if (!machine_again(path, &tries)) return error_set(err, "%s: %s", path, strerror(errno));
+    if (!machine_stat(path, &st, 0)) return error_set(err, "%s: %s", path, strerror(errno));
     return take_stamp(s, &st) || error_set(err, "%s: not a regular file", path);
 }
 
@@ -48,12 +47,15 @@ static bool disk_open(File *f, const char *path, Error *err) {
     if (!disk_stamp(path, &f->stamp, err)) return false;
     for (int tries = 0; (f->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0;)
         if (!machine_again(path, &tries)) return error_set(err, "%s: %s", path, strerror(errno));
-    if (!fstat(f->fd, &st) && take_stamp(&f->stamp, &st)) {
+    int failed = 0;
+    for (int tries = 0; !failed && fstat(f->fd, &st);)
+        if (!machine_again(path, &tries)) failed = errno;
+    if (!failed && take_stamp(&f->stamp, &st)) {
         f->path = xstrdup(path);
         return true;
     }
     close(f->fd);
-    return error_set(err, "%s: not a regular file", path);
+    return error_set(err, "%s: %s", path, failed ? strerror(failed) : "not a regular file");
 }
 
 static bool disk_read(const File *f, void *out, size_t n, uint64_t offset, Error *err) {
@@ -206,13 +208,19 @@ bool file_read_all(const char *path, uint8_t **bytes, size_t *size, size_t limit
 bool file_read_first(const char *path, uint8_t **bytes, size_t *size, size_t most, Error *err) {
     *bytes = NULL;
     *size = 0;
-    FILE *f = fopen(path, "rb");
-    if (!f) return error_set(err, "%s", strerror(errno));
+    FILE *f;
+    int tries = 0;
+    while (!(f = fopen(path, "rb")))
+        if (!machine_again(path, &tries)) return error_set(err, "%s", strerror(errno));
     uint8_t *all = NULL;
     size_t n = 0, room = 0, got = 1;
     while (got && n < most) {
         if (n == room) all = xrealloc(all, (room = room ? 2 * room : 1 << 16) + 1);
         n += got = fread(all + n, 1, size_min(room, most) - n, f);
+        if (ferror(f) && machine_again(path, &tries)) {
+            clearerr(f);
+            got = 1;
+        }
     }
     int failed = ferror(f) ? errno : 0;
     fclose(f);

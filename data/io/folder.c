@@ -1,4 +1,5 @@
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -36,7 +37,7 @@ char *folder_path(const char *folder, const char *name) { return xasprintf("%s/%
 
 bool folder_is(const char *path) {
     struct stat s;
-    return !stat(path, &s) && S_ISDIR(s.st_mode);
+    return machine_stat(path, &s, 0) && S_ISDIR(s.st_mode);
 }
 
 char *path_absolute(const char *path) {
@@ -72,31 +73,45 @@ static void add_name(Names *n, const char *name) {
 static bool entry_is_folder(DIR *dir, const struct dirent *e) {
     struct stat st;
     if (e->d_type == DT_DIR || e->d_type == DT_REG) return e->d_type == DT_DIR;
-    return !fstatat(dirfd(dir), e->d_name, &st, 0) && S_ISDIR(st.st_mode);
+    for (int tries = 0; fstatat(dirfd(dir), e->d_name, &st, 0);)
+        if (!machine_again(e->d_name, &tries)) return false;
+    return S_ISDIR(st.st_mode);
 }
 
-/* Sorted names; folders apart if `folders` is not NULL. */
-static bool list_names(const char *path, Names *names, Names *folders, Error *err) {
-    *names = (Names){0};
-    if (folders) *folders = (Names){0};
+/* Returns 0, or errno. */
+static int read_names(const char *path, Names *names, Names *folders) {
     DIR *dir = opendir(path);
-    if (!dir) return error_set(err, "%s: %s", path, strerror(errno));
+    if (!dir) return errno;
     errno = 0;
     for (struct dirent *e; (e = readdir(dir)); errno = 0)
         if (e->d_name[0] != '.')
             add_name(folders && entry_is_folder(dir, e) ? folders : names, e->d_name);
     int failed = errno;
     closedir(dir);
-    if (failed) {
-        names_free(names->list, names->count);
-        if (folders) names_free(folders->list, folders->count);
-        *names = (Names){0};
-        if (folders) *folders = (Names){0};
-        return error_set(err, "%s: %s", path, strerror(failed));
+    return failed;
+}
+
+static void forget_names(Names *n) {
+    names_free(n->list, n->count);
+    *n = (Names){0};
+}
+
+static void sort_names(Names *n) {
+    if (n->count) qsort(n->list, n->count, sizeof *n->list, compare_names);
+}
+
+/* Sorted names; folders apart if `folders` is not NULL. */
+static bool list_names(const char *path, Names *names, Names *folders, Error *err) {
+    *names = (Names){0};
+    if (folders) *folders = (Names){0};
+    for (int failed, tries = 0; (failed = read_names(path, names, folders));) {
+        forget_names(names);
+        if (folders) forget_names(folders);
+        errno = failed;
+        if (!machine_again(path, &tries)) return error_set(err, "%s: %s", path, strerror(failed));
     }
-    if (names->count) qsort(names->list, names->count, sizeof *names->list, compare_names);
-    if (folders && folders->count)
-        qsort(folders->list, folders->count, sizeof *folders->list, compare_names);
+    sort_names(names);
+    if (folders) sort_names(folders);
     return true;
 }
 
@@ -163,14 +178,14 @@ bool folder_make(const char *path, Error *err) {
 
 bool folder_private(const char *path, Error *err) {
     struct stat s;
-    if (stat(path, &s)) {
+    if (!machine_stat(path, &s, 0)) {
         char *copy = xstrdup(path);
         bool ok = folder_make(dirname(copy), err);
         free(copy);
         if (!ok) return false;
         if (mkdir(path, 0700) && errno != EEXIST)
             return error_set(err, "cannot create the folder %.300s: %s", path, strerror(errno));
-        if (stat(path, &s)) return error_set(err, "%.300s: %s", path, strerror(errno));
+        if (!machine_stat(path, &s, 0)) return error_set(err, "%.300s: %s", path, strerror(errno));
     }
     if (!S_ISDIR(s.st_mode)) return error_set(err, "%.300s: not a folder", path);
     if (s.st_uid != geteuid() && s.st_uid) return error_set(err, "%.300s is another user's", path);

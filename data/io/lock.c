@@ -1,6 +1,7 @@
 #include "data/io/lock.h"
 
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +40,9 @@ static Owner this_process(void) {
 /* pid 0: the file is empty. */
 static Owner read_owner(int fd) {
     char text[TEXT];
-    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    ssize_t n;
+    for (int tries = 0; (n = pread(fd, text, sizeof text - 1, 0)) < 0;)
+        if (!machine_again("a lock", &tries)) break;
     text[n > 0 ? n : 0] = 0;
     Owner o = {.host = "?"};
     if (sscanf(text, "%255[^:\n]:%ld %63s %lu", o.host, &o.pid, o.job, &o.start) < 2) o.pid = 0;

@@ -74,16 +74,18 @@ static void forget(const MapFile *m) {
 bool map_file(MapFile *m, const char *path, Error *err) {
     *m = (MapFile){0};
     struct stat s;
-    int fd, tries = 0;
-    if (!stat(path, &s) && !S_ISREG(s.st_mode)) return error_set(err, "not a regular file");
+    int fd, tries = 0, failed = 0;
+    if (!machine_stat(path, &s, 0)) return error_set(err, "%s", strerror(errno));
+    if (!S_ISREG(s.st_mode)) return error_set(err, "not a regular file");
     while ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
         if (!machine_again(path, &tries)) return error_set(err, "%s", strerror(errno));
-    if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
+    while (!failed && fstat(fd, &s))
+        if (!machine_again(path, &tries)) failed = errno;
+    if (failed || !S_ISREG(s.st_mode)) {
         close(fd);
-        return error_set(err, "not a regular file");
+        return error_set(err, "%s", failed ? strerror(failed) : "not a regular file");
     }
     void *bytes = NULL;
-    int failed = 0;
     if (s.st_size) do
             bytes = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         while (bytes == MAP_FAILED && machine_again(path, &tries));

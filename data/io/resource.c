@@ -1,4 +1,5 @@
 #include "data/io/resource.h"
+#include "data/io/machine.h"
 
 #include <libgen.h>
 #include <limits.h>
@@ -6,7 +7,7 @@
 #include <unistd.h>
 
 static char *readable(char *path) {
-    if (!access(path, R_OK)) return path;
+    if (machine_access(path, R_OK)) return path;
     free(path);
     return NULL;
 }
@@ -27,6 +28,6 @@ char *resource_installed(const char *name) {
 }
 
 char *resource_find(const char *name) {
-    if (!access(name, R_OK)) return xstrdup(name);
+    if (machine_access(name, R_OK)) return xstrdup(name);
     return *name == '/' ? NULL : resource_installed(name);
 }

@@ -1,5 +1,6 @@
 #include "data/io/walk.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,7 @@ static void enter(const FolderWalk *w, const char *path, const char *within, con
     Error why;
     if (!wanted)
         w->skipped(w->context, inner, "not wanted");
-    else if (!stat(full, &st) && is_above(here, &st))
+    else if (machine_stat(full, &st, 0) && is_above(here, &st))
         w->skipped(w->context, inner, "a link to a folder above it");
     else if (here->depth == DEPTH_MAX)
         w->skipped(w->context, inner, "too deep");
@@ -47,7 +48,7 @@ static bool visit(const FolderWalk *w, const char *path, const char *within, con
     size_t file_count, folder_count;
     struct stat st = {0};
     if (!folder_list_apart(path, &files, &file_count, &folders, &folder_count, err)) return false;
-    stat(path, &st);
+    machine_stat(path, &st, 0);
     Level here = {above, st.st_dev, st.st_ino, above ? above->depth + 1 : 0};
     bool wanted = w->folder(w->context, path, within, files, file_count);
     for (size_t i = 0; i < folder_count; i++) enter(w, path, within, folders[i], &here, wanted);

@@ -2,6 +2,7 @@
 
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/resource.h"
 #include "data/text/bpe.h"
 #include "data/text/pipeline_store.h"
@@ -74,7 +75,7 @@ static bool configure(Tokenizer *t, const TokenizerRules *rules, const char *con
     size_t n = 0;
     Error why;
     if (t->kind->configure == NULL) return true;
-    bool ok = config_path == NULL || access(config_path, F_OK) != 0 ||
+    bool ok = config_path == NULL || !machine_access(config_path, F_OK) ||
               file_read_all(config_path, &config, &n, MAX_CONFIG, &why);
     ok = ok && t->kind->configure(t, rules, (const char *)config, n, &why);
     if (!ok && config_path != NULL) error_set(err, "%s: %.300s", config_path, why.text);
@@ -155,7 +156,7 @@ void tokenizer_close(Tokenizer *t) {
 char *tokenizer_find_path(void) {
     const char *named = getenv("CLIPC_VOCAB");
     if (named != NULL && *named != 0) {
-        if (access(named, R_OK) != 0)
+        if (!machine_access(named, R_OK))
             die("cannot read %s: %s; CLIPC_VOCAB names it", named, strerror(errno));
         return xstrdup(named);
     }

@@ -2,6 +2,7 @@
 
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "data/io/resource.h"
 #include "train/model/hf_config.h"
 #include <jansson.h>
@@ -438,7 +439,7 @@ bool clip_config_parse(ClipConfig *c, const char *name, const char *json, size_t
 
 static bool is_file(const char *path) {
     struct stat s;
-    return !stat(path, &s) && S_ISREG(s.st_mode);
+    return machine_stat(path, &s, 0) && S_ISREG(s.st_mode);
 }
 
 char *clip_config_find(const char *checkpoint) {

@@ -2,6 +2,7 @@
 
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,7 @@ static char *checkpoint_of_run(const char *run, const char *checkpoints) {
 }
 
 char *pretrained_find(const char *name) {
-    if (access(name, F_OK)) refuse_name(name);
+    if (!machine_access(name, F_OK)) refuse_name(name);
     char *weights = weights_find_file(name), *checkpoints = folder_path(name, "checkpoints");
     char *found =
         !weights && folder_is(checkpoints) ? checkpoint_of_run(name, checkpoints) : xstrdup(name);
@@ -103,7 +104,7 @@ char *pretrained_vocab(const char *path) {
                                         "spiece.model", "tokenizer.model", "vocab.txt"};
     for (size_t i = 0; i < COUNT(names); i++) {
         char *vocab = folder_beside(path, names[i]);
-        if (!access(vocab, R_OK)) return vocab;
+        if (machine_access(vocab, R_OK)) return vocab;
         free(vocab);
     }
     return NULL;
@@ -136,7 +137,7 @@ bool pretrained_copy_vocab(const char *vocab, const char *folder) {
     char *to = folder_path(folder, name), *config = folder_beside(vocab, TOKENIZER_CONFIG);
     char *config_to = folder_path(folder, TOKENIZER_CONFIG);
     bool ok = file_copy(vocab, to);
-    if (ok && strcmp(name, "vocab.bpe") != 0 && !access(config, F_OK))
+    if (ok && strcmp(name, "vocab.bpe") != 0 && machine_access(config, F_OK))
         ok = file_copy(config, config_to);
     int error = errno;
     FREE_ALL(to, config, config_to);

@@ -1,6 +1,7 @@
 #include "train/model/weights.h"
 
 #include "data/io/folder.h"
+#include "data/io/machine.h"
 #include "train/model/positions.h"
 #include "train/model/weight_names.h"
 #include <stdio.h>
@@ -20,7 +21,7 @@ char *weights_find_file(const char *path) {
     if (!folder_is(path)) return xstrdup(path);
     for (size_t i = 0; i < COUNT(names); i++) {
         char *file = folder_path(path, names[i]);
-        if (!access(file, F_OK)) return file;
+        if (machine_access(file, F_OK)) return file;
         free(file);
     }
     return NULL;
