@@ -61,6 +61,27 @@ validated() {
 two_ranks() { as_planned 2 ranks --precision amp_bf16; }
 sharded_ranks() { as_planned 2 sharded --precision amp_bf16 --shard-optimizer --multi-positive; }
 
+# on a GPU as few blocks are recomputed as its memory requires, with the same bits
+few_blocks() {
+    cat >"$dir/six.json" <<'JSON'
+{"embed_dim": 32, "vision_cfg": {"image_size": 32, "patch_size": 4, "width": 64, "layers": 6, "head_width": 32},
+ "text_cfg": {"context_length": 16, "vocab_size": 569, "width": 64, "heads": 2, "layers": 3}}
+JSON
+    local six=(--device cuda --model "$dir/six.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 16 --precision fp32 --logit-memory 1
+        --max-steps 2 --warmup 1 --workers 1 --logs "$dir") all least planned
+    needs() { "$emu" train "${six[@]}" --dry-run "$@" 2>"$dir/stderr" | sed -n 's/.*of the GPU.s memory.* \([0-9]*\)\.[0-9]* MiB/\1/p'; }
+    all=$(needs) && "$emu" train "${six[@]}" --name all 2>/dev/null || return 1
+    needs --grad-checkpointing | grep -qx "$all" && grep -q ': 0 of 6 image and 0 of 3 text' "$dir/stderr" || return 1
+    # an eighth of the memory is reserved: a MiB less than all blocks take is free
+    export CUDAEMU_MEMORY=$(((all - 1) * 8 / 7))
+    planned=$(needs --grad-checkpointing)
+    least=$(sed -n 's/.*: \([0-9]\) of 6 image.*/\1/p' "$dir/stderr")
+    echo "$all MiB; with $CUDAEMU_MEMORY, $least blocks are recomputed: $planned MiB"
+    [ "$least" = 1 ] || [ "$least" = 2 ] || return 1
+    ! "$emu" train "${six[@]}" --name none 2>/dev/null && "$emu" train "${six[@]}" --name few --grad-checkpointing 2>"$dir/stderr" &&
+        grep -q ": $least of 6 image" "$dir/stderr" && same_state "$dir/all/checkpoints/epoch_2" "$dir/few/checkpoints/epoch_2"
+}
+
 # one allocation for each block has guards around it and gives the same bits
 blocks_apart() {
     train 1 together --precision amp_bf16 --epochs 1 && CLIPC_ARENA=0 train 1 apart --precision amp_bf16 --epochs 1 &&
@@ -115,7 +136,7 @@ if no_mpi; then skip "$no_mpi_reason" host_memory_of_ranks; else
 fi
 
 tests=(whole_model accumulated averaged in_8_bits several_positives distilled adapted frozen_tower measured_products validated blocks_apart two_ranks
-    sharded_ranks too_little too_little_beside_nccl)
+    sharded_ranks few_blocks too_little too_little_beside_nccl)
 if [ ! -x "$emu" ]; then
     skip "built by a plain make where nvcc is" "${tests[@]}"
     exit 0

@@ -96,8 +96,16 @@ static void test_checkpointing_same_bits(void **state) {
             assert_models_agree(&kept, &recomputed, &b, how, how, 0);
             size_t bytes = j ? activation_bytes(model_backend(j), &c, &o) : 0;
             assert_true(bytes < kept_bytes); /* ref has no dry run */
+            o.kept_blocks = 1;
+            TestModel most = model_new(model_backend(j), &c, &o, LOSS_CLIP);
+            assert_models_agree(&kept, &most, &b, how, how, 0);
+            size_t more = j ? activation_bytes(model_backend(j), &c, &o) : 1;
+            assert_true(bytes < more && (!j || more < kept_bytes));
+            o.kept_blocks = 99; /* all */
+            assert_true(!j || activation_bytes(model_backend(j), &c, &o) == kept_bytes);
             batch_free(&b);
             model_free(&kept);
+            model_free(&most);
             model_free(&recomputed);
         }
 }

@@ -43,6 +43,7 @@ static ClipOptions clip_options(const Learner *l) {
         .text_bucket = clip_text_bucket(l->k, l->config, (size_t)l->opt->batch_size),
         .training = true,
         .grad_checkpointing = l->opt->grad_checkpointing,
+        .kept_blocks = l->opt->kept_blocks,
         .patch_dropout = l->config->patch_dropout,
         .seed = l->seed,
         .frozen_image = image_is_frozen(l->opt),

@@ -60,6 +60,7 @@ static size_t way_memory(const DryRun *r, const Way *w) {
     opt.accum_freq <<= w->halved;
     if (w->moments) opt.moments = MOMENTS_BF16;
     opt.grad_checkpointing |= w->checkpointing;
+    opt.kept_blocks = 0;
     opt.shard_optimizer |= w->sharded;
     other.opt = &opt;
     plan_run(&other, 0, &plan);
@@ -123,6 +124,25 @@ static MemoryUse memory_there(const Kernels *k) {
     size_t reserved = size_max(m.total / 100, size_min(RESERVED, m.total / 8));
     m.unused -= size_min(m.unused, reserved);
     return m;
+}
+
+size_t memory_kept_blocks(const DryRun *r) {
+    MemoryUse m = memory_there(r->k);
+    size_t fits = 0, most = size_max(r->config->image.layers, r->config->text.layers);
+    if (!m.total || !r->opt->grad_checkpointing) return 0;
+    while (fits < most) {
+        TrainOptions opt = *r->opt;
+        DryRun other = *r;
+        RunPlan plan;
+        other.opt = &opt;
+        opt.kept_blocks = (fits + most + 1) / 2;
+        plan_run(&other, 0, &plan);
+        if (plan.total <= m.unused)
+            fits = opt.kept_blocks;
+        else
+            most = opt.kept_blocks - 1;
+    }
+    return fits;
 }
 
 void memory_reserve(const DryRun *r, const Comm *comm) {

@@ -18,6 +18,9 @@ typedef struct DryRun {
 
 /* Of one of `ranks` ranks, including the transport's buffers (except NCCL's internal memory). */
 void memory_plan(const DryRun *r, RunPlan *plan);
+/* With --grad-checkpointing, the largest kept_blocks (clip.h) with which the run fits into the
+ * GPU's free memory; 0 on a CPU. */
+size_t memory_kept_blocks(const DryRun *r);
 /* Allocates a GPU's memory for the run. If that exceeds the free memory, exits with an error that
  * names options with which it would fit. All ranks call it. */
 void memory_reserve(const DryRun *r, const Comm *comm);

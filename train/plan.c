@@ -29,10 +29,14 @@ static void line(const char *what, size_t bytes) {
 static const double tower_rate = 400e12, loss_rate = 25e12, near_rate = 180e9, far_rate = 20e9;
 enum { NODE = 8 };
 
-/* A step's work in forward passes: backward is two, what is computed again one more. */
-static double forwards_of_step(const TrainOptions *opt) {
+/* A step's work in forward passes: backward is two; what is computed again is one more, of the
+ * image tower's recomputed blocks. */
+static double forwards_of_step(const ClipConfig *c, const TrainOptions *opt) {
     double A = (double)opt->accum_freq;
-    return 3 + (A - 1) / A + opt->grad_checkpointing;
+    ClipOptions o = {.grad_checkpointing = opt->grad_checkpointing,
+                     .kept_blocks = opt->kept_blocks};
+    double again = (double)clip_recomputed(&o, c->image.layers) / (double)c->image.layers;
+    return 3 + (A - 1) / A + again;
 }
 
 /* Computation and communication of one rank in a step, and estimated times. */
@@ -41,7 +45,7 @@ static void print_step(const RunPlan *p, const Kernels *k, const ClipConfig *c,
     double B = (double)opt->batch_size, A = (double)opt->accum_freq, R = ranks;
     double n = B * A, N = n * R, E = (double)c->embed_dim;
     double forward = clip_flops(c, size_min(16, c->context_length), false);
-    double towers = n * forward * forwards_of_step(opt);
+    double towers = n * forward * forwards_of_step(c, opt);
     int products = n * N * (double)k->acc_size <= (double)logit_memory_of(opt, k) ? 3 : 4;
     double loss = products * 2 * n * N * E, size = (double)k->acc_size;
     double features = (R - 1) * n * E * (size + (opt->gather_dtype == GATHER_BF16 ? 2 : size));
@@ -85,7 +89,7 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
     printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
            "%.3f); a step is %.3g times that\n",
            1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
-           1e-9 * clip_flops(c, c->context_length, true), forwards_of_step(opt));
+           1e-9 * clip_flops(c, c->context_length, true), forwards_of_step(c, opt));
     printf("memory a rank (%s):\n", k->name);
     for (size_t i = 0; i < p->count; i++)
         if (p->line[i].bytes > (1 << 20) / 20) line(p->line[i].what, p->line[i].bytes);

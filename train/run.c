@@ -184,9 +184,20 @@ static DryRun dry_run_of(Run *r, int ranks) {
     return (DryRun){r->k, &r->config, opt, ranks, plan_open, plan_close, r};
 }
 
+/* Of each tower's blocks, as many as fit are not recomputed. */
+static void choose_blocks(const Run *r, const DryRun *dry) {
+    const ClipConfig *c = &r->config;
+    size_t kept = train_options.kept_blocks = memory_kept_blocks(dry);
+    if (!opt->grad_checkpointing || !r->k->device->gpu) return;
+    log_info("--grad-checkpointing: %zu of %zu image and %zu of %zu text blocks are recomputed",
+             c->image.layers - size_min(kept, c->image.layers), c->image.layers,
+             c->text.layers - size_min(kept, c->text.layers), c->text.layers);
+}
+
 void run_build_model(Run *r) {
     kernel_graphs_on = opt->graphs;
     DryRun dry = dry_run_of(r, r->comm->size);
+    choose_blocks(r, &dry);
     memory_reserve(&dry, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
@@ -263,6 +274,7 @@ void run_plan(Run *r) {
     comm_rank0_begin(r->comm);
     if (run_writes(r)) {
         RunPlan plan;
+        choose_blocks(r, &dry);
         memory_plan(&dry, &plan);
         plan_print(&plan, r->k, &r->config, opt, ranks);
     }

@@ -147,8 +147,10 @@ static Option options[] = {
          "the teacher's architecture, if its checkpoint has none"),
     FLOAT_OF("ema", &O.ema, "DECAY", 0, 0.9999999,
              "keep a moving average of the weights, saved as CHECKPOINT/ema; 0: off"),
-    FLAG("grad-checkpointing", &O.grad_checkpointing,
-         "recompute activations in backward: less memory, same result"),
+    FLAG(
+        "grad-checkpointing", &O.grad_checkpointing,
+        "recompute activations in backward: less memory, same result; on a GPU of as few blocks as "
+        "its memory requires"),
     FLAG("shard-optimizer", &O.shard_optimizer,
          "each rank keeps its share of moments and master weights only (ZeRO-1)"),
     FLAG("siglip", &O.siglip, "sigmoid loss instead of softmax; adds logit_bias"),

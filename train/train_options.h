@@ -36,6 +36,7 @@ typedef struct TrainOptions {
     const char *model, *pretrained;
     double force_patch_dropout;
     bool lock_image, lock_text, grad_checkpointing, siglip, shard_optimizer;
+    size_t kept_blocks; /* no option: of ClipOptions, what the planned memory allows */
     /* fine-tuning */
     int64_t lock_image_unlocked_groups, lock_text_unlocked_layers, lora_rank, feature_cache;
     bool lock_text_freeze_layer_norm, multi_positive;

@@ -9,13 +9,19 @@ typedef struct ClipOptions {
     size_t max_text_rows;    /* packed text rows of one forward; 0: max_batch × context */
     bool training;           /* keep activations for backward */
     bool grad_checkpointing; /* keep only a block's input, recompute the rest with the same bits */
-    bool full_compute;       /* skip nothing: whole contexts, the whole last block; for tests */
+    size_t kept_blocks; /* all the same, so many blocks of each tower, the last ones, keep all */
+    bool full_compute;  /* skip nothing: whole contexts, the whole last block; for tests */
     size_t text_bucket; /* the packed text rows of a batch on the device are padded to a multiple of
                            this, so that few shapes occur; 0: no padding */
     double patch_dropout;           /* training only */
     bool frozen_image, frozen_text; /* no trainable tensor: keep no activations */
     uint64_t seed;
 } ClipOptions;
+
+/* The number of a tower's blocks, from the first on, that are recomputed. */
+static inline size_t clip_recomputed(const ClipOptions *o, size_t layers) {
+    return o->grad_checkpointing ? layers - size_min(layers, o->kept_blocks) : 0;
+}
 
 typedef struct Clip Clip;
 Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o);

@@ -20,7 +20,7 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     t->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->text) && !o->full_compute,
                        .training = o->training && !o->frozen_text,
-                       .checkpoint = o->grad_checkpointing,
+                       .recomputed = clip_recomputed(o, c->text.layers),
                        .max_B = B + t->padding,
                        .kept_rows = rows,
                        .max_rows = rows};

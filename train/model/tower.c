@@ -74,16 +74,17 @@ void tower_layout_kept(Tower *t, Arena *a) {
     for (size_t i = 0; i < t->layers; i++) {
         BlockStore *s = &t->kept.layer[i];
         s->x = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
-        if (!t->checkpoint)
+        if (i >= t->recomputed)
             block_store_layout(s, a, &t->blocks[i], t->kept_rows, t->max_B, is_pooled(t, i), false);
     }
     head_layout(t, &t->kept, a, t->kept_rows, false);
 }
 
-/* One store for all layers (in two shapes if the last block is pooled); x is separate. */
-static void shared_stores(Tower *t, TowerPass *s, Arena *a, size_t rows, bool forward_only) {
+/* One store for the first n layers (in two shapes if the last block is pooled); x is separate. */
+static void shared_stores(Tower *t, TowerPass *s, Arena *a, size_t n, size_t rows,
+                          bool forward_only) {
     size_t mark = a->used, end = mark;
-    for (size_t i = 0; i < t->layers; i++) {
+    for (size_t i = 0; i < n; i++) {
         BlockStore store;
         a->used = mark;
         block_store_layout(&store, a, &t->blocks[i], rows, t->max_B, is_pooled(t, i), forward_only);
@@ -108,7 +109,7 @@ static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, bool keep
         for (size_t i = 0; i < t->layers; i++) s->layer[i].x = x;
         head_layout(t, s, a, rows, true);
     }
-    if (!keep || t->checkpoint) shared_stores(t, s, a, rows, !keep);
+    shared_stores(t, s, a, keep ? t->recomputed : t->layers, rows, !keep);
     block_scratch_layout(&s->scratch, a, t->blocks, rows, t->max_B, keep);
     a->used = size_max(front_end, a->used);
 }
@@ -249,7 +250,7 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
     for (size_t i = t->layers; i-- > lowest;) {
         const Block *b = &t->blocks[i];
         const BlockStore *store = &s->layer[i];
-        if (t->checkpoint)
+        if (i < t->recomputed)
             (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
         (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
         block_ready(t, b);

@@ -23,7 +23,8 @@ typedef struct Tower {
     TowerConfig config;
     size_t C, layers, E;
     bool prune; /* the last block for the pooled row only */
-    bool training, checkpoint;
+    bool training;
+    size_t recomputed;                 /* blocks, from the first on, that keep only their input */
     size_t max_B, kept_rows, max_rows; /* rows of a kept forward, of any */
     size_t front;                      /* its bytes */
     Block *blocks;                     /* [layers] */
