@@ -9,9 +9,8 @@ FLAVOUR ?= release
 PREFIX  ?= /usr/local
 SECONDS ?= 60
 
-# of all but kernels/cpu
-ARCH := -march=x86-64-v3
 OPT_release  := -O3
+OPT_aarch64  := -O3
 OPT_asan     := -O1 -Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_tsan     := -O1 -Wno-format-truncation -fsanitize=thread
 OPT_clang    := -O3
@@ -22,6 +21,26 @@ CC := clang
 endif
 ifeq ($(FLAVOUR),fuzz)
 OPENMP :=
+endif
+# Debian's packages of arm64 are unpacked there (tools/fetch_aarch64.sh)
+AARCH64_ROOT := build/aarch64/root
+ifeq ($(FLAVOUR),aarch64)
+CC   := aarch64-linux-gnu-gcc --sysroot=$(CURDIR)/$(AARCH64_ROOT)
+MPI  := 0
+NVCC :=
+endif
+
+# of all but kernels/cpu, which is compiled for each of CPU_SETS
+ifneq ($(filter aarch64%,$(shell $(CC) -dumpmachine 2>/dev/null)),)
+CPU_SETS := neon
+# GCC 12 fails on some maxima in loops that it turns into vectors; it compiles those of kernels/cpu
+ARCH := -march=armv8-a $(if $(filter 12,$(shell $(CC) -dumpversion)),-fno-tree-loop-vectorize)
+CPU_FLAGS_neon := $(if $(filter -fno-tree-loop-vectorize,$(ARCH)),-ftree-loop-vectorize)
+else
+ARCH := -march=x86-64-v3
+CPU_SETS := v3 v4 v4bf16
+# looks at the CPU before anything else runs
+OLDEST_CPU := -march=x86-64
 endif
 
 B       := $(if $(filter release,$(FLAVOUR)),build,build/$(FLAVOUR))
@@ -40,7 +59,6 @@ LDLIBS  := -Wl,--as-needed $(MPI_LIBS) -ldnnl -ljpeg -lpng16 -lwebp -lzstd -lz -
 CPU_FLAGS_v3     := -march=x86-64-v3
 CPU_FLAGS_v4     := -march=x86-64-v4
 CPU_FLAGS_v4bf16 := $(CPU_FLAGS_v4) -mavx512bf16 -mamx-tile -mamx-bf16
-CPU_SETS := v3 v4 v4bf16
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_SRC := $(wildcard kernels/*.c kernels/host/*.c kernels/ref/*.c data/*.c data/*/*.c train/*.c train/*/*.c eval/*.c)
 ifeq ($(FLAVOUR),fuzz)
@@ -57,6 +75,13 @@ PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset fi
                 query.sh safetensors table tar text tokenizer torchfile zeroshot)
 # as many as show that clang's program computes and trains
 CLANG_TESTS  := $(addprefix test_,kernels_attention kernels_linear kernels_loss model openclip step train.sh)
+# kernels, golden model, data path, checkpoints; of the others some start themselves again, which would leave the emulator,
+# or are slow there
+AARCH64_TESTS := $(addprefix test_,augment bpe captions checkpoint cmd_ckpt cmd_data_image config convert cpu_sets dataset encoder eval \
+                 finetune formats idx image index index_folder kernels_attention kernels_coverage kernels_embed \
+                 kernels_fp8 kernels_linear kernels_loss kernels_norm kernels_optim kernels_pointwise kernels_queue loader \
+                 lock log loss model npy openclip optim options pack params pipeline pretrained resize retrieval \
+                 safetensors sampler table tar text tokenizer torchfile zeroshot)
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # ---- CUDA, if nvcc and cuBLASLt are available: its objects are compiled twice as well. The program with CUDA is
@@ -121,7 +146,7 @@ $B/%.flags:
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_$*)' >$@
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang tsan fuzz chaos faults bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang test-aarch64 tsan fuzz chaos faults bench lint install clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -131,6 +156,7 @@ help:
 	@echo 'make demo-finetune   and fine-tune it: before, after, and in between'
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
+	@echo 'make test-aarch64   cross-build for aarch64 and test it under qemu (fetches Debian packages)'
 	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
@@ -171,8 +197,7 @@ $B/obj/kernels/cpu/%.$1.$2.o: kernels/cpu/%.c Makefile $B/c.flags | $B/deps.ok
 	$$Q$$(CC) $$(CFLAGS) $$(CPU_FLAGS_$2) -DCPU_SET=$2 $3 -c $$< -o $$@
 endef
 $(foreach set,$(CPU_SETS),$(eval $(call CPU_RULE,f32,$(set),-DACT_F32))$(eval $(call CPU_RULE,bf16,$(set),-DACT_BF16)))
-# looks at the CPU before anything else runs
-$B/obj/kernels/cpu_sets.o: CFLAGS += -march=x86-64
+$B/obj/kernels/cpu_sets.o: CFLAGS += $(OLDEST_CPU)
 $B/obj/train/ranks/comm_mpi.o: CFLAGS += $(MPI_CFLAGS)
 $B/obj/tests/cuda_on_cpu/%.o: tests/cuda_on_cpu/%.c Makefile $B/c.flags
 	@mkdir -p $(@D)
@@ -258,6 +283,11 @@ $B/tests/%: $B/obj/tests/%.o $(TEST_SUPPORT) $B/libclipc.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$Q$(CC) $(CFLAGS) $^ -o $@ -lcmocka $(LDLIBS)
+# runs the program of the same name that is built for aarch64
+$B/qemu/%: $B/%
+	@mkdir -p $(@D)
+	@printf '#!/bin/sh\nOMP_WAIT_POLICY=passive exec qemu-aarch64 -L %s %s "$$@"\n' $(CURDIR)/$(AARCH64_ROOT) $(CURDIR)/$< >$@
+	@chmod +x $@
 
 .PHONY: tests
 tests: $(TESTS) $(EMU_TESTS) $B/clipc $B/tests/clipc-injected $(if $(HAVE_CUDA),$(CUDA_TESTED:%=$B/tests/cuda_%) $B/tests/cuda_shapes $B/clipc-cuda $B/clipc-cudaemu $B/cuda.report)
@@ -296,6 +326,12 @@ test-clang:
 	@tools/setup.sh build test lint
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=clang build/clang/clipc $(patsubst %,build/clang/tests/%,$(filter-out %.sh,$(CLANG_TESTS)))
 	@tests/run.sh build/clang $(CLANG_TESTS)
+# The program for aarch64, cross-built and emulated, beside this machine's.
+test-aarch64:
+	@tools/setup.sh build test aarch64
+	@$(MAKE) $(JOBS) --no-print-directory $B/clipc
+	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=aarch64 build/aarch64/qemu/clipc $(AARCH64_TESTS:%=build/aarch64/qemu/tests/%)
+	@TEST_SECONDS=900 tests/run.sh build/aarch64/qemu aarch64.sh $(AARCH64_TESTS)
 tsan:
 	@tools/setup.sh build test
 	@$(MAKE) $(JOBS) --no-print-directory FLAVOUR=tsan build/tsan/tests/test_loader build/tsan/tests/test_feed

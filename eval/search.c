@@ -67,6 +67,7 @@ static inline float add_lanes(Half low, Half high) {
     return s[0];
 }
 
+#if !defined __aarch64__
 /* out[AT_ONCE][TOGETHER] of rows and queries at a distance of `stride`, a multiple of LANES. */
 __attribute__((target("avx512f"))) static void multiply_wide(float out[AT_ONCE][TOGETHER],
                                                              const float *rows,
@@ -87,7 +88,9 @@ __attribute__((target("avx512f"))) static void multiply_wide(float out[AT_ONCE][
         }
 }
 
-/* The same of half as many queries: a vector takes two registers. */
+#endif
+
+/* Of half as many queries, because a vector takes two registers or more. */
 static void multiply_narrow(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
                             size_t stride) {
     enum { ROWS = 2, QUERIES = TOGETHER / 2 };
@@ -113,7 +116,13 @@ typedef struct Multiply {
     void (*run)(float out[AT_ONCE][TOGETHER], const float *rows, const float *queries,
                 size_t stride);
 } Multiply;
-static const Multiply narrow = {TOGETHER / 2, multiply_narrow}, wide = {TOGETHER, multiply_wide};
+static const Multiply narrow = {TOGETHER / 2, multiply_narrow};
+#if defined __aarch64__
+static const Multiply *multiply_of_set(void) { return &narrow; }
+#else
+static const Multiply wide = {TOGETHER, multiply_wide};
+static const Multiply *multiply_of_set(void) { return cpu_set() >= CPU_V4 ? &wide : &narrow; }
+#endif
 
 struct Search {
     const Multiply *multiply;
@@ -132,7 +141,7 @@ Search *search_new(size_t k, const float *queries, size_t Q, size_t E) {
     s->k = k;
     s->Q = Q;
     s->E = E;
-    s->multiply = cpu_set() >= CPU_V4 ? &wide : &narrow;
+    s->multiply = multiply_of_set();
     s->padded = round_up(Q, s->multiply->queries);
     s->stride = round_up(E, LANES);
     s->queries = xcalloc(size_mul(s->padded, s->stride), sizeof *s->queries);

@@ -1,11 +1,24 @@
-/* Compiled for any x86-64, unlike all other files, because it looks at the CPU before they run. */
+/* On x86 compiled for any CPU, unlike all other files, because it looks at the CPU before they run.
+ */
 #include "kernels/cpu_sets.h"
 
-#include <cpuid.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined __aarch64__
+const char *const cpu_set_names[CPU_SETS] = {"neon"};
+
+static bool has_neon(void) { return true; }
+static bool (*const has[CPU_SETS])(void) = {has_neon};
+
+bool cpu_set_bf16(CpuSet set) {
+    (void)set;
+    return false;
+}
+#else
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -47,6 +60,9 @@ __attribute__((constructor)) static void refuse_old_cpu(void) {
     if (write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(EXIT_ERROR);
     _exit(EXIT_ERROR);
 }
+
+bool cpu_set_bf16(CpuSet set) { return set >= CPU_V4BF16; }
+#endif
 
 CpuSet cpu_set_best(void) {
     static atomic_int best;

@@ -4,13 +4,20 @@
 #include "kernels/base.h"
 
 typedef enum CpuSet {
+#if defined __aarch64__
+    CPU_NEON, /* armv8-a */
+#else
     CPU_V3,     /* x86-64-v3: AVX2 and FMA */
     CPU_V4,     /* x86-64-v4: AVX-512 */
     CPU_V4BF16, /* and products of bf16 */
     CPU_AMX,    /* and products of tiles of bf16 */
+#endif
     CPU_SETS
 } CpuSet;
 extern const char *const cpu_set_names[CPU_SETS];
+
+/* Returns true if the kernels of this set multiply bf16 by instructions. */
+bool cpu_set_bf16(CpuSet set);
 
 /* The last set that this machine has. */
 CpuSet cpu_set_best(void);

@@ -6,16 +6,26 @@
 #include <string.h>
 
 extern const Kernels ref_kernels;
+/* kernels/cpu by instruction set. What is compiled for v4bf16 uses AMX where the set is AMX. */
+#define CPU_BUILDS(set)                                                                            \
+    { &cpu_f32_##set##_kernels, &cpu_bf16_##set##_kernels }
+#if defined __aarch64__
+extern const Kernels cpu_f32_neon_kernels, cpu_bf16_neon_kernels;
+#else
 extern const Kernels cpu_f32_v3_kernels, cpu_f32_v4_kernels, cpu_f32_v4bf16_kernels;
 extern const Kernels cpu_bf16_v3_kernels, cpu_bf16_v4_kernels, cpu_bf16_v4bf16_kernels;
-/* kernels/cpu by instruction set. What is compiled for v4bf16 uses AMX where the set is AMX. */
+#endif
 static const struct {
     const Kernels *f32, *bf16;
 } cpu_kernels[CPU_SETS] = {
-    [CPU_V3] = {&cpu_f32_v3_kernels, &cpu_bf16_v3_kernels},
-    [CPU_V4] = {&cpu_f32_v4_kernels, &cpu_bf16_v4_kernels},
-    [CPU_V4BF16] = {&cpu_f32_v4bf16_kernels, &cpu_bf16_v4bf16_kernels},
-    [CPU_AMX] = {&cpu_f32_v4bf16_kernels, &cpu_bf16_v4bf16_kernels},
+#if defined __aarch64__
+    [CPU_NEON] = CPU_BUILDS(neon),
+#else
+    [CPU_V3] = CPU_BUILDS(v3),
+    [CPU_V4] = CPU_BUILDS(v4),
+    [CPU_V4BF16] = CPU_BUILDS(v4bf16),
+    [CPU_AMX] = CPU_BUILDS(v4bf16),
+#endif
 };
 
 #if defined HAVE_CUDA
@@ -97,7 +107,7 @@ _Static_assert(sizeof(Kernels) == offsetof(Kernels, acc_set) KERNEL_LIST(X),
 #undef X
 
 static Precision cpu_precision(void) {
-    return cpu_set() >= CPU_V4BF16 ? PRECISION_AMP_BF16 : PRECISION_FP32;
+    return cpu_set_bf16(cpu_set()) ? PRECISION_AMP_BF16 : PRECISION_FP32;
 }
 
 const Kernels *kernels_open(const char *backend, Precision precision) {

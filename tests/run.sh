@@ -5,7 +5,7 @@
 # machine that a program does not choose itself.
 # $CUDA_TESTED: tests with a program cuda_X if nvcc is available; otherwise they count as skipped.
 # A failed test's output is shown whole, a skip's reason (a line "SKIP: …") is shown.
-# TEST_JOBS=N: tests that run at a time (2).
+# TEST_JOBS=N: tests that run at a time (2). TEST_SECONDS=N: limit of each (300).
 set -u
 dir=$1
 shift
@@ -41,9 +41,9 @@ run() {
     local name=$1 start code ms p f s
     start=$(date +%s%N)
     case $name in
-    *.sh) timeout 300 bash "tests/$name" >"$log/$name" 2>&1 ;;
-    *@*) CLIPC_CPU=${name#*@} timeout 300 "$dir/tests/${name%@*}" >"$log/$name" 2>&1 ;;
-    *) timeout 300 "$dir/tests/$name" >"$log/$name" 2>&1 ;;
+    *.sh) timeout "${TEST_SECONDS:-300}" bash "tests/$name" >"$log/$name" 2>&1 ;;
+    *@*) CLIPC_CPU=${name#*@} timeout "${TEST_SECONDS:-300}" "$dir/tests/${name%@*}" >"$log/$name" 2>&1 ;;
+    *) timeout "${TEST_SECONDS:-300}" "$dir/tests/$name" >"$log/$name" 2>&1 ;;
     esac
     code=$?
     ms=$((($(date +%s%N) - start) / 1000000))

@@ -25,9 +25,9 @@ static void narrow_resize(uint8_t *out, size_t stride, const ResizeTarget *t, co
                           Interpolation f, ResizeScratch **scratch) {
     resize_by(&narrow_passes, out, stride, t, in, f, scratch);
 }
-static void wide_resize(uint8_t *out, size_t stride, const ResizeTarget *t, const RgbView *in,
+static void best_resize(uint8_t *out, size_t stride, const ResizeTarget *t, const RgbView *in,
                         Interpolation f, ResizeScratch **scratch) {
-    resize_by(wide_works() ? &wide_passes : &narrow_passes, out, stride, t, in, f, scratch);
+    resize_by(best_passes(), out, stride, t, in, f, scratch);
 }
 
 typedef void Resize(uint8_t *, size_t, const ResizeTarget *, const RgbView *, Interpolation,
@@ -37,7 +37,7 @@ static const struct {
     Resize *run;
 } variants[] = {{"chosen", resize_rgb},
                 {"narrow", narrow_resize},
-                {"wide", wide_resize},
+                {"best", best_resize},
                 {"scalar", resize_rgb_scalar}};
 
 /* CRC of the target's pixels; checks that nothing around them is written. */

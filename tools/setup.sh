@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint]
-# [cuda] [cuda12] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
+# [aarch64] [cuda] [cuda12] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
 # checks their signatures; the rest from PyPI, compared with SHA-256 sums that the scripts hold.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,8 +16,9 @@ for purpose in "$@"; do
     sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck clang libomp-dev libcmocka-dev) ;;
+    aarch64) packages+=(gcc-aarch64-linux-gnu qemu-user) ;;
     cuda | cuda12) packages+=(g++ python3 python3-pip) ;;
-    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint, cuda or cuda12" >&2; exit 2 ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint, aarch64, cuda or cuda12" >&2; exit 2 ;;
     esac
 done
 
@@ -50,6 +51,7 @@ fi
 for purpose in "$@"; do
     case $purpose in
     test | demo) tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2 ;;
+    aarch64) tools/fetch_aarch64.sh ;;
     cuda) tools/fetch_cuda.sh toolkit ;;
     cuda12) tools/fetch_cuda.sh nccl12 ;;
     esac

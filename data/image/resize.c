@@ -2,10 +2,14 @@
 
 #include "kernels/cpu_sets.h"
 
-#include <immintrin.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined __aarch64__
+#include <arm_neon.h>
+#else
+#include <immintrin.h>
+#endif
 
 /* Both passes are dot products over groups of TAPS adjacent source samples. For the horizontal
  * pass, 4 rows × 4 pixels are rearranged into 16 lanes (R of rows 0 to 3, G, B, 4 unused) of 4
@@ -27,6 +31,9 @@ enum {
     BLOCK = 16 * TAPS, /* bytes of 16 lanes */
     DIGITS = 4,        /* words that hold the digits of one group's weights */
 };
+
+/* The results of 16 lanes. */
+typedef uint8_t Lanes __attribute__((vector_size(16)));
 
 /* One axis of the target window: the source samples that each output sample reads, and their
  * weights. */
@@ -250,6 +257,10 @@ typedef struct Passes {
 #undef NAME
 #undef PASSES_WIDE
 
+#if defined __aarch64__
+static const Passes *best_passes(void) { return &narrow_passes; }
+static const Passes *passes_of_set(void) { return best_passes(); }
+#else
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vnni,avx512vbmi"))),    \
                              apply_to = function)
@@ -264,6 +275,18 @@ typedef struct Passes {
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
+#endif
+
+/* Of this machine; of the instruction set in use. */
+static const Passes *best_passes(void) {
+    return cpu_set_best() >= CPU_V4 && __builtin_cpu_supports("avx512vnni") &&
+                   __builtin_cpu_supports("avx512vbmi")
+               ? &wide_passes
+               : &narrow_passes;
+}
+static const Passes *passes_of_set(void) {
+    return cpu_set() >= CPU_V4 ? best_passes() : &narrow_passes;
+}
 #endif
 
 /* Rows → 4 interleaved rows, and back. */
@@ -312,15 +335,9 @@ static void resize_by(const Passes *passes, uint8_t *out, size_t out_stride,
     }
 }
 
-static bool wide_works(void) {
-    return cpu_set_best() >= CPU_V4 && __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("avx512vbmi");
-}
-
 void resize_rgb(uint8_t *out, size_t out_stride, const ResizeTarget *target, const RgbView *in,
                 Interpolation interpolation, ResizeScratch **scratch) {
-    resize_by(cpu_set() >= CPU_V4 && wide_works() ? &wide_passes : &narrow_passes, out, out_stride,
-              target, in, interpolation, scratch);
+    resize_by(passes_of_set(), out, out_stride, target, in, interpolation, scratch);
 }
 
 void resize_scratch_free(ResizeScratch **scratch) {

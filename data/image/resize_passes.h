@@ -1,6 +1,47 @@
-/* resize_passes: the two passes of resize.c, included once for AVX2 and once for AVX-512
- * (PASSES_WIDE is 1; it needs AVX512_VNNI and AVX512_VBMI as well). NAME(f) is f's name in each. */
-#if PASSES_WIDE
+/* resize_passes: the two passes of resize.c, included once for NEON, or once for AVX2 and once for
+ * AVX-512 (PASSES_WIDE is 1; it needs AVX512_VNNI and AVX512_VBMI as well). NAME(f) is f's name in
+ * each. */
+#if defined __aarch64__
+static void NAME(cut_digits)(uint32_t *digits, const int32_t *w, int groups) {
+    memcpy(digits, w, (size_t)groups * TAPS * sizeof *digits);
+}
+
+/* sum[4][4] += v · w */
+static inline __attribute__((always_inline)) void NAME(add_tap)(int32x4_t sum[4], uint8x16_t v,
+                                                                int32_t w) {
+    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
+    int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(v));
+    sum[0] = vmlaq_n_s32(sum[0], vmovl_s16(vget_low_s16(low)), w);
+    sum[1] = vmlaq_n_s32(sum[1], vmovl_high_s16(low), w);
+    sum[2] = vmlaq_n_s32(sum[2], vmovl_s16(vget_low_s16(high)), w);
+    sum[3] = vmlaq_n_s32(sum[3], vmovl_high_s16(high), w);
+}
+
+/* 16 lanes: Σ over groups, rounded and clipped. */
+static inline __attribute__((always_inline)) Lanes NAME(dot)(const uint8_t *from, size_t stride,
+                                                             const uint32_t *w, int groups) {
+    int32x4_t sum[4];
+    for (int i = 0; i < 4; i++) sum[i] = vdupq_n_s32(ROUNDING);
+    for (int g = 0; g < groups; g++, w += DIGITS) {
+        uint8x16x4_t v = vld4q_u8(from + (size_t)g * stride);
+#pragma GCC unroll 4
+        for (int k = 0; k < TAPS; k++) NAME(add_tap)(sum, v.val[k], (int32_t)w[k]);
+    }
+    for (int i = 0; i < 4; i++) sum[i] = vshrq_n_s32(sum[i], PRECISION);
+    uint16x8_t low = vqmovun_high_s32(vqmovun_s32(sum[0]), sum[1]);
+    uint16x8_t high = vqmovun_high_s32(vqmovun_s32(sum[2]), sum[3]);
+    return (Lanes)vqmovn_high_u16(vqmovn_u16(low), high);
+}
+
+/* 4 pixels of 4 rows (16 bytes each are read) → one block. */
+static inline void NAME(arrange)(uint8_t *block, const uint8_t *const row[4]) {
+    static const uint8_t order[16] = {0, 3, 6, 9, 16, 19, 22, 25, 32, 35, 38, 41, 48, 51, 54, 57};
+    uint8x16x4_t v;
+    for (int i = 0; i < 4; i++) v.val[i] = vld1q_u8(row[i]);
+    for (int c = 0; c < 3; c++)
+        vst1q_u8(block + 16 * c, vqtbl4q_u8(v, vld1q_u8(order) + vdupq_n_u8((uint8_t)c)));
+}
+#elif PASSES_WIDE
 /* w = (high · 256 + middle) · 256 + low, three signed bytes. */
 static void NAME(cut_digits)(uint32_t *digits, const int32_t *w, int groups) {
     int8_t *d = (int8_t *)digits;
@@ -15,8 +56,8 @@ static void NAME(cut_digits)(uint32_t *digits, const int32_t *w, int groups) {
 
 /* 16 lanes: Σ over groups, rounded and clipped. Each digit has a separate sum, because a single
  * long chain of dependent instructions would fill the scheduler. */
-static inline __attribute__((always_inline)) __m128i NAME(dot)(const uint8_t *from, size_t stride,
-                                                               const uint32_t *w, int groups) {
+static inline __attribute__((always_inline)) Lanes NAME(dot)(const uint8_t *from, size_t stride,
+                                                             const uint32_t *w, int groups) {
     __m512i high = _mm512_setzero_si512(), middle = high, low = _mm512_set1_epi32(ROUNDING);
 #pragma GCC unroll 8
     for (int g = 0; g < groups; g++, w += DIGITS) {
@@ -27,7 +68,7 @@ static inline __attribute__((always_inline)) __m128i NAME(dot)(const uint8_t *fr
     }
     high = _mm512_add_epi32(_mm512_slli_epi32(high, 16), _mm512_slli_epi32(middle, 8));
     high = _mm512_srai_epi32(_mm512_add_epi32(high, low), PRECISION);
-    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(high, _mm512_setzero_si512()));
+    return (Lanes)_mm512_cvtusepi32_epi8(_mm512_max_epi32(high, _mm512_setzero_si512()));
 }
 
 /* 4 pixels of 4 rows (16 bytes each are read) → one block. */
@@ -69,12 +110,12 @@ static inline __attribute__((always_inline)) __m256i NAME(dot8)(const uint8_t *f
 }
 
 /* 16 lanes: Σ over groups, rounded and clipped. */
-static inline __attribute__((always_inline)) __m128i NAME(dot)(const uint8_t *from, size_t stride,
-                                                               const uint32_t *w, int groups) {
+static inline __attribute__((always_inline)) Lanes NAME(dot)(const uint8_t *from, size_t stride,
+                                                             const uint32_t *w, int groups) {
     __m256i v = _mm256_packs_epi32(NAME(dot8)(from, stride, w, groups),
                                    NAME(dot8)(from + BLOCK / 2, stride, w, groups));
     v = _mm256_permute4x64_epi64(v, 0xd8);
-    return _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    return (Lanes)_mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 
 /* 4 pixels of 4 rows (16 bytes each are read) → one block. */
@@ -125,7 +166,8 @@ NAME(strip_to_quad)(uint8_t *to, const uint8_t *strip, const Axis *a, int groups
     const uint32_t *w = a->digits;
     for (int x = 0; x < a->count; x++, w += groups * DIGITS, to += 12) {
         const uint8_t *from = strip + (size_t)((a->lo[x] - a->first) / TAPS) * BLOCK;
-        _mm_storeu_si128((__m128i *)to, NAME(dot)(from, BLOCK, w, groups));
+        Lanes v = NAME(dot)(from, BLOCK, w, groups);
+        memcpy(to, &v, sizeof v);
     }
 }
 
@@ -136,10 +178,12 @@ NAME(quads_to_row)(uint8_t *to, size_t row_bytes, const uint8_t *from, size_t st
     uint32_t copy[IN_REGISTERS * DIGITS]; /* a copy: stores to `to` cannot alias it */
     if (groups <= IN_REGISTERS) w = memcpy(copy, w, (size_t)groups * DIGITS * sizeof *copy);
     size_t i = 0;
-    for (; i + 16 <= row_bytes; i += 16)
-        _mm_storeu_si128((__m128i *)(to + i), NAME(dot)(from + i * 4, stride, w, groups));
+    for (; i + 16 <= row_bytes; i += 16) {
+        Lanes v = NAME(dot)(from + i * 4, stride, w, groups);
+        memcpy(to + i, &v, sizeof v);
+    }
     if (i < row_bytes) {
-        __m128i last = NAME(dot)(from + i * 4, stride, w, groups);
+        Lanes last = NAME(dot)(from + i * 4, stride, w, groups);
         memcpy(to + i, &last, row_bytes - i);
     }
 }

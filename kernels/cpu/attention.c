@@ -73,7 +73,7 @@ static void score_grad_row(float *s, float *dp, float lse, float delta, size_t k
 
 #define QUERY_BLOCK 48
 
-#if VW == 16
+#if VREGISTERS == 32
 #define TILE_ROWS 6
 #define TILE_VECS 4
 #else

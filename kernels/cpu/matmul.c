@@ -132,9 +132,16 @@ static void primitive_new(Primitive *e, const Key *key) {
 
 /* oneDNN chooses by the CPU: a set that CLIPC_CPU names must hold for it too. */
 static void hold_to_set(void) {
-    static const dnnl_cpu_isa_t isa[CPU_SETS] = {dnnl_cpu_isa_avx2, dnnl_cpu_isa_avx512_core,
-                                                 dnnl_cpu_isa_avx512_core_bf16,
-                                                 dnnl_cpu_isa_avx512_core_amx};
+    static const dnnl_cpu_isa_t isa[CPU_SETS] = {
+#if defined __aarch64__
+        [CPU_NEON] = dnnl_cpu_isa_all,
+#else
+        [CPU_V3] = dnnl_cpu_isa_avx2,
+        [CPU_V4] = dnnl_cpu_isa_avx512_core,
+        [CPU_V4BF16] = dnnl_cpu_isa_avx512_core_bf16,
+        [CPU_AMX] = dnnl_cpu_isa_avx512_core_amx,
+#endif
+    };
     dnnl_cpu_isa_t most = isa[cpu_set()];
     if (cpu_set() == cpu_set_best()) return;
     dnnl_set_max_cpu_isa(most); /* once in a process */
@@ -153,7 +160,7 @@ static void engine_open(void) {
 #if defined ACT_BF16
 static bool bf16_works(void) {
     static bool said;
-    if (cpu_set() >= CPU_V4BF16) return true;
+    if (cpu_set_bf16(cpu_set())) return true;
     if (!said) log_warn("this CPU has no bf16 instructions: amp_bf16's products are of f32");
     said = true;
     return false;

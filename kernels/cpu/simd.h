@@ -1,7 +1,11 @@
-/* simd: vectors of VW floats over AVX-512 or AVX2 with FMA, conversions to and from bf16, and the
- * elementary functions of the kernels. Private to the CPU backend. */
+/* simd: vectors of VW floats over AVX-512, AVX2 with FMA or NEON, conversions to and from bf16, and
+ * the elementary functions of the kernels. Private to the CPU backend. */
 #pragma once
+#if defined __aarch64__
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +28,7 @@ static inline uint16_t bf16_from_float(float f) {
 #if defined __AVX512F__ && defined __AVX512BW__ && defined __AVX512VL__ && defined __AVX512DQ__
 /* ---- AVX-512 ---- */
 #define VW 16
+#define VREGISTERS 32
 typedef __m512 vf;
 typedef __mmask16 vm;
 
@@ -128,6 +133,7 @@ static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
 #elif defined __AVX2__ && defined __FMA__
 /* ---- AVX2 ---- */
 #define VW 8
+#define VREGISTERS 16
 typedef __m256 vf;
 typedef __m256 vm;
 
@@ -243,8 +249,98 @@ static inline void bf16_store(uint16_t *p, vf v, size_t k) {
     }
 }
 static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
+
+#elif defined __aarch64__
+/* ---- NEON ---- */
+#define VW 4
+#define VREGISTERS 32
+typedef float32x4_t vf;
+typedef uint32x4_t vm;
+
+static inline vf vset(float x) { return vdupq_n_f32(x); }
+static inline vf vzero(void) { return vdupq_n_f32(0); }
+static inline vf vfma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+static inline vf vfnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
+static inline vf vmax(vf a, vf b) { return vmaxq_f32(a, b); }
+static inline vf vmin(vf a, vf b) { return vminq_f32(a, b); }
+static inline vf vabs(vf a) { return vabsq_f32(a); }
+static inline vf vsqrt(vf a) { return vsqrtq_f32(a); }
+static inline float vsum(vf a) { return vaddvq_f32(a); }
+static inline float vmaxof(vf a) { return vmaxvq_f32(a); }
+static inline vm vgt(vf a, vf b) { return vcgtq_f32(a, b); }
+static inline vm vge(vf a, vf b) { return vcgeq_f32(a, b); }
+static inline vf vselect(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
+static inline vf vload(const float *p) { return vld1q_f32(p); }
+static inline void vstore(float *p, vf v) { vst1q_f32(p, v); }
+static inline vm vfirst(size_t k) {
+    return vcgtq_u32(vdupq_n_u32((uint32_t)(k < VW ? k : VW)), (uint32x4_t){0, 1, 2, 3});
+}
+static inline vf f32_load(const float *p, size_t k) {
+    if (k >= VW) return vld1q_f32(p);
+    float t[VW] = {0};
+    memcpy(t, p, k * sizeof *t);
+    return vld1q_f32(t);
+}
+static inline void f32_store(float *p, vf v, size_t k) {
+    if (k >= VW) {
+        vst1q_f32(p, v);
+    } else {
+        float t[VW];
+        vst1q_f32(t, v);
+        memcpy(p, t, k * sizeof *t);
+    }
+}
+static inline vf vrcp(vf a) { return vset(1) / a; }
+static inline vf vround(vf a) { return vrndnq_f32(a); }
+static inline vf vscale2(vf a, vf n) {
+    /* two factors: 2ⁿ alone leaves the range of a float's exponent before the product does */
+    int32x4_t i = vcvtnq_s32_f32(n), h = vshrq_n_s32(i, 1), one = vdupq_n_s32(127);
+    vf a1 = vreinterpretq_f32_s32(vshlq_n_s32(h + one, 23));
+    vf a2 = vreinterpretq_f32_s32(vshlq_n_s32(i - h + one, 23));
+    return a * a1 * a2;
+}
+static inline vf vexponent(vf a) {
+    uint32x4_t e = vshrq_n_u32(vreinterpretq_u32_f32(a), 23);
+    return vcvtq_f32_s32(vreinterpretq_s32_u32(e) - vdupq_n_s32(127));
+}
+static inline vf vmantissa(vf a) {
+    uint32x4_t m = vreinterpretq_u32_f32(a) & vdupq_n_u32(0x7fffff);
+    return vreinterpretq_f32_u32(m | vdupq_n_u32(0x3f800000));
+}
+
+/* r[i][j] <-> r[j][i] */
+static inline void vtranspose(vf r[4]) {
+    float32x4x2_t even = vzipq_f32(r[0], r[2]), odd = vzipq_f32(r[1], r[3]);
+    float32x4x2_t low = vzipq_f32(even.val[0], odd.val[0]),
+                  high = vzipq_f32(even.val[1], odd.val[1]);
+    r[0] = low.val[0], r[1] = low.val[1], r[2] = high.val[0], r[3] = high.val[1];
+}
+
+static inline vf bf16_widen(uint16x4_t h) { return vreinterpretq_f32_u32(vshll_n_u16(h, 16)); }
+static inline uint16x4_t bf16_narrow(vf v) {
+    uint32x4_t u = vreinterpretq_u32_f32(v);
+    uint32x4_t r = u + (vshrq_n_u32(u, 16) & vdupq_n_u32(1)) + vdupq_n_u32(0x7fff);
+    r = vbslq_u32(vceqq_f32(v, v), r, u | vdupq_n_u32(0x400000));
+    return vshrn_n_u32(r, 16);
+}
+static inline vf bf16_load(const uint16_t *p, size_t k) {
+    if (k >= VW) return bf16_widen(vld1_u16(p));
+    uint16_t t[VW] = {0};
+    memcpy(t, p, k * sizeof *t);
+    return bf16_widen(vld1_u16(t));
+}
+static inline void bf16_store(uint16_t *p, vf v, size_t k) {
+    if (k >= VW) {
+        vst1_u16(p, bf16_narrow(v));
+    } else {
+        uint16_t t[VW];
+        vst1_u16(t, bf16_narrow(v));
+        memcpy(p, t, k * sizeof *t);
+    }
+}
+static inline vf bf16_round(vf v) { return bf16_widen(bf16_narrow(v)); }
 #else
-#error "the CPU backend needs AVX2 and FMA (x86-64-v3) at least"
+#error "the CPU backend needs AVX2 and FMA (x86-64-v3) or NEON (aarch64) at least"
 #endif
 
 /* ---- elementary functions ---- Coefficients: minimax fits of relative error by the Remez
