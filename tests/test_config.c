@@ -143,6 +143,50 @@ static void test_refused(void **state) {
     parse_bad("{\"embed_dim\": 8, \"vision_cfg\": {}, \"text_cfg\": {\"heads\": 7}}", "heads");
 }
 
+/* Each refusal names the field and the family that it belongs to, even if another field of that
+ * family is out of CLIP's range too. */
+static void test_families(void **state) {
+    (void)state;
+    static const char pe[] = "\"patch_size\": 14, \"image_size\": 384, \"timm_model_name\": ";
+    static const struct {
+        const char *where, *before, *what, *message;
+    } bad[] = {
+        {"vision", "", "\"timm_model_name\": \"convnext_base\"",
+         "vision_cfg.timm_model_name: \"convnext_base\" is not supported (ConvNeXt image towers)"},
+        {"vision", "", "\"timm_model_name\": \"fastvit_mci2\"",
+         "\"fastvit_mci2\" is not supported (MobileCLIP's FastViT image towers)"},
+        {"vision", "", "\"timm_model_name\": \"vit_base_mci_224\"",
+         "(MobileCLIP-B's image tower, a ViT with a convolutional stem)"},
+        {"vision", pe, "\"vitamin_large2_384\"", "(ViTamin image towers)"},
+        {"vision", "", "\"timm_model_name\": \"tresnet_m\"", "(timm's image towers)"},
+        {"vision", "", "\"layers\": [3, 4, 6, 3]",
+         "vision_cfg.layers: a list is not supported (ResNet image towers)"},
+        {"vision", "", "\"attentional_pool\": true",
+         "vision_cfg.attentional_pool: true is not supported (CoCa models)"},
+        {"text", "", "\"embed_cls\": true",
+         "text_cfg.embed_cls: true is not supported (CoCa models)"},
+        {"text", "", "\"hf_model_name\": \"xlm-roberta-base\"",
+         "text_cfg.hf_model_name: \"xlm-roberta-base\" is not supported (XLM-RoBERTa text towers)"},
+        {"text", "", "\"hf_model_name\": \"roberta-base\"", " (RoBERTa text towers)"},
+        {"text", "", "\"hf_model_name\": \"facebook/nllb-200-distilled-600M\"",
+         "(NLLB text towers)"},
+        {"text", "", "\"hf_model_name\": \"arctic\"", "(Hugging Face's text towers)"},
+        {"multimodal", "", "", "model.multimodal_cfg: this field is not supported (CoCa models)"},
+        {"other", "", "", "model.other_cfg: this field is not supported"},
+    };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        char json[512];
+        bool vision = !strcmp(bad[i].where, "vision"), text = !strcmp(bad[i].where, "text");
+        snprintf(json, sizeof json,
+                 "{\"embed_dim\": 32, \"vision_cfg\": {%s%s}, \"text_cfg\": {%s}, \"%s\": {}}",
+                 vision ? bad[i].before : "", vision ? bad[i].what : "", text ? bad[i].what : "",
+                 vision || text           ? "unused"
+                 : bad[i].where[0] == 'm' ? "multimodal_cfg"
+                                          : "other_cfg");
+        parse_bad(json, bad[i].message);
+    }
+}
+
 static void test_harmless(void **state) {
     (void)state;
     char *json = with("{", "\"custom_text\": true, \"quick_gelu\": true, \"init_logit_scale\": "
@@ -258,10 +302,10 @@ static void test_every_truncation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),           cmocka_unit_test(test_shipped_models),
-        cmocka_unit_test(test_refused),          cmocka_unit_test(test_harmless),
-        cmocka_unit_test(test_written_back),     cmocka_unit_test(test_described),
-        cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_values),    cmocka_unit_test(test_shipped_models),
+        cmocka_unit_test(test_refused),   cmocka_unit_test(test_families),
+        cmocka_unit_test(test_harmless),  cmocka_unit_test(test_written_back),
+        cmocka_unit_test(test_described), cmocka_unit_test(test_every_truncation),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include "data/io/folder.h"
 #include "data/io/machine.h"
 #include "data/io/resource.h"
+#include "train/model/families.h"
 #include "train/model/hf_config.h"
 #include <jansson.h>
 #include <math.h>
@@ -179,9 +180,10 @@ static void take_neutral(const Reader *r, const NeutralField *f) {
         if (!v) continue;
         json_t *want = f->fallback ? json_loads(f->fallback, JSON_DECODE_ANY, NULL) : NULL;
         if (f->fallback && !json_equal(v, want)) {
+            const char *family = family_of(f->name, json_string_value(v));
             char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY), what[160];
-            snprintf(what, sizeof what, "%.80s is not supported (only %s)", text ? text : "this",
-                     f->fallback);
+            snprintf(what, sizeof what, "%.60s is not supported (%s%s)", text ? text : "this",
+                     family ? "" : "only ", family ? family : f->fallback);
             fail(r, f->name, what);
             free(text);
         }
@@ -195,7 +197,11 @@ static void nothing_left(const Reader *r) {
     if (!field) return;
     char shown[80];
     snprintf(shown, sizeof shown, "%.64s", field);
-    fail(r, shown, "this field is not supported");
+    const char *family = family_of(shown, NULL);
+    char what[96];
+    snprintf(what, sizeof what, "this field is not supported%s%s%s", family ? " (" : "",
+             family ? family : "", family ? ")" : "");
+    fail(r, shown, what);
 }
 
 /* Without the field an empty object. */
@@ -276,6 +282,12 @@ static void read_tower(const Reader *r, TowerConfig *t, bool quick) {
 
 static void read_image(ClipConfig *c, const Reader *r, bool quick) {
     static const char *const pools[] = {"tok", "avg", NULL};
+    take_neutral(r, image_neutral); /* first: another family's sizes have other rules */
+    if (json_is_array(json_object_get(r->object, "layers"))) {
+        char what[96];
+        snprintf(what, sizeof what, "a list is not supported (%s)", family_of("layers", NULL));
+        fail(r, "layers", what);
+    }
     size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
     TowerConfig *t = &c->image;
     *t = clip_image_tower(768, 12, 0, 0);
@@ -289,7 +301,6 @@ static void read_image(ClipConfig *c, const Reader *r, bool quick) {
     t->ln_pre = !take_bool(r, "no_ln_pre");
     t->pool = take_word(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
     t->norm_after_pool = take_bool(r, "final_ln_after_pool");
-    take_neutral(r, image_neutral);
     take_neutral(r, block_neutral);
     nothing_left(r);
 }
