@@ -54,10 +54,11 @@ static uint32_t weights_crc(const Encoder *e) {
 }
 
 static char *tower_form(const TowerConfig *t) {
-    char heads[32] = "";
-    if (t->pool == POOL_ATTENTION) snprintf(heads, sizeof heads, " %zu", t->pool_heads);
+    char more[32] = "";
+    if (t->pool == POOL_ATTENTION) snprintf(more, sizeof more, " %zu", t->pool_heads);
+    if (t->pool == POOL_ID) snprintf(more, sizeof more, " %d", t->pool_id);
     return xasprintf("%d %a %d %d %d %d %d %d%s", t->activation, t->eps, t->causal, t->class_token,
-                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool, heads);
+                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool, more);
 }
 
 /* What tensors do not show of a tower; CLIP's adds nothing. */

@@ -206,6 +206,40 @@ static void test_hf_config(void **state) {
     clip_config_free(&c);
 }
 
+/* The first eos_token_id is pooled: MetaClip2Model's always, CLIPModel's unless it is 2. */
+static void test_hf_end_token(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        Pooling pool;
+        int32_t id;
+        const char *written;
+    } rows[] = {
+        {HF("", "", ", \"eos_token_id\": 2"), POOL_END, 0, "\"CLIPModel\""},
+        {HF("", "", ", \"eos_token_id\": 49407"), POOL_END, 0, "\"CLIPModel\""},
+        {HF("", "", ", \"eos_token_id\": 7"), POOL_ID, 7, "\"MetaClip2Model\""},
+        {"{\"model_type\": \"metaclip_2\", \"text_config\": {\"eos_token_id\": 2, \"vocab_size\": "
+         "901629}}",
+         POOL_ID, 2, "\"model_type\": \"metaclip_2_text_model\""},
+        {"{\"model_type\": \"metaclip_2\", \"text_config\": {}}", POOL_END, 0, "\"CLIPModel\""},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        ClipConfig c, d;
+        Error err = {""};
+        if (!clip_config_parse(&c, "hf", rows[i].json, strlen(rows[i].json), &err))
+            fail_msg("%s", err.text);
+        assert_int_equal(c.text.pool, rows[i].pool);
+        assert_int_equal(c.text.pool_id, rows[i].id);
+        char *again = hf_config_out(&c, "float32", &err);
+        test_says(again, rows[i].written);
+        if (!clip_config_parse(&d, "again", again, strlen(again), &err)) fail_msg("%s", err.text);
+        assert_true(tower_same(&c.text, &d.text) && tower_same(&c.image, &d.image));
+        free(again);
+        clip_config_free(&c);
+        clip_config_free(&d);
+    }
+}
+
 /* What CLIPModel cannot say is named. */
 static void test_hf_has_no_place(void **state) {
     (void)state;
@@ -249,7 +283,8 @@ static void test_hf_config_refused(void **state) {
         {HF("", ", \"layer_norm_eps\": \"small\"", ""), "vision_config.layer_norm_eps"},
         {HF("", ", \"layer_norm_eps\": -1", ""), "vision_cfg.norm_kwargs.eps"},
         {HF("", ", \"num_channels\": 1", ""), "num_channels"},
-        {HF("", "", ", \"eos_token_id\": 7"), "text_config.eos_token_id"},
+        {HF("", "", ", \"eos_token_id\": 49408"), "text_config.eos_token_id"},
+        {HF("", "", ", \"eos_token_id\": [2]"), "text_config.eos_token_id"},
         {HF("", "", ", \"vocab_size\": -1"), "text_config.vocab_size"},
         {HF("", "", ", \"max_position_embeddings\": 1.5"), "max_position_embeddings"},
         {HF("", ", \"num_hidden_layers\": 20000", ""), "layers"},
@@ -446,6 +481,7 @@ int main(void) {
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_activation_is_watched),
         cmocka_unit_test(test_hf_config),
+        cmocka_unit_test(test_hf_end_token),
         cmocka_unit_test(test_hf_has_no_place),
         cmocka_unit_test(test_hf_config_refused),
         cmocka_unit_test(test_preprocessor),

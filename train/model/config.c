@@ -57,7 +57,6 @@ static const NeutralField text_neutral[] = {{"tokenizer_mode", "null"},
                                             {"ls_init_value", "null"},
                                             {"embed_cls", "false"},
                                             {"pad_id", NULL},
-                                            {"eos_id", NULL},
                                             /* the same numbers, since LayerNorm acts on each row
                                              * alone */
                                             {"final_ln_after_pool", NULL},
@@ -325,7 +324,8 @@ static void read_tokenizer(ClipConfig *c, const Reader *r) {
 }
 
 static void read_text(ClipConfig *c, const Reader *r, bool quick) {
-    static const char *const pools[] = {"argmax", "last", NULL};
+    static const char *const pools[] = {"argmax", "last", "eos", NULL};
+    static const Pooling poolings[] = {POOL_END, POOL_LAST, POOL_ID};
     c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
     c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
     TowerConfig *t = &c->text;
@@ -334,7 +334,10 @@ static void read_text(ClipConfig *c, const Reader *r, bool quick) {
     read_tower(r, t, quick);
     if (t->width % t->heads) fail(r, "heads", "does not divide the width");
     t->causal = !take_bool(r, "no_causal_mask");
-    t->pool = take_word(r, "pool_type", pools) ? POOL_LAST : POOL_END;
+    t->pool = poolings[take_word(r, "pool_type", pools)];
+    double id = take_number(r, "eos_id", 0, MAX_VOCAB, 2);
+    if (t->pool == POOL_ID) t->pool_id = (int32_t)id;
+    if ((size_t)t->pool_id >= c->vocab_size) fail(r, "eos_id", "is no id of the vocabulary");
     t->proj_bias = take_bool(r, "proj_bias");
     read_tokenizer(c, r);
     take_neutral(r, text_neutral);

@@ -8,12 +8,13 @@
 
 /* The rows of the last block that form a feature. */
 typedef enum {
-    POOL_CLASS,    /* the row of the class token */
-    POOL_END,      /* the row of a caption's first largest id, the end token */
-    POOL_LAST,     /* the last row of the context */
-    POOL_MEAN,     /* the mean of all rows except the class token's */
-    POOL_ATTENTION /* attention of a learned query, the probe, to all rows, then an MLP with its
-                      residual (Zhai et al. 2022, section 3.4) */
+    POOL_CLASS,     /* the row of the class token */
+    POOL_END,       /* the row of a caption's first largest id, the end token */
+    POOL_LAST,      /* the last row of the context */
+    POOL_MEAN,      /* the mean of all rows except the class token's */
+    POOL_ATTENTION, /* attention of a learned query, the probe, to all rows, then an MLP with its
+                       residual (Zhai et al. 2022, section 3.4) */
+    POOL_ID         /* the row of a caption's first pool_id; the first row without one */
 } Pooling;
 
 /* One transformer: everything that the towers, their blocks and the list of tensors use of an
@@ -27,6 +28,7 @@ typedef struct TowerConfig {
     bool ln_pre;                  /* a LayerNorm between embeddings and blocks */
     Pooling pool;
     size_t pool_heads;    /* of POOL_ATTENTION, which has the tower's mlp */
+    int32_t pool_id;      /* of POOL_ID */
     bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
     bool proj_bias;       /* text tower: the projection has a bias, and its matrix is [E,C] */
     bool no_proj;         /* no projection: the pooled rows are the features, C = E */
@@ -42,20 +44,22 @@ static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
            a->mlp == b->mlp && a->activation == b->activation && a->eps == b->eps &&
            a->causal == b->causal && a->class_token == b->class_token &&
            a->patch_bias == b->patch_bias && a->ln_pre == b->ln_pre && a->pool == b->pool &&
-           a->pool_heads == b->pool_heads && a->norm_after_pool == b->norm_after_pool &&
-           a->proj_bias == b->proj_bias && a->no_proj == b->no_proj;
+           a->pool_heads == b->pool_heads && a->pool_id == b->pool_id &&
+           a->norm_after_pool == b->norm_after_pool && a->proj_bias == b->proj_bias &&
+           a->no_proj == b->no_proj;
 }
 
 /* Work that cannot change a feature is skipped; these return true if that is exact. */
 
 /* Skips positions after the pooled one, which it does not attend to. */
 static inline bool tower_ends_at_pool(const TowerConfig *t) {
-    return t->causal && t->pool == POOL_END;
+    return t->causal && (t->pool == POOL_END || t->pool == POOL_ID);
 }
 /* Skips the last block for all rows except the pooled one, if that attends to every computed row.
  */
 static inline bool tower_pools_one(const TowerConfig *t) {
-    return t->pool == POOL_END || t->pool == POOL_LAST || (!t->causal && t->pool == POOL_CLASS);
+    return t->pool == POOL_END || t->pool == POOL_ID || t->pool == POOL_LAST ||
+           (!t->causal && t->pool == POOL_CLASS);
 }
 
 /* ln(1/0.07), where the logarithm of the logit scale starts (Radford et al. 2021, section 2.5). */

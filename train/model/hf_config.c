@@ -82,15 +82,19 @@ static bool read_tower(const Section *s, json_int_t width, json_int_t heads, Tow
     return true;
 }
 
-/* The pooled token of a caption: CLIPModel uses the first eos_token_id, or with the value 2 of
- * early files the largest id. This program uses the largest, which is the same if eos is the last
- * id. */
-static bool check_eos(const Section *s, json_int_t vocab, Error *err) {
+static const char metaclip_2[] = "metaclip_2";
+
+/* The pooled token of a caption: the first eos_token_id, or in CLIPModel with the value 2 of early
+ * files the largest id (which is the same if eos is the vocabulary's last id). */
+static bool read_eos(const Section *s, bool early, json_int_t vocab, json_t *text_cfg, Error *err) {
     const json_t *v = field(s, "eos_token_id");
     json_int_t eos = v ? json_integer_value(v) : 49407;
-    if (eos == 2 || eos == vocab - 1) return true;
-    return error_set(err, "%s.eos_token_id: only the vocabulary's last id (%lld) is supported",
-                     s->name, (long long)vocab - 1);
+    if ((v && !json_is_integer(v)) || eos < 0 || eos >= vocab)
+        return error_set(err, "%s.eos_token_id: expected an id of the vocabulary", s->name);
+    if ((eos == 2 && early) || eos == vocab - 1) return true;
+    json_object_set_new(text_cfg, "pool_type", json_string("eos"));
+    json_object_set_new(text_cfg, "eos_id", json_integer(eos));
+    return true;
 }
 
 /* Fields that are only written if they are not the defaults of open_clip's schema. */
@@ -108,8 +112,10 @@ static json_t *model_cfg(const json_t *root, Error *err) {
     TowerFields i, t;
     json_int_t embed, size, patch, channels, context, vocab;
     const json_t *type = field(&top, "model_type");
-    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "clip"))) {
-        error_set(err, "config.model_type: only \"clip\" is supported");
+    const char *model = type ? json_string_value(type) : "clip";
+    bool early = model && !strcmp(model, "clip");
+    if (!model || (!early && strcmp(model, metaclip_2))) {
+        error_set(err, "config.model_type: only \"clip\" and \"metaclip_2\" are supported");
         return NULL;
     }
     if (!read_tower(&image, 768, 12, &i, err) || !read_tower(&text, 512, 8, &t, err) ||
@@ -118,7 +124,7 @@ static json_t *model_cfg(const json_t *root, Error *err) {
         !whole(&image, "patch_size", 32, &patch, err) ||
         !whole(&image, "num_channels", 3, &channels, err) ||
         !whole(&text, "max_position_embeddings", 77, &context, err) ||
-        !whole(&text, "vocab_size", 49408, &vocab, err) || !check_eos(&text, vocab, err))
+        !whole(&text, "vocab_size", 49408, &vocab, err))
         return NULL;
     if (channels != 3) {
         error_set(err, "vision_config.num_channels: only 3 are supported");
@@ -138,7 +144,9 @@ static json_t *model_cfg(const json_t *root, Error *err) {
     if (quick) json_object_set_new(cfg, "quick_gelu", json_true());
     name_rest(json_object_get(cfg, "vision_cfg"), &i);
     name_rest(json_object_get(cfg, "text_cfg"), &t);
-    return cfg;
+    if (read_eos(&text, early, vocab, json_object_get(cfg, "text_cfg"), err)) return cfg;
+    json_decref(cfg);
+    return NULL;
 }
 
 /* The numbers are checked when preprocess_cfg is read. */
@@ -204,19 +212,24 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
             return NULL;
         }
     json_int_t vocab = (json_int_t)c->vocab_size;
-    json_t *image = tower_out(&c->image, c, "clip_vision_model"),
-           *text = tower_out(&c->text, c, "clip_text_model");
+    bool first_id = c->text.pool == POOL_ID;
+    json_t *image =
+        tower_out(&c->image, c, first_id ? "metaclip_2_vision_model" : "clip_vision_model");
+    json_t *text = tower_out(&c->text, c, first_id ? "metaclip_2_text_model" : "clip_text_model");
     json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
     json_object_set_new(image, "patch_size", json_integer((json_int_t)c->patch_size));
     json_object_set_new(image, "num_channels", json_integer(3));
     json_object_set_new(text, "max_position_embeddings",
                         json_integer((json_int_t)c->context_length));
     json_object_set_new(text, "vocab_size", json_integer(vocab));
-    json_object_set_new(text, "bos_token_id", json_integer(vocab - 2));
-    json_object_set_new(text, "eos_token_id", json_integer(vocab - 1));
-    json_object_set_new(text, "pad_token_id", json_integer(vocab - 1));
+    json_object_set_new(text, "eos_token_id", json_integer(first_id ? c->text.pool_id : vocab - 1));
+    if (!first_id) {
+        json_object_set_new(text, "bos_token_id", json_integer(vocab - 2));
+        json_object_set_new(text, "pad_token_id", json_integer(vocab - 1));
+    }
     return clip_config_text(json_pack(
-        "{s:[s], s:s, s:I, s:f, s:s, s:o, s:o}", "architectures", "CLIPModel", "model_type", "clip",
+        "{s:[s], s:s, s:I, s:f, s:s, s:o, s:o}", "architectures",
+        first_id ? "MetaClip2Model" : "CLIPModel", "model_type", first_id ? metaclip_2 : "clip",
         "projection_dim", (json_int_t)c->embed_dim, "logit_scale_init_value", c->init_logit_scale,
         "torch_dtype", dtype, "text_config", text, "vision_config", image));
 }

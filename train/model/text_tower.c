@@ -44,10 +44,14 @@ void text_tower_layout_kept(TextTower *t, Arena *a) {
 
 void text_tower_layout_scratch(TextTower *t, Arena *a) { tower_layout_scratch(&t->tower, a); }
 
-/* The first position of the largest id of a context: the end token, which a caption may also hold
- * as a literal; n, the first padding, if that is larger. */
+/* The first position of a context's end token: of its largest id, or of the tower's pool_id (0 if
+ * there is none). A caption may also hold it as a literal; n, the first padding, if that is it. */
 static size_t end_token(const TextTower *t, const int32_t *ids, size_t n, int32_t pad) {
     size_t best = 0;
+    if (t->tower.config.pool == POOL_ID) {
+        while (best < n && ids[best] != t->tower.config.pool_id) best++;
+        return best < n || (n < t->context && pad == t->tower.config.pool_id) ? best : 0;
+    }
     for (size_t i = 1; i < n; i++)
         if (ids[i] > ids[best]) best = i;
     return n < t->context && pad > ids[best] ? n : best;
