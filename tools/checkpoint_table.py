@@ -5,7 +5,7 @@ open_clip_torch; downloads nothing.
 
   tools/checkpoint_table.py             writes the table between the document's two marks
   tools/checkpoint_table.py --check     exits 1 if the document differs from what would be written"""
-import argparse, json, os, re, struct, subprocess, sys, tempfile
+import argparse, sys
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--clipc", default="build/clipc")
@@ -16,26 +16,13 @@ a = ap.parse_args()
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
+from checks import refusal
+
 BEGIN, END = "<!-- tools/checkpoint_table.py writes from here -->\n", "<!-- to here -->\n"
-
-
-def refusal(name):
-    """Why clipc does not read the architecture: its message, "" if it does. Weights are opened apart from the configuration, so a file
-    of one tensor is enough."""
-    with tempfile.TemporaryDirectory() as folder:
-        at = lambda f: os.path.join(folder, f)
-        header = json.dumps({"logit_scale": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
-        open(at("open_clip_model.safetensors"), "wb").write(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-        json.dump({"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}, open(at("open_clip_config.json"), "w"))
-        done = subprocess.run([a.clipc, "ckpt", "info", folder, "--json"], capture_output=True, text=True)
-        if done.returncode: sys.exit(f"clipc ckpt info: {done.stderr}")
-        if "config" in json.loads(done.stdout): return ""
-        return re.search(r"open_clip_config\.json: (.*)", done.stderr).group(1)
-
 
 entries, why = open_clip.list_pretrained(), {}
 for name, _ in entries:
-    if name not in why: why[name] = refusal(name)
+    if name not in why: why[name] = refusal(a.clipc, open_clip.get_model_config(name))
 opened = sum(not why[name] for name, _ in entries)
 lines = [f"open_clip {open_clip.__version__} lists {len(entries)} entries; clipc reads the architectures of {opened}.\n", "\n",
          "| architecture | tag | repository | read, or the refusal |\n", "|---|---|---|---|\n"]

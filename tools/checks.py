@@ -1,5 +1,6 @@
-"""Shared by check_formats.py and check_openclip.py: generated pictures and captions, and calls of clipc."""
-import os, subprocess, sys
+"""Shared by check_families.py, check_formats.py, check_openclip.py and checkpoint_table.py: generated pictures and captions, and calls
+of clipc."""
+import json, os, re, struct, subprocess, sys, tempfile
 
 import numpy as np
 from PIL import Image
@@ -21,3 +22,17 @@ def clipc(program, *args):
     """Runs the program; on failure exits with its output."""
     done = subprocess.run([program, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode: sys.exit(f"clipc {' '.join(args)}: {done.stdout}")
+
+
+def refusal(program, model_cfg):
+    """Why clipc does not read open_clip's configuration: its message, "" if it does. Weights are opened apart from the configuration,
+    so a file of one tensor is enough."""
+    with tempfile.TemporaryDirectory() as folder:
+        at = lambda f: os.path.join(folder, f)
+        header = json.dumps({"logit_scale": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
+        open(at("open_clip_model.safetensors"), "wb").write(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+        json.dump({"model_cfg": model_cfg, "preprocess_cfg": {}}, open(at("open_clip_config.json"), "w"))
+        done = subprocess.run([program, "ckpt", "info", folder, "--json"], capture_output=True, text=True)
+        if done.returncode: sys.exit(f"clipc ckpt info: {done.stderr}")
+        if "config" in json.loads(done.stdout): return ""
+        return re.search(r"open_clip_config\.json: (.*)", done.stderr).group(1)
