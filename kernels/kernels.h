@@ -152,6 +152,10 @@ typedef struct Kernels {
                            size_t C, Activation f);
     /* db[N] += Σ_m dy[m,:]: the gradient of a row that is repeated M times. */
     void (*bias_bwd)(acc *db, const act *dy, size_t M, size_t N);
+    /* y[rows,F] = g·σ(g)·v of x[rows,2F], whose rows hold [g | v] (Shazeer 2020, SwiGLU). */
+    void (*swiglu_fwd)(act *y, const act *x, size_t rows, size_t F);
+    /* dx[rows,2F] of dy[rows,F]; dx may be x. */
+    void (*swiglu_bwd)(act *dx, const act *dy, const act *x, size_t rows, size_t F);
     /* y[n] = a + b. y may be a or b. */
     void (*add)(act *y, const act *a, const act *b, size_t n);
     /* y[n,C] = x[idx[i], :]. */
@@ -179,6 +183,13 @@ typedef struct Kernels {
                             const int32_t *keep, size_t B, size_t n, size_t C);
     void (*image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                             size_t B, size_t n, size_t C);
+    /* Rotary positions (Su et al. 2021), in place: in rows of ld elements of x[B,first+n,ld] the
+     * first `heads` heads of D elements, D even, are turned by pairs: x[d] = x[d]·cos[d] + x[d^1]·
+     * sin[d]. turns[grid,2,D]: cosines, then sines, negative at even d. Row first+i of a sample has
+     * the grid position keep[b,i] (NULL: i); the rows before it are unchanged. back: by the
+     * opposite angles, which is the backward. */
+    void (*rotate_heads)(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,
+                         size_t n, size_t ld, size_t heads, size_t D, bool back);
     /* x[rows,C] = table[ids[row]] + pos[row - start of its sequence]; table [V,C]. */
     void (*text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
                            const acc *pos, size_t B, size_t rows, size_t C);
@@ -291,8 +302,8 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
-    X(activation_bwd) X(bias_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
-    X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) \
+    X(activation_bwd) X(bias_bwd) X(swiglu_fwd) X(swiglu_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
+    X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) X(rotate_heads) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) \

@@ -93,6 +93,9 @@ static void pointwise(void) {
     k->add(z, x, y, n);
     k->activation_bwd(z, y, accs(size[1], 0), x, x, size[0], size[1], ACTIVATION_GELU);
     k->act_from_acc(z, accs(n, 1), n);
+    act *pair = acts(2 * n);
+    k->swiglu_fwd(z, pair, size[0], size[1]);
+    k->swiglu_bwd(pair, z, pair, size[0], size[1]);
 }
 static void rows_of(void) {
     size_t B = size[0], T = size[1], C = size[2], rows;
@@ -114,6 +117,8 @@ static void image(void) {
     k->patches_u8(patches, pixels, NULL, mean, std, B, S, P, n);
     k->image_embed_fwd(x, tok, accs(C, 1), accs((1 + n) * C, 1), NULL, B, n, C);
     k->image_embed_bwd(tok, accs(C, 0), accs((1 + n) * C, 0), x, NULL, B, n, C);
+    size_t D = C % 64 ? 2 : 64;
+    k->rotate_heads(x, accs(n * 2 * D, 1), NULL, B, 1, n, C, C / D, D, false);
 }
 /* The same with half of the patches. */
 static void image_dropout(void) {

@@ -1,6 +1,7 @@
 /* embed: pixels to patches, class and position vectors, token vectors. */
 #include "tests/support_kernels.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static const float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
@@ -75,6 +76,24 @@ static void image_embed(void **state) {
         check_exact(dtok);
         if (dcls) check(dcls, 1, p.B);
         check(dpos, 1, p.B);
+        bufs_free();
+        free(p.keep);
+    }
+}
+
+/* Heads turned at the start of a row, and the rest of the row. */
+static void rotate_heads(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{1, 2, 0}, {3, 6, 5}, {2, 16, 16}, {1, 80, 3}, {4, 64, 128}};
+    for (size_t i = 0; i < 4 * COUNT(images); i++) {
+        Patches p = patches_of(images[i / 4]);
+        const size_t *shape = shapes[i / 4 % COUNT(shapes)];
+        size_t first = i % 2, heads = shape[0], D = shape[1], ld = heads * D + shape[2];
+        bool back = i / 2 % 2;
+        Buf *x = act_inout(p.B * (first + p.n) * ld, 1), *turns = acc_in(p.grid * 2 * D, 1);
+        Buf *keep = keep_in(&p);
+        RUN(rotate_heads, A(x), F(turns), P(keep), p.B, first, p.n, ld, heads, D, back);
+        check(x, 2, 1);
         bufs_free();
         free(p.keep);
     }
@@ -165,6 +184,50 @@ static double image_loss(void *ctx) {
     return test_dot(e->r, e->x, B * (1 + KEPT) * C);
 }
 
+/* Two heads of 2 elements in rows of 5, the angles of 4 positions. */
+enum { HEADS = 2, D = 2, LD = HEADS * D + 1, TURNED = B * (1 + KEPT) * LD };
+typedef struct Turned {
+    double x[TURNED], y[TURNED], r[TURNED], turns[GRID * 2 * D];
+} Turned;
+
+static double turned_loss(void *ctx) {
+    Turned *t = ctx;
+    for (size_t i = 0; i < TURNED; i++) t->y[i] = t->x[i];
+    ref->rotate_heads((act *)t->y, (acc *)t->turns, kept, B, 1, KEPT, LD, HEADS, D, false);
+    return test_dot(t->r, t->y, TURNED);
+}
+
+/* The backward turns the gradient by the opposite angles. A quarter of a circle takes (x, y) to
+ * (-y, x); the row of the class token and the element after the heads keep their values. */
+static void turns_of_ref(void **state) {
+    (void)state;
+    Turned t;
+    double dx[TURNED];
+    for (size_t i = 0; i < TURNED; i++) t.x[i] = test_random(), t.r[i] = test_random();
+    for (size_t p = 0; p < GRID; p++)
+        for (size_t d = 0; d < D; d++) {
+            double angle = (double)p * acos(0);
+            t.turns[(p * 2 + 0) * D + d] = cos(angle);
+            t.turns[(p * 2 + 1) * D + d] = d % 2 ? sin(angle) : -sin(angle);
+        }
+    turned_loss(&t);
+    for (size_t row = 0; row < B * (1 + KEPT); row++) {
+        size_t b = row / (1 + KEPT), i = row % (1 + KEPT);
+        int quarters = i ? kept[b * KEPT + i - 1] : 0;
+        for (size_t e = 0; e < LD; e++) {
+            double want[2] = {t.x[row * LD + e], e < LD - 1 ? t.x[row * LD + (e ^ 1)] : 0};
+            if (e % 2 == 0) want[1] = -want[1];
+            if (e == LD - 1) want[1] = want[0];
+            static const double sign[] = {1, 1, -1, -1};
+            double turned = e == LD - 1 ? want[0] : sign[quarters] * want[quarters % 2];
+            assert_near(t.y[row * LD + e], turned, 1e-15);
+        }
+    }
+    for (size_t i = 0; i < TURNED; i++) dx[i] = t.r[i];
+    ref->rotate_heads((act *)dx, (acc *)t.turns, kept, B, 1, KEPT, LD, HEADS, D, true);
+    assert_gradient(turned_loss, &t, t.x, dx, TURNED);
+}
+
 static double text_loss(void *ctx) {
     Embedding *e = ctx;
     ref->text_embed_fwd((act *)e->x, words, starts, (acc *)e->table, (acc *)e->pos, B, ROWS, C);
@@ -190,9 +253,11 @@ int main(void) {
     const struct CMUnitTest each[] = {
         cmocka_unit_test(patches_u8),
         cmocka_unit_test(image_embed),
+        cmocka_unit_test(rotate_heads),
         cmocka_unit_test(text_embed),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(ref_patches_by_hand),
+                                      cmocka_unit_test(turns_of_ref),
                                       cmocka_unit_test(gradients_of_ref)};
     return kernel_tests_run("kernels_embed", each, COUNT(each), once, COUNT(once));
 }

@@ -68,6 +68,58 @@ static void activation_tails(void **state) {
     }
 }
 
+/* apart, and in place of x */
+static void swiglu(void **state) {
+    (void)state;
+    static const size_t shapes[][2] = {{0, 3},  {1, 1},   {3, 1},    {1, 17},   {5, 7},   {2, 8},
+                                       {8, 16}, {15, 33}, {64, 256}, {137, 96}, {30, 301}};
+    for (size_t i = 0; i < 2 * COUNT(shapes); i++) {
+        size_t rows = shapes[i / 2][0], F = shapes[i / 2][1], n = rows * F;
+        Buf *y = act_out(n), *x = act_in(2 * n, i % 4 ? 6 : 2);
+        RUN(swiglu_fwd, A(y), A(x), rows, F);
+        y->size = 1;
+        check(y, 4, 1);
+        bufs_free();
+
+        bool in_place = i % 2;
+        Buf *dy = act_in(n, 1);
+        x = in_place ? act_inout(2 * n, 6) : act_in(2 * n, 6);
+        Buf *dx = in_place ? x : act_out(2 * n);
+        RUN(swiglu_bwd, A(dx), A(dy), A(x), rows, F);
+        dx->size = 1;
+        check(dx, 4, 1);
+        bufs_free();
+    }
+}
+
+/* Far from 0 the gate is 0 or itself: no overflow, no NaN. */
+static void swiglu_tails(void **state) {
+    (void)state;
+    static const double values[] = {-0x1p100, -1024, -128, 0, 128, 1024, 0x1p60};
+    enum { N = COUNT(values) };
+    Buf *y = act_out(N), *x = act_in(2 * N, 1);
+    for (int i = 0; i < N; i++) x->host[i] = values[i], x->host[N + i] = 0.5;
+    RUN(swiglu_fwd, A(y), A(x), (size_t)1, (size_t)N);
+    check(y, 2, 1);
+    for (int i = 0; i < THREAD_COUNTS * N; i++) {
+        double silu = fmax(x->host[i % N], 0);
+        assert_near(y->got[i / N][i % N], 0.5 * silu, 1e-12 + 1e-6 * silu);
+    }
+    bufs_free();
+
+    Buf *dy = act_in(N, 1), *dx = act_out(2 * N);
+    x = act_in(2 * N, 1);
+    for (int i = 0; i < N; i++) x->host[i] = values[i], x->host[N + i] = 0.5, dy->host[i] = 1;
+    RUN(swiglu_bwd, A(dx), A(dy), A(x), (size_t)1, (size_t)N);
+    check(dx, 2, 1);
+    for (int i = 0; i < THREAD_COUNTS * N; i++) {
+        double g = x->host[i % N], silu = fmax(g, 0), slope = g ? g > 0 : 0.5;
+        assert_near(dx->got[i / N][i % N], 0.5 * slope, 1e-6);
+        assert_near(dx->got[i / N][N + i % N], silu, 1e-12 + 1e-6 * silu);
+    }
+    bufs_free();
+}
+
 static void add(void **state) {
     (void)state;
     for (int form = 0; form < 3; form++) /* apart, y is a, y is b */
@@ -183,6 +235,12 @@ static double biased_loss(void *ctx) {
     return test_dot(p->r, y, N);
 }
 
+static double swiglu_loss(void *ctx) {
+    Pointwise *p = ctx;
+    ref->swiglu_fwd((act *)p->y, (act *)p->x, ROWS / 2, C);
+    return test_dot(p->r, p->y, ROWS / 2 * C);
+}
+
 /* The first C elements of p->x as every row. */
 static double bias_loss(void *ctx) {
     Pointwise *p = ctx;
@@ -218,6 +276,8 @@ static void gradients_of_ref(void **state) {
         activation_loss(&p);
         assert_true(test_error_max(y, p.y, N) == 0);
     }
+    ref->swiglu_bwd((act *)dx, (act *)p.r, (act *)p.x, ROWS / 2, C);
+    assert_gradient(swiglu_loss, &p, p.x, dx, ROWS / 2 * 2 * C);
     double db[C] = {0};
     ref->bias_bwd((acc *)db, (act *)p.r, N / C, C);
     memset(p.x, 0, sizeof p.x);
@@ -245,12 +305,18 @@ static void ref_by_hand(void **state) {
     ref->activation_bwd((act *)dx, (act *)y, NULL, (act *)dy, (act *)x, 2, 1, ACTIVATION_GELU_TANH);
     assert_near(y[0], 0.8411919906082768, 1e-15); /* ½(1 + tanh(1.044715·√(2/π))) */
     assert_near(y[1], 0.8411919906082768 - 1, 1e-15);
+    double gated[4] = {1, -1, 3, 5};
+    ref->swiglu_fwd((act *)y, (act *)gated, 1, 2);
+    assert_near(y[0], 3 / (1 + exp(-1)), 1e-15);
+    assert_near(y[1], -5 / (1 + exp(1)), 1e-15);
 }
 
 int main(void) {
     const struct CMUnitTest each[] = {
         cmocka_unit_test(activation_bwd),
         cmocka_unit_test(activation_tails),
+        cmocka_unit_test(swiglu),
+        cmocka_unit_test(swiglu_tails),
         cmocka_unit_test(bias_bwd),
         cmocka_unit_test(add),
         cmocka_unit_test(gather_and_scatter_rows),

@@ -68,6 +68,24 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
         }
 }
 
+void FN(rotate_heads)(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,
+                      size_t n, size_t ld, size_t heads, size_t D, bool back) {
+    KERNEL_BEGIN(rotate_heads, 3 * B * n * heads * D, 2 * B * n * heads * D * sizeof(act));
+    vf sign = vset(back ? -1 : 1);
+#pragma omp parallel for schedule(static) if (B * n * heads * D > SERIAL_BELOW)
+    for (size_t i = 0; i < B * n; i++) {
+        size_t b = i / n, at = keep ? (size_t)keep[i] : i % n;
+        act *row = x + (b * (first + n) + first + i % n) * ld;
+        const acc *cosines = turns + at * 2 * D, *sines = cosines + D;
+        for (size_t h = 0; h < heads; h++, row += D)
+            for (size_t d = 0; d < D; d += VW) {
+                vf v = act_load(row + d, D - d), s = acc_load(sines + d, D - d) * sign;
+                act_store(row + d, vfma(v, acc_load(cosines + d, D - d), vswap_pairs(v) * s),
+                          D - d);
+            }
+    }
+}
+
 void FN(text_embed_fwd)(act *x, const int32_t *ids, const int32_t *start, const acc *table,
                         const acc *pos, size_t B, size_t rows, size_t C) {
     KERNEL_BEGIN(text_embed_fwd, rows * C, rows * C * (8 + sizeof(act)));

@@ -90,6 +90,35 @@ void FN(bias_bwd)(acc *db, const act *dy, size_t M, size_t N) {
     FN(add_partials)(&db->v, parts, chunks, N);
 }
 
+void FN(swiglu_fwd)(act *y, const act *x, size_t rows, size_t F) {
+    KERNEL_BEGIN(swiglu_fwd, 20 * rows * F, 3 * rows * F * sizeof(act));
+#pragma omp parallel for schedule(static) if (rows * F > SERIAL_BELOW)
+    for (size_t i = 0; i < rows; i++) {
+        const act *gate = x + i * 2 * F, *value = gate + F;
+        for (size_t f = 0; f < F; f += VW) {
+            ahead(gate + f), ahead(value + f), ahead_to_write(y + i * F + f);
+            vf g = act_load(gate + f, F - f);
+            act_store(y + i * F + f, g * vsigmoid(g) * act_load(value + f, F - f), F - f);
+        }
+    }
+}
+
+void FN(swiglu_bwd)(act *dx, const act *dy, const act *x, size_t rows, size_t F) {
+    KERNEL_BEGIN(swiglu_bwd, 25 * rows * F, 5 * rows * F * sizeof(act));
+#pragma omp parallel for schedule(static) if (rows * F > SERIAL_BELOW)
+    for (size_t i = 0; i < rows; i++) {
+        size_t gate = i * 2 * F, value = gate + F;
+        for (size_t f = 0; f < F; f += VW) {
+            size_t k = F - f;
+            ahead(x + gate + f), ahead(x + value + f), ahead(dy + i * F + f);
+            vf g = act_load(x + gate + f, k), v = act_load(x + value + f, k);
+            vf d = act_load(dy + i * F + f, k), rest, s = vsigmoids(g, &rest);
+            act_store(dx + gate + f, d * v * s * vfma(g, rest, vset(1)), k);
+            act_store(dx + value + f, d * g * s, k);
+        }
+    }
+}
+
 void FN(add)(act *y, const act *a, const act *b, size_t n) {
     KERNEL_BEGIN(add, n, 3 * n * sizeof(act));
 #pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)

@@ -58,6 +58,8 @@ static inline void f32_store(float *p, vf v, size_t k) {
     else
         _mm512_mask_storeu_ps(p, vlanes(k), v);
 }
+/* Lanes 2j and 2j+1 exchanged. */
+static inline vf vswap_pairs(vf a) { return _mm512_permute_ps(a, 0xb1); }
 /* 1/a to about 1 ulp: the estimate and one Newton step. */
 static inline vf vrcp(vf a) {
     vf r = _mm512_rcp14_ps(a);
@@ -174,6 +176,7 @@ static inline void f32_store(float *p, vf v, size_t k) {
     else
         _mm256_maskstore_ps(p, vlanes(k), v);
 }
+static inline vf vswap_pairs(vf a) { return _mm256_permute_ps(a, 0xb1); }
 static inline vf vrcp(vf a) { return _mm256_div_ps(vset(1), a); }
 static inline vf vround(vf a) {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -290,6 +293,7 @@ static inline void f32_store(float *p, vf v, size_t k) {
         memcpy(p, t, k * sizeof *t);
     }
 }
+static inline vf vswap_pairs(vf a) { return vrev64q_f32(a); }
 static inline vf vrcp(vf a) { return vset(1) / a; }
 static inline vf vround(vf a) { return vrndnq_f32(a); }
 static inline vf vscale2(vf a, vf n) {

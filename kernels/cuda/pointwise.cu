@@ -1,6 +1,17 @@
 /* cuda/pointwise: activations, sums, gathers and means of rows. */
 #include "kernels/cuda/cuda.cuh"
 
+/* Thread t of all has VW columns from `col` on of row `row`; a row is cut into div_up(C, VW). */
+__device__ static inline bool row_piece(size_t rows, size_t C, size_t *row, size_t *col) {
+    size_t pieces = (C + VW - 1) / VW, t = thread_index();
+    *row = t / pieces;
+    *col = t % pieces * VW;
+    return *row < rows;
+}
+static size_t row_blocks(size_t rows, size_t C) {
+    return div_up(rows * div_up(C, (size_t)VW), BLOCK);
+}
+
 /* ---- activations ---- */
 
 /* f(x) and f'(x). QuickGELU and GELU by tanh are x·σ(u), since ½(1 + tanh(u/2)) = σ(u); w =
@@ -77,6 +88,50 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
     if (db) FN(add_partials)(db, c.parts, c.chunks, C);
 }
 
+/* A thread has VW columns of a row of F outputs. */
+__global__ static void swiglu_fwd(act *y, const act *x, size_t rows, size_t F, bool wide) {
+    size_t row, f;
+    if (!row_piece(rows, F, &row, &f)) return;
+    float g[VW], v[VW];
+    act_load(g, x + row * 2 * F + f, F - f, wide);
+    act_load(v, x + row * 2 * F + F + f, F - f, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) v[j] *= g[j] / (1 + __expf(-g[j]));
+    act_store(y + row * F + f, v, F - f, wide);
+}
+
+void FN(swiglu_fwd)(act *y, const act *x, size_t rows, size_t F) {
+    GPU_TIMER(swiglu_fwd, 20 * rows * F, 3 * rows * F * sizeof(act));
+    bool wide = F % VW == 0 && aligned16(y) && aligned16(x);
+    LAUNCH(swiglu_fwd, row_blocks(rows, F), BLOCK, 0, y, x, rows, F, wide);
+}
+
+__global__ static void swiglu_bwd(act *dx, const act *dy, const act *x, size_t rows, size_t F,
+                                  bool wide) {
+    size_t row, f;
+    if (!row_piece(rows, F, &row, &f)) return;
+    size_t gate = row * 2 * F + f;
+    float g[VW], v[VW], d[VW];
+    act_load(g, x + gate, F - f, wide);
+    act_load(v, x + gate + F, F - f, wide);
+    act_load(d, dy + row * F + f, F - f, wide);
+#pragma unroll
+    for (int j = 0; j < VW; j++) {
+        float s = 1 / (1 + __expf(-g[j])), silu = g[j] * s;
+        /* e·s for 1 - s would be ∞·0 far below 0 */
+        v[j] *= d[j] * (s + silu * (1 - s));
+        d[j] *= silu;
+    }
+    act_store(dx + gate, v, F - f, wide);
+    act_store(dx + gate + F, d, F - f, wide);
+}
+
+void FN(swiglu_bwd)(act *dx, const act *dy, const act *x, size_t rows, size_t F) {
+    GPU_TIMER(swiglu_bwd, 25 * rows * F, 5 * rows * F * sizeof(act));
+    bool wide = F % VW == 0 && aligned16(dx) && aligned16(dy) && aligned16(x);
+    LAUNCH(swiglu_bwd, row_blocks(rows, F), BLOCK, 0, dx, dy, x, rows, F, wide);
+}
+
 /* ---- sums and rows ---- */
 
 void FN(bias_bwd)(acc *db, const act *dy, size_t M, size_t N) {
@@ -98,17 +153,6 @@ __global__ static void add(act *y, const act *a, const act *b, size_t n, bool wi
 void FN(add)(act *y, const act *a, const act *b, size_t n) {
     GPU_TIMER(add, n, 3 * n * sizeof(act));
     LAUNCH(add, blocks_of(n), BLOCK, 0, y, a, b, n, aligned16(y) && aligned16(a) && aligned16(b));
-}
-
-/* Thread t of all has VW columns from `col` on of row `row`; a row is cut into div_up(C, VW). */
-__device__ static inline bool row_piece(size_t rows, size_t C, size_t *row, size_t *col) {
-    size_t pieces = (C + VW - 1) / VW, t = thread_index();
-    *row = t / pieces;
-    *col = t % pieces * VW;
-    return *row < rows;
-}
-static size_t row_blocks(size_t rows, size_t C) {
-    return div_up(rows * div_up(C, (size_t)VW), BLOCK);
 }
 
 __global__ static void gather_rows(act *y, const act *x, const int32_t *idx, size_t n, size_t C,

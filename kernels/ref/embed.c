@@ -50,6 +50,20 @@ void ref_image_embed_bwd(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
     }
 }
 
+void ref_rotate_heads(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,
+                      size_t n, size_t ld, size_t heads, size_t D, bool back) {
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = 0; i < n; i++)
+            for (size_t d = 0; d < heads * D; d += 2) {
+                act *pair = x + (b * (first + n) + first + i) * ld + d;
+                const acc *cosines = turns + position(keep, b, i, n) * 2 * D + d % D;
+                const acc *sines = cosines + D;
+                double even = pair[0].v, odd = pair[1].v, sign = back ? -1 : 1;
+                pair[0].v = even * cosines[0].v + odd * sign * sines[0].v;
+                pair[1].v = odd * cosines[1].v + even * sign * sines[1].v;
+            }
+}
+
 void ref_text_embed_fwd(act *x, const int32_t *ids, const int32_t *start, const acc *table,
                         const acc *pos, size_t B, size_t rows, size_t C) {
     (void)rows;

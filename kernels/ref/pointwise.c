@@ -43,6 +43,24 @@ void ref_bias_bwd(acc *db, const act *dy, size_t M, size_t N) {
         for (size_t n = 0; n < N; n++) db[n].v += dy[m * N + n].v;
 }
 
+void ref_swiglu_fwd(act *y, const act *x, size_t rows, size_t F) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t f = 0; f < F; f++) {
+            double g = x[i * 2 * F + f].v;
+            y[i * F + f].v = g * sigmoid(g) * x[i * 2 * F + F + f].v;
+        }
+}
+
+void ref_swiglu_bwd(act *dx, const act *dy, const act *x, size_t rows, size_t F) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t f = 0; f < F; f++) {
+            size_t at = i * 2 * F + f;
+            double g = x[at].v, v = x[at + F].v, d = dy[i * F + f].v, s = sigmoid(g);
+            dx[at].v = d * v * (s + g * s * (1 - s));
+            dx[at + F].v = d * g * s;
+        }
+}
+
 void ref_add(act *y, const act *a, const act *b, size_t n) {
     for (size_t i = 0; i < n; i++) y[i].v = a[i].v + b[i].v;
 }
