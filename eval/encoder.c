@@ -57,8 +57,14 @@ static char *tower_form(const TowerConfig *t) {
     char more[32] = "";
     if (t->pool == POOL_ATTENTION) snprintf(more, sizeof more, " %zu", t->pool_heads);
     if (t->pool == POOL_ID) snprintf(more, sizeof more, " %d", t->pool_id);
-    return xasprintf("%d %a %d %d %d %d %d %d%s", t->activation, t->eps, t->causal, t->class_token,
-                     t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool, more);
+    const Rotary *r = &t->rotary;
+    char rotary[112] = "";
+    if (r->theta > 0)
+        snprintf(rotary, sizeof rotary, " %a %a %a %d", r->theta, r->offset, r->reference,
+                 r->x_first);
+    return xasprintf("%d %a %d %d %d %d %d %d%s%s", t->activation, t->eps, t->causal,
+                     t->class_token, t->patch_bias, t->ln_pre, t->pool, t->norm_after_pool, more,
+                     rotary);
 }
 
 /* What tensors do not show of a tower; CLIP's adds nothing. */

@@ -49,9 +49,9 @@ void norm_bwd(const Params *p, Layer l, act *dx, act *y, const act *dy, const ac
 }
 
 bool block_trains(const Block *b) {
-    return layer_trains(b->ln_1) || layer_trains(b->in_proj) || layer_trains(b->out_proj) ||
-           layer_trains(b->ln_2) || layer_trains(b->c_fc) || layer_trains(b->c_proj) ||
-           (b->probe && b->probe->trainable);
+    return layer_trains(b->ln_inner) || layer_trains(b->ln_mlp) || layer_trains(b->ln_1) ||
+           layer_trains(b->in_proj) || layer_trains(b->out_proj) || layer_trains(b->ln_2) ||
+           layer_trains(b->c_fc) || layer_trains(b->c_proj) || (b->probe && b->probe->trainable);
 }
 
 void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, size_t B, bool pooled,
@@ -64,6 +64,10 @@ void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, si
     s->x2 = arena_take(a, size_mul(n, b->C), ac);
     s->mean2 = arena_take(a, n, sc);
     s->rstd2 = arena_take(a, n, sc);
+    s->mean_o = arena_take(a, b->ln_inner.w ? n : 0, sc);
+    s->rstd_o = arena_take(a, b->ln_inner.w ? n : 0, sc);
+    s->mean_h = arena_take(a, b->ln_mlp.w ? n : 0, sc);
+    s->rstd_h = arena_take(a, b->ln_mlp.w ? n : 0, sc);
     size_t mark = a->used;
     s->qkv = arena_take(a, size_mul(rows, (pooled ? 2 : 3) * b->C), ac);
     s->q = pooled ? arena_take(a, size_mul(B, b->C), ac) : NULL;
@@ -71,7 +75,7 @@ void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, si
     s->lse = arena_take(a, size_mul(n, b->H), sc);
     size_t end = a->used;
     if (forward_only) a->used = mark;
-    s->pre = arena_take(a, size_mul(n, b->mlp), ac);
+    s->pre = arena_take(a, size_mul(n, (b->gated ? 2 : 1) * b->mlp), ac);
     a->used = size_max(end, a->used);
 }
 
@@ -79,6 +83,7 @@ void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows
                           bool backward) {
     size_t ac = b->k->act_size;
     s->h = arena_take(a, size_mul(rows, b->mlp), ac);
+    s->h_norm = b->ln_mlp.w ? arena_take(a, size_mul(rows, b->mlp), ac) : NULL;
     s->gathered = arena_take(a, size_mul(B, b->C), ac);
     s->d = s->dh = s->dpooled = NULL;
     if (!backward) return;
@@ -87,15 +92,39 @@ void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows
     s->dpooled = arena_take(a, size_mul(B, b->C), ac);
 }
 
+static const act *c_proj_input(const Block *b, const BlockScratch *t) {
+    return b->ln_mlp.w ? t->h_norm : t->h;
+}
+
 /* From the residual x[n,C] and the attention branch to x2 and the MLP branch; NULL: x2 is there. */
 static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
                     size_t n, bool recompute) {
     norm_fwd(b->p, b->ln_2, b->eps, t->y, s->mean2, s->rstd2, x ? s->x2 : NULL, x ? x : s->x2,
              x ? t->branch : NULL, n, b->C);
-    b->k->linear_activation_fwd(t->h, s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n, b->mlp,
-                                b->C, b->f);
+    if (b->gated) {
+        b->k->linear_fwd(s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n, 2 * b->mlp, b->C);
+        if (recompute && !b->ln_mlp.w) return;
+        b->k->swiglu_fwd(t->h, s->pre, n, b->mlp);
+    } else {
+        b->k->linear_activation_fwd(t->h, s->pre, t->y, weight(b, b->c_fc), bias(b, b->c_fc), n,
+                                    b->mlp, b->C, b->f);
+    }
+    if (b->ln_mlp.w)
+        norm_fwd(b->p, b->ln_mlp, b->eps, t->h_norm, s->mean_h, s->rstd_h, NULL, t->h, NULL, n,
+                 b->mlp);
     if (recompute) return;
-    b->k->linear_fwd(t->branch, t->h, weight(b, b->c_proj), bias(b, b->c_proj), n, b->C, b->mlp);
+    b->k->linear_fwd(t->branch, c_proj_input(b, t), weight(b, b->c_proj), bias(b, b->c_proj), n,
+                     b->C, b->mlp);
+}
+
+/* From t->dh [n,mlp], the gradient of c_proj's input, to that of s->pre, which it replaces, and
+ * c_proj's input again. */
+static void gated_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, size_t n) {
+    b->k->swiglu_fwd(t->h, s->pre, n, b->mlp);
+    if (b->ln_mlp.w)
+        norm_bwd(b->p, b->ln_mlp, t->dh, t->h_norm, t->dh, NULL, t->h, s->mean_h, s->rstd_h, n,
+                 b->mlp);
+    b->k->swiglu_bwd(s->pre, t->dh, s->pre, n, b->mlp);
 }
 
 /* d[n,C]: gradient of the output → gradient of x2. */
@@ -104,15 +133,58 @@ static void mlp_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
     k->linear_bwd_input(t->dh, d, weight(b, b->c_proj), n, b->C, b->mlp);
     Layer c_fc = b->c_fc;
     acc *db = NULL;
-    if (k->bias_in_activation) {
+    if (k->bias_in_activation && !b->gated) {
         db = trainable_grad(b->p, c_fc.b);
         c_fc.b = NULL;
     }
-    k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
-    linear_grad(b->p, b->c_proj, d, t->h, n, b->C, b->mlp);
-    k->linear_bwd_input(t->branch, t->dh, weight(b, b->c_fc), n, b->mlp, b->C);
+    size_t wide = (b->gated ? 2 : 1) * b->mlp;
+    const act *dpre = b->gated ? s->pre : t->dh;
+    if (b->gated)
+        gated_bwd(b, s, t, n);
+    else
+        k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
+    linear_grad(b->p, b->c_proj, d, c_proj_input(b, t), n, b->C, b->mlp);
+    k->linear_bwd_input(t->branch, dpre, weight(b, b->c_fc), n, wide, b->C);
     norm_bwd(b->p, b->ln_2, d, t->y, t->branch, d, s->x2, s->mean2, s->rstd2, n, b->C);
-    linear_grad(b->p, c_fc, t->dh, t->y, n, b->mlp, b->C);
+    linear_grad(b->p, c_fc, dpre, t->y, n, wide, b->C);
+}
+
+/* The first `heads` heads of x's rows of ld elements. */
+static void turn(const Block *b, act *x, const Sequences *seq, size_t ld, size_t heads, bool back) {
+    if (b->rotary)
+        b->k->rotate_heads(x, seq->turns, seq->keep, seq->B, seq->first, seq->max_T - seq->first,
+                           ld, heads, b->C / b->H, back);
+}
+
+/* s->o [n,C] → y [n,C]. */
+static void out_proj_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, act *y,
+                         size_t n) {
+    const act *x = s->o;
+    if (b->ln_inner.w) {
+        norm_fwd(b->p, b->ln_inner, b->eps, t->y, s->mean_o, s->rstd_o, NULL, s->o, NULL, n, b->C);
+        x = t->y;
+    }
+    b->k->linear_fwd(y, x, weight(b, b->out_proj), bias(b, b->out_proj), n, b->C, b->C);
+}
+
+/* d [n,C]: gradient of out_proj's output → that of s->o in t->branch. */
+static void out_proj_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *d,
+                         size_t n) {
+    const act *x = s->o;
+    b->k->linear_bwd_input(t->branch, d, weight(b, b->out_proj), n, b->C, b->C);
+    if (b->ln_inner.w) {
+        norm_bwd(b->p, b->ln_inner, t->branch, t->y, t->branch, NULL, s->o, s->mean_o, s->rstd_o, n,
+                 b->C);
+        x = t->y;
+    }
+    linear_grad(b->p, b->out_proj, d, x, n, b->C, b->C);
+}
+
+/* A key's bias that does not exist has no gradient. */
+static void clear_key_bias(const Block *b) {
+    acc *db = trainable_grad(b->p, b->in_proj.b);
+    if (db && b->in_proj.b->no_key)
+        b->k->device->zero(acc_at(b->k, db, b->C), b->C * b->k->acc_size);
 }
 
 static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,
@@ -130,9 +202,10 @@ void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const
     size_t rows = seq->rows, C = b->C;
     input_norm(b, s, t, rows, x_in);
     k->linear_fwd(s->qkv, t->y, weight(b, b->in_proj), bias(b, b->in_proj), rows, 3 * C, C);
+    turn(b, s->qkv, seq, 3 * C, 2 * b->H, false);
     k->attention_fwd(s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T, b->H, C / b->H,
                      b->causal);
-    k->linear_fwd(t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj), rows, C, C);
+    out_proj_fwd(b, s, t, t->branch, rows);
     mlp_fwd(b, s, t, s->x, rows, recompute);
 }
 
@@ -140,14 +213,15 @@ void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const
     const Kernels *k = b->k;
     size_t rows = seq->rows, C = b->C;
     mlp_bwd(b, s, t, t->d, rows);
-    k->linear_bwd_input(t->branch, t->d, weight(b, b->out_proj), rows, C, C);
-    linear_grad(b->p, b->out_proj, t->d, s->o, rows, C, C);
+    out_proj_bwd(b, s, t, t->d, rows);
     act *dqkv = t->dh;
     k->attention_bwd(dqkv, t->branch, s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T,
                      b->H, C / b->H, b->causal);
+    turn(b, dqkv, seq, 3 * C, 2 * b->H, true);
     k->linear_bwd_input(t->branch, dqkv, weight(b, b->in_proj), rows, 3 * C, C);
     norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, t->d, s->x, s->mean1, s->rstd1, rows, C);
     linear_grad(b->p, b->in_proj, dqkv, t->y, rows, 3 * C, C);
+    clear_key_bias(b);
 }
 
 /* The rows of which seq->pool selects the queries' inputs. */
@@ -163,11 +237,11 @@ void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     const act *wb = bias(b, b->in_proj);
     input_norm(b, s, t, rows, x_in);
     k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
+    turn(b, s->qkv, seq, 2 * C, b->H, false); /* the query is a class token's, or the probe */
     k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
     k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
     k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);
-    k->linear_fwd(b->probe ? s->x2 : t->branch, s->o, weight(b, b->out_proj), bias(b, b->out_proj),
-                  B, C, C);
+    out_proj_fwd(b, s, t, b->probe ? s->x2 : t->branch, B);
     if (!b->probe) k->gather_rows(t->gathered, s->x, seq->pool, B, C);
     mlp_fwd(b, s, t, b->probe ? NULL : t->gathered, B, recompute);
 }
@@ -179,10 +253,10 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     const act *w = weight(b, b->in_proj);
     act *dkv = t->dh, *dq = act_at(k, t->dh, rows * 2 * C);
     mlp_bwd(b, s, t, t->dpooled, B);
-    k->linear_bwd_input(t->branch, t->dpooled, weight(b, b->out_proj), B, C, C);
-    linear_grad(b->p, b->out_proj, t->dpooled, s->o, B, C, C);
+    out_proj_bwd(b, s, t, t->dpooled, B);
     k->attention_pool_bwd(dq, dkv, t->branch, s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H,
                           C / b->H);
+    turn(b, dkv, seq, 2 * C, b->H, true);
     k->linear_bwd_input(t->branch, dkv, act_at(k, w, C * C), rows, 2 * C, C);
     k->linear_bwd_input(t->gathered, dq, w, B, C, C);
     if (!b->probe)
@@ -198,4 +272,5 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
     k->linear_bwd_weight(dw, db, dq, t->gathered, B, C, C);
     grad_done(b->p, b->in_proj.w);
+    clear_key_bias(b);
 }

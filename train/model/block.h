@@ -14,10 +14,14 @@ typedef struct Layer {
 } Layer;
 
 /* Packed sequences on the device: sequence i owns rows start[i] … start[i+1]-1, its pooled row is
- * pool[i] (0, the probe's only row, in a tower with attention pooling); max_T: the longest. */
+ * pool[i] (0, the probe's only row, in a tower with attention pooling); max_T: the longest. turns,
+ * keep, first: rotary positions, as in rotate_heads. */
 typedef struct Sequences {
     const int32_t *start, *pool;
     size_t B, rows, max_T;
+    const acc *turns;
+    const int32_t *keep;
+    size_t first;
 } Sequences;
 
 typedef struct Block {
@@ -26,22 +30,25 @@ typedef struct Block {
     size_t C, H, mlp;
     double eps;
     Activation f;
-    bool causal;
+    bool causal, rotary, gated;
     Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
-    const Param *probe; /* of attention pooling; NULL: a block */
+    const Param *probe;     /* of attention pooling; NULL: a block */
+    Layer ln_inner, ln_mlp; /* empty if the configuration has none */
 } Block;
 
 /* Values of a forward for its backward. n = rows, or B in the pooled form. */
 typedef struct BlockStore {
-    act *x;             /* [rows,C] the block's input */
-    acc *mean1, *rstd1; /* [rows] */
-    act *x2;            /* [n,C] after the attention branch */
-    acc *mean2, *rstd2; /* [n] */
-    act *qkv;           /* [rows,3C]; pooled: [rows,2C], K and V */
-    act *q;             /* pooled: [B,C] */
-    act *o;             /* [n,C] attention's output */
-    acc *lse;           /* [H,n] */
-    act *pre;           /* [n,mlp] before the activation */
+    act *x;               /* [rows,C] the block's input */
+    acc *mean1, *rstd1;   /* [rows] */
+    act *x2;              /* [n,C] after the attention branch */
+    acc *mean2, *rstd2;   /* [n] */
+    act *qkv;             /* [rows,3C]; pooled: [rows,2C], K and V */
+    act *q;               /* pooled: [B,C] */
+    act *o;               /* [n,C] attention's output */
+    acc *lse;             /* [H,n] */
+    acc *mean_o, *rstd_o; /* [n] of ln_inner */
+    acc *mean_h, *rstd_h; /* [n] of ln_mlp */
+    act *pre; /* [n,mlp] before the activation; gated: [n,2mlp], after backward its gradient */
 } BlockStore;
 
 /* Buffers that are valid only during a call, except `branch` (forward) and `d` (backward), which
@@ -50,6 +57,7 @@ typedef struct BlockScratch {
     act *y;        /* [rows,C] LayerNorm's output */
     act *branch;   /* [rows,C] a branch's output, or the gradient of a LayerNorm's output */
     act *h;        /* [rows,mlp] */
+    act *h_norm;   /* [rows,mlp] ln_mlp's output, or NULL */
     act *gathered; /* [B,C] */
     act *d;        /* [rows,C] gradient of the residual stream */
     act *dh;       /* [rows,max(mlp,3C)] */

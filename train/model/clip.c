@@ -209,7 +209,7 @@ void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uin
 
 /* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
 static double stack_macs(const TowerConfig *t, double T, double scores, bool pooled) {
-    double C = (double)t->width, mlp = (double)t->mlp;
+    double C = (double)t->width, mlp = (t->gated ? 1.5 : 1) * (double)t->mlp;
     double full = T * (4 * C * C + 2 * C * mlp) + 2 * scores * C;
     double last = T * 2 * C * C + 2 * C * C + 2 * C * mlp + 2 * T * C;
     if (t->pool == POOL_ATTENTION) return (double)t->layers * full + last;

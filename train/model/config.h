@@ -17,6 +17,16 @@ typedef enum {
     POOL_ID         /* the row of a caption's first pool_id; the first row without one */
 } Pooling;
 
+/* Rotary positions of an image tower's queries and keys (Su et al. 2021; in two axes Heo et al.
+ * 2024): the first half of a head's pairs turns by one coordinate of the patch, the other half by
+ * the other, pair j of n in its half by (i + offset)·reference/side·theta^(-j/n), i from 0 to
+ * side-1. Class tokens do not turn. */
+typedef struct Rotary {
+    double theta; /* 0: no rotary positions */
+    double offset, reference;
+    bool x_first; /* the first half turns by the column, false: by the row */
+} Rotary;
+
 /* One transformer: everything that the towers, their blocks and the list of tensors use of an
  * architecture. */
 typedef struct TowerConfig {
@@ -27,16 +37,26 @@ typedef struct TowerConfig {
     bool class_token, patch_bias; /* image tower */
     bool ln_pre;                  /* a LayerNorm between embeddings and blocks */
     Pooling pool;
-    size_t pool_heads;    /* of POOL_ATTENTION, which has the tower's mlp */
-    int32_t pool_id;      /* of POOL_ID */
-    bool norm_after_pool; /* the final LayerNorm reads the pooled rows */
-    bool proj_bias;       /* text tower: the projection has a bias, and its matrix is [E,C] */
-    bool no_proj;         /* no projection: the pooled rows are the features, C = E */
+    size_t pool_heads, pool_mlp; /* of POOL_ATTENTION; pool_mlp 0: the tower's mlp */
+    int32_t pool_id;             /* of POOL_ID */
+    bool norm_after_pool;        /* the final LayerNorm reads the pooled rows */
+    Rotary rotary;               /* image tower */
+    bool gated;                  /* SwiGLU: c_fc computes [gate | value], 2·mlp wide */
+    bool ln_inner;               /* a LayerNorm between attention and out_proj */
+    bool ln_mlp;                 /* with gated: a LayerNorm between SwiGLU and c_proj */
+    bool no_key_bias;            /* in_proj has biases of queries and values only */
+    bool proj_bias;              /* the projection has a bias, and its matrix is [E,C] */
+    bool no_proj;                /* no projection: the pooled rows are the features, C = E */
 } TowerConfig;
 
 /* The towers of CLIP (Radford et al. 2021): defaults of absent fields of a configuration. */
 TowerConfig clip_image_tower(size_t width, size_t layers, size_t heads, size_t mlp);
 TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t mlp);
+
+static inline bool rotary_same(const Rotary *a, const Rotary *b) {
+    return a->theta == b->theta && a->offset == b->offset && a->reference == b->reference &&
+           a->x_first == b->x_first;
+}
 
 /* Returns true if all fields are equal. */
 static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
@@ -44,9 +64,22 @@ static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
            a->mlp == b->mlp && a->activation == b->activation && a->eps == b->eps &&
            a->causal == b->causal && a->class_token == b->class_token &&
            a->patch_bias == b->patch_bias && a->ln_pre == b->ln_pre && a->pool == b->pool &&
-           a->pool_heads == b->pool_heads && a->pool_id == b->pool_id &&
-           a->norm_after_pool == b->norm_after_pool && a->proj_bias == b->proj_bias &&
+           a->pool_heads == b->pool_heads && a->pool_mlp == b->pool_mlp &&
+           a->pool_id == b->pool_id && a->norm_after_pool == b->norm_after_pool &&
+           rotary_same(&a->rotary, &b->rotary) && a->gated == b->gated &&
+           a->ln_inner == b->ln_inner && a->ln_mlp == b->ln_mlp &&
+           a->no_key_bias == b->no_key_bias && a->proj_bias == b->proj_bias &&
            a->no_proj == b->no_proj;
+}
+
+/* The block of POOL_ATTENTION: a plain one. */
+static inline TowerConfig tower_pool_block(const TowerConfig *t) {
+    TowerConfig pool = *t;
+    pool.heads = t->pool_heads;
+    pool.mlp = t->pool_mlp ? t->pool_mlp : t->mlp;
+    pool.rotary = (Rotary){0};
+    pool.gated = pool.ln_inner = pool.ln_mlp = pool.no_key_bias = false;
+    return pool;
 }
 
 /* Work that cannot change a feature is skipped; these return true if that is exact. */

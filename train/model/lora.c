@@ -42,7 +42,7 @@ static void adapt(Lora *l, Params *p, size_t target, const char *part, size_t ro
 }
 
 void lora_declare(Params *p, const LoraOptions *o) {
-    static const char *const parts[] = {".q", ".k", ".v"};
+    static const char *const in_proj[] = {".q", ".k", ".v"}, *const gated[] = {".gate", ".value"};
     if (!o->rank) return;
     Lora *l = xcalloc(1, sizeof *l + 3 * p->tensors * sizeof *l->list);
     l->o = *o;
@@ -52,8 +52,9 @@ void lora_declare(Params *p, const LoraOptions *o) {
         if (q->tower) q->trainable = false;
         if (!param_is_block_matrix(q) || !(q->tower == TOWER_IMAGE ? o->image : o->text)) continue;
         q->adapted = true;
-        size_t split = q->role == ROLE_IN_PROJ ? 3 : 1, out = q->shape[0] / split;
-        for (size_t j = 0; j < split; j++) adapt(l, p, i, split == 1 ? "" : parts[j], j * out, out);
+        size_t split = q->stacked, out = q->shape[0] / split;
+        for (size_t j = 0; j < split; j++)
+            adapt(l, p, i, split == 1 ? "" : split == 2 ? gated[j] : in_proj[j], j * out, out);
     }
 }
 

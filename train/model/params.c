@@ -19,6 +19,7 @@ size_t params_add(Params *p, const Param *q) {
     for (int i = 0; i < q->ndim; i++) new->size = size_mul(new->size, q->shape[i]);
     new->trainable = true;
     new->lr_scale = 1;
+    if (!new->stacked) new->stacked = q->role == ROLE_IN_PROJ ? 3 : 1;
     return p->count++;
 }
 
@@ -77,11 +78,15 @@ static void add_block(Params *p, const Part *at, const TowerConfig *t) {
     bool image = at->tower == TOWER_IMAGE;
     add_layer(p, at, ROLE_IN_PROJ, "attn.in_proj_", 3 * C, C,
               image ? uniform(6 / (4 * d)) : normal(1 / d), constant(0));
+    p->list[p->count - 1].no_key = t->no_key_bias;
+    if (t->ln_inner) add_norm(p, at, ROLE_LN_INNER, "attn.ln_inner.", C);
     add_layer(p, at, ROLE_OUT_PROJ, "attn.out_proj.", C, C,
               image ? uniform(1 / d) : normal(1 / (d * 2 * L)), constant(0));
     add_norm(p, at, ROLE_LN_2, "ln_2.", C);
-    add_layer(p, at, ROLE_C_FC, "mlp.c_fc.", t->mlp, C,
+    add_layer(p, at, ROLE_C_FC, "mlp.c_fc.", (t->gated ? 2 : 1) * t->mlp, C,
               image ? uniform(1 / d) : normal(1 / (2 * d)), uniform(1 / d));
+    for (size_t i = p->count - 2; t->gated && i < p->count; i++) p->list[i].stacked = 2;
+    if (t->ln_mlp) add_norm(p, at, ROLE_LN_MLP, "mlp.ln_inner.", t->mlp);
     add_layer(p, at, ROLE_C_PROJ, "mlp.c_proj.", C, t->mlp,
               image ? uniform(1 / h) : normal(1 / (d * 2 * L)), uniform(1 / h));
 }
@@ -104,7 +109,10 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     if (c->image.class_token) add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
     add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init, clip_image_tokens(c),
                d);
-    if (!c->image.no_proj) add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
+    if (c->image.proj_bias)
+        add_layer(p, &top, ROLE_PROJECTION, "proj.", c->embed_dim, d, init, constant(0));
+    else if (!c->image.no_proj)
+        add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
     ParamInit patches = uniform(1 / (3 * (double)P * (double)P));
     Param conv1 = {.role = ROLE_PATCHES, .init = patches, .ndim = 4, .shape = {d, 3, P, P}};
     add(p, &embeddings, conv1, "conv1.weight", "");
@@ -116,7 +124,8 @@ static void add_image_tower(Params *p, const ClipConfig *c) {
     if (c->image.pool != POOL_ATTENTION) return;
     Part pool = {TOWER_IMAGE, layers + 1, "visual.attn_pool."};
     add_matrix(p, &pool, ROLE_PROBE, "probe", init, 1, d);
-    add_block(p, &pool, &c->image);
+    TowerConfig block = tower_pool_block(&c->image);
+    add_block(p, &pool, &block);
 }
 
 /* open_clip's text tower is the model itself, and a module's tensors precede those of its
@@ -241,7 +250,8 @@ Param *params_describe(const ClipConfig *c, size_t *count) {
 
 size_t params_elements(const Params *p) {
     size_t n = 0;
-    for (size_t i = 0; i < p->tensors; i++) n += p->list[i].size;
+    for (size_t i = 0; i < p->tensors; i++)
+        n += p->list[i].no_key ? p->list[i].size / 3 * 2 : p->list[i].size;
     return n;
 }
 

@@ -16,6 +16,8 @@ typedef enum ParamRole {
     ROLE_LN_PRE,
     ROLE_LN_1,
     ROLE_LN_2,
+    ROLE_LN_INNER, /* between attention and out_proj */
+    ROLE_LN_MLP,   /* between activation and c_proj */
     ROLE_LN_FINAL, /* ln_post, ln_final */
     ROLE_IN_PROJ,
     ROLE_OUT_PROJ,
@@ -46,9 +48,11 @@ typedef struct Param {
     ParamTower tower; /* tower; of a LoRA factor, its matrix's; NONE: logit scale and bias */
     size_t layer;     /* in the tower, from the input: 0 the embeddings, 1 … L the blocks, L also
                          the final LayerNorm, L + 1 attention pooling and the projection */
+    size_t stacked; /* matrices that files may hold apart: 3 queries, keys, values; 2 gate, value */
     ParamInit init;
     bool trainable;  /* set before params_layout */
     double lr_scale; /* factor of the run's learning rate; default 1 */
+    bool no_key;     /* in_proj's bias: the key's third is 0, untrained and in no file */
     bool adapted;    /* frozen, but LoRA's factors are trained from its gradient */
 } Param;
 

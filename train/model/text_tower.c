@@ -92,7 +92,8 @@ void text_tower_load(TextTower *t, const ClipBatch *b) {
     k->device->copy(t->rows.ids, b->ids, b->rows * sizeof *t->rows.ids);
     k->device->copy(t->rows.start, b->start, (n + 1) * sizeof *t->rows.start);
     k->device->copy(t->rows.pool, b->pool, n * sizeof *t->rows.pool);
-    t->seq = (Sequences){t->rows.start, t->rows.pool, n, b->rows, b->max_T};
+    t->seq = (Sequences){
+        .start = t->rows.start, .pool = t->rows.pool, .B = n, .rows = b->rows, .max_T = b->max_T};
     t->captions = b->B;
 }
 

@@ -2,9 +2,13 @@
 
 #include <stdlib.h>
 
-static Block block_of(const Tower *t, ParamTower tower, size_t layer, size_t heads) {
-    const TowerConfig *c = &t->config;
-    Block b = {t->k, t->p, t->C, heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
+static Block block_of(const Tower *t, ParamTower tower, size_t layer, const TowerConfig *c) {
+    Block b = {t->k, t->p, t->C, c->heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
+    b.rotary = c->rotary.theta > 0;
+    b.gated = c->gated;
+    if (c->ln_inner) b.ln_inner = layer_at(t->p, tower, layer, ROLE_LN_INNER);
+    if (c->ln_mlp) b.ln_mlp = layer_at(t->p, tower, layer, ROLE_LN_MLP);
+    assert(b.gated || !c->ln_mlp);
     b.in_proj = layer_at(t->p, tower, layer, ROLE_IN_PROJ);
     b.out_proj = layer_at(t->p, tower, layer, ROLE_OUT_PROJ);
     b.ln_2 = layer_at(t->p, tower, layer, ROLE_LN_2);
@@ -32,12 +36,13 @@ void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *
     t->kept.layer = xcalloc(t->layers, sizeof *t->kept.layer);
     t->transient.layer = xcalloc(t->layers, sizeof *t->transient.layer);
     for (size_t i = 0; i < t->layers; i++) {
-        t->blocks[i] = block_of(t, tower, i + 1, c->heads);
+        t->blocks[i] = block_of(t, tower, i + 1, c);
         t->blocks[i].ln_1 = layer_at(p, tower, i + 1, ROLE_LN_1);
     }
     t->ln_final = layer_at(p, tower, t->layers, ROLE_LN_FINAL);
     if (has_attention_pool(t)) {
-        t->pool = block_of(t, tower, t->layers + 1, c->pool_heads);
+        TowerConfig pool = tower_pool_block(c);
+        t->pool = block_of(t, tower, t->layers + 1, &pool);
         t->pool.ln_1 = t->ln_final;
         t->pool.probe = layer_at(p, tower, t->layers + 1, ROLE_PROBE).w;
     }
@@ -110,7 +115,9 @@ static void pass_layout(Tower *t, TowerPass *s, Arena *a, size_t rows, bool keep
         head_layout(t, s, a, rows, true);
     }
     shared_stores(t, s, a, keep ? t->recomputed : t->layers, rows, !keep);
-    block_scratch_layout(&s->scratch, a, t->blocks, rows, t->max_B, keep);
+    Block widest = *t->blocks;
+    widest.mlp = size_max(widest.mlp, t->pool.mlp);
+    block_scratch_layout(&s->scratch, a, &widest, rows, t->max_B, keep);
     a->used = size_max(front_end, a->used);
 }
 

@@ -1,6 +1,7 @@
 #include "train/model/vit.h"
 #include "kernels/rng.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,8 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
                        .max_rows = size_mul(B, v->grid + c->image.class_token),
                        .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
+    /* the pooled block turns no query */
+    assert(!c->image.rotary.theta || !v->tower.prune || c->image.class_token);
     v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
     if (c->image.ln_pre) v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = params_at(p, TOWER_IMAGE, 0, ROLE_CLASS, false);
@@ -44,6 +47,8 @@ void vit_layout_kept(Vit *v, Arena *a) {
         v->pool[i] = arena_take(a, B, sizeof *v->pool[i]);
     }
     v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
+    if (t->config.rotary.theta > 0)
+        v->turns = arena_take(a, size_mul(v->grid, 2 * t->C / t->config.heads), t->k->acc_size);
     if (t->training) {
         v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
     }
@@ -77,6 +82,27 @@ void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uin
         if (rng_below(s, RNG_PATCH_DROPOUT, g, grid - g) < n - taken) keep[taken++] = (int32_t)g;
 }
 
+/* The table of rotate_heads. */
+static void turns_start(Vit *v) {
+    const Rotary *r = &v->tower.config.rotary;
+    size_t side = v->image_size / v->patch_size, D = v->tower.C / v->tower.config.heads, n = D / 4;
+    assert(D % 4 == 0);
+    double *table = xmalloc(v->grid * 2 * D * sizeof *table);
+    for (size_t at = 0; at < v->grid; at++)
+        for (size_t pair = 0; pair < D / 2; pair++) {
+            bool column = (pair < n) == r->x_first;
+            double i = (double)(column ? at % side : at / side) + r->offset;
+            double frequency = pow(r->theta, -(double)(pair % n) / (double)n);
+            double angle = i * r->reference / (double)side * frequency;
+            double *cosines = table + at * 2 * D + 2 * pair, *sines = cosines + D;
+            cosines[0] = cosines[1] = cos(angle);
+            sines[1] = sin(angle);
+            sines[0] = -sines[1];
+        }
+    v->tower.k->acc_set(v->turns, table, v->grid * 2 * D);
+    free(table);
+}
+
 void vit_start(Vit *v) {
     const Kernels *k = v->tower.k;
     size_t B = v->tower.max_B;
@@ -92,6 +118,7 @@ void vit_start(Vit *v) {
             k->device->upload(v->pool[dropped], first, B * sizeof *first);
     }
     free(first);
+    if (v->turns) turns_start(v);
 }
 
 void vit_load(Vit *v, const ClipBatch *b, bool keep) {
@@ -102,7 +129,9 @@ void vit_load(Vit *v, const ClipBatch *b, bool keep) {
     if (dropped) t->k->device->copy(v->keep, b->keep, b->B * n * sizeof *v->keep);
     v->n = dropped ? n : v->grid;
     size_t T = v->n + t->config.class_token;
-    v->seq = (Sequences){v->start[dropped], v->pool[dropped], b->B, b->B * T, T};
+    v->seq =
+        (Sequences){v->start[dropped],        v->pool[dropped],     b->B, b->B * T, T, v->turns,
+                    dropped ? v->keep : NULL, t->config.class_token};
     assert(!keep || (t->training && v->n == v->kept_grid));
     t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
                      dropped ? v->keep : NULL, v->mean, v->std, b->B, v->image_size, v->patch_size,

@@ -23,6 +23,7 @@ typedef struct Vit {
     /* device: row offsets [B+1] and pooled rows [B] (Sequences) of whole pictures and of dropped
      * ones; kept positions [B,kept_grid] */
     int32_t *start[2], *pool[2], *keep;
+    acc *turns; /* device: [grid,2,D] of rotate_heads; NULL without rotary positions */
     /* values of the last forward */
     Sequences seq;
     size_t n; /* patches of each picture */
