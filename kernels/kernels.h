@@ -58,6 +58,20 @@ typedef struct OptimChunk {
     uint32_t size, group; /* at most OPTIM_CHUNK elements; index into the groups */
 } OptimChunk;
 enum { OPTIM_CHUNK = 1 << 14 };
+/* Square windows over pictures of H × W: side pixels, stride apart, over a border of pad pixels on
+ * each side. */
+typedef struct Windows {
+    size_t B, H, W, side, stride, pad;
+} Windows;
+/* Windows along a side of n pixels; at least one must fit. */
+static inline size_t windows_along(size_t n, const Windows *g) {
+    assert(n + 2 * g->pad >= g->side && g->stride > 0 && g->pad < g->side);
+    return (n + 2 * g->pad - g->side) / g->stride + 1;
+}
+static inline size_t window_pixels(const Windows *g) { return g->B * g->H * g->W; }
+static inline size_t window_count(const Windows *g) {
+    return g->B * windows_along(g->H, g) * windows_along(g->W, g);
+}
 /* Storage of the moments: as acc, or as bf16. */
 #define MOMENTS(X) X(MOMENTS_FP32, "fp32") X(MOMENTS_BF16, "bf16")
 typedef enum { MOMENTS(CHOICE_NAME) } Moments;
@@ -169,6 +183,46 @@ typedef struct Kernels {
     /* dx[rows,C] is written; the skipped rows become 0. */
     void (*mean_pool_bwd)(act *dx, const act *dy, const int32_t *start, size_t B, size_t skip,
                           size_t C);
+
+    /* ---- conv ---- (pictures [B,H,W,C] with channels last; h × w windows; weights [N,C,side,side]
+     * as PyTorch stores them; the border is 0) */
+    /* y[B,h,w,N] = Σ over a window's pixels and channels of x·w. */
+    void (*conv2d_fwd)(act *y, const act *x, const act *w, Windows g, size_t C, size_t N);
+    /* dx[B,H,W,C] from dy[B,h,w,N]. */
+    void (*conv2d_bwd_input)(act *dx, const act *dy, const act *w, Windows g, size_t C, size_t N);
+    /* dw[N,C,side,side] is added to. */
+    void (*conv2d_bwd_weight)(acc *dw, const act *dy, const act *x, Windows g, size_t C, size_t N);
+    /* y[B,h,w,C] = the largest of each window, the border excluded. from[B,h,w,C]: its first pixel
+     * in row-major order of the window, whose side is at most 16. */
+    void (*max_pool_fwd)(act *y, uint8_t *from, const act *x, Windows g, size_t C);
+    void (*max_pool_bwd)(act *dx, const act *dy, const uint8_t *from, Windows g, size_t C);
+    /* y[B,h,w,C] = the mean of each window; pad is 0. */
+    void (*avg_pool_fwd)(act *y, const act *x, Windows g, size_t C);
+    void (*avg_pool_bwd)(act *dx, const act *dy, Windows g, size_t C);
+
+    /* ---- batchnorm ---- (Ioffe & Szegedy 2015; a channel's statistics are over `count` rows,
+     * those of this call or, if the sums are added over ranks, of all of them) */
+    /* sums[2,C] = Σ_rows (x - shift), Σ_rows (x - shift)²; the closer shift[C] is to the mean, the
+     * fewer digits cancel. */
+    void (*batchnorm_sums)(acc *sums, const act *x, const acc *shift, size_t rows, size_t C);
+    /* mean[C], rstd[C] = 1/√(biased variance + eps) from sums whose shift is running_mean; then
+     * running_mean, running_var [C] += momentum·(mean or unbiased variance - itself); count 1: the
+     * variance is 0. sums NULL: mean and rstd of the running statistics, which are unchanged. */
+    void (*batchnorm_stats)(acc *mean, acc *rstd, acc *running_mean, acc *running_var,
+                            const acc *sums, double count, size_t C, double eps, double momentum);
+    /* y[rows,C] = f((x - mean)·rstd·w + b + r), f = max(0, ·) if relu; r[rows,C] may be NULL. y may
+     * be x or r. */
+    void (*batchnorm_fwd)(act *y, const act *x, const act *r, const acc *mean, const acc *rstd,
+                          const acc *w, const acc *b, size_t rows, size_t C, bool relu);
+    /* dz[rows,C] = dy where y > 0, else 0: the gradient before f, also that of r; y is the
+     * forward's. y NULL: f is not relu, and dz is dy. sums[2,C] = Σ_rows dz, Σ_rows dz·(x -
+     * mean)·rstd: the gradients of b and w. dz may be dy. */
+    void (*batchnorm_bwd_sums)(acc *sums, act *dz, const act *dy, const act *y, const act *x,
+                               const acc *mean, const acc *rstd, size_t rows, size_t C);
+    /* dx = w·rstd·(dz - sums[0]/count - (x - mean)·rstd·sums[1]/count). sums NULL: the statistics
+     * were constants. dx may be dz. */
+    void (*batchnorm_bwd)(act *dx, const act *dz, const act *x, const acc *mean, const acc *rstd,
+                          const acc *w, const acc *sums, double count, size_t rows, size_t C);
 
     /* ---- embed ---- */
     /* u8 pixels [B,S,S,3] → patches[B·n, 3·P·P] in the order (channel, y, x), value (u/255 -
@@ -303,6 +357,9 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
     X(activation_bwd) X(bias_bwd) X(swiglu_fwd) X(swiglu_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
+    X(conv2d_fwd) X(conv2d_bwd_input) X(conv2d_bwd_weight) \
+    X(max_pool_fwd) X(max_pool_bwd) X(avg_pool_fwd) X(avg_pool_bwd) \
+    X(batchnorm_sums) X(batchnorm_stats) X(batchnorm_fwd) X(batchnorm_bwd_sums) X(batchnorm_bwd) \
     X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) X(rotate_heads) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \

@@ -117,6 +117,12 @@ Buf *u8_in(size_t n) {
     return b;
 }
 
+Buf *u8_out(size_t n) {
+    Buf *b = buf_new(BUF_U8, BUF_OUT, n, 0);
+    for (size_t i = 0; i < n; i++) b->host[i] = 0;
+    return b;
+}
+
 Buf *bf16_inout(size_t n, double scale) { return buf_new(BUF_BF16, BUF_INOUT, n, scale); }
 
 Buf *raw_in(const void *content, size_t n) {
@@ -232,6 +238,11 @@ static void elements_set(const Kernels *k, BufType type, void *dst, const double
 
 static void elements_get(const Kernels *k, BufType type, double *host, const void *src, size_t n) {
     if (is_float(type)) floats_get(k, elem_size(k, type), host, src, n);
+    if (type != BUF_U8) return;
+    uint8_t *raw = xmalloc(n);
+    k->device->download(raw, src, n);
+    for (size_t i = 0; i < n; i++) host[i] = raw[i];
+    free(raw);
 }
 
 /* ---- running a slot ---- */

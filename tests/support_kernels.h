@@ -53,6 +53,7 @@ Buf *acc_out(size_t n);
 Buf *acc_inout(size_t n, double scale);
 Buf *i32_in(size_t n, const int32_t *values);
 Buf *u8_in(size_t n);
+Buf *u8_out(size_t n);
 /* bf16 for any act; exempt from checks, since it may differ in the last bit. */
 Buf *bf16_inout(size_t n, double scale);
 /* n bytes of the caller's structures, passed unchanged to the backends. */

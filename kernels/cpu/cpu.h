@@ -49,11 +49,14 @@ enum ScratchUse {
     SCRATCH_PIECES,
     SCRATCH_LEFT,
     SCRATCH_PADDED,
+    SCRATCH_WEIGHTS,
     SCRATCH_PARTIAL,
     SCRATCH_THREADS,
     SCRATCH_COUNT
 };
 void *FN(scratch)(enum ScratchUse use, size_t bytes);
+
+typedef enum Element { ELEMENT_ACT, ELEMENT_F32 } Element;
 
 /* Adds parts[chunks][n] in chunk order onto sum[n]. */
 void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n);

@@ -1,4 +1,4 @@
-/* cpu/matmul: the only user of oneDNN. oneDNN's matmul is fastest if the right operand is packed in
+/* cpu/matmul: products by oneDNN's matmul, which is fastest if the right operand is packed in
  * its format, the left one is in plain rows and the contraction is short enough for L2, so operands
  * are prepared that way. Primitives are cached by shape and type. If the CPU has no bf16 products,
  * bf16 operands are widened where they are packed, and products are f32's.
@@ -9,10 +9,13 @@
  * are sums over rows, are computed whole. */
 #include "kernels/cpu/matmul.h"
 
-#include "kernels/cpu_sets.h"
+#include "kernels/cpu/onednn.h"
 
-#include <dnnl.h>
 #include <omp.h>
+
+#define check FN(onednn_check)
+#define execute FN(onednn_execute)
+#define computed FN(onednn_computed)
 
 /* ---- primitives ---- */
 
@@ -39,15 +42,6 @@ typedef struct Primitive {
 #define CACHE_WAYS 8
 static Primitive cache[CACHE_SETS][CACHE_WAYS];
 static uint64_t cache_clock;
-
-static dnnl_engine_t engine;
-static dnnl_stream_t stream;
-
-static void check(dnnl_status_t status, const char *what) {
-    if (status == dnnl_out_of_memory)
-        die("oneDNN: no memory for %s: try a smaller --batch-size", what);
-    if (status != dnnl_success) die("oneDNN: %s failed (status %d)", what, (int)status);
-}
 
 static dnnl_memory_desc_t matrix(size_t rows, size_t cols, size_t ld, bool transposed,
                                  dnnl_data_type_t type) {
@@ -80,7 +74,7 @@ static dnnl_status_t primitive_desc(dnnl_primitive_desc_t *pd, const Key *k) {
         check(dnnl_primitive_attr_set_post_ops(attr, ops), "post-ops");
         dnnl_post_ops_destroy(ops);
     }
-    dnnl_status_t status = dnnl_primitive_desc_create(pd, &d, attr, engine, NULL);
+    dnnl_status_t status = dnnl_primitive_desc_create(pd, &d, attr, FN(onednn_engine)(), NULL);
     dnnl_primitive_attr_destroy(attr);
     return status;
 }
@@ -105,7 +99,8 @@ static void pack_new(Primitive *e) {
     e->stored_b = stored_b(&e->key);
     if (dnnl_memory_desc_equal(e->b, &e->stored_b)) return;
     dnnl_primitive_desc_t pd;
-    check(dnnl_reorder_primitive_desc_create(&pd, &e->stored_b, engine, e->b, engine, NULL),
+    check(dnnl_reorder_primitive_desc_create(&pd, &e->stored_b, FN(onednn_engine)(), e->b,
+                                             FN(onednn_engine)(), NULL),
           "a reorder's descriptor");
     check(dnnl_primitive_create(&e->pack, pd), "a reorder");
     dnnl_primitive_desc_destroy(pd);
@@ -130,67 +125,13 @@ static void primitive_new(Primitive *e, const Key *key) {
     pack_new(e);
 }
 
-/* oneDNN chooses by the CPU: a set that CLIPC_CPU names must hold for it too. */
-static void hold_to_set(void) {
-    static const dnnl_cpu_isa_t isa[CPU_SETS] = {
-#if defined __aarch64__
-        [CPU_NEON] = dnnl_cpu_isa_all,
-#else
-        [CPU_V3] = dnnl_cpu_isa_avx2,
-        [CPU_V4] = dnnl_cpu_isa_avx512_core,
-        [CPU_V4BF16] = dnnl_cpu_isa_avx512_core_bf16,
-        [CPU_AMX] = dnnl_cpu_isa_avx512_core_amx,
-#endif
-    };
-    dnnl_cpu_isa_t most = isa[cpu_set()];
-    if (cpu_set() == cpu_set_best()) return;
-    dnnl_set_max_cpu_isa(most); /* once in a process */
-    if (dnnl_get_effective_cpu_isa() & ~(unsigned)most)
-        die("CLIPC_CPU=%s: oneDNN does not keep to it", cpu_set_names[cpu_set()]);
-}
-
-static void engine_open(void) {
-    if (engine) return;
-    hold_to_set();
-    die_of_exceptions("oneDNN");
-    check(dnnl_engine_create(&engine, dnnl_cpu, 0), "the CPU engine");
-    check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "a stream");
-}
-
-#if defined ACT_BF16
-static bool bf16_works(void) {
-    static bool said;
-    if (cpu_set_bf16(cpu_set())) return true;
-    if (!said) log_warn("this CPU has no bf16 instructions: amp_bf16's products are of f32");
-    said = true;
-    return false;
-}
-#endif
-
-/* The element type in which a product is computed whose operands have type e. */
-static Element computed(Element e) {
-#if defined ACT_BF16
-    if (e == ELEMENT_ACT && !bf16_works()) return ELEMENT_F32;
-#endif
-    return e;
-}
-
-static dnnl_data_type_t type_of(Element e) {
-#if defined ACT_BF16
-    if (computed(e) == ELEMENT_ACT) return dnnl_bf16;
-#endif
-    (void)e;
-    return dnnl_f32;
-}
-
 static Primitive *primitive_get(const Product *p, bool alone) {
-    engine_open();
     Key key;
     memset(&key, 0, sizeof key); /* clears padding too, since keys are compared as bytes */
     key.M = p->M, key.N = p->N, key.K = p->K;
     key.lda = p->a.ld, key.ldb = p->b.ld, key.ldc = p->c.ld;
     key.tb = p->tb, key.add = p->add, key.bias = p->bias != NULL, key.alone = alone;
-    key.in = type_of(p->in), key.out = type_of(p->out);
+    key.in = FN(onednn_type)(p->in), key.out = FN(onednn_type)(p->out);
     const size_t parts[] = {
         key.M,
         key.N,
@@ -214,24 +155,6 @@ static Primitive *primitive_get(const Product *p, bool alone) {
     primitive_new(oldest, &key);
     oldest->used = ++cache_clock;
     return oldest;
-}
-
-/* Executes p with operands in these places: memory objects belong to one thread. */
-typedef struct Operand {
-    int arg;
-    const dnnl_memory_desc_t *desc;
-    const void *at;
-} Operand;
-static void execute(dnnl_primitive_t p, const Operand *all, int count, const char *what) {
-    dnnl_exec_arg_t args[5] = {{0}};
-    for (int i = 0; i < count; i++) {
-        args[i].arg = all[i].arg;
-        check(
-            dnnl_memory_create(&args[i].memory, all[i].desc, engine, (void *)(uintptr_t)all[i].at),
-            "a memory object");
-    }
-    check(dnnl_primitive_execute(p, stream, count, args), what);
-    for (int i = 0; i < count; i++) dnnl_memory_destroy(args[i].memory);
 }
 
 static void multiply(const Primitive *e, void *c, const void *a, const void *b, const void *bias,

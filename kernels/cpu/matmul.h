@@ -2,8 +2,6 @@
 #pragma once
 #include "kernels/cpu/cpu.h"
 
-typedef enum Element { ELEMENT_ACT, ELEMENT_F32 } Element;
-
 /* c[M,N] = (c if add) + a[M,K] b[K,N] + bias[N] (bias may be NULL). A stored matrix has rows of ld
  * elements; ta: a is stored as [K,M]; tb: b is stored as [N,K]. a, b and the bias have the type
  * `in`, c has `out`: act unless set. With ta c is f32 and there is no bias. */

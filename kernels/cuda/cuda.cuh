@@ -30,7 +30,7 @@ struct acc {
     float v;
 };
 
-/* Partition of sums over the rows of [M,N]: parts[chunks,N] by a grid of (columns, chunks). */
+/* Partition of sums over the rows of [M,N]: parts[sums,chunks,N] by a grid of (columns, chunks). */
 typedef struct Columns {
     float *parts; /* scratch memory */
     size_t chunks, rows_chunk;
@@ -48,7 +48,7 @@ extern const Kernels FN(kernels);
 void FN(round_acc)(act *dst, const acc *src, size_t n);
 /* sum[n] += Σ_c parts[c,n], in one order. */
 void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n);
-Columns FN(columns)(size_t M, size_t N);
+Columns FN(columns)(size_t M, size_t N, size_t sums);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
 /* The three products of a layer from 8-bit factors. False: w (or dw) is not registered by
@@ -250,7 +250,8 @@ enum { COLUMN_TEAMS = 8 };
 __device__ static inline size_t columns_first(void) {
     return ((size_t)blockIdx.x * WARP + threadIdx.x % WARP) * VW;
 }
-/* parts[chunk, N] = the sums over the block's teams; every thread takes part. */
+/* parts[chunk, N] = the sums over the block's teams; every thread takes part. A barrier must
+ * precede a second call. */
 __device__ static inline void columns_store(float *parts, const float sum[VW], size_t N) {
     /* a row and a column of it each use every bank once */
     __shared__ float shared[COLUMN_TEAMS][VW][WARP + 4];

@@ -75,7 +75,7 @@ void FN(add_partials)(acc *sum, const float *parts, size_t chunks, size_t n) {
     LAUNCH(add_partials, div_up(n, WARP), WARP * PART_TEAMS, 0, sum, parts, chunks, n);
 }
 
-Columns FN(columns)(size_t M, size_t N) {
+Columns FN(columns)(size_t M, size_t N, size_t sums) {
     size_t across = div_up(N, (size_t)WARP * VW);
     size_t wanted = div_up((size_t)device_multiprocessors() * 8, across);
     Columns c;
@@ -85,7 +85,7 @@ Columns FN(columns)(size_t M, size_t N) {
     c.grid = dim3(launch_size(across), (unsigned)c.chunks);
     /* as many as any smaller M has */
     size_t most = size_max(c.chunks, size_min(wanted, div_up(M, (size_t)64)));
-    c.parts = (float *)device_scratch(SCRATCH_COLUMNS, most * N * sizeof *c.parts);
+    c.parts = (float *)device_scratch(SCRATCH_COLUMNS, sums * most * N * sizeof *c.parts);
     return c;
 }
 
@@ -107,7 +107,7 @@ __global__ static void column_partials(float *parts, const act *x, size_t ld, si
 
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N) {
     if (!M || !N) return;
-    Columns c = FN(columns)(M, N);
+    Columns c = FN(columns)(M, N, 1);
     LAUNCH_GRID(column_partials, c.grid, WARP * COLUMN_TEAMS, 0, c.parts, x, ld, M, N, c.rows_chunk,
                 aligned16(x) && ld % VW == 0);
     FN(add_partials)(sum, c.parts, c.chunks, N);

@@ -82,7 +82,7 @@ void FN(activation_bwd)(act *dx, act *y, acc *db, const act *dy, const act *x, s
     GPU_TIMER(activation_bwd, 20 * rows * C, 4 * rows * C * sizeof(act));
     if (!rows || !C) return;
     bool wide = C % VW == 0 && aligned16(dx) && aligned16(y) && aligned16(dy) && aligned16(x);
-    Columns c = FN(columns)(rows, C);
+    Columns c = FN(columns)(rows, C, 1);
     LAUNCH_GRID(activation_bwd, c.grid, WARP * COLUMN_TEAMS, 0, dx, y, db ? c.parts : NULL, dy, x,
                 rows, C, c.rows_chunk, f, wide);
     if (db) FN(add_partials)(db, c.parts, c.chunks, C);
