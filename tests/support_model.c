@@ -64,6 +64,12 @@ static bool is_norm_weight(const char *name) {
     return layer && (layer == name || layer[-1] == '.');
 }
 
+/* Weights of norms and running variances are around 1. */
+static bool is_about_one(const Param *q) {
+    return is_norm_weight(q->name) || (param_is_batch_norm(q) && !q->bias) ||
+           (param_is_statistic(q) && q->bias);
+}
+
 static void fill(Params *p, const ClipConfig *c) {
     uint32_t number = 0;
     for (size_t t = 0; t < p->count; t++) {
@@ -75,7 +81,7 @@ static void fill(Params *p, const ClipConfig *c) {
             v[0] = c->init_logit_bias;
         } else {
             for (size_t i = 0; i < q->size; i++)
-                v[i] = (double)(float)((is_norm_weight(q->name) ? 1 : 0) +
+                v[i] = (double)(float)((is_about_one(q) ? 1 : 0) +
                                        0.1 * golden_value(number, (uint32_t)i + 1));
             number++;
         }
@@ -176,7 +182,8 @@ TestModel model_new_frozen(const Kernels *k, const ClipConfig *c, const ClipOpti
     m.p = params_declare(k, c);
     for (size_t i = 0; i < m.p->count; i++) {
         Param *q = &m.p->list[i];
-        q->trainable = !strncmp(q->name, "logit_", 6) || !frozen(q->name);
+        q->trainable =
+            !strncmp(q->name, "logit_", 6) || (!frozen(q->name) && !param_is_statistic(q));
     }
     params_layout(m.p, 1);
     m.state = optim_state_new(m.p, NULL, 1, MOMENTS_FP32);

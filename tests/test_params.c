@@ -203,7 +203,10 @@ static void test_what_is_declared(void **state) {
     assert_true(files.gl_pathc > 20);
     for (size_t i = 0; i < files.gl_pathc; i++) {
         clip_config_load(&c, files.gl_pathv[i]);
-        check_model(&c);
+        if (c.image.conv.kind) /* tests/test_resnet.c */
+            clip_config_free(&c);
+        else
+            check_model(&c);
     }
     globfree(&files);
     assert_true(clip_config_parse(&c, "test", model, strlen(model), &err));

@@ -218,6 +218,10 @@ int bench_kernels(int argc, char **argv) {
     const Kernels *k = kernels_open_device(device, precision);
     ClipConfig c;
     clip_config_load(&c, model);
+    if (c.image.conv.kind)
+        die_usage("clipc bench kernels: %s has a ResNet, and the measured kernels are those of a "
+                  "ViT: bench step measures any model",
+                  model);
     size_t B = (size_t)batch_size;
     BenchTower image = tower_new(k, B, clip_image_tokens(&c), &c.image, false);
     BenchTower text = tower_new(k, B, (size_t)caption_tokens, &c.text, true);

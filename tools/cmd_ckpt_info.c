@@ -79,9 +79,20 @@ static void print_tower(const char *what, const TowerConfig *t) {
            t->mlp);
 }
 
-static void print_config(const ClipConfig *c) {
+static void print_image(const ClipConfig *c) {
+    const ConvNet *net = &c->image.conv;
+    if (net->kind) {
+        printf("image        ResNet of %zu, %zu, %zu, %zu blocks, width %zu to %zu, %zux%zu\n",
+               net->stage[0], net->stage[1], net->stage[2], net->stage[3], net->width,
+               c->image.width, c->image_size, c->image_size);
+        return;
+    }
     print_tower("image      ", &c->image);
     printf(", %zux%zu in patches of %zu\n", c->image_size, c->image_size, c->patch_size);
+}
+
+static void print_config(const ClipConfig *c) {
+    print_image(c);
     print_tower("text       ", &c->text);
     printf(", %zu tokens of %zu\n", c->context_length, c->vocab_size);
     printf("embedding    %zu, %s\n", c->embed_dim, activation_name(c->image.activation));

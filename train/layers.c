@@ -15,6 +15,7 @@ void layers_apply(Params *p, const ClipConfig *c, const LayerRules *rules) {
         size_t unlocked = image ? rules->image_unlocked : rules->text_unlocked;
         bool norm = param_is_norm(q) && !image && !rules->text_norms_locked;
         if (group && locked && group > unlocked && !norm) q->trainable = false;
+        if (rules->batch_norms_locked && param_is_batch_norm(q)) q->trainable = false;
         q->lr_scale = group ? pow(rules->lr_decay, (double)(group - 1)) : 1;
     }
 }

@@ -12,7 +12,8 @@ typedef struct LayerRules {
     bool lock_image, lock_text;
     size_t image_unlocked, text_unlocked; /* trainable groups of a locked tower */
     bool text_norms_locked;               /* LayerNorms of locked text groups too */
-    double lr_decay;                      /* r: group g has the rate lr·r^(g-1); 1: all equal */
+    bool batch_norms_locked; /* weights, and with them the statistics, of batch normalisations */
+    double lr_decay;         /* r: group g has the rate lr·r^(g-1); 1: all equal */
 } LayerRules;
 /* Sets trainable and lr_scale of every tensor. */
 void layers_apply(Params *p, const ClipConfig *c, const LayerRules *rules);

@@ -32,7 +32,17 @@ void learner_check_options(const ClipConfig *c) {
     if (opt->distill_model && !opt->distill_pretrained)
         die_usage("clipc train: --distill-model needs the teacher's weights: "
                   "--distill-pretrained");
+    if (!c->image.conv.kind && (opt->freeze_bn || opt->sync_bn))
+        die_usage("clipc train: --freeze-bn and --sync-bn are for ResNets: %s has no batch "
+                  "normalisation",
+                  c->name);
+    if (opt->freeze_bn && opt->sync_bn)
+        die_usage("clipc train: --freeze-bn leaves nothing to synchronise: leave --sync-bn out");
     if (!opt->lora_rank) return;
+    if (c->image.conv.kind && !opt->lock_image)
+        die_usage("clipc train: --lora-rank adapts transformers, and %s has a ResNet: give "
+                  "--lock-image, or train without --lora-rank",
+                  c->name);
     if (opt->lock_image_unlocked_groups || opt->lock_text_unlocked_layers)
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
 }
@@ -46,6 +56,7 @@ static ClipOptions clip_options(const Learner *l) {
         .kept_blocks = l->opt->kept_blocks,
         .patch_dropout = l->config->patch_dropout,
         .seed = l->seed,
+        .sync_norm = l->opt->sync_bn ? l->comm : NULL,
         .frozen_image = image_is_frozen(l->opt),
         .frozen_text = text_is_frozen(l->opt),
     };
@@ -69,6 +80,7 @@ static void choose_trainable(Params *p, const ClipConfig *c, const TrainOptions 
                                .image_unlocked = (size_t)opt->lock_image_unlocked_groups,
                                .text_unlocked = (size_t)opt->lock_text_unlocked_layers,
                                .text_norms_locked = opt->lock_text_freeze_layer_norm,
+                               .batch_norms_locked = opt->freeze_bn,
                                .lr_decay = opt->lr_layer_decay});
 }
 

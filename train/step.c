@@ -245,6 +245,7 @@ static void run_loss(Step *s, size_t n) {
 static void gradients(Step *s, Batch *const *batches) {
     size_t n = 0, last_row = 0, last = s->accum - 1;
     fp8_begin(s->p);
+    clip_learning(s->clip, true);
     for (size_t j = 0; j < s->accum; j++) uploads_stage(s->uploads, s->started, j, batches[j]);
     /* The last micro-batch's activations are still valid when the loss is known: only they are not
      * recomputed. */
@@ -265,6 +266,7 @@ static void gradients(Step *s, Batch *const *batches) {
         backward(s, batches[j], row, j + 1 == last);
         row += batches[j]->size;
     }
+    clip_learning(s->clip, false);
     if (s->comm->size > 1) reduce_rest(s);
 }
 
@@ -273,6 +275,14 @@ static void update_scales(Step *s) {
     Params *p = s->state->p;
     if (p->fp8 && s->comm->size > 1) s->comm->all_reduce_max(p->fp8, p->fp8_factors);
     fp8_step(p);
+}
+
+/* Running statistics are rank 0's, so that all ranks validate and resume with the same ones. */
+static void share_statistics(const Step *s) {
+    const Params *p = s->state->p;
+    if (p->statistics_size && s->comm->size > 1)
+        s->comm->broadcast(acc_at(s->k, p->frozen, p->statistics - p->learning), p->statistics_size,
+                           0);
 }
 
 static void update(Step *s) {
@@ -308,6 +318,7 @@ void step_start(Step *s, Batch *const *batches, double lr, uint64_t t) {
     gradients(s, batches);
     update(s);
     update_scales(s);
+    share_statistics(s);
     k->device->download_start(QUEUE_COMPUTE, s->host + place * REPORTS * k->acc_size, s->report,
                               REPORTS * k->acc_size);
     k->device->mark_set(s->done[place], QUEUE_COMPUTE);

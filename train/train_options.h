@@ -35,6 +35,7 @@ typedef struct TrainOptions {
     /* model */
     const char *model, *pretrained;
     double force_patch_dropout;
+    bool freeze_bn, sync_bn;
     bool lock_image, lock_text, grad_checkpointing, siglip, shard_optimizer;
     size_t kept_blocks; /* no option: of ClipOptions, what the planned memory allows */
     /* fine-tuning */

@@ -22,14 +22,14 @@ static bool pixel(const Windows *g, Place p, size_t tap, size_t *at) {
 void ref_conv2d_fwd(act *y, const act *x, const act *w, Windows g, size_t C, size_t N) {
     size_t taps = g.side * g.side, at;
 #pragma omp parallel for private(at)
-    for (size_t o = 0; o < window_count(&g); o++)
-        for (size_t n = 0; n < N; n++) {
-            double sum = 0;
-            for (size_t tap = 0; tap < taps; tap++)
-                for (size_t c = 0; c < C && pixel(&g, place(&g, o), tap, &at); c++)
-                    sum += x[at * C + c].v * w[(n * C + c) * taps + tap].v;
-            y[o * N + n].v = sum;
-        }
+    for (size_t o = 0; o < window_count(&g); o++) {
+        for (size_t n = 0; n < N; n++) y[o * N + n].v = 0;
+        for (size_t tap = 0; tap < taps; tap++)
+            if (pixel(&g, place(&g, o), tap, &at))
+                for (size_t n = 0; n < N; n++)
+                    for (size_t c = 0; c < C; c++)
+                        y[o * N + n].v += x[at * C + c].v * w[(n * C + c) * taps + tap].v;
+    }
 }
 
 void ref_conv2d_bwd_input(act *dx, const act *dy, const act *w, Windows g, size_t C, size_t N) {
@@ -37,18 +37,18 @@ void ref_conv2d_bwd_input(act *dx, const act *dy, const act *w, Windows g, size_
     for (size_t i = 0; i < window_pixels(&g) * C; i++) dx[i].v = 0;
     for (size_t o = 0; o < window_count(&g); o++)
         for (size_t tap = 0; tap < taps; tap++)
-            for (size_t n = 0; n < N && pixel(&g, place(&g, o), tap, &at); n++)
-                for (size_t c = 0; c < C; c++)
-                    dx[at * C + c].v += dy[o * N + n].v * w[(n * C + c) * taps + tap].v;
+            if (pixel(&g, place(&g, o), tap, &at))
+                for (size_t i = 0; i < N * C; i++)
+                    dx[at * C + i % C].v += dy[o * N + i / C].v * w[i * taps + tap].v;
 }
 
 void ref_conv2d_bwd_weight(acc *dw, const act *dy, const act *x, Windows g, size_t C, size_t N) {
     size_t taps = g.side * g.side, at;
     for (size_t o = 0; o < window_count(&g); o++)
         for (size_t tap = 0; tap < taps; tap++)
-            for (size_t n = 0; n < N && pixel(&g, place(&g, o), tap, &at); n++)
-                for (size_t c = 0; c < C; c++)
-                    dw[(n * C + c) * taps + tap].v += dy[o * N + n].v * x[at * C + c].v;
+            if (pixel(&g, place(&g, o), tap, &at))
+                for (size_t i = 0; i < N * C; i++)
+                    dw[i * taps + tap].v += dy[o * N + i / C].v * x[at * C + i % C].v;
 }
 
 void ref_max_pool_fwd(act *y, uint8_t *from, const act *x, Windows g, size_t C) {

@@ -1,22 +1,24 @@
 #include "train/model/clip.h"
+#include "train/model/image_tower.h"
 #include "train/model/text_tower.h"
-#include "train/model/vit.h"
 
 #include <stdlib.h>
 
 /* A forward or backward pass that is repeated with the same sizes. */
 typedef struct Recorded {
-    bool text, keep, backward, told; /* told: the gradient listener is called during the pass */
+    bool text, keep, backward, learning;
+    bool told; /* the gradient listener is called during the pass */
     size_t B, rows, max_T;
     Graph *graph;
 } Recorded;
 
 struct Clip {
     const Kernels *k;
-    Vit image;
+    ImageTower image;
     TextTower text;
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
+    bool learning;
     Recorded *recorded;
     size_t recorded_count;
 };
@@ -24,17 +26,17 @@ struct Clip {
 static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
                       const ClipOptions *o) {
     m->k = k;
-    vit_init(&m->image, k, c, p, o);
+    image_tower_init(&m->image, k, c, p, o);
     text_tower_init(&m->text, k, c, p, o);
 }
 
 /* The towers never run at the same time, so they share one scratch. */
 static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
-    vit_layout_kept(&m->image, a);
+    image_tower_layout_kept(&m->image, a);
     text_tower_layout_kept(&m->text, a);
     size_t mark = a->used;
-    vit_layout_scratch(&m->image, a);
+    image_tower_layout_scratch(&m->image, a);
     size_t end = a->used;
     a->used = mark;
     text_tower_layout_scratch(&m->text, a);
@@ -50,7 +52,7 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
     m->arena.used = 0;
     m->arena.base = k->device->alloc(m->arena.size);
     clip_layout(m);
-    vit_start(&m->image);
+    image_tower_start(&m->image);
     return m;
 }
 
@@ -58,17 +60,24 @@ void clip_free(Clip *m) {
     if (!m) return;
     for (size_t i = 0; i < m->recorded_count; i++) m->k->device->graph_free(m->recorded[i].graph);
     free(m->recorded);
-    vit_free(&m->image);
+    image_tower_free(&m->image);
     text_tower_free(&m->text);
     m->k->device->release(m->arena.base);
     free(m);
 }
 
 void clip_on_gradients(Clip *m, const GradientsReady *ready) {
-    m->image.tower.ready = m->text.tower.ready = ready ? *ready : (GradientsReady){NULL, NULL};
+    GradientsReady listener = ready ? *ready : (GradientsReady){NULL, NULL};
+    m->text.tower.ready = listener;
+    *image_tower_view(&m->image, false).ready = listener;
 }
 
-bool clip_image_trains(const Clip *m) { return vit_trains(&m->image); }
+void clip_learning(Clip *m, bool learning) {
+    m->learning = learning;
+    image_tower_learning(&m->image, learning);
+}
+
+bool clip_image_trains(const Clip *m) { return image_tower_trains(&m->image); }
 bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
 
 /* ---- passes ---- */
@@ -79,9 +88,9 @@ static void run_pass(Clip *m, const Recorded *r) {
     else if (r->text)
         text_tower_fwd(&m->text, r->keep);
     else if (r->backward)
-        vit_bwd(&m->image);
+        image_tower_bwd(&m->image);
     else
-        vit_fwd(&m->image, r->keep);
+        image_tower_fwd(&m->image, r->keep);
 }
 
 /* Its index among the earlier passes. */
@@ -89,7 +98,8 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
     for (size_t i = 0; i < m->recorded_count; i++) {
         Recorded *q = &m->recorded[i];
         if (q->text == r->text && q->keep == r->keep && q->backward == r->backward &&
-            q->told == r->told && q->B == r->B && q->rows == r->rows && q->max_T == r->max_T)
+            q->told == r->told && q->learning == r->learning && q->B == r->B &&
+            q->rows == r->rows && q->max_T == r->max_T)
             return q;
     }
     m->recorded = xrealloc(m->recorded, (m->recorded_count + 1) * sizeof *m->recorded);
@@ -97,43 +107,51 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
     return &m->recorded[m->recorded_count++];
 }
 
+/* What callers use of either tower. */
+static TowerView text_view(Clip *m, bool keep) {
+    Tower *t = &m->text.tower;
+    const TowerPass *s = keep ? &t->kept : &t->transient;
+    return (TowerView){&m->text.seq, s->unit, s->raw, t->E, &t->ready};
+}
+
 static void pass(Clip *m, bool text, bool keep, bool backward) {
-    const Sequences *seq = text ? &m->text.seq : &m->image.seq;
-    const Tower *t = text ? &m->text.tower : &m->image.tower;
-    bool told = backward && t->ready.call;
-    Recorded r = {text, keep, backward, told, seq->B, seq->rows, seq->max_T, NULL};
+    TowerView v = text ? text_view(m, keep) : image_tower_view(&m->image, keep);
+    bool told = backward && v.ready->call;
+    Recorded r = {text,     keep,        backward,     m->learning, told,
+                  v.seq->B, v.seq->rows, v.seq->max_T, NULL};
     Recorded *q = find_pass(m, &r);
     if (!m->k->device->graph_begin(&q->graph)) return;
     run_pass(m, &r);
     m->k->device->graph_end(&q->graph);
 }
 
-static void give_features(const Clip *m, acc *features, const Tower *t, size_t B, bool keep) {
-    m->k->device->copy(features, (keep ? &t->kept : &t->transient)->unit,
-                       B * t->E * m->k->acc_size);
+static void give_features(const Clip *m, acc *features, const TowerView *v, size_t B) {
+    m->k->device->copy(features, v->unit, B * v->E * m->k->acc_size);
 }
 
 /* Padding has no gradient. */
-static void set_gradients(const Clip *m, const Tower *t, const acc *dfeatures, size_t B,
+static void set_gradients(const Clip *m, const TowerView *v, const acc *dfeatures, size_t B,
                           size_t sequences) {
     const Kernels *k = m->k;
-    size_t n = B * t->E;
-    k->device->copy(t->kept.raw, dfeatures, n * k->acc_size);
-    k->device->zero(acc_at(k, t->kept.raw, n), (sequences - B) * t->E * k->acc_size);
+    size_t n = B * v->E;
+    k->device->copy(v->raw, dfeatures, n * k->acc_size);
+    k->device->zero(acc_at(k, v->raw, n), (sequences - B) * v->E * k->acc_size);
 }
 
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
     if (!b->B) return;
     m->image_kept = keep = keep && clip_image_trains(m);
-    vit_load(&m->image, b, keep);
+    image_tower_load(&m->image, b, keep);
     pass(m, false, keep, false);
-    give_features(m, features, &m->image.tower, b->B, keep);
+    TowerView v = image_tower_view(&m->image, keep);
+    give_features(m, features, &v, b->B);
 }
 
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_image_trains(m)) return;
-    assert(m->image_kept && B == m->image.seq.B);
-    set_gradients(m, &m->image.tower, dfeatures, B, B);
+    TowerView v = image_tower_view(&m->image, true);
+    assert(m->image_kept && B == v.seq->B);
+    set_gradients(m, &v, dfeatures, B, B);
     pass(m, false, true, true);
 }
 
@@ -142,14 +160,16 @@ void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
     m->text_kept = keep = keep && clip_text_trains(m);
     text_tower_load(&m->text, b);
     pass(m, true, keep, false);
-    give_features(m, features, &m->text.tower, b->B, keep);
+    TowerView v = text_view(m, keep);
+    give_features(m, features, &v, b->B);
 }
 
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!B || !clip_text_trains(m)) return;
     size_t padding = m->text.padding;
-    assert(m->text_kept && B + padding == m->text.seq.B);
-    set_gradients(m, &m->text.tower, dfeatures, B, B + padding);
+    TowerView v = text_view(m, true);
+    assert(m->text_kept && B + padding == v.seq->B);
+    set_gradients(m, &v, dfeatures, B, B + padding);
     pass(m, true, true, true);
 }
 
@@ -163,7 +183,8 @@ void clip_plan(Clip *m, acc *features) {
     if (c.kept) most.keep = (const int32_t *)features;
     clip_image_fwd(m, features, &most, false);
     clip_text_fwd(m, features, &most, false);
-    if (m->image.tower.training) {
+    clip_learning(m, true);
+    if (image_tower_training(&m->image)) {
         clip_image_fwd(m, features, &most, true);
         clip_image_bwd(m, features, c.max_batch);
     }
@@ -171,14 +192,14 @@ void clip_plan(Clip *m, acc *features) {
         clip_text_fwd(m, features, &most, true);
         clip_text_bwd(m, features, c.max_batch);
     }
+    clip_learning(m, false);
 }
 
 ClipShape clip_shape(const Clip *m) {
-    const Vit *v = &m->image;
     const TextTower *t = &m->text;
     return (ClipShape){.max_batch = t->max_batch,
-                       .pixels = 3 * v->image_size * v->image_size,
-                       .kept = v->kept_grid < v->grid ? v->kept_grid : 0,
+                       .pixels = image_tower_pixels(&m->image),
+                       .kept = image_tower_kept(&m->image),
                        .context = t->context,
                        .padding = t->padding,
                        .max_rows = t->tower.max_rows};
@@ -201,10 +222,7 @@ size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->t
 
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B) {
-    const Vit *v = &m->image;
-    for (size_t i = 0; i < B; i++)
-        patch_dropout_draw(keep + i * v->kept_grid, v->kept_grid, v->grid, v->seed, sample[i],
-                           draw);
+    image_tower_draw(&m->image, keep, sample, draw, B);
 }
 
 /* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
@@ -220,12 +238,17 @@ static double projection_macs(const TowerConfig *t, size_t E) {
     return t->no_proj ? 0 : (double)t->width * (double)E;
 }
 
-double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
+static double image_macs(const ClipConfig *c, bool full) {
+    if (c->image.conv.kind) return resnet_macs(c);
     double side = (double)(c->image_size / c->patch_size), n = side * side,
            T = (double)clip_image_tokens(c);
     double patch = 3 * (double)(c->patch_size * c->patch_size);
     double macs = n * patch * (double)c->image.width + projection_macs(&c->image, c->embed_dim);
-    macs += stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
+    return macs + stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
+}
+
+double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
+    double macs = image_macs(c, full);
     double L = (double)(full || !tower_ends_at_pool(&c->text) ? c->context_length : tokens);
     double scores = full || !c->text.causal ? L * L : L * (L + 1) / 2;
     macs += stack_macs(&c->text, L, scores, !full && tower_pools_one(&c->text));

@@ -15,6 +15,8 @@ typedef struct ClipOptions {
                            this, so that few shapes occur; 0: no padding */
     double patch_dropout;           /* training only */
     bool frozen_image, frozen_text; /* no trainable tensor: keep no activations */
+    const struct Comm *sync_norm; /* batch normalisation's statistics are those of all ranks, whose
+                                     batches are equal; NULL: of this one */
     uint64_t seed;
 } ClipOptions;
 
@@ -45,6 +47,10 @@ void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
  * gradient of the normalised features). */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+/* true: the next forwards belong to a step. Batch normalisations that learn then use the statistics
+ * of the forward's batch, and each one with `keep` moves the running statistics; otherwise, and
+ * initially, they use the running statistics. */
+void clip_learning(Clip *m, bool learning);
 /* Between plan_begin and plan_end (kernels/device.h): runs all passes of the largest batch.
  * features: any address of the device. */
 void clip_plan(Clip *m, acc *features);

@@ -4,6 +4,7 @@
 #include "data/io/folder.h"
 #include "data/io/machine.h"
 #include "data/io/resource.h"
+#include "train/model/config_resnet.h"
 #include "train/model/families.h"
 #include "train/model/hf_config.h"
 #include <jansson.h>
@@ -279,14 +280,23 @@ static void read_tower(const Reader *r, TowerConfig *t, bool quick) {
     t->eps = take_eps(r, t->eps);
 }
 
+static void read_resnet(ClipConfig *c, const Reader *r, bool quick) {
+    const char *field;
+    Error why;
+    c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
+    if (!resnet_config_read(c, r->object, &field, &why)) fail(r, field, why.text);
+    c->image.activation = quick ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU; /* named, not used */
+    take_neutral(r, image_neutral);
+    nothing_left(r);
+}
+
 static void read_image(ClipConfig *c, const Reader *r, bool quick) {
     static const char *const pools[] = {"tok", "avg", NULL};
-    take_neutral(r, image_neutral); /* first: another family's sizes have other rules */
-    if (json_is_array(json_object_get(r->object, "layers"))) {
-        char what[96];
-        snprintf(what, sizeof what, "a list is not supported (%s)", family_of("layers", NULL));
-        fail(r, "layers", what);
+    if (resnet_config_is(r->object)) {
+        read_resnet(c, r, quick);
+        return;
     }
+    take_neutral(r, image_neutral); /* first: another family's sizes have other rules */
     size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
     TowerConfig *t = &c->image;
     *t = clip_image_tower(768, 12, 0, 0);

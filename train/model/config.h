@@ -27,8 +27,19 @@ typedef struct Rotary {
     bool x_first; /* the first half turns by the column, false: by the row */
 } Rotary;
 
+/* A ResNet: CONV_BASIC and CONV_BOTTLENECK as torchvision has them (He et al. 2016), CONV_MODIFIED
+ * as CLIP (Radford et al. 2021): a stem of three convolutions, averages before strides, attention
+ * over the last grid. */
+typedef enum { CONV_NONE, CONV_BASIC, CONV_BOTTLENECK, CONV_MODIFIED } ConvKind;
+typedef struct ConvNet {
+    ConvKind kind;   /* NONE: the tower is a transformer */
+    size_t width;    /* channels after the stem */
+    size_t stage[4]; /* blocks of each */
+} ConvNet;
+
 /* One transformer: everything that the towers, their blocks and the list of tensors use of an
- * architecture. */
+ * architecture. Of a ResNet width is that of the last grid, layers the number of blocks, heads
+ * those of the attention over it. */
 typedef struct TowerConfig {
     size_t width, layers, heads, mlp; /* mlp: hidden width */
     Activation activation;
@@ -47,6 +58,7 @@ typedef struct TowerConfig {
     bool no_key_bias;            /* in_proj has biases of queries and values only */
     bool proj_bias;              /* the projection has a bias, and its matrix is [E,C] */
     bool no_proj;                /* no projection: the pooled rows are the features, C = E */
+    ConvNet conv;                /* image tower */
 } TowerConfig;
 
 /* The towers of CLIP (Radford et al. 2021): defaults of absent fields of a configuration. */
@@ -57,7 +69,11 @@ static inline bool rotary_same(const Rotary *a, const Rotary *b) {
     return a->theta == b->theta && a->offset == b->offset && a->reference == b->reference &&
            a->x_first == b->x_first;
 }
-
+static inline bool conv_net_same(const ConvNet *a, const ConvNet *b) {
+    bool same = a->kind == b->kind && a->width == b->width;
+    for (size_t i = 0; i < COUNT(a->stage); i++) same = same && a->stage[i] == b->stage[i];
+    return same;
+}
 /* Returns true if all fields are equal. */
 static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
     return a->width == b->width && a->layers == b->layers && a->heads == b->heads &&
@@ -69,7 +85,7 @@ static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
            rotary_same(&a->rotary, &b->rotary) && a->gated == b->gated &&
            a->ln_inner == b->ln_inner && a->ln_mlp == b->ln_mlp &&
            a->no_key_bias == b->no_key_bias && a->proj_bias == b->proj_bias &&
-           a->no_proj == b->no_proj;
+           a->no_proj == b->no_proj && conv_net_same(&a->conv, &b->conv);
 }
 
 /* The block of POOL_ATTENTION: a plain one. */

@@ -17,7 +17,6 @@ static const struct {
     {"timm_model_name", "swin", "Swin image towers"},
     {"timm_model_name", "relpos", "ViTs with relative positions"},
     {"timm_model_name", NULL, "timm's image towers"},
-    {"layers", NULL, "ResNet image towers"},
     {"hf_model_name", "xlm-roberta", "XLM-RoBERTa text towers"},
     {"hf_model_name", "roberta", "RoBERTa text towers"},
     {"hf_model_name", "nllb", "NLLB text towers"},

@@ -197,7 +197,8 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
     const struct {
         bool has;
         const char *what;
-    } beyond[] = {{c->has_logit_bias, "a logit_bias"},
+    } beyond[] = {{c->image.conv.kind != CONV_NONE, "a ResNet"},
+                  {c->has_logit_bias, "a logit_bias"},
                   {!c->image.class_token, "an image tower without class token"},
                   {c->image.patch_bias, "a bias of the patches"},
                   {!c->image.ln_pre, "no_ln_pre"},

@@ -1,5 +1,7 @@
 #include "train/model/params.h"
 
+#include "train/model/params_resnet.h"
+
 #include "kernels/rng.h"
 #include "kernels/hash.h"
 #include <math.h>
@@ -17,7 +19,7 @@ size_t params_add(Params *p, const Param *q) {
     *new = *q;
     new->size = 1;
     for (int i = 0; i < q->ndim; i++) new->size = size_mul(new->size, q->shape[i]);
-    new->trainable = true;
+    new->trainable = !param_is_statistic(q);
     new->lr_scale = 1;
     if (!new->stacked) new->stacked = q->role == ROLE_IN_PROJ ? 3 : 1;
     return p->count++;
@@ -102,6 +104,10 @@ static void add_blocks(Params *p, ParamTower tower, const char *prefix, const To
 }
 
 static void add_image_tower(Params *p, const ClipConfig *c) {
+    if (c->image.conv.kind) {
+        params_add_resnet(p, c);
+        return;
+    }
     size_t d = c->image.width, P = c->patch_size, layers = c->image.layers;
     Part embeddings = {TOWER_IMAGE, 0, "visual."}, last = {TOWER_IMAGE, layers, "visual."},
          top = {TOWER_IMAGE, layers + 1, "visual."};
@@ -164,15 +170,17 @@ static void add_all(Params *p, const ClipConfig *c) {
 /* ---- the flat block: trainable tensors, then frozen ones. In each part: matrices of products, the
  * token embedding, which is read from masters, the 2-D positional embeddings (whose decay depends
  * on the grouping), then tensors that never decay; so tensors with equal settings form one range.
- * Tensors adapted by LoRA, whose compute weights are never their masters, come last ---- */
+ * Running statistics follow, and tensors adapted by LoRA, whose compute weights are never their
+ * masters, come last ---- */
 
-enum { MATRICES, TOKENS, POSITIONS, VECTORS, KINDS, ADAPTED = 2 * KINDS, PLACES };
+enum { MATRICES, TOKENS, POSITIONS, VECTORS, KINDS, STATISTICS = 2 * KINDS, ADAPTED, PLACES };
 
 static int place_of(const Param *q) {
     int kind = q->ndim < 2                 ? VECTORS
                : q->role == ROLE_POSITIONS ? POSITIONS
                : q->role == ROLE_TOKENS    ? TOKENS
                                            : MATRICES;
+    if (param_is_statistic(q)) return STATISTICS;
     return q->adapted ? ADAPTED : q->trainable ? kind : KINDS + kind;
 }
 
@@ -191,6 +199,8 @@ void params_layout(Params *p, size_t shards) {
                 p->longest = size_max(p->longest, round_up(q->size, PARAM_ALIGN));
         }
         if (place == MATRICES) p->matrices = p->size;
+        if (place + 1 == STATISTICS) p->statistics = p->size;
+        if (place == STATISTICS) p->statistics_size = p->size - p->statistics;
     }
 }
 

@@ -18,13 +18,28 @@ typedef enum ParamRole {
     ROLE_LN_2,
     ROLE_LN_INNER, /* between attention and out_proj */
     ROLE_LN_MLP,   /* between activation and c_proj */
+    ROLE_BN_1,     /* batch normalisation of convolutions 1, 2, 3 of the stem or a block … */
+    ROLE_BN_2,
+    ROLE_BN_3,
+    ROLE_BN_DOWN,  /* … and of the convolution beside a block */
     ROLE_LN_FINAL, /* ln_post, ln_final */
     ROLE_IN_PROJ,
     ROLE_OUT_PROJ,
     ROLE_C_FC,
     ROLE_C_PROJ,
-    ROLE_PROBE,      /* the query of attention pooling */
-    ROLE_PROJECTION, /* proj, text_projection */
+    ROLE_PROBE, /* the query of attention pooling */
+    ROLE_CONV_1,
+    ROLE_CONV_2,
+    ROLE_CONV_3,
+    ROLE_CONV_DOWN,
+    ROLE_STATS_1, /* their running means; bias: the variances */
+    ROLE_STATS_2,
+    ROLE_STATS_3,
+    ROLE_STATS_DOWN,
+    ROLE_POOL_Q, /* attention over the last grid */
+    ROLE_POOL_K,
+    ROLE_POOL_V,
+    ROLE_PROJECTION, /* proj, text_projection, c_proj of the attention over the last grid */
     ROLE_LOGIT_SCALE,
     ROLE_LOGIT_BIAS,
     ROLE_LORA_A,
@@ -59,6 +74,13 @@ typedef struct Param {
 static inline bool param_is_norm(const Param *q) {
     return q->role >= ROLE_LN_PRE && q->role <= ROLE_LN_FINAL;
 }
+/* Returns true for running statistics, which are part of the model and never trained. */
+static inline bool param_is_statistic(const Param *q) {
+    return q->role >= ROLE_STATS_1 && q->role <= ROLE_STATS_DOWN;
+}
+static inline bool param_is_batch_norm(const Param *q) {
+    return q->role >= ROLE_BN_1 && q->role <= ROLE_BN_DOWN;
+}
 /* Returns true for the four matrices of a block or of attention pooling. */
 static inline bool param_is_block_matrix(const Param *q) {
     return q->role >= ROLE_IN_PROJ && q->role <= ROLE_C_PROJ && !q->bias;
@@ -80,11 +102,12 @@ typedef struct Params {
                        serve as compute weights. 0 if the two types differ */
     act *compute;   /* [size - rounded], or NULL */
     /* NULL in inference; owned by training (train/optim_state.h) */
-    acc *grad;         /* [learning] */
-    acc *unused_grad;  /* [2,longest] scratch for unused gradients of frozen vectors; or NULL */
-    size_t longest;    /* frozen vector */
-    struct Lora *lora; /* lora.h */
-    acc *fp8;          /* fp8.h: scaling of fp8_factors factors */
+    acc *grad;        /* [learning] */
+    acc *unused_grad; /* [2,longest] scratch for unused gradients of frozen vectors; or NULL */
+    size_t longest;   /* frozen vector */
+    size_t statistics, statistics_size; /* first element of the running statistics; elements */
+    struct Lora *lora;                  /* lora.h */
+    acc *fp8;                           /* fp8.h: scaling of fp8_factors factors */
     size_t fp8_factors;
 } Params;
 

@@ -169,7 +169,8 @@ static void tell(const void *context) {
     t->whom->call(t->whom->context, t->offset, t->size);
 }
 
-void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
+void gradients_ready(const Kernels *k, const GradientsReady *listener, const Param *const *matrices,
+                     size_t n) {
     size_t first = SIZE_MAX, end = 0;
     for (size_t i = 0; i < n; i++) {
         const Param *w = matrices[i];
@@ -177,8 +178,12 @@ void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
         first = size_min(first, w->offset);
         end = size_max(end, w->offset + w->size);
     }
-    Told told = {&t->ready, first, end - first};
-    if (t->ready.call && end) t->k->device->graph_call(tell, &told, sizeof told);
+    Told told = {listener, first, end - first};
+    if (listener->call && end) k->device->graph_call(tell, &told, sizeof told);
+}
+
+void tower_ready(const Tower *t, const Param *const *matrices, size_t n) {
+    gradients_ready(t->k, &t->ready, matrices, n);
 }
 
 static void block_ready(const Tower *t, const Block *b) {

@@ -49,7 +49,10 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep);
  * LayerNorm and projection. embed_trains: a tensor before the blocks is trainable; kept.scratch.d
  * then holds the gradient of layer[0].x afterwards. */
 void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains);
-/* Reports the gradients of the trainable ones to t->ready; they are adjacent in the flat block. */
+/* Reports the gradients of the trainable ones to the listener; they are adjacent in the flat
+ * block. */
+void gradients_ready(const Kernels *k, const GradientsReady *listener, const Param *const *matrices,
+                     size_t n);
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
 /* Returns true if a block, the pooling, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);

@@ -127,8 +127,8 @@ bool weight_name_hf(const char *name, int part, char out[WEIGHT_NAME + 32], bool
 }
 
 bool weight_is_buffer(const char *name) {
-    static const char *const buffers[] = {"attn_mask", "position_ids", "input_resolution",
-                                          "context_length", "vocab_size"};
+    static const char *const buffers[] = {"attn_mask",      "position_ids", "input_resolution",
+                                          "context_length", "vocab_size",   "num_batches_tracked"};
     size_t n = strlen(name);
     for (size_t i = 0; i < COUNT(buffers); i++) {
         size_t m = strlen(buffers[i]);

@@ -1,0 +1,572 @@
+#include "train/model/resnet.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const double momentum = 0.1; /* PyTorch's default */
+
+/* ---- shapes ---- */
+
+static Windows windows(size_t side, const ConvShape *s) {
+    return (Windows){1, side, side, s->side, s->stride, s->pad};
+}
+static size_t side_after(const Windows *g) { return windows_along(g->H, g); }
+static size_t out_elements(const ConvLayer *c) { return window_count(&c->g) * c->s.out; }
+static Windows of_batch(Windows g, size_t B) {
+    g.B = B;
+    return g;
+}
+
+static ConvLayer conv_at(const Params *p, size_t layer, size_t place, const ConvShape *s,
+                         size_t side) {
+    ConvLayer c = {.s = *s, .g = windows(side, s)};
+    ParamRole at = (ParamRole)place;
+    if (!p) return c;
+    c.w = params_at(p, TOWER_IMAGE, layer, ROLE_CONV_1 + at, false);
+    c.scale = params_at(p, TOWER_IMAGE, layer, ROLE_BN_1 + at, false);
+    c.shift = params_at(p, TOWER_IMAGE, layer, ROLE_BN_1 + at, true);
+    c.mean = params_at(p, TOWER_IMAGE, layer, ROLE_STATS_1 + at, false);
+    c.var = params_at(p, TOWER_IMAGE, layer, ROLE_STATS_1 + at, true);
+    assert(c.w && c.scale && c.shift && c.mean && c.var);
+    return c;
+}
+
+/* *side: of the input; becomes that of the output. */
+static ConvBlock block_at(const Params *p, const ConvNet *net, size_t i, size_t *side) {
+    ResnetBlock shape = resnet_block(net, i ? i - 1 : SIZE_MAX);
+    ConvBlock b = {.count = shape.count};
+    size_t first = *side, at = first, last = shape.count - 1;
+    b.in = first * first * shape.conv[0].in;
+    for (size_t c = 0; c < shape.count; c++) {
+        if (c == last && shape.pool > 1) {
+            b.pool = (Windows){1, at, at, shape.pool, shape.pool, 0};
+            b.pool_in = (Windows){1, first, first, shape.pool, shape.pool, 0};
+            at = side_after(&b.pool);
+        }
+        b.conv[c] = conv_at(p, i, c, &shape.conv[c], at);
+        at = side_after(&b.conv[c].g);
+    }
+    if (shape.conv[BLOCK_CONVS].side) {
+        size_t in = shape.pool > 1 ? side_after(&b.pool_in) : first;
+        b.conv[BLOCK_CONVS] = conv_at(p, i, BLOCK_CONVS, &shape.conv[BLOCK_CONVS], in);
+    }
+    b.out = out_elements(&b.conv[last]);
+    *side = at;
+    return b;
+}
+
+static bool has_beside(const ConvBlock *b) { return b->conv[BLOCK_CONVS].s.side > 0; }
+static bool is_modified(const Resnet *r) { return r->config.conv.kind == CONV_MODIFIED; }
+static size_t rows_of(const Resnet *r, size_t B) { return B * (r->grid + is_modified(r)); }
+
+/* Fills r->block; returns the side of the last grid. */
+static size_t make_blocks(Resnet *r, const Params *p) {
+    const ConvNet *net = &r->config.conv;
+    size_t side = r->side;
+    r->blocks = 1 + r->config.layers;
+    r->block = xcalloc(r->blocks, sizeof *r->block);
+    for (size_t i = 0; i < r->blocks; i++) {
+        r->block[i] = block_at(p, net, i, &side);
+        if (i) continue;
+        r->stem_pool = net->kind == CONV_MODIFIED ? (Windows){1, side, side, 2, 2, 0}
+                                                  : (Windows){1, side, side, 3, 2, 1};
+        side = side_after(&r->stem_pool);
+    }
+    return side;
+}
+
+void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params *p,
+                 const ClipOptions *o) {
+    memset(r, 0, sizeof *r);
+    *r = (Resnet){.k = k,
+                  .p = p,
+                  .sync = o->sync_norm && o->sync_norm->size > 1 ? o->sync_norm : NULL,
+                  .config = c->image,
+                  .E = c->embed_dim,
+                  .max_B = o->max_batch,
+                  .side = c->image_size,
+                  .training = o->training && !o->frozen_image,
+                  .checkpoint = o->grad_checkpointing};
+    if (o->training && o->patch_dropout > 0)
+        die("patch dropout: the image tower of %s has no patches: leave --force-patch-dropout out",
+            c->name);
+    memcpy(r->channel_mean, c->eval_transform.mean, sizeof r->channel_mean);
+    memcpy(r->channel_std, c->eval_transform.std, sizeof r->channel_std);
+    size_t side = make_blocks(r, p);
+    r->grid = side * side;
+    r->kept.block = xcalloc(r->blocks, sizeof *r->kept.block);
+    r->transient.block = xcalloc(r->blocks, sizeof *r->transient.block);
+    size_t top = r->config.layers + 1, C = r->config.width;
+    r->proj = layer_at(p, TOWER_IMAGE, top, ROLE_PROJECTION);
+    if (!is_modified(r)) return;
+    for (size_t i = 0; i < 3; i++)
+        r->pool[i] = layer_at(p, TOWER_IMAGE, top, ROLE_POOL_Q + (ParamRole)i);
+    r->positions = layer_at(p, TOWER_IMAGE, top, ROLE_POSITIONS).w;
+    /* key and value are one product */
+    assert(r->pool[2].w->offset == r->pool[1].w->offset + C * C &&
+           r->pool[2].b->offset == r->pool[1].b->offset + C);
+}
+
+void resnet_free(Resnet *r) { FREE_ALL(r->block, r->kept.block, r->transient.block); }
+
+/* ---- memory ---- */
+
+static size_t most_channels(const Resnet *r) {
+    size_t most = r->config.width;
+    for (size_t i = 0; i < r->blocks; i++)
+        for (size_t c = 0; c < CONV_PLACES; c++) most = size_max(most, r->block[i].conv[c].s.out);
+    return most;
+}
+
+/* Elements of the largest array of a picture in any block. */
+static size_t most_elements(const Resnet *r) {
+    size_t most = r->grid * r->config.width;
+    for (size_t i = 0; i < r->blocks; i++) {
+        const ConvBlock *b = &r->block[i];
+        if (i) most = size_max(most, b->in);
+        for (size_t c = 0; c < CONV_PLACES; c++)
+            if (b->conv[c].s.side) most = size_max(most, out_elements(&b->conv[c]));
+    }
+    return most;
+}
+
+static act *take(const Resnet *r, Arena *a, size_t elements) {
+    return arena_take(a, size_mul(r->max_B, elements), r->k->act_size);
+}
+
+static void statistics_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b, Arena *a) {
+    for (size_t c = 0; c < CONV_PLACES; c++) {
+        if (!b->conv[c].s.side) continue;
+        s->conv[c].mean = arena_take(a, b->conv[c].s.out, r->k->acc_size);
+        s->conv[c].rstd = arena_take(a, b->conv[c].s.out, r->k->acc_size);
+    }
+}
+
+/* All that a block keeps but its output and statistics. */
+static void inner_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b, Arena *a) {
+    size_t last = b->count - 1;
+    for (size_t c = 0; c < b->count; c++) {
+        s->conv[c].z = take(r, a, out_elements(&b->conv[c]));
+        if (c < last) s->conv[c].y = take(r, a, out_elements(&b->conv[c]));
+    }
+    if (has_beside(b)) s->conv[BLOCK_CONVS].z = take(r, a, out_elements(&b->conv[BLOCK_CONVS]));
+    if (!b->pool.B) return;
+    s->pooled = take(r, a, window_count(&b->pool) * b->conv[last].s.in);
+    s->pooled_in = take(r, a, window_count(&b->pool_in) * b->conv[BLOCK_CONVS].s.in);
+}
+
+static void stem_layout(const Resnet *r, ResnetPass *s, Arena *a) {
+    size_t n = window_count(&r->stem_pool) * r->config.conv.width;
+    s->stem = take(r, a, n);
+    if (!is_modified(r)) s->from = arena_take(a, size_mul(r->max_B, n), 1);
+}
+
+static void head_store_layout(const Resnet *r, ResnetPass *s, Arena *a) {
+    size_t C = r->config.width, T = r->grid + 1;
+    s->o = take(r, a, C);
+    s->unit = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
+    s->norm = arena_take(a, r->max_B, r->k->acc_size);
+    if (!is_modified(r)) return;
+    s->x = take(r, a, T * C);
+    s->q_in = take(r, a, C);
+    s->q = take(r, a, C);
+    s->kv = take(r, a, T * 2 * C);
+    s->lse = arena_take(a, size_mul(r->max_B, r->config.heads), r->k->acc_size);
+}
+
+void resnet_layout_kept(Resnet *r, Arena *a) {
+    ResnetPass *s = &r->kept;
+    size_t C = r->config.width;
+    for (int i = 0; i < 2; i++) r->start[i] = arena_take(a, r->max_B + 1, sizeof *r->start[i]);
+    r->zeros = arena_take(a, C, r->k->acc_size);
+    if (!r->training) return;
+    s->pixels = take(r, a, 3 * r->side * r->side);
+    stem_layout(r, s, a);
+    for (size_t i = 0; i < r->blocks; i++) {
+        const ConvBlock *b = &r->block[i];
+        statistics_layout(r, &s->block[i], b, a);
+        s->block[i].conv[b->count - 1].y = take(r, a, b->out);
+        if (!r->checkpoint) inner_layout(r, &s->block[i], b, a);
+    }
+    head_store_layout(r, s, a);
+}
+
+static void pass_scratch(const Resnet *r, ResnetPass *s, Arena *a) {
+    s->sums = arena_take(a, 2 * most_channels(r), r->k->acc_size);
+    s->raw = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
+    s->mean = take(r, a, r->config.width);
+}
+
+static void kept_scratch(Resnet *r, Arena *a) {
+    size_t most = most_elements(r), C = r->config.width, T = r->grid + 1;
+    act **const gradients[] = {&r->kept.beside, &r->d, &r->d1, &r->d2};
+    pass_scratch(r, &r->kept, a);
+    for (size_t i = 0; i < COUNT(gradients); i++) *gradients[i] = take(r, a, most);
+    r->down = take(r, a, C);
+    r->dq = take(r, a, C);
+    r->dx = take(r, a, T * C);
+    r->dkv = take(r, a, T * 2 * C);
+    r->unused = arena_take(a, (T + 1) * C, r->k->acc_size);
+    size_t mark = a->used, end = mark;
+    for (size_t i = 0; i < r->blocks && r->checkpoint; i++) {
+        a->used = mark;
+        inner_layout(r, &r->kept.block[i], &r->block[i], a);
+        end = size_max(end, a->used);
+    }
+    a->used = end;
+}
+
+/* Four buffers: the block's input, and three in turn. A normalisation writes over its input. */
+static void transient_scratch(Resnet *r, Arena *a) {
+    ResnetPass *s = &r->transient;
+    size_t most = most_elements(r);
+    act *buffer[4];
+    pass_scratch(r, s, a);
+    s->pixels = take(r, a, 3 * r->side * r->side);
+    for (size_t i = 0; i < COUNT(buffer); i++) buffer[i] = take(r, a, most);
+    stem_layout(r, s, a);
+    size_t mark = a->used, end = mark;
+    for (size_t i = 0; i < r->blocks; i++) {
+        const ConvBlock *b = &r->block[i];
+        ConvBlockStore *t = &s->block[i];
+        a->used = mark;
+        statistics_layout(r, t, b, a);
+        end = size_max(end, a->used);
+        /* buffer[0] holds the input; after the stem that is s->stem */
+        act *out = buffer[3];
+        for (size_t c = 0; c < b->count; c++)
+            t->conv[c].z = t->conv[c].y = c + 1 == b->count ? out : buffer[1 + c % 2];
+        t->conv[BLOCK_CONVS].z = t->conv[BLOCK_CONVS].y = buffer[1];
+        t->pooled = b->pool.B ? buffer[1] : NULL;
+        t->pooled_in = b->pool.B ? buffer[2] : NULL;
+        buffer[3] = buffer[0];
+        buffer[0] = out;
+    }
+    a->used = end;
+    s->beside = buffer[1];
+    head_store_layout(r, s, a);
+}
+
+void resnet_layout_scratch(Resnet *r, Arena *a) {
+    size_t mark = a->used, end = mark;
+    if (r->training) {
+        kept_scratch(r, a);
+        end = a->used;
+        a->used = mark;
+    }
+    transient_scratch(r, a);
+    a->used = size_max(end, a->used);
+}
+
+void resnet_start(Resnet *r) {
+    const Device *d = r->k->device;
+    int32_t *first = xmalloc((r->max_B + 1) * sizeof *first);
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t b = 0; b <= r->max_B; b++) first[b] = (int32_t)(b * (r->grid + i));
+        d->upload(r->start[i], first, (r->max_B + 1) * sizeof *first);
+    }
+    d->zero(r->zeros, r->config.width * r->k->acc_size);
+    free(first);
+}
+
+/* ---- one convolution ---- */
+
+typedef struct Sums {
+    const Comm *comm;
+    acc *x;
+    size_t n;
+} Sums;
+static void add_over_ranks(const void *context) {
+    const Sums *s = context;
+    s->comm->all_reduce_sum(s->x, s->n);
+}
+
+/* Its statistics are those of the batch. */
+static bool uses_batch(const Resnet *r, const ConvLayer *c) {
+    return r->batch && c->scale->trainable;
+}
+
+static void over_ranks(const Resnet *r, acc *sums, size_t C) {
+    Sums s = {r->sync, sums, 2 * C};
+    if (r->sync) r->k->device->graph_call(add_over_ranks, &s, sizeof s);
+}
+static double rows_over_ranks(const Resnet *r, size_t rows) {
+    return (double)rows * (r->sync ? r->sync->size : 1);
+}
+
+static void conv_fwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, const act *x) {
+    r->k->conv2d_fwd(s->z, x, param_act(r->p, c->w), of_batch(c->g, r->seq.B), c->s.in, c->s.out);
+}
+
+/* y = f(batch normalisation of z + residual). again: the statistics are known. */
+static void norm_of_conv(const Resnet *r, const ResnetPass *pass, const ConvLayer *c,
+                         const ConvStore *s, const act *residual, bool relu, bool again) {
+    const Kernels *k = r->k;
+    Windows g = of_batch(c->g, r->seq.B);
+    size_t rows = window_count(&g), C = c->s.out;
+    acc *mean = param_acc(r->p, c->mean), *var = param_acc(r->p, c->var);
+    bool batch = uses_batch(r, c);
+    if (batch && !again) {
+        k->batchnorm_sums(pass->sums, s->z, mean, rows, C);
+        over_ranks(r, pass->sums, C);
+    }
+    if (!again)
+        k->batchnorm_stats(s->mean, s->rstd, mean, var, batch ? pass->sums : NULL,
+                           rows_over_ranks(r, rows), C, r->config.eps,
+                           pass == &r->kept ? momentum : 0);
+    k->batchnorm_fwd(s->y, s->z, residual, s->mean, s->rstd, param_acc(r->p, c->scale),
+                     param_acc(r->p, c->shift), rows, C, relu);
+}
+
+/* d: gradient of y, becomes that before the ReLU. dz: that of z; may be d. */
+static void norm_of_conv_bwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, act *dz,
+                             act *d, bool relu) {
+    const Kernels *k = r->k;
+    Windows g = of_batch(c->g, r->seq.B);
+    size_t rows = window_count(&g), C = c->s.out;
+    acc *sums = r->kept.sums;
+    k->batchnorm_bwd_sums(sums, relu ? d : NULL, d, relu ? s->y : NULL, s->z, s->mean, s->rstd,
+                          rows, C);
+    if (c->shift->trainable) k->axpy(param_grad(r->p, c->shift), 1, sums, C);
+    if (c->scale->trainable) k->axpy(param_grad(r->p, c->scale), 1, acc_at(k, sums, C), C);
+    bool batch = uses_batch(r, c);
+    if (batch) over_ranks(r, sums, C);
+    k->batchnorm_bwd(dz, d, s->z, s->mean, s->rstd, param_acc(r->p, c->scale), batch ? sums : NULL,
+                     rows_over_ranks(r, rows), rows, C);
+}
+
+/* dz: gradient of the convolution's output; dx NULL: unused. */
+static void conv_bwd(const Resnet *r, const ConvLayer *c, act *dx, const act *dz, const act *x) {
+    Windows g = of_batch(c->g, r->seq.B);
+    if (c->w->trainable)
+        r->k->conv2d_bwd_weight(param_grad(r->p, c->w), dz, x, g, c->s.in, c->s.out);
+    if (dx) r->k->conv2d_bwd_input(dx, dz, param_act(r->p, c->w), g, c->s.in, c->s.out);
+}
+
+/* ---- one block ---- */
+
+static const act *input_of(const ConvBlock *b, const ConvBlockStore *s, size_t c, const act *x) {
+    if (c + 1 == b->count && b->pool.B) return s->pooled;
+    return c ? s->conv[c - 1].y : x;
+}
+
+/* i = 0: the stem, without a residual. again: for backward, from the kept statistics. */
+static void block_run(const Resnet *r, const ResnetPass *pass, size_t i, const act *x, bool again) {
+    const ConvBlock *b = &r->block[i];
+    const ConvBlockStore *s = &pass->block[i];
+    size_t last = b->count - 1, B = r->seq.B;
+    const ConvLayer *beside = &b->conv[BLOCK_CONVS];
+    for (size_t c = 0; c <= last; c++) {
+        if (c == last && b->pool.B)
+            r->k->avg_pool_fwd(s->pooled, s->conv[c - 1].y, of_batch(b->pool, B), b->conv[c].s.in);
+        conv_fwd(r, &b->conv[c], &s->conv[c], input_of(b, s, c, x));
+        if (c < last) norm_of_conv(r, pass, &b->conv[c], &s->conv[c], NULL, true, again);
+    }
+    const act *residual = i ? x : NULL;
+    if (has_beside(b)) {
+        const act *in = x;
+        if (b->pool.B) {
+            r->k->avg_pool_fwd(s->pooled_in, x, of_batch(b->pool_in, B), beside->s.in);
+            in = s->pooled_in;
+        }
+        ConvStore t = s->conv[BLOCK_CONVS];
+        conv_fwd(r, beside, &t, in);
+        t.y = pass->beside;
+        norm_of_conv(r, pass, beside, &t, NULL, false, again);
+        residual = t.y;
+    }
+    norm_of_conv(r, pass, &b->conv[last], &s->conv[last], residual, true, again);
+}
+
+/* r->d: gradient of the block's output, becomes that of its input x, unless `lowest`. */
+static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) {
+    const ConvBlock *b = &r->block[i];
+    const ConvBlockStore *s = &r->kept.block[i];
+    const ConvLayer *beside = &b->conv[BLOCK_CONVS];
+    size_t last = b->count - 1, B = r->seq.B;
+    act *d = r->d1, *free_one = r->d2;
+    bool down = i && !lowest;
+    for (size_t c = last + 1; c-- > 0;) {
+        norm_of_conv_bwd(r, &b->conv[c], &s->conv[c], d, c == last ? r->d : d, true);
+        bool wanted = c || down;
+        conv_bwd(r, &b->conv[c], wanted ? free_one : NULL, d, input_of(b, s, c, x));
+        if (!wanted) break;
+        act *swap = d;
+        d = free_one, free_one = swap;
+        if (c < last || !b->pool.B) continue;
+        r->k->avg_pool_bwd(free_one, d, of_batch(b->pool, B), b->conv[c].s.in);
+        swap = d;
+        d = free_one, free_one = swap;
+    }
+    const act *through = r->d;
+    if (has_beside(b)) {
+        bool pooled = b->pool.B;
+        /* free_one is not d unless d is the gradient of no input */
+        norm_of_conv_bwd(r, beside, &s->conv[BLOCK_CONVS], free_one, r->d, false);
+        conv_bwd(r, beside, down ? r->d : NULL, free_one, pooled ? s->pooled_in : x);
+        if (down && pooled) {
+            r->k->avg_pool_bwd(free_one, r->d, of_batch(b->pool_in, B), beside->s.in);
+            through = free_one;
+        }
+    }
+    if (down) r->k->add(r->d, d, through, B * b->in);
+}
+
+/* ---- the head ---- */
+
+static void attention_head_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
+    const Kernels *k = r->k;
+    const Params *p = r->p;
+    size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
+    k->mean_pool_fwd(s->mean, grid, r->start[0], B, 0, C);
+    k->image_embed_fwd(s->x, grid, r->zeros, param_acc(p, r->positions), NULL, B, r->grid, C);
+    k->scatter_add_rows(s->x, s->mean, r->start[1], B, C);
+    k->gather_rows(s->q_in, s->x, r->start[1], B, C);
+    k->linear_fwd(s->q, s->q_in, param_act(p, r->pool[0].w), param_act(p, r->pool[0].b), B, C, C);
+    k->linear_fwd(s->kv, s->x, param_act(p, r->pool[1].w), param_act(p, r->pool[1].b), rows, 2 * C,
+                  C);
+    k->attention_pool_fwd(s->o, s->lse, s->q, s->kv, r->start[1], B, rows, H, C / H);
+}
+
+static void head_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
+    const Params *p = r->p;
+    size_t B = r->seq.B, C = r->config.width;
+    if (is_modified(r))
+        attention_head_fwd(r, s, grid);
+    else
+        r->k->mean_pool_fwd(s->o, grid, r->start[0], B, 0, C);
+    r->k->project_fwd(s->raw, s->o, param_act(p, r->proj.w), true,
+                      r->proj.b ? param_acc(p, r->proj.b) : NULL, B, C, r->E);
+    r->k->l2norm_fwd(s->unit, s->norm, s->raw, B, r->E);
+}
+
+/* r->down [B,C]: gradient of the attention's output → r->d: of the grid. */
+static void attention_head_bwd(const Resnet *r, const ResnetPass *s, bool below) {
+    const Kernels *k = r->k;
+    const Params *p = r->p;
+    size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
+    k->attention_pool_bwd(r->dq, r->dkv, r->down, s->o, s->lse, s->q, s->kv, r->start[1], B, rows,
+                          H, C / H);
+    linear_grad(p, r->pool[0], r->dq, s->q_in, B, C, C);
+    linear_grad(p, r->pool[1], r->dkv, s->x, rows, 2 * C, C);
+    if (!below && !r->positions->trainable) return;
+    k->linear_bwd_input(r->dx, r->dkv, param_act(p, r->pool[1].w), rows, 2 * C, C);
+    k->linear_bwd_input(r->down, r->dq, param_act(p, r->pool[0].w), B, C, C);
+    k->scatter_add_rows(r->dx, r->down, r->start[1], B, C);
+    acc *dpos = trainable_grad(p, r->positions);
+    k->image_embed_bwd(r->d, r->unused, dpos ? dpos : acc_at(k, r->unused, C), r->dx, NULL, B,
+                       r->grid, C);
+    k->gather_rows(r->down, r->dx, r->start[1], B, C);
+    k->mean_pool_bwd(r->d1, r->down, r->start[0], B, 0, C);
+    k->add(r->d, r->d, r->d1, B * r->grid * C);
+}
+
+static void head_bwd(const Resnet *r, bool below) {
+    const ResnetPass *s = &r->kept;
+    const Params *p = r->p;
+    size_t B = r->seq.B, C = r->config.width;
+    r->k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, B, r->E);
+    acc *dw = trainable_grad(p, r->proj.w), *db = trainable_grad(p, r->proj.b);
+    r->k->project_bwd(r->down, dw, db, s->raw, s->o, param_act(p, r->proj.w), true, B, C, r->E);
+    if (is_modified(r))
+        attention_head_bwd(r, s, below);
+    else
+        r->k->mean_pool_bwd(r->d, r->down, r->start[0], B, 0, C);
+}
+
+/* ---- the tower ---- */
+
+void resnet_load(Resnet *r, const ClipBatch *b, bool keep) {
+    assert(b->B <= r->max_B && (!keep || r->training));
+    r->seq = (Sequences){.B = b->B, .rows = rows_of(r, b->B), .max_T = r->grid + is_modified(r)};
+    r->batch = r->learning && r->training;
+    r->k->patches_u8((keep ? &r->kept : &r->transient)->pixels, b->pixels, NULL, r->channel_mean,
+                     r->channel_std, b->B, r->side, 1, r->side * r->side);
+}
+
+void resnet_fwd(Resnet *r, bool keep) {
+    const ResnetPass *s = keep ? &r->kept : &r->transient;
+    const act *x = s->pixels;
+    for (size_t i = 0; i < r->blocks; i++) {
+        const ConvBlock *b = &r->block[i];
+        block_run(r, s, i, x, false);
+        x = s->block[i].conv[b->count - 1].y;
+        if (i) continue;
+        Windows g = of_batch(r->stem_pool, r->seq.B);
+        if (is_modified(r))
+            r->k->avg_pool_fwd(s->stem, x, g, r->config.conv.width);
+        else
+            r->k->max_pool_fwd(s->stem, s->from, x, g, r->config.conv.width);
+        x = s->stem;
+    }
+    head_fwd(r, s, x);
+}
+
+static bool block_learns(const ConvBlock *b) {
+    bool learns = false;
+    for (size_t c = 0; c < CONV_PLACES; c++)
+        if (b->conv[c].s.side)
+            learns = learns || b->conv[c].w->trainable || b->conv[c].scale->trainable ||
+                     b->conv[c].shift->trainable;
+    return learns;
+}
+
+static bool head_learns(const Resnet *r) {
+    bool learns = layer_trains(r->proj) || (r->positions && r->positions->trainable);
+    for (size_t i = 0; i < 3; i++) learns = learns || layer_trains(r->pool[i]);
+    return learns;
+}
+
+/* The first block with a trainable tensor; r->blocks: none. */
+static size_t lowest_block(const Resnet *r) {
+    size_t i = 0;
+    while (i < r->blocks && !block_learns(&r->block[i])) i++;
+    return i;
+}
+
+bool resnet_trains(const Resnet *r) { return lowest_block(r) < r->blocks || head_learns(r); }
+
+void resnet_bwd(Resnet *r) {
+    const ResnetPass *s = &r->kept;
+    size_t lowest = lowest_block(r);
+    head_bwd(r, lowest < r->blocks);
+    for (size_t i = r->blocks; i-- > lowest;) {
+        const ConvBlock *b = &r->block[i];
+        const act *x = i > 1 ? s->block[i - 1].conv[r->block[i - 1].count - 1].y
+                       : i   ? s->stem
+                             : s->pixels;
+        if (r->checkpoint) block_run(r, s, i, x, true);
+        if (i) {
+            block_run_bwd(r, i, x, i == lowest);
+        } else {
+            Windows g = of_batch(r->stem_pool, r->seq.B);
+            Resnet turned = *r; /* the gradient is in another buffer */
+            turned.d = r->d2, turned.d2 = r->d;
+            if (is_modified(r))
+                r->k->avg_pool_bwd(turned.d, r->d, g, r->config.conv.width);
+            else
+                r->k->max_pool_bwd(turned.d, r->d, s->from, g, r->config.conv.width);
+            block_run_bwd(&turned, 0, x, true);
+        }
+        const Param *matrices[CONV_PLACES];
+        size_t n = 0;
+        for (size_t c = 0; c < CONV_PLACES; c++)
+            if (b->conv[c].w) matrices[n++] = b->conv[c].w;
+        gradients_ready(r->k, &r->ready, matrices, n);
+    }
+}
+
+double resnet_macs(const ClipConfig *c) {
+    Resnet r = {.config = c->image, .side = c->image_size};
+    size_t side = make_blocks(&r, NULL);
+    double macs = 0, C = (double)c->image.width, T = (double)(side * side + 1);
+    for (size_t i = 0; i < r.blocks; i++)
+        for (size_t j = 0; j < CONV_PLACES; j++) {
+            const ConvLayer *l = &r.block[i].conv[j];
+            if (l->s.side)
+                macs += (double)out_elements(l) * (double)(l->s.in * l->s.side * l->s.side);
+        }
+    if (c->image.conv.kind == CONV_MODIFIED) macs += C * C + T * 2 * C * C + 2 * T * C;
+    free(r.block);
+    return macs + C * (double)c->embed_dim;
+}

@@ -1,0 +1,89 @@
+/* resnet: the image tower that is a ResNet (docs/NUMERICS.md, 'Architecture'): pixels → stem →
+ * blocks → attention over the last grid, or its mean → projection → L2 norm. The memory is
+ * clip.c's.
+ *
+ * A batch normalisation whose weights are frozen, and every one outside of training, uses its
+ * running statistics. Those that learn use the statistics of the forward's batch, on this rank or
+ * (ClipOptions.sync_norm) on all. */
+#pragma once
+#include "train/model/clip.h"
+#include "train/model/params_resnet.h"
+#include "train/model/tower.h"
+#include "train/ranks/comm.h"
+
+/* A convolution with its batch normalisation. g: windows over one picture. */
+typedef struct ConvLayer {
+    ConvShape s;
+    Windows g;
+    const Param *w, *scale, *shift, *mean, *var;
+} ConvLayer;
+typedef struct ConvStore {
+    act *z, *y;       /* the convolution's output; after normalisation and ReLU */
+    acc *mean, *rstd; /* [channels] */
+} ConvStore;
+
+typedef struct ConvBlock {
+    size_t count;
+    ConvLayer conv[CONV_PLACES]; /* beside the block: its w is NULL if absent */
+    Windows pool, pool_in;       /* before the last convolution and the one beside */
+    size_t in, out;              /* elements of a picture's input and output */
+} ConvBlock;
+typedef struct ConvBlockStore {
+    ConvStore conv[CONV_PLACES];
+    act *pooled, *pooled_in; /* NULL: no pools */
+} ConvBlockStore;
+
+/* Buffers of one kind of forward pass. */
+typedef struct ResnetPass {
+    act *pixels;           /* [B,S,S,3] */
+    ConvBlockStore *block; /* [1 + blocks], the stem first */
+    act *stem;             /* its output after the pool */
+    uint8_t *from;         /* of the largest pixels */
+    act *beside;           /* output of the convolution beside a block */
+    acc *sums;             /* [2, channels] */
+    /* attention over the last grid; otherwise only o, the grid's mean */
+    act *x, *mean, *q_in, *q, *kv, *o; /* [rows,C], [B,C] …, [rows,2C] */
+    acc *lse;
+    acc *raw, *unit, *norm; /* [B,E] features before the norm or their gradients, after; [B] */
+} ResnetPass;
+
+typedef struct Resnet {
+    const Kernels *k;
+    const Params *p;
+    const Comm *sync; /* NULL: statistics of this rank */
+    TowerConfig config;
+    size_t E, max_B, blocks, side, grid; /* blocks: with the stem; of the picture; pixels of the
+                                            last grid */
+    float channel_mean[3], channel_std[3];
+    bool training, checkpoint;
+    bool learning; /* the next forward is part of a step */
+    ConvBlock *block;
+    Windows stem_pool;
+    Layer pool[3], proj; /* query, key, value */
+    const Param *positions;
+    ResnetPass kept, transient;
+    act *d, *d1, *d2;          /* gradients of a block */
+    act *dkv, *dq, *dx, *down; /* of the head; gradients of [B,C] */
+    acc *zeros, *unused;       /* [C]; gradient of a row of zeros, and of frozen positions */
+    int32_t *start[2];         /* [B+1] rows of the last grid, without and with its mean */
+    GradientsReady ready;
+    Sequences seq; /* of the last forward */
+    bool batch;    /* the last forward's normalisations that learn used its batch */
+} Resnet;
+
+void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params *p,
+                 const ClipOptions *o);
+void resnet_free(Resnet *r);
+void resnet_layout_kept(Resnet *r, Arena *a);
+void resnet_layout_scratch(Resnet *r, Arena *a);
+/* Uploads constants to device memory; call it after the layout. */
+void resnet_start(Resnet *r);
+/* Normalises the pixels of the next forward. */
+void resnet_load(Resnet *r, const ClipBatch *b, bool keep);
+/* Forward from the pixels to the features in `unit` of the pass. */
+void resnet_fwd(Resnet *r, bool keep);
+/* Backward from the features' gradients in kept.raw. */
+void resnet_bwd(Resnet *r);
+bool resnet_trains(const Resnet *r);
+/* Multiply-adds of one picture's forward. */
+double resnet_macs(const ClipConfig *c);
