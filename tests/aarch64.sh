@@ -23,9 +23,9 @@ named() {
         says 1 "CLIPC_CPU=v3 is no instruction set: this machine has neon" env CLIPC_CPU=v3 "$clipc" --version
 }
 tokens() {
-    local file input=$dir/captions
+    local file input=$dir/captions at=tests/golden/tokenizers
     cat tests/golden/tok/{captions,odd,clean}.txt >"$input"
-    for file in $golden/vocab.txt tests/golden/tokenizers/{clip,gemma,bert}.json.gz tests/golden/tokenizers/bpe.model.gz; do
+    for file in $golden/vocab.txt $at/{clip,gemma,bert}.json.gz $at/bpe.model.gz; do
         same tok --vocab "$file" || { echo "$file" && return 1; }
     done
 }
