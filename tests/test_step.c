@@ -200,6 +200,48 @@ static void test_not_finite(void **state) {
     batch_free(&b);
 }
 
+/* Two ranks of the same data. The texts are sent when they are complete and no image has run. */
+static const Kernels *sender;
+static size_t sends, texts_before, images_before;
+static void gather_both(const CommPiece *pieces, size_t count) {
+    sends += count;
+    texts_before = kernel_stats[SLOT_text_embed_fwd].calls;
+    images_before = kernel_stats[SLOT_patches_u8].calls;
+    for (size_t i = 0; i < count; i++)
+        for (size_t r = 0; r < 2; r++)
+            sender->device->copy((char *)pieces[i].all + r * pieces[i].bytes, pieces[i].part,
+                                 pieces[i].bytes);
+}
+static void test_texts_are_sent_early(void **state) {
+    (void)state;
+    ClipConfig c = config_for(&setups[0]);
+    const Kernels *k = sender = kernels_open(TEST_DEVICE, PRECISION_FP32);
+    for (size_t accum = 1; accum <= 2; accum++) {
+        Trainer t = trainer_new(k, &c, &setups[0], 6 / accum, accum);
+        TestBatch b = random_batch(&c, 6, test_seed());
+        double alone = gradients(&t, &b);
+        Comm two = *comm_self(k);
+        two.size = 2;
+        two.gather_start = gather_both;
+        t.m.state->comm = &two;
+        step_free(t.step);
+        t.step = step_new(k, &two, t.m.clip, t.m.state, t.optim, LOSS_CLIP, 6 / accum, accum,
+                          c.embed_dim, 1 << 20);
+        sends = 0;
+        kernel_stats_on = true;
+        kernel_stats_reset();
+        double loss = gradients(&t, &b);
+        kernel_stats_on = false;
+        assert_int_equal(sends, 1);
+        assert_int_equal(texts_before, accum);
+        assert_int_equal(images_before, accum - 1);
+        /* of rank 0: its share of the mean; each text is there twice, in the rows alone */
+        assert_near(loss, (alone + log(2) / 2) / 2, 1e-4);
+        trainer_free(&t);
+        batch_free(&b);
+    }
+}
+
 #if defined TEST_CUDA
 /* On a GPU the logits are one tile as far as the memory allows: as many launches for 1,100 pairs as
  * for 100. The layer without a GPU counts them (cuda_on_cpu/runtime.h). */
@@ -237,7 +279,7 @@ static void test_logits_of_one_tile(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_accumulation_ref),   cmocka_unit_test(test_accumulation_fp32),
     cmocka_unit_test(test_one_batch),          cmocka_unit_test(test_learning),
-    cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_not_finite),         cmocka_unit_test(test_texts_are_sent_early),
 #if defined TEST_CUDA
     cmocka_unit_test(test_logits_of_one_tile),
 #endif

@@ -16,6 +16,7 @@ struct Loss {
     size_t n, E, tile_rows, tile_cols;
     bool bf16; /* texts are sent as bf16 */
     bool kept; /* every tile has a separate place, so the second walk need not multiply again */
+    const acc *sent; /* of loss_send_texts */
     void *memory;
     acc *logits;                    /* one tile, or all tiles one after another */
     acc *texts, *dtexts;            /* [N,E], with several ranks */
@@ -160,19 +161,25 @@ void loss_free(Loss *l) {
 
 void loss_gather_bf16(Loss *l) { l->bf16 = true; }
 
-/* The gradients' buffer is free until the walk, so it holds received data. */
-static void gather_texts(const Loss *l, const acc *texts, size_t n) {
-    const Kernels *k = l->k;
-    const Comm *comm = l->comm;
-    size_t count = n * l->E, bytes = 2 * count;
-    if (!l->bf16) {
-        comm->all_gather(l->texts, texts, count);
-        return;
+/* As bf16 they are received where the gradients are written later. */
+void loss_send_texts(Loss *l, const acc *texts, size_t n) {
+    size_t count = n * l->E, size = l->bf16 ? 2 : l->k->acc_size;
+    assert(n > 0 && n <= l->n);
+    l->sent = texts;
+    if (l->comm->size == 1) return;
+    CommPiece piece = {l->texts, texts, count * size};
+    if (l->bf16) {
+        char *own = (char *)l->dtexts + (size_t)l->comm->rank * piece.bytes;
+        l->k->bf16_from_acc(own, texts, count);
+        piece.all = l->dtexts;
+        piece.part = own;
     }
-    char *own = (char *)l->dtexts + (size_t)comm->rank * bytes;
-    k->bf16_from_acc(own, texts, count);
-    comm->gather_pieces(&(CommPiece){l->dtexts, own, bytes}, 1);
-    k->acc_from_bf16(l->texts, l->dtexts, count * (size_t)comm->size);
+    l->comm->gather_start(&piece, 1);
+}
+
+static void receive_texts(const Loss *l, size_t N) {
+    l->comm->wait();
+    if (l->bf16) l->k->acc_from_bf16(l->texts, l->dtexts, N * l->E);
 }
 
 /* ---- the walks ---- */
@@ -359,9 +366,10 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
     const Kernels *k = l->k;
     const Comm *comm = l->comm;
     bool alone = comm->size == 1;
+    if (texts) loss_send_texts(l, texts, n);
     size_t N = n * (size_t)comm->size, first = n * (size_t)comm->rank;
     Walk w = {.images = images,
-              .texts = alone ? texts : l->texts,
+              .texts = alone ? l->sent : l->texts,
               .log_scale = log_scale,
               .bias = bias,
               .loss = loss,
@@ -375,7 +383,7 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
               .weight = l->kind == LOSS_SIGLIP ? 1.0 / (double)N : 0.5 / (double)N};
     k->device->zero(loss, k->acc_size);
     k->device->zero(l->scratch, k->acc_size);
-    if (!alone) gather_texts(l, texts, n);
+    if (!alone) receive_texts(l, N);
     if (l->softened) soft_groups(l, &w);
     if (l->softened && l->soft->dim) walk_teacher(l, &w);
     if (l->kind == LOSS_CLIP) {

@@ -35,6 +35,9 @@ void loss_soften(Loss *l, const SoftTargets *t);
 /* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits. Every
  * rank uses the same rounded texts, including its own; their gradients stay f32. */
 void loss_gather_bf16(Loss *l);
+/* Over ranks, starts to gather the texts [n,E] of the next loss_run, which is then given NULL: they
+ * travel while other work is done. They must stay until then. */
+void loss_send_texts(Loss *l, const acc *texts, size_t n);
 /* images, texts [n,E] device, L2-normalised; log_scale, bias: device scalars (bias may be NULL).
  * Writes *loss (device, the global mean loss, equal on all ranks), dimages, dtexts [n,E]; adds to
  * *dlog_scale, *dbias this rank's share (summed over ranks later with the other gradients). n may

@@ -186,21 +186,26 @@ static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batc
     feature_cache_get(c, s->k, acc_at(s->k, features, row * s->E), b->sample, b->size);
 }
 
-/* Computes the features of micro-batch j, and the teacher's (or NULL), into the rows from `row` on.
- */
-static void forward(Step *s, size_t j, const Batch *b, size_t row, bool image, bool text, bool keep,
-                    Teacher *teacher) {
-    if (image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
-    if (text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
-    image = image && !s->x.images;
-    text = text && !s->x.texts;
-    if (!image && !text && !teacher) return;
-    const ClipBatch *sent =
-        uploads_send(s->uploads, s->started, j, image || teacher, text || teacher);
-    if (image) clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), sent, keep);
-    if (text) clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), sent, keep);
-    if (teacher) teacher_forward(teacher, sent, row);
-    uploads_done(s->uploads);
+/* What a forward computes; send: the texts' features are then complete and gathered. */
+typedef struct Forward {
+    bool image, text, keep, send;
+    Teacher *teacher; /* or NULL */
+} Forward;
+
+/* Computes the features of micro-batch j, and the teacher's, into the rows from `row` on. Texts
+ * come first, so that they travel between ranks while the image tower runs. */
+static void forward(Step *s, size_t j, const Batch *b, size_t row, Forward f) {
+    bool image = f.image && !s->x.images, text = f.text && !s->x.texts;
+    const ClipBatch *sent = NULL;
+    if (image || text || f.teacher)
+        sent = uploads_send(s->uploads, s->started, j, image || f.teacher, text || f.teacher);
+    if (f.text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
+    if (text) clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), sent, f.keep);
+    if (f.send) loss_send_texts(s->loss, s->texts, row + b->size);
+    if (f.image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
+    if (image) clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), sent, f.keep);
+    if (f.teacher) teacher_forward(f.teacher, sent, row);
+    if (sent) uploads_done(s->uploads);
 }
 
 /* last: complete gradients are sent. */
@@ -223,7 +228,7 @@ static double mean_cosine(const Step *s, double square) {
     return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
-/* Runs the loss over n pairs; captured if the host takes no part. */
+/* Runs the loss over n pairs, whose texts were sent; captured if the host takes no part. */
 static void run_loss(Step *s, size_t n) {
     const Kernels *k = s->k;
     const Params *p = s->p;
@@ -237,7 +242,7 @@ static void run_loss(Step *s, size_t n) {
     if (s->group) loss_soften(s->loss, &targets);
     acc *dscale = param_grad(p, s->logit_scale);
     acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
-    loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, s->texts,
+    loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, NULL,
              param_acc(p, s->logit_scale), dbias ? param_acc(p, s->logit_bias) : NULL, n);
     if (recorded) k->device->graph_end(&s->loss_graph);
 }
@@ -251,7 +256,7 @@ static void gradients(Step *s, Batch *const *batches) {
      * recomputed. */
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
-        forward(s, j, batches[j], n, true, true, j == last, s->x.teacher);
+        forward(s, j, batches[j], n, (Forward){true, true, j == last, j == last, s->x.teacher});
         group(s, batches[j], n);
         last_row = n;
         n += batches[j]->size;
@@ -261,8 +266,8 @@ static void gradients(Step *s, Batch *const *batches) {
     backward(s, batches[last], last_row, last == 0);
     size_t row = 0;
     for (size_t j = 0; j < last; j++) {
-        forward(s, j, batches[j], row, clip_image_trains(s->clip), clip_text_trains(s->clip), true,
-                NULL);
+        Forward again = {clip_image_trains(s->clip), clip_text_trains(s->clip), true, false, NULL};
+        forward(s, j, batches[j], row, again);
         backward(s, batches[j], row, j + 1 == last);
         row += batches[j]->size;
     }
@@ -298,6 +303,7 @@ static void update(Step *s) {
 void step_plan(Step *s) {
     clip_plan(s->clip, s->images);
     if (s->x.teacher) teacher_plan(s->x.teacher);
+    loss_send_texts(s->loss, s->texts, s->batch_size * s->accum);
     run_loss(s, s->batch_size * s->accum);
     update(s);
 }

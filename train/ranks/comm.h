@@ -36,11 +36,12 @@ typedef struct Comm {
     void (*all_reduce_max)(acc *x, size_t n);
     void (*broadcast)(acc *x, size_t n, int root);
     void (*barrier)(void);
-    /* all_reduce_sum and reduce_scatter that may complete as late as wait(); until then the buffers
-     * belong to the transport. They run in order among themselves, concurrently with the operations
-     * above. */
+    /* all_reduce_sum, reduce_scatter and gather_pieces that may complete as late as wait(); until
+     * then the buffers belong to the transport. They run in order among themselves, concurrently
+     * with the operations above. */
     void (*all_reduce_start)(acc *x, size_t n);
     void (*reduce_scatter_start)(acc *part, const acc *all, size_t n);
+    void (*gather_start)(const CommPiece *pieces, size_t count);
     void (*wait)(void);
     /* Bytes in host memory: all[size·n], x[n]. */
     void (*gather_bytes)(void *all, const void *part, size_t n);

@@ -24,9 +24,10 @@ bool comm_mpi_built(void) { return true; }
 enum { PIECE = 1 << 28, QUEUE = 64 };
 
 typedef struct Task {
-    acc *to;
-    const acc *from; /* NULL: an all_reduce of `to` */
-    size_t n;
+    CommOp op;
+    void *to;
+    const void *from;
+    size_t n; /* elements; of a gather, bytes */
 } Task;
 
 static struct {
@@ -90,21 +91,22 @@ static void scatter(CommLane lane, acc *part, const acc *all, size_t n) {
     end(lane, from, others() * (double)(n * mpi.elem));
 }
 
-static void gather(void *all, const void *part, size_t n, MPI_Datatype type, size_t elem) {
-    double from = begin(LANE_MAIN, OP_ALL_GATHER);
+static void gather(CommLane lane, void *all, const void *part, size_t n, MPI_Datatype type,
+                   size_t elem) {
+    double from = begin(lane, OP_ALL_GATHER);
     bool in_place = part == (char *)all + (size_t)mpi.table.rank * n * elem;
     MPI_Allgather(in_place ? MPI_IN_PLACE : part, int_count(n), type, all, int_count(n), type,
-                  mpi.lane[LANE_MAIN]);
-    end(LANE_MAIN, from, others() * (double)(n * elem));
+                  mpi.lane[lane]);
+    end(lane, from, others() * (double)(n * elem));
 }
 
 static void all_gather(acc *all, const acc *part, size_t n) {
-    gather(all, part, n, mpi.type, mpi.elem);
+    gather(LANE_MAIN, all, part, n, mpi.type, mpi.elem);
 }
 
 static void gather_pieces(const CommPiece *pieces, size_t count) {
     for (size_t i = 0; i < count; i++)
-        gather(pieces[i].all, pieces[i].part, pieces[i].bytes, MPI_BYTE, 1);
+        gather(LANE_MAIN, pieces[i].all, pieces[i].part, pieces[i].bytes, MPI_BYTE, 1);
 }
 
 static void reduce_scatter(acc *part, const acc *all, size_t n) {
@@ -140,8 +142,10 @@ static void barrier(void) {
 /* ---- concurrent collectives ---- */
 
 static void run_task(CommLane lane, const Task *t) {
-    if (t->from)
+    if (t->op == OP_REDUCE_SCATTER)
         scatter(lane, t->to, t->from, t->n);
+    else if (t->op == OP_ALL_GATHER)
+        gather(lane, t->to, t->from, t->n, MPI_BYTE, 1);
     else
         reduce(lane, t->to, t->n, MPI_SUM);
 }
@@ -175,9 +179,13 @@ static void start(Task t) {
     pthread_mutex_unlock(&mpi.lock);
 }
 
-static void all_reduce_start(acc *x, size_t n) { start((Task){x, NULL, n}); }
+static void all_reduce_start(acc *x, size_t n) { start((Task){OP_ALL_REDUCE, x, NULL, n}); }
 static void reduce_scatter_start(acc *part, const acc *all, size_t n) {
-    start((Task){part, all, n});
+    start((Task){OP_REDUCE_SCATTER, part, all, n});
+}
+static void gather_start(const CommPiece *pieces, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        start((Task){OP_ALL_GATHER, pieces[i].all, pieces[i].part, pieces[i].bytes});
 }
 
 static void wait_all(void) {
@@ -233,6 +241,7 @@ const Comm *comm_mpi(const Kernels *k, double timeout) {
                        .barrier = barrier,
                        .all_reduce_start = all_reduce_start,
                        .reduce_scatter_start = reduce_scatter_start,
+                       .gather_start = gather_start,
                        .wait = wait_all,
                        .gather_bytes = gather_bytes,
                        .broadcast_bytes = broadcast_bytes,

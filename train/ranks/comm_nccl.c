@@ -212,6 +212,7 @@ typedef struct Collective {
 } Collective;
 
 typedef struct Gather {
+    bool beside;
     size_t count;
     CommPiece piece[COMM_PIECES];
 } Gather;
@@ -257,7 +258,7 @@ static void run_gather(const void *context) {
                            nccl.comm, nccl.stream));
     NCCL(ncclGroupEnd());
     asked(f);
-    await(f);
+    if (!g->beside) await(f);
 }
 
 static void ask(CommOp op, bool beside, void *to, const void *from, size_t n, int how) {
@@ -275,12 +276,16 @@ static void reduce_scatter_start(acc *part, const acc *all, size_t n) {
     ask(OP_REDUCE_SCATTER, true, part, all, n, ncclSum);
 }
 
-static void gather_pieces(const CommPiece *pieces, size_t count) {
-    Gather g = {.count = count};
+static void ask_gather(const CommPiece *pieces, size_t count, bool beside) {
+    Gather g = {.beside = beside, .count = count};
     assert(count <= COMM_PIECES);
     memcpy(g.piece, pieces, count * sizeof *pieces);
     nccl.k->device->graph_call(run_gather, &g, sizeof g);
 }
+static void gather_pieces(const CommPiece *pieces, size_t count) {
+    ask_gather(pieces, count, false);
+}
+static void gather_start(const CommPiece *pieces, size_t count) { ask_gather(pieces, count, true); }
 
 static void all_gather(void *all, const void *part, size_t bytes) {
     gather_pieces(&(CommPiece){all, part, bytes}, 1);
@@ -372,7 +377,11 @@ static void close_nccl(void) {
 
 static void open_flights(void) {
     CUDA(cudaGetDevice(&nccl.device));
-    CUDA(cudaStreamCreateWithFlags(&nccl.stream, cudaStreamNonBlocking));
+    /* its blocks are placed before those of kernels that wait: a collective needs few, and others
+     * wait for it */
+    int low, high;
+    CUDA(cudaDeviceGetStreamPriorityRange(&low, &high));
+    CUDA(cudaStreamCreateWithPriority(&nccl.stream, cudaStreamNonBlocking, high));
     for (size_t i = 0; i < FLIGHTS; i++) {
         Flight *f = &nccl.flight[i];
         cudaEvent_t *const events[] = {&f->ready, &f->before, &f->after, &f->asked};
@@ -450,6 +459,7 @@ const Comm *comm_nccl(const Kernels *k, const Comm *host, const Launch *launch, 
                         .barrier = barrier,
                         .all_reduce_start = all_reduce_start,
                         .reduce_scatter_start = reduce_scatter_start,
+                        .gather_start = gather_start,
                         .wait = wait_all,
                         .gather_bytes = gather_bytes,
                         .broadcast_bytes = broadcast_bytes,

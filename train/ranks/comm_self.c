@@ -34,6 +34,7 @@ const Comm *comm_self(const Kernels *k) {
                               .barrier = nothing,
                               .all_reduce_start = all_reduce,
                               .reduce_scatter_start = reduce_scatter,
+                              .gather_start = gather_pieces,
                               .wait = nothing,
                               .gather_bytes = gather_bytes,
                               .broadcast_bytes = broadcast_bytes,
