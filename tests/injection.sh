@@ -11,7 +11,7 @@ declare -A every=([write]=${1:-1} [alloc]=${2:-1} [read]=${3:-1} [stale]=${3:-1}
 shift $(($# < 3 ? $# : 3))
 commands=("$@")
 [ ${#commands[@]} != 0 ] || commands=(train resume pack embed convert search)
-jobs=${JOBS:-$(nproc)} faults=${FAULTS:-write alloc read stale short} piece=${PIECE:-0/1}
+jobs=${JOBS:-$(OMP_NUM_THREADS='' nproc)} faults=${FAULTS:-write alloc read stale short} piece=${PIECE:-0/1}
 
 # ---- the commands, in the folder of a run. start_X: what is there before. run_X: the command. whole_X: what was there
 # is whole. result_X: what the command must have written, as lines. ----
