@@ -15,6 +15,7 @@ static const char *string, *config, *file, *data;
 #define PLACES(X) X(FIRST, "one") X(SECOND, "two") X(THIRD, "three")
 static enum { PLACES(CHOICE_NAME) } choice;
 static StringList list;
+static Steps steps;
 
 static Option table[] = {
     STRING("config", &config, NULL, ""),   FLAG("flag", &flag, ""),
@@ -22,6 +23,7 @@ static Option table[] = {
     FLOAT("lr", &real, 0, 1, ""),          STRING("string", &string, NULL, ""),
     PATH("file", &file, NULL, ""),         DATA("data", &data, NULL, ""),
     CHOICE("choice", &choice, PLACES, ""), LIST("list", &list, NULL, ""),
+    STEPS("steps", &steps, 1, 1000, ""),
 };
 static const Command command = {"test", "A test.", "clipc test", NULL, table, COUNT(table)};
 
@@ -30,6 +32,7 @@ static int reset(void **state) {
     flag = consent = false, number = 8, real = 0.5, choice = FIRST;
     string = config = file = data = NULL;
     string_list_free(&list);
+    steps = (Steps){.count = 7};
     for (size_t i = 0; i < COUNT(table); i++) table[i].given = NOT_GIVEN;
     return 0;
 }
@@ -192,6 +195,30 @@ static void test_paths_beside_a_recipe(void **state) {
     unlink(test_path("only-there"));
 }
 
+static void test_steps(void **state) {
+    (void)state;
+    const struct {
+        const char *text;
+        uint64_t total, want;
+    } cases[] = {{"12", 3, 12},        {"10%", 200, 20},       {"10%", 3, 1},
+                 {"500,10%", 200, 20}, {"500,10%", 5000, 500}, {"500,10%", 50000, 500},
+                 {"2.5%", 1000, 25},   {"100%", 17, 17}};
+    const char *path = test_path("steps.conf");
+    char line[64];
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        snprintf(line, sizeof line, "--steps %s", cases[i].text);
+        parse(line);
+        options_write(&command, path);
+        steps = (Steps){.count = 1};
+        options_read_recipe(&command, path);
+        char *text = option_text(option_find(&command, "steps"));
+        assert_string_equal(text, cases[i].text);
+        free(text);
+        steps_settle(&steps, cases[i].total);
+        assert_int_equal(steps.of_run, cases[i].want);
+    }
+}
+
 static void parse_line(void *line) { parse(line); }
 
 /* A recipe neither sets nor records a consent. */
@@ -219,6 +246,14 @@ static void test_refusals(void **state) {
     test_dies(parse_line, "--batch-size -3", EXIT_USAGE, "between 1 and 100");
     test_dies(parse_line, "--batch-size three", EXIT_USAGE, "whole number");
     test_dies(parse_line, "--batch-size", EXIT_USAGE, "needs a value");
+    const char *const no_steps[] = {"x",  "10 %", "5%%",   "0%",  "101%", "nan%",
+                                    "5,", "0,5%", "-1,5%", ",5%", "5,10"};
+    for (size_t i = 0; i < COUNT(no_steps); i++) {
+        char steps_line[64];
+        snprintf(steps_line, sizeof steps_line, "--steps=%s", no_steps[i]);
+        test_dies(parse_line, steps_line, EXIT_USAGE, "steps must");
+    }
+    test_dies(parse_line, "--steps 0", EXIT_USAGE, "between 1 and 1000");
     test_dies(parse_line, "--lr nan", EXIT_USAGE, "between 0 and 1");
     test_dies(parse_line, "--choice four", EXIT_USAGE, CHOICES(PLACES));
     test_dies(parse_line, "--choice twoo", EXIT_USAGE, "did you mean 'two'?");
@@ -261,6 +296,7 @@ int main(void) {
         cmocka_unit_test_setup(test_any_value_reads_back, reset),
         cmocka_unit_test_setup(test_paths, reset),
         cmocka_unit_test_setup(test_paths_beside_a_recipe, reset),
+        cmocka_unit_test_setup(test_steps, reset),
         cmocka_unit_test_setup(test_consent, reset),
         cmocka_unit_test_setup(test_refusals, reset),
         cmocka_unit_test(test_loader_threads),

@@ -24,6 +24,18 @@ again_is_the_same() {
 last_steps_are_kept() { # steps 4 8 16 20 28 are saved within epochs; the last three stay
     [ "$(ls -d "$dir"/whole/checkpoints/step_* | sed 's/.*step_//' | sort -n | tr '\n' ' ')" = "16 20 28 " ]
 }
+capped_batch() { # 24 pairs: all of them, in micro-batches of equal size; recorded
+    train capped --batch-size 16 --accum-freq 3 --epochs 2 && grep -q "a batch of 16 x 3 x 1 ranks is more than the 24 pairs" "$dir/stderr" &&
+        grep -q "steps of 24 an epoch$" "$dir/stderr" && [ "$(lines capped)" = 2 ] && grep -qx "batch-size = 12" "$dir/capped/params.conf" &&
+        grep -qx "accum-freq = 2" "$dir/capped/params.conf" && train capped_one --batch-size 400 --epochs 2 && near capped capped_one 2 1e-2
+}
+shares() { # --min-steps adds epochs; a tenth of 24 steps warms up, a quarter saves; the default warm-up is a tenth at most
+    train shares --epochs 1 --min-steps 20 --warmup 10% --save-frequency-steps 25% --precision fp32 --keep-checkpoints 9 &&
+        [ "$(lines shares)" = 24 ] && [ "$(ls "$dir/shares/checkpoints" | grep step | sort | tr '\n' ' ')" = "step_18 step_6 " ] &&
+        [ "$(sed -n 's/.*"lr": \([^,]*\),.*/\1/p' "$dir/shares/metrics.jsonl" | head -3 | tr '\n' ' ')" = "0.0005 0.001 0.001 " ] &&
+        "$clipc" train "${pairs[@]}" --batch-size 4 --max-steps 20 --lr 1e-3 --logs "$dir" --name default_warmup 2>"$dir/stderr" &&
+        [ "$(sed -n 's/.*"lr": \([^,]*\),.*/\1/p' "$dir/default_warmup/metrics.jsonl" | head -2 | tr '\n' ' ')" = "0.0005 0.001 " ]
+}
 existing_run() { refused 1 "--resume latest" train whole; cp "$dir/stderr" "$dir/e"; grep -q "this run exists" "$dir/e"; }
 finished_run() {
     local before after
@@ -261,7 +273,8 @@ check negative_batch_size refused 2 "batch-size must lie between" train negative
 check missing_data refused 1 "nowhere.tar" "$clipc" train --model small --train-data nowhere.tar --logs "$dir" --name missing
 check unknown_model refused 1 "no-such-model" "$clipc" train --model no-such-model --train-data $golden/pairs.tsv --logs "$dir" --name unknown
 check wrong_vocabulary refused 1 "entries" "$clipc" train --model small --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --logs "$dir" --name vocab
-check batch_larger_than_the_data refused 1 "lower --batch-size" train large --batch-size 400
+check batch_larger_than_the_data capped_batch
+check shares_of_a_short_run shares
 check unwritable_logs refused 1 "/proc/" "$clipc" train --config "$dir/whole/params.conf" --logs /proc/logs --name x
 full_disk
 case $? in

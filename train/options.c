@@ -77,6 +77,35 @@ static bool check_range(const Option *o, double v, Error *err) {
     return true;
 }
 
+static bool set_steps(Option *o, const char *text, Error *err) {
+    Steps s = {.count = 0};
+    char *end = (char *)text;
+    const char *share = strchr(text, ',') ? strchr(text, ',') + 1 : strchr(text, '%') ? text : NULL;
+    bool good = true;
+    if (share != text) {
+        s.count = strtoll(text, &end, 10);
+        good = end != text && !errno && (share ? *end == ',' && s.count > 0 : !*end);
+        if (good && !check_range(o, (double)s.count, err)) return false;
+    }
+    if (share && good) {
+        s.percent = strtod(share, &end);
+        good = end != share && !strcmp(end, "%") && s.percent > 0 && s.percent <= 100;
+    }
+    if (!good)
+        return error_set(err,
+                         "%s must be a number of steps, a share of the run's (10%%) or both "
+                         "(500,10%%: the smaller), not '%.100s'",
+                         o->name, text);
+    *(Steps *)o->value = s;
+    return true;
+}
+
+void steps_settle(Steps *s, uint64_t total) {
+    uint64_t share = (uint64_t)fmax(1, round((double)total * s->percent / 100));
+    bool by_share = s->percent > 0 && (!s->count || share < (uint64_t)s->count);
+    s->of_run = by_share ? share : (uint64_t)s->count;
+}
+
 static bool set_choice(Option *o, const char *text, Error *err) {
     size_t n = strlen(text), least = SIZE_MAX;
     int index = 0;
@@ -135,6 +164,9 @@ static bool set_value(Option *o, const char *text, OptionOrigin origin, Error *e
     case OPT_PATH:
     case OPT_DATA:
         *(const char **)o->value = keep(text);
+        break;
+    case OPT_STEPS:
+        if (!set_steps(o, text, err)) return false;
         break;
     case OPT_CHOICE:
         if (!set_choice(o, text, err)) return false;
@@ -307,6 +339,24 @@ static void parse_one(const Command *c, int argc, char **argv, int *i) {
     if (!strcmp(name, "config")) options_read_recipe(c, *(const char **)o->value);
 }
 
+/* As many digits as give the number back. */
+static void print_number(double x, FILE *out) {
+    char digits[40];
+    for (int n = 9; n <= 17; n++) {
+        snprintf(digits, sizeof digits, "%.*g", n, x);
+        if (strtod(digits, NULL) == x) break;
+    }
+    fputs(digits, out);
+}
+
+static void print_steps(const Steps *s, FILE *out) {
+    if (s->count || !(s->percent > 0))
+        fprintf(out, "%lld%s", (long long)s->count, s->percent > 0 ? "," : "");
+    if (!(s->percent > 0)) return;
+    print_number(s->percent, out);
+    fputc('%', out);
+}
+
 static void print_value(const Option *o, FILE *out) {
     switch (o->type) {
     case OPT_FLAG:
@@ -316,15 +366,12 @@ static void print_value(const Option *o, FILE *out) {
     case OPT_INT:
         fprintf(out, "%lld", (long long)*(int64_t *)o->value);
         break;
-    case OPT_FLOAT: {
-        char digits[40];
-        for (int n = 9; n <= 17; n++) { /* as many as give the number back */
-            snprintf(digits, sizeof digits, "%.*g", n, *(double *)o->value);
-            if (strtod(digits, NULL) == *(double *)o->value) break;
-        }
-        fputs(digits, out);
+    case OPT_FLOAT:
+        print_number(*(double *)o->value, out);
         break;
-    }
+    case OPT_STEPS:
+        print_steps(o->value, out);
+        break;
     case OPT_STRING:
     case OPT_PATH:
     case OPT_DATA:
@@ -355,9 +402,9 @@ static bool is_empty(const Option *o) {
 
 static void print_help(const Command *c, FILE *out) {
     static const char *const placeholders[] = {
-        [OPT_FLAG] = "",     [OPT_CONSENT] = "",    [OPT_INT] = "N",
-        [OPT_FLOAT] = "X",   [OPT_STRING] = "TEXT", [OPT_PATH] = "PATH",
-        [OPT_DATA] = "SPEC", [OPT_CHOICE] = "",     [OPT_LIST] = "ITEM..."};
+        [OPT_FLAG] = "",       [OPT_CONSENT] = "",    [OPT_INT] = "N",     [OPT_FLOAT] = "X",
+        [OPT_STRING] = "TEXT", [OPT_PATH] = "PATH",   [OPT_DATA] = "SPEC", [OPT_STEPS] = "",
+        [OPT_CHOICE] = "",     [OPT_LIST] = "ITEM..."};
     fprintf(out, "%s\n\nusage: %s\n", c->summary, c->usage);
     if (c->count) fprintf(out, "\noptions (default in brackets):\n");
     for (size_t i = 0; i < c->count; i++) {

@@ -14,6 +14,7 @@ typedef enum {
     OPT_STRING,  /* const char *, NULL allowed as default */
     OPT_PATH,    /* the same, of a file or folder, or another word where there is none */
     OPT_DATA,    /* the same, of a data specification (data/sources.h) */
+    OPT_STEPS,   /* Steps: N, P% or N,P% with N within [lo, hi] */
     OPT_CHOICE,  /* int: index into the "a|b|c" of `choices` */
     OPT_LIST,    /* StringList: --name A B C up to the next option; repeating it adds */
 } OptionType;
@@ -24,6 +25,16 @@ typedef struct StringList {
     char **items;
     size_t count;
 } StringList;
+
+/* A number of steps or a share of a run's steps; of both, the smaller counts. */
+typedef struct Steps {
+    int64_t count;   /* 0 with a share: no limit */
+    double percent;  /* 0: no share */
+    uint64_t of_run; /* set by steps_settle */
+} Steps;
+
+/* Sets of_run for a run of `total` steps: a share is rounded and at least one step. */
+void steps_settle(Steps *s, uint64_t total);
 
 typedef struct Option {
     const char *name;
@@ -45,6 +56,8 @@ typedef struct Option {
 #define INT_OF(name, value, of, lo, hi, help) OPTION_ROW(name, OPT_INT, value, of, lo, hi, help)
 #define FLOAT(name, value, lo, hi, help) OPTION_ROW(name, OPT_FLOAT, value, NULL, lo, hi, help)
 #define FLOAT_OF(name, value, of, lo, hi, help) OPTION_ROW(name, OPT_FLOAT, value, of, lo, hi, help)
+#define STEPS(name, value, lo, hi, help)                                                           \
+    OPTION_ROW(name, OPT_STEPS, value, "N|P%|N,P%", lo, hi, help)
 #define STRING(name, value, of, help) OPTION_ROW(name, OPT_STRING, value, of, 0, 0, help)
 #define PATH(name, value, of, help) OPTION_ROW(name, OPT_PATH, value, of, 0, 0, help)
 #define DATA(name, value, of, help) OPTION_ROW(name, OPT_DATA, value, of, 0, 0, help)

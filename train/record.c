@@ -27,6 +27,7 @@ static const struct {
     {"train-num-samples", ORDER},
     {"epochs", SAID},
     {"max-steps", SAID},
+    {"min-steps", SAID},
     {"lr", SAID},
     {"lr-layer-decay", SAID},
     {"lr-scheduler", SAID},

@@ -110,6 +110,23 @@ static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
     };
 }
 
+/* A batch of more pairs than an epoch has is made as large as they allow: fewer micro-batches of
+ * equal size first. */
+static void cap_batch(Run *r) {
+    size_t pairs = run_epoch_samples(r) / (size_t)r->comm->size, batch = (size_t)opt->batch_size,
+           accum = (size_t)opt->accum_freq;
+    if (!pairs || batch * accum <= pairs) return;
+    accum = size_min(accum, (pairs + batch - 1) / batch);
+    batch = pairs / accum;
+    if (run_writes(r))
+        log_info("a batch of %lld x %lld x %d ranks is more than the %zu pairs of an epoch: it is "
+                 "%zu x %zu x %d (--batch-size, --accum-freq)",
+                 (long long)opt->batch_size, (long long)opt->accum_freq, r->comm->size,
+                 run_epoch_samples(r), batch, accum, r->comm->size);
+    train_options.batch_size = (int64_t)batch; /* recorded */
+    train_options.accum_freq = (int64_t)accum;
+}
+
 void run_open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
@@ -129,15 +146,14 @@ void run_open_data(Run *r) {
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
     r->data_hash = shards;
 
+    cap_batch(r);
     r->loader_options = loader_options(r, opt);
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
     r->steps_per_epoch = loader_steps_per_epoch(r->data, &r->loader_options);
     if (!r->steps_per_epoch)
-        comm_die(r->comm,
-                 "%s has %zu samples an epoch, fewer than one global batch of %zu: lower "
-                 "--batch-size or --accum-freq",
-                 opt->train_data, run_epoch_samples(r), r->global_batch);
+        comm_die(r->comm, "%s has %zu samples an epoch, fewer than the %d ranks", opt->train_data,
+                 run_epoch_samples(r), r->comm->size);
     if ((size_t)opt->train_num_samples > run_epoch_samples(r) && run_writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));

@@ -43,7 +43,8 @@ static void save(Run *r, const char *name) {
 static bool save_name(const Run *r, bool wanted, char name[48]) {
     const TrainState *s = &r->state;
     bool last = s->step == r->total_steps, epoch_end = s->position == 0;
-    bool steps = opt->save_frequency_steps && s->step % (uint64_t)opt->save_frequency_steps == 0;
+    bool steps =
+        opt->save_frequency_steps.of_run && s->step % opt->save_frequency_steps.of_run == 0;
     if (epoch_end && (last || s->epoch % (uint64_t)opt->save_frequency == 0))
         snprintf(name, 48, "epoch_%llu", (unsigned long long)s->epoch);
     else if (last || steps || wanted)
@@ -106,7 +107,7 @@ static void check_step(Run *r, const StepResult *res, uint64_t step, double limi
                  "the loss was not finite%s for %llu steps in a row: lower --lr or set "
                  "--grad-clip-norm, then --resume latest",
                  opt->spike_factor > 0 ? " or leapt" : "", (unsigned long long)r->skipped_in_a_row);
-    if (run_writes(r) && step > (uint64_t)opt->warmup)
+    if (run_writes(r) && step > opt->warmup.of_run)
         watch_step(&r->watch, step, res->logit_scale, res->image_cosine, res->text_cosine);
 }
 

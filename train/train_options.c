@@ -15,7 +15,7 @@ TrainOptions train_options = {
     .spool_limit = 64,
     .shuffle = true,
     .max_bad = 0.1,
-    .val_frequency = 500,
+    .val_frequency = {.count = 500, .percent = 10},
     .zeroshot_frequency = 2,
     .save_best = true,
     .aug_scale = "0.9,1.0",
@@ -30,7 +30,7 @@ TrainOptions train_options = {
     .batch_size = 64,
     .accum_freq = 1,
     .epochs = 32,
-    .warmup = 10000,
+    .warmup = {.count = 10000, .percent = 10},
     .lr = 5e-4,
     .wd = 0.2,
     .beta1 = 0.9,
@@ -83,8 +83,8 @@ static Option options[] = {
     INT("max-image-pixels", &O.max_image_pixels, 1, 1e10, "larger images count as bad samples"),
     DATA("val-data", &O.val_data, "SPEC",
          "held-out pairs: their loss and recalls while training (val/…)"),
-    INT_OF("val-frequency", &O.val_frequency, "STEPS", 1, 1e15,
-           "measure --val-data every so many steps, and after the last"),
+    STEPS("val-frequency", &O.val_frequency, 1, 1e15,
+          "measure --val-data every so many steps or share of the run's, and after the last"),
     DATA("imagenet-val", &O.imagenet_val, "SPEC",
          "labelled images (`clipc eval zeroshot --data`): zero-shot accuracy while training"),
     PATH("zeroshot-classes", &O.zeroshot_classes, "FILE",
@@ -92,8 +92,8 @@ static Option options[] = {
     INT_OF(
         "zeroshot-frequency", &O.zeroshot_frequency, "EPOCHS", 0, 1e9,
         "measure --imagenet-val every so many epochs, and after the last step; 0: not by epochs"),
-    INT_OF("zeroshot-frequency-steps", &O.zeroshot_frequency_steps, "STEPS", 0, 1e15,
-           "and every so many steps; 0: off"),
+    STEPS("zeroshot-frequency-steps", &O.zeroshot_frequency_steps, 0, 1e15,
+          "and every so many steps; 0: off"),
     STRING("best-metric", &O.best_metric, "NAME",
            "metric of the best step; default: the first measured (val/loss)"),
     FLAG("save-best", &O.save_best, "keep the best step's checkpoint as checkpoints/best"),
@@ -160,6 +160,8 @@ static Option options[] = {
     INT("batch-size", &O.batch_size, 1, 1e7, "pairs a rank and micro-batch"),
     INT("accum-freq", &O.accum_freq, 1, 1e6, "micro-batches of one contrastive batch"),
     INT("epochs", &O.epochs, 1, 1e9, "passes over the data"),
+    INT("min-steps", &O.min_steps, 0, 1e15,
+        "of small data, more epochs until the run has so many steps"),
     INT("max-steps", &O.max_steps, 0, 1e15,
         "end (and scale the schedule) at this many steps; 0: epochs decide"),
     FLOAT("lr", &O.lr, 0, 1e3, "peak learning rate"),
@@ -171,7 +173,8 @@ static Option options[] = {
     FLOAT("beta1", &O.beta1, 0, 0.999999999, "AdamW"),
     FLOAT("beta2", &O.beta2, 0, 0.999999999, "AdamW; 0.999 if the model's name has no 'vit'"),
     FLOAT("eps", &O.eps, 0, 1, "AdamW; 1e-8 if the model's name has no 'vit'"),
-    INT("warmup", &O.warmup, 0, 1e12, "steps of linear warm-up"),
+    STEPS("warmup", &O.warmup, 0, 1e12,
+          "steps of linear warm-up, or a share of the run's; N,P%: the smaller of the two"),
     CHOICE("lr-scheduler", &O.lr_scheduler, SCHED_KINDS, "after the warm-up"),
     INT("epochs-cooldown", &O.epochs_cooldown, 0, 1e9,
         "const-cooldown: epochs of falling rate at the end"),
@@ -206,8 +209,8 @@ static Option options[] = {
          "resume a checkpoint; latest: this run's newest, or start anew"),
     INT_OF("save-frequency", &O.save_frequency, "EPOCHS", 1, 1e9,
            "checkpoint every so many epochs"),
-    INT_OF("save-frequency-steps", &O.save_frequency_steps, "STEPS", 0, 1e15,
-           "and every so many steps; 0: off"),
+    STEPS("save-frequency-steps", &O.save_frequency_steps, 0, 1e15,
+          "and every so many steps or share of the run's; 0: off"),
     FLOAT_OF("save-frequency-minutes", &O.save_frequency_minutes, "MIN", 0, 1e9,
              "and every so many minutes; 0: off"),
     INT("keep-checkpoints", &O.keep_checkpoints, 1, 1e6,
@@ -244,6 +247,13 @@ const Command train_command = {
     options,
     COUNT(options),
 };
+
+void train_options_settle(uint64_t total) {
+    TrainOptions *o = &train_options;
+    Steps *const all[] = {&o->warmup, &o->val_frequency, &o->zeroshot_frequency_steps,
+                          &o->save_frequency_steps};
+    for (size_t i = 0; i < COUNT(all); i++) steps_settle(all[i], total);
+}
 
 size_t logit_memory_of(const TrainOptions *o, const Kernels *k) {
     size_t automatic = k->device->gpu ? 1024 : 256;

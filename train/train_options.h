@@ -25,8 +25,8 @@ typedef struct TrainOptions {
     bool allow_pipe;
     /* validation */
     const char *val_data, *best_metric, *imagenet_val, *zeroshot_classes;
-    int64_t zeroshot_frequency, zeroshot_frequency_steps;
-    int64_t val_frequency, early_stopping_patience;
+    int64_t zeroshot_frequency, early_stopping_patience;
+    Steps zeroshot_frequency_steps, val_frequency;
     bool save_best;
     /* augmentation */
     TrainTransform train_transform;
@@ -44,7 +44,9 @@ typedef struct TrainOptions {
     double lr_layer_decay, lora_alpha, ema, spike_factor;
     const char *distill_model, *distill_pretrained, *caption_template;
     /* optimisation */
-    int64_t batch_size, accum_freq, epochs, warmup, epochs_cooldown, seed, logit_memory, max_steps;
+    int64_t batch_size, accum_freq, epochs, epochs_cooldown, seed, logit_memory, max_steps,
+        min_steps;
+    Steps warmup;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
     SchedKind lr_scheduler;
     WdGroups wd_groups;
@@ -58,7 +60,8 @@ typedef struct TrainOptions {
     int64_t world_size; /* of --dry-run; 0: the actual number of ranks */
     /* run */
     const char *logs, *name, *resume;
-    int64_t save_frequency, save_frequency_steps, keep_checkpoints, log_every_n_steps, skip_limit;
+    int64_t save_frequency, keep_checkpoints, log_every_n_steps, skip_limit;
+    Steps save_frequency_steps;
     double save_frequency_minutes;
     int64_t stopped_exit_code;
     bool dry_run;
@@ -67,6 +70,8 @@ typedef struct TrainOptions {
 extern TrainOptions train_options; /* defaults, then what was given */
 extern const Command train_command;
 
+/* Sets the steps of options that are shares of a run of `total` steps. */
+void train_options_settle(uint64_t total);
 /* Bytes for the logit matrix on this device. */
 size_t logit_memory_of(const TrainOptions *o, const Kernels *k);
 /* Loader threads of a rank with so many CPUs. On a GPU all but two of them read data: one thread

@@ -21,7 +21,7 @@ typedef struct Pairs {
 static bool pairs_wanted(void) { return train_options.val_data != NULL; }
 
 static bool pairs_due(const TrainState *s) {
-    return s->step % (uint64_t)train_options.val_frequency == 0;
+    return s->step % train_options.val_frequency.of_run == 0;
 }
 
 static void open_data(Pairs *p, const TrainView *v) {

@@ -22,7 +22,7 @@ typedef struct Task {
 static bool task_wanted(void) { return train_options.imagenet_val != NULL; }
 
 static bool task_due(const TrainState *s) {
-    uint64_t steps = (uint64_t)train_options.zeroshot_frequency_steps,
+    uint64_t steps = train_options.zeroshot_frequency_steps.of_run,
              epochs = (uint64_t)train_options.zeroshot_frequency;
     return (steps && s->step % steps == 0) ||
            (epochs && s->position == 0 && s->epoch % epochs == 0);
