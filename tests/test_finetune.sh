@@ -42,6 +42,11 @@ recalls_are_those_of_eval() {
         done
     done
 }
+options_first() { # nothing is made and no model is built before wrong options and data are refused
+    refused 1 "no-val.tsv" train early_error --val-data "$dir/no-val.tsv" && ! [ -e "$dir/early_error/checkpoints" ] &&
+        refused 1 "upsampling-factors" train early_error --dataset-resampled --train-data-upsampling-factors 1::2 --train-num-samples 8 &&
+        ! [ -e "$dir/early_error/checkpoints" ] && refused 2 "no such metric" train early_error --pretrained "$dir/none" "${val[@]}" --best-metric val/los
+}
 does_not_disturb() { # the weights are those of a run that measures nothing
     train plain --precision fp32 && cmp "$dir/plain/checkpoints/epoch_3/open_clip_model.safetensors" \
         "$dir/val/checkpoints/epoch_3/open_clip_model.safetensors"
@@ -273,7 +278,9 @@ check validation_killed_and_resumed val_resumed
 check validation_loss_is_the_loss val_loss_of_one_batch
 check early_stopping stops_early
 if no_mpi; then skip "$no_mpi_reason" validation_over_ranks; else check validation_over_ranks over_ranks; fi
-check unknown_metric refused 1 "no such metric" train metric "${val[@]}" --best-metric val/recall
+check unknown_metric refused 2 "did you mean 'val/text_to_image_R@1'" train metric "${val[@]}" --best-metric val/text_to_image@1
+check average_metric refused 2 "no such metric" train metric "${val[@]}" --best-metric ema/val/loss
+check options_before_work options_first
 check nothing_to_judge_by refused 2 "--val-data" train nothing --early-stopping-patience 3
 check missing_val_data refused 1 "--val-data nowhere.tsv" train missing --val-data nowhere.tsv
 check ema_saved ema_saved

@@ -246,8 +246,8 @@ static void test_refusals(void **state) {
     test_dies(parse_line, "--batch-size -3", EXIT_USAGE, "between 1 and 100");
     test_dies(parse_line, "--batch-size three", EXIT_USAGE, "whole number");
     test_dies(parse_line, "--batch-size", EXIT_USAGE, "needs a value");
-    const char *const no_steps[] = {"x",  "10 %", "5%%",   "0%",  "101%", "nan%",
-                                    "5,", "0,5%", "-1,5%", ",5%", "5,10"};
+    const char *const no_steps[] = {"x",  "5%%",  "0%",    "101%", "nan%",
+                                    "5,", "0,5%", "-1,5%", ",5%",  "5,10"};
     for (size_t i = 0; i < COUNT(no_steps); i++) {
         char steps_line[64];
         snprintf(steps_line, sizeof steps_line, "--steps=%s", no_steps[i]);

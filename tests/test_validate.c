@@ -58,20 +58,24 @@ static void best_is_finite(void **state) {
 
 static struct Asked {
     bool wanted;
-    int opened, planned, ran, closed;
+    int prepared, opened, planned, ran, closed;
 } asked[2];
 
 static bool want0(void) { return asked[0].wanted; }
 static bool want1(void) { return asked[1].wanted; }
-static void *open0(const TrainView *v) {
-    assert_int_equal(v->batch, 7);
-    asked[0].opened++;
+static void *prepare0(const Comm *c, const DatasetOptions *data) {
+    assert_true(c && !data);
+    asked[0].prepared++;
     return &asked[0];
 }
-static void *open1(const TrainView *v) {
-    (void)v;
-    asked[1].opened++;
+static void *prepare1(const Comm *c, const DatasetOptions *data) {
+    (void)c, (void)data;
+    asked[1].prepared++;
     return &asked[1];
+}
+static void opened(void *self, const TrainView *v) {
+    assert_int_equal(v->batch, 7);
+    ((struct Asked *)self)->opened++;
 }
 static void planned(void *self, const TrainView *v) {
     ((struct Asked *)self)->planned += v->batch == 7;
@@ -88,16 +92,19 @@ static void closed(void *self) { ((struct Asked *)self)->closed++; }
 
 static void asked_when_due(void **state) {
     (void)state;
-    static const Validator a = {want0, open0, planned, due3, ran, closed},
-                           b = {want1, open1, planned, due_epoch, ran, closed};
+    static const char *const names[] = {NULL};
+    static const Validator a = {want0, names, prepare0, opened, planned, due3, ran, closed},
+                           b = {want1, names, prepare1, opened, planned, due_epoch, ran, closed};
     const Validator *const list[] = {&a, &b};
     const Kernels *k = kernels_open("ref", PRECISION_FP32);
     OptimState none = {.ema = NULL};
     TrainView view = {.k = k, .comm = comm_self(k), .state = &none, .batch = 7};
-    assert_null(validation_open(list, 2, &view));
+    assert_null(validation_prepare(list, 2, view.comm, NULL));
+    validation_open(NULL, &view);
     assert_false(validation_run(NULL, &(TrainState){.step = 3}, true, &(Metrics){0}));
     asked[0].wanted = asked[1].wanted = true;
-    Validation *v = validation_open(list, 2, &view);
+    Validation *v = validation_prepare(list, 2, view.comm, NULL);
+    validation_open(v, &view);
     Metrics m;
     validation_plan(v);
     assert_true(asked[0].planned == 1 && asked[1].planned == 1);
@@ -109,7 +116,8 @@ static void asked_when_due(void **state) {
     assert_true(validation_run(v, &(TrainState){.step = 5, .position = 4}, true, &m));
     assert_true(m.count == 2 && m.complete && asked[0].ran == 2 && asked[1].ran == 2);
     validation_close(v);
-    assert_true(asked[0].opened == 1 && asked[0].closed == 1 && asked[1].closed == 1);
+    assert_true(asked[0].prepared == 1 && asked[0].opened == 1 && asked[0].closed == 1 &&
+                asked[1].closed == 1);
 }
 
 static void checkpoint_remembers(void **state) {

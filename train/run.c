@@ -154,13 +154,16 @@ void run_open_data(Run *r) {
     if (!r->steps_per_epoch)
         comm_die(r->comm, "%s has %zu samples an epoch, fewer than the %d ranks", opt->train_data,
                  run_epoch_samples(r), r->comm->size);
+    r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
+    if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
+    r->validation = validation_prepare(validators, VALIDATORS, r->comm, &r->dataset_options);
     if ((size_t)opt->train_num_samples > run_epoch_samples(r) && run_writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
 }
 
 /* A run's memory outside its learner and its loader. */
-static void open_rest(Run *r, const Learner *l, bool planning) {
+static void open_rest(Run *r, const Learner *l) {
     TrainView view = {.k = l->k,
                       .comm = l->comm,
                       .config = &r->config,
@@ -168,11 +171,9 @@ static void open_rest(Run *r, const Learner *l, bool planning) {
                       .uploads = step_uploads(l->step),
                       .tokenizer = r->tokenizer,
                       .batch = (size_t)l->opt->batch_size,
-                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
-                      .dataset = r->dataset_options,
-                      .planning = planning};
+                      .loss = l->opt->siglip ? LOSS_SIGLIP : LOSS_CLIP};
     r->votes = votes_new(l->k, l->comm);
-    r->validation = validation_open(validators, VALIDATORS, &view);
+    validation_open(r->validation, &view);
 }
 
 static void plan_open(void *run, const Learner *l, RunPlan *plan) {
@@ -180,7 +181,8 @@ static void plan_open(void *run, const Learner *l, RunPlan *plan) {
     LoaderOptions o = loader_options(r, l->opt);
     r->ring = o.alloc(loader_ring_bytes(&o));
     plan_rest(plan, l->k, "batches in flight");
-    open_rest(r, l, true);
+    r->validation = validation_prepare(validators, VALIDATORS, l->comm, NULL);
+    open_rest(r, l);
     plan_rest(plan, l->k, "votes, validation");
     validation_plan(r->validation);
 }
@@ -212,16 +214,15 @@ static void choose_blocks(const Run *r, const DryRun *dry) {
 
 void run_build_model(Run *r) {
     kernel_graphs_on = opt->graphs;
+    Validation *prepared = r->validation; /* planning has another */
     DryRun dry = dry_run_of(r, r->comm->size);
     choose_blocks(r, &dry);
     memory_reserve(&dry, r->comm);
     learner_open(&r->learner, r->k, r->comm, &r->config, opt, r->resume, &r->state);
     learner_cache(&r->learner, r->data, &r->loader_options.transform, r->tokenizer,
                   (r->total_steps - r->state.step) * r->global_batch);
-    open_rest(r, &r->learner, false);
-    if (!r->validation && (opt->best_metric || opt->early_stopping_patience))
-        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
-                  "(--val-data)");
+    r->validation = prepared;
+    open_rest(r, &r->learner);
     if (r->learner.images && !r->learner.teacher)
         r->loader_options.picture_ok = r->learner.images->ok;
 }
@@ -263,6 +264,7 @@ void run_start(Run *r) {
     NamedHash *hashes = options_hashes(&train_command);
     agree_on_start(r->comm, hashes, train_command.count);
     free(hashes);
+    validation_check_options();
     r->state.seed = (uint64_t)opt->seed;
     comm_rank0_begin(r->comm);
     if (run_writes(r)) find_run(r);

@@ -53,7 +53,7 @@ static inline bool run_writes(const Run *r) { return r->comm->rank == 0; }
 void run_start(Run *r);
 /* Prints the memory plan of --dry-run. */
 void run_plan(Run *r);
-/* Tokenizer, data set, and the sizes of batches and epochs that follow. */
+/* Tokenizer, data sets, their order, and the sizes of batches and epochs that follow. */
 void run_open_data(Run *r);
 /* Allocates the model and all else that a step needs; after run_open_data. */
 void run_build_model(Run *r);

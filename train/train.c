@@ -79,9 +79,6 @@ static void validate(Run *r) {
     Metrics m;
     uint64_t step = r->state.step;
     if (!validation_run(r->validation, &r->state, step == r->total_steps, &m)) return;
-    if (m.complete && opt->best_metric && !metrics_find(&m, opt->best_metric))
-        comm_die(r->comm, "--best-metric %s: no such metric; the first there is: %s",
-                 opt->best_metric, m.count ? m.list[0].name : "none");
     if (run_writes(r)) train_log_metrics(r->log, step, &m);
     if (best_update(&r->state.best, &m, opt->best_metric, step) && opt->save_best) save(r, "best");
     r->stopped_early = is_stale(r);
@@ -313,9 +310,6 @@ static void train(Run *r) {
     r->state.record = r->record;
     make_run_folder(r);
     describe(r);
-    Error err;
-    r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
-    if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
     r->loader = loader_start(r->data, r->sampler, &r->loader_options, r->state.epoch,
                              r->state.position / r->global_batch);
     comm_stats = (CommStats){0};

@@ -1,6 +1,7 @@
 #include "train/validate.h"
 
 #include "train/model/lora.h"
+#include "train/train_options.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -33,16 +34,46 @@ const Metric *metrics_find(const Metrics *m, const char *name) {
     return NULL;
 }
 
-Validation *validation_open(const Validator *const *list, size_t count, const TrainView *view) {
+static bool is_measured(const char *name) {
+    if (train_options.ema > 0 && !strncmp(name, "ema/", 4)) name += 4;
+    for (size_t i = 0; i < VALIDATORS; i++)
+        for (const char *const *n = validators[i]->names; *n && validators[i]->wanted(); n++)
+            if (!strcmp(*n, name)) return true;
+    return false;
+}
+
+void validation_check_options(void) {
+    const char *name = train_options.best_metric, *best = NULL;
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < VALIDATORS; i++)
+        for (const char *const *n = validators[i]->names; *n && validators[i]->wanted(); n++) {
+            size_t d = name ? edit_distance(name, *n) : 0;
+            if (d < least) least = d, best = *n;
+        }
+    if ((name || train_options.early_stopping_patience) && !best)
+        die_usage("clipc train: --best-metric and --early-stopping-patience need a validation "
+                  "(--val-data)");
+    if (name && !is_measured(name))
+        die_usage("clipc train: --best-metric %s: no such metric is measured (did you mean '%s'?)",
+                  name, best);
+}
+
+Validation *validation_prepare(const Validator *const *list, size_t count, const Comm *c,
+                               const DatasetOptions *data) {
     Validation *v = xcalloc(1, sizeof *v);
-    v->view = *view;
     v->list = xcalloc(count + 1, sizeof *v->list);
     for (size_t i = 0; i < count; i++)
         if (list[i]->wanted()) v->list[v->count++].what = list[i];
-    for (size_t i = 0; i < v->count; i++) v->list[i].self = v->list[i].what->open(&v->view);
+    for (size_t i = 0; i < v->count; i++) v->list[i].self = v->list[i].what->prepare(c, data);
     if (v->count) return v;
     validation_close(v);
     return NULL;
+}
+
+void validation_open(Validation *v, const TrainView *view) {
+    if (!v) return;
+    v->view = *view;
+    for (size_t i = 0; i < v->count; i++) v->list[i].what->open(v->list[i].self, &v->view);
 }
 
 void validation_plan(Validation *v) {

@@ -35,18 +35,19 @@ typedef struct TrainView {
     const Tokenizer *tokenizer;
     size_t batch;
     LossKind loss;
-    DatasetOptions dataset; /* options of the training data */
-    bool planning; /* between plan_begin and plan_end (kernels/device.h): there are no data */
 } TrainView;
 
 /* One kind of measurement. All ranks call its functions at the same points; only rank 0's metrics
  * are used. */
 typedef struct Validator {
-    bool (*wanted)(void); /* reads the options; the others are called only if it is true */
-    /* Called before the first step; exits on user errors. Its result is passed to plan, run and
-     * close. In a dry run it takes its device memory and opens no data. */
-    void *(*open)(const TrainView *v);
-    /* Called in a dry run after all are opened: takes the largest memory of run. */
+    bool (*wanted)(void);     /* reads the options; the others are called only if it is true */
+    const char *const *names; /* of its metrics; ends with NULL */
+    /* Called before there is a model; opens the data and exits on user errors. data: options of the
+     * training data; NULL in a dry run: no data are opened. Its result is passed to the others. */
+    void *(*prepare)(const Comm *c, const DatasetOptions *data);
+    /* Called before the first step: takes the device memory. */
+    void (*open)(void *self, const TrainView *v);
+    /* In a dry run, after all are opened: takes the largest memory of run. */
     void (*plan)(void *self, const TrainView *v);
     /* s: the state after a step; position 0: an epoch has ended. Not called after the last step,
      * which is always measured. */
@@ -59,9 +60,14 @@ enum { VALIDATORS = 2 };
 extern const Validator validate_pairs, validate_zeroshot;
 extern const Validator *const validators[VALIDATORS];
 
+/* Refuses options that name no metric of the wanted validators, or need one. */
+void validation_check_options(void);
+
 typedef struct Validation Validation;
-/* Opens the wanted validators; NULL if there is none. */
-Validation *validation_open(const Validator *const *list, size_t count, const TrainView *v);
+/* Prepares the wanted validators; NULL if there is none. */
+Validation *validation_prepare(const Validator *const *list, size_t count, const Comm *c,
+                               const DatasetOptions *data);
+void validation_open(Validation *v, const TrainView *view);
 void validation_plan(Validation *v);
 void validation_close(Validation *v);
 bool validation_due(const Validation *v, const TrainState *s, bool last);

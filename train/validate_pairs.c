@@ -8,7 +8,6 @@
 #include "eval/score_tiles.h"
 #include "train/train_options.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct Pairs {
@@ -24,27 +23,28 @@ static bool pairs_due(const TrainState *s) {
     return s->step % train_options.val_frequency.of_run == 0;
 }
 
-static void open_data(Pairs *p, const TrainView *v) {
-    DatasetOptions o = v->dataset;
+static void *pairs_prepare(const Comm *c, const DatasetOptions *data) {
+    Pairs *p = xcalloc(1, sizeof *p);
+    if (!data) return p;
+    DatasetOptions o = *data;
     Error err;
     o.of_recipe = option_of_recipe("val-data");
-    comm_rank0_begin(v->comm);
+    comm_rank0_begin(c);
     p->data = dataset_open(train_options.val_data, &o, &err);
     if (!p->data) die("--val-data %s: %s", train_options.val_data, err.text);
-    comm_rank0_end(v->comm);
+    comm_rank0_end(c);
+    return p;
 }
 
-static void *pairs_open(const TrainView *v) {
-    Pairs *p = xcalloc(1, sizeof *p);
+static void pairs_open(void *self, const TrainView *v) {
+    Pairs *p = self;
     size_t bytes = size_mul(v->batch * v->config->embed_dim, v->k->acc_size);
-    if (!v->planning) open_data(p, v);
     p->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
     p->loss = loss_new(v->k, comm_self(v->k), v->loss, v->batch, v->config->embed_dim,
                        logit_memory_of(&train_options, v->k));
     p->images = v->k->device->alloc(bytes);
     p->texts = v->k->device->alloc(bytes);
     p->value = v->k->device->alloc(v->k->acc_size);
-    return p;
 }
 
 static void pairs_close(void *self) {
@@ -88,25 +88,28 @@ static double mean_loss(const Pairs *p, const TrainView *v, const Features *f) {
     return sum / (double)f->count;
 }
 
-static void add_recall(Metrics *m, const char *direction, const Kernels *k, const float *queries,
+enum { LOSS, IMAGE_TO_TEXT, TEXT_TO_IMAGE = IMAGE_TO_TEXT + 5 };
+static const char *const names[] = {"val/loss",
+                                    "val/image_to_text_R@1",
+                                    "val/image_to_text_R@5",
+                                    "val/image_to_text_R@10",
+                                    "val/image_to_text_mean_rank",
+                                    "val/image_to_text_median_rank",
+                                    "val/text_to_image_R@1",
+                                    "val/text_to_image_R@5",
+                                    "val/text_to_image_R@10",
+                                    "val/text_to_image_mean_rank",
+                                    "val/text_to_image_median_rank",
+                                    NULL};
+
+/* first: IMAGE_TO_TEXT or TEXT_TO_IMAGE. */
+static void add_recall(Metrics *m, size_t first, const Kernels *k, const float *queries,
                        const float *keys, size_t n, size_t dim) {
     size_t *ranks = xcalloc(n, sizeof *ranks);
     retrieval_ranks(k, ranks, queries, keys, n, dim);
     Recall r = retrieval_recall(ranks, n);
-    const struct {
-        const char *name;
-        double value;
-        bool lower;
-    } rows[] = {{"R@1", r.at1, false},
-                {"R@5", r.at5, false},
-                {"R@10", r.at10, false},
-                {"mean_rank", r.mean_rank, true},
-                {"median_rank", r.median_rank, true}};
-    for (size_t i = 0; i < COUNT(rows); i++) {
-        char name[METRIC_NAME];
-        snprintf(name, sizeof name, "val/%s_%s", direction, rows[i].name);
-        metrics_add(m, name, rows[i].value, rows[i].lower);
-    }
+    const double values[] = {r.at1, r.at5, r.at10, r.mean_rank, r.median_rank};
+    for (size_t i = 0; i < COUNT(values); i++) metrics_add(m, names[first + i], values[i], i > 2);
     free(ranks);
 }
 
@@ -116,14 +119,16 @@ static void pairs_run(void *self, const TrainView *v, Metrics *m) {
     features_of_dataset(&f, p->encoder, v->comm, p->data, true, true);
     if (!f.count) comm_die(v->comm, "--val-data %s: no readable pair", train_options.val_data);
     if (v->comm->rank == 0) {
-        metrics_add(m, "val/loss", mean_loss(p, v, &f), true);
-        add_recall(m, "image_to_text", v->k, f.images, f.texts, f.count, f.dim);
-        add_recall(m, "text_to_image", v->k, f.texts, f.images, f.count, f.dim);
+        metrics_add(m, names[LOSS], mean_loss(p, v, &f), true);
+        add_recall(m, IMAGE_TO_TEXT, v->k, f.images, f.texts, f.count, f.dim);
+        add_recall(m, TEXT_TO_IMAGE, v->k, f.texts, f.images, f.count, f.dim);
     }
     features_free(&f);
 }
 
 const Validator validate_pairs = {.wanted = pairs_wanted,
+                                  .names = names,
+                                  .prepare = pairs_prepare,
                                   .open = pairs_open,
                                   .plan = pairs_plan,
                                   .due = pairs_due,

@@ -38,8 +38,8 @@ static char *classes_path(void) {
     return path;
 }
 
-static void open_data(Task *t, const TrainView *v) {
-    DatasetOptions o = v->dataset;
+static void open_data(Task *t, const DatasetOptions *data) {
+    DatasetOptions o = *data;
     Error err;
     o.of_recipe = option_of_recipe("imagenet-val");
     labels_dataset_options(&o, LABEL_KEYS, LABEL_COLUMN);
@@ -48,27 +48,33 @@ static void open_data(Task *t, const TrainView *v) {
     labels_open(&t->labels, &t->set, t->data);
 }
 
-static void *task_open(const TrainView *v) {
+static void *task_prepare(const Comm *c, const DatasetOptions *data) {
     Task *t = xcalloc(1, sizeof *t);
-    if (!v->planning) comm_rank0_begin(v->comm);
+    if (data) comm_rank0_begin(c);
     char *path = classes_path();
     Error err;
     if (!class_set_load(&t->set, path, &err)) die("%s", err.text);
     free(path);
-    if (!v->planning) {
-        open_data(t, v);
-        comm_rank0_end(v->comm);
-        agree_on(v->comm, "--zeroshot-classes", class_set_hash(&t->set));
-        agree_on(v->comm, "--imagenet-val (samples)", dataset_count(t->data));
-    }
-    t->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
+    if (!data) return t;
+    open_data(t, data);
+    comm_rank0_end(c);
+    agree_on(c, "--zeroshot-classes", class_set_hash(&t->set));
+    agree_on(c, "--imagenet-val (samples)", dataset_count(t->data));
     return t;
+}
+
+static void task_open(void *self, const TrainView *v) {
+    Task *t = self;
+    t->encoder = encoder_of_model(v->k, v->config, v->state->p, v->uploads, v->tokenizer, v->batch);
 }
 
 static void task_plan(void *self, const TrainView *v) {
     Task *t = self;
     scorer_plan(v->k, t->set.count, v->config->embed_dim);
 }
+
+static const char *const names[] = {PREFIX "top1", PREFIX "top5", PREFIX "mean_per_class_recall",
+                                    NULL};
 
 static void task_run(void *self, const TrainView *v, Metrics *m) {
     Task *t = self;
@@ -80,9 +86,8 @@ static void task_run(void *self, const TrainView *v, Metrics *m) {
     if (!p.count)
         comm_die(v->comm, "--imagenet-val %s: no readable image", train_options.imagenet_val);
     zeroshot_report(&r, &p, t->set.count);
-    metrics_add(m, PREFIX "top1", r.top1, false);
-    metrics_add(m, PREFIX "top5", r.top5, false);
-    metrics_add(m, PREFIX "mean_per_class_recall", r.mean_per_class, false);
+    const double values[] = {r.top1, r.top5, r.mean_per_class};
+    for (size_t i = 0; i < COUNT(values); i++) metrics_add(m, names[i], values[i], false);
     zeroshot_report_free(&r);
     predictions_free(&p);
     classifier_free(&w);
@@ -100,6 +105,8 @@ static void task_close(void *self) {
 }
 
 const Validator validate_zeroshot = {.wanted = task_wanted,
+                                     .names = names,
+                                     .prepare = task_prepare,
                                      .open = task_open,
                                      .plan = task_plan,
                                      .due = task_due,
