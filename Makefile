@@ -146,7 +146,7 @@ $B/%.flags:
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_$*)' >$@
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang test-aarch64 tsan fuzz chaos faults bench lint install clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang test-aarch64 tsan fuzz chaos faults bench lint install uninstall clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -157,7 +157,7 @@ help:
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make test-aarch64   cross-build for aarch64 and test it under qemu (fetches Debian packages)'
-	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured)'
+	@echo 'make lint     format, layers, warnings    make install  PREFIX=/usr/local (DESTDIR honoured); make uninstall'
 	@echo 'make zeroshot-sets  class names and templates of ImageNet, CIFAR, ... (PyPI) to build/zeroshot'
 	@echo 'make chaos    kill, stop, resume 50 times on 4 ranks (CYCLES=50); RANKS=1: kill a run of one rank 1000 times'
 	@echo 'make asan-parsers   those of the tests that parse bytes from outside; make test-clang   a few of a build by clang'
@@ -365,13 +365,20 @@ lint:
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 
+SHARE := $(DESTDIR)$(PREFIX)/share/clipc
+DOC   := $(DESTDIR)$(PREFIX)/share/doc/clipc
 install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/clipc
-	install -m 755 $B/clipc $(DESTDIR)$(PREFIX)/bin/clipc
-	if [ -x $B/clipc-cuda ]; then install -m 755 $B/clipc-cuda $(DESTDIR)$(PREFIX)/bin/clipc-cuda; fi
-	cp -r configs $(DESTDIR)$(PREFIX)/share/clipc/
-	if [ -d build/vocab ]; then cp -r build/vocab $(DESTDIR)$(PREFIX)/share/clipc/; fi
-	for f in $(wildcard build/zeroshot/*.json); do install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/clipc/zeroshot/$${f##*/}; done
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/vocab' '$(SHARE)/zeroshot' '$(DOC)'
+	install -m 755 $B/clipc '$(DESTDIR)$(PREFIX)/bin/clipc'
+	if [ -x $B/clipc-cuda ]; then install -m 755 $B/clipc-cuda '$(DESTDIR)$(PREFIX)/bin/clipc-cuda'; fi
+	cp -r configs '$(SHARE)/'
+	install -m 644 LICENSE README.md docs/* '$(DOC)'
+	for f in $(wildcard build/zeroshot/*.json); do install -m 644 $$f '$(SHARE)/zeroshot'; done
+	@if tools/fetch_vocab.sh; then install -m 644 build/vocab/*.gz '$(SHARE)/vocab'; else \
+	    echo "install: CLIP's vocabulary is missing: only checkpoints with their own tokenizer work; put it into $(SHARE)/vocab"; fi
+uninstall:
+	rm -f '$(DESTDIR)$(PREFIX)/bin/clipc' '$(DESTDIR)$(PREFIX)/bin/clipc-cuda'
+	rm -rf '$(SHARE)' '$(DOC)'
 
 clean:
 	rm -rf build

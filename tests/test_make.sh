@@ -6,7 +6,7 @@ bin=$(dirname "$program")
 flavour=$(basename "$bin")
 [ "$flavour" = build ] && flavour=release
 make=(make --no-print-directory "FLAVOUR=$flavour")
-tests=(make_up_to_date make_other_compiler make_other_flags make_other_libraries make_other_gpu)
+tests=(make_up_to_date make_install make_other_compiler make_other_flags make_other_libraries make_other_gpu)
 new=$("${make[@]}" -n "$program" | sed -n "s|^echo '\(.*\)' >$bin/c.flags\$|\1|p")
 if [ -n "$new" ] && [ "$new" != "$(cat "$bin/c.flags")" ]; then
     skip "$program was built with other flags than these" "${tests[@]}" cuda_12
@@ -45,7 +45,19 @@ cuda_12() {
         touch "$dir/12.4/include/nccl.h" && PATH=$dir/12.4/bin:$PATH tools/fetch_cuda.sh nccl12
 }
 
+# A prefix with a blank; recipes, models and the vocabulary are found from another folder; nothing remains.
+installs() {
+    local to="$dir/a b" installed
+    "${make[@]}" -o build install NVCC= PREFIX="$to" >"$dir/install" 2>&1 || { cat "$dir/install"; return 1; }
+    installed=$to/bin/clipc
+    [ -f "$to/share/doc/clipc/LICENSE" ] && [ -f "$to/share/doc/clipc/FINETUNING.md" ] &&
+        (cd "$dir" && unset CLIPC_HOME && "$installed" train --config configs/pretrain-vit-b32.conf --dry-run --batch-size 2 >"$dir/plan" &&
+            grep -q "^model ViT-B-32" "$dir/plan" && "$installed" train --config configs/finetune-lora.conf --model small --dry-run >"$dir/plan" &&
+            { [ -f "$to"/share/clipc/vocab/*.gz ] && echo a cat | "$installed" tok >"$dir/ids" || grep -q "vocabulary is missing" "$dir/install"; }) &&
+        "${make[@]}" uninstall PREFIX="$to" >"$dir/uninstall" 2>&1 && [ -z "$(find "$to" -type f)" ]
+}
 check make_up_to_date up_to_date
+check make_install installs
 if [ "$flavour" = release ]; then check cuda_12 cuda_12; else skip "a release build alone has CUDA" cuda_12; fi
 check make_other_compiler other_compiler
 check make_other_flags other_flags
