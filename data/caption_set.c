@@ -113,7 +113,8 @@ bool caption_set_parse_karpathy(CaptionSet *s, const char *json, size_t bytes,
                                 const CaptionSetOptions *o, Error *err) {
     *s = (CaptionSet){0};
     json_error_t why;
-    json_t *root = json_loadb(json, bytes, 0, &why);
+    size_t mark = text_mark(json, bytes);
+    json_t *root = json_loadb(json + mark, bytes - mark, 0, &why);
     if (!root) return error_set(err, "line %d: %.160s", why.line, why.text);
     const json_t *images = json_object_get(root, "images"), *entry;
     Growing g = {.s = s, .most = o->most};

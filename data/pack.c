@@ -70,7 +70,7 @@ PackOptions pack_options_default(void) {
                          .shard_bytes = (uint64_t)1 << 30,
                          .frame_bytes = 256 << 10, /* a shuffled read decompresses a whole frame */
                          .zstd_level = 3,
-                         .max_pixels = IMAGE_MAX_PIXELS,
+                         .max_pixels = (size_t)image_max_pixels,
                          .quality = 95,
                          .threads = cpu_count()};
 }
@@ -330,7 +330,7 @@ static bool pack_all(Packer *p, Error *err) {
         }
         show(&progress, p->first + count, n, &p->state.report);
     }
-    progress_end();
+    progress_end(&progress);
     if (ok && p->writer) ok = end_shard(p, n, err);
     if (ok && p->state.report.samples == 0)
         ok = error_set(err, "no sample was good enough to be packed");

@@ -1,8 +1,10 @@
 #include "eval/classes.h"
 
 #include "data/index.h"
+#include "data/io/file.h"
 #include "data/io/machine.h"
 #include "data/io/resource.h"
+#include "data/io/utf8.h"
 #include "kernels/hash.h"
 
 #include <ctype.h>
@@ -129,8 +131,13 @@ bool class_set_load(ClassSet *s, const char *path, Error *err) {
     json_error_t why;
     Error inner;
     *s = (ClassSet){.path = xstrdup(path)};
-    json_t *root = json_load_file(path, 0, &why);
-    bool ok = root || error_set(&inner, "line %d: %s", why.line, why.text);
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    bool ok = file_read_all(path, &bytes, &size, (size_t)1 << 30, &inner);
+    size_t mark = ok ? text_mark((const char *)bytes, size) : 0;
+    json_t *root = ok ? json_loadb((const char *)bytes + mark, size - mark, 0, &why) : NULL;
+    free(bytes);
+    ok = ok && (root || error_set(&inner, "line %d: %s", why.line, why.text));
     ok = ok && string_array(&s->classes, &s->count, root, "classes", &inner) &&
          read_templates(s, root, &inner) && read_folders(s, root, &inner);
     json_decref(root);

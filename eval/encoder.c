@@ -3,6 +3,7 @@
 #include "data/image/augment.h"
 #include "data/text/tokenizer.h"
 #include "data/io/crc32c.h"
+#include "data/io/progress.h"
 #include "train/model/pretrained.h"
 
 #include <math.h>
@@ -211,6 +212,7 @@ void encoder_close(Encoder *e) {
 const char *encoder_checkpoint(const Encoder *e) { return e->checkpoint; }
 const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
 const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
+Params *encoder_params(Encoder *e) { return e->params; }
 size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
 size_t encoder_batch(const Encoder *e) { return e->batch; }
 double encoder_logit_scale(const Encoder *e) {
@@ -230,6 +232,7 @@ double encoder_logit_bias(const Encoder *e) {
 void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, size_t n,
                    float *out) {
     size_t E = e->config.embed_dim;
+    Progress progress = progress_start("captions");
     load_vocab(e);
     for (size_t first = 0; first < n; first += e->batch) {
         size_t B = size_min(e->batch, n - first);
@@ -244,7 +247,9 @@ void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, si
         Batch captions = {.size = B, .ids = e->ids, .start = e->start, .pad = e->tokenizer->pad};
         uploads_features(e->uploads, &captions, NULL, e->features);
         e->k->acc_get_f32(out + first * E, e->features, B * E);
+        progress_show(&progress, first + B, n, "");
     }
+    progress_end(&progress);
 }
 
 /* Decodes a batch of pictures, first … first+B-1, into one of the two pixel buffers. */
@@ -271,6 +276,7 @@ static uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out,
                       bool *ok) {
     size_t E = e->config.embed_dim, good = 0;
+    Progress progress = progress_start("pictures");
     uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
     for (size_t first = 0, next; first < n; first = next) {
         size_t B = size_min(e->batch, n - first);
@@ -284,6 +290,8 @@ size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, fl
             if (!ok[b]) memset(out + b * E, 0, E * sizeof *out);
             good += ok[b];
         }
+        progress_show(&progress, next, n, "");
     }
+    progress_end(&progress);
     return good;
 }

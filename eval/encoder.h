@@ -35,6 +35,8 @@ void encoder_close(Encoder *e);
 const char *encoder_checkpoint(const Encoder *e); /* that was opened: of a run, one in it */
 const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);
+/* The weights in use. After a change encoder_identity is still that of the checkpoint. */
+Params *encoder_params(Encoder *e);
 size_t encoder_dim(const Encoder *e);         /* E */
 size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */

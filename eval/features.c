@@ -16,7 +16,7 @@ static bool fetch_sample(void *context, size_t i, Image *img, Error *err) {
     DatasetReader *r = context;
     Sample *s = &r->sample[omp_get_thread_num()];
     if (!dataset_read(r->data, r->first + i, s, err)) return false;
-    if (r->images && !image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, err)) {
+    if (r->images && !image_decode(img, s->image, s->image_size, (size_t)image_max_pixels, err)) {
         Error why = *err;
         return error_set(err, "%.200s: %.250s", s->key, why.text);
     }

@@ -2,7 +2,9 @@
 
 #include "data/image/thumbnail.h"
 
+#include <ctype.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char head[] =
     "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport "
@@ -15,6 +17,9 @@ static const char head[] =
     ".small { color: #555; font-size: 13px; }\n"
     ".bar { background: #1a7f4b; height: 10px; }\n"
     "canvas { border: 1px solid #bbb; max-width: 100%; image-rendering: pixelated; }\n"
+    ".m th { font-weight: normal; }\n"
+    ".m td { border: 1px solid #eee; padding: 1px 5px; }\n"
+    ".v { writing-mode: vertical-rl; transform: rotate(180deg); }\n"
     "td img { max-height: 96px; margin: 2px; vertical-align: middle; }\n"
     "section { display: flex; flex-wrap: wrap; gap: 12px; }\n"
     "figure { margin: 0; width: 150px; overflow-wrap: anywhere; }\n"
@@ -41,6 +46,16 @@ void html_text(const HtmlPage *p, const char *text) {
         else
             fputc(*text, p->out);
     }
+}
+
+void html_link(const HtmlPage *p, const char *path) {
+    fputs("<a href=\"file://", p->out);
+    for (; *path; path++) {
+        unsigned char c = (unsigned char)*path;
+        bool plain = isascii(c) && (isalnum(c) || strchr("/-._~", c));
+        fprintf(p->out, plain ? "%c" : "%%%02X", c);
+    }
+    fputs("\">", p->out);
 }
 
 void html_picture(const HtmlPage *p, const uint8_t *jpeg, size_t size, const char *title) {

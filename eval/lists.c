@@ -26,7 +26,7 @@ static bool fetch_file(void *context, size_t i, Image *img, Error *err) {
     size_t size;
     uint8_t *bytes;
     bool read = read_file(f->paths[i], &bytes, &size, err);
-    bool ok = read && image_decode(img, bytes, size, IMAGE_MAX_PIXELS, err);
+    bool ok = read && image_decode(img, bytes, size, (size_t)image_max_pixels, err);
     if (!ok && read) {
         Error why = *err;
         error_set(err, "%.200s: %.250s", f->paths[i], why.text);

@@ -1,5 +1,7 @@
 #include "eval/probe.h"
 
+#include "data/io/progress.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -319,12 +321,20 @@ static void try_exponent(Sweep *s, int exponent) {
 double probe_select_c(const Kernels *k, const ProbeSet *train, const ProbeSet *val, size_t classes,
                       const ProbeOptions *o, double *accuracy) {
     Sweep s = {k, train, val, classes, o, {0}, 0, -1};
-    for (int e = -DECADES * STEPS; e <= DECADES * STEPS; e += COARSE) try_exponent(&s, e);
+    Progress progress = progress_start("choosing C");
+    size_t done = 0, all = 2 * DECADES * STEPS / COARSE + 1;
+    for (int step = COARSE / 2; step >= 1; step /= 2) all += 2;
+    for (int e = -DECADES * STEPS; e <= DECADES * STEPS; e += COARSE) {
+        try_exponent(&s, e);
+        progress_show(&progress, ++done, all, "");
+    }
     for (int step = COARSE / 2; step >= 1; step /= 2) {
         int middle = s.best;
         try_exponent(&s, middle - step);
         try_exponent(&s, middle + step);
+        progress_show(&progress, done += 2, all, "");
     }
+    progress_end(&progress);
     probe_free(&s.last);
     *accuracy = s.accuracy;
     return pow(10, (double)s.best / STEPS);

@@ -66,7 +66,7 @@ void score_tiles_walk(const Kernels *k, const Rows *a, const Rows *b, const Scor
             progress_show(&progress, i0 * b->count + t.n * (j0 + t.m), a->count * b->count, "");
         }
     }
-    progress_end();
+    progress_end(&progress);
     free(scores);
     k->device->release(product);
     block_free(&cols, k);

@@ -44,7 +44,7 @@ static void encode_classes(Encoder *e, const ClassSet *s, size_t first, size_t e
         for (size_t i = 0; i < n * T; i++) free(captions[i]);
         progress_show(&progress, c - first + n, end - first, "");
     }
-    progress_end();
+    progress_end(&progress);
     FREE_ALL(captions, scratch);
 }
 
@@ -154,7 +154,7 @@ static bool fetch_labelled(void *context, size_t i, Image *img, Error *err) {
     Sample *s = &r->sample[omp_get_thread_num()];
     if (!dataset_read(r->data, r->first + i, s, err)) return false;
     r->label[i] = labels_class(r->labels, s, err);
-    if (image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, err)) return true;
+    if (image_decode(img, s->image, s->image_size, (size_t)image_max_pixels, err)) return true;
     Error why = *err;
     return error_set(err, "%.200s: %.250s", s->key, why.text);
 }
@@ -260,7 +260,7 @@ void zeroshot_predict(Predictions *p, Encoder *e, const Comm *c, Dataset *d, con
         predict_chunk(&a, p, at, size_min(chunk, end - at));
         progress_show(&progress, at - first + size_min(chunk, end - at), end - first, "");
     }
-    progress_end();
+    progress_end(&progress);
     if (c->size > 1) join_predictions(p, c);
     for (size_t t = 0; t < p->templates; t++) scorer_free(a.single[t]);
     for (size_t t = 0; t < threads; t++) sample_free(&a.reader.sample[t]);

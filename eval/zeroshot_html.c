@@ -4,11 +4,13 @@
 #include "eval/zeroshot_report.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
+    LABELLED = 30,       /* classes of a matrix with names at its sides */
     PAIRS_SHOWN = 50,    /* lines of the table of confusions */
     PAIRS_PICTURED = 24, /* those shown with pictures */
     PICTURES = 6,        /* of a pair */
@@ -85,7 +87,43 @@ static const char draw[] =
     "    `${names[t]} taken for ${names[p]}: ${at.get(t * n + p) || 0} of ${rows[t]}`;\n"
     "};\n";
 
+/* Few classes: a table of counts with their names, which needs no script. */
+static void put_table(const Page *g) {
+    size_t n = g->r->classes, *count = xcalloc(n * n, sizeof *count);
+    for (size_t i = 0; i < g->r->cell_count; i++)
+        count[(size_t)g->r->cells[i].truth * n + (size_t)g->r->cells[i].predicted] =
+            g->r->cells[i].images;
+    fputs(
+        "<h2>Confusion matrix</h2>\n<p class=small>A row is a true class, a column what was said; "
+        "darker: a larger share of the row (green right, red wrong).\n<table class=m>\n<tr><th>",
+        g->out);
+    for (size_t p = 0; p < n; p++) {
+        fputs("<th class=v>", g->out);
+        class_name(g, (int)p);
+    }
+    for (size_t t = 0; t < n; t++) {
+        size_t sum = 0;
+        for (size_t p = 0; p < n; p++) sum += count[t * n + p];
+        fputs("\n<tr><th>", g->out);
+        class_name(g, (int)t);
+        for (size_t p = 0; p < n; p++) {
+            size_t k = count[t * n + p];
+            if (k)
+                fprintf(g->out, "<td class=n style=\"background:rgba(%s,%.2f)\">%zu",
+                        t == p ? "26,127,75" : "190,40,30", sqrt((double)k / (double)sum), k);
+            else
+                fputs("<td>", g->out);
+        }
+    }
+    fputs("\n</table>\n", g->out);
+    free(count);
+}
+
 static void put_matrix(const Page *g) {
+    if (g->r->classes <= LABELLED) {
+        put_table(g);
+        return;
+    }
     fputs("<h2>Confusion matrix</h2>\n<p class=small>A row is a true class, a column what was "
           "said; darker: a larger share of the row (green right, red wrong). Point at a cell.\n"
           "<p><canvas id=m></canvas>\n<p id=w>&nbsp;</p>\n<noscript>(Drawn by a script inside this "
@@ -111,7 +149,8 @@ static bool put_picture(Page *g, const Prediction *q) {
     size_t size;
     Error err;
     if (!dataset_read(g->data, (size_t)q->sample, &g->sample, &err) ||
-        !image_decode(&g->image, g->sample.image, g->sample.image_size, IMAGE_MAX_PIXELS, &err) ||
+        !image_decode(&g->image, g->sample.image, g->sample.image_size, (size_t)image_max_pixels,
+                      &err) ||
         !thumbnail_jpeg(&jpeg, &size, &g->image, SIDE, &g->scratch, &err))
         return false;
     html_picture(&g->html, jpeg, size, g->sample.key);

@@ -364,7 +364,7 @@ static void bar(const char *what) {
     p.started -= 3660, p.shown -= 1;
     progress_show(&p, 2, 4, "half");
     progress_show(&p, 4, 4, "all"); /* the end is shown however soon */
-    progress_end();
+    progress_end(&p);
 }
 
 static void accented(const char *text) {
@@ -407,7 +407,7 @@ static void in_log(const char *what) {
     p.shown -= 11;
     progress_show(&p, 3, 4, "some");
     progress_show(&p, 4, 4, "all"); /* the work's own last line follows */
-    progress_end();
+    progress_end(&p);
 }
 
 static void test_progress(void **state) {

@@ -206,12 +206,35 @@ static void test_page(void **state) {
     char *page = test_read_file(test_path("page.html"), NULL);
     assert_non_null(strstr(page, "<h1>a &lt;title&gt;</h1>"));
     assert_non_null(strstr(page, "src=\"data:image/jpeg;base64,/9j/"));
-    assert_non_null(strstr(page, "\"\\u003c/script>\\u003cb>&\\\"red\""));
     assert_non_null(strstr(page, "<td>&lt;/script&gt;&lt;b&gt;&amp;&quot;red"));
     assert_non_null(strstr(page, "a bad photo of the {}."));
     assert_null(strstr(page, "://")); /* nothing from elsewhere */
     /* every cell, with its count */
-    size_t cells = 0, images = 0;
+    size_t cells = 0, images = 0, named = 0;
+    for (const char *at = page; (at = strstr(at, "<td class=n style=\"background")); at++) {
+        cells++;
+        images += strtoul(strchr(at, '>') + 1, NULL, 10);
+    }
+    for (const char *at = page; (at = strstr(at, "<th class=v>")); at++) named++;
+    assert_int_equal(cells, r.cell_count);
+    assert_int_equal(images, IMAGES);
+    assert_int_equal(named, CLASSES);
+    free(page);
+    zeroshot_report_free(&r);
+    /* of many classes a drawing */
+    enum { MANY = 40 };
+    char *names[MANY];
+    for (size_t i = 0; i < MANY; i++) names[i] = i < CLASSES ? o.set.classes[i] : "none";
+    ClassSet many = o.set;
+    many.classes = names;
+    many.count = MANY;
+    zeroshot_report(&r, &o.predictions, MANY);
+    assert_true(
+        zeroshot_write_html(test_path("page.html"), "a", &r, &o.predictions, &many, d, &err));
+    page = test_read_file(test_path("page.html"), NULL);
+    assert_non_null(strstr(page, "\"\\u003c/script>\\u003cb>&\\\"red\""));
+    assert_null(strstr(page, "<th class=v>"));
+    cells = images = 0;
     for (const char *at = strstr(page, "const cells = [["); at; at = strstr(at + 1, "[")) {
         int truth, predicted;
         size_t count;

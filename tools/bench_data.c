@@ -82,7 +82,7 @@ int bench_loader(int argc, char **argv) {
         .workers = (size_t)workers,
         .seed = 1,
         .max_bad = 1,
-        .max_pixels = IMAGE_MAX_PIXELS,
+        .max_pixels = (size_t)image_max_pixels,
         .alloc = k->device->host_alloc,
         .release = k->device->host_release,
     };

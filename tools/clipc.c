@@ -20,33 +20,44 @@ typedef struct Entry {
     const char *group, *name; /* `clipc group name` or, without a group, `clipc name` */
     int (*run)(int argc, char **argv);
     const char *summary;
+    const char
+        *interrupted; /* what Ctrl-C loses; NULL: nothing that lasts, or the command says it */
 } Entry;
 
+#define NO_RESULT "there is no result"
+#define NOTHING_WRITTEN "nothing is written"
 static const Entry entries[] = {
-    {NULL, "train", cmd_train, "train a CLIP from image-text shards"},
+    {NULL, "train", cmd_train, "train a CLIP from image-text shards", NULL},
     {"eval", "retrieval", cmd_eval_retrieval,
-     "recall@k of images for captions and captions for images"},
-    {"eval", "probe", cmd_eval_probe, "a linear classifier and neighbours on frozen features"},
-    {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes"},
-    {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy, or an index)"},
-    {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image"},
-    {"index", "list", cmd_index_list, "the pictures of an index"},
-    {"index", "remove", cmd_index_remove, "take pictures out of an index"},
-    {"index", "compact", cmd_index_compact, "one segment, without what was removed"},
-    {"index", "check", cmd_index_check, "compare an index's checksums"},
-    {NULL, "score", cmd_score, "one image against several captions: probabilities"},
-    {"data", "pack", cmd_data_pack, "image-text pairs -> shards"},
-    {"data", "index", cmd_data_index, "write the index that makes a shard random-access"},
-    {"data", "check", cmd_data_check, "decode every sample, name the bad ones"},
-    {"data", "peek", cmd_data_peek, "show the first samples"},
-    {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)"},
-    {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary"},
-    {"ckpt", "info", cmd_ckpt_info, "what a checkpoint of any format holds"},
-    {"ckpt", "convert", cmd_ckpt_convert, "write a checkpoint in another program's format"},
-    {"ckpt", "mix", cmd_ckpt_mix, "interpolate two checkpoints (WiSE-FT)"},
-    {"ckpt", "average", cmd_ckpt_average, "the mean of several checkpoints (a soup)"},
-    {"ckpt", "diff", cmd_ckpt_diff, "compare two checkpoints tensor by tensor"},
-    {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, search, tokenizer"},
+     "recall@k of images for captions and captions for images", NO_RESULT},
+    {"eval", "probe", cmd_eval_probe, "a linear classifier and neighbours on frozen features",
+     NO_RESULT},
+    {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes", NO_RESULT},
+    {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy, or an index)",
+     "an index keeps what was added, and the same command continues; a .npy file is not written"},
+    {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image",
+     NULL},
+    {"index", "list", cmd_index_list, "the pictures of an index", NULL},
+    {"index", "remove", cmd_index_remove, "take pictures out of an index", NULL},
+    {"index", "compact", cmd_index_compact, "one segment, without what was removed", NULL},
+    {"index", "check", cmd_index_check, "compare an index's checksums", NULL},
+    {NULL, "score", cmd_score, "one image against several captions: probabilities", NULL},
+    {"data", "pack", cmd_data_pack, "image-text pairs -> shards",
+     "complete shards are kept, and the same command continues"},
+    {"data", "index", cmd_data_index, "write the index that makes a shard random-access",
+     "complete indexes are kept"},
+    {"data", "check", cmd_data_check, "decode every sample, name the bad ones", NO_RESULT},
+    {"data", "peek", cmd_data_peek, "show the first samples", NULL},
+    {"data", "image", cmd_data_image, "image files -> what the model sees (.npy)", NULL},
+    {NULL, "tok", cmd_tok, "captions <-> token ids; learn a vocabulary", NULL},
+    {"ckpt", "info", cmd_ckpt_info, "what a checkpoint of any format holds", NULL},
+    {"ckpt", "convert", cmd_ckpt_convert, "write a checkpoint in another program's format",
+     NOTHING_WRITTEN},
+    {"ckpt", "mix", cmd_ckpt_mix, "interpolate two checkpoints (WiSE-FT)", NOTHING_WRITTEN},
+    {"ckpt", "average", cmd_ckpt_average, "the mean of several checkpoints (a soup)",
+     NOTHING_WRITTEN},
+    {"ckpt", "diff", cmd_ckpt_diff, "compare two checkpoints tensor by tensor", NULL},
+    {NULL, "bench", cmd_bench, "measure steps, loss, kernels, loader, search, tokenizer", NULL},
 };
 
 /* The commands of one group, or all of them (NULL). */
@@ -120,6 +131,22 @@ static void suggest(const char *first, const char *second) {
               best->name);
 }
 
+static char interrupted[256]; /* the line that Ctrl-C prints */
+
+static void on_interrupt(int sig) {
+    if (write(STDERR_FILENO, interrupted, strlen(interrupted)) < 0) _exit(EXIT_ERROR);
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
+/* A shell's background jobs ignore the signal, and continue to. */
+static void say_interrupted(const Entry *e) {
+    struct sigaction old;
+    if (!e->interrupted || sigaction(SIGINT, NULL, &old) || old.sa_handler == SIG_IGN) return;
+    snprintf(interrupted, sizeof interrupted, "\nclipc: interrupted: %s\n", e->interrupted);
+    signal(SIGINT, on_interrupt);
+}
+
 int main(int argc, char **argv) {
     open_standard_streams();
     spin_briefly(argv);
@@ -145,6 +172,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[1], e->group ? e->group : e->name)) continue;
         group_known |= e->group != NULL;
         if (e->group && (argc < 3 || strcmp(argv[2], e->name))) continue;
+        say_interrupted(e);
         int code = e->run(argc - used, argv + used);
         kernels_close();
         return code;

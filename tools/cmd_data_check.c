@@ -16,12 +16,11 @@
 enum { CHUNK = 512, CONTEXT_MAX = 4096, LISTED = 1000 };
 
 static DatasetOptions dataset;
-static int64_t max_pixels = IMAGE_MAX_PIXELS, workers, context = 77;
+static int64_t workers, context = 77;
 static const char *vocab;
 static bool json, unique;
 
 static Option options[] = {
-    INT("max-image-pixels", &max_pixels, 1, 1e10, "larger images are bad"),
     STRING("vocab", &vocab, "FILE", "of the captions' tokens; default: CLIP's"),
     INT("context-length", &context, 3, CONTEXT_MAX - 1,
         "longer captions are cut in training: they are counted"),
@@ -109,7 +108,8 @@ static void check_one(void *argument, size_t i, size_t thread) {
     r->read = true;
     r->hash = fnv_hash128(s->image, s->image_size);
     const char *why = judge_caption(c, t);
-    if (!image_decode(&t->image, s->image, s->image_size, (size_t)max_pixels, &err)) why = err.text;
+    if (!image_decode(&t->image, s->image, s->image_size, (size_t)image_max_pixels, &err))
+        why = err.text;
     if (why) r->reason = xasprintf("%s: %s", s->key, why);
 }
 
@@ -152,7 +152,7 @@ static void check_all(Check *c) {
         snprintf(words, sizeof words, "%zu bad, %zu twice", c->bad, c->duplicates);
         progress_show(&progress, c->first + count, n, words);
     }
-    progress_end();
+    progress_end(&progress);
 }
 
 /* The default vocabulary may be missing: a data set can be checked without. */

@@ -20,6 +20,7 @@ static Interpolation interpolation;
 static const char *out_path;
 
 static Option options[] = {
+    MAX_PIXELS_OPTION,
     INT("size", &size, 1, 4096, "S: the picture is S x S"),
     CHOICE("transform", &transform, VIEWS,
            "eval: resize and centre crop; train: random crop, then resize"),
@@ -44,7 +45,7 @@ static void read_image(Image *img, const char *path) {
     uint8_t *bytes;
     size_t n;
     if (!file_read_all(path, &bytes, &n, MAX_FILE, &err)) die("%s; nothing was written", err.text);
-    if (!image_decode(img, bytes, n, IMAGE_MAX_PIXELS, &err))
+    if (!image_decode(img, bytes, n, (size_t)image_max_pixels, &err))
         die("%s: %s; nothing was written", path, err.text);
     free(bytes);
 }

@@ -2,11 +2,13 @@
 #include "data/dataset.h"
 #include "data/index.h"
 #include "data/io/parallel.h"
+#include "data/io/progress.h"
 #include "data/sources.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +44,9 @@ typedef struct Job {
     const Sources *sources;
     IndexKeys keys;
     Result *results;
+    pthread_mutex_t lock; /* of the rest */
+    Progress progress;
+    size_t done;
 } Job;
 
 static bool up_to_date(const char *shard, const char *index, const IndexKeys *keys,
@@ -80,6 +85,9 @@ static void index_one(void *context, size_t i, size_t thread) {
         index_free(&ix);
     }
     free(path);
+    pthread_mutex_lock(&job->lock);
+    progress_show(&job->progress, ++job->done, job->sources->count, "");
+    pthread_mutex_unlock(&job->lock);
 }
 
 int cmd_data_index(int argc, char **argv) {
@@ -96,7 +104,10 @@ int cmd_data_index(int argc, char **argv) {
     Job job = {.sources = &sources,
                .keys = index_keys_new(dataset.image_keys, captions.members, false),
                .results = xcalloc(sources.count, sizeof(Result))};
+    job.progress = progress_start("indexing");
+    pthread_mutex_init(&job.lock, NULL);
     parallel_for(sources.count, (size_t)workers, index_one, &job);
+    progress_end(&job.progress);
     size_t failed = 0, written = 0;
     uint64_t samples = 0, usable = 0;
     for (size_t i = 0; i < sources.count; i++) {

@@ -10,7 +10,7 @@
 
 static PackOptions pack;
 static DatasetOptions dataset;
-static int64_t shard_samples, shard_mb, frame_kb, max_pixels, max_size, max_side, quality, workers;
+static int64_t shard_samples, shard_mb, frame_kb, max_size, max_side, quality, workers;
 static int64_t zstd_level, min_chars, min_tokens;
 static const char *images, *labels, *vocab;
 #define FORMATS(X) X(FORMAT_AUTO, "auto") X(FORMAT_IDX, "idx")
@@ -30,7 +30,6 @@ static Option options[] = {
     INT("shard-mb", &shard_mb, 1, 1e6, "a shard ends past so many MiB"),
     INT("frame-kb", &frame_kb, 1, 16384,
         "--zstd: a frame ends past so many KiB; smaller ones are quicker to read at random"),
-    INT("max-image-pixels", &max_pixels, 1, 1e10, "larger images are rejected"),
     INT("max-size", &max_size, 0, 65535,
         "shrink images whose shorter side is larger than this (0: keep all as they are)"),
     INT("max-side", &max_side, 0, 65535,
@@ -141,7 +140,6 @@ int cmd_data_pack(int argc, char **argv) {
     shard_samples = (int64_t)pack.shard_samples;
     shard_mb = (int64_t)(pack.shard_bytes >> 20);
     frame_kb = (int64_t)(pack.frame_bytes >> 10);
-    max_pixels = (int64_t)pack.max_pixels;
     quality = pack.quality;
     zstd_level = pack.zstd_level;
     workers = (int64_t)pack.threads;
@@ -150,7 +148,7 @@ int cmd_data_pack(int argc, char **argv) {
     pack.shard_samples = (size_t)shard_samples;
     pack.shard_bytes = (uint64_t)shard_mb << 20;
     pack.frame_bytes = (size_t)frame_kb << 10;
-    pack.max_pixels = (size_t)max_pixels;
+    pack.max_pixels = (size_t)image_max_pixels;
     pack.max_size = (int)max_size;
     pack.max_side = (int)max_side;
     pack.zstd_level = (int)zstd_level;

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
 static DatasetOptions dataset;
@@ -21,7 +22,8 @@ static Option options[] = {
     LIST("image", &image_files, "FILE...", "image files: one row each, in order"),
     STRING("images", &images, "SPEC", "a folder, shards or CSV/TSV: the readable ones, in order"),
     STRING("text", &text, "FILE", "captions, one a line; - is stdin"),
-    STRING("out", &out, "FILE.npy", "rows [N,E]; with --images also FILE.keys, a key a row"),
+    STRING("out", &out, "FILE.npy",
+           "rows [N,E]; with --images also FILE.keys, a key a row; - is stdout"),
     STRING("index", &index_folder, "DIR",
            "instead of --out: an index for clipc search, made or added to"),
     CHOICE("dtype", &dtype, NPY_TYPES, "of the features"),
@@ -37,6 +39,7 @@ static const Command command = {
     "  clipc embed --checkpoint logs/run/checkpoints/latest --images photos/ --out photos.npy\n"
     "  clipc embed --checkpoint logs/run/checkpoints/latest --text captions.txt --out "
     "captions.npy\n"
+    "  echo 'a red boat' | clipc embed --checkpoint CKPT --text - --out - >boat.npy\n"
     "  clipc embed --checkpoint CKPT --images photos/ --index photos.index   # again: what is "
     "new or changed\n",
     options,
@@ -108,7 +111,7 @@ int cmd_embed(int argc, char **argv) {
         features_of_dataset(&f, e, comm_self(encoder_kernels(e)), d, true, false);
         if (!f.count) die("--images %s: no readable image", images);
         write_rows(f.images, f.count, E);
-        write_keys(&f);
+        if (strcmp(out, "-")) write_keys(&f);
         if (f.bad) log_warn("%zu samples could not be read and have no row", f.bad);
         features_free(&f);
         dataset_close(d);

@@ -1,5 +1,6 @@
 /* clipc tok: captions ↔ token ids, one a line, and `clipc tok train`, which learns a vocabulary. */
 #include "data/io/lines.h"
+#include "data/io/progress.h"
 #include "data/text/bpe_train.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -35,7 +36,7 @@ static const Command command = {
     "Captions to token ids, one caption a line, or back.",
     "clipc tok [--decode] [--context-length N] [--checkpoint DIR] [--vocab FILE] [--threads N] "
     "< LINES\n"
-    "  clipc tok train --captions FILE --merges N --out FILE",
+    "  clipc tok train (--captions FILE | --data SPEC) --merges N --out FILE",
     "  echo 'a photo of a cat' | clipc tok\n"
     "  clipc tok < captions.txt > ids.txt\n"
     "  clipc tok train --captions captions.txt --merges 8192 --out vocab.txt.gz\n",
@@ -43,20 +44,24 @@ static const Command command = {
     COUNT(options),
 };
 
-static const char *captions, *out_path;
+static const char *captions, *data, *out_path;
+static DatasetOptions dataset;
 static int64_t merges = BPE_MAX_MERGES;
 
 static Option train_options[] = {
     STRING("captions", &captions, "FILE", "one caption a line"),
+    STRING("data", &data, "SPEC", "instead: the captions of what `clipc train --train-data` takes"),
     INT("merges", &merges, 1, BPE_MAX_MERGES, "ids besides the bytes' 512"),
     STRING("out", &out_path, "FILE", "vocabulary; gzipped if it ends in .gz"),
+    DATASET_OPTIONS(dataset),
 };
 
 static const Command train_command = {
     "tok train",
     "Learn a vocabulary of byte pairs from captions.",
-    "clipc tok train --captions FILE --merges N --out FILE",
-    "  clipc tok train --captions captions.txt --merges 8192 --out vocab.txt.gz\n",
+    "clipc tok train (--captions FILE | --data SPEC) --merges N --out FILE",
+    "  clipc tok train --captions captions.txt --merges 8192 --out vocab.txt.gz\n"
+    "  clipc tok train --data 'shards/{000..127}.tar' --merges 16384 --out vocab.txt.gz\n",
     train_options,
     COUNT(train_options),
 };
@@ -204,12 +209,44 @@ static void run(const Tokenizer *tokenizer) {
     FREE_ALL(outputs, caches);
 }
 
-static int train(int argc, char **argv) {
-    options_parse(&train_command, argc, argv, NULL);
-    if (captions == NULL || out_path == NULL)
-        die_usage("clipc tok train: --captions and --out are needed");
+/* The captions of --data in a file without a name; returns a path to it, malloc'd. */
+static char *collect_captions(void) {
+    Dataset *d = open_dataset("data", data, &dataset);
     Error err;
-    if (!bpe_train(captions, (size_t)merges, out_path, &err)) die("%s", err.text);
+    Sample s = {0};
+    FILE *f = tmpfile();
+    if (!f) die("no temporary file: %s", strerror(errno));
+    Progress progress = progress_start("reading captions");
+    size_t n = dataset_count(d), good = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!dataset_read(d, i, &s, &err))
+            log_warn("%s", err.text);
+        else if (s.text && fprintf(f, "%s\n", s.text) > 0)
+            good++;
+        progress_show(&progress, i + 1, n, "");
+    }
+    progress_end(&progress);
+    if (!good) die("--data %s: no caption", data);
+    if (fflush(f) || ferror(f)) die("temporary file: %s", strerror(errno));
+    log_info("%zu captions", good);
+    sample_free(&s);
+    dataset_close(d);
+    return xasprintf("/proc/self/fd/%d", fileno(f)); /* open until the program ends */
+}
+
+static int train(int argc, char **argv) {
+    dataset = dataset_options_default();
+    options_parse(&train_command, argc, argv, NULL);
+    if ((captions == NULL) == (data == NULL) || out_path == NULL)
+        die_usage("clipc tok train: --captions or --data, and --out are needed");
+    Error err;
+    char *from = data ? collect_captions() : xstrdup(captions);
+    if (!bpe_train(from, (size_t)merges, out_path, &err)) die("%s", err.text);
+    Tokenizer *t = open_tokenizer(out_path);
+    log_info("%s: a model with it has \"vocab_size\": %zu in its text_cfg", out_path,
+             t->vocab_size);
+    tokenizer_close(t);
+    free(from);
     return EXIT_OK;
 }
 

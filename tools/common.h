@@ -20,6 +20,10 @@
         CHOICE("precision", &(o).precision, PRECISIONS, "of the computation"), KERNEL_TF32_OPTION, \
         INT("batch-size", &(o).batch_size, 1, 65536, "samples computed at once")
 
+#define MAX_PIXELS_OPTION                                                                          \
+    INT("max-image-pixels", &image_max_pixels, 1, 1e10,                                            \
+        "larger images are bad: memory of a thread, 3 bytes each")
+
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \
     FLOAT_OF("pipe-timeout", &(d).pipe_seconds, "SECONDS", 0.1, 1e6, "of a stream"),               \
@@ -29,7 +33,7 @@
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
  * the commands set them). */
 #define DATASET_OPTIONS(d)                                                                         \
-    STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),                       \
+    MAX_PIXELS_OPTION, STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),    \
         STRING("text-key", &(d).text_keys, "KEYS", "caption: txt;caption,json.alt"),               \
         CHOICE("captions", &(d).captions, CAPTION_PICKS, "of several"),                            \
         STRING("json-text-key", &(d).json_text_key, "FIELD", "caption from .json"),                \

@@ -39,7 +39,7 @@ static bool fetch(void *context, size_t i, Image *img, Error *err) {
     Error why;
     b->stamps[i] = index_folder_stamp(b->index, b->keys[i]);
     if (!dataset_read(b->data, b->samples[i], s, err)) return false;
-    if (!image_decode(img, s->image, s->image_size, IMAGE_MAX_PIXELS, &why))
+    if (!image_decode(img, s->image, s->image_size, (size_t)image_max_pixels, &why))
         return error_set(err, "%.200s: %.250s", s->key, why.text);
     if (!b->index->thumb_side) return true;
     Thumb *thumb = &b->thumbs[i];
@@ -189,7 +189,7 @@ void embed_into_index(Encoder *e, Dataset *d, const EmbedIndex *o) {
         added += add_segment(&x, e, &b, &w, at, part);
         progress_show(&progress, at + part, n, "");
     }
-    progress_end();
+    progress_end(&progress);
     log_info("%s: %zu added, %zu were there, %zu in all", o->folder, added, w.there,
              x.rows - x.removed);
     if (added < n) log_warn("%zu pictures could not be read and are left out", n - added);

@@ -7,6 +7,8 @@
 #include "data/image/png.h"
 #include "data/image/webp.h"
 
+int64_t image_max_pixels = IMAGE_MAX_PIXELS;
+
 bool image_set_size(Image *img, size_t width, size_t height, int shrink, size_t max_pixels,
                     bool header_only, Error *err) {
     assert(width <= INT32_MAX && height <= INT32_MAX && shrink > 0);

@@ -16,8 +16,11 @@ typedef struct ShrinkChoice {
     const void *context;
 } ShrinkChoice;
 
-/* The default of max_pixels: larger images are refused before pixel memory is allocated. */
-#define IMAGE_MAX_PIXELS (25u * 1000 * 1000)
+/* Larger images are refused before pixel memory is allocated, 3 bytes a pixel in each thread that
+ * decodes. The default admits photographs of 48 megapixels and A4 at 600 dpi. Set by options before
+ * the first image is decoded. */
+#define IMAGE_MAX_PIXELS (50 * 1000 * 1000)
+extern int64_t image_max_pixels;
 /* The longest side allowed whatever max_pixels is; it bounds the resampler's tables. */
 #define IMAGE_MAX_SIDE (1u << 20)
 

@@ -1,5 +1,6 @@
 /* lines: see the header. */
 #include "data/io/lines.h"
+#include "data/io/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,11 +17,16 @@ static void fill(Lines *l) {
     memmove(l->buffer, l->buffer + l->taken, l->have - l->taken);
     l->have -= l->taken;
     l->taken = 0;
+    bool first = !l->begun;
+    l->begun = true;
     while (!l->ended && l->have < LINES_BLOCK) {
         size_t got = fread(l->buffer + l->have, 1, LINES_BLOCK - l->have, l->file);
         l->have += got;
         if (got == 0) l->ended = true;
     }
+    size_t mark = first ? text_mark(l->buffer, l->have) : 0;
+    l->have -= mark;
+    if (mark) memmove(l->buffer, l->buffer + mark, l->have);
 }
 
 /* The length to which a line that fills the whole buffer is cut. */

@@ -1,5 +1,5 @@
 /* lines: a file as blocks of whole lines, in memory that does not grow with the file or its longest
- * line. */
+ * line. A byte order mark at the start is skipped. */
 #pragma once
 #include "kernels/base.h"
 #include <stdio.h>
@@ -12,7 +12,7 @@ typedef struct Lines {
     char *buffer;
     size_t have, taken; /* bytes in the buffer; bytes of the last block served */
     size_t cut;         /* lines that were cut so far */
-    bool skipping, ended;
+    bool begun, skipping, ended;
 } Lines;
 
 void lines_open(Lines *l, FILE *file);

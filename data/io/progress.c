@@ -17,8 +17,12 @@ const char *duration_text(char out[32], double seconds) {
     return out;
 }
 
+static bool busy; /* one that is shown has started and not ended */
+
 Progress progress_start(const char *what) {
     double now = clock_now();
+    if (busy) what = NULL;
+    busy |= what != NULL;
     return (Progress){what, now, now};
 }
 
@@ -39,4 +43,8 @@ void progress_show(Progress *p, size_t done, size_t all, const char *words) {
                  *words ? ", " : "", words, left);
 }
 
-void progress_end(void) { log_live_end(); }
+void progress_end(Progress *p) {
+    if (!p->what) return;
+    busy = false;
+    log_live_end();
+}

@@ -45,7 +45,7 @@ static bool writer_failed(NpyWriter *w, Error *err) {
     error_set(err, "%.300s: %s", w->path, strerror(errno));
     if (w->f) {
         fclose(w->f);
-        unlink(w->beside);
+        if (w->beside) unlink(w->beside);
     }
     FREE_ALL(w->path, w->beside, w);
     return false;
@@ -56,8 +56,9 @@ static NpyWriter *create(const char *path, NpyType type, const size_t *shape, in
     assert(ndim >= 0 && ndim <= MAX_DIMS);
     NpyWriter *w = xcalloc(1, sizeof *w);
     w->path = xstrdup(path);
-    w->beside = file_temporary(path);
-    int fd = file_create(w->beside);
+    bool out = !strcmp(path, "-");
+    w->beside = out ? NULL : file_temporary(path);
+    int fd = out ? dup(STDOUT_FILENO) : file_create(w->beside);
     w->f = fd < 0 ? NULL : fdopen(fd, "wb");
     if (!w->f) return writer_failed(w, err), NULL;
     put_header(w->f, type, shape, ndim);
@@ -93,15 +94,15 @@ bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err) {
 }
 
 bool npy_writer_close(NpyWriter *w, Error *err) {
-    bool whole = !w->left && !ferror(w->f) && !fflush(w->f) && !fsync(fileno(w->f));
+    bool whole = !w->left && !ferror(w->f) && !fflush(w->f) && (!w->beside || !fsync(fileno(w->f)));
     if (!whole) {
         if (!errno) errno = EIO;
         return writer_failed(w, err);
     }
     FILE *f = w->f;
     w->f = NULL;
-    if (fclose(f) || rename(w->beside, w->path)) {
-        unlink(w->beside);
+    if (fclose(f) || (w->beside && rename(w->beside, w->path))) {
+        if (w->beside) unlink(w->beside);
         return writer_failed(w, err);
     }
     FREE_ALL(w->path, w->beside, w);

@@ -19,8 +19,8 @@ void npy_unmap(NpyMap *m);
 typedef enum { NPY_TYPES(CHOICE_NAME) } NpyType;
 extern const char *const npy_type_names[];
 /* Writes row by row if the whole does not fit in memory: open with the final shape, append rows,
- * close (which renames). After a failed append, close frees the writer, removes the file and
- * fails. */
+ * close (which renames). The path "-" is standard output. After a failed append, close frees the
+ * writer, removes the file and fails. */
 typedef struct NpyWriter NpyWriter;
 NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err);
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);

@@ -3,6 +3,7 @@
 #include "data/io/file.h"
 #include "data/io/folder.h"
 #include "data/io/machine.h"
+#include "data/io/utf8.h"
 #include "data/io/resource.h"
 #include "train/model/config_resnet.h"
 #include "train/model/families.h"
@@ -436,7 +437,8 @@ static json_t *load_json(const char *name, const char *json, size_t bytes, Error
         error_set(err, "%s: %zu bytes are too many for a model config", name, bytes);
         return NULL;
     }
-    json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &where);
+    size_t mark = text_mark(json, bytes);
+    json_t *root = json_loadb(json + mark, bytes - mark, JSON_REJECT_DUPLICATES, &where);
     if (!root) error_set(err, "%s:%d: %s", name, where.line, where.text);
     return root;
 }
