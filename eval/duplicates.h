@@ -10,9 +10,11 @@ typedef struct RowsPart {
     const uint64_t *skip;
 } RowsPart;
 
-/* group[i]: the lowest row of i's group. Rows whose score is at least `threshold` are in one group,
- * and so are rows that are linked through others. alike[i]: i's highest score with another row;
- * -infinity if none reaches the threshold. Returns the number of pairs that reach it. group, alike
- * [rows of all parts]. Memory: a tile, and 8 bytes a row. */
+/* group[i]: the centre of i's group, its lowest row. A row that is at least `threshold` alike a
+ * centre is in its group (of several centres, the lowest); another one is a centre itself. So all
+ * members resemble their centre: pictures that are linked only through others are apart. alike[i]:
+ * i's score with its centre, a centre's highest with a member; -infinity in a group of one. Returns
+ * the number of pairs that reach it. group, alike [rows of all parts]. Memory: a tile and its
+ * pairs, and 8 bytes a row. */
 size_t duplicates_find(const Kernels *k, const RowsPart *parts, size_t count, double threshold,
                        uint32_t *group, float *alike);

@@ -77,7 +77,8 @@ both() { # all weight on one side is that side's search
     "$clipc" search "$dir/i" --image "$dir/p/03.jpg" --texts 'a red circle' "${vocab[@]}" --weight 1 | tail -n +2 >"$dir/b"
     cmp "$dir/a" "$dir/b" || return 1
     says 0 "a red circle + $dir/p/03.jpg" "$clipc" search "$dir/i" --image "$dir/p/03.jpg" --texts 'a red circle' "${vocab[@]}" --html "$dir/x.html" &&
-        [ "$(grep -c 'img src="data:image/jpeg;base64,/9j/' "$dir/x.html")" = 5 ] &&
+        [ "$(grep -c 'img src="data:image/jpeg;base64,/9j/' "$dir/x.html")" = 5 ] && [ "$(grep -c "<a href=\"file://$(realpath "$dir")/p/..*jpg\">" "$dir/x.html")" = 5 ] &&
+        grep -q "$dir/i, [0-9]* pictures; model .*; 20[0-9-]* [0-9:]*</p>" "$dir/x.html" &&
         says 2 "2 texts and 3 images" "$clipc" search "$dir/i" --image $golden/0{1,2,3}.jpg --texts a b "${vocab[@]}" &&
         says 2 "--weight is for words and pictures together" "$clipc" search "$dir/i" --texts a --weight 0.3
 }

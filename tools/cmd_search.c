@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static EncoderOptions encoder = ENCODER_DEFAULTS;
@@ -23,6 +24,7 @@ static bool json, exclude_self;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
+    MAX_PIXELS_OPTION,
     STRING("collection", &npy, "FILE.npy",
            "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)"),
     LIST("texts", &texts, "TEXT...", "queries in words"),
@@ -33,7 +35,7 @@ static Option options[] = {
     INT("top", &top, 1, 1e6, "hits a query"),
     FLAG("exclude-self", &exclude_self, "a query's own picture is no hit of it"),
     FLOAT_OF("duplicates", &duplicates, "COSINE", -1, 1,
-             "instead of queries: groups of pictures at least so alike"),
+             "instead of queries: pictures at least so alike the first of their group"),
     STRING("html", &html, "FILE", "a page with the hits' thumbnails as well"),
     FLAG("json", &json, "one JSON object on stdout"),
 };
@@ -186,16 +188,34 @@ static void page_heading(const HtmlPage *p, const char *text) {
     fputs("</h2>\n<section>\n", p->out);
 }
 
-static void page_hit(const HtmlPage *p, const IndexFolder *x, size_t row, double score) {
+static void page_origin(const HtmlPage *p, const IndexFolder *x) {
+    char date[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M", localtime_r(&now, &tm));
+    const char *model = encoder.checkpoint ? encoder.checkpoint : x->checkpoint;
+    fputs("<p class=small>", p->out);
+    html_text(p, x->folder);
+    fprintf(p->out, ", %zu pictures; model ", living(x));
+    html_text(p, model ? model : "not known");
+    fprintf(p->out, "; %s</p>\n<section>\n", date);
+}
+
+/* A hit's caption is a link if its picture is a file. */
+static void page_hit(const HtmlPage *p, IndexFolder *x, size_t row, double score) {
     const uint8_t *jpeg;
     size_t size;
     const char *key = index_folder_key(x, row);
+    char *file = index_folder_meaning(x, key);
+    bool linked = !access(file, F_OK);
     index_folder_thumb(x, row, &jpeg, &size);
     fputs("<figure>", p->out);
+    if (linked) html_link(p, file);
     if (size) html_picture(p, jpeg, size, key);
     fprintf(p->out, "<figcaption>%.4f ", score);
     html_text(p, key);
-    fputs("</figcaption></figure>\n", p->out);
+    fprintf(p->out, "</figcaption>%s</figure>\n", linked ? "</a>" : "");
+    free(file);
 }
 
 static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
@@ -257,7 +277,7 @@ static void search(IndexFolder *x, const Queries *q, const HtmlPage *page) {
 }
 
 /* Groups in the order of their first rows; members in rising order. */
-static void report_duplicates(const IndexFolder *x, const HtmlPage *page) {
+static void report_duplicates(IndexFolder *x, const HtmlPage *page) {
     uint32_t *group = xmalloc(size_mul(x->rows, sizeof *group)),
              *next = xmalloc(size_mul(x->rows, sizeof *next)),
              *last = xmalloc(size_mul(x->rows, sizeof *last));
@@ -351,7 +371,7 @@ int cmd_search(int argc, char **argv) {
     HtmlPage page;
     Error err;
     if (html && !html_open(&page, html, "clipc search", &err)) die("%s", err.text);
-    if (html) fputs("<section>\n", page.out);
+    if (html) page_origin(&page, &x);
     if (alike) {
         report_duplicates(&x, html ? &page : NULL);
     } else {
