@@ -15,10 +15,19 @@ metric() { # run, step, name
 }
 # ---- validation ----
 val=(--val-data $golden/pairs.tsv --val-frequency 5 --precision fp32)
-validates() { # measured after steps 5, 10, 15 and the last; best stands
-    train val "${val[@]}" && [ "$(grep -c '"val/loss"' "$dir/val/metrics.jsonl")" = 4 ] &&
-        [ "$(grep '"val/loss"' "$dir/val/metrics.jsonl" | sed 's/.*step": \([0-9]*\).*/\1/' | tr '\n' ' ')" = "5 10 15 18 " ] &&
-        [ -f "$dir/val/checkpoints/best/open_clip_model.safetensors" ] && grep -q "best val/loss" "$dir/stderr"
+validates() { # measured before the first step, after steps 5, 10, 15 and the last; best stands; a table
+    train val "${val[@]}" && [ "$(grep -c '"val/loss"' "$dir/val/metrics.jsonl")" = 5 ] &&
+        [ "$(grep '"val/loss"' "$dir/val/metrics.jsonl" | sed 's/.*step": \([0-9]*\).*/\1/' | tr '\n' ' ')" = "0 5 10 15 18 " ] &&
+        [ -f "$dir/val/checkpoints/best/open_clip_model.safetensors" ] && grep -q "best val/loss" "$dir/stderr" &&
+        grep -Eq "^measured at step +start +0 +best +[0-9]+ +end +18$" "$dir/stderr" && [ "$(grep -c "^  val/" "$dir/stderr")" = 11 ] &&
+        [ "$(awk '$1 == "val/loss" {print $2, $4}' "$dir/stderr")" = "$(printf '%.4f %.4f' "$(metric val 0 val/loss)" "$(metric val 18 val/loss)")" ]
+}
+start_is_that_of_eval() { # the loss of the checkpoint that is fine-tuned; a run killed before it saved measures it once
+    "$clipc" eval retrieval --precision fp32 --checkpoint $golden --vocab $golden/vocab.txt --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
+    local want
+    want=$(tr -d '\n' <"$dir/eval.json" | sed 's/.*"image_to_text": *{\([^}]*\)}.*/\1/; s/.*"mean_rank": *//; s/[,} ].*//')
+    awk "BEGIN {d = $(metric val 0 val/image_to_text_mean_rank) - $want; exit !(d < 1e-6 && d > -1e-6)}" || return 1
+    killed_and_resumed start_killed 2 "${val[@]}" && [ "$(grep -c '"step": 0' "$dir/start_killed/metrics.jsonl")" = 1 ]
 }
 a_run_is_its_best() { # wherever a checkpoint is asked for; its recipe names the checkpoint
     local best=$dir/val/checkpoints/best use="val is a run: its checkpoints/best is used"
@@ -56,7 +65,7 @@ val_resumed() { killed_and_resumed val_killed 9 "${val[@]}" --save-frequency-ste
     same_state "$dir/val/checkpoints/best" "$dir/val_killed/checkpoints/best"; }
 val_loss_of_one_batch() { # a batch of all pairs, rate 0: the training's loss is the validation's
     train once "${val[@]}" --batch-size 24 --epochs 1 --lr 0 --train-transform eval &&
-        awk "BEGIN {d = $(metric once 1 val/loss) - $(sed -n '1s/.*"loss": \([^,]*\).*/\1/p' "$dir/once/metrics.jsonl"); exit !(d < 1e-5 && d > -1e-5)}"
+        awk "BEGIN {d = $(metric once 1 val/loss) - $(sed -n '/"epoch"/s/.*"loss": \([^,]*\).*/\1/p' "$dir/once/metrics.jsonl"); exit !(d < 1e-5 && d > -1e-5)}"
 }
 stops_early() { # at rate 0 nothing gets better after the first time
     train early "${val[@]}" --val-frequency 2 --lr 0 --early-stopping-patience 3 --best-metric val/text_to_image_R@1 &&
@@ -73,13 +82,38 @@ over_two() { # name, options…: two ranks of one thread
 over_ranks() {
     over_two ranks --batch-size 2 "${val[@]}" || return 1
     awk "BEGIN {d = $(metric ranks 18 val/image_to_text_mean_rank) - $(metric val 18 val/image_to_text_mean_rank); exit !(d < 1 && d > -1)}" &&
-        [ "$(grep -c '"val/loss"' "$dir/ranks/metrics.jsonl")" = 4 ]
+        [ "$(grep -c '"val/loss"' "$dir/ranks/metrics.jsonl")" = 5 ]
+}
+
+# ---- between old and new weights ----
+sweep() { # a curve whose ends are the checkpoints'; the chosen mix is what --alpha writes
+    local best=$dir/val/checkpoints/best
+    "$clipc" ckpt mix $golden "$dir/val" --vocab $golden/vocab.txt --sweep 0:1:0.25 --data $golden/pairs.tsv --data $golden/pairs.tsv --precision fp32 \
+        --plot "$dir/curve.svg" --out "$dir/swept" >"$dir/table" 2>"$dir/stderr" && grep -q "swept: written, alpha " "$dir/stderr" || return 1
+    local chosen
+    chosen=$(sed 's/.*alpha //' <(grep "written, alpha" "$dir/stderr"))
+    [ "$(wc -l <"$dir/table")" = 7 ] && grep -q "^$chosen .*chosen$" "$dir/table" && [ "$(grep -c "<circle" "$dir/curve.svg")" = 5 ] &&
+        python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$dir/curve.svg" &&
+        "$clipc" ckpt mix $golden "$best" --vocab $golden/vocab.txt --alpha "$chosen" --out "$dir/by_alpha" 2>"$dir/stderr" &&
+        cmp "$dir/swept/open_clip_model.safetensors" "$dir/by_alpha/open_clip_model.safetensors" || return 1
+    "$clipc" ckpt mix $golden "$dir/val" --vocab $golden/vocab.txt --sweep 0:1:0.5 --data $golden/pairs.tsv --precision fp32 --json >"$dir/curve.json" 2>"$dir/stderr" &&
+        for at in "0 $golden" "2 $best"; do
+            "$clipc" eval retrieval --precision fp32 --checkpoint "${at#* }" --vocab $golden/vocab.txt --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1
+            python3 - "$dir/curve.json" "$dir/eval.json" "${at% *}" <<'END' || return 1
+import json, sys
+curve, one = (json.load(open(p)) for p in sys.argv[1:3])
+for r in "R@1", "R@5", "R@10":
+    mean = (one["image_to_text"][r] + one["text_to_image"][r]) / 2
+    got = curve["curve"][int(sys.argv[3])]["sets"][0][r]
+    assert abs(got - mean) < 1e-9, (r, got, mean)
+END
+        done
 }
 
 # ---- moving average ----
 ema=(--precision fp32 --ema 0.9 --save-frequency-steps 4)
 ema_saved() { # a checkpoint of its own, other weights than the last step's
-    train ema "${ema[@]}" "${val[@]}" && [ "$(grep -c '"ema/val/loss"' "$dir/ema/metrics.jsonl")" = 4 ] &&
+    train ema "${ema[@]}" "${val[@]}" && [ "$(grep -c '"ema/val/loss"' "$dir/ema/metrics.jsonl")" = 5 ] &&
         "$clipc" eval retrieval --precision fp32 --checkpoint "$dir/ema/checkpoints/epoch_3/ema" --data $golden/pairs.tsv --json >"$dir/eval.json" 2>&1 &&
         ! cmp -s "$dir/ema/checkpoints/epoch_3/ema/open_clip_model.safetensors" "$dir/ema/checkpoints/epoch_3/open_clip_model.safetensors" || return 1
     local want got
@@ -271,6 +305,11 @@ scale_is_kept() { # the resumed run goes on with the temperature that was reache
 }
 
 check validates_every_k_steps validates
+check mixes_are_swept sweep
+check sweep_of_what refused 2 "--sweep measures on --data" "$clipc" ckpt mix $golden $golden --sweep 0:1:0.1
+check sweep_range refused 2 "FROM:TO:STEP" "$clipc" ckpt mix $golden $golden --sweep 0:2:0.1 --data $golden/pairs.tsv
+check sweep_over_existing refused 1 "exists" "$clipc" ckpt mix $golden $golden --vocab $golden/vocab.txt --sweep 0:1:0.1 --data $golden/pairs.tsv --out $golden
+check start_is_measured start_is_that_of_eval
 check a_run_means_its_best a_run_is_its_best
 check validation_recalls_are_those_of_eval recalls_are_those_of_eval
 check validation_changes_no_weight does_not_disturb

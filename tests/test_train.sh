@@ -24,6 +24,23 @@ again_is_the_same() {
 last_steps_are_kept() { # steps 4 8 16 20 28 are saved within epochs; the last three stay
     [ "$(ls -d "$dir"/whole/checkpoints/step_* | sed 's/.*step_//' | sort -n | tr '\n' ' ')" = "16 20 28 " ]
 }
+plans_a_gpu() { # without one: the hours are the steps' seconds, the price theirs; data are counted; in JSON the same
+    local o=(--config configs/pretrain-vit-b32.conf --workers 4 --world-size 64 --dry-run --device cuda --gpu h100 --gpu-hour-price 2)
+    "$clipc" train "${o[@]}" >"$dir/plan" 2>"$dir/stderr" && grep -q "^on 64 H100" "$dir/plan" && grep -q "workers 4 are too few" "$dir/plan" &&
+        grep -Eq "run: 131072 steps, .* GPU-hours, at 2 each" "$dir/plan" && "$clipc" train "${o[@]}" --json >"$dir/plan.json" 2>"$dir/stderr" &&
+        "$clipc" train "${o[@]}" --gpu b200 --json >"$dir/faster.json" 2>"$dir/stderr" && python3 - "$dir/plan.json" "$dir/faster.json" <<'END' || return 1
+import json, sys
+p, faster = (json.load(open(path)) for path in sys.argv[1:])
+assert p["steps"] == 131072 and p["epochs"] == 32 and p["ranks"] == 64 and p["global_batch"] == 32768, p
+assert abs(p["hours"] * 3600 - p["steps"] * p["step_seconds"]) < 1 and abs(p["gpu_hours"] - 64 * p["hours"]) < 1e-6
+assert abs(p["price"] - 2 * p["gpu_hours"]) < 1e-6 and p["loader_threads"] > 4 and p["memory_total"] == sum(p["memory"].values())
+assert faster["hours"] < p["hours"] and faster["memory_total"] == p["memory_total"]
+END
+    "$clipc" train "${pairs[@]}" --batch-size 4 --epochs 3 --dry-run --gpu a100 >"$dir/plan" 2>"$dir/stderr" &&
+        grep -q "data: 24 samples an epoch, 6 steps; 3 epochs" "$dir/plan" && grep -q "run: 18 steps" "$dir/plan" &&
+        refused 2 "go with --dry-run" train planned --gpu h100 && "$clipc" train "${pairs[@]}" --batch-size 400 --dry-run >"$dir/plan" 2>"$dir/stderr" && grep -q "^global batch: 24 = 24 x 1" "$dir/plan" &&
+        grep -q "^data: 24 samples an epoch, 1 steps" "$dir/plan" && refused 1 "nowhere.tar" "$clipc" train --model small --dry-run --train-data nowhere.tar
+}
 capped_batch() { # 24 pairs: all of them, in micro-batches of equal size; recorded
     train capped --batch-size 16 --accum-freq 3 --epochs 2 && grep -q "a batch of 16 x 3 x 1 ranks is more than the 24 pairs" "$dir/stderr" &&
         grep -q "steps of 24 an epoch$" "$dir/stderr" && [ "$(lines capped)" = 2 ] && grep -qx "batch-size = 12" "$dir/capped/params.conf" &&
@@ -275,6 +292,7 @@ check unknown_model refused 1 "no-such-model" "$clipc" train --model no-such-mod
 check wrong_vocabulary refused 1 "entries" "$clipc" train --model small --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --logs "$dir" --name vocab
 check batch_larger_than_the_data capped_batch
 check shares_of_a_short_run shares
+check plan_of_a_gpu_without_one plans_a_gpu
 check unwritable_logs refused 1 "/proc/" "$clipc" train --config "$dir/whole/params.conf" --logs /proc/logs --name x
 full_disk
 case $? in

@@ -245,7 +245,7 @@ void learner_cache(Learner *l, Dataset *d, const Transform *t, const Tokenizer *
          texts = worth && text_is_frozen(opt) && captions_stay(opt);
     Encoder *e = images || texts ? encoder_of(l, tokenizer) : NULL;
     if (images) {
-        l->images = feature_cache_images(e, l->comm, d, (size_t)opt->max_image_pixels);
+        l->images = feature_cache_images(e, l->comm, d, (size_t)image_max_pixels);
         say_cache("image", l->images);
     }
     if (texts) {

@@ -39,7 +39,7 @@ static void cut_back(const char *path, uint64_t keep_step) {
         unsigned long long step;
         end += n;
         if (line[n - 1] != '\n' || sscanf(line, "{\"step\": %llu", &step) != 1) continue;
-        if (step > keep_step) {
+        if (step > keep_step || !keep_step) {
             beyond = true;
             break;
         }

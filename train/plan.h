@@ -13,6 +13,7 @@ typedef struct RunPlan {
     size_t count, sum, total; /* total: the peak, including scratch memory */
     size_t host;              /* in the host's memory, if that is another */
     size_t parameters;
+    size_t samples;            /* of an epoch; 0: not known */
     size_t gradients, weights; /* blocks that are sent between ranks */
 } RunPlan;
 

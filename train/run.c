@@ -101,7 +101,7 @@ static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
         .resampled = o->dataset_resampled,
         .seed = r->state.seed,
         .max_bad = o->max_bad,
-        .max_pixels = (size_t)o->max_image_pixels,
+        .max_pixels = (size_t)image_max_pixels,
         .alloc = r->k->device->host_alloc,
         .release = r->k->device->host_release,
         .interrupted = &r->stop_signal,
@@ -112,8 +112,8 @@ static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
 
 /* A batch of more pairs than an epoch has is made as large as they allow: fewer micro-batches of
  * equal size first. */
-static void cap_batch(Run *r) {
-    size_t pairs = run_epoch_samples(r) / (size_t)r->comm->size, batch = (size_t)opt->batch_size,
+static void cap_batch(const Run *r, int ranks) {
+    size_t pairs = run_epoch_samples(r) / (size_t)ranks, batch = (size_t)opt->batch_size,
            accum = (size_t)opt->accum_freq;
     if (!pairs || batch * accum <= pairs) return;
     accum = size_min(accum, (pairs + batch - 1) / batch);
@@ -121,8 +121,8 @@ static void cap_batch(Run *r) {
     if (run_writes(r))
         log_info("a batch of %lld x %lld x %d ranks is more than the %zu pairs of an epoch: it is "
                  "%zu x %zu x %d (--batch-size, --accum-freq)",
-                 (long long)opt->batch_size, (long long)opt->accum_freq, r->comm->size,
-                 run_epoch_samples(r), batch, accum, r->comm->size);
+                 (long long)opt->batch_size, (long long)opt->accum_freq, ranks,
+                 run_epoch_samples(r), batch, accum, ranks);
     train_options.batch_size = (int64_t)batch; /* recorded */
     train_options.accum_freq = (int64_t)accum;
 }
@@ -146,7 +146,7 @@ void run_open_data(Run *r) {
     agree_on(r->comm, "--train-data (samples, shard by shard)", shards);
     r->data_hash = shards;
 
-    cap_batch(r);
+    cap_batch(r, r->comm->size);
     r->loader_options = loader_options(r, opt);
     r->global_batch =
         size_mul(size_mul((size_t)opt->batch_size, (size_t)opt->accum_freq), (size_t)r->comm->size);
@@ -286,6 +286,20 @@ void run_start(Run *r) {
     free(json);
 }
 
+/* The samples of an epoch, for a plan: of --train-num-samples, or of the data if these are given
+ * and can be counted. */
+static size_t plan_samples(Run *r, int ranks) {
+    Error err;
+    if (opt->train_num_samples || !opt->train_data) return (size_t)opt->train_num_samples;
+    r->data = train_data_open(comm_self(r->k), NULL, r->state.seed, &r->dataset_options, &err);
+    if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
+    size_t count = run_epoch_samples(r);
+    cap_batch(r, ranks);
+    dataset_close(r->data);
+    r->data = NULL;
+    return count;
+}
+
 void run_plan(Run *r) {
     int ranks = opt->world_size ? (int)opt->world_size : r->comm->size;
     DryRun dry = dry_run_of(r, ranks);
@@ -293,7 +307,9 @@ void run_plan(Run *r) {
     if (run_writes(r)) {
         RunPlan plan;
         choose_blocks(r, &dry);
+        size_t samples = plan_samples(r, ranks);
         memory_plan(&dry, &plan);
+        plan.samples = samples;
         plan_print(&plan, r->k, &r->config, opt, ranks);
     }
     comm_rank0_end(r->comm);

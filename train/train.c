@@ -7,6 +7,7 @@
 #include "train/record.h"
 #include "train/run.h"
 #include "train/run_recipe.h"
+#include "train/summary.h"
 #include "train/train_data.h"
 #include "train/train_options.h"
 #include "train/ranks/watchdog.h"
@@ -82,6 +83,14 @@ static void validate(Run *r) {
     if (run_writes(r)) train_log_metrics(r->log, step, &m);
     if (best_update(&r->state.best, &m, opt->best_metric, step) && opt->save_best) save(r, "best");
     r->stopped_early = is_stale(r);
+}
+
+/* What fine-tuning starts from; no candidate for the best step. */
+static void validate_start(Run *r) {
+    Metrics m;
+    if (!opt->pretrained || r->resume || !validation_run(r->validation, &r->state, true, &m))
+        return;
+    if (run_writes(r)) train_log_metrics(r->log, 0, &m);
 }
 
 /* If the loss is not finite or above the limit, the step is skipped; too many in a row end the
@@ -282,6 +291,7 @@ static void say_end(const Run *r) {
         log_info("best %s: %.6g, at step %llu%s%s%s", b->metric, b->value,
                  (unsigned long long)b->step, opt->save_best ? ": " : "",
                  opt->save_best ? r->checkpoints : "", opt->save_best ? "/best" : "");
+    if (run_writes(r)) summary_print(r->dir, b);
     if (r->stopped_early)
         log_info("stopped early after step %llu: %llu validations in a row were no better",
                  (unsigned long long)r->state.step, (unsigned long long)b->stale);
@@ -315,6 +325,7 @@ static void train(Run *r) {
     comm_stats = (CommStats){0};
     uint64_t first = r->state.step;
     if (r->owed) save(r, r->owed);
+    validate_start(r);
     r->stopped = !r->stopped_early && (stop_at_start(r) || run_steps(r)) && !r->stopped_early &&
                  r->state.step < r->total_steps;
     r->comm->barrier(); /* no rank exits while another one writes: its launcher may end all */
@@ -334,6 +345,12 @@ static void train(Run *r) {
 
 int train_main(void) {
     Run *r = &run;
+    if ((opt->gpu || opt->json) && !opt->dry_run)
+        die_usage("clipc train: --gpu and --json go with --dry-run");
+    if (opt->gpu) { /* planned without one; memory is counted by the CPU's kernels */
+        train_options.device = DEVICE_CPU;
+        if (opt->precision == PRECISION_AUTO) train_options.precision = PRECISION_AMP_BF16;
+    }
     r->k = kernels_open_device(opt->device, opt->precision);
     r->comm = comm_open(&opt->comm, r->k);
     signal(SIGINT, on_signal);

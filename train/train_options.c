@@ -8,7 +8,6 @@ TrainOptions train_options = {
     .text_key = "txt;caption",
     .csv_img_key = "filepath",
     .csv_caption_key = "title",
-    .max_image_pixels = 25000000,
     .shuffle_window = 64,
     .shuffle_buffer = 5000,
     .pipe_timeout = 300,
@@ -45,6 +44,9 @@ TrainOptions train_options = {
     .log_every_n_steps = 100,
     .skip_limit = 100,
     .stopped_exit_code = EXIT_STOPPED,
+    .gpu_share = 0.4,
+    .node_link = 20,
+    .loader_rate = 990,
 };
 
 #define O train_options
@@ -80,7 +82,7 @@ static Option options[] = {
     FLAG("jpeg-scale", &O.jpeg_scale,
          "decode JPEG pictures at 1/2, 1/4 or 1/8 where the random crop stays as large as the "
          "model's: faster, other pixels; never in validation"),
-    INT("max-image-pixels", &O.max_image_pixels, 1, 1e10, "larger images count as bad samples"),
+    INT("max-image-pixels", &image_max_pixels, 1, 1e10, "larger images count as bad samples"),
     DATA("val-data", &O.val_data, "SPEC",
          "held-out pairs: their loss and recalls while training (val/…)"),
     STEPS("val-frequency", &O.val_frequency, 1, 1e15,
@@ -227,6 +229,16 @@ static Option options[] = {
          "print parameters, FLOPs, memory and what ranks send; change nothing"),
     INT_OF("world-size", &O.world_size, "RANKS", 0, 1e6,
            "--dry-run: plan for so many ranks; 0: the present number"),
+    CHOICE("gpu", &O.gpu, GPUS,
+           "--dry-run: steps, hours and loader threads on such cards, which need not be here"),
+    FLOAT("gpu-share", &O.gpu_share, 0.01, 1,
+          "--dry-run: share of a card's specified speeds that a run reaches"),
+    FLOAT_OF("node-link", &O.node_link, "GB/S", 0.01, 1e4,
+             "--dry-run: a GPU's link to other nodes, beyond 8 ranks"),
+    FLOAT_OF("loader-rate", &O.loader_rate, "N/S", 0.1, 1e7,
+             "--dry-run: samples a second of a loader thread (docs/PERFORMANCE.md: 640x480 JPEG)"),
+    FLOAT("gpu-hour-price", &O.gpu_hour_price, 0, 1e6, "--dry-run: of a GPU-hour; 0: not printed"),
+    FLAG("json", &O.json, "--dry-run: the plan as one JSON object"),
 };
 #undef O
 

@@ -2,6 +2,7 @@
  * is the same. */
 #pragma once
 #include "data/captions.h"
+#include "data/image/image.h"
 #include "train/loss.h"
 #include "train/optim.h"
 #include "train/options.h"
@@ -12,12 +13,18 @@
 #define TRAIN_TRANSFORMS(X) X(TRANSFORM_TRAIN, "train") X(TRANSFORM_EVAL, "eval")
 typedef enum { TRAIN_TRANSFORMS(CHOICE_NAME) } TrainTransform;
 
+/* The card of a plan. */
+#define GPUS(X)                                                                                    \
+    X(GPU_NONE, "none")                                                                            \
+    X(GPU_H100, "h100") X(GPU_H200, "h200") X(GPU_A100, "a100") X(GPU_B200, "b200")
+typedef enum { GPUS(CHOICE_NAME) } Gpu;
+
 typedef struct TrainOptions {
     const char *config;
     /* data */
     const char *train_data, *image_key, *text_key, *json_text_key;
     const char *csv_separator, *csv_img_key, *csv_caption_key, *vocab;
-    int64_t train_num_samples, workers, max_image_pixels, shuffle_window, shuffle_buffer;
+    int64_t train_num_samples, workers, shuffle_window, shuffle_buffer;
     CaptionPick captions;
     bool csv_join, shuffle, dataset_resampled, jpeg_scale;
     const char *upsampling_factors;
@@ -57,7 +64,11 @@ typedef struct TrainOptions {
     CommOptions comm;
     GatherType gather_dtype;
     bool graphs;
-    int64_t world_size; /* of --dry-run; 0: the actual number of ranks */
+    /* of --dry-run */
+    int64_t world_size; /* 0: the actual number of ranks */
+    Gpu gpu;
+    double gpu_share, node_link, loader_rate, gpu_hour_price;
+    bool json;
     /* run */
     const char *logs, *name, *resume;
     int64_t save_frequency, keep_checkpoints, log_every_n_steps, skip_limit;
