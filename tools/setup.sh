@@ -12,7 +12,7 @@ for purpose in "$@"; do
     build) ;;
     test) packages+=(libcmocka-dev python3 python3-pip libopenmpi-dev openmpi-bin) ;;
     demo) packages+=(python3 python3-pip python3-pil python3-fonttools gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
-        unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione) ;;
+        unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione tuxpaint-stamps-default) ;;
     sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck clang libomp-dev libcmocka-dev) ;;

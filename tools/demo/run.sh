@@ -41,6 +41,19 @@ else
     cat $data/report
 fi
 
+# a third held-out set, by other artists: those of Tux Paint's stamps that the fine-tuning demo does not train on
+if [ ! -e $data/stamps.tsv ]; then
+    stamps=build/finetune/data
+    if [ ! -e $stamps/done ]; then
+        $python tools/demo/stamps.py $stamps >$out/report
+        mv $out/report $stamps/report
+        touch $stamps/done
+    fi
+    { cat $stamps/val.tsv && tail -n +2 $stamps/test.tsv; } >$data/stamps.part
+    mv $data/stamps.part $data/stamps.tsv
+fi
+$python tools/demo/split.py $out
+
 if [ $data/done -nt $out/shards/done ] || [ "$(cat $out/shards/done)" != $merges ]; then
     rm -rf $out/shards
     mkdir $out/shards
@@ -70,11 +83,14 @@ fi
 checkpoint=$run/checkpoints/latest
 
 say 'retrieval on held-out pictures'
-for set in emojione openclipart; do
-    if [ ! -e $out/$set.json ]; then
-        $clipc eval retrieval --checkpoint $checkpoint --data $data/$set.tsv --json >$out/$set.json.part
-        mv $out/$set.json.part $out/$set.json
-    fi
+measure_retrieval() { # name, pairs
+    [ -e "$out/$1.json" ] || { $clipc eval retrieval --checkpoint $checkpoint --data "$2" --json >"$out/$1.json.part" && mv "$out/$1.json.part" "$out/$1.json"; }
+}
+for set in emojione openclipart stamps; do
+    measure_retrieval $set $data/$set.tsv
+    for kind in caption words new; do
+        [ "$(wc -l <$out/$set-$kind.tsv)" -le 20 ] || measure_retrieval $set-$kind $out/$set-$kind.tsv
+    done
 done
 $python tools/demo/summary.py $out
 
