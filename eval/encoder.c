@@ -141,6 +141,11 @@ static void load_vocab(Encoder *e) {
     free(path);
 }
 
+uint64_t encoder_tokenizer(Encoder *e) {
+    load_vocab(e);
+    return tokenizer_identity(e->tokenizer);
+}
+
 static void take_buffers(Encoder *e) {
     size_t S = e->config.image_size;
     e->features = e->k->device->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));

@@ -48,6 +48,8 @@ double encoder_logit_bias(const Encoder *e);  /* of a model trained with SigLIP'
  * the weights' and is "" if there is none. */
 const char *encoder_identity(Encoder *e);
 const char *encoder_checksum(const Encoder *e);
+/* Identifies the tokenizer, which is loaded if it is not yet. */
+uint64_t encoder_tokenizer(Encoder *e);
 /* Returns true if this is the model of that identity and checksum ("": not known). */
 bool encoder_is(Encoder *e, const char *identity, const char *checksum);
 

@@ -87,6 +87,20 @@ for_people() {
         grep -q 'a {} circle.$' "$dir/out" && grep -q 'data:image/jpeg;base64,' "$dir/page.html" && [ "$(wc -l <"$dir/out")" = 17 ] &&
         grep -q '<tr><th>red' "$dir/page.html" && [ "$(grep -o '<th class=v>' "$dir/page.html" | wc -l)" = "$(grep -c '^<tr><th>[a-z]*<td' "$dir/page.html")" ]
 }
+cached() { # by model, classes and templates; the same numbers; a damaged file or one that others can write to is not used
+    local folder=$dir/classifiers got
+    files() { ls "$folder" 2>/dev/null | grep -c '^classifier-.*npy$'; }
+    numbers fresh --data "$dir/table.tsv" --no-cache --cache-dir "$folder" && [ "$(files)" = 0 ] &&
+        numbers first --data "$dir/table.tsv" --cache-dir "$folder" && [ "$(files)" = 1 ] && cmp "$dir/fresh.json" "$dir/first.json" &&
+        numbers again --data "$dir/table.tsv" --cache-dir "$folder" 2>"$dir/err" && grep -q "classifier: $folder/" "$dir/err" && cmp "$dir/fresh.json" "$dir/again.json" || return 1
+    sed 's/a {} circle/one {} circle/' "$dir/classes.json" >"$dir/other_classes.json"
+    numbers other --data "$dir/table.tsv" --classes "$dir/other_classes.json" --cache-dir "$folder" && [ "$(files)" = 2 ] &&
+        numbers bf16 --data "$dir/table.tsv" --precision amp_bf16 --cache-dir "$folder" && [ "$(files)" = 3 ] || return 1
+    for got in "$folder"/*.npy; do truncate -s -4 "$got"; done
+    numbers damaged --data "$dir/table.tsv" --cache-dir "$folder" 2>"$dir/err" && ! grep -q "classifier: " "$dir/err" && cmp "$dir/fresh.json" "$dir/damaged.json" &&
+        chmod 777 "$folder" && numbers open --data "$dir/table.tsv" --cache-dir "$folder" 2>"$dir/err" && ! grep -q "classifier: " "$dir/err" &&
+        cmp "$dir/fresh.json" "$dir/open.json"
+}
 wrong_classes() { # 999 names for 1,000 folders
     local few="$dir/few.json"
     echo '{"classes": ["red", "green", "blue", "yellow", "black", "white", "orange"]}' >"$few"
@@ -177,6 +191,7 @@ check unreadable unreadable
 check for_people for_people
 check wrong_classes wrong_classes
 check not_a_number not_a_number
+check classifier_is_cached cached
 check in_training in_training
 if command -v python3 >/dev/null; then check classes_are_read_not_run classes_are_read_not_run; else skip "no python3" classes_are_read_not_run; fi
 if [ -e build/zeroshot/imagenet.json ] && [ -d build/zeroshot/imagenet-20 ]; then

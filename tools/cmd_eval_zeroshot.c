@@ -1,4 +1,5 @@
 /* clipc eval zeroshot: predictions by all ranks, the report by rank 0. */
+#include "eval/classifier_cache.h"
 #include "eval/zeroshot_report.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -12,7 +13,7 @@ static DatasetOptions dataset;
 static CommOptions comm = COMM_DEFAULTS;
 static const char *data, *classes_file, *html;
 static const char *label_keys = LABEL_KEYS, *label_column = LABEL_COLUMN;
-static bool json, per_template;
+static bool json, per_template, cache = true;
 static int64_t rows = 10;
 
 static Option options[] = {
@@ -24,6 +25,9 @@ static Option options[] = {
            "imagenet or another set of `make zeroshot-sets`, or JSON: {\"classes\": [...], "
            "\"templates\": [\"a photo of a {}.\"], \"folders\": [...]}"),
     FLAG("per-template", &per_template, "the accuracy of each template alone as well"),
+    FLAG("cache", &cache,
+         "keep the classifier in --cache-dir for the next time; --no-cache: build it"),
+    MAX_PIXELS_OPTION,
     STRING("html", &html, "FILE", "a page with the confusion matrix and pictures of confusions"),
     INT("rows", &rows, 0, 1e9, "lines of each printed table at most"),
     FLAG("json", &json, "one JSON object on stdout"),
@@ -35,7 +39,7 @@ static Option options[] = {
     STRING("csv-label-key", &label_column, "COLUMN", "column of the label"),
     STRING("csv-separator", &dataset.csv_separator, "CHAR", "tab or comma"),
     STREAM_OPTIONS(dataset),
-    STRING("cache-dir", &dataset.cache_dir, "DIR", "for missing indexes"),
+    STRING("cache-dir", &dataset.cache_dir, "DIR", "for missing indexes and classifiers"),
 };
 
 static const Command command = {
@@ -219,7 +223,10 @@ int cmd_eval_zeroshot(int argc, char **argv) {
     comm_rank0_end(c);
     Classifier w;
     Predictions p;
-    classifier_build(&w, e, c, &s, per_template);
+    if (per_template || !cache)
+        classifier_build(&w, e, c, &s, per_template);
+    else
+        classifier_cached(&w, e, c, &s, dataset.cache_dir);
     zeroshot_predict(&p, e, c, d, &labels, &w);
     c->close();
     if (c->rank == 0) report(d, &s, &p);
