@@ -101,17 +101,18 @@ static const char *mark(const Curve *c, size_t i) {
 
 static void print_table(const Curve *c) {
     printf("%-8s", "");
-    for (size_t s = 0; s < c->sets; s++) printf("%24.24s   ", c->names[s]);
+    for (size_t s = 0; s < c->sets; s++) printf("%s%24.24s", s ? "   " : "", c->names[s]);
     printf("\n%-8s", "alpha");
-    for (size_t s = 0; s < c->sets; s++) printf("%8s%8s%8s   ", "R@1", "R@5", "R@10");
+    for (size_t s = 0; s < c->sets; s++)
+        printf("%s%8s%8s%8s", s ? "   " : "", "R@1", "R@5", "R@10");
     printf("\n");
     for (size_t i = 0; i < c->count; i++) {
         printf("%-8g", c->alpha[i]);
         for (size_t s = 0; s < c->sets; s++) {
             const Point *p = point(c, i, s);
-            printf("%8.1f%8.1f%8.1f   ", p->at1, p->at5, p->at10);
+            printf("%s%8.1f%8.1f%8.1f", s ? "   " : "", p->at1, p->at5, p->at10);
         }
-        printf("%s\n", mark(c, i));
+        printf("%s%s\n", *mark(c, i) ? "   " : "", mark(c, i));
     }
 }
 
