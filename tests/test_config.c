@@ -134,7 +134,7 @@ static void test_refused(void **state) {
     parse_bad("[]", "object");
     parse_bad("{\"embed_dim\": 8, \"vision_cfg\": {}}", "text_cfg");
     parse_bad("{\"vision_cfg\": {}, \"text_cfg\": {}}", "embed_dim");
-    parse_bad("{\"embed_dim\": 8, \"vision_cfg\": {\"layers\": [3,4,6,3]}, \"text_cfg\": {}}",
+    parse_bad("{\"embed_dim\": 8, \"vision_cfg\": {\"layers\": [3,4,6]}, \"text_cfg\": {}}",
               "vision_cfg.layers");
     parse_bad("{\"embed_dim\": 8, \"vision_cfg\": {\"width\": 100}, \"text_cfg\": {}}",
               "head_width");
