@@ -306,8 +306,8 @@ void run_plan(Run *r) {
     comm_rank0_begin(r->comm);
     if (run_writes(r)) {
         RunPlan plan;
-        choose_blocks(r, &dry);
         size_t samples = plan_samples(r, ranks);
+        choose_blocks(r, &dry);
         memory_plan(&dry, &plan);
         plan.samples = samples;
         plan_print(&plan, r->k, &r->config, opt, ranks);
