@@ -4,5 +4,5 @@
 . tests/support.sh test_injection
 kills() { bash tests/kills.sh 10 1 >"$dir/out" 2>&1 || { cat "$dir/out"; return 1; }; }
 check kills kills
-bash tests/injection.sh 20 100 15 || failed=1
+bash tests/injection.sh 20 100 40 || failed=1
 exit $failed
