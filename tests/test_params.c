@@ -101,6 +101,7 @@ static const struct {
              {"class_embedding", ROLE_CLASS},
              {"token_embedding", ROLE_TOKENS},
              {"positional_embedding", ROLE_POSITIONS},
+             {"probe", ROLE_PROBE},
              {"ln_pre", ROLE_LN_PRE},
              {"ln_1", ROLE_LN_1},
              {"ln_2", ROLE_LN_2},
@@ -124,7 +125,8 @@ static size_t layer_of(const char *name, size_t layers) {
     const char *block = strstr(name, "resblocks.");
     if (block) return 1 + strtoull(block + 10, NULL, 10);
     if (contains(name, "ln_post") || contains(name, "ln_final")) return layers;
-    return ends(name, "visual.proj") || ends(name, "text_projection") ? layers + 1 : 0;
+    if (contains(name, "attn_pool.") || contains(name, "text_projection")) return layers + 1;
+    return ends(name, "visual.proj") ? layers + 1 : 0;
 }
 
 /* As in open_clip's modules and PyTorch's defaults; squares of bounds and deviations. */
@@ -140,9 +142,10 @@ static double init_of(const Param *q, const ClipConfig *c, int *kind) {
     if (contains(name, "logit_scale")) return c->init_logit_scale;
     if (contains(name, "logit_bias")) return c->init_logit_bias;
     if (ends(name, "in_proj_bias") || ends(name, "out_proj.bias")) return 0;
+    if (ends(name, "text_projection.bias")) return 0;
     *kind = INIT_UNIFORM;
     if (contains(name, "lora_a.")) return 1 / (double)q->shape[1];
-    if (ends(name, "conv1.weight")) return 1 / (3 * P * P);
+    if (contains(name, "conv1.")) return 1 / (3 * P * P);
     if (ends(name, "c_fc.bias")) return 1 / d;
     if (ends(name, "c_proj.bias")) return 1 / h;
     if (image && ends(name, "in_proj_weight")) return 6 / (4 * d);
@@ -174,7 +177,8 @@ static void check_declared(const Param *q, const ClipConfig *c) {
     assert_true(param_is_norm(q) == contains(q->name, "ln_"));
     bool factor = contains(q->name, "lora_");
     assert_true(param_is_factor(q) == factor);
-    bool matrix = q->ndim == 2 && contains(q->name, "resblocks.") && !factor;
+    bool block = contains(q->name, "resblocks.") || contains(q->name, "attn_pool.");
+    bool matrix = q->ndim == 2 && block && !factor && q->role != ROLE_PROBE;
     assert_true(param_is_block_matrix(q) == matrix);
 }
 

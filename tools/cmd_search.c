@@ -94,7 +94,14 @@ typedef struct Queries {
     float *features; /* [count,dim] */
     char **names;
     size_t *pictures; /* [count] number of its image file; NULL: queries in words */
+    bool sigmoid;     /* in words, of a model with a logit_bias: a cosine has a probability */
+    double scale, bias;
 } Queries;
+
+/* That a picture and a caption belong together (Zhai et al. 2023). */
+static double probability(const Queries *q, double cosine) {
+    return 1 / (1 + exp(-(q->scale * cosine + q->bias)));
+}
 
 /* Returns true if the file or folder is in the folder, however both are named. */
 static bool is_inside(const char *path, const char *folder) {
@@ -174,6 +181,9 @@ static Queries make_queries(const IndexFolder *x) {
         if (!words) q.pictures = xcalloc(q.count, sizeof *q.pictures);
         for (size_t i = 0; !words && i < q.count; i++) q.pictures[i] = i;
     }
+    q.sigmoid = !pictures && encoder_config(e)->has_logit_bias;
+    q.scale = encoder_logit_scale(e);
+    q.bias = encoder_logit_bias(e);
     for (size_t i = 0; i < q.count * q.dim; i++)
         if (!isfinite(q.features[i])) die("a query's features are not finite (NaN)");
     encoder_close(e);
@@ -223,6 +233,19 @@ static json_t *hit_json(const IndexFolder *x, size_t row, double score) {
                      json_text(index_folder_key(x, row)), "score", score);
 }
 
+static void show_hit(const IndexFolder *x, const Queries *q, size_t rank, Hit hit, json_t *list) {
+    double p = probability(q, hit.score);
+    if (!json) {
+        printf("  %2zu  %7.4f  ", rank, hit.score);
+        if (q->sigmoid) printf("%6.2f%%  ", 100 * p);
+        printf("row %zu  %s\n", hit.row, index_folder_key(x, hit.row));
+        return;
+    }
+    json_t *object = hit_json(x, hit.row, hit.score);
+    if (q->sigmoid) json_object_set_new(object, "probability", json_real(p));
+    json_array_append_new(list, object);
+}
+
 /* Processes as many queries at once as their hits fit in memory. */
 enum { QUERIES_AT_ONCE = 256, HITS_AT_ONCE = 1 << 22 };
 
@@ -260,11 +283,7 @@ static void search(IndexFolder *x, const Queries *q, const HtmlPage *page) {
             size_t shown = drop_self(x, q, first + i, hits + i * k, found);
             for (size_t h = 0; h < shown; h++) {
                 Hit hit = hits[i * k + h];
-                const char *key = index_folder_key(x, hit.row);
-                if (json)
-                    json_array_append_new(list, hit_json(x, hit.row, hit.score));
-                else
-                    printf("  %2zu  %7.4f  row %zu  %s\n", h + 1, hit.score, hit.row, key);
+                show_hit(x, q, h + 1, hit, list);
                 if (page) page_hit(page, x, hit.row, hit.score);
             }
             json_array_append_new(results, json_pack("{s:o, s:o}", "query",

@@ -6,6 +6,7 @@
 #include "data/tensors/safetensors.h"
 #include "train/model/lora.h"
 #include "train/model/pretrained.h"
+#include "train/model/weight_pieces.h"
 #include "train/shard.h"
 #include <dirent.h>
 #include <errno.h>
@@ -71,20 +72,21 @@ static void append_param(SafetensorsWriter *w, const Params *p, const acc *block
 }
 
 /* block: the masters, or their moving average. */
-static bool write_model(const char *path, const Params *p, const acc *block, Error *err) {
+static bool write_model(const char *path, const Params *p, const acc *block, const ClipConfig *c,
+                        Error *err) {
     static const char *const meta[] = {"format", "pt"};
-    Tensor *tensors = xcalloc(p->tensors, sizeof *tensors);
-    for (size_t i = 0; i < p->tensors; i++) shape_of(&tensors[i], &p->list[i], p->list[i].name);
-    SafetensorsWriter *w = safetensors_create(path, tensors, p->tensors, meta, 1);
+    WeightPieces pieces = weight_pieces(weight_names_of(c), p->list, p->tensors, DTYPE_F32);
+    SafetensorsWriter *w = safetensors_create(path, pieces.tensors, pieces.count, meta, 1);
     float *chunk = xmalloc(CHUNK * sizeof *chunk);
-    for (size_t i = 0; i < p->tensors; i++) {
-        const Param *q = &p->list[i];
-        if (q->adapted)
-            append_values(w, p, lora_merged(p, block, q), q->size, DTYPE_F32, chunk);
-        else
-            append_param(w, p, block, q, DTYPE_F32, chunk);
+    for (size_t i = 0; i < pieces.count; i++) {
+        const WeightPiece *piece = &pieces.list[i];
+        const Param *q = &p->list[piece->param];
+        const acc *x = q->adapted ? lora_merged(p, block, q) : param_in(p, block, q);
+        assert(!piece->transposed);
+        append_values(w, p, acc_at(p->k, x, piece->first), piece->count, DTYPE_F32, chunk);
     }
-    FREE_ALL(chunk, tensors);
+    free(chunk);
+    weight_pieces_free(&pieces);
     return safetensors_finish(w, err);
 }
 
@@ -178,7 +180,7 @@ static bool write_folder(const char *dir, const char *folder, const OptimState *
     char *path[] = {folder_path(folder, model_file), folder_path(folder, config_file),
                     folder_path(folder, state_file), folder_path(folder, products_file)};
     char *json = clip_config_to_json(c);
-    bool ok = write_model(path[0], o->p, block, err);
+    bool ok = write_model(path[0], o->p, block, c, err);
     if (ok && !file_write(path[1], json, strlen(json))) ok = system_error(path[1], err);
     if (ok && s) ok = write_state(path[2], o, s, err);
     if (ok && vocab_path && !copy_vocab(dir, vocab_path, folder))

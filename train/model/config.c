@@ -5,10 +5,12 @@
 #include "data/io/machine.h"
 #include "data/io/utf8.h"
 #include "data/io/resource.h"
+#include "train/model/config_fields.h"
 #include "train/model/config_resnet.h"
+#include "train/model/config_timm.h"
 #include "train/model/families.h"
 #include "train/model/hf_config.h"
-#include <jansson.h>
+#include "train/model/hf_siglip.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,14 +29,7 @@ enum {
 };
 static const double default_eps = 1e-5; /* PyTorch's LayerNorm */
 
-/* ---- fields ---- */
-
-/* Fields of open_clip that this program supports only with their default: `fallback` is the
- * accepted value (null is accepted too). NULL: the field has no effect here, so any value is
- * accepted. */
-typedef struct NeutralField {
-    const char *name, *fallback;
-} NeutralField;
+/* ---- fields ---- (tables of fields_neutral) */
 
 static const NeutralField top_neutral[] = {{"custom_text", NULL},
                                            {"nonscalar_logit_scale", NULL},
@@ -47,14 +42,14 @@ static const NeutralField image_neutral[] = {{"ls_init_value", "null"},
                                              {"attn_pooler_heads", NULL},
                                              {"pos_embed_type", "\"learnable\""},
                                              {"output_tokens", "false"},
-                                             {"timm_model_name", "null"},
                                              {"timm_model_pretrained", NULL},
-                                             {"timm_pool", NULL},
-                                             {"timm_proj", NULL},
                                              {"timm_proj_bias", NULL},
                                              {"timm_drop", NULL},
                                              {"timm_drop_path", NULL},
                                              {NULL, NULL}};
+/* of a tower that is not timm's */
+static const NeutralField timm_neutral[] = {
+    {"timm_model_name", "null"}, {"timm_pool", NULL}, {"timm_proj", NULL}, {NULL, NULL}};
 static const NeutralField text_neutral[] = {{"tokenizer_mode", "null"},
                                             {"ls_init_value", "null"},
                                             {"embed_cls", "false"},
@@ -62,7 +57,6 @@ static const NeutralField text_neutral[] = {{"tokenizer_mode", "null"},
                                             /* the same numbers, since LayerNorm acts on each row
                                              * alone */
                                             {"final_ln_after_pool", NULL},
-                                            {"proj_type", "\"linear\""},
                                             {"output_tokens", "false"},
                                             {"hf_model_name", "null"},
                                             {"hf_model_pretrained", NULL},
@@ -74,154 +68,6 @@ static const NeutralField block_neutral[] = {
     {"scaled_cosine_attn", "false"}, {"scale_heads", "false"},
     {"scale_attn_inner", "false"},   {"scale_attn", "false"},
     {"scale_fc", "false"},           {NULL, NULL}};
-
-/* One JSON object being read. The first error is kept; later readers do nothing. */
-typedef struct Reader {
-    json_t *object;
-    const char *where; /* "vision_cfg" */
-    Error *err;
-    bool *ok;
-} Reader;
-
-static void fail(const Reader *r, const char *field, const char *what) {
-    if (*r->ok) error_set(r->err, "%s.%s: %s", r->where, field, what);
-    *r->ok = false;
-}
-
-/* Removes the field from the object, so that unread fields remain. NULL: absent or null. The caller
- * owns a reference. */
-static json_t *take(const Reader *r, const char *field) {
-    json_t *v = json_incref(json_object_get(r->object, field));
-    json_object_del(r->object, field);
-    if (v && json_is_null(v)) v = NULL;
-    return v;
-}
-
-static double take_number(const Reader *r, const char *field, double lo, double hi,
-                          double missing) {
-    json_t *v = take(r, field);
-    if (!v) return missing;
-    double x = json_is_number(v) ? json_number_value(v) : NAN;
-    json_decref(v);
-    if (x >= lo && x <= hi) return x;
-    char what[96];
-    snprintf(what, sizeof what, "expected a number from %g to %g", lo, hi);
-    fail(r, field, what);
-    return missing;
-}
-
-/* missing 0: the field is required. */
-static size_t take_size(const Reader *r, const char *field, size_t hi, size_t missing) {
-    json_t *v = take(r, field);
-    if (!v) {
-        if (!missing) fail(r, field, "is missing");
-        return missing;
-    }
-    json_t *one = v;
-    /* a square written as a pair */
-    if (json_is_array(v) && json_array_size(v) == 2 &&
-        json_equal(json_array_get(v, 0), json_array_get(v, 1)))
-        one = json_array_get(v, 0);
-    json_int_t x = json_is_integer(one) ? json_integer_value(one) : 0;
-    json_decref(v);
-    if (x >= 1 && (json_int_t)hi >= x) return (size_t)x;
-    char what[96];
-    snprintf(what, sizeof what, "expected a whole number from 1 to %zu", hi);
-    fail(r, field, what);
-    return missing;
-}
-
-static bool take_bool(const Reader *r, const char *field) {
-    json_t *v = take(r, field);
-    if (v && !json_is_boolean(v)) fail(r, field, "expected true or false");
-    bool x = v && json_is_true(v);
-    json_decref(v);
-    return x;
-}
-
-/* Index of the string in words (NULL-terminated); 0 if absent. */
-static int take_word(const Reader *r, const char *field, const char *const *words) {
-    json_t *v = take(r, field);
-    if (!v) return 0;
-    int found = -1;
-    for (int i = 0; words[i] && json_is_string(v); i++)
-        if (!strcmp(json_string_value(v), words[i])) found = i;
-    json_decref(v);
-    if (found >= 0) return found;
-    char what[128];
-    int n = snprintf(what, sizeof what, "only");
-    for (int i = 0; words[i]; i++)
-        n += snprintf(what + n, sizeof what - (size_t)n, "%s \"%s\"",
-                      i == 0         ? ""
-                      : words[i + 1] ? ","
-                                     : " and",
-                      words[i]);
-    snprintf(what + n, sizeof what - (size_t)n, " are supported");
-    fail(r, field, what);
-    return 0;
-}
-
-static void take_triple(const Reader *r, const char *field, double lo, double hi, float x[3]) {
-    json_t *v = take(r, field);
-    if (!v) return;
-    bool good = json_is_array(v) && json_array_size(v) == 3;
-    for (size_t i = 0; i < 3 && good; i++) {
-        json_t *e = json_array_get(v, i);
-        double value = json_is_number(e) ? json_number_value(e) : NAN;
-        good = value >= lo && value <= hi;
-        x[i] = (float)value;
-    }
-    json_decref(v);
-    if (!good) fail(r, field, "expected three numbers in range");
-}
-
-static void take_neutral(const Reader *r, const NeutralField *f) {
-    for (; f->name; f++) {
-        json_t *v = take(r, f->name);
-        if (!v) continue;
-        json_t *want = f->fallback ? json_loads(f->fallback, JSON_DECODE_ANY, NULL) : NULL;
-        if (f->fallback && !json_equal(v, want)) {
-            const char *family = family_of(f->name, json_string_value(v));
-            char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY), what[160];
-            snprintf(what, sizeof what, "%.60s is not supported (%s%s)", text ? text : "this",
-                     family ? "" : "only ", family ? family : f->fallback);
-            fail(r, f->name, what);
-            free(text);
-        }
-        json_decref(want);
-        json_decref(v);
-    }
-}
-
-static void nothing_left(const Reader *r) {
-    const char *field = json_object_iter_key(json_object_iter(r->object));
-    if (!field) return;
-    char shown[80];
-    snprintf(shown, sizeof shown, "%.64s", field);
-    const char *family = family_of(shown, NULL);
-    char what[96];
-    snprintf(what, sizeof what, "this field is not supported%s%s%s", family ? " (" : "",
-             family ? family : "", family ? ")" : "");
-    fail(r, shown, what);
-}
-
-/* Without the field an empty object. */
-static Reader optional_section(const Reader *parent, const char *field, json_t **object) {
-    *object = take(parent, field);
-    if (*object && !json_is_object(*object)) {
-        fail(parent, field, "expected an object");
-        json_decref(*object);
-        *object = NULL;
-    }
-    if (!*object) *object = json_object();
-    return (Reader){*object, field, parent->err, parent->ok};
-}
-
-static Reader section(const Reader *parent, const char *field, json_t **object) {
-    json_t *v = json_object_get(parent->object, field);
-    if (!v || json_is_null(v)) fail(parent, field, "is missing");
-    return optional_section(parent, field, object);
-}
 
 /* ---- the three parts ---- */
 
@@ -241,176 +87,188 @@ TowerConfig clip_text_tower(size_t width, size_t layers, size_t heads, size_t ml
                          .causal = true, .pool = POOL_END};
 }
 
-/* Arguments of a PyTorch module as an object; where: room for its name in messages. */
-static Reader arguments(const Reader *parent, const char *field, json_t **object, char where[48]) {
-    Reader r = optional_section(parent, field, object);
-    snprintf(where, 48, "%s.%s", parent->where, field);
-    r.where = where;
-    return r;
-}
-
-static double take_eps(const Reader *r, double missing) {
+static double take_eps(const JsonFields *r, double missing) {
     char where[48];
     json_t *object;
-    Reader norm = arguments(r, "norm_kwargs", &object, where);
-    double eps = take_number(&norm, "eps", 1e-12, 1, missing);
-    nothing_left(&norm);
+    JsonFields norm = fields_arguments(r, "norm_kwargs", &object, where);
+    double eps = fields_number(&norm, "eps", 1e-12, 1, missing);
+    fields_end(&norm);
     json_decref(object);
     return eps;
 }
 
-static Activation take_activation(const Reader *r, bool quick) {
+static Activation take_activation(const JsonFields *r, bool quick) {
     static const char *const approximations[] = {"none", "tanh", NULL};
     char where[48];
     json_t *object;
-    Reader gelu = arguments(r, "act_kwargs", &object, where);
-    bool tanh = take_word(&gelu, "approximate", approximations);
-    if (quick && tanh) fail(&gelu, "approximate", "quick_gelu is another approximation");
-    nothing_left(&gelu);
+    JsonFields gelu = fields_arguments(r, "act_kwargs", &object, where);
+    bool tanh = fields_word(&gelu, "approximate", approximations);
+    if (quick && tanh) fields_fail(&gelu, "approximate", "quick_gelu is another approximation");
+    fields_end(&gelu);
     json_decref(object);
     return quick ? ACTIVATION_QUICK_GELU : tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU;
 }
 
 /* t: the values of absent fields. */
-static void read_tower(const Reader *r, TowerConfig *t, bool quick) {
-    t->width = take_size(r, "width", MAX_WIDTH, t->width);
-    t->layers = take_size(r, "layers", MAX_LAYERS, t->layers);
-    t->mlp = (size_t)((double)t->width * take_number(r, "mlp_ratio", 1e-3, 64, 4));
-    if (!t->mlp || t->mlp > MAX_MLP) fail(r, "mlp_ratio", "the hidden width is out of range");
+static void read_tower(const JsonFields *r, TowerConfig *t, bool quick) {
+    t->width = fields_size(r, "width", MAX_WIDTH, t->width);
+    t->layers = fields_size(r, "layers", MAX_LAYERS, t->layers);
+    t->mlp = (size_t)((double)t->width * fields_number(r, "mlp_ratio", 1e-3, 64, 4));
+    if (!t->mlp || t->mlp > MAX_MLP)
+        fields_fail(r, "mlp_ratio", "the hidden width is out of range");
     t->activation = take_activation(r, quick);
     t->eps = take_eps(r, t->eps);
 }
 
-static void read_resnet(ClipConfig *c, const Reader *r, bool quick) {
+static void read_resnet(ClipConfig *c, const JsonFields *r, bool quick) {
     const char *field;
     Error why;
-    c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
-    if (!resnet_config_read(c, r->object, &field, &why)) fail(r, field, why.text);
+    c->image_size = fields_size(r, "image_size", MAX_IMAGE, 224);
+    if (!resnet_config_read(c, r->object, &field, &why)) fields_fail(r, field, why.text);
     c->image.activation = quick ? ACTIVATION_QUICK_GELU : ACTIVATION_GELU; /* named, not used */
-    take_neutral(r, image_neutral);
-    nothing_left(r);
+    fields_neutral(r, image_neutral);
+    fields_neutral(r, timm_neutral);
+    fields_end(r);
 }
 
-static void read_image(ClipConfig *c, const Reader *r, bool quick) {
+static void read_image(ClipConfig *c, const JsonFields *r, bool quick) {
     static const char *const pools[] = {"tok", "avg", NULL};
     if (resnet_config_is(r->object)) {
         read_resnet(c, r, quick);
         return;
     }
-    take_neutral(r, image_neutral); /* first: another family's sizes have other rules */
-    size_t head_width = take_size(r, "head_width", MAX_WIDTH, 64);
+    fields_neutral(r, image_neutral); /* first: another family's sizes have other rules */
+    json_t *timm = fields_take(r, "timm_model_name");
+    if (timm && !json_is_string(timm)) fields_fail(r, "timm_model_name", "expected a name");
+    bool is_timm = json_is_string(timm);
+    if (is_timm) timm_sizes(r, json_string_value(timm));
+    json_decref(timm);
+    if (is_timm && quick) fields_fail(r, "timm_model_name", "its towers have no quick_gelu");
+    size_t head_width = fields_size(r, "head_width", MAX_WIDTH, 64);
     TowerConfig *t = &c->image;
     *t = clip_image_tower(768, 12, 0, 0);
     read_tower(r, t, quick);
     t->heads = t->width / head_width;
-    if (!t->heads || t->width % head_width) fail(r, "head_width", "does not divide the width");
-    c->patch_size = take_size(r, "patch_size", MAX_IMAGE, 16);
-    c->image_size = take_size(r, "image_size", MAX_IMAGE, 224);
-    if (c->image_size % c->patch_size) fail(r, "patch_size", "does not divide the image size");
-    c->patch_dropout = take_number(r, "patch_dropout", 0, 0.999, 0);
-    t->ln_pre = !take_bool(r, "no_ln_pre");
-    t->pool = take_word(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
-    t->norm_after_pool = take_bool(r, "final_ln_after_pool");
-    take_neutral(r, block_neutral);
-    nothing_left(r);
+    if (!t->heads || t->width % head_width)
+        fields_fail(r, "head_width", "does not divide the width");
+    c->patch_size = fields_size(r, "patch_size", MAX_IMAGE, 16);
+    c->image_size = fields_size(r, "image_size", MAX_IMAGE, 224);
+    /* timm's convolution skips the rest of a picture */
+    if (is_timm ? c->image_size < c->patch_size : c->image_size % c->patch_size)
+        fields_fail(r, "patch_size", "does not divide the image size");
+    c->patch_dropout = fields_number(r, "patch_dropout", 0, 0.999, 0);
+    if (is_timm) {
+        timm_tower(r, c);
+    } else {
+        t->ln_pre = !fields_bool(r, "no_ln_pre");
+        t->pool = fields_word(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
+        t->norm_after_pool = fields_bool(r, "final_ln_after_pool");
+        fields_neutral(r, timm_neutral);
+    }
+    fields_neutral(r, block_neutral);
+    fields_end(r);
 }
 
 /* Without a name of Hugging Face the tokenizer is CLIP's, which has no settings. */
-static void read_tokenizer(ClipConfig *c, const Reader *r) {
+static void read_tokenizer(ClipConfig *c, const JsonFields *r) {
     static const char *const words[] = {"whitespace", "lower", "canonicalize", NULL};
     static const TextClean cleans[] = {TEXT_CLEAN_WHITESPACE, TEXT_CLEAN_LOWER,
                                        TEXT_CLEAN_CANONICALIZE};
     char where[48];
-    json_t *object, *name = take(r, "hf_tokenizer_name");
-    if (name && !json_is_string(name)) fail(r, "hf_tokenizer_name", "expected a name");
+    json_t *object, *name = fields_take(r, "hf_tokenizer_name");
+    if (name && !json_is_string(name)) fields_fail(r, "hf_tokenizer_name", "expected a name");
     c->names_tokenizer = name != NULL;
     json_decref(name);
-    Reader kwargs = arguments(r, "tokenizer_kwargs", &object, where);
+    JsonFields kwargs = fields_arguments(r, "tokenizer_kwargs", &object, where);
     if (c->names_tokenizer) {
-        c->tokenizer.clean = cleans[take_word(&kwargs, "clean", words)];
-        c->tokenizer.strip_sep = take_bool(&kwargs, "strip_sep_token");
+        c->tokenizer.clean = cleans[fields_word(&kwargs, "clean", words)];
+        c->tokenizer.strip_sep = fields_bool(&kwargs, "strip_sep_token");
     }
-    nothing_left(&kwargs);
+    fields_end(&kwargs);
     json_decref(object);
 }
 
-static void read_text(ClipConfig *c, const Reader *r, bool quick) {
+static void read_text(ClipConfig *c, const JsonFields *r, bool quick) {
     static const char *const pools[] = {"argmax", "last", "eos", NULL};
+    static const char *const projections[] = {"linear", "none", NULL};
     static const Pooling poolings[] = {POOL_END, POOL_LAST, POOL_ID};
-    c->context_length = take_size(r, "context_length", MAX_CONTEXT, 77);
-    c->vocab_size = take_size(r, "vocab_size", MAX_VOCAB, 49408);
+    c->context_length = fields_size(r, "context_length", MAX_CONTEXT, 77);
+    c->vocab_size = fields_size(r, "vocab_size", MAX_VOCAB, 49408);
     TowerConfig *t = &c->text;
     *t = clip_text_tower(512, 12, 8, 0);
-    t->heads = take_size(r, "heads", MAX_WIDTH, t->heads);
+    t->heads = fields_size(r, "heads", MAX_WIDTH, t->heads);
     read_tower(r, t, quick);
-    if (t->width % t->heads) fail(r, "heads", "does not divide the width");
-    t->causal = !take_bool(r, "no_causal_mask");
-    t->pool = poolings[take_word(r, "pool_type", pools)];
-    double id = take_number(r, "eos_id", 0, MAX_VOCAB, 2);
+    if (t->width % t->heads) fields_fail(r, "heads", "does not divide the width");
+    t->causal = !fields_bool(r, "no_causal_mask");
+    t->pool = poolings[fields_word(r, "pool_type", pools)];
+    double id = fields_number(r, "eos_id", 0, MAX_VOCAB, 2);
     if (t->pool == POOL_ID) t->pool_id = (int32_t)id;
-    if ((size_t)t->pool_id >= c->vocab_size) fail(r, "eos_id", "is no id of the vocabulary");
-    t->proj_bias = take_bool(r, "proj_bias");
+    if ((size_t)t->pool_id >= c->vocab_size) fields_fail(r, "eos_id", "is no id of the vocabulary");
+    t->no_proj = fields_word(r, "proj_type", projections);
+    t->proj_bias = fields_bool(r, "proj_bias") && !t->no_proj;
+    if (t->no_proj && t->width != c->embed_dim)
+        fields_fail(r, "proj_type", "without a projection embed_dim must be the tower's width");
     read_tokenizer(c, r);
-    take_neutral(r, text_neutral);
-    take_neutral(r, block_neutral);
-    nothing_left(r);
+    fields_neutral(r, text_neutral);
+    fields_neutral(r, block_neutral);
+    fields_end(r);
 }
 
-static void read_model(ClipConfig *c, const Reader *r) {
-    c->embed_dim = take_size(r, "embed_dim", MAX_WIDTH, 0);
-    bool quick = take_bool(r, "quick_gelu");
-    c->init_logit_scale = take_number(r, "init_logit_scale", -100, 100, CLIP_LOGIT_SCALE);
-    c->init_logit_bias = take_number(r, "init_logit_bias", -1000, 1000, NAN);
+static void read_model(ClipConfig *c, const JsonFields *r) {
+    c->embed_dim = fields_size(r, "embed_dim", MAX_WIDTH, 0);
+    bool quick = fields_bool(r, "quick_gelu");
+    c->init_logit_scale = fields_number(r, "init_logit_scale", -100, 100, CLIP_LOGIT_SCALE);
+    c->init_logit_bias = fields_number(r, "init_logit_bias", -1000, 1000, NAN);
     c->has_logit_bias = !isnan(c->init_logit_bias);
     if (!c->has_logit_bias) c->init_logit_bias = 0;
     json_t *image, *text;
-    Reader image_reader = section(r, "vision_cfg", &image);
+    JsonFields image_reader = fields_object(r, "vision_cfg", &image);
     read_image(c, &image_reader, quick);
     json_decref(image);
-    Reader text_reader = section(r, "text_cfg", &text);
+    JsonFields text_reader = fields_object(r, "text_cfg", &text);
     read_text(c, &text_reader, quick);
     json_decref(text);
-    take_neutral(r, top_neutral);
-    nothing_left(r);
+    fields_neutral(r, top_neutral);
+    fields_end(r);
 }
 
-static void read_preprocess(ClipConfig *c, const Reader *r) {
+static void read_preprocess(ClipConfig *c, const JsonFields *r) {
     static const char *const resizes[] = {RESIZE_MODES(CHOICE_WORD) NULL};
     static const char *const interpolations[] = {INTERPOLATIONS(CHOICE_WORD) NULL};
     static const char *const modes[] = {"RGB", "RGB", NULL};
     Transform *t = &c->eval_transform;
     /* the model's own image size rules, as in open_clip */
-    take_size(r, "size", MAX_IMAGE, 1);
-    take_word(r, "mode", modes);
-    take_triple(r, "mean", -10, 10, t->mean);
-    take_triple(r, "std", 1e-6, 10, t->std);
-    t->interpolation = (Interpolation)take_word(r, "interpolation", interpolations);
-    t->resize_mode = (ResizeMode)take_word(r, "resize_mode", resizes);
-    uint8_t fill = (uint8_t)take_number(r, "fill_color", 0, 255, 0);
+    fields_size(r, "size", MAX_IMAGE, 1);
+    fields_word(r, "mode", modes);
+    fields_triple(r, "mean", -10, 10, t->mean);
+    fields_triple(r, "std", 1e-6, 10, t->std);
+    t->interpolation = (Interpolation)fields_word(r, "interpolation", interpolations);
+    t->resize_mode = (ResizeMode)fields_word(r, "resize_mode", resizes);
+    uint8_t fill = (uint8_t)fields_number(r, "fill_color", 0, 255, 0);
     memset(t->fill, fill, sizeof t->fill);
-    nothing_left(r);
+    fields_end(r);
 }
 
 /* ---- JSON in ---- */
 
 static bool parse_root(ClipConfig *c, json_t *root, Error *err) {
     bool ok = true, wrapped = json_object_get(root, "model_cfg") != NULL;
-    Reader file = {root, "config", err, &ok};
+    JsonFields file = {root, "config", err, &ok};
     json_t *model = root, *preprocess = NULL;
-    Reader r = file;
+    JsonFields r = file;
     r.where = "model";
-    if (wrapped) r = section(&file, "model_cfg", &model);
+    if (wrapped) r = fields_object(&file, "model_cfg", &model);
     c->json = json_dumps(model, JSON_COMPACT);
-    if (!c->json) fail(&file, "model_cfg", "cannot be written as JSON");
+    if (!c->json) fields_fail(&file, "model_cfg", "cannot be written as JSON");
     read_model(c, &r);
     c->eval_transform = transform_default((int)c->image_size, false);
     if (wrapped) {
         if (json_object_get(root, "preprocess_cfg")) {
-            Reader p = section(&file, "preprocess_cfg", &preprocess);
+            JsonFields p = fields_object(&file, "preprocess_cfg", &preprocess);
             read_preprocess(c, &p);
             json_decref(preprocess);
         }
-        nothing_left(&file);
+        fields_end(&file);
         json_decref(model);
     }
     return ok;
@@ -420,12 +278,15 @@ static bool parse_root(ClipConfig *c, json_t *root, Error *err) {
 static bool parse_either(ClipConfig *c, json_t *root, json_t *preprocessor, Error *err) {
     json_t *own = root;
     bool ok = json_is_object(root) || error_set(err, "expected a JSON object");
-    if (ok && hf_config_is(root)) {
+    bool hf = ok && hf_config_is(root);
+    if (hf) {
         own = hf_config_in(root, preprocessor, err);
         json_decref(root);
         ok = own != NULL;
     }
     ok = ok && parse_root(c, own, err);
+    /* transformers' classes clean, and nothing before them */
+    if (hf && c->names_tokenizer) c->tokenizer.clean = TEXT_CLEAN_NONE;
     json_decref(own);
     json_decref(preprocessor);
     return ok;
@@ -536,8 +397,8 @@ bool clip_config_read_tokenizer(ClipConfig *c, const char *checkpoint, Error *er
     json_t *text = json_object_get(model ? model : root, "text_cfg");
     if (root && json_is_object(text)) {
         Error why;
-        Reader r = {text, "text_cfg", &why, &ok};
-        c->context_length = take_size(&r, "context_length", MAX_CONTEXT, 77);
+        JsonFields r = {text, "text_cfg", &why, &ok};
+        c->context_length = fields_size(&r, "context_length", MAX_CONTEXT, 77);
         read_tokenizer(c, &r);
         if (!ok) error_set(err, "%.200s: %s", path, why.text);
     } else if (root) {
@@ -545,6 +406,8 @@ bool clip_config_read_tokenizer(ClipConfig *c, const char *checkpoint, Error *er
             json_object_get(json_object_get(root, "text_config"), "max_position_embeddings");
         json_int_t n = json_integer_value(hf);
         if (n > 0 && n <= MAX_CONTEXT) c->context_length = (size_t)n;
+        c->names_tokenizer = hf_siglip_is(root);
+        if (c->names_tokenizer && !hf) c->context_length = HF_SIGLIP_CONTEXT;
     }
     ok = ok && root != NULL;
     json_decref(root);

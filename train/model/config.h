@@ -118,6 +118,7 @@ typedef struct ClipConfig {
     char *name; /* "ViT-B-32", or the path it came from */
     size_t embed_dim;
     TowerConfig image, text;
+    bool timm; /* the image tower has a name of timm's: files have timm's names of its tensors */
     size_t image_size, patch_size;
     double patch_dropout;
     size_t context_length, vocab_size;

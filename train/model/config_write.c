@@ -1,7 +1,6 @@
 /* A configuration as the text of open_clip_config.json. */
-#include "train/model/config.h"
+#include "train/model/config_timm.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +44,9 @@ char *clip_config_to_json(const ClipConfig *c) {
     if (!json_is_array(size) ||
         (size_t)json_integer_value(json_array_get(size, 0)) != c->image_size)
         json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
+    const char *timm = json_string_value(json_object_get(image, "timm_model_name"));
+    const TimmModel *resized = timm ? timm_of_size(timm, c->image_size) : NULL;
+    if (resized) json_object_set_new(image, "timm_model_name", json_string(resized->name));
     /* fields that a run's options may change after the file is read */
     bool quick = c->image.activation == ACTIVATION_QUICK_GELU;
     if (json_is_true(json_object_get(model, "quick_gelu")) != quick)

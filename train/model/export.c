@@ -5,8 +5,9 @@
 #include "data/tensors/torchwriter.h"
 #include "data/text/tokenizer.h"
 #include "train/model/hf_config.h"
+#include "train/model/hf_siglip.h"
 #include "train/model/pretrained.h"
-#include "train/model/weight_names.h"
+#include "train/model/weight_pieces.h"
 #include <errno.h>
 #include <libgen.h>
 #include <stdlib.h>
@@ -14,48 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { CHUNK = 1 << 18, HF_NAME = WEIGHT_NAME + 32 };
+enum { CHUNK = 1 << 18 };
 
 /* ---- weights ---- */
-
-/* One tensor of the file: a parameter, or a part of one. */
-typedef struct Piece {
-    size_t param, first, count;
-    bool transposed;
-    char name[HF_NAME];
-} Piece;
-
-static size_t list_pieces(const Export *e, Piece *pieces) {
-    size_t n = 0;
-    for (size_t i = 0; i < e->count; i++) {
-        const Param *q = &e->list[i];
-        size_t parts = e->format == EXPORT_HF && q->role == ROLE_IN_PROJ ? 3 : 1;
-        for (size_t part = 0; part < parts; part++) {
-            Piece *p = &pieces[n++];
-            *p = (Piece){.param = i, .first = part * (q->size / parts), .count = q->size / parts};
-            if (e->format != EXPORT_HF) {
-                memcpy(p->name, q->name, sizeof q->name);
-                continue;
-            }
-            bool known =
-                weight_name_hf(q->name, parts > 1 ? (int)part : -1, p->name, &p->transposed);
-            assert(known); /* export_check has ensured that the configuration has a place for it */
-        }
-    }
-    return n;
-}
-
-static Tensor describe(const Export *e, const Piece *p) {
-    const Param *q = &e->list[p->param];
-    Tensor t = {.name = p->name, .dtype = e->dtype, .ndim = q->ndim, .count = p->count};
-    for (int d = 0; d < q->ndim; d++) t.shape[d] = q->shape[d];
-    if (q->ndim) t.shape[0] /= q->size / p->count;
-    if (p->transposed) {
-        t.shape[0] = q->shape[1];
-        t.shape[1] = q->shape[0];
-    }
-    return t;
-}
 
 /* The file being written, of either kind. */
 typedef struct Sink {
@@ -82,7 +44,8 @@ static bool sink_close(Sink *s, bool whole, Error *err) {
     return false;
 }
 
-static bool append(Sink *s, const Piece *p, const float *x, size_t n, void *bytes, Error *err) {
+static bool append(Sink *s, const WeightPiece *p, const float *x, size_t n, void *bytes,
+                   Error *err) {
     Dtype d = s->e->dtype;
     if (!dtype_from_f32(d, x, n, bytes))
         return error_set(err, "%s has values beyond the range of %s: take another --dtype", p->name,
@@ -94,7 +57,7 @@ static bool append(Sink *s, const Piece *p, const float *x, size_t n, void *byte
     return true;
 }
 
-static bool append_transposed(Sink *s, const Piece *p, Error *err) {
+static bool append_transposed(Sink *s, const WeightPiece *p, Error *err) {
     const Export *e = s->e;
     const Param *q = &e->list[p->param];
     size_t rows = q->shape[0], cols = q->shape[1];
@@ -107,7 +70,7 @@ static bool append_transposed(Sink *s, const Piece *p, Error *err) {
     return ok;
 }
 
-static bool append_piece(Sink *s, const Piece *p, float *chunk, void *bytes, Error *err) {
+static bool append_piece(Sink *s, const WeightPiece *p, float *chunk, void *bytes, Error *err) {
     const Export *e = s->e;
     if (p->transposed) return append_transposed(s, p, err);
     for (size_t done = 0; done < p->count; done += CHUNK) {
@@ -119,16 +82,17 @@ static bool append_piece(Sink *s, const Piece *p, float *chunk, void *bytes, Err
 }
 
 static bool write_weights(const Export *e, const char *path, Error *err) {
-    Piece *pieces = xcalloc(3 * e->count, sizeof *pieces);
-    Tensor *tensors = xcalloc(3 * e->count, sizeof *tensors);
-    size_t n = list_pieces(e, pieces);
-    for (size_t i = 0; i < n; i++) tensors[i] = describe(e, &pieces[i]);
-    Sink s = sink_open(e, path, tensors, n);
+    NamesOf names = weight_names_of(e->config);
+    if (e->format == EXPORT_HF)
+        names = hf_siglip_fits(e->config) ? NAMES_SIGLIP_MODEL : NAMES_CLIP_MODEL;
+    WeightPieces pieces = weight_pieces(names, e->list, e->count, e->dtype);
+    Sink s = sink_open(e, path, pieces.tensors, pieces.count);
     float *chunk = xmalloc(2 * CHUNK * sizeof *chunk);
     bool ok = true;
-    for (size_t i = 0; i < n && ok; i++)
-        ok = append_piece(&s, &pieces[i], chunk, chunk + CHUNK, err);
-    FREE_ALL(chunk, tensors, pieces);
+    for (size_t i = 0; i < pieces.count && ok; i++)
+        ok = append_piece(&s, &pieces.list[i], chunk, chunk + CHUNK, err);
+    free(chunk);
+    weight_pieces_free(&pieces);
     return sink_close(&s, ok, err);
 }
 

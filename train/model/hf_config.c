@@ -1,4 +1,5 @@
 #include "train/model/hf_config.h"
+#include "train/model/hf_siglip.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -115,7 +116,8 @@ static json_t *model_cfg(const json_t *root, Error *err) {
     const char *model = type ? json_string_value(type) : "clip";
     bool early = model && !strcmp(model, "clip");
     if (!model || (!early && strcmp(model, metaclip_2))) {
-        error_set(err, "config.model_type: only \"clip\" and \"metaclip_2\" are supported");
+        error_set(err,
+                  "config.model_type: only \"clip\", \"metaclip_2\" and \"siglip\" are supported");
         return NULL;
     }
     if (!read_tower(&image, 768, 12, &i, err) || !read_tower(&text, 512, 8, &t, err) ||
@@ -176,6 +178,7 @@ bool hf_config_is(const json_t *root) {
 }
 
 json_t *hf_config_in(const json_t *root, const json_t *preprocessor, Error *err) {
+    if (hf_siglip_is(root)) return hf_siglip_in(root, preprocessor, err);
     json_t *model = model_cfg(root, err), *pre = model ? preprocess_cfg(preprocessor, err) : NULL;
     if (model && pre) return json_pack("{s:o, s:o}", "model_cfg", model, "preprocess_cfg", pre);
     json_decref(model);
@@ -194,6 +197,7 @@ static json_t *tower_out(const TowerConfig *t, const ClipConfig *c, const char *
 }
 
 char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
+    if (hf_siglip_fits(c)) return hf_siglip_out(c, dtype);
     const struct {
         bool has;
         const char *what;
@@ -203,6 +207,8 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
                   {c->image.patch_bias, "a bias of the patches"},
                   {!c->image.ln_pre, "no_ln_pre"},
                   {c->image.pool == POOL_MEAN, "pool_type avg"},
+                  {c->image.pool == POOL_ATTENTION, "attention pooling"},
+                  {c->image.no_proj || c->text.no_proj, "a tower without projection"},
                   {c->image.norm_after_pool, "final_ln_after_pool"},
                   {!c->text.causal, "no_causal_mask"},
                   {c->text.pool == POOL_LAST, "pool_type last"},
@@ -236,6 +242,7 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
 }
 
 char *hf_preprocessor_out(const ClipConfig *c, Error *err) {
+    if (hf_siglip_fits(c)) return hf_siglip_preprocessor_out(c, err);
     const Transform *t = &c->eval_transform;
     if (t->resize_mode == RESIZE_LONGEST) {
         error_set(err, "Hugging Face's CLIPImageProcessor has no resize_mode longest");

@@ -1,6 +1,6 @@
-/* hf_config: Hugging Face's config.json and preprocessor_config.json of a CLIPModel ↔ open_clip's
- * schema, which this program uses internally. Source: transformers,
- * models/clip/configuration_clip.py and image_processing_clip.py. */
+/* hf_config: Hugging Face's config.json and preprocessor_config.json of a CLIPModel (or by
+ * hf_siglip of a SiglipModel) ↔ open_clip's schema, which this program uses internally. Source:
+ * transformers, models/clip/configuration_clip.py and image_processing_clip.py. */
 #pragma once
 #include "train/model/config.h"
 

@@ -3,47 +3,123 @@
 #include <stdio.h>
 #include <string.h>
 
-/* hf ends in '.': a prefix; the rest of the name is kept (or is that of a block, below). */
-static const struct {
-    const char *hf, *own;
-    bool transposed;
-} places[] = {
-    {"visual_projection.weight", "visual.proj", true},
-    {"text_projection.weight", "text_projection", true},
-    {"vision_model.embeddings.class_embedding", "visual.class_embedding", false},
-    {"vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight", false},
-    {"vision_model.embeddings.position_embedding.weight", "visual.positional_embedding", false},
-    {"vision_model.pre_layrnorm.", "visual.ln_pre.", false},
-    {"vision_model.post_layernorm.", "visual.ln_post.", false},
-    {"vision_model.encoder.layers.", "visual.transformer.resblocks.", false},
-    {"text_model.embeddings.token_embedding.weight", "token_embedding.weight", false},
-    {"text_model.embeddings.position_embedding.weight", "positional_embedding", false},
-    {"text_model.final_layer_norm.", "ln_final.", false},
-    {"text_model.encoder.layers.", "transformer.resblocks.", false},
-    {"logit_scale", "logit_scale", false},
-};
+/* A name in a file and in the model; or, ending in '.', the start of names, whose rest has rows of
+ * its own (inner) or is the same. */
+typedef struct Place {
+    const char *file, *own;
+    const struct Place *inner;
+    bool numbered; /* a layer's number and '.' precede the rest */
+    bool transposed, one;
+    int third, thirds;
+} Place;
 
-static const struct {
-    const char *hf, *own;
-    int part;
-} block_places[] = {
-    {"layer_norm1.weight", "ln_1.weight", -1},
-    {"layer_norm1.bias", "ln_1.bias", -1},
-    {"self_attn.q_proj.weight", "attn.in_proj_weight", 0},
-    {"self_attn.k_proj.weight", "attn.in_proj_weight", 1},
-    {"self_attn.v_proj.weight", "attn.in_proj_weight", 2},
-    {"self_attn.q_proj.bias", "attn.in_proj_bias", 0},
-    {"self_attn.k_proj.bias", "attn.in_proj_bias", 1},
-    {"self_attn.v_proj.bias", "attn.in_proj_bias", 2},
-    {"self_attn.out_proj.weight", "attn.out_proj.weight", -1},
-    {"self_attn.out_proj.bias", "attn.out_proj.bias", -1},
-    {"layer_norm2.weight", "ln_2.weight", -1},
-    {"layer_norm2.bias", "ln_2.bias", -1},
-    {"mlp.fc1.weight", "mlp.c_fc.weight", -1},
-    {"mlp.fc1.bias", "mlp.c_fc.bias", -1},
-    {"mlp.fc2.weight", "mlp.c_proj.weight", -1},
-    {"mlp.fc2.bias", "mlp.c_proj.bias", -1},
+/* ---- blocks ---- */
+
+static const Place hf_block[] = {
+    {.file = "layer_norm1.", "ln_1."},
+    {.file = "self_attn.q_proj.weight", "attn.in_proj_weight", .third = 0, .thirds = 1},
+    {.file = "self_attn.k_proj.weight", "attn.in_proj_weight", .third = 1, .thirds = 1},
+    {.file = "self_attn.v_proj.weight", "attn.in_proj_weight", .third = 2, .thirds = 1},
+    {.file = "self_attn.q_proj.bias", "attn.in_proj_bias", .third = 0, .thirds = 1},
+    {.file = "self_attn.k_proj.bias", "attn.in_proj_bias", .third = 1, .thirds = 1},
+    {.file = "self_attn.v_proj.bias", "attn.in_proj_bias", .third = 2, .thirds = 1},
+    {.file = "self_attn.out_proj.", "attn.out_proj."},
+    {.file = "layer_norm2.", "ln_2."},
+    {.file = "mlp.fc1.", "mlp.c_fc."},
+    {.file = "mlp.fc2.", "mlp.c_proj."},
+    {0}};
+
+static const Place timm_block[] = {{.file = "norm1.", "ln_1."},
+                                   {.file = "attn.qkv.weight", "attn.in_proj_weight"},
+                                   {.file = "attn.qkv.bias", "attn.in_proj_bias"},
+                                   {.file = "attn.proj.", "attn.out_proj."},
+                                   {.file = "norm2.", "ln_2."},
+                                   {.file = "mlp.fc1.", "mlp.c_fc."},
+                                   {.file = "mlp.fc2.", "mlp.c_proj."},
+                                   {0}};
+
+/* ---- attention pooling ---- */
+
+static const Place hf_pool[] = {{.file = "probe", "probe", .one = true},
+                                {.file = "attention.in_proj_weight", "attn.in_proj_weight"},
+                                {.file = "attention.in_proj_bias", "attn.in_proj_bias"},
+                                {.file = "attention.out_proj.", "attn.out_proj."},
+                                {.file = "layernorm.", "ln_2."},
+                                {.file = "mlp.fc1.", "mlp.c_fc."},
+                                {.file = "mlp.fc2.", "mlp.c_proj."},
+                                {0}};
+
+static const Place timm_pool[] = {
+    {.file = "latent", "probe", .one = true},
+    {.file = "q.weight", "attn.in_proj_weight", .third = 0, .thirds = 1},
+    {.file = "kv.weight", "attn.in_proj_weight", .third = 1, .thirds = 2},
+    {.file = "q.bias", "attn.in_proj_bias", .third = 0, .thirds = 1},
+    {.file = "kv.bias", "attn.in_proj_bias", .third = 1, .thirds = 2},
+    {.file = "proj.", "attn.out_proj."},
+    {.file = "norm.", "ln_2."},
+    {.file = "mlp.fc1.", "mlp.c_fc."},
+    {.file = "mlp.fc2.", "mlp.c_proj."},
+    {0}};
+
+/* ---- models ---- */
+
+static const Place custom_text[] = {{.file = "text.positional_embedding", "positional_embedding"},
+                                    {.file = "text.token_embedding.", "token_embedding."},
+                                    {.file = "text.transformer.", "transformer."},
+                                    {.file = "text.ln_final.", "ln_final."},
+                                    {.file = "text.text_projection", "text_projection"},
+                                    {.file = "text.text_projection.", "text_projection."},
+                                    {0}};
+
+static const Place timm[] = {
+    {.file = "visual.trunk.pos_embed", "visual.positional_embedding", .one = true},
+    {.file = "visual.trunk.patch_embed.proj.", "visual.conv1."},
+    {.file = "visual.trunk.blocks.", "visual.transformer.resblocks.", timm_block, .numbered = true},
+    {.file = "visual.trunk.norm.", "visual.ln_post."},
+    {.file = "visual.trunk.attn_pool.", "visual.attn_pool.", timm_pool},
+    {0}};
+
+static const Place clip_model[] = {
+    {.file = "visual_projection.weight", "visual.proj", .transposed = true},
+    {.file = "text_projection.weight", "text_projection", .transposed = true},
+    {.file = "vision_model.embeddings.class_embedding", "visual.class_embedding"},
+    {.file = "vision_model.embeddings.patch_embedding.", "visual.conv1."},
+    {.file = "vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"},
+    {.file = "vision_model.pre_layrnorm.", "visual.ln_pre."},
+    {.file = "vision_model.post_layernorm.", "visual.ln_post."},
+    {.file = "vision_model.encoder.layers.",
+     "visual.transformer.resblocks.",
+     hf_block,
+     .numbered = true},
+    {.file = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"},
+    {.file = "text_model.embeddings.position_embedding.weight", "positional_embedding"},
+    {.file = "text_model.final_layer_norm.", "ln_final."},
+    {.file = "text_model.encoder.layers.", "transformer.resblocks.", hf_block, .numbered = true},
+    {.file = "logit_scale", "logit_scale"},
+    {0}};
+
+static const Place siglip_model[] = {{.file = "vision_model.head.", "visual.attn_pool.", hf_pool},
+                                     {.file = "text_model.head.", "text_projection."},
+                                     {.file = "logit_scale", "logit_scale", .one = true},
+                                     {.file = "logit_bias", "logit_bias", .one = true},
+                                     {0}};
+
+enum { TABLES = 2 };
+static const Place *const tables[][TABLES] = {
+    [NAMES_OPEN_CLIP] = {NULL},
+    [NAMES_CUSTOM_TEXT] = {custom_text},
+    [NAMES_TIMM] = {timm, custom_text},
+    [NAMES_CLIP_MODEL] = {clip_model},
+    [NAMES_SIGLIP_MODEL] = {siglip_model, clip_model},
 };
+/* Of the names that reading finds without prefixes. */
+static const Place *const reading[] = {siglip_model, clip_model, timm};
+
+NamesOf weight_names_of(const ClipConfig *c) {
+    return c->timm ? NAMES_TIMM : c->text.proj_bias ? NAMES_CUSTOM_TEXT : NAMES_OPEN_CLIP;
+}
+
+/* ---- translation ---- */
 
 static bool starts_with(const char *s, const char *start) {
     return !strncmp(s, start, strlen(start));
@@ -58,12 +134,34 @@ static bool fits(const char *name, const char *pattern, const char **rest) {
     return true;
 }
 
-static bool is_blocks(const char *own) { return strstr(own, "resblocks.") != NULL; }
-
 /* "3.mlp.fc1.bias" → the length of "3."; 0: no number there. */
 static size_t layer_digits(const char *s) {
     size_t n = strspn(s, "0123456789");
     return n && n < 6 && s[n] == '.' ? n + 1 : 0;
+}
+
+/* The nth of the rows that fit, whose translation is written to out[room], cut to it; NULL: none.
+ */
+static const Place *translate(const Place *p, bool to_file, const char *name, size_t nth, char *out,
+                              size_t room) {
+    for (; p->file; p++) {
+        const char *rest;
+        if (!fits(name, to_file ? p->own : p->file, &rest)) continue;
+        size_t digits = p->numbered ? layer_digits(rest) : 0;
+        if (p->numbered && !digits) continue;
+        const char *start = to_file ? p->file : p->own;
+        if (!p->inner) {
+            if (nth-- > 0) continue;
+            snprintf(out, room, "%s%s", start, rest);
+            return p;
+        }
+        int n = snprintf(out, room, "%s%.*s", start, (int)digits, rest);
+        assert(n > 0 && (size_t)n < room);
+        const Place *leaf =
+            translate(p->inner, to_file, rest + digits, nth, out + n, room - (size_t)n);
+        if (leaf) return leaf;
+    }
+    return NULL;
 }
 
 static const char *without_prefix(const char *name) {
@@ -79,51 +177,42 @@ static const char *without_prefix(const char *name) {
     return name;
 }
 
-static bool from_block(WeightName *out, const char *own, const char *rest) {
-    size_t digits = layer_digits(rest);
-    for (size_t i = 0; digits && i < COUNT(block_places); i++) {
-        if (strcmp(rest + digits, block_places[i].hf)) continue;
-        snprintf(out->name, sizeof out->name, "%s%.*s%s", own, (int)digits, rest,
-                 block_places[i].own);
-        out->part = block_places[i].part;
-        return true;
-    }
-    return false;
+static void copy_place(WeightName *to, const Place *p) {
+    to->third = p->third;
+    to->thirds = p->thirds;
+    to->transposed = p->transposed;
+    to->one = p->one;
 }
 
 WeightName weight_name_in(const char *name) {
-    const char *plain = without_prefix(name), *rest;
-    WeightName out = {.part = -1};
-    for (size_t i = 0; i < COUNT(places); i++) {
-        if (!fits(plain, places[i].hf, &rest)) continue;
-        if (is_blocks(places[i].own)) {
-            if (from_block(&out, places[i].own, rest)) return out;
-            break;
-        }
-        snprintf(out.name, sizeof out.name, "%s%s", places[i].own, rest);
-        out.transposed = places[i].transposed;
+    const char *plain = without_prefix(name);
+    WeightName out = {.name = ""};
+    for (size_t i = 0; i < COUNT(reading); i++) {
+        const Place *p = translate(reading[i], false, plain, 0, out.name, sizeof out.name);
+        if (!p) continue;
+        copy_place(&out, p);
         return out;
     }
     snprintf(out.name, sizeof out.name, "%s", plain);
     return out;
 }
 
-bool weight_name_hf(const char *name, int part, char out[WEIGHT_NAME + 32], bool *transposed) {
-    const char *rest;
-    for (size_t i = 0; i < COUNT(places); i++) {
-        if (!fits(name, places[i].own, &rest)) continue;
-        *transposed = places[i].transposed;
-        size_t digits = is_blocks(places[i].own) ? layer_digits(rest) : 0;
-        if (!is_blocks(places[i].own)) snprintf(out, WEIGHT_NAME + 32, "%s%s", places[i].hf, rest);
-        for (size_t j = 0; digits && j < COUNT(block_places); j++)
-            if (!strcmp(rest + digits, block_places[j].own) && part == block_places[j].part) {
-                snprintf(out, WEIGHT_NAME + 32, "%s%.*s%s", places[i].hf, (int)digits, rest,
-                         block_places[j].hf);
-                return true;
-            }
-        return !is_blocks(places[i].own);
+bool weight_name_out(NamesOf names, const char *parameter, size_t nth, char file[FILE_NAME],
+                     WeightName *out) {
+    bool known = false, own = names <= NAMES_TIMM;
+    *out = (WeightName){.name = ""};
+    snprintf(out->name, sizeof out->name, "%s", parameter);
+    for (size_t i = 0; i < TABLES && tables[names][i] && !known; i++) {
+        const Place *p = translate(tables[names][i], true, parameter, nth, file, FILE_NAME);
+        if (p) {
+            copy_place(out, p);
+            return true;
+        }
+        known = translate(tables[names][i], true, parameter, 0, file, FILE_NAME) != NULL;
     }
-    return false;
+    if (known || !own || nth) return false;
+    snprintf(file, FILE_NAME, "%s", parameter);
+    return true;
 }
 
 bool weight_is_buffer(const char *name) {

@@ -1,21 +1,35 @@
-/* weight_names: maps the tensor names in checkpoints of several programs to open_clip's names
- * (docs/NUMERICS.md, 'Tensor names'), and back. */
+/* weight_names: maps the tensor names in checkpoints of several programs to the model's, which are
+ * open_clip's of a plain CLIP (docs/NUMERICS.md, 'Tensor names'), and back. */
 #pragma once
-#include "kernels/base.h"
+#include "train/model/config.h"
 
-enum { WEIGHT_NAME = 96 };
+enum { WEIGHT_NAME = 96, FILE_NAME = WEIGHT_NAME + 32 };
 
 typedef struct WeightName {
     char name[WEIGHT_NAME]; /* the parameter's name; of an unknown tensor, its name, truncated */
-    int part;               /* 0, 1, 2: query, key, value of a stacked in_proj; -1: the whole */
-    bool transposed;        /* stored as [out,in], while open_clip has [in,out] */
+    int third, thirds; /* the rows that it holds of a stacked in_proj: query, key and value are a
+                          third each; 0, 0: the whole */
+    bool transposed;   /* stored as [out,in], while the parameter is [in,out] */
+    bool one;          /* stored with a first dimension of 1, which the parameter does not have */
 } WeightName;
 
+/* The names of a file. */
+typedef enum {
+    NAMES_OPEN_CLIP,
+    NAMES_CUSTOM_TEXT,  /* open_clip's CustomTextCLIP: text.… */
+    NAMES_TIMM,         /* the same with an image tower of timm's: visual.trunk.… */
+    NAMES_CLIP_MODEL,   /* transformers' CLIPModel */
+    NAMES_SIGLIP_MODEL, /* transformers' SiglipModel */
+} NamesOf;
+
 /* Removes prefixes that training programs add (module., _orig_mod., text.) and translates names of
- * Hugging Face's CLIPModel. */
+ * every kind. */
 WeightName weight_name_in(const char *name);
-/* Hugging Face's name of an open_clip parameter; part as above (of in_proj: 0, 1 or 2). False:
- * CLIPModel has no such parameter. */
-bool weight_name_hf(const char *name, int part, char out[WEIGHT_NAME + 32], bool *transposed);
+/* The nth tensor, from 0, of a parameter in a file: *out has its name, cut to FILE_NAME - 1 bytes.
+ * False: there are no more (or CLIPModel has no such parameter). */
+bool weight_name_out(NamesOf names, const char *parameter, size_t nth, char file[FILE_NAME],
+                     WeightName *out);
+/* The names with which open_clip opens the model. */
+NamesOf weight_names_of(const ClipConfig *c);
 /* Returns true for buffers in some files that are not parameters. */
 bool weight_is_buffer(const char *name);

@@ -45,21 +45,20 @@ Weight weight_of(const Tensor *t) {
 static bool add_tensor(Weights *w, const Tensor *t, Error *err) {
     WeightName n = weight_name_in(t->name);
     Weight *old = (Weight *)weights_find(w, n.name);
-    bool split = n.part >= 0, place_free = old && old->split && split && !old->part[n.part];
+    bool place_free = old && old->split && n.thirds;
+    for (int i = 0; place_free && i < n.thirds; i++) place_free = !old->part[n.third + i];
     if (old && !place_free) return error_set(err, "%s is there twice", n.name);
-    if (old) {
-        old->part[n.part] = t;
-        return true;
+    Weight *new = old ? old : &w->list[w->count++];
+    if (!old) {
+        *new = weight_of(t);
+        memcpy(new->name, n.name, sizeof new->name);
+        new->split = n.thirds > 0;
+        if (new->split) new->part[0] = NULL;
     }
-    Weight *new = &w->list[w->count++];
-    *new = weight_of(t);
-    memcpy(new->name, n.name, sizeof new->name);
-    new->split = split;
+    for (int i = 0; i < n.thirds; i++) new->part[n.third + i] = t;
+    if (n.one && new->ndim &&new->shape[0] == 1)
+        memmove(new->shape, new->shape + 1, (size_t)-- new->ndim * sizeof *new->shape);
     new->transposed = n.transposed && t->ndim == 2;
-    if (split) {
-        new->part[0] = NULL;
-        new->part[n.part] = t;
-    }
     if (new->transposed) {
         new->shape[0] = t->shape[1];
         new->shape[1] = t->shape[0];
@@ -77,11 +76,14 @@ static bool stack_parts(Weight *w, Error *err) {
                               : "value");
     for (int i = 0; i < 3; i++) {
         const Tensor *t = w->part[i];
+        size_t shares = i && k == v ? 2 : 1;
         bool same = t->ndim == q->ndim && t->ndim >= 1;
-        for (int d = 0; same && d < t->ndim; d++) same = t->shape[d] == q->shape[d];
+        for (int d = 0; same && d < t->ndim; d++)
+            same = t->shape[d] == size_mul(q->shape[d], d ? 1 : shares);
         if (!same) return error_set(err, "%s: query, key and value differ in shape", w->name);
     }
     w->shape[0] = size_mul(q->shape[0], 3);
+    for (int d = 1; d < q->ndim; d++) w->shape[d] = q->shape[d];
     w->count = size_mul(q->count, 3);
     return true;
 }
@@ -243,7 +245,9 @@ void weight_read(const Weight *w, size_t first, size_t n, float *out) {
         size_t size = w->count / 3;
         while (n) {
             size_t at = first % size, here = size_min(n, size - at);
-            read_part(w->part[first / size], at, here, out);
+            const Tensor *t = w->part[first / size];
+            size_t before = t->count > size ? first / size - 1 : 0; /* thirds of the same tensor */
+            read_part(t, before * size + at, here, out);
             first += here;
             out += here;
             n -= here;

@@ -4,11 +4,12 @@
 #include "data/tensors/tensorfile.h"
 #include "train/model/params.h"
 
-/* One parameter. Read through weight_read: it may be stored in three parts, transposed, in half
+/* One parameter. Read through weight_read: it may be stored in parts, transposed, in half
  * precision. */
 typedef struct Weight {
     char name[sizeof((Param *)0)->name]; /* open_clip's */
-    const Tensor *part[3];               /* stacked by rows; [1], [2] NULL: one part */
+    const Tensor *part[3]; /* of split thirds, stacked by rows, of which two may be in one tensor;
+                              else [0] alone */
     bool split, transposed;
     int ndim;
     size_t shape[8], count;
