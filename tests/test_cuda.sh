@@ -100,6 +100,16 @@ heads_too_wide() {
         "$bin/clipc-cudaemu" train --model "$dir/wider.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
         --device cuda --logs "$dir" --name wider
 }
+pool_heads_too_wide() {
+    cat >"$dir/pool.json" <<'JSON'
+{"embed_dim": 16, "vision_cfg": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map", "timm_proj": null,
+ "image_size": 32, "patch_size": 16, "width": 1088, "layers": 1},
+ "text_cfg": {"context_length": 16, "vocab_size": 569, "width": 64, "heads": 2, "layers": 1}}
+JSON
+    refused 1 "the image tower's heads are 136 wide, and attention on a GPU takes up to 128: --device cpu takes any" \
+        "$bin/clipc-cudaemu" train --model "$dir/pool.json" --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --batch-size 4 \
+        --device cuda --logs "$dir" --name pool
+}
 killed() {
     killed_and_resumed killed 6 "$bin/clipc-cudaemu" --precision amp_bf16 --device cuda && same_ends cuda_amp_bf16 killed
 }
@@ -171,6 +181,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
     check loader_threads loader_threads
     check with_little_shared_memory with_little_shared_memory
     check heads_too_wide heads_too_wide
+    check pool_heads_too_wide pool_heads_too_wide
     check killed_and_resumed killed
     check remembers_algorithms remembers_algorithms
     check sums_apart sums_apart
@@ -179,7 +190,7 @@ if [ -x "$bin/clipc-cudaemu" ]; then
 else
     skip "built by a plain make where nvcc is" names_the_missing_gpu auto_falls_back like_the_cpu_fp32 like_the_cpu_amp_bf16 \
         any_order_gives_the_same_bits late_streams_give_the_same_bits validates_like_the_cpu not_finite_stops names_what_is_wrong local_rank_beyond_the_gpus loader_threads \
-        with_little_shared_memory heads_too_wide killed_and_resumed remembers_algorithms sums_apart rows_aligned in_8_bits kernels_on_the_layer model_on_the_layer
+        with_little_shared_memory heads_too_wide pool_heads_too_wide killed_and_resumed remembers_algorithms sums_apart rows_aligned in_8_bits kernels_on_the_layer model_on_the_layer
 fi
 check refuses_without_cuda refuses_without_cuda
 exit $failed

@@ -103,6 +103,8 @@ static const struct {
              {"positional_embedding", ROLE_POSITIONS},
              {"probe", ROLE_PROBE},
              {"ln_pre", ROLE_LN_PRE},
+             {"attn.ln_inner", ROLE_LN_INNER},
+             {"mlp.ln_inner", ROLE_LN_MLP},
              {"ln_1", ROLE_LN_1},
              {"ln_2", ROLE_LN_2},
              {"ln_post", ROLE_LN_FINAL},
@@ -126,7 +128,7 @@ static size_t layer_of(const char *name, size_t layers) {
     if (block) return 1 + strtoull(block + 10, NULL, 10);
     if (contains(name, "ln_post") || contains(name, "ln_final")) return layers;
     if (contains(name, "attn_pool.") || contains(name, "text_projection")) return layers + 1;
-    return ends(name, "visual.proj") ? layers + 1 : 0;
+    return contains(name, "visual.proj") ? layers + 1 : 0;
 }
 
 /* As in open_clip's modules and PyTorch's defaults; squares of bounds and deviations. */
@@ -136,13 +138,14 @@ static double init_of(const Param *q, const ClipConfig *c, int *kind) {
     const TowerConfig *t = image ? &c->image : &c->text;
     double d = (double)t->width, h = (double)t->mlp, L = (double)t->layers,
            P = (double)c->patch_size;
+    if (contains(name, "attn_pool.") && t->pool_mlp) h = (double)t->pool_mlp;
     *kind = INIT_CONSTANT;
     if (contains(name, "lora_b.")) return 0;
     if (contains(name, "ln_")) return ends(name, "weight");
     if (contains(name, "logit_scale")) return c->init_logit_scale;
     if (contains(name, "logit_bias")) return c->init_logit_bias;
     if (ends(name, "in_proj_bias") || ends(name, "out_proj.bias")) return 0;
-    if (ends(name, "text_projection.bias")) return 0;
+    if (ends(name, "text_projection.bias") || ends(name, "visual.proj.bias")) return 0;
     *kind = INIT_UNIFORM;
     if (contains(name, "lora_a.")) return 1 / (double)q->shape[1];
     if (contains(name, "conv1.")) return 1 / (3 * P * P);

@@ -142,7 +142,6 @@ static void read_image(ClipConfig *c, const JsonFields *r, bool quick) {
     if (timm && !json_is_string(timm)) fields_fail(r, "timm_model_name", "expected a name");
     bool is_timm = json_is_string(timm);
     if (is_timm) timm_sizes(r, json_string_value(timm));
-    json_decref(timm);
     if (is_timm && quick) fields_fail(r, "timm_model_name", "its towers have no quick_gelu");
     size_t head_width = fields_size(r, "head_width", MAX_WIDTH, 64);
     TowerConfig *t = &c->image;
@@ -158,13 +157,14 @@ static void read_image(ClipConfig *c, const JsonFields *r, bool quick) {
         fields_fail(r, "patch_size", "does not divide the image size");
     c->patch_dropout = fields_number(r, "patch_dropout", 0, 0.999, 0);
     if (is_timm) {
-        timm_tower(r, c);
+        timm_tower(r, c, json_string_value(timm));
     } else {
         t->ln_pre = !fields_bool(r, "no_ln_pre");
         t->pool = fields_word(r, "pool_type", pools) ? POOL_MEAN : POOL_CLASS;
         t->norm_after_pool = fields_bool(r, "final_ln_after_pool");
         fields_neutral(r, timm_neutral);
     }
+    json_decref(timm);
     fields_neutral(r, block_neutral);
     fields_end(r);
 }

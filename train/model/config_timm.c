@@ -6,23 +6,55 @@
 
 #define ERF ACTIVATION_GELU
 #define TANH ACTIVATION_GELU_TANH
+#define SIGLIP TIMM_SIGLIP, 0, 0, false
+#define EVA TIMM_EVA, 0, 0, false
+#define EVA02 TIMM_EVA02, 0, 16, false
 static const TimmModel models[] = {
-    {"vit_base_patch32_siglip_256", 256, 32, 768, 12, 64, 4, TANH},
-    {"vit_base_patch16_siglip_224", 224, 16, 768, 12, 64, 4, ERF},
-    {"vit_base_patch16_siglip_256", 256, 16, 768, 12, 64, 4, ERF},
-    {"vit_base_patch16_siglip_384", 384, 16, 768, 12, 64, 4, ERF},
-    {"vit_base_patch16_siglip_512", 512, 16, 768, 12, 64, 4, ERF},
-    {"vit_large_patch16_siglip_256", 256, 16, 1024, 24, 64, 4, ERF},
-    {"vit_large_patch16_siglip_384", 384, 16, 1024, 24, 64, 4, ERF},
-    {"vit_large_patch16_siglip_512", 512, 16, 1024, 24, 64, 4, TANH},
-    {"vit_so400m_patch14_siglip_224", 224, 14, 1152, 27, 72, 3.7362, ERF},
-    {"vit_so400m_patch14_siglip_378", 378, 14, 1152, 27, 72, 3.7362, ERF},
-    {"vit_so400m_patch14_siglip_384", 384, 14, 1152, 27, 72, 3.7362, ERF},
-    {"vit_so400m_patch16_siglip_256", 256, 16, 1152, 27, 72, 3.7362, TANH},
-    {"vit_so400m_patch16_siglip_384", 384, 16, 1152, 27, 72, 3.7362, TANH},
-    {"vit_so400m_patch16_siglip_512", 512, 16, 1152, 27, 72, 3.7362, TANH},
-    {"vit_giantopt_patch16_siglip_256", 256, 16, 1536, 40, 96, 4, TANH},
-    {"vit_giantopt_patch16_siglip_384", 384, 16, 1536, 40, 96, 4, TANH},
+    {"vit_base_patch32_siglip_256", 256, 32, 768, 12, 64, 4, TANH, SIGLIP},
+    {"vit_base_patch16_siglip_224", 224, 16, 768, 12, 64, 4, ERF, SIGLIP},
+    {"vit_base_patch16_siglip_256", 256, 16, 768, 12, 64, 4, ERF, SIGLIP},
+    {"vit_base_patch16_siglip_384", 384, 16, 768, 12, 64, 4, ERF, SIGLIP},
+    {"vit_base_patch16_siglip_512", 512, 16, 768, 12, 64, 4, ERF, SIGLIP},
+    {"vit_large_patch16_siglip_256", 256, 16, 1024, 24, 64, 4, ERF, SIGLIP},
+    {"vit_large_patch16_siglip_384", 384, 16, 1024, 24, 64, 4, ERF, SIGLIP},
+    {"vit_large_patch16_siglip_512", 512, 16, 1024, 24, 64, 4, TANH, SIGLIP},
+    {"vit_so400m_patch14_siglip_224", 224, 14, 1152, 27, 72, 3.7362, ERF, SIGLIP},
+    {"vit_so400m_patch14_siglip_378", 378, 14, 1152, 27, 72, 3.7362, ERF, SIGLIP},
+    {"vit_so400m_patch14_siglip_384", 384, 14, 1152, 27, 72, 3.7362, ERF, SIGLIP},
+    {"vit_so400m_patch16_siglip_256", 256, 16, 1152, 27, 72, 3.7362, TANH, SIGLIP},
+    {"vit_so400m_patch16_siglip_384", 384, 16, 1152, 27, 72, 3.7362, TANH, SIGLIP},
+    {"vit_so400m_patch16_siglip_512", 512, 16, 1152, 27, 72, 3.7362, TANH, SIGLIP},
+    {"vit_giantopt_patch16_siglip_256", 256, 16, 1536, 40, 96, 4, TANH, SIGLIP},
+    {"vit_giantopt_patch16_siglip_384", 384, 16, 1536, 40, 96, 4, TANH, SIGLIP},
+    {"eva_giant_patch14_224", 224, 14, 1408, 40, 88, 6144.0 / 1408, ERF, EVA},
+    {"eva_giant_patch14_clip_224", 224, 14, 1408, 40, 88, 6144.0 / 1408, ERF, EVA},
+    {"eva02_base_patch16_clip_224", 224, 16, 768, 12, 64, 4 * 2.0 / 3, ERF, EVA02},
+    {"eva02_large_patch14_clip_224", 224, 14, 1024, 24, 64, 4 * 2.0 / 3, ERF, EVA02},
+    {"eva02_large_patch14_clip_336", 336, 14, 1024, 24, 64, 4 * 2.0 / 3, ERF, EVA02},
+    {"vit_pe_core_tiny_patch16_384", 384, 16, 192, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
+    {"vit_pe_core_small_patch16_384", 384, 16, 384, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
+    {"vit_pe_core_base_patch16_224", 224, 16, 768, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 14, false},
+    {"vit_pe_core_large_patch14_336", 336, 14, 1024, 24, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
+    {"vit_pe_core_gigantic_patch14_448", 448, 14, 1536, 50, 96, 8960.0 / 1536, ERF, TIMM_PE_CORE, 8,
+     32, true},
+};
+
+/* token: pools the class token; else attention pooling. head: trunk.head projects, with a bias;
+ * else there is no projection. */
+static const struct {
+    double eps;
+    bool token, class_token, ln_pre, gated, no_key_bias, head;
+} families[] = {
+    [TIMM_SIGLIP] = {.eps = 1e-6},
+    [TIMM_EVA] =
+        {.eps = 1e-6, .token = true, .class_token = true, .no_key_bias = true, .head = true},
+    [TIMM_EVA02] = {.eps = 1e-6,
+                    .token = true,
+                    .class_token = true,
+                    .gated = true,
+                    .no_key_bias = true,
+                    .head = true},
+    [TIMM_PE_CORE] = {.eps = 1e-5, .class_token = true, .ln_pre = true, .head = true},
 };
 
 const TimmModel *timm_find(const char *name) {
@@ -32,7 +64,8 @@ const TimmModel *timm_find(const char *name) {
 }
 
 static bool same_blocks(const TimmModel *a, const TimmModel *b) {
-    return a->width == b->width && a->layers == b->layers && a->head_width == b->head_width &&
+    return a->family == b->family && a->width == b->width && a->layers == b->layers &&
+           a->head_width == b->head_width &&
            (size_t)((double)a->width * a->mlp_ratio) == (size_t)((double)b->width * b->mlp_ratio);
 }
 
@@ -71,7 +104,7 @@ void timm_sizes(const JsonFields *r, const char *name) {
         fields_fail(r, "timm_model_name", what);
         return;
     }
-    add(cfg, "norm_kwargs", json_pack("{s:f}", "eps", 1e-6));
+    add(cfg, "norm_kwargs", json_pack("{s:f}", "eps", families[m ? m->family : TIMM_SIGLIP].eps));
     if (!m) return;
     add(cfg, "width", json_integer((json_int_t)m->width));
     add(cfg, "layers", json_integer((json_int_t)m->layers));
@@ -82,18 +115,43 @@ void timm_sizes(const JsonFields *r, const char *name) {
         json_pack("{s:s}", "approximate", m->activation == TANH ? "tanh" : "none"));
 }
 
-void timm_tower(const JsonFields *r, ClipConfig *c) {
-    static const char *const pools[] = {"map", NULL}, *const projections[] = {"none", NULL};
-    TowerConfig *t = &c->image;
-    c->timm = true;
+static void read_pool_and_head(const JsonFields *r, bool token, bool head) {
+    static const char *const token_only[] = {"token", NULL}, *const map_only[] = {"map", NULL};
+    static const char *const none_only[] = {"none", NULL};
     if (!json_object_get(r->object, "timm_pool")) fields_fail(r, "timm_pool", "is missing");
     if (!json_object_get(r->object, "timm_proj")) fields_fail(r, "timm_proj", "is missing");
-    fields_word(r, "timm_pool", pools);
-    fields_word(r, "timm_proj", projections);
-    t->class_token = t->ln_pre = false;
-    t->patch_bias = t->no_proj = true;
-    t->pool = POOL_ATTENTION;
-    t->pool_heads = t->heads;
-    if (t->width != c->embed_dim)
+    fields_word(r, "timm_pool", token ? token_only : map_only);
+    bool null = json_is_null(json_object_get(r->object, "timm_proj"));
+    if (head && !null)
+        fields_fail(r, "timm_proj", "only null, the tower's own projection, is supported");
+    fields_word(r, "timm_proj", none_only);
+}
+
+void timm_tower(const JsonFields *r, ClipConfig *c, const char *name) {
+    static const TimmModel siglip = {.family = TIMM_SIGLIP};
+    const TimmModel *m = timm_find(name);
+    if (!m) m = &siglip;
+    TowerConfig *t = &c->image;
+    c->timm = true;
+    read_pool_and_head(r, families[m->family].token, families[m->family].head);
+    t->class_token = families[m->family].class_token && !m->no_class_token;
+    t->ln_pre = families[m->family].ln_pre;
+    t->patch_bias = !t->ln_pre;
+    t->gated = t->ln_mlp = t->ln_inner = families[m->family].gated;
+    t->no_key_bias = families[m->family].no_key_bias;
+    t->proj_bias = families[m->family].head;
+    t->no_proj = !t->proj_bias;
+    bool pe_core = m->family == TIMM_PE_CORE;
+    if (m->reference)
+        t->rotary = (Rotary){1e4, pe_core && t->class_token, (double)m->reference, pe_core};
+    if (t->rotary.theta > 0 && t->width / t->heads % 4)
+        fields_fail(r, "head_width", "is not a multiple of 4, as rotary positions need");
+    t->pool = families[m->family].token ? POOL_CLASS : POOL_ATTENTION;
+    if (t->pool == POOL_ATTENTION) {
+        t->pool_heads = m->pool_heads ? m->pool_heads : t->heads;
+        t->pool_mlp = m->pool_heads ? 4 * t->width : 0;
+        if (t->width % t->pool_heads) fields_fail(r, "width", "is not a multiple of 8");
+    }
+    if (t->no_proj && t->width != c->embed_dim)
         fields_fail(r, "timm_proj", "without a projection embed_dim must be the tower's width");
 }

@@ -210,6 +210,7 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
                   {c->image.pool == POOL_ATTENTION, "attention pooling"},
                   {c->image.no_proj || c->text.no_proj, "a tower without projection"},
                   {c->image.norm_after_pool, "final_ln_after_pool"},
+                  {c->image.rotary.theta > 0, "rotary positions"},
                   {!c->text.causal, "no_causal_mask"},
                   {c->text.pool == POOL_LAST, "pool_type last"},
                   {c->text.proj_bias, "proj_bias"}};

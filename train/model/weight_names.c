@@ -9,8 +9,8 @@ typedef struct Place {
     const char *file, *own;
     const struct Place *inner;
     bool numbered; /* a layer's number and '.' precede the rest */
-    bool transposed, one;
-    int third, thirds;
+    bool transposed;
+    int ones, third, thirds, half;
 } Place;
 
 /* ---- blocks ---- */
@@ -38,9 +38,29 @@ static const Place timm_block[] = {{.file = "norm1.", "ln_1."},
                                    {.file = "mlp.fc2.", "mlp.c_proj."},
                                    {0}};
 
+/* where they differ from timm_block */
+static const Place eva_block[] = {
+    {.file = "attn.q_bias", "attn.in_proj_bias", .third = 0, .thirds = 1},
+    {.file = "attn.v_bias", "attn.in_proj_bias", .third = 2, .thirds = 1},
+    {0}};
+
+static const Place eva02_block[] = {
+    {.file = "attn.q_proj.weight", "attn.in_proj_weight", .third = 0, .thirds = 1},
+    {.file = "attn.k_proj.weight", "attn.in_proj_weight", .third = 1, .thirds = 1},
+    {.file = "attn.v_proj.weight", "attn.in_proj_weight", .third = 2, .thirds = 1},
+    {.file = "attn.q_proj.bias", "attn.in_proj_bias", .third = 0, .thirds = 1},
+    {.file = "attn.v_proj.bias", "attn.in_proj_bias", .third = 2, .thirds = 1},
+    {.file = "attn.norm.", "attn.ln_inner."},
+    {.file = "mlp.fc1_g.weight", "mlp.c_fc.weight", .half = 1},
+    {.file = "mlp.fc1_x.weight", "mlp.c_fc.weight", .half = 2},
+    {.file = "mlp.fc1_g.bias", "mlp.c_fc.bias", .half = 1},
+    {.file = "mlp.fc1_x.bias", "mlp.c_fc.bias", .half = 2},
+    {.file = "mlp.norm.", "mlp.ln_inner."},
+    {0}};
+
 /* ---- attention pooling ---- */
 
-static const Place hf_pool[] = {{.file = "probe", "probe", .one = true},
+static const Place hf_pool[] = {{.file = "probe", "probe", .ones = 1},
                                 {.file = "attention.in_proj_weight", "attn.in_proj_weight"},
                                 {.file = "attention.in_proj_bias", "attn.in_proj_bias"},
                                 {.file = "attention.out_proj.", "attn.out_proj."},
@@ -50,7 +70,7 @@ static const Place hf_pool[] = {{.file = "probe", "probe", .one = true},
                                 {0}};
 
 static const Place timm_pool[] = {
-    {.file = "latent", "probe", .one = true},
+    {.file = "latent", "probe", .ones = 1},
     {.file = "q.weight", "attn.in_proj_weight", .third = 0, .thirds = 1},
     {.file = "kv.weight", "attn.in_proj_weight", .third = 1, .thirds = 2},
     {.file = "q.bias", "attn.in_proj_bias", .third = 0, .thirds = 1},
@@ -71,10 +91,17 @@ static const Place custom_text[] = {{.file = "text.positional_embedding", "posit
                                     {.file = "text.text_projection.", "text_projection."},
                                     {0}};
 
+#define BLOCKS(rows)                                                                               \
+    { .file = "visual.trunk.blocks.", "visual.transformer.resblocks.", rows, .numbered = true }
+static const Place eva[] = {BLOCKS(eva_block), {0}};
+static const Place eva02[] = {BLOCKS(eva02_block), {0}};
 static const Place timm[] = {
-    {.file = "visual.trunk.pos_embed", "visual.positional_embedding", .one = true},
+    {.file = "visual.trunk.cls_token", "visual.class_embedding", .ones = 2},
+    {.file = "visual.trunk.norm_pre.", "visual.ln_pre."},
+    {.file = "visual.trunk.head.", "visual.proj."},
+    {.file = "visual.trunk.pos_embed", "visual.positional_embedding", .ones = 1},
     {.file = "visual.trunk.patch_embed.proj.", "visual.conv1."},
-    {.file = "visual.trunk.blocks.", "visual.transformer.resblocks.", timm_block, .numbered = true},
+    BLOCKS(timm_block),
     {.file = "visual.trunk.norm.", "visual.ln_post."},
     {.file = "visual.trunk.attn_pool.", "visual.attn_pool.", timm_pool},
     {0}};
@@ -100,22 +127,25 @@ static const Place clip_model[] = {
 
 static const Place siglip_model[] = {{.file = "vision_model.head.", "visual.attn_pool.", hf_pool},
                                      {.file = "text_model.head.", "text_projection."},
-                                     {.file = "logit_scale", "logit_scale", .one = true},
-                                     {.file = "logit_bias", "logit_bias", .one = true},
+                                     {.file = "logit_scale", "logit_scale", .ones = 1},
+                                     {.file = "logit_bias", "logit_bias", .ones = 1},
                                      {0}};
 
-enum { TABLES = 2 };
+enum { TABLES = 3 };
 static const Place *const tables[][TABLES] = {
     [NAMES_OPEN_CLIP] = {NULL},
     [NAMES_CUSTOM_TEXT] = {custom_text},
     [NAMES_TIMM] = {timm, custom_text},
+    [NAMES_EVA] = {eva, timm, custom_text},
+    [NAMES_EVA02] = {eva02, timm, custom_text},
     [NAMES_CLIP_MODEL] = {clip_model},
     [NAMES_SIGLIP_MODEL] = {siglip_model, clip_model},
 };
 /* Of the names that reading finds without prefixes. */
-static const Place *const reading[] = {siglip_model, clip_model, timm};
+static const Place *const reading[] = {siglip_model, clip_model, timm, eva, eva02};
 
 NamesOf weight_names_of(const ClipConfig *c) {
+    if (c->timm && c->image.no_key_bias) return c->image.gated ? NAMES_EVA02 : NAMES_EVA;
     return c->timm ? NAMES_TIMM : c->text.proj_bias ? NAMES_CUSTOM_TEXT : NAMES_OPEN_CLIP;
 }
 
@@ -181,7 +211,8 @@ static void copy_place(WeightName *to, const Place *p) {
     to->third = p->third;
     to->thirds = p->thirds;
     to->transposed = p->transposed;
-    to->one = p->one;
+    to->half = p->half;
+    to->ones = p->ones;
 }
 
 WeightName weight_name_in(const char *name) {
@@ -199,7 +230,7 @@ WeightName weight_name_in(const char *name) {
 
 bool weight_name_out(NamesOf names, const char *parameter, size_t nth, char file[FILE_NAME],
                      WeightName *out) {
-    bool known = false, own = names <= NAMES_TIMM;
+    bool known = false, own = names < NAMES_CLIP_MODEL;
     *out = (WeightName){.name = ""};
     snprintf(out->name, sizeof out->name, "%s", parameter);
     for (size_t i = 0; i < TABLES && tables[names][i] && !known; i++) {

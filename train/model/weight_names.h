@@ -9,15 +9,19 @@ typedef struct WeightName {
     char name[WEIGHT_NAME]; /* the parameter's name; of an unknown tensor, its name, truncated */
     int third, thirds; /* the rows that it holds of a stacked in_proj: query, key and value are a
                           third each; 0, 0: the whole */
+    int half;          /* the rows that it holds of SwiGLU's c_fc: 1 the gate, 2 the value; 0: the
+                          whole */
     bool transposed;   /* stored as [out,in], while the parameter is [in,out] */
-    bool one;          /* stored with a first dimension of 1, which the parameter does not have */
+    int ones;          /* stored with so many first dimensions of 1 more than the parameter */
 } WeightName;
 
 /* The names of a file. */
 typedef enum {
     NAMES_OPEN_CLIP,
-    NAMES_CUSTOM_TEXT,  /* open_clip's CustomTextCLIP: text.… */
-    NAMES_TIMM,         /* the same with an image tower of timm's: visual.trunk.… */
+    NAMES_CUSTOM_TEXT, /* open_clip's CustomTextCLIP: text.… */
+    NAMES_TIMM,        /* the same with an image tower of timm's: visual.trunk.… */
+    NAMES_EVA,         /* of these EVA-01's */
+    NAMES_EVA02,
     NAMES_CLIP_MODEL,   /* transformers' CLIPModel */
     NAMES_SIGLIP_MODEL, /* transformers' SiglipModel */
 } NamesOf;

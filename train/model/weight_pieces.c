@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Tensor describe(const WeightPiece *p, const Param *q, bool one, Dtype dtype) {
+static Tensor describe(const WeightPiece *p, const Param *q, int ones, Dtype dtype) {
     Tensor t = {.name = (char *)p->name, .dtype = dtype, .ndim = q->ndim, .count = p->count};
     for (int d = 0; d < q->ndim; d++) t.shape[d] = q->shape[d];
     if (q->ndim) t.shape[0] = p->count / (q->size / q->shape[0]);
@@ -11,7 +11,7 @@ static Tensor describe(const WeightPiece *p, const Param *q, bool one, Dtype dty
         t.shape[0] = q->shape[1];
         t.shape[1] = q->shape[0];
     }
-    if (one) {
+    for (; ones > 0; ones--) {
         memmove(t.shape + 1, t.shape, (size_t)t.ndim * sizeof *t.shape);
         t.shape[0] = 1;
         t.ndim++;
@@ -28,12 +28,16 @@ WeightPieces weight_pieces(NamesOf names, const Param *list, size_t count, Dtype
         size_t nth = 0;
         for (; weight_name_out(names, q->name, nth, p.list[p.count].name, &place); nth++) {
             WeightPiece *piece = &p.list[p.count];
-            size_t third = q->size / 3;
+            size_t third = q->size / 3, half = q->size / 2;
             piece->param = i;
             piece->first = (size_t)place.third * third;
             piece->count = place.thirds ? (size_t)place.thirds * third : q->size;
+            if (place.half) {
+                piece->first = (size_t)(place.half - 1) * half;
+                piece->count = half;
+            }
             piece->transposed = place.transposed;
-            p.tensors[p.count++] = describe(piece, q, place.one, dtype);
+            p.tensors[p.count++] = describe(piece, q, place.ones, dtype);
             assert(p.count <= 3 * count);
         }
         assert(nth);

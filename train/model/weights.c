@@ -45,18 +45,20 @@ Weight weight_of(const Tensor *t) {
 static bool add_tensor(Weights *w, const Tensor *t, Error *err) {
     WeightName n = weight_name_in(t->name);
     Weight *old = (Weight *)weights_find(w, n.name);
-    bool place_free = old && old->split && n.thirds;
-    for (int i = 0; place_free && i < n.thirds; i++) place_free = !old->part[n.third + i];
+    int split = n.thirds ? 3 : n.half ? 2 : 0;
+    int first = n.half ? n.half - 1 : n.third, parts = n.half ? 1 : n.thirds;
+    bool place_free = old && split && old->split == split;
+    for (int i = 0; place_free && i < parts; i++) place_free = !old->part[first + i];
     if (old && !place_free) return error_set(err, "%s is there twice", n.name);
     Weight *new = old ? old : &w->list[w->count++];
     if (!old) {
         *new = weight_of(t);
         memcpy(new->name, n.name, sizeof new->name);
-        new->split = n.thirds > 0;
+        new->split = split;
         if (new->split) new->part[0] = NULL;
     }
-    for (int i = 0; i < n.thirds; i++) new->part[n.third + i] = t;
-    if (n.one && new->ndim &&new->shape[0] == 1)
+    for (int i = 0; i < parts; i++) new->part[first + i] = t;
+    for (int i = 0; i < n.ones && new->ndim &&new->shape[0] == 1; i++)
         memmove(new->shape, new->shape + 1, (size_t)-- new->ndim * sizeof *new->shape);
     new->transposed = n.transposed && t->ndim == 2;
     if (new->transposed) {
@@ -66,16 +68,31 @@ static bool add_tensor(Weights *w, const Tensor *t, Error *err) {
     return true;
 }
 
+static bool stack_halves(Weight *w, Error *err) {
+    const Tensor *gate = w->part[0], *value = w->part[1];
+    if (!gate || !value)
+        return error_set(err, "%s: the %s projection is missing", w->name, gate ? "value" : "gate");
+    bool same = gate->ndim == value->ndim && gate->ndim >= 1;
+    for (int d = 0; same && d < gate->ndim; d++) same = gate->shape[d] == value->shape[d];
+    if (!same) return error_set(err, "%s: gate and value differ in shape", w->name);
+    w->shape[0] = size_mul(gate->shape[0], 2);
+    w->count = size_mul(gate->count, 2);
+    return true;
+}
+
 static bool stack_parts(Weight *w, Error *err) {
     if (!w->split) return true;
+    if (w->split == 2) return stack_halves(w, err);
     const Tensor *q = w->part[0], *k = w->part[1], *v = w->part[2];
-    if (!q || !k || !v)
+    bool bias = q && q->ndim == 1; /* of a key: fit_one requires it if the model has one */
+    if (!q || !v || (!k && !bias))
         return error_set(err, "%s: the %s projection is missing", w->name,
                          !q   ? "query"
                          : !k ? "key"
                               : "value");
     for (int i = 0; i < 3; i++) {
         const Tensor *t = w->part[i];
+        if (!t) continue;
         size_t shares = i && k == v ? 2 : 1;
         bool same = t->ndim == q->ndim && t->ndim >= 1;
         for (int d = 0; same && d < t->ndim; d++)
@@ -182,6 +199,11 @@ static bool fit_one(Weight *w, const Param *q, Error *err) {
     for (int i = 0; i < 3; i++)
         if (w->part[i] && w->part[i]->dtype > DTYPE_BF16)
             return error_set(err, "%.100s is not a floating-point tensor", w->part[i]->name);
+    if (w->split == 3 && !w->part[1] && !q->no_key)
+        return error_set(err, "%s: the key projection is missing", w->name);
+    if (q->no_key && (w->split != 3 || w->part[1]))
+        return error_set(err, "%s has a bias of keys, the model has none: is this another --model?",
+                         w->name);
     char has[160], wants[160];
     if (same_shape(w, q) || resize_to(w, q)) return true;
     return error_set(err, "%s is %s, the model needs %s: is this another --model?",
@@ -242,12 +264,16 @@ void weight_read(const Weight *w, size_t first, size_t n, float *out) {
         for (size_t i = 0; i < n; i++)
             read_part(w->part[0], (first + i) % cols * rows + (first + i) / cols, 1, out + i);
     } else if (w->split) {
-        size_t size = w->count / 3;
+        size_t size = w->count / (size_t)w->split;
         while (n) {
             size_t at = first % size, here = size_min(n, size - at);
             const Tensor *t = w->part[first / size];
-            size_t before = t->count > size ? first / size - 1 : 0; /* thirds of the same tensor */
-            read_part(t, before * size + at, here, out);
+            /* thirds of the same tensor */
+            size_t before = t && t->count > size ? first / size - 1 : 0;
+            if (t)
+                read_part(t, before * size + at, here, out);
+            else
+                memset(out, 0, here * sizeof *out);
             first += here;
             out += here;
             n -= here;

@@ -8,9 +8,10 @@
  * precision. */
 typedef struct Weight {
     char name[sizeof((Param *)0)->name]; /* open_clip's */
-    const Tensor *part[3]; /* of split thirds, stacked by rows, of which two may be in one tensor;
-                              else [0] alone */
-    bool split, transposed;
+    const Tensor *part[3]; /* of split parts, stacked by rows: thirds, of which two may be in one
+                              tensor, and a bias of keys may be absent; or halves; else [0] alone */
+    int split;             /* 3, 2; 0: in one tensor */
+    bool transposed;
     int ndim;
     size_t shape[8], count;
     float *own; /* computed here (a resized embedding, a missing bias), not read */

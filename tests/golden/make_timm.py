@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/timm/ with open_clip 3.3.0, timm and PyTorch: small models whose image towers are timm's EVA-01, EVA-02 and
+PE-Core (with and without class token), and a batch; for each model the features in float64 and the gradients of the CLIP loss. Needs
+open_clip_torch, timm, torch, safetensors. With an argument: prints the differences of the features of the folder
+ARGUMENT/NAME, read by open_clip, from the stored ones."""
+import json, os, sys
+import torch, timm, open_clip
+from safetensors.torch import load_file, save_file
+
+here = os.path.dirname(os.path.abspath(__file__))
+out = os.path.join(here, "timm")
+at = lambda *names: os.path.join(out, *names)
+os.makedirs(out, exist_ok=True)
+torch.manual_seed(13); torch.set_num_threads(1)
+S, P, E, B, CONTEXT, VOCAB = 24, 8, 6, 5, 7, 23
+
+# name: timm's name, width, layers, heads, patches of a side, mlp_ratio
+models = {"eva": ("eva_giant_patch14_224", 16, 2, 2, 6 * 2 / 3),
+          "eva02": ("eva02_large_patch14_clip_336", 16, 2, 2, 4 * 2 / 3),
+          "pe_core": ("vit_pe_core_tiny_patch16_384", 16, 2, 2, 4.0),
+          "pe_core_g": ("vit_pe_core_gigantic_patch14_448", 24, 2, 2, 3.7)}
+create = timm.create_model
+
+
+def build(name):
+    timm_name, width, layers, heads, ratio = models[name]
+    vision = {"image_size": S, "timm_model_name": timm_name, "timm_model_pretrained": False,
+              "timm_pool": "map" if name.startswith("pe") else "token", "timm_proj": None}
+    cfg = {"embed_dim": E, "custom_text": True, "vision_cfg": vision,
+           "text_cfg": {"context_length": CONTEXT, "vocab_size": VOCAB, "width": 8, "heads": 2, "layers": 2}}
+    sizes = dict(img_size=S, patch_size=P, embed_dim=width, depth=layers, num_heads=heads, mlp_ratio=ratio)
+    timm.create_model = lambda *a, **kw: create(*a, **kw, **sizes)
+    model = open_clip.CustomTextCLIP(**{k: v for k, v in cfg.items() if k != "custom_text"}).double().eval()
+    timm.create_model = create
+    vision.update(width=width, layers=layers, head_width=width // heads, patch_size=P, mlp_ratio=ratio)
+    return cfg, model
+
+
+def features(model, batch):
+    pixels = batch["pixels"].double().permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(x).double().view(3, 1, 1) for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    return (model.encode_image((pixels - mean) / std, normalize=True), model.encode_text(batch["ids"].long(), normalize=True))
+
+
+if len(sys.argv) > 1:
+    batch = load_file(at("batch.safetensors"))
+    for name in models:
+        _, model = build(name)
+        state = load_file(os.path.join(sys.argv[1], name, "open_clip_model.safetensors"))
+        open_clip.factory.load_state_dict  # the reader that resizes and renames
+        model.load_state_dict({k: v.double() for k, v in state.items()})
+        want = load_file(at(name, "features.safetensors"))
+        with torch.no_grad(): got = features(model, batch)
+        print(name, *["%.2e" % (g - want[k]).abs().max().item() for g, k in zip(got, ("images", "texts"))])
+    sys.exit()
+
+ids = torch.zeros(B, CONTEXT)
+for b in range(B):  # a caption ends in the largest id
+    n = 2 + b % (CONTEXT - 2)
+    ids[b, :n] = torch.randint(1, VOCAB - 1, (n,)).float()
+    ids[b, n] = VOCAB - 1
+batch = {"pixels": torch.randint(0, 256, (B, S, S, 3)).float(), "ids": ids}
+save_file(batch, at("batch.safetensors"))
+float32 = lambda d: {k: v.detach().float().contiguous() for k, v in d.items()}
+for name in models:
+    os.makedirs(at(name), exist_ok=True)
+    cfg, model = build(name)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if n != "logit_scale": p.add_(torch.randn_like(p) * 0.2)
+        for p in model.parameters(): p.copy_(p.float())
+    save_file(float32(model.state_dict()), at(name, "open_clip_model.safetensors"))
+    json.dump({"model_cfg": cfg, "preprocess_cfg": {"size": S}}, open(at(name, "open_clip_config.json"), "w"), indent=1)
+    i, t = features(model, batch)
+    logits = model.logit_scale.exp() * i @ t.T
+    both = torch.arange(B)
+    loss = (torch.nn.functional.cross_entropy(logits, both) + torch.nn.functional.cross_entropy(logits.T, both)) / 2
+    loss.backward()
+    save_file(float32({"images": i, "texts": t, "loss": loss}), at(name, "features.safetensors"))
+    save_file(float32({n: p.grad for n, p in model.named_parameters()}), at(name, "gradients.safetensors"))
+    print(name, loss.item(), sum(p.numel() for p in model.parameters()), "parameters")
+print(open_clip.__version__, timm.__version__, torch.__version__)
