@@ -25,6 +25,7 @@ struct Encoder {
     TokenizerCache *cache;
     size_t batch;
     acc *features;   /* device [batch,E] */
+    acc *rows;       /* device [batch,T,C] of the image tower; NULL: features are wanted */
     uint8_t *pixels; /* for two batches: one is decoded while a GPU computes the other */
     int32_t *ids, *start;
     int threads;
@@ -157,6 +158,12 @@ static void take_buffers(Encoder *e) {
     e->scratch = xcalloc((size_t)e->threads, sizeof *e->scratch);
 }
 
+static void tap_rows(Encoder *e, int64_t layer) {
+    size_t T = clip_image_tokens(&e->config), C = e->config.image.width;
+    e->rows = e->k->device->alloc(size_mul(e->batch, T * C * e->k->acc_size));
+    clip_tap_image(e->clip, e->rows, (size_t)layer);
+}
+
 Encoder *encoder_open(const EncoderOptions *o) {
     if (!o->checkpoint)
         die_usage("--checkpoint is missing (a folder that train or open_clip wrote)");
@@ -164,6 +171,12 @@ Encoder *encoder_open(const EncoderOptions *o) {
     e->k = kernels_open_device(o->device, o->precision);
     e->checkpoint = pretrained_find(o->checkpoint);
     pretrained_config(&e->config, e->checkpoint, o->model);
+    if (o->tokens && e->config.image.conv.kind != CONV_NONE)
+        die_usage("--tokens: the image tower of %s is a ResNet, which has no patches",
+                  e->config.name);
+    if (o->layer > (int64_t)e->config.image.layers)
+        die_usage("--layer: the image tower of %s has %zu blocks", e->config.name,
+                  e->config.image.layers);
     if (o->must_be) check_form(e, o->must_be);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* an explicit vocabulary is checked at once */
@@ -171,10 +184,12 @@ Encoder *encoder_open(const EncoderOptions *o) {
     load_weights(e, o->must_be);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch,
+                      .image_rows = o->tokens,
                       .text_bucket = clip_text_bucket(e->k, &e->config, e->batch)};
     e->clip = clip_new(e->k, &e->config, e->params, &co);
     e->uploads = uploads_new(e->k, e->clip, 1);
     take_buffers(e);
+    if (o->tokens) tap_rows(e, o->layer);
     return e;
 }
 
@@ -202,6 +217,7 @@ void encoder_close(Encoder *e) {
     e->k->device->host_release(e->pixels);
     FREE_ALL(e->ids, e->start);
     e->k->device->release(e->features);
+    if (e->rows) e->k->device->release(e->rows);
     tokenizer_cache_free(e->cache);
     if (!e->borrowed) {
         uploads_free(e->uploads);
@@ -218,7 +234,12 @@ const char *encoder_checkpoint(const Encoder *e) { return e->checkpoint; }
 const Kernels *encoder_kernels(const Encoder *e) { return e->k; }
 const ClipConfig *encoder_config(const Encoder *e) { return &e->config; }
 Params *encoder_params(Encoder *e) { return e->params; }
-size_t encoder_dim(const Encoder *e) { return e->config.embed_dim; }
+size_t encoder_dim(const Encoder *e) {
+    return e->rows ? encoder_patches(e) * e->config.image.width : e->config.embed_dim;
+}
+size_t encoder_patches(const Encoder *e) {
+    return e->rows ? clip_image_tokens(&e->config) - e->config.image.class_token : 0;
+}
 size_t encoder_batch(const Encoder *e) { return e->batch; }
 double encoder_logit_scale(const Encoder *e) {
     double log_scale;
@@ -278,9 +299,19 @@ static uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t
     return place;
 }
 
+/* out[B,dim]: what the last forward of B pictures computed. */
+static void get_images(const Encoder *e, size_t B, float *out) {
+    const TowerConfig *t = &e->config.image;
+    size_t dim = encoder_dim(e), T = clip_image_tokens(&e->config);
+    if (!e->rows) e->k->acc_get_f32(out, e->features, B * dim);
+    for (size_t b = 0; b < B && e->rows; b++)
+        e->k->acc_get_f32(out + b * dim, acc_at(e->k, e->rows, (b * T + t->class_token) * t->width),
+                          dim);
+}
+
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out,
                       bool *ok) {
-    size_t E = e->config.embed_dim, good = 0;
+    size_t E = encoder_dim(e), good = 0;
     Progress progress = progress_start("pictures");
     uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
     for (size_t first = 0, next; first < n; first = next) {
@@ -290,7 +321,7 @@ size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, fl
         uploads_features(e->uploads, &pictures, e->features, NULL);
         /* the next batch is decoded while a GPU still computes */
         pixels = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
-        e->k->acc_get_f32(out + first * E, e->features, B * E);
+        get_images(e, B, out + first * E);
         for (size_t b = first; b < next; b++) {
             if (!ok[b]) memset(out + b * E, 0, E * sizeof *out);
             good += ok[b];

@@ -14,6 +14,9 @@ typedef struct EncoderOptions {
     DeviceOption device;
     Precision precision;
     int64_t batch_size;
+    bool tokens; /* encoder_images gives patches instead of features */
+    int64_t
+        layer; /* of which block's output, from 1; 0: of the last one after the final LayerNorm */
     const struct ModelId *must_be; /* NULL: any model */
 } EncoderOptions;
 
@@ -37,7 +40,8 @@ const Kernels *encoder_kernels(const Encoder *e);
 const ClipConfig *encoder_config(const Encoder *e);
 /* The weights in use. After a change encoder_identity is still that of the checkpoint. */
 Params *encoder_params(Encoder *e);
-size_t encoder_dim(const Encoder *e);         /* E */
+size_t encoder_dim(const Encoder *e);         /* E; of patches n·C */
+size_t encoder_patches(const Encoder *e);     /* n of a picture; 0: features */
 size_t encoder_batch(const Encoder *e);       /* samples computed at once */
 double encoder_logit_scale(const Encoder *e); /* exponentiated */
 double encoder_logit_bias(const Encoder *e);  /* of a model trained with SigLIP's loss, else 0 */
@@ -60,5 +64,6 @@ void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, si
  * been logged. */
 typedef bool ImageFetch(void *context, size_t i, Image *img, Error *err);
 /* out[n,E], ok[n]: unreadable pictures are logged, get ok = false and a row of zeros. Returns
- * how many are ok. */
+ * how many are ok. With EncoderOptions.tokens out[n,patches·C]: neither the class token nor
+ * normalised. */
 size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, float *out, bool *ok);

@@ -178,10 +178,84 @@ static void test_metaclip_2(void **state) {
     FREE_ALL(hf, back);
 }
 
+/* The array of a .npy file of this shape; malloc'd file, *values inside it. */
+static char *read_array(const char *path, const char *shape, const float **values) {
+    size_t n;
+    char *bytes = test_read_file(path, &n);
+    assert_non_null(memmem(bytes, n, shape, strlen(shape)));
+    *values = (const float *)((const char *)memchr(bytes, '\n', n) + 1);
+    return bytes;
+}
+
+/* Rows of pictures' patches, without the class token. */
+static void test_patches(void **state) {
+    (void)state;
+    static const struct {
+        const char *option, *name;
+    } rows[] = {{"--tokens", "tokens"}, {"--layer 1", "layer1"}, {"--layer 2 --tokens", NULL}};
+    Safetensors file;
+    Error err;
+    if (!safetensors_open(&file, "tests/golden/families/clipa/patches.safetensors", &err))
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        free(test_clipc(0,
+                        "embed --precision fp32 --batch-size 2 --checkpoint "
+                        "tests/golden/families/clipa --image tests/golden/openclip/00.jpg "
+                        "tests/golden/openclip/01.jpg tests/golden/openclip/02.jpg %s --out %s",
+                        rows[i].option, test_path("x.npy")));
+        const float *got;
+        char *bytes = read_array(test_path("x.npy"), "(3, 9, 24)", &got);
+        const Tensor *t = safetensors_find(&file, rows[i].name ? rows[i].name : "tokens");
+        const float *want = t->data;
+        double worst = 0;
+        for (size_t j = 0; j < t->count; j++)
+            worst = fmax(worst, fabs((double)got[j] - (double)want[j]));
+        if (rows[i].name ? !(worst <= 2e-5) : !(worst > 0.1))
+            fail_msg("%s: differs by %.3g", rows[i].option, worst);
+        free(bytes);
+    }
+    safetensors_close(&file);
+    char *text = test_clipc(2, "embed --checkpoint tests/golden/families/clipa --layer 3 --image "
+                               "tests/golden/openclip/00.jpg --out x.npy");
+    test_says(text, "--layer: the image tower of tests/golden/families/clipa has 2 blocks");
+    free(text);
+    text = test_clipc(2, "embed --checkpoint tests/golden/families/clipa --tokens --text - "
+                         "--out x.npy");
+    test_says(text, "--tokens and --layer go with pictures and --out");
+    free(text);
+    text = test_clipc(2, "embed --checkpoint tests/golden/resnet --tokens --image "
+                         "tests/golden/openclip/00.jpg --out x.npy");
+    test_says(text, "--tokens: the image tower of tests/golden/resnet is a ResNet");
+    free(text);
+}
+
+/* The same, of a tower whose last block computes the class token alone. */
+static void test_patches_of_pooled_tower(void **state) {
+    (void)state;
+    static const char call[] = "embed --precision fp32 --checkpoint tests/golden/openclip "
+                               "--images tests/golden/openclip/pairs.tsv --dtype f32 %s --out %s";
+    free(test_clipc(0, call, "--layer 2", test_path("a.npy")));
+    free(test_clipc(0, call, "--layer 1", test_path("b.npy")));
+    free(test_clipc(0, call, "--tokens", test_path("c.npy")));
+    const float *x[3];
+    char *bytes[3];
+    static const char *const names[] = {"a.npy", "b.npy", "c.npy"};
+    for (int i = 0; i < 3; i++) bytes[i] = read_array(test_path(names[i]), "(24, 25, 48)", &x[i]);
+    for (int i = 0; i < 3; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < 24 * 25 * 48; j++)
+            sum += fabs((double)x[i][j] - (double)x[(i + 1) % 3][j]);
+        assert_true(isfinite(sum) && sum > 24);
+    }
+    for (int i = 0; i < 3; i++) free(bytes[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_clip),
         cmocka_unit_test(test_metaclip_2),
+        cmocka_unit_test(test_patches),
+        cmocka_unit_test(test_patches_of_pooled_tower),
     };
     return cmocka_run_group_tests_name("families", tests, NULL, NULL);
 }

@@ -26,6 +26,9 @@ static Option options[] = {
            "rows [N,E]; with --images also FILE.keys, a key a row; - is stdout"),
     STRING("index", &index_folder, "DIR",
            "instead of --out: an index for clipc search, made or added to"),
+    FLAG("tokens", &encoder.tokens,
+         "instead of features: rows [N,patches,C] after the final LayerNorm, not normalised"),
+    INT_OF("layer", &encoder.layer, "N", 1, 1024, "rows [N,patches,C] of this block's output"),
     CHOICE("dtype", &dtype, NPY_TYPES, "of the features"),
     INT_OF("thumbnails", &thumbnails, "PIXELS", 0, 1024, "in a new index; 0: none"),
     DATASET_OPTIONS(dataset),
@@ -37,6 +40,7 @@ static const Command command = {
     "clipc embed --checkpoint PATH (--image FILE... | --images SPEC | --text FILE) --out X.npy\n"
     "       clipc embed --checkpoint PATH --images SPEC --index DIR",
     "  clipc embed --checkpoint logs/run/checkpoints/latest --images photos/ --out photos.npy\n"
+    "  clipc embed --checkpoint CKPT --image cat.jpg --tokens --out patches.npy\n"
     "  clipc embed --checkpoint logs/run/checkpoints/latest --text captions.txt --out "
     "captions.npy\n"
     "  echo 'a red boat' | clipc embed --checkpoint CKPT --text - --out - >boat.npy\n"
@@ -46,14 +50,19 @@ static const Command command = {
     COUNT(options),
 };
 
-static void write_rows(const float *rows, size_t n, size_t E) {
+static void write_rows(const float *rows, size_t n, const Encoder *e) {
     Error err;
-    NpyWriter *w = npy_writer_open(out, dtype, n, E, &err);
+    size_t E = encoder_dim(e), patches = encoder_patches(e);
+    size_t shape[3] = {n, patches ? patches : E, patches ? E / patches : 0};
+    NpyWriter *w = npy_writer_open_shape(out, dtype, shape, patches ? 3 : 2, &err);
     if (!w) die("%s", err.text);
     bool written = npy_writer_append(w, rows, n, &err); /* the first error is reported */
     Error closing;
     if (!npy_writer_close(w, &closing) || !written) die("%s", written ? closing.text : err.text);
-    log_info("%s: %zu rows of %zu", out, n, E);
+    if (patches)
+        log_info("%s: %zu pictures of %zu patches of %zu", out, n, patches, E / patches);
+    else
+        log_info("%s: %zu rows of %zu", out, n, E);
 }
 
 /* A line, whatever the name holds: line breaks in it as \n and \r. */
@@ -91,8 +100,10 @@ int cmd_embed(int argc, char **argv) {
     if (!index_folder && option_find(&command, "thumbnails")->given)
         die_usage("clipc embed: --thumbnails goes with --index");
     if (index_folder && !images) die_usage("clipc embed: --index takes --images");
+    encoder.tokens |= encoder.layer > 0;
+    if (encoder.tokens && (text || index_folder))
+        die_usage("clipc embed: --tokens and --layer go with pictures and --out");
     Encoder *e = encoder_open(&encoder);
-    size_t E = encoder_dim(e);
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);
         if (index_folder) {
@@ -110,7 +121,7 @@ int cmd_embed(int argc, char **argv) {
         Features f;
         features_of_dataset(&f, e, comm_self(encoder_kernels(e)), d, true, false);
         if (!f.count) die("--images %s: no readable image", images);
-        write_rows(f.images, f.count, E);
+        write_rows(f.images, f.count, e);
         if (strcmp(out, "-")) write_keys(&f);
         if (f.bad) log_warn("%zu samples could not be read and have no row", f.bad);
         features_free(&f);
@@ -119,7 +130,7 @@ int cmd_embed(int argc, char **argv) {
         size_t n = image_files.count;
         char **lines = text ? read_lines(text, &n) : NULL;
         float *rows = text ? embed_texts(e, lines, n) : embed_image_files(e, image_files.items, n);
-        write_rows(rows, n, E);
+        write_rows(rows, n, e);
         free(rows);
         if (lines) free_lines(lines, n);
     }

@@ -66,12 +66,18 @@ static NpyWriter *create(const char *path, NpyType type, const size_t *shape, in
     return w;
 }
 
-NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err) {
-    NpyWriter *w = create(path, type, (size_t[]){rows, cols}, 2, err);
+NpyWriter *npy_writer_open_shape(const char *path, NpyType type, const size_t *shape, int ndim,
+                                 Error *err) {
+    NpyWriter *w = create(path, type, shape, ndim, err);
     if (!w) return NULL;
-    w->cols = cols;
-    w->left = rows;
+    w->cols = 1;
+    for (int i = 1; i < ndim; i++) w->cols = size_mul(w->cols, shape[i]);
+    w->left = shape[0];
     return w;
+}
+
+NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err) {
+    return npy_writer_open_shape(path, type, (size_t[]){rows, cols}, 2, err);
 }
 
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err) {

@@ -23,5 +23,8 @@ extern const char *const npy_type_names[];
  * writer, removes the file and fails. */
 typedef struct NpyWriter NpyWriter;
 NpyWriter *npy_writer_open(const char *path, NpyType type, size_t rows, size_t cols, Error *err);
+/* The same of any number of dimensions from 1: shape[0] rows of all other elements. */
+NpyWriter *npy_writer_open_shape(const char *path, NpyType type, const size_t *shape, int ndim,
+                                 Error *err);
 bool npy_writer_append(NpyWriter *w, const float *rows, size_t n, Error *err);
 bool npy_writer_close(NpyWriter *w, Error *err);

@@ -4,9 +4,10 @@ open_clip computes of it in float64: features, the loss and its gradient, the lo
 safetensors, numpy. The gradients are stored under the names of the weights, so that both are read in one way.
 
   tests/golden/make_families.py [NAME ...]      default: all of them"""
-import json, math, os, sys
+import copy, json, math, os, sys
 import numpy as np, open_clip, torch
 from open_clip.loss import ClipLoss
+from PIL import Image
 from safetensors.torch import save_file
 
 here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "families")
@@ -21,6 +22,15 @@ FAMILIES = {
     "clipa": (dict(embed_dim=14, vision_cfg=dict(image, no_ln_pre=True, pool_type="avg", final_ln_after_pool=True),
                    text_cfg=dict(text, pool_type="last", no_causal_mask=True)), (37, 0, 0)),
 }
+
+
+def patches(model, at, size):
+    """The patches' rows of three pictures (tests/golden/openclip): block 1's output, the last block's after the final LayerNorm."""
+    tf = open_clip.image_transform(size, is_train=False, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
+    images = torch.stack([tf(Image.open(os.path.join(here, "..", "openclip", f"0{i}.jpg"))) for i in range(3)])
+    layer = lambda i, norm: model.visual.forward_intermediates(images, indices=[i], normalize_intermediates=norm, intermediates_only=True,
+                                                               output_fmt="NLC")["image_intermediates"][0].detach().contiguous()
+    save_file({"layer1": layer(0, False), "tokens": layer(1, True)}, at("patches.safetensors"))
 
 
 def make(name, config, marks):
@@ -38,6 +48,7 @@ def make(name, config, marks):
     names = {id(p): n for n, p in model.named_parameters()}
     save_file({n: p.detach().float().contiguous() for n, p in model.named_parameters()}, at("open_clip_model.safetensors"))
 
+    if name == "clipa": patches(copy.deepcopy(model).float(), at, config["vision_cfg"]["image_size"])
     rng, B, S, T = np.random.default_rng(5), 4, config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
     pixels = torch.from_numpy(rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8))
     start, end, pad = marks

@@ -77,6 +77,13 @@ void clip_learning(Clip *m, bool learning) {
     image_tower_learning(&m->image, learning);
 }
 
+void clip_tap_image(Clip *m, acc *to, size_t layer) {
+    Tower *t = &m->image.vit.tower;
+    assert(!m->image.convolutional && layer <= t->layers);
+    assert(!t->prune || (layer && layer < t->layers));
+    t->tap = (TowerTap){to, layer};
+}
+
 bool clip_image_trains(const Clip *m) { return image_tower_trains(&m->image); }
 bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
 

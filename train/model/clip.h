@@ -11,6 +11,7 @@ typedef struct ClipOptions {
     bool grad_checkpointing; /* keep only a block's input, recompute the rest with the same bits */
     size_t kept_blocks; /* all the same, so many blocks of each tower, the last ones, keep all */
     bool full_compute;  /* skip nothing: whole contexts, the whole last block; for tests */
+    bool image_rows;    /* compute the whole last block of pictures, for clip_tap_image */
     size_t text_bucket; /* the packed text rows of a batch on the device are padded to a multiple of
                            this, so that few shapes occur; 0: no padding */
     double patch_dropout;           /* training only */
@@ -43,6 +44,9 @@ typedef struct ClipBatch {
  * (kernels/device.h). */
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
 void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
+/* Of a ViT: from now on a forward of pictures that is not kept also writes to[B,T,C] (device): all
+ * rows of block `layer` (from 1), or for 0 those of the last block after the final LayerNorm. */
+void clip_tap_image(Clip *m, acc *to, size_t layer);
 /* Adds the gradients of the tower's trainable parameters to params->grad, from dfeatures[B,E] (the
  * gradient of the normalised features). */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);

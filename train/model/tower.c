@@ -218,6 +218,18 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
 }
 
+/* The block's output, in buffers that nothing reads after it. */
+static void tap_rows(const Tower *t, const BlockStore *store, const BlockScratch *w,
+                     const Sequences *seq) {
+    const Kernels *k = t->k;
+    size_t n = seq->rows * t->C;
+    k->add(w->y, store->x2, w->branch, n);
+    if (!t->tap.layer)
+        norm_fwd(t->p, t->ln_final, t->config.eps, store->qkv, store->mean1, store->rstd1, NULL,
+                 w->y, NULL, seq->rows, t->C);
+    k->acc_from_act(t->tap.to, t->tap.layer ? w->y : store->qkv, n);
+}
+
 void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
     const Kernels *k = t->k;
     const TowerPass *s = keep ? &t->kept : &t->transient;
@@ -226,6 +238,8 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
         const BlockStore *store = &s->layer[i];
         (is_pooled(t, i) ? block_pool_fwd : block_fwd)(&t->blocks[i], store, &s->scratch, seq, x_in,
                                                        false);
+        if (t->tap.to && !keep && i + 1 == (t->tap.layer ? t->tap.layer : t->layers))
+            tap_rows(t, store, &s->scratch, seq);
         x_in = store->x2;
     }
     pool_fwd(t, s, seq);

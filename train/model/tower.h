@@ -17,6 +17,13 @@ typedef struct TowerPass {
     unsigned char *front; /* bytes free before the first block; apart from scratch.y, .branch */
 } TowerPass;
 
+/* All rows of one layer, written by every forward that is not kept. */
+typedef struct TowerTap {
+    acc *to; /* [max_rows,C]; NULL: none */
+    size_t
+        layer; /* the output of this block, from 1; 0: the last one's after the final LayerNorm */
+} TowerTap;
+
 typedef struct Tower {
     const Kernels *k;
     const Params *p;
@@ -32,6 +39,7 @@ typedef struct Tower {
     Layer ln_final, proj;              /* proj: empty without projection */
     TowerPass kept, transient;
     GradientsReady ready;
+    TowerTap tap; /* of a tower whose tapped block computes all rows */
 } Tower;
 
 /* Fills the blocks; p may be NULL if only sizes are wanted. */

@@ -21,7 +21,7 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     v->seed = o->seed;
     size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
-                       .prune = tower_pools_one(&c->image) && !o->full_compute,
+                       .prune = tower_pools_one(&c->image) && !o->full_compute && !o->image_rows,
                        .training = o->training && !o->frozen_image,
                        .recomputed = clip_recomputed(o, c->image.layers),
                        .max_B = B,
