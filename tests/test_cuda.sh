@@ -116,8 +116,8 @@ killed() {
 # the measured choices of products are stored in the checkpoint; a damaged file is named and measured again
 remembers_algorithms() {
     local file=$dir/tuned/checkpoints/epoch_1/gpu_products.txt
-    train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --autotune --device cuda --epochs 1 --lr-scheduler const &&
-        head -n 1 "$file" | grep -q '^clipc products 2 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
+    train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --device cuda --epochs 1 --lr-scheduler const && grep -q "^autotune = true" "$dir/tuned/params.conf" &&
+        head -n 1 "$file" | grep -q '^clipc products 3 cublasLt' && [ "$(wc -l <"$file")" -gt 20 ] || return 1
     cp "$file" "$dir/first"
     train tuned "$bin/clipc-cudaemu" --precision fp32 --tf32 --device cuda --epochs 2 --lr-scheduler const --resume latest &&
         ! grep -q anew "$dir/stderr" && head -n "$(wc -l <"$dir/first")" "$dir/tuned/checkpoints/epoch_2/gpu_products.txt" | cmp - "$dir/first" || return 1

@@ -99,6 +99,32 @@ static void linear_bwd_weight_tuned(void **state) {
     bufs_free();
 }
 
+static unsigned char *choices(size_t *bytes) { return kernels_algorithms(bytes); }
+
+/* Once nothing is measured, a product with another number of rows has the measured algorithm: the
+ * stored choices differ in the rows, and in that it was not measured itself. */
+static void a_choice_serves_other_rows(void **state) {
+    (void)state;
+    enum { N = 48, K = 16, SIDE = 256 };
+    size_t before, one, two, differing = 0;
+    act *x = backend->device->alloc(4 * SIDE * SIDE * backend->act_size),
+        *y = act_at(backend, x, SIDE * SIDE);
+    backend->device->zero(x, 4 * SIDE * SIDE * backend->act_size);
+    free(choices(&before));
+    kernel_tuning.autotune = true;
+    backend->linear_fwd(y, x, x, NULL, 96, N, K);
+    kernel_tuning.autotune = false;
+    free(choices(&one));
+    backend->linear_fwd(y, x, x, NULL, 112, N, K);
+    unsigned char *all = choices(&two);
+    size_t each = one - before;
+    assert_true(two - one == each);
+    for (size_t i = 0; each && i < each; i++) differing += all[before + i] != all[one + i];
+    assert_int_equal(differing, each ? 2 : 0);
+    free(all);
+    backend->device->release(x);
+}
+
 static void linear_activation_fwd(void **state) {
     (void)state;
     for (int f = 0; f < ACTIVATIONS; f++)
@@ -276,11 +302,17 @@ static void gradients_of_ref(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(linear_fwd),        cmocka_unit_test(linear_bwd_input),
-        cmocka_unit_test(linear_bwd_weight), cmocka_unit_test(linear_activation_fwd),
-        cmocka_unit_test(project_fwd),       cmocka_unit_test(project_bwd),
-        cmocka_unit_test(project_bwd_input), cmocka_unit_test(linear_bwd_weight_tuned),
-        cmocka_unit_test(gemm_all_forms),    cmocka_unit_test(tf32),
+        cmocka_unit_test(linear_fwd),
+        cmocka_unit_test(linear_bwd_input),
+        cmocka_unit_test(linear_bwd_weight),
+        cmocka_unit_test(linear_activation_fwd),
+        cmocka_unit_test(project_fwd),
+        cmocka_unit_test(project_bwd),
+        cmocka_unit_test(project_bwd_input),
+        cmocka_unit_test(linear_bwd_weight_tuned),
+        cmocka_unit_test(a_choice_serves_other_rows),
+        cmocka_unit_test(gemm_all_forms),
+        cmocka_unit_test(tf32),
         cmocka_unit_test(linear_cut),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(gradients_of_ref),

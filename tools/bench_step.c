@@ -155,6 +155,7 @@ static double run_observed(Timing *r, bool record) {
 }
 
 int bench_step(int argc, char **argv) {
+    kernel_tuning.autotune = true; /* as in training */
     options_parse(&command, argc, argv, NULL);
     const Kernels *k = kernels_open_device(device, precision);
     double peak = bench_gemm_peak(k);

@@ -84,7 +84,7 @@ for pair in $models; do
     fi
     if part step; then
         fitting "$largest" "${step[@]}" --precision amp_bf16 && best=$batch
-        for more in "--precision amp_bf16 --autotune" "--precision amp_fp8 --autotune" "--precision fp32 --tf32"; do
+        for more in "--precision amp_bf16 --no-autotune" "--precision amp_fp8" "--precision fp32 --tf32"; do
             # shellcheck disable=SC2086
             fitting "${best:-$largest}" "${step[@]}" $more
         done

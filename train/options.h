@@ -70,7 +70,7 @@ typedef struct Option {
     FLAG("tf32", &kernel_tuning.tf32, "fp32 on a GPU: products may round their inputs to TF32")
 #define KERNEL_TUNING_OPTIONS                                                                      \
     KERNEL_TF32_OPTION, FLAG("autotune", &kernel_tuning.autotune,                                  \
-                             "on a GPU: measure the ways to do each product, once a shape")
+                             "on a GPU: measure the ways to do each product in the first step")
 
 typedef struct Command {
     const char *name;    /* "train", "data pack" */

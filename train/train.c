@@ -203,6 +203,17 @@ static bool is_due(const Run *r) {
            validation_due(r->validation, &r->state, r->state.step == r->total_steps);
 }
 
+/* Products are measured in the first step of a run that has no choices from its checkpoint. Later
+ * shapes follow from the choices, so a resumed run takes the same ones and stays bit-identical. */
+static void measure_products(const Run *r, bool begins) {
+    size_t bytes;
+    if (!r->k->device->gpu || !kernel_tuning.autotune) return;
+    free(kernels_algorithms(&bytes));
+    if (begins && !(r->resume && bytes)) return;
+    if (!begins) agree_on_algorithms(r->comm);
+    kernel_tuning.autotune = false;
+}
+
 /* On an asynchronous device the result of a step and its votes are taken while the next step runs,
  * so a stop acts one step later. Returns true if a signal ended the loop before the last step. */
 static bool run_steps(Run *r) {
@@ -211,7 +222,8 @@ static bool run_steps(Run *r) {
     for (size_t i = 0; i < 2; i++)
         pending[i].batches = xcalloc((size_t)opt->accum_freq, sizeof(Batch *));
     double waited = 0;
-    uint64_t first = r->state.step + 1; /* it measures most products, and captures none */
+    uint64_t first = r->state.step + 1; /* captures no graph */
+    measure_products(r, true);
     r->last_save = clock_now();
     while (r->state.step < r->total_steps && !ends) {
         double t0 = clock_now();
@@ -224,7 +236,7 @@ static bool run_steps(Run *r) {
             save(r, name);
             break;
         }
-        if (kernel_tuning.autotune && r->state.step == first) agree_on_algorithms(r->comm);
+        if (r->state.step == first) measure_products(r, false);
         finish_step(r, before);
         LoaderStats ls = loader_stats(r->loader);
         cast_votes(r, now, &ls);

@@ -30,7 +30,7 @@ static_assert(sizeof(Key) == 6 * 8 + 7 * 4 + 12, "no padding");
 typedef struct Algorithm {
     Key key;
     cublasLtMatmulAlgo_t algo;
-    uint64_t beside; /* the product computes the sums */
+    uint32_t beside, measured; /* the product computes the sums; others were compared with it */
 } Algorithm;
 
 typedef struct Prepared {
@@ -81,10 +81,22 @@ static Algorithm *algorithm_find(const Key *key) {
     return NULL;
 }
 
+/* The first measured one of a product that differs in its number of rows alone: M of an output,
+ * K of a weight gradient. */
+static Algorithm *algorithm_near(const Key *key) {
+    for (size_t i = 0; i < algorithm_count; i++) {
+        Key near = algorithms[i].key;
+        if (near.ta ? near.N != key->N || near.M != key->M : near.K != key->K) continue;
+        near.M = key->M, near.K = key->K;
+        if (algorithms[i].measured && same_key(&near, key)) return &algorithms[i];
+    }
+    return NULL;
+}
+
 static void algorithm_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool beside) {
     if (algorithm_count == ALGORITHMS_MAX) return;
     Algorithm *c = &algorithms[algorithm_count++];
-    c->key = *key, c->algo = *algo, c->beside = beside;
+    c->key = *key, c->algo = *algo, c->beside = beside, c->measured = kernel_tuning.autotune;
 }
 
 /* ---- prepared products ---- */
@@ -266,9 +278,8 @@ static bool choose(Prepared *m, const Product *p) {
     return true;
 }
 
-/* False: there is no stored algorithm, or the library refuses it (the file was edited). */
-static bool recall(Prepared *m) {
-    Algorithm *c = algorithm_find(&m->key);
+/* False: there is no such algorithm, or the library refuses it for this product. */
+static bool recall(Prepared *m, const Algorithm *c) {
     cublasLtMatmulHeuristicResult_t result;
     if (c) set_sums(m, c->beside);
     if (!c || cublasLtMatmulAlgoCheck(handle, m->desc, m->a, m->b, m->c, m->c, &c->algo, &result) !=
@@ -302,7 +313,9 @@ static Prepared *prepare(const Product *p) {
     prepared_new(oldest, p, &key);
     set_pointers(oldest, p);
     oldest->used = ++cache_clock;
-    if (!recall(oldest) && choose(oldest, p) && !algorithm_find(&key))
+    const Algorithm *near = kernel_tuning.autotune ? NULL : algorithm_near(&key);
+    if (!recall(oldest, algorithm_find(&key)) && (recall(oldest, near) || choose(oldest, p)) &&
+        !algorithm_find(&key))
         algorithm_add(&key, &oldest->algo, oldest->beside);
     return oldest;
 }
@@ -403,7 +416,7 @@ static void title(char *out, size_t size) {
     cudaDeviceProp properties;
     CUDA(cudaGetDevice(&device));
     CUDA(cudaGetDeviceProperties(&properties, device));
-    snprintf(out, size, "clipc products 2 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
+    snprintf(out, size, "clipc products 3 cublasLt %zu %s", cublasLtGetVersion(), properties.name);
 }
 
 extern "C" bool cuda_write_algorithms(const char *path, Error *err) {

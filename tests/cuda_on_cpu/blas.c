@@ -368,8 +368,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     }
     if (emu_options()->strict && (uintptr_t)((Desc *)desc)->bias % 16)
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    /* the fastest algorithm splits k over a workspace; if several are requested, the state of the
-     * second marks it as unusable */
+    /* the first one splits k over a workspace; if several are requested, the state of the second
+     * marks it as unusable, and the third is faster */
     for (int i = 0; i < 3 && *count < wanted; i++) {
         algo.workspace = i == 0 ? BIG_WORKSPACE : 0;
         algo.magic = i == 1 ? ALGO_REFUSED : ALGO_MAGIC;
@@ -495,6 +495,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     if (biased) p.bias = e->bias;
     if (g->grad_of == 'a' || g->grad_of == 'b') emu_count(COUNT_SUMS);
     if (aux) p.aux = e->aux;
+    if (p.workspace_bytes) stream_spend(stream_of(stream), 1); /* its parts are added up */
     return stream_add(stream_of(stream), run_product, &p, sizeof p)
                ? CUBLAS_STATUS_SUCCESS
                : CUBLAS_STATUS_EXECUTION_FAILED;
