@@ -106,22 +106,24 @@ _Static_assert(sizeof(Kernels) == offsetof(Kernels, acc_set) KERNEL_LIST(X),
                "KERNEL_LIST and struct Kernels disagree");
 #undef X
 
-static Precision cpu_precision(void) {
-    return cpu_set_bf16(cpu_set()) ? PRECISION_AMP_BF16 : PRECISION_FP32;
+static Precision suitable_precision(bool gpu, Precision precision) {
+    if (precision != PRECISION_AUTO) return precision;
+    /* a GPU of compute capability 8.0 or more has bf16 products */
+    return gpu || cpu_set_bf16(cpu_set()) ? PRECISION_AMP_BF16 : PRECISION_FP32;
 }
 
 const Kernels *kernels_open(const char *backend, Precision precision) {
     if (!strcmp(backend, "ref")) return &ref_kernels;
     bool automatic = !strcmp(backend, "auto");
-    if (!strcmp(backend, "cuda") || (automatic && cuda_usable())) return cuda_open(precision);
-    if (precision == PRECISION_AMP_FP8 && (!strcmp(backend, "cpu") || automatic))
+    bool gpu = !strcmp(backend, "cuda") || (automatic && cuda_usable());
+    if (!gpu && !automatic && strcmp(backend, "cpu"))
+        die("unknown device '%s': use cpu or cuda", backend);
+    precision = suitable_precision(gpu, precision);
+    if (gpu) return cuda_open(precision);
+    if (precision == PRECISION_AMP_FP8)
         die("--precision amp_fp8 needs a GPU (--device cuda): use amp_bf16");
-    if (!strcmp(backend, "cpu") || automatic) {
-        if (precision == PRECISION_AUTO) precision = cpu_precision();
-        return precision == PRECISION_AMP_BF16 ? cpu_kernels[cpu_set()].bf16
-                                               : cpu_kernels[cpu_set()].f32;
-    }
-    die("unknown device '%s': use cpu or cuda", backend);
+    return precision == PRECISION_AMP_BF16 ? cpu_kernels[cpu_set()].bf16
+                                           : cpu_kernels[cpu_set()].f32;
 }
 
 const Kernels *kernels_open_device(DeviceOption device, Precision precision) {
@@ -137,11 +139,8 @@ const char *kernels_title(const Kernels *k) {
 }
 
 Precision kernels_precision(DeviceOption device, Precision precision) {
-    if (precision != PRECISION_AUTO) return precision;
-    /* a GPU of compute capability 8.0 or more has bf16 products */
-    if (device == DEVICE_CUDA || (device == DEVICE_AUTO && cuda_usable()))
-        return PRECISION_AMP_BF16;
-    return cpu_precision();
+    bool gpu = device == DEVICE_CUDA || (device == DEVICE_AUTO && cuda_usable());
+    return suitable_precision(gpu, precision);
 }
 
 bool kernels_write_algorithms(const char *path, Error *err) {

@@ -16,6 +16,8 @@ static void blas_check(cublasStatus_t status, const char *call) {
             cublasLtGetStatusString(status));
 }
 
+static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+
 /* ---- keys of the caches ---- */
 
 /* A product without its pointers, of which only the alignments matter. Compared as bytes. */
@@ -191,7 +193,7 @@ static float time_of(Prepared *m, const Product *p, void *c, cudaEvent_t start, 
 
 /* Bytes of the output that a trial writes; 0: it writes into the result itself. */
 static size_t bytes_to_try(const Product *p) {
-    return p->add ? p->M * p->ldc * (p->out == CUDA_R_32F ? 4 : 2) : 0;
+    return p->add ? p->M * p->ldc * size_of(p->out) : 0;
 }
 
 /* Stores the fastest algorithm in m->algo and returns its time. FLT_MAX and the first algorithm:
@@ -323,7 +325,6 @@ static Prepared *prepare(const Product *p) {
 /* ---- products that the library refuses for the places of their rows ---- */
 
 enum { ROW_ALIGN = 16, BLOCK_ALIGN = 256 };
-static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
 static bool is_aligned(const void *x, size_t ld, size_t size) {
     return (uintptr_t)x % ROW_ALIGN == 0 && ld * size % ROW_ALIGN == 0;
 }
@@ -373,9 +374,8 @@ bool blas_product(const Product *p) {
     if (!p->M || !p->N) return false;
     if (!p->K) {
         assert(p->add || p->ldc == p->N);
-        size_t size = p->out == CUDA_R_32F ? 4 : 2;
         if (!p->add && !device_planning())
-            CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size, device_stream()));
+            CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size_of(p->out), device_stream()));
         return false;
     }
     if (device_planning()) {

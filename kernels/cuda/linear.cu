@@ -69,19 +69,13 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
         FN(add_columns)(db, dy, N, M, N);
 }
 
-__global__ static void add_bias(acc *y, const acc *b, size_t n, size_t E) {
-    size_t i = thread_index();
-    if (i < n) y[i].v += b[i % E].v;
-}
-
 void FN(project_fwd)(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M, size_t C,
                      size_t E) {
     GPU_TIMER(project_fwd, product_flops(M, E, C),
               product_bytes(M, E, C, sizeof(act), sizeof(acc)));
     size_t ldp = tp ? C : E;
-    Product q = {x, p, NULL, y, M, E, C, C, ldp, E, false, tp, false, TF32, ACT_TYPE, CUDA_R_32F};
+    Product q = {x, p, b, y, M, E, C, C, ldp, E, false, tp, false, TF32, ACT_TYPE, CUDA_R_32F};
     blas_product(&q);
-    if (b) LAUNCH(add_bias, div_up(M * E, BLOCK), BLOCK, 0, y, b, M * E, E);
 }
 
 void FN(project_bwd)(act *dx, acc *dp, acc *db, const acc *dy, const act *x, const act *p, bool tp,
