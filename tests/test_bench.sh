@@ -5,6 +5,10 @@
 export OMP_NUM_THREADS=2 CUDAEMU_QUIET=1
 
 # The benchmarks use the device's times and memory; the printed numbers are consistent.
+# the memory of the steps is planned before anything is taken
+plans() {
+    refused 1 "GPU memory: these steps take" "$bin/clipc-cudaemu" bench step --model "$dir/bench.json" --batch-size 262144 --caption-tokens 8 --device cuda
+}
 benches() {
     local emu=$bin/clipc-cudaemu
     cat >"$dir/bench.json" <<'JSON'
@@ -33,5 +37,10 @@ JSON
         awk '{ d = $1 - $2; exit NF != 2 || d > 1e-4 || d < -1e-4 }'
 }
 
-if [ -x "$bin/clipc-cudaemu" ]; then check benches benches; else skip "built by a plain make where nvcc is" benches; fi
+if [ -x "$bin/clipc-cudaemu" ]; then
+    check benches benches
+    check steps_are_planned plans
+else
+    skip "built by a plain make where nvcc is" benches steps_are_planned
+fi
 exit $failed

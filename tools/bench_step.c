@@ -3,6 +3,7 @@
 #include "tools/common.h"
 #include "kernels/rng.h"
 #include "train/step.h"
+#include "train/train_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,6 +155,59 @@ static double run_observed(Timing *r, bool record) {
     return total;
 }
 
+/* What learns. */
+typedef struct Trainee {
+    Params *p;
+    OptimState *state;
+    Clip *m;
+    Optim *o;
+    Step *s;
+} Trainee;
+
+static Trainee trainee_new(const Kernels *k, const ClipConfig *c, bool planning) {
+    size_t B = (size_t)batch_size;
+    Trainee t = {.p = params_declare(k, c)};
+    params_layout(t.p, 1);
+    t.state = optim_state_new(t.p, NULL, 1, MOMENTS_FP32);
+    if (!planning) params_init(t.p, 1);
+    ClipOptions co = {.max_batch = B,
+                      .max_text_rows = B * (size_t)caption_tokens,
+                      .text_bucket = clip_text_bucket(k, c, B),
+                      .training = true,
+                      .grad_checkpointing = grad_checkpointing,
+                      .patch_dropout = c->patch_dropout,
+                      .seed = 1};
+    t.m = clip_new(k, c, t.p, &co);
+    OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
+    t.o = optim_new(t.state, &oo);
+    t.s = step_new(k, comm_self(k), t.m, t.state, t.o, LOSS_CLIP, B, (size_t)accum, c->embed_dim,
+                   logit_memory_of(&(TrainOptions){.logit_memory = 0}, k));
+    return t;
+}
+
+static void trainee_free(Trainee *t) {
+    step_free(t->s);
+    optim_free(t->o);
+    clip_free(t->m);
+    optim_state_free(t->state);
+    params_free(t->p);
+}
+
+/* A GPU's memory is planned and taken at once, as in training. */
+static void plan_memory(const Kernels *k, const ClipConfig *c) {
+    MemoryUse use = k->device->memory();
+    if (!use.total) return;
+    k->device->plan_begin();
+    Trainee t = trainee_new(k, c, true);
+    step_plan(t.s);
+    trainee_free(&t);
+    size_t needed = k->device->plan_end(use.unused);
+    if (needed > use.unused)
+        die("GPU memory: these steps take %.1f MiB, %.1f of %.1f MiB are free: lower --batch-size",
+            (double)needed / (1 << 20), (double)use.unused / (1 << 20),
+            (double)use.total / (1 << 20));
+}
+
 int bench_step(int argc, char **argv) {
     kernel_tuning.autotune = true; /* as in training */
     options_parse(&command, argc, argv, NULL);
@@ -165,24 +219,12 @@ int bench_step(int argc, char **argv) {
         die_usage("clipc bench step: --caption-tokens %lld exceeds the context of %zu",
                   (long long)caption_tokens, c.context_length);
     size_t B = (size_t)batch_size, A = (size_t)accum, n = (size_t)steps;
-    Params *p = params_declare(k, &c);
-    params_layout(p, 1);
-    OptimState *state = optim_state_new(p, NULL, 1, MOMENTS_FP32);
-    params_init(p, 1);
-    ClipOptions co = {.max_batch = B,
-                      .max_text_rows = B * (size_t)caption_tokens,
-                      .training = true,
-                      .grad_checkpointing = grad_checkpointing,
-                      .patch_dropout = c.patch_dropout,
-                      .seed = 1};
-    Clip *m = clip_new(k, &c, p, &co);
-    OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
-    Optim *o = optim_new(state, &oo);
-    Step *s =
-        step_new(k, comm_self(k), m, state, o, LOSS_CLIP, B, A, c.embed_dim, (size_t)256 << 20);
+    plan_memory(k, &c);
+    Trainee trainee = trainee_new(k, &c, false);
     Batch **batches = xcalloc(A, sizeof *batches);
     for (size_t j = 0; j < A; j++) batches[j] = synthetic_batch(k, &c, B, 100 + j);
-    Timing r = {.step = s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
+    Timing r = {
+        .step = trainee.s, .batches = batches, .n = n, .seconds = xcalloc(n, sizeof(double))};
     warm_up(&r);
     if (k->device->asynchronous) run_steps(&r); /* timing a GPU's kernels slows the steps down */
     kernel_stats_on = true;
@@ -226,13 +268,9 @@ int bench_step(int argc, char **argv) {
         print_kernels(total, peak, copy);
         printf("between the kernels: %.1f %% of the step\n", 100 * (1 - kernels / total));
     }
-    step_free(s);
     for (size_t j = 0; j < A; j++) free_batch(k, batches[j]);
     FREE_ALL(batches, r.seconds);
-    optim_free(o);
-    clip_free(m);
-    optim_state_free(state);
-    params_free(p);
+    trainee_free(&trainee);
     clip_config_free(&c);
     return EXIT_OK;
 }
