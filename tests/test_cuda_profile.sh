@@ -107,10 +107,16 @@ planted() {
     for kernel in strided misaligned halves words_32 pieces tiles_64; do grep -q ": $kernel " "$dir/found" || return 1; done
     ! grep -qE ': (coalesced|broadcast|words_33|tiles_72) ' "$dir/found"
 }
+# warp instructions of GELU's backward in bf16, of 32 elements: one exponential serves value and slope
+few_instructions() {
+    CUDAEMU_PROFILE=1 "$bin/cuda_shapes" pointwise 32 3072 2>"$dir/table" || return 1
+    awk '$1 == "activation_bwd" { print "instructions of 32 elements: " $5 / 3072; exit $5 > 42 * 3072 }' "$dir/table"
+}
 check counts counts
 check lanes lanes
 check table table
 check planted planted
+check few_instructions few_instructions
 while read -r name sizes; do
     # shellcheck disable=SC2086
     check "$name" kernels $sizes
