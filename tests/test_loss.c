@@ -339,6 +339,8 @@ static void fake_gather_bytes(void *all, const void *part, size_t n) {
     meet();
 }
 
+static void nothing(void) {}
+
 /* Of bytes; for pieces in place. */
 static void fake_pieces(const CommPiece *pieces, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -371,7 +373,8 @@ static void *rank_main(void *argument) {
                  .rank = r->rank,
                  .size = ranks,
                  .all_gather = fake_all_gather,
-                 .gather_pieces = fake_pieces,
+                 .gather_start = fake_pieces,
+                 .wait = nothing,
                  .reduce_scatter = fake_reduce_scatter,
                  .all_reduce_sum = fake_sum,
                  .all_reduce_max = fake_max,

@@ -75,17 +75,17 @@ static void gather_rows(char *all, const void *part, size_t bytes, const void *o
     if (part != all) kernels->device->copy(all, part, bytes);
     sent += (double)(ranks_simulated - 1) * (double)bytes;
 }
-static void fake_gather(acc *all, const acc *part, size_t count) {
-    size_t size = kernels->acc_size;
-    gather_rows((char *)all, part, count * size, made_up, (size_t)dim * size);
-}
-static void fake_pieces(const CommPiece *pieces, size_t count) {
-    void *narrow = kernels->device->alloc(2 * MADE_UP * (size_t)dim);
-    kernels->bf16_from_acc(narrow, made_up, MADE_UP * (size_t)dim);
+static void fake_gather(const CommPiece *pieces, size_t count) {
+    bool bf16 = gather_dtype == GATHER_BF16;
+    size_t elements = MADE_UP * (size_t)dim, size = bf16 ? 2 : kernels->acc_size;
+    void *narrow = bf16 ? kernels->device->alloc(2 * elements) : NULL;
+    if (bf16) kernels->bf16_from_acc(narrow, made_up, elements);
     for (size_t i = 0; i < count; i++)
-        gather_rows(pieces[i].all, pieces[i].part, pieces[i].bytes, narrow, 2 * (size_t)dim);
+        gather_rows(pieces[i].all, pieces[i].part, pieces[i].bytes, bf16 ? narrow : made_up,
+                    (size_t)dim * size);
     kernels->device->release(narrow);
 }
+static void nothing(void) {}
 static void fake_scatter(acc *part, const acc *all, size_t count) {
     kernels->device->copy(part, all, count * kernels->acc_size);
     sent += (double)(ranks_simulated - 1) * (double)(count * kernels->acc_size);
@@ -98,8 +98,8 @@ static void fake_reduce(acc *x, size_t count) {
 
 static const Comm *simulated(const Kernels *k) {
     static Comm fake = {.name = "simulated",
-                        .all_gather = fake_gather,
-                        .gather_pieces = fake_pieces,
+                        .gather_start = fake_gather,
+                        .wait = nothing,
                         .reduce_scatter = fake_scatter,
                         .all_reduce_sum = fake_reduce,
                         .all_reduce_max = fake_reduce};

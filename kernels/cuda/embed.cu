@@ -127,28 +127,28 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
            divisor_of(pieces), divisor_of(T), B, n, first, C, wide);
 }
 
-/* A thread has VW columns of a head; `pieces` in a head. */
+/* A thread has QUAD columns of a head; `pieces` in a head. */
 __global__ static void rotate_heads(act *x, const acc *turns, const int32_t *keep, Divisor pieces,
                                     Divisor heads, Divisor patches, size_t B, size_t first,
                                     size_t n, size_t ld, size_t D, float sign, bool wide) {
     unsigned piece, head, i;
     unsigned patch = divided(divided((unsigned)thread_index(), pieces, &piece), heads, &head);
     if (patch >= B * n) return;
-    size_t b = divided(patch, patches, &i), d = piece * VW, k = D - d;
+    size_t b = divided(patch, patches, &i), d = piece * QUAD, k = D - d;
     act *at = x + (b * (first + n) + first + i) * ld + head * D + d;
     const acc *turn = turns + position(keep, b, i, n) * 2 * D + d;
-    float v[VW], y[VW], cosines[VW], sines[VW];
-    act_load(v, at, k, wide);
-    acc_load(cosines, turn, k, wide);
-    acc_load(sines, turn + D, k, wide);
+    float v[QUAD], y[QUAD], cosines[QUAD], sines[QUAD];
+    act_load<QUAD>(v, at, k, wide);
+    acc_load<QUAD>(cosines, turn, k, wide);
+    acc_load<QUAD>(sines, turn + D, k, wide);
 #pragma unroll
-    for (int j = 0; j < VW; j++) y[j] = v[j] * cosines[j] + v[j ^ 1] * sign * sines[j];
-    act_store(at, y, k, wide);
+    for (int j = 0; j < QUAD; j++) y[j] = v[j] * cosines[j] + v[j ^ 1] * sign * sines[j];
+    act_store<QUAD>(at, y, k, wide);
 }
 
 void FN(rotate_heads)(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,
                       size_t n, size_t ld, size_t heads, size_t D, bool back) {
-    size_t pieces = div_up(D, (size_t)VW), all = B * n * heads * pieces;
+    size_t pieces = div_up(D, (size_t)QUAD), all = B * n * heads * pieces;
     GPU_TIMER(rotate_heads, 3 * B * n * heads * D, 2 * B * n * heads * D * sizeof(act));
     if (!all) return;
     assert(all < (size_t)1 << 31);
