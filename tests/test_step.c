@@ -205,6 +205,7 @@ static const Kernels *sender;
 static size_t sends, texts_before, images_before;
 static void gather_both(const CommPiece *pieces, size_t count) {
     sends += count;
+    sender->device->sync(); /* counts of a GPU are booked then */
     texts_before = kernel_stats[SLOT_text_embed_fwd].calls;
     images_before = kernel_stats[SLOT_patches_u8].calls;
     for (size_t i = 0; i < count; i++)

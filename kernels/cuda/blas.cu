@@ -95,10 +95,9 @@ static Algorithm *algorithm_near(const Key *key) {
     return NULL;
 }
 
-static void algorithm_add(const Key *key, const cublasLtMatmulAlgo_t *algo, bool beside) {
-    if (algorithm_count == ALGORITHMS_MAX) return;
-    Algorithm *c = &algorithms[algorithm_count++];
-    c->key = *key, c->algo = *algo, c->beside = beside, c->measured = kernel_tuning.autotune;
+static void algorithm_add(const Algorithm *a) {
+    if (algorithm_count < ALGORITHMS_MAX && !algorithm_find(&a->key))
+        algorithms[algorithm_count++] = *a;
 }
 
 /* ---- prepared products ---- */
@@ -316,9 +315,10 @@ static Prepared *prepare(const Product *p) {
     set_pointers(oldest, p);
     oldest->used = ++cache_clock;
     const Algorithm *near = kernel_tuning.autotune ? NULL : algorithm_near(&key);
-    if (!recall(oldest, algorithm_find(&key)) && (recall(oldest, near) || choose(oldest, p)) &&
-        !algorithm_find(&key))
-        algorithm_add(&key, &oldest->algo, oldest->beside);
+    if (!recall(oldest, algorithm_find(&key)) && (recall(oldest, near) || choose(oldest, p))) {
+        Algorithm chosen = {key, oldest->algo, oldest->beside, kernel_tuning.autotune};
+        algorithm_add(&chosen);
+    }
     return oldest;
 }
 
@@ -462,8 +462,8 @@ extern "C" bool cuda_read_algorithms(const char *path, Error *err) {
                  error_set(err, "%s is for '%.100s', this is '%.100s'", path, line, mine);
         else if (!read_hex((unsigned char *)&c, sizeof c, line))
             ok = error_set(err, "%s: line %zu is damaged", path, number);
-        else if (!algorithm_find(&c.key))
-            algorithm_add(&c.key, &c.algo, c.beside);
+        else
+            algorithm_add(&c);
     }
     fclose(f);
     return ok;
