@@ -243,7 +243,7 @@ void event_sync(Event *e) {
 }
 bool event_done(const Event *e) { return !e->recorded || e->at.stream->done >= e->at.seq; }
 bool event_recorded(const Event *e) { return e->recorded; }
-double event_time(const Event *e) { return 1e-6 * (double)e->time; }
+double event_time(const Event *e) { return 0.1 * (double)e->time; }
 void stream_spend(Stream *s, uint64_t items) { s->spent += items; }
 bool event_timed(const Event *e) { return e->timed; }
 bool event_captured(const Event *e) { return e->capture != 0; }

@@ -35,8 +35,8 @@ void event_sync(Event *e);
 bool event_done(const Event *e);
 bool event_recorded(const Event *e);
 bool event_timed(const Event *e);
-/* A microsecond for each item of its stream: no speed can be measured here, and what is selected by
- * time is selected again in the next run. */
+/* A tenth of a second for each item of its stream: no speed can be measured here, what is selected
+ * by time is selected again in the next run, and no benchmark has to repeat anything. */
 double event_time(const Event *e);
 /* The last item counts as so many more. */
 void stream_spend(Stream *s, uint64_t items);
