@@ -23,6 +23,7 @@ typedef struct Conv {
     size_t C, N;
     int threads;
     dnnl_primitive_t primitive, pack; /* pack: weights to or from its format; NULL: as stored */
+    dnnl_primitive_desc_t desc;       /* holds those of x, y, w and pad */
     const dnnl_memory_desc_t *x, *y, *w, *pad;
     dnnl_memory_desc_t stored_w;
     size_t w_bytes, pad_bytes;
@@ -89,7 +90,7 @@ static dnnl_primitive_desc_t conv_desc(Conv *e) {
 static void conv_new(Conv *e) {
     int threads = omp_get_max_threads();
     omp_set_num_threads(e->threads);
-    dnnl_primitive_desc_t pd = conv_desc(e); /* holds the descriptors: never freed */
+    dnnl_primitive_desc_t pd = e->desc = conv_desc(e);
     check(dnnl_primitive_create(&e->primitive, pd), "a convolution");
     omp_set_num_threads(threads);
     bool weight = e->kind == CONV_BWD_WEIGHT;
