@@ -7,6 +7,12 @@
 #define BN_CHUNKS 64
 #define BN_CHUNK_ROWS 64
 
+/* s += a, q += a b, `left` columns of a vector. */
+static inline void add_sums(float *s, float *q, vf a, vf b, size_t left) {
+    f32_store(s, f32_load(s, left) + a, left);
+    f32_store(q, vfma(a, b, f32_load(q, left)), left);
+}
+
 void FN(batchnorm_sums)(acc *sums, const act *x, const acc *shift, size_t rows, size_t C) {
     KERNEL_BEGIN(batchnorm_sums, 3 * rows * C, rows * C * sizeof(act));
     memset(sums, 0, 2 * C * sizeof *sums);
@@ -20,8 +26,7 @@ void FN(batchnorm_sums)(acc *sums, const act *x, const acc *shift, size_t rows, 
         for (size_t i = k * per; i < size_min(rows, (k + 1) * per); i++)
             for (size_t c = 0; c < C; c += VW) {
                 vf d = act_load(x + i * C + c, C - c) - acc_load(shift + c, C - c);
-                f32_store(s + c, f32_load(s + c, C - c) + d, C - c);
-                f32_store(q + c, vfma(d, d, f32_load(q + c, C - c)), C - c);
+                add_sums(s + c, q + c, d, d, C - c);
             }
     }
     FN(add_partials)(&sums->v, parts, chunks, 2 * C);
@@ -82,8 +87,7 @@ void FN(batchnorm_bwd_sums)(acc *sums, act *dz, const act *dy, const act *y, con
                 }
                 vf n =
                     (act_load(x + at, left) - acc_load(mean + c, left)) * acc_load(rstd + c, left);
-                f32_store(s + c, f32_load(s + c, left) + d, left);
-                f32_store(q + c, vfma(d, n, f32_load(q + c, left)), left);
+                add_sums(s + c, q + c, d, n, left);
             }
     }
     FN(add_partials)(&sums->v, parts, chunks, 2 * C);
