@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Debian's arm64 packages that the program needs, unpacked into build/aarch64/root: a root folder for the cross compiler and
+# Debian's arm64 packages that the program needs, unpacked into build/aarch64/sysroot: a system root for the cross compiler and
 # for qemu-aarch64. apt-get runs with lists and a status file of its own, needs no root, and changes nothing of the host;
 # it checks signatures by the host's keys.
 set -eu
 cd "$(dirname "$0")/.."
 at=$PWD/build/aarch64
-[ -e "$at/root/ok" ] && exit
+[ -e "$at/sysroot/ok" ] && exit
 packages=(libc6-dev libgomp1 libdnnl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libzstd-dev zlib1g-dev libjansson-dev
     libutf8proc-dev libcmocka-dev)
-echo "setup: fetching arm64 packages to build/aarch64/root: ${packages[*]}"
-rm -rf "$at/apt" "$at/root"
-mkdir -p "$at/apt/lists/partial" "$at/apt/cache/archives/partial" "$at/root"
+echo "setup: fetching arm64 packages to build/aarch64/sysroot: ${packages[*]}"
+rm -rf "$at/apt" "$at/sysroot"
+mkdir -p "$at/apt/lists/partial" "$at/apt/cache/archives/partial" "$at/sysroot"
 touch "$at/apt/status"
 cat >"$at/apt/conf" <<EOF
 APT::Architecture "arm64";
@@ -23,6 +23,6 @@ EOF
 export APT_CONFIG=$at/apt/conf
 apt-get update -qq
 apt-get install -qq -y --download-only --no-install-recommends "${packages[@]}" >/dev/null
-for package in "$at"/apt/cache/archives/*.deb; do dpkg-deb -x "$package" "$at/root"; done
+for package in "$at"/apt/cache/archives/*.deb; do dpkg-deb -x "$package" "$at/sysroot"; done
 rm -rf "$at/apt"
-touch "$at/root/ok"
+touch "$at/sysroot/ok"
