@@ -23,7 +23,7 @@ ifeq ($(FLAVOUR),fuzz)
 OPENMP :=
 endif
 # Debian's packages of arm64 are unpacked there (tools/fetch_aarch64.sh)
-AARCH64_ROOT := build/aarch64/root
+AARCH64_ROOT := build/aarch64/sysroot
 ifeq ($(FLAVOUR),aarch64)
 CC   := aarch64-linux-gnu-gcc --sysroot=$(CURDIR)/$(AARCH64_ROOT)
 MPI  := 0
@@ -71,7 +71,7 @@ EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
 TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
 # those that parse bytes from outside
-PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset file formats idx image index index_folder npy openclip options pack \
+PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset file formats idx image index index_folder npy openclip options pack pipeline pipeline_store \
                 query.sh safetensors table tar text tokenizer torchfile zeroshot)
 # as many as show that clang's program computes and trains
 CLANG_TESTS  := $(addprefix test_,kernels_attention kernels_linear kernels_loss model openclip step train.sh)
@@ -80,7 +80,7 @@ CLANG_TESTS  := $(addprefix test_,kernels_attention kernels_linear kernels_loss 
 AARCH64_TESTS := $(addprefix test_,augment bpe captions checkpoint cmd_ckpt cmd_data_image config convert cpu_sets dataset encoder eval \
                  finetune formats idx image index index_folder kernels_attention kernels_coverage kernels_embed \
                  kernels_fp8 kernels_linear kernels_loss kernels_norm kernels_optim kernels_pointwise kernels_queue loader \
-                 lock log loss model npy openclip optim options pack params pipeline pretrained resize retrieval \
+                 lock log loss model npy openclip optim options pack params pipeline pipeline_store pretrained resize retrieval \
                  safetensors sampler table tar text tokenizer torchfile zeroshot)
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 

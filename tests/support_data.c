@@ -2,6 +2,7 @@
 #include "data/tar.h"
 #include "data/tensors/npy.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,13 @@ size_t golden_captions(GoldenCaptions which, GoldenCheck *check, void *context) 
     return count;
 }
 
+Tokenizer *test_tokenizer(const char *path) {
+    Error err;
+    Tokenizer *t = tokenizer_open(path, &err);
+    if (t == NULL) fail_msg("%s", err.text);
+    return t;
+}
+
 float *read_npy(const char *path, size_t *rows, size_t *cols) {
     NpyMap m;
     Error err;
@@ -116,6 +124,18 @@ float *read_npy(const char *path, size_t *rows, size_t *cols) {
     *cols = m.cols;
     npy_unmap(&m);
     return x;
+}
+
+void same_npy(const char *got, const char *want, double tolerance) {
+    size_t n, E, m, F;
+    float *x = read_npy(got, &n, &E), *y = read_npy(want, &m, &F);
+    assert_int_equal(n, m);
+    assert_int_equal(E, F);
+    double worst = 0;
+    for (size_t i = 0; i < n * E; i++) worst = fmax(worst, fabs((double)x[i] - y[i]));
+    print_message("%s: largest difference %.2e\n", want, worst);
+    assert_near(worst, 0, tolerance);
+    FREE_ALL(x, y);
 }
 
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,

@@ -1,7 +1,8 @@
-/* support_data: archives, data sets and captions for the tests of data/. */
+/* support_data: archives, data sets, captions, tokenizers and matrices for tests. */
 #pragma once
 #include "data/dataset.h"
 #include "data/tensors/safetensors.h"
+#include "data/text/tokenizer.h"
 #include "tests/support.h"
 
 /* A tar that grows in memory; zeroed before use, bytes are malloc'd. */
@@ -31,8 +32,14 @@ uint32_t golden_hash(const void *bytes, size_t n); /* FNV-1a */
 /* bytes as zstd frames of `frame` bytes each, malloc'd. */
 uint8_t *zstd_frames(const uint8_t *bytes, size_t n, size_t frame, size_t *size);
 
+/* tokenizer_open; a file that cannot be opened fails the test. */
+Tokenizer *test_tokenizer(const char *path);
+
 /* A float32 matrix, malloc'd; one that cannot be read fails the test. */
 float *read_npy(const char *path, size_t *rows, size_t *cols);
+/* Two files have the same shape, and values that differ by at most `tolerance`; prints by how much.
+ */
+void same_npy(const char *got, const char *want, double tolerance);
 /* A .safetensors file from the tensors' data; one that cannot be written fails the test. */
 void write_tensors(const char *path, const Tensor *tensors, size_t count);
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,

@@ -14,13 +14,6 @@
 
 #define FOLDER "tests/golden/tokenizers/"
 
-static Tokenizer *load(const char *path) {
-    Error err;
-    Tokenizer *t = tokenizer_open(path, &err);
-    if (t == NULL) fail_msg("%s", err.text);
-    return t;
-}
-
 static Tokenizer *load_text(const char *text) {
     Error err;
     Tokenizer *t = tokenizer_open_bytes(text, strlen(text), &err);
@@ -62,7 +55,7 @@ static void check_texts(Golden *g) {
 
 static void check_file(const char *name) {
     char *path = xasprintf(FOLDER "%s", name), *ids_path = xasprintf(FOLDER "%s.ids", name);
-    Tokenizer *t = load(path);
+    Tokenizer *t = test_tokenizer(path);
     size_t size;
     char *ids = test_read_file(ids_path, &size);
     Golden g = {name, tokenizer_cache_new(t), ids, ids + size, 0};
@@ -100,7 +93,7 @@ static void test_golden(void **state) {
 /* Ids around a caption's own stay when it is cut. */
 static void test_context(void **state) {
     (void)state;
-    Tokenizer *t = load(FOLDER "vocab.txt");
+    Tokenizer *t = test_tokenizer(FOLDER "vocab.txt");
     TokenizerCache *c = tokenizer_cache_new(t);
     int32_t all[64], cut[64];
     const char *caption = "a photo of a cat and a dog [SEP] 你好";
@@ -124,7 +117,7 @@ static void test_context(void **state) {
 static void test_cache(void **state) {
     (void)state;
     static int32_t a[1 << 14], b[1 << 14];
-    Tokenizer *t = load(FOLDER "unigram.model.gz");
+    Tokenizer *t = test_tokenizer(FOLDER "unigram.model.gz");
     TokenizerCache *used = tokenizer_cache_new(t);
     char text[4096];
     for (int i = 0; i < 300; i++) {
@@ -154,7 +147,7 @@ static void test_decode(void **state) {
                                          " a photo of cats 12"};
     for (size_t i = 0; i < COUNT(files); i++) {
         char *path = xasprintf(FOLDER "%s", files[i]);
-        Tokenizer *t = load(path);
+        Tokenizer *t = test_tokenizer(path);
         TokenizerCache *c = tokenizer_cache_new(t);
         int32_t ids[64];
         size_t n = tokenizer_encode(c, "a photo of cats 12", 18, 64, ids);
@@ -380,80 +373,6 @@ static void test_identities(void **state) {
     assert_string_equal(tokenizer_file_name("tests/golden/openclip/vocab.txt"), "vocab.bpe");
 }
 
-/* ---- the cache ---- */
-
-/* A vocabulary of more than 1 MiB, of which every piece has 8 characters. */
-static void write_large(const char *path) {
-    enum { LINES = 150000 };
-    char *text = xmalloc(9 * LINES + 64), *p = text + sprintf(text, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n");
-    for (int i = 0; i < LINES; i++) p += sprintf(p, "w%07d\n", i);
-    test_write_file(path, text, (size_t)(p - text));
-    free(text);
-}
-
-static char *stored_file(void) {
-    struct dirent **list;
-    int n = scandir(test_path("clipc"), &list, NULL, alphasort), found = 0;
-    char *path = NULL;
-    for (int i = 0; i < n; i++) {
-        if (strncmp(list[i]->d_name, "tokenizer-", 10) == 0) {
-            path = xasprintf("%s/%s", test_path("clipc"), list[i]->d_name);
-            found++;
-        }
-        free(list[i]);
-    }
-    if (n >= 0) free(list);
-    assert_true(found <= 1); /* nothing is left beside it */
-    return path;
-}
-
-/* Opens the large vocabulary and tells whether it is mapped; its ids are the same. */
-static bool opens_mapped(void) {
-    Tokenizer *t = load(test_path("large.txt"));
-    TokenizerCache *c = tokenizer_cache_new(t);
-    int32_t ids[8];
-    assert_int_equal(tokenizer_encode(c, "w0000003 w0149999 x", 19, 8, ids), 5);
-    assert_int_equal(ids[1], 7);
-    assert_int_equal(ids[2], 150003);
-    assert_int_equal(ids[3], 1);
-    bool mapped = ((Pipeline *)t)->map != NULL;
-    tokenizer_cache_free(c);
-    tokenizer_close(t);
-    return mapped;
-}
-
-static void test_store(void **state) {
-    (void)state;
-    setenv("XDG_CACHE_HOME", test_dir(), 1);
-    write_large(test_path("large.txt"));
-    assert_false(opens_mapped());
-    char *path = stored_file();
-    assert_non_null(path);
-    assert_true(opens_mapped());
-    size_t n;
-    char *whole = test_read_file(path, &n);
-    whole[n / 2] ^= 1;
-    test_write_file(path, whole, n); /* damaged: parsed, and written anew */
-    assert_false(opens_mapped());
-    assert_true(opens_mapped());
-    test_write_file(path, whole, n / 2); /* cut */
-    assert_false(opens_mapped());
-    assert_true(opens_mapped());
-    assert_int_equal(chmod(path, 0666), 0); /* others could write it */
-    assert_false(opens_mapped());
-    assert_true(opens_mapped());
-    assert_int_equal(chmod(test_path("clipc"), 0777), 0); /* or replace it */
-    assert_false(opens_mapped());
-    assert_int_equal(chmod(test_path("clipc"), 0700), 0);
-    assert_int_equal(rename(path, test_path("elsewhere")), 0);
-    assert_int_equal(symlink(test_path("elsewhere"), path), 0);
-    assert_false(opens_mapped());
-    assert_true(opens_mapped()); /* the link is replaced */
-    free(whole);
-    free(path);
-    unsetenv("XDG_CACHE_HOME");
-}
-
 /* ---- the program ---- */
 
 /* Ids of one caption by `clipc tok`, with these options. */
@@ -558,7 +477,7 @@ static void test_padding_is_read(void **state) {
         put(folder, TOKENIZER_CONFIG, config);
         vocab[i] = xasprintf("%s/vocab.txt", folder);
         assert_true(file_copy(FOLDER "vocab.txt", vocab[i]));
-        Tokenizer *t = load(vocab[i]);
+        Tokenizer *t = test_tokenizer(vocab[i]);
         assert_int_equal(t->pad != 0, i);
         tokenizer_close(t);
         free(test_clipc(0,
@@ -596,7 +515,6 @@ int main(void) {
         cmocka_unit_test(test_settings),
         cmocka_unit_test(test_white_characters),
         cmocka_unit_test(test_bert_settings),
-        cmocka_unit_test(test_store),
         cmocka_unit_test(test_checkpoint_folder),
         cmocka_unit_test(test_checkpoint_keeps),
         cmocka_unit_test(test_padding_is_read),

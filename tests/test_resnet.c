@@ -229,25 +229,13 @@ static void test_tensors(void **state) {
 #define PAIRS "tests/golden/openclip"
 #define GOLDEN "tests/golden/resnet"
 
-static void compare_npy(const char *got_path, const char *want_path, double tolerance) {
-    size_t n, E, m, F;
-    float *got = read_npy(got_path, &n, &E), *want = read_npy(want_path, &m, &F);
-    assert_int_equal(n, m);
-    assert_int_equal(E, F);
-    double worst = 0;
-    for (size_t i = 0; i < n * E; i++) worst = fmax(worst, fabs((double)got[i] - want[i]));
-    print_message("%s: largest difference %.2e\n", want_path, worst);
-    assert_near(worst, 0, tolerance);
-    FREE_ALL(got, want);
-}
-
 static void embed(const char *checkpoint, const char *want, double tolerance) {
     const char *out = test_path("features.npy");
     free(test_clipc(0,
                     "embed --precision fp32 --checkpoint %s --vocab " PAIRS
                     "/vocab.txt --images " PAIRS "/pairs.tsv --out %s",
                     checkpoint, out));
-    compare_npy(out, want, tolerance);
+    same_npy(out, want, tolerance);
 }
 
 static void compare_steps(const char *metrics) {

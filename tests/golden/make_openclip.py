@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Makes tests/golden/openclip/ with open_clip 3.3.0 and PyTorch: a small model of odd sizes, JPEG pictures with captions, their
 features in open_clip, and ten of its training steps. Needs open_clip_torch, torch, pillow, numpy, safetensors."""
-import collections, gzip, io, json, math, os, random, sys
+import collections, gzip, io, json, os, random, sys
 import numpy as np, torch, open_clip
 from PIL import Image, ImageDraw
 from open_clip.loss import ClipLoss
 from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from open_clip.transform import image_transform
-from open_clip_train.scheduler import cosine_lr
 from safetensors.torch import save_file
+
+from train_steps import train_ten
 
 out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "openclip")
 os.makedirs(out, exist_ok=True)
@@ -75,22 +76,7 @@ with torch.no_grad():
     np.save(os.path.join(out, "image_features.npy"), model.encode_image(images, normalize=True).numpy())
     np.save(os.path.join(out, "text_features.npy"), model.encode_text(tokens, normalize=True).numpy())
 
-# ten steps as in open_clip_train: batch 8, stored order, 3 steps an epoch, cosine over 12 steps
-excl = lambda n, p: p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
-named = list(model.named_parameters())
-opt = torch.optim.AdamW([{"params": [p for n, p in named if excl(n, p)], "weight_decay": 0.0},
-                         {"params": [p for n, p in named if not excl(n, p)], "weight_decay": 0.2}], lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
-sched = cosine_lr(opt, 1e-3, 2, 12)
-log = []
-for step in range(10):
-    i = step % 3 * 8
-    sched(step); opt.zero_grad()
-    f, t, s = model(images[i:i + 8], tokens[i:i + 8])
-    loss = ClipLoss()(f, t, s); loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    log.append({"step": step + 1, "loss": loss.item(), "logit_scale": s.item(), "grad_norm": norm.item(), "lr": opt.param_groups[0]["lr"]})
-    opt.step()
-    with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
+log = train_ten(model, lambda i: ClipLoss()(*model(images[i:i + 8], tokens[i:i + 8])))
 json.dump(log, open(os.path.join(out, "steps.json"), "w"), indent=1)
 with torch.no_grad():
     np.save(os.path.join(out, "trained_image_features.npy"), model.encode_image(images, normalize=True).numpy())

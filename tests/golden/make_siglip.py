@@ -7,11 +7,12 @@ import numpy as np, torch, open_clip, timm
 from PIL import Image
 from open_clip.loss import SigLipLoss
 from open_clip.transform import image_transform_v2, PreprocessCfg
-from open_clip_train.scheduler import cosine_lr
 from safetensors.torch import save_file
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from transformers import SiglipConfig, SiglipModel
+
+from train_steps import train_ten
 
 here = os.path.dirname(os.path.abspath(__file__))
 out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "siglip")
@@ -105,25 +106,12 @@ for folder in ("open_clip", "hf"):
                "model_max_length": context}, open(at(folder, "tokenizer_config.json"), "w"))
 os.remove(at("spiece.model"))
 
-# gradients of the first eight pairs, then ten steps as in open_clip_train: batch 8, stored order, 3 steps an epoch
+# gradients of the first eight pairs, then ten steps
 loss_of = lambda i: SigLipLoss()(*[x[k] for x, k in ((model(images[i:i + 8], tokens[i:i + 8]), k) for k in (0, 1, 2))],
                                  logit_bias=model.logit_bias)
 loss_of(0).backward()
 save_file(float32({n: p.grad for n, p in model.named_parameters()} | {"pixels": images[:8], "ids": tokens[:8]}),
           at("gradients.safetensors"))
-excl = lambda n, p: p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
-named = list(model.named_parameters())
-opt = torch.optim.AdamW([{"params": [p for n, p in named if excl(n, p)], "weight_decay": 0.0},
-                         {"params": [p for n, p in named if not excl(n, p)], "weight_decay": 0.2}], lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
-sched = cosine_lr(opt, 1e-3, 2, 12)
-log = []
-for step in range(10):
-    sched(step); opt.zero_grad()
-    scale = model.logit_scale.exp().item()
-    loss = loss_of(step % 3 * 8); loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    log.append({"step": step + 1, "loss": loss.item(), "logit_scale": scale, "grad_norm": norm.item(), "lr": opt.param_groups[0]["lr"]})
-    opt.step()
-    with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
+log = train_ten(model, loss_of)
 json.dump(log, open(at("steps.json"), "w"), indent=1)
 print(open_clip.__version__, timm.__version__, torch.__version__, sum(p.numel() for p in model.parameters()), "parameters;", log[0], log[-1])
