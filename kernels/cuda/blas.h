@@ -3,6 +3,17 @@
  * kernels/cuda/. */
 #pragma once
 #include "kernels/cuda/device.h"
+
+/* For those that multiply act: its type in a Product, and tf32. */
+#if defined ACT_BF16
+#define ACT_TYPE CUDA_R_16BF
+/* products of f32 (the logits) keep 10 bits of mantissa, whereas bf16 keeps 7 */
+#define TF32 true
+#else
+#define ACT_TYPE CUDA_R_32F
+#define TF32 kernel_tuning.tf32
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -24,14 +24,6 @@ enum {
 static_assert(PARTS * THREADS * PIECE == SIDE * DEPTH, "a tile is loaded by all threads");
 static_assert(sizeof(elem) * 4 * SIDE * LD_DEEP >= 4 * SIDE * LD_RESULT, "results fit");
 
-#if defined ACT_BF16
-#define ACT_TYPE CUDA_R_16BF
-#define TF32 true
-#else
-#define ACT_TYPE CUDA_R_32F
-#define TF32 kernel_tuning.tf32
-#endif
-
 /* The gathered operand: row m is a position of the result grid, column k a pixel of the window and
  * a channel. Forward: the grid is the windows', the source the picture. Backward: the grid is the
  * picture's, the source the windows' gradients. */
@@ -314,28 +306,27 @@ static void gathered_product(act *y, const act *from, const act *w, const Window
                     wide);
 }
 
+/* out[., rows] from in[., depth]; w is stored as [N,C,taps]. */
+static void convolve(act *out, const act *in, const act *w, const Windows *g, size_t rows,
+                     size_t depth, size_t C, bool backward) {
+    size_t M = window_pixels(g);
+    if (!M) return;
+    Product p = {in, w,    NULL,  out,       M,     rows, depth,    depth,
+                 C,  rows, false, !backward, false, TF32, ACT_TYPE, ACT_TYPE};
+    if (is_product(g))
+        blas_product(&p);
+    else
+        gathered_product(out, in, w, g, rows, depth, backward);
+}
+
 void FN(conv2d_fwd)(act *y, const act *x, const act *w, Windows g, size_t C, size_t N) {
     GPU_TIMER(conv2d_fwd, conv_flops(&g, C, N), conv_bytes(&g, C, N));
-    size_t M = window_pixels(&g);
-    if (!M) return;
-    if (!is_product(&g)) {
-        gathered_product(y, x, w, &g, N, C, false);
-        return;
-    }
-    Product p = {x, w, NULL, y, M, N, C, C, C, N, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
-    blas_product(&p);
+    convolve(y, x, w, &g, N, C, C, false);
 }
 
 void FN(conv2d_bwd_input)(act *dx, const act *dy, const act *w, Windows g, size_t C, size_t N) {
     GPU_TIMER(conv2d_bwd_input, conv_flops(&g, C, N), conv_bytes(&g, C, N));
-    size_t M = window_pixels(&g);
-    if (!M) return;
-    if (!is_product(&g)) {
-        gathered_product(dx, dy, w, &g, C, N, true);
-        return;
-    }
-    Product p = {dy, w, NULL, dx, M, C, N, N, C, C, false, false, false, TF32, ACT_TYPE, ACT_TYPE};
-    blas_product(&p);
+    convolve(dx, dy, w, &g, C, N, C, true);
 }
 
 /* ---- weight gradients ---- */

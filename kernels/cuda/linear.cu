@@ -2,15 +2,6 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda.cuh"
 
-#if defined ACT_BF16
-#define ACT_TYPE CUDA_R_16BF
-/* products of f32 (the logits) keep 10 bits of mantissa, whereas bf16 keeps 7 */
-#define TF32 true
-#else
-#define ACT_TYPE CUDA_R_32F
-#define TF32 kernel_tuning.tf32
-#endif
-
 static double product_flops(size_t M, size_t N, size_t K) {
     return 2.0 * (double)M * (double)N * (double)K;
 }
