@@ -7,7 +7,7 @@ golden=tests/golden/openclip
 # options of a run on the small model's 24 pairs
 pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv)
 # ranks of this machine: "${mpirun[@]}" -np N COMMAND; the library itself leaks memory
-mpirun=(mpirun -x ASAN_OPTIONS=detect_leaks=0 --allow-run-as-root --oversubscribe --bind-to none)
+mpirun=(env ASAN_OPTIONS=detect_leaks=0 mpirun -x ASAN_OPTIONS --allow-run-as-root --oversubscribe --bind-to none)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 failed=0
