@@ -278,6 +278,11 @@ typedef struct Kernels {
      * cos becomes s·G with G = -y·σ(-y·z)·weight, weight = 1/N; *dlog_scale, *dbias as above. */
     void (*siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
                         const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight);
+    /* Pairs of views: blocks of 2·half rows hold `half` first views, then the second views of the
+     * same samples. In a tile whose first row is `row` and whose first column is `col` of the whole
+     * matrix, the cosine of row r and column r + half or r - half, the other view of its sample,
+     * becomes LOGIT_MASKED. */
+    void (*mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half);
     /* Soft targets t[n,m] of a tile with several positives: share[i] if row_group[i] =
      * col_group[j], else 0. */
     void (*group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group,
@@ -342,6 +347,13 @@ typedef struct Kernels {
     void (*fp8_update)(acc *scaling, size_t n);
 } Kernels;
 
+/* A cosine whose logit adds nothing to a softmax; finite, so that no difference of two is a NaN. */
+#define LOGIT_MASKED (-1e30f)
+/* The row of the other view (mask_pairs). */
+static inline size_t other_view(size_t row, size_t half) {
+    return row / half % 2 ? row - half : row + half;
+}
+
 enum { FP8_ROWS = 8 };
 #define FP8_E4M3_MAX 448.0f
 #define FP8_E5M2_MAX 57344.0f
@@ -363,7 +375,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) X(rotate_heads) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
-    X(clip_loss) X(clip_logits_grad) X(siglip_tile) \
+    X(clip_loss) X(clip_logits_grad) X(siglip_tile) X(mask_pairs) \
     X(group_targets) X(teacher_targets) X(soft_logits_grad) X(siglip_targets_tile) \
     X(sum_squares) X(skip_spike) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
     X(fp8_weight) X(fp8_padding) X(fp8_update)

@@ -171,6 +171,26 @@ static void siglip_tile(void **state) {
     }
 }
 
+static void mask_pairs(void **state) {
+    (void)state;
+    static const size_t halves[] = {1, 2, 3, 16, 100}, firsts[] = {0, 5, 64};
+    for (size_t i = 0; i < COUNT(tiles) * COUNT(halves) * COUNT(firsts); i++) {
+        Tile t = tiles[i % COUNT(tiles)];
+        size_t half = halves[i / COUNT(tiles) % COUNT(halves)];
+        size_t row = firsts[i / COUNT(tiles) / COUNT(halves)], col = firsts[i % COUNT(firsts)];
+        Buf *cos = acc_inout(t.n * t.m, 1);
+        RUN(mask_pairs, F(cos), t.n, t.m, row, col, half);
+        for (size_t r = 0; r < t.n; r++)
+            for (size_t c = 0; c < t.m; c++) {
+                size_t x = row + r, y = col + c;
+                bool pair = x / (2 * half) == y / (2 * half) && x % half == y % half && x != y;
+                assert_true((cos->want[r * t.m + c] == (double)LOGIT_MASKED) == pair);
+            }
+        check_exact(cos);
+        bufs_free();
+    }
+}
+
 /* Groups of which some have one member, some several. */
 static int32_t *random_groups(size_t n) {
     int32_t *g = malloc((n + 1) * sizeof *g);
@@ -480,12 +500,13 @@ static void siglip_targets_of_ref(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(logits_stats),     cmocka_unit_test(stats_init),
-        cmocka_unit_test(stats_join),       cmocka_unit_test(stats_lse),
-        cmocka_unit_test(clip_loss),        cmocka_unit_test(clip_logits_grad),
-        cmocka_unit_test(siglip_tile),      cmocka_unit_test(golden_losses),
-        cmocka_unit_test(group_targets),    cmocka_unit_test(teacher_targets),
-        cmocka_unit_test(soft_logits_grad), cmocka_unit_test(siglip_targets_tile),
+        cmocka_unit_test(logits_stats),        cmocka_unit_test(stats_init),
+        cmocka_unit_test(stats_join),          cmocka_unit_test(stats_lse),
+        cmocka_unit_test(clip_loss),           cmocka_unit_test(clip_logits_grad),
+        cmocka_unit_test(siglip_tile),         cmocka_unit_test(mask_pairs),
+        cmocka_unit_test(golden_losses),       cmocka_unit_test(group_targets),
+        cmocka_unit_test(teacher_targets),     cmocka_unit_test(soft_logits_grad),
+        cmocka_unit_test(siglip_targets_tile),
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(golden_losses_of_ref), cmocka_unit_test(gradients_of_ref),

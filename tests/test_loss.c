@@ -41,7 +41,8 @@ typedef struct SoftCase {
 } SoftCase;
 static __thread const SoftCase *soft;
 
-static bool narrow; /* texts are gathered as bf16 */
+static size_t half = 1; /* of LOSS_NTXENT, whose views are I */
+static bool narrow;     /* texts are gathered as bf16 */
 
 /* dlog_scale and dbias start at 3: gradients of weights are added to. */
 static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacity, const double *I,
@@ -67,7 +68,10 @@ static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacit
         }
         loss_soften(l, &(SoftTargets){soft->group, teacher[0], teacher[1], teacher[2]});
     }
-    if (gradients)
+    if (kind == LOSS_NTXENT) {
+        loss_run_views(l, loss, gradients ? dI : NULL, images, scale, 1, half, n);
+        k->device->zero(dT, n * E * k->acc_size);
+    } else if (gradients)
         loss_run(l, loss, dI, dT, ds, bias ? db : NULL, images, texts, scale, b, n);
     else
         loss_run(l, loss, NULL, NULL, NULL, NULL, images, texts, scale, b, n);
@@ -230,6 +234,33 @@ static void test_tiles(void **state) {
     check_tiles(LOSS_CLIP, 1100, 2, 0);
     check_tiles(LOSS_SIGLIP, 37, 5, 11);
     check_tiles(LOSS_SIGLIP, 1100, 2, 0);
+    check_tiles(LOSS_NTXENT, 38, 5, 12);
+    half = 19;
+    check_tiles(LOSS_NTXENT, 38, 5, 0);
+    half = 550;
+    check_tiles(LOSS_NTXENT, 1100, 2, 0);
+    half = 1;
+}
+
+/* NT-Xent of PyTorch: cross_entropy of s·ZZᵀ with a diagonal of -inf, targets the other views. */
+static void test_golden_views(void **state) {
+    (void)state;
+    double Z[] = {1, 2, 3, -1, 0, 1, 2, -1, .5, .1, .2, -.3, 1, 1, 1, -1, .5, 2};
+    static const struct {
+        size_t half;
+        double loss, dZ[3];
+    } want[] = {{1, 1.742308319911742, {0.613388609210, 0.213649057671, -0.075103980070}},
+                {3, 2.510570962839132, {-0.036190072856, -0.142699264879, 0.930823024546}}};
+    normalise(Z, 6, 3);
+    for (size_t i = 0; i < COUNT(want); i++)
+        for (size_t memory = 1; memory <= 1 << 20; memory *= 1 << 10) {
+            half = want[i].half;
+            Result r = run(comm_self(k), LOSS_NTXENT, memory, 6, Z, Z, 6, 3, log(2), NULL, true);
+            check_near(r.loss, want[i].loss, 1e-13);
+            for (int e = 0; e < 3; e++) check_near(r.dI[e], want[i].dZ[e], 1e-10);
+            result_free(&r);
+        }
+    half = 1;
 }
 
 /* The formula of the definition, without any tile. */
@@ -466,6 +497,10 @@ static void test_ranks(void **state) {
     check_ranks(LOSS_CLIP, 4, 9, SOFT, 0);
     check_ranks(LOSS_SIGLIP, 4, 9, SOFT, 0);
     check_ranks(LOSS_CLIP, 3, 30, SOFT, 4);
+    check_ranks(LOSS_NTXENT, 4, 10, 1 << 20, 0);
+    half = 5;
+    check_ranks(LOSS_NTXENT, 3, 30, 1, 0);
+    half = 1;
 }
 
 /* Pairs that are hard to tell, cosine 0.1, at CLIP's largest scale. Everything except the rounding
@@ -516,9 +551,11 @@ static void check_differences(LossKind kind) {
     const double h = 1e-5, log_scale = 1.5, bias = -.7;
     double *I = random_rows(n, E, 5), *T = random_rows(n, E, 6);
     Result r = run(comm_self(k), kind, 1, n, I, T, n, E, log_scale, &bias, true);
-#define DIFFERENCE(up, down) ((up) - (down)) / (2 * h)
-    check_near(DIFFERENCE(loss_at(kind, I, T, n, E, log_scale + h, bias),
-                          loss_at(kind, I, T, n, E, log_scale - h, bias)),
+#define DIFFERENCE(up, down) (((up) - (down)) / (2 * h))
+    bool learned = kind != LOSS_NTXENT; /* its temperature is a constant */
+    check_near(learned ? DIFFERENCE(loss_at(kind, I, T, n, E, log_scale + h, bias),
+                                    loss_at(kind, I, T, n, E, log_scale - h, bias))
+                       : 0,
                r.dlog_scale, 1e-8);
     check_near(DIFFERENCE(loss_at(kind, I, T, n, E, log_scale, bias + h),
                           loss_at(kind, I, T, n, E, log_scale, bias - h)),
@@ -541,6 +578,9 @@ static void test_finite_differences(void **state) {
     (void)state;
     check_differences(LOSS_CLIP);
     check_differences(LOSS_SIGLIP);
+    half = 3;
+    check_differences(LOSS_NTXENT);
+    half = 1;
     double *teacher_I = random_rows(6, 3, 9), *teacher_T = random_rows(6, 3, 10);
     static const uint64_t group[] = {1, 2, 1, 3, 1, 2};
     soft = &(SoftCase){group, teacher_I, teacher_T, 3, 0.5};
@@ -563,6 +603,7 @@ int main(void) {
         cmocka_unit_test(test_golden),
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_golden_soft),
+        cmocka_unit_test(test_golden_views),
         cmocka_unit_test(test_against_formula),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_ranks),

@@ -14,8 +14,10 @@ struct Loss {
     const Comm *comm;
     LossKind kind;
     size_t n, E, tile_rows, tile_cols;
-    bool bf16; /* texts are sent as bf16 */
-    bool kept; /* every tile has a separate place, so the second walk need not multiply again */
+    size_t half;  /* of LOSS_NTXENT: samples of a block of views (kernels.h, mask_pairs) */
+    double share; /* factor of the loss */
+    bool bf16;    /* texts are sent as bf16 */
+    bool kept;    /* every tile has a separate place, so the second walk need not multiply again */
     const acc *sent; /* of loss_send_texts */
     void *memory;
     acc *logits;                    /* one tile, or all tiles one after another */
@@ -25,6 +27,7 @@ struct Loss {
     acc *col_max, *col_sum;         /* [N]: this rank's part */
     acc *all_col_max, *all_col_sum; /* [N], with several ranks: joined; max becomes the lse */
     acc *scratch;                   /* receives unused gradients of the scale */
+    acc *others, *dothers;          /* [n,E] of LOSS_NTXENT: row i is the other view of row i */
     struct Soft *soft;              /* NULL: every row has its own column */
     bool softened;                  /* soft has the targets of the next run */
 };
@@ -55,11 +58,14 @@ typedef struct Walk {
     double weight;
 } Walk;
 
+/* Returns true if both directions are softmaxes; SigLIP's is a sum over pairs. */
+static bool is_softmax(const Loss *l) { return l->kind != LOSS_SIGLIP; }
+
 /* ---- memory ---- */
 
 static void choose_tiles(Loss *l, size_t N, size_t logit_memory) {
     size_t fits = logit_memory / l->k->acc_size;
-    l->kept = l->kind == LOSS_CLIP && N <= fits / l->n;
+    l->kept = is_softmax(l) && N <= fits / l->n;
     size_t side = l->k->logit_side ? l->k->logit_side : N;
     l->tile_rows = size_min(l->n, side);
     l->tile_cols = size_min(N, side);
@@ -83,6 +89,10 @@ static void lay_out(Loss *l, Arena *a) {
     l->col_max = arena_take(a, N, size);
     l->col_sum = arena_take(a, N, size);
     l->scratch = arena_take(a, 1, size);
+    if (l->kind == LOSS_NTXENT) {
+        l->others = arena_take(a, size_mul(l->n, l->E), size);
+        l->dothers = arena_take(a, size_mul(l->n, l->E), size);
+    }
     if (l->comm->size == 1) return;
     l->texts = arena_take(a, size_mul(N, l->E), size);
     l->dtexts = arena_take(a, size_mul(N, l->E), size);
@@ -95,7 +105,7 @@ Loss *loss_new(const Kernels *k, const Comm *comm, LossKind kind, size_t n, size
     assert(n > 0 && E > 0 && comm->size > 0);
     Arena arena = {0};
     Loss *l = xmalloc(sizeof *l);
-    *l = (Loss){.k = k, .comm = comm, .kind = kind, .n = n, .E = E};
+    *l = (Loss){.k = k, .comm = comm, .kind = kind, .n = n, .E = E, .share = 1};
     choose_tiles(l, size_mul(n, (size_t)comm->size), logit_memory);
     lay_out(l, &arena);
     l->memory = k->device->alloc(arena.used);
@@ -208,6 +218,7 @@ static void tile_cosines(const Loss *l, const Walk *w, const Tile *t) {
     const Kernels *k = l->k;
     k->gemm(t->z, t->m, acc_at(k, w->images, t->i0 * l->E), l->E, false,
             acc_at(k, w->texts, t->j0 * l->E), l->E, true, t->n, t->m, l->E, false);
+    if (l->half) k->mask_pairs(t->z, t->n, t->m, w->first + t->i0, t->j0, l->half);
 }
 
 /* The tile holds s·G; adds its share of dI = s·G·T and dT = s·Gᵀ·I. */
@@ -380,13 +391,13 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
               .n = n,
               .N = N,
               .first = first,
-              .weight = l->kind == LOSS_SIGLIP ? 1.0 / (double)N : 0.5 / (double)N};
+              .weight = (is_softmax(l) ? 0.5 : 1.0) * l->share / (double)N};
     k->device->zero(loss, k->acc_size);
     k->device->zero(l->scratch, k->acc_size);
     if (!alone) receive_texts(l, N);
     if (l->softened) soft_groups(l, &w);
     if (l->softened && l->soft->dim) walk_teacher(l, &w);
-    if (l->kind == LOSS_CLIP) {
+    if (is_softmax(l)) {
         walk_stats(l, &w);
         k->stats_lse(l->row_max, l->row_max, l->row_sum, n);
         w.row_lse = l->row_max;
@@ -395,8 +406,31 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
                      l->softened ? l->soft->zero : l->positive, n,
                      l->softened ? w.weight * soft_mass(l) : w.weight);
     }
-    if (l->kind == LOSS_SIGLIP || dimages || l->softened) walk_gradients(l, &w);
+    if (!is_softmax(l) || dimages || l->softened) walk_gradients(l, &w);
     l->softened = false;
     comm->all_reduce_sum(loss, 1);
     if (!alone && dtexts) comm->reduce_scatter(dtexts, l->dtexts, n * l->E);
+}
+
+/* to[n,E] = the other view of each row of from. */
+static void exchange(const Loss *l, acc *to, const acc *from, size_t n) {
+    const Kernels *k = l->k;
+    size_t block = l->half * l->E;
+    for (size_t row = 0; row < n; row += l->half)
+        k->device->copy(acc_at(k, to, row * l->E), acc_at(k, from, other_view(row, l->half) * l->E),
+                        block * k->acc_size);
+}
+
+void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
+                    double share, size_t half, size_t n) {
+    assert(l->kind == LOSS_NTXENT && half > 0 && n % (2 * half) == 0);
+    const Kernels *k = l->k;
+    l->half = half;
+    l->share = share;
+    exchange(l, l->others, views, n);
+    loss_run(l, loss, dviews, dviews ? l->dothers : NULL, NULL, NULL, views, l->others, log_scale,
+             NULL, n);
+    for (size_t row = 0; dviews && row < n; row += half)
+        k->axpy(acc_at(k, dviews, row * l->E), 1,
+                acc_at(k, l->dothers, other_view(row, half) * l->E), half * l->E);
 }

@@ -1,10 +1,13 @@
-/* loss: symmetric cross-entropy over the N×N image-text logits, and SigLIP, computed in tiles. One
+/* loss: symmetric cross-entropy over the N×N image-text logits, SigLIP and NT-Xent, in tiles. One
  * block of n rows serves both directions; memory is bounded by logit_memory. Gradients are those of
  * the global mean loss. */
 #pragma once
 #include "train/ranks/comm.h"
 
-typedef enum { LOSS_CLIP, LOSS_SIGLIP } LossKind;
+/* LOSS_NTXENT compares 2n views with each other (Chen et al. 2020, equation 1). It is CLIP's loss
+ * of the views as images and of their other views as texts, without each view's pair with itself.
+ */
+typedef enum { LOSS_CLIP, LOSS_SIGLIP, LOSS_NTXENT } LossKind;
 
 /* Type of the features that are sent to other ranks. */
 #define GATHER_TYPES(X) X(GATHER_FP32, "fp32") X(GATHER_BF16, "bf16")
@@ -44,3 +47,8 @@ void loss_send_texts(Loss *l, const acc *texts, size_t n);
  * be smaller than at creation. Gradients may all be NULL to compute only the loss. */
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
               const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
+/* LOSS_NTXENT: views [n,E] device, L2-normalised, in blocks of 2·half rows: half first views, then
+ * the second views of the same samples. Writes *loss = share · NT-Xent, the mean over all views of
+ * all ranks, and its gradient dviews [n,E], or NULL. */
+void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
+                    double share, size_t half, size_t n);

@@ -214,6 +214,19 @@ __global__ static void __launch_bounds__(BLOCK)
         for (int k = 0; k < SUMS; k++) parts[k * gridDim.x + blockIdx.x] = sums[k];
 }
 
+__global__ static void mask_pairs(acc *cos, size_t n, size_t m, size_t row, size_t col,
+                                  size_t half) {
+    size_t i = thread_index();
+    if (i >= n) return;
+    size_t r = row + i, j = (r / half % 2 ? r - half : r + half) - col;
+    if (j < m) cos[i * m + j].v = LOGIT_MASKED;
+}
+
+void FN(mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half) {
+    GPU_TIMER(mask_pairs, 0, 4 * n);
+    if (n) LAUNCH(mask_pairs, div_up(n, BLOCK), BLOCK, 0, cos, n, m, row, col, half);
+}
+
 __global__ static void __launch_bounds__(BLOCK)
     tile_sums(acc *loss, acc *dlog_scale, acc *dbias, const float *parts, size_t blocks,
               const acc *log_scale, float weight) {

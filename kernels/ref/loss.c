@@ -76,6 +76,13 @@ void ref_clip_logits_grad(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
         }
 }
 
+void ref_mask_pairs(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half) {
+    for (size_t i = 0; i < n; i++) {
+        size_t j = other_view(row + i, half) - col;
+        if (j < m) cos[i * m + j].v = LOGIT_MASKED;
+    }
+}
+
 void ref_siglip_tile(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
                      const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight) {
     Logit l = logit(log_scale, bias);
