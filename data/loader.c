@@ -104,6 +104,14 @@ static void count_sample(Loader *l, const Error *bad) {
     pthread_mutex_unlock(&l->lock);
 }
 
+static size_t picture_bytes(const LoaderOptions *o) {
+    return (size_t)o->transform.size * (size_t)o->transform.size * 3;
+}
+static size_t views_of(const LoaderOptions *o) { return o->views ? 2 : 0; }
+static size_t plain_bytes(const LoaderOptions *o) {
+    return o->views_only ? 0 : size_mul(o->batch_size, picture_bytes(o));
+}
+
 /* Fills one row with a sample; false if it is bad. seed: of its augmentation. */
 static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uint64_t index,
                        uint64_t seed, Error *err) {
@@ -113,15 +121,19 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
         if (!transform_decode(&w->image, sample->image, sample->image_size, o->max_pixels,
                               &o->transform, seed, &why))
             return error_set(err, "%s: %s", sample->key, why.text);
-        size_t pixels = (size_t)o->transform.size * (size_t)o->transform.size * 3;
-        transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,
-                        &w->scratch);
+        size_t pixels = picture_bytes(o);
+        if (s->batch.pixels)
+            transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,
+                            &w->scratch);
+        for (uint64_t v = 0; v < views_of(o); v++)
+            transform_apply(s->batch.views + (v * o->batch_size + row) * pixels, &w->image,
+                            o->views, rng_mix(seed, v), &w->scratch);
     } else if (!o->picture_ok[index]) {
         return error_set(err, "%s: no picture", sample->key);
     }
-    int32_t *ids = s->row_ids + row * o->context;
-    s->row_count[row] =
-        (int32_t)tokenizer_encode(w->cache, sample->text, sample->text_size, o->context, ids);
+    if (s->batch.ids)
+        s->row_count[row] = (int32_t)tokenizer_encode(w->cache, sample->text, sample->text_size,
+                                                      o->context, s->row_ids + row * o->context);
     s->batch.sample[row] = index;
     s->batch.label[row] = sample->label;
     return true;
@@ -201,6 +213,7 @@ static bool fill_row(Worker *w, Slot *s, size_t row) {
 /* Packs the rows' captions end to end. */
 static void pack_text(const LoaderOptions *o, Slot *s) {
     Batch *b = &s->batch;
+    if (!b->ids) return;
     b->start[0] = 0;
     for (size_t i = 0; i < b->size; i++) {
         memcpy(b->ids + b->start[i], s->row_ids + i * o->context,
@@ -270,8 +283,8 @@ static void *worker_main(void *arg) {
 }
 
 static size_t batch_pixels(const LoaderOptions *o) {
-    size_t side = (size_t)o->transform.size;
-    return round_up(size_mul(o->batch_size, side * side * 3), 64);
+    size_t views = size_mul(o->batch_size, views_of(o) * picture_bytes(o));
+    return round_up(size_add(plain_bytes(o), views), 64);
 }
 
 /* All micro-batches of a step may be held at once while the next is prepared. */
@@ -285,8 +298,9 @@ static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
     size_t n = o->batch_size;
     s->batch = (Batch){
         .size = n,
-        .pixels = pixels,
-        .ids = xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
+        .pixels = o->views_only ? NULL : pixels,
+        .views = o->views ? pixels + plain_bytes(o) : NULL,
+        .ids = o->views_only ? NULL : xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
         .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
         .pad = o->tokenizer ? o->tokenizer->pad : 0,
         .sample = xmalloc(size_mul(n, sizeof(uint64_t))),
@@ -299,6 +313,8 @@ static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
 
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch,
                      uint64_t step) {
+    assert(!o->views_only || o->views);
+    assert(!o->views || (o->views->size == o->transform.size && !o->transform.jpeg_scale));
     assert(o->batch_size && o->accum && o->workers && o->rank >= 0 && o->rank < o->ranks);
     Loader *l = xcalloc(1, sizeof *l);
     *l = (Loader){

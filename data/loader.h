@@ -11,7 +11,8 @@
 
 typedef struct Batch {
     size_t size;          /* B */
-    uint8_t *pixels;      /* [B,S,S,3] */
+    uint8_t *pixels;      /* [B,S,S,3]; NULL: only views */
+    uint8_t *views;       /* [2,B,S,S,3]: two random transforms of each picture; NULL: none */
     int32_t *ids, *start; /* [start[B]], [B+1]: the captions' ids, one caption after another */
     int32_t pad;          /* fills a context after them (Tokenizer.pad) */
     uint64_t *sample;     /* [B] sample numbers, for the RNG of patch dropout and for messages */
@@ -22,6 +23,8 @@ typedef struct Batch {
 
 typedef struct LoaderOptions {
     Transform transform;
+    const Transform *views; /* of Batch.views, of the same size; NULL: none */
+    bool views_only;        /* no plain pictures and no captions */
     const Tokenizer *tokenizer;
     size_t context;
     size_t batch_size, accum;

@@ -77,7 +77,7 @@ static void fill(Trainer *t, size_t n) {
     OptimOptions o = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
     t->optim = optim_new(t->m.state, &o);
     t->step = step_new(t->m.k, comm_self(t->m.k), t->m.clip, t->m.state, t->optim, LOSS_CLIP, n, 1,
-                       t->m.config.embed_dim, 1 << 20);
+                       t->m.config.embed_dim, 1 << 20, NULL);
 }
 
 /* The arguments of step_run; the trainer may have been copied since it was created. */
@@ -269,7 +269,7 @@ static void lora_gradients_are_derivatives(void **state) {
     double *then = host_copy(k, p->frozen, p->size - p->learning);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        bool learns = param_is_factor(q) || !strcmp(q->name, "logit_scale");
+        bool learns = param_is_apart(q) || !strcmp(q->name, "logit_scale");
         assert_true(learns == (q->offset < p->learning));
         if (learns)
             assert_memory_not_equal(after + q->offset, before + q->offset, q->size * sizeof *after);

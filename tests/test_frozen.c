@@ -190,7 +190,7 @@ static OptimState *adapted_state(const Kernels *k, const Params *from, const Cli
     Params *p = s->p;
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        if (!param_is_factor(q)) {
+        if (!param_is_apart(q)) {
             k->device->copy(param_acc(p, q), param_acc(from, &from->list[i]),
                             q->size * k->acc_size);
             continue;

@@ -179,7 +179,7 @@ static void check_declared(const Param *q, const ClipConfig *c) {
         fail_msg("%s, %s: initial value %d, %.17g", c->name, q->name, q->init.kind, q->init.value);
     assert_true(param_is_norm(q) == contains(q->name, "ln_"));
     bool factor = contains(q->name, "lora_");
-    assert_true(param_is_factor(q) == factor);
+    assert_true(param_is_apart(q) == factor);
     bool block = contains(q->name, "resblocks.") || contains(q->name, "attn_pool.");
     bool matrix = q->ndim == 2 && block && !factor && q->role != ROLE_PROBE;
     assert_true(param_is_block_matrix(q) == matrix);

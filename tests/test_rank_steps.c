@@ -106,7 +106,8 @@ static Trained train(const Setup *setup, bool graphs) {
     if (setup->sharded && params_are_rounded(p)) shard_masters(state);
     Clip *clip = clip_new(k, &c, p, &o);
     Optim *optim = optim_new(state, &oo);
-    Step *s = step_new(k, comm, clip, state, optim, setup->kind, B, MICRO, c.embed_dim, 1 << 20);
+    Step *s =
+        step_new(k, comm, clip, state, optim, setup->kind, B, MICRO, c.embed_dim, 1 << 20, NULL);
     if (setup->narrow) step_gather_bf16(s);
     Trained result = {.size = p->learning};
     run_steps(s, &c, graphs, setup->narrow, result.results);

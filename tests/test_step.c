@@ -36,7 +36,7 @@ static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 0};
     t.optim = optim_new(t.m.state, &oo);
     t.step = step_new(k, comm_self(k), t.m.clip, t.m.state, t.optim, s->kind, size, accum,
-                      c->embed_dim, 1 << 20);
+                      c->embed_dim, 1 << 20, NULL);
     return t;
 }
 
@@ -227,7 +227,7 @@ static void test_texts_are_sent_early(void **state) {
         t.m.state->comm = &two;
         step_free(t.step);
         t.step = step_new(k, &two, t.m.clip, t.m.state, t.optim, LOSS_CLIP, 6 / accum, accum,
-                          c.embed_dim, 1 << 20);
+                          c.embed_dim, 1 << 20, NULL);
         sends = 0;
         kernel_stats_on = true;
         kernel_graphs_on = false; /* a replay calls no kernel */

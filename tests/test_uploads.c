@@ -225,8 +225,8 @@ static void run_steps(const Kernels *k, ClipConfig c, bool graphs, bool validate
     TestModel m = model_new(k, &c, &o, LOSS_CLIP);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.1, WD_HEAD, 1};
     Optim *optim = optim_new(m.state, &oo);
-    Step *s =
-        step_new(k, comm_self(k), m.clip, m.state, optim, LOSS_CLIP, B, 2, c.embed_dim, 1 << 20);
+    Step *s = step_new(k, comm_self(k), m.clip, m.state, optim, LOSS_CLIP, B, 2, c.embed_dim,
+                       1 << 20, NULL);
     TestBatch b[3];
     for (uint32_t i = 0; i < 3; i++) b[i] = random_batch(&c, B, test_seed() + i);
     Batch batch[2][2], *list[2][2];

@@ -181,7 +181,7 @@ static Trainee trainee_new(const Kernels *k, const ClipConfig *c, bool planning)
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
     t.o = optim_new(t.state, &oo);
     t.s = step_new(k, comm_self(k), t.m, t.state, t.o, LOSS_CLIP, B, (size_t)accum, c->embed_dim,
-                   logit_memory_of(&(TrainOptions){.logit_memory = 0}, k));
+                   logit_memory_of(&(TrainOptions){.logit_memory = 0}, k), NULL);
     return t;
 }
 

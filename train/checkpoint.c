@@ -96,8 +96,8 @@ enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
 static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
 static bool has_part(const OptimState *o, int part, const Param *q) {
-    if (part == PART_PARAM) return param_is_factor(q) || q->adapted;
-    return part == PART_AVERAGE ? o->ema && param_is_factor(q) : q->trainable;
+    if (part == PART_PARAM) return param_is_apart(q) || q->adapted;
+    return part == PART_AVERAGE ? o->ema && param_is_apart(q) : q->trainable;
 }
 
 static const acc *state_block(const OptimState *o, int part) {
@@ -313,7 +313,7 @@ static const Tensor *find_in_part(const Safetensors *st, int part, const Param *
 /* Tensors that were frozen when the state was written have no moments: they start from 0. */
 static bool was_frozen(const Safetensors *st, const Param *q) {
     char name[128];
-    return !param_is_factor(q) && !find_in_part(st, PART_M, q, name) &&
+    return !param_is_apart(q) && !find_in_part(st, PART_M, q, name) &&
            !find_in_part(st, PART_V, q, name);
 }
 

@@ -18,6 +18,35 @@ static bool text_is_frozen(const TrainOptions *opt) {
            opt->lock_text_freeze_layer_norm;
 }
 
+/* What only pairs have, and what would change one of two views alone. */
+static void check_objective(const ClipConfig *c) {
+    const TrainOptions *o = &train_options;
+    bool alone = o->objective == OBJECTIVE_SIMCLR;
+    const struct {
+        bool given, pairs; /* pairs: only simclr refuses it */
+        const char *name, *why;
+    } refused[] = {
+        {o->lora_rank > 0, false, "lora-rank", "its factors have no projection head"},
+        {o->lock_image, false, "lock-image", "views train the image tower"},
+        {o->distill_pretrained != NULL, false, "distill-pretrained", "a teacher sees no views"},
+        {o->jpeg_scale, false, "jpeg-scale", "both views come from one decoded picture"},
+        {o->lock_text, true, "lock-text", "there are no captions, and the text tower rests"},
+        {o->siglip, true, "siglip", "it is a loss of pairs"},
+        {o->multi_positive, true, "multi-positive", "it compares captions"},
+        {o->val_data != NULL, true, "val-data", "captions are not learned; see clipc probe"},
+        {o->imagenet_val != NULL, true, "imagenet-val",
+         "captions are not learned; see clipc probe"},
+    };
+    if (o->objective == OBJECTIVE_CLIP) return;
+    for (size_t i = 0; i < COUNT(refused); i++)
+        if (refused[i].given && (alone || !refused[i].pairs))
+            die_usage("clipc train: --objective %s without --%s: %s", alone ? "simclr" : "slip",
+                      refused[i].name, refused[i].why);
+    if (alone && !c->image.no_proj)
+        log_info("--objective simclr: the image tower's projection is not trained; a model whose "
+                 "timm_proj or proj_type is \"none\" has none");
+}
+
 void learner_check_options(const ClipConfig *c) {
     const TrainOptions *opt = &train_options;
     /* open_clip's defaults of beta2 and eps depend on the model's name; the run's record holds the
@@ -38,6 +67,7 @@ void learner_check_options(const ClipConfig *c) {
                   c->name);
     if (opt->freeze_bn && opt->sync_bn)
         die_usage("clipc train: --freeze-bn leaves nothing to synchronise: leave --sync-bn out");
+    check_objective(c);
     if (!opt->lora_rank) return;
     if (c->image.conv.kind && !opt->lock_image)
         die_usage("clipc train: --lora-rank adapts transformers, and %s has a ResNet: give "
@@ -45,6 +75,18 @@ void learner_check_options(const ClipConfig *c) {
                   c->name);
     if (opt->lock_image_unlocked_groups || opt->lock_text_unlocked_layers)
         die_usage("clipc train: --lora-rank adapts whole towers: leave the unlocked groups out");
+}
+
+static HeadOptions head_options(const TrainOptions *o) {
+    if (o->objective == OBJECTIVE_CLIP) return (HeadOptions){.layers = 0};
+    return (HeadOptions){(size_t)o->head_layers, (size_t)o->head_hidden, (size_t)o->head_dim};
+}
+
+static ViewsLoss views_loss(const TrainOptions *o) {
+    return (ViewsLoss){.dim = head_options(o).out,
+                       .share = o->objective == OBJECTIVE_SLIP ? o->ssl_scale : 1,
+                       .temperature = o->temperature,
+                       .alone = o->objective == OBJECTIVE_SIMCLR};
 }
 
 static ClipOptions clip_options(const Learner *l) {
@@ -58,7 +100,10 @@ static ClipOptions clip_options(const Learner *l) {
         .seed = l->seed,
         .sync_norm = l->opt->sync_bn ? l->comm : NULL,
         .frozen_image = image_is_frozen(l->opt),
-        .frozen_text = text_is_frozen(l->opt),
+        .frozen_text = text_is_frozen(l->opt) || l->opt->objective == OBJECTIVE_SIMCLR,
+        .head = head_options(l->opt),
+        .views = l->opt->objective == OBJECTIVE_CLIP ? 0 : 2,
+        .views_only = l->opt->objective == OBJECTIVE_SIMCLR,
     };
 }
 
@@ -82,6 +127,14 @@ static void choose_trainable(Params *p, const ClipConfig *c, const TrainOptions 
                                .text_norms_locked = opt->lock_text_freeze_layer_norm,
                                .batch_norms_locked = opt->freeze_bn,
                                .lr_decay = opt->lr_layer_decay});
+}
+
+/* Of simclr only the image tower below its projection, and the head. */
+static void rest_of_views(Params *p) {
+    for (size_t i = 0; i < p->tensors; i++) {
+        Param *q = &p->list[i];
+        if (q->tower != TOWER_IMAGE || q->role == ROLE_PROJECTION) q->trainable = false;
+    }
 }
 
 static void share_masters(OptimState *s) {
@@ -124,7 +177,10 @@ static void make_params(Learner *l) {
     size_t shards = opt->shard_optimizer ? (size_t)l->comm->size : 1;
     l->params = params_declare(l->k, l->config);
     lora_declare(l->params, &lora);
+    HeadOptions head = head_options(opt);
+    head_declare(l->params, &head, l->config->image.width);
     choose_trainable(l->params, l->config, opt);
+    if (opt->objective == OBJECTIVE_SIMCLR) rest_of_views(l->params);
     params_layout(l->params, shards);
     l->state = optim_state_new(l->params, l->comm, shards, opt->moments);
 }
@@ -137,10 +193,12 @@ static void make_model(Learner *l) {
 static void make_step(Learner *l) {
     const TrainOptions *opt = l->opt;
     OptimOptions o = optim_options(opt);
+    ViewsLoss views = views_loss(opt);
     l->optim = optim_new(l->state, &o);
-    l->step = step_new(l->k, l->comm, l->clip, l->state, l->optim,
-                       opt->siglip ? LOSS_SIGLIP : LOSS_CLIP, (size_t)opt->batch_size,
-                       (size_t)opt->accum_freq, l->config->embed_dim, logit_memory_of(opt, l->k));
+    l->step =
+        step_new(l->k, l->comm, l->clip, l->state, l->optim, opt->siglip ? LOSS_SIGLIP : LOSS_CLIP,
+                 (size_t)opt->batch_size, (size_t)opt->accum_freq, l->config->embed_dim,
+                 logit_memory_of(opt, l->k), &views);
     if (opt->gather_dtype == GATHER_BF16) step_gather_bf16(l->step);
 }
 

@@ -73,6 +73,7 @@ static void write_step(TrainLog *l, const StepMetrics *m) {
         {"train/logit_scale", m->logit_scale},
         {"train/grad_norm", m->grad_norm},
         {"train/lr", m->lr},
+        {"train/views_loss", m->views_loss},
         {"train/image_cosine", m->image_cosine},
         {"train/text_cosine", m->text_cosine},
         {"train/samples_per_s", m->samples_per_s},

@@ -8,6 +8,7 @@ typedef struct StepMetrics {
     uint64_t epoch; /* from 0 */
     double loss, logit_scale, grad_norm,
         lr;                           /* logit_scale exponentiated; grad_norm before clipping */
+    double views_loss;                /* NT-Xent alone; 0 without views */
     double image_cosine, text_cosine; /* mean over different samples of the batch */
     double samples_per_s,
         data_wait;         /* data_wait: share of the time spent waiting for batches, 0…1 */

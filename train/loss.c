@@ -27,6 +27,7 @@ struct Loss {
     acc *col_max, *col_sum;         /* [N]: this rank's part */
     acc *all_col_max, *all_col_sum; /* [N], with several ranks: joined; max becomes the lse */
     acc *scratch;                   /* receives unused gradients of the scale */
+    const acc *views;               /* of loss_send_views */
     acc *others, *dothers;          /* [n,E] of LOSS_NTXENT: row i is the other view of row i */
     struct Soft *soft;              /* NULL: every row has its own column */
     bool softened;                  /* soft has the targets of the next run */
@@ -421,14 +422,21 @@ static void exchange(const Loss *l, acc *to, const acc *from, size_t n) {
                         block * k->acc_size);
 }
 
+void loss_send_views(Loss *l, const acc *views, size_t half, size_t n) {
+    assert(l->kind == LOSS_NTXENT && half > 0 && n % (2 * half) == 0);
+    l->half = half;
+    l->views = views;
+    exchange(l, l->others, views, n);
+    loss_send_texts(l, l->others, n);
+}
+
 void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
                     double share, size_t half, size_t n) {
-    assert(l->kind == LOSS_NTXENT && half > 0 && n % (2 * half) == 0);
     const Kernels *k = l->k;
-    l->half = half;
+    if (views) loss_send_views(l, views, half, n);
+    assert(l->half == half);
     l->share = share;
-    exchange(l, l->others, views, n);
-    loss_run(l, loss, dviews, dviews ? l->dothers : NULL, NULL, NULL, views, l->others, log_scale,
+    loss_run(l, loss, dviews, dviews ? l->dothers : NULL, NULL, NULL, l->views, NULL, log_scale,
              NULL, n);
     for (size_t row = 0; dviews && row < n; row += half)
         k->axpy(acc_at(k, dviews, row * l->E), 1,

@@ -47,8 +47,10 @@ void loss_send_texts(Loss *l, const acc *texts, size_t n);
  * be smaller than at creation. Gradients may all be NULL to compute only the loss. */
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
               const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
-/* LOSS_NTXENT: views [n,E] device, L2-normalised, in blocks of 2·half rows: half first views, then
- * the second views of the same samples. Writes *loss = share · NT-Xent, the mean over all views of
- * all ranks, and its gradient dviews [n,E], or NULL. */
+/* loss_send_texts of LOSS_NTXENT: views [n,E] device, L2-normalised, in blocks of 2·half rows: half
+ * first views, then the second views of the same samples. */
+void loss_send_views(Loss *l, const acc *views, size_t half, size_t n);
+/* Writes *loss = share · NT-Xent, the mean over all views of all ranks, and its gradient
+ * dviews[n,E], or NULL. views NULL: those that were sent. */
 void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
                     double share, size_t half, size_t n);

@@ -86,8 +86,12 @@ size_t run_epoch_samples(const Run *r) {
 
 static LoaderOptions loader_options(Run *r, const TrainOptions *o) {
     size_t steps = r->k->device->asynchronous ? 2 : 1;
+    bool views = o->objective != OBJECTIVE_CLIP;
+    if (views) r->view_transform = train_data_views(&r->config);
     return (LoaderOptions){
         .transform = train_data_transform(&r->config),
+        .views = views ? &r->view_transform : NULL,
+        .views_only = o->objective == OBJECTIVE_SIMCLR,
         .tokenizer = r->tokenizer,
         .context = r->config.context_length,
         .batch_size = (size_t)o->batch_size,

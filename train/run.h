@@ -23,6 +23,7 @@ typedef struct Run {
     Sampler *sampler;
     Loader *loader;
     LoaderOptions loader_options;
+    Transform view_transform;
     void *ring; /* of the loader, in a dry run */
     const Kernels *k;
     const Comm *comm;

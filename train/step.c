@@ -14,6 +14,7 @@ enum {
     REPORT_SCALE,
     REPORT_IMAGES, /* ‖Σ features‖² */
     REPORT_TEXTS,
+    REPORT_VIEWS, /* the share of the views' loss */
     REPORTS,
     UNDER_WAY = 2
 };
@@ -25,7 +26,9 @@ struct Step {
     OptimState *state;
     const Params *p;
     Optim *optim;
-    Loss *loss;
+    Loss *loss;       /* NULL: no loss of pairs */
+    Loss *views_loss; /* NULL: no views */
+    ViewsLoss views_of;
     Uploads *uploads;
     Graph *loss_graph, *update_graph;
     size_t loss_rows; /* of loss_graph */
@@ -34,6 +37,8 @@ struct Step {
     size_t batch_size, accum, E;
     acc *block; /* one allocation, divided below */
     acc *report, *images, *texts, *dimages, *dtexts;
+    acc *views, *dviews; /* [2n,dim]: two of each micro-batch after the other (loss_run_views) */
+    acc *log_temperature;
     /* results in flight: of step number n at n % UNDER_WAY */
     char *host;
     Mark *done[UNDER_WAY];
@@ -80,10 +85,11 @@ static void reduce_rest(Step *s) {
 
 Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, Optim *o,
                LossKind kind, size_t batch_size, size_t accum, size_t embed_dim,
-               size_t logit_memory) {
+               size_t logit_memory, const ViewsLoss *given) {
     Step *s = xcalloc(1, sizeof *s);
     size_t n = size_mul(batch_size, accum), elems = size_mul(n, embed_dim);
     const Params *p = state->p;
+    const ViewsLoss none = {0}, *views = given ? given : &none;
     assert(accum > 0);
     *s = (Step){.k = k,
                 .comm = comm,
@@ -91,18 +97,21 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, O
                 .state = state,
                 .p = p,
                 .optim = o,
-                .loss = loss_new(k, comm, kind, n, embed_dim, logit_memory),
+                .loss = views->alone ? NULL : loss_new(k, comm, kind, n, embed_dim, logit_memory),
+                .views_of = *views,
                 .logit_scale = params_at(p, TOWER_NONE, 0, ROLE_LOGIT_SCALE, false),
                 .logit_bias = params_at(p, TOWER_NONE, 0, ROLE_LOGIT_BIAS, false),
                 .batch_size = batch_size,
                 .accum = accum,
                 .E = embed_dim};
     assert(s->logit_scale);
-    s->ones = k->device->alloc(n * k->acc_size);
-    s->sum = k->device->alloc(embed_dim * k->acc_size);
-    double *ones = xmalloc(n * sizeof *ones);
-    for (size_t i = 0; i < n; i++) ones[i] = 1;
-    k->acc_set(s->ones, ones, n);
+    size_t view_elems = size_mul(2 * n, views->dim);
+    if (views->dim) s->views_loss = loss_new(k, comm, LOSS_NTXENT, 2 * n, views->dim, logit_memory);
+    s->ones = k->device->alloc(2 * n * k->acc_size);
+    s->sum = k->device->alloc(size_max(embed_dim, views->dim) * k->acc_size);
+    double *ones = xmalloc(2 * n * sizeof *ones);
+    for (size_t i = 0; i < 2 * n; i++) ones[i] = 1;
+    k->acc_set(s->ones, ones, 2 * n);
     free(ones);
     if (comm->size > 1) {
         assert(state->comm == comm);
@@ -112,23 +121,33 @@ Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, O
     s->host = k->device->host_alloc(UNDER_WAY * REPORTS * k->acc_size);
     for (size_t i = 0; i < UNDER_WAY; i++) s->done[i] = k->device->mark_new();
     /* 16 elements keep what follows the report 64-byte aligned. */
-    s->block = k->device->alloc(size_mul(size_add(16, size_mul(4, elems)), k->acc_size));
+    size_t all = size_add(32, size_add(size_mul(4, elems), size_mul(2, view_elems)));
+    s->block = k->device->alloc(size_mul(all, k->acc_size));
     s->report = s->block;
     s->images = acc_at(k, s->block, 16);
     s->texts = acc_at(k, s->images, elems);
     s->dimages = acc_at(k, s->texts, elems);
     s->dtexts = acc_at(k, s->dimages, elems);
+    s->log_temperature = acc_at(k, s->dtexts, elems);
+    s->views = acc_at(k, s->log_temperature, 16);
+    s->dviews = acc_at(k, s->views, view_elems);
+    double inverse = views->dim ? -log(views->temperature) : 0;
+    k->acc_set(s->log_temperature, &inverse, 1);
     return s;
 }
 
 Uploads *step_uploads(Step *s) { return s->uploads; }
 
-void step_gather_bf16(Step *s) { loss_gather_bf16(s->loss); }
+void step_gather_bf16(Step *s) {
+    if (s->loss) loss_gather_bf16(s->loss);
+    if (s->views_loss) loss_gather_bf16(s->views_loss);
+}
 
 void step_free(Step *s) {
     if (!s) return;
     s->k->device->sync();
     loss_free(s->loss);
+    loss_free(s->views_loss);
     uploads_free(s->uploads);
     s->k->device->graph_free(s->loss_graph);
     s->k->device->graph_free(s->update_graph);
@@ -188,22 +207,30 @@ static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batc
 
 /* What a forward computes; send: the texts' features are then complete and gathered. */
 typedef struct Forward {
-    bool image, text, keep, send;
-    Teacher *teacher; /* or NULL */
+    bool image, text, keep, send; /* text, if there are pairs */
+    Teacher *teacher;             /* or NULL */
 } Forward;
+
+static acc *view_rows(const Step *s, acc *views, size_t row) {
+    return acc_at(s->k, views, 2 * row * s->views_of.dim);
+}
 
 /* Computes the features of micro-batch j, and the teacher's, into the rows from `row` on. Texts
  * come first, so that they travel between ranks while the image tower runs. */
 static void forward(Step *s, size_t j, const Batch *b, size_t row, Forward f) {
-    bool image = f.image && !s->x.images, text = f.text && !s->x.texts;
+    bool image = f.image && !s->x.images, text = f.text && s->loss && !s->x.texts;
     const ClipBatch *sent = NULL;
     if (image || text || f.teacher)
         sent = uploads_send(s->uploads, s->started, j, image || f.teacher, text || f.teacher);
     if (f.text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
     if (text) clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), sent, f.keep);
-    if (f.send) loss_send_texts(s->loss, s->texts, row + b->size);
+    if (f.send && s->loss) loss_send_texts(s->loss, s->texts, row + b->size);
     if (f.image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
     if (image) clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), sent, f.keep);
+    if (s->views_loss) {
+        clip_view_features(s->clip, view_rows(s, s->views, row));
+        if (f.send) loss_send_views(s->views_loss, s->views, s->batch_size, 2 * (row + b->size));
+    }
     if (f.teacher) teacher_forward(f.teacher, sent, row);
     if (sent) uploads_done(s->uploads);
 }
@@ -211,40 +238,59 @@ static void forward(Step *s, size_t j, const Batch *b, size_t row, Forward f) {
 /* last: complete gradients are sent. */
 static void backward(Step *s, const Batch *b, size_t row, bool last) {
     if (last && s->comm->size > 1) clip_on_gradients(s->clip, &(GradientsReady){on_ready, s});
-    clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
-    clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), b->size);
+    if (s->loss) clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
+    if (s->views_loss) clip_view_gradients(s->clip, view_rows(s, s->dviews, row));
+    clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), s->loss ? b->size : 0);
     clip_on_gradients(s->clip, NULL);
 }
 
 /* *square (device) = ‖Σ of n rows‖². */
-static void square_of_sum(const Step *s, acc *square, const acc *rows, size_t n) {
-    s->k->gemm(s->sum, s->E, s->ones, n, false, rows, s->E, false, 1, s->E, n, false);
-    s->k->gemm(square, 1, s->sum, s->E, false, s->sum, s->E, true, 1, 1, s->E, false);
+static void square_of_sum(const Step *s, acc *square, const acc *rows, size_t n, size_t E) {
+    s->k->gemm(s->sum, E, s->ones, n, false, rows, E, false, 1, E, n, false);
+    s->k->gemm(square, 1, s->sum, E, false, s->sum, E, true, 1, 1, E, false);
 }
 
 /* Mean cosine between distinct vectors of n unit vectors, from ‖Σ‖². */
-static double mean_cosine(const Step *s, double square) {
-    double n = (double)s->rows;
+static double mean_cosine(double square, double n) {
     return n < 2 ? 0 : (square - n) / (n * (n - 1));
 }
 
-/* Runs the loss over n pairs, whose texts were sent; captured if the host takes no part. */
-static void run_loss(Step *s, size_t n) {
+/* The loss of n pairs, whose texts were sent. */
+static void run_pairs(Step *s, size_t n) {
     const Kernels *k = s->k;
     const Params *p = s->p;
+    square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->images, n, s->E);
+    square_of_sum(s, acc_at(k, s->report, REPORT_TEXTS), s->texts, n, s->E);
+    SoftTargets targets = soft_targets(s);
+    if (s->group) loss_soften(s->loss, &targets);
+    acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
+    loss_run(s->loss, s->report, s->dimages, s->dtexts, param_grad(p, s->logit_scale), dbias,
+             s->images, NULL, param_acc(p, s->logit_scale),
+             dbias ? param_acc(p, s->logit_bias) : NULL, n);
+}
+
+/* The loss of the views of n samples, which were sent; added to that of the pairs. */
+static void run_views(Step *s, size_t n) {
+    const Kernels *k = s->k;
+    acc *loss = acc_at(k, s->report, REPORT_VIEWS);
+    loss_run_views(s->views_loss, loss, s->dviews, NULL, s->log_temperature, s->views_of.share,
+                   s->batch_size, 2 * n);
+    if (!s->loss) {
+        square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->views, 2 * n, s->views_of.dim);
+        k->device->zero(s->report, k->acc_size);
+    }
+    k->axpy(s->report, 1, loss, 1);
+}
+
+/* Runs the losses of n samples; captured if the host takes no part. */
+static void run_losses(Step *s, size_t n) {
     bool recorded = !s->group;
     if (n != s->loss_rows) forget(s, &s->loss_graph);
     s->loss_rows = n;
-    if (recorded && !k->device->graph_begin(&s->loss_graph)) return;
-    square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->images, n);
-    square_of_sum(s, acc_at(k, s->report, REPORT_TEXTS), s->texts, n);
-    SoftTargets targets = soft_targets(s);
-    if (s->group) loss_soften(s->loss, &targets);
-    acc *dscale = param_grad(p, s->logit_scale);
-    acc *dbias = s->logit_bias ? param_grad(p, s->logit_bias) : NULL;
-    loss_run(s->loss, s->report, s->dimages, s->dtexts, dscale, dbias, s->images, NULL,
-             param_acc(p, s->logit_scale), dbias ? param_acc(p, s->logit_bias) : NULL, n);
-    if (recorded) k->device->graph_end(&s->loss_graph);
+    if (recorded && !s->k->device->graph_begin(&s->loss_graph)) return;
+    if (s->loss) run_pairs(s, n);
+    if (s->views_loss) run_views(s, n);
+    if (recorded) s->k->device->graph_end(&s->loss_graph);
 }
 
 static void gradients(Step *s, Batch *const *batches) {
@@ -256,13 +302,14 @@ static void gradients(Step *s, Batch *const *batches) {
      * recomputed. */
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
+        assert(!s->views_loss || batches[j]->size == s->batch_size);
         forward(s, j, batches[j], n, (Forward){true, true, j == last, j == last, s->x.teacher});
         group(s, batches[j], n);
         last_row = n;
         n += batches[j]->size;
     }
     s->rows = n;
-    run_loss(s, n);
+    run_losses(s, n);
     backward(s, batches[last], last_row, last == 0);
     size_t row = 0;
     for (size_t j = 0; j < last; j++) {
@@ -303,8 +350,10 @@ static void update(Step *s) {
 void step_plan(Step *s) {
     clip_plan(s->clip, s->images);
     if (s->x.teacher) teacher_plan(s->x.teacher);
-    loss_send_texts(s->loss, s->texts, s->batch_size * s->accum);
-    run_loss(s, s->batch_size * s->accum);
+    size_t n = s->batch_size * s->accum;
+    if (s->loss) loss_send_texts(s->loss, s->texts, n);
+    if (s->views_loss) loss_send_views(s->views_loss, s->views, s->batch_size, 2 * n);
+    run_losses(s, n);
     update(s);
 }
 
@@ -338,11 +387,14 @@ StepResult step_result(Step *s) {
     k->device->mark_wait(s->done[place]);
     s->taken++;
     const char *report = s->host + place * REPORTS * k->acc_size;
+    double n = (double)s->rows, views = s->views_loss ? s->views_of.share : 0;
     StepResult r = {.loss = acc_value(k, report, REPORT_LOSS),
                     .grad_norm = sqrt(acc_value(k, report, REPORT_SQUARES)),
                     .logit_scale = exp(acc_value(k, report, REPORT_SCALE)),
-                    .image_cosine = mean_cosine(s, acc_value(k, report, REPORT_IMAGES)),
-                    .text_cosine = mean_cosine(s, acc_value(k, report, REPORT_TEXTS))};
+                    .views_loss = views > 0 ? acc_value(k, report, REPORT_VIEWS) / views : 0,
+                    .image_cosine =
+                        mean_cosine(acc_value(k, report, REPORT_IMAGES), s->loss ? n : 2 * n)};
+    if (s->loss) r.text_cosine = mean_cosine(acc_value(k, report, REPORT_TEXTS), n);
     r.skipped = !isfinite(r.grad_norm);
     return r;
 }

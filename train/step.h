@@ -1,5 +1,5 @@
-/* step: one optimisation step over `accum` micro-batches: one true large-batch loss through cached
- * features (Gao et al. 2021, GradCache). */
+/* step: one optimisation step over `accum` micro-batches: true large-batch losses through cached
+ * features (Gao et al. 2021, GradCache): CLIP's of pairs, NT-Xent of views, or their sum. */
 #pragma once
 #include "data/loader.h"
 #include "train/model/uploads.h"
@@ -10,15 +10,26 @@
 
 typedef struct StepResult {
     double loss, grad_norm, logit_scale; /* logit_scale: exponentiated, as used in this step */
-    double image_cosine, text_cosine;    /* mean over different samples of this rank's batch */
+    double views_loss;                   /* NT-Xent alone; 0 without views */
+    double image_cosine, text_cosine;    /* mean over different samples of this rank's batch; images
+                                            are views if there are no pairs */
     bool skipped; /* no update: the loss is above the limit, or the gradient norm is not finite (as
                      it is if the loss is not) */
 } StepResult;
 
+/* NT-Xent of two views of each picture, by the projection head. */
+typedef struct ViewsLoss {
+    size_t dim;         /* of the head's features; 0: no views */
+    double share;       /* factor of this loss in the sum */
+    double temperature; /* a constant */
+    bool alone;         /* no loss of pairs */
+} ViewsLoss;
+
 typedef struct Step Step;
+/* views: NULL: only pairs; with views all micro-batches have batch_size samples. */
 Step *step_new(const Kernels *k, const Comm *comm, Clip *m, OptimState *state, Optim *o,
                LossKind kind, size_t batch_size, size_t accum, size_t embed_dim,
-               size_t logit_memory);
+               size_t logit_memory, const ViewsLoss *views);
 void step_free(Step *s);
 
 /* Additions of fine-tuning; each may be NULL or false. */

@@ -168,6 +168,7 @@ static void finish_step(Run *r, Pending *p) {
     m->logit_scale = res.logit_scale;
     m->grad_norm = res.grad_norm;
     m->skipped = res.skipped;
+    m->views_loss = res.views_loss;
     m->image_cosine = res.image_cosine;
     m->text_cosine = res.text_cosine;
     check_step(r, &res, m->step, p->limit);

@@ -15,8 +15,10 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
     DatasetOptions d = dataset_options_default();
     d.cache_dir = cache_dir;
     d.image_keys = opt->image_key;
-    d.text_keys = opt->text_key;
-    d.json_text_key = opt->json_text_key;
+    if (opt->objective != OBJECTIVE_SIMCLR) {
+        d.text_keys = opt->text_key;
+        d.json_text_key = opt->json_text_key;
+    }
     d.captions = opt->captions;
     d.spool_gib = opt->spool_limit;
     d.allow_pipe = opt->allow_pipe;
@@ -76,6 +78,22 @@ Transform train_data_transform(const ClipConfig *c) {
     t.jitter_prob = opt->color_jitter_prob;
     t.gray_prob = opt->gray_scale_prob;
     t.jpeg_scale = opt->jpeg_scale;
+    return t;
+}
+
+Transform train_data_views(const ClipConfig *c) {
+    Transform t = transform_default(c->eval_transform.size, true);
+    t.interpolation = c->eval_transform.interpolation;
+    parse_numbers(t.scale, 2, opt->view_scale, "view-scale", 1e-3, 1);
+    parse_numbers(t.jitter, 4, opt->view_jitter, "view-jitter", 0, 10);
+    parse_numbers(t.blur_sigma, 2, opt->view_blur_sigma, "view-blur-sigma", 1e-3, 100);
+    if (t.scale[0] > t.scale[1] || t.blur_sigma[0] > t.blur_sigma[1])
+        die_usage("clipc train: --view-scale and --view-blur-sigma go from low to high");
+    if (t.jitter[3] > 0.5) die_usage("clipc train: the hue of --view-jitter must not exceed 0.5");
+    t.flip_prob = opt->view_flip_prob;
+    t.jitter_prob = opt->view_jitter_prob;
+    t.gray_prob = opt->view_gray_prob;
+    t.blur_prob = opt->view_blur_prob;
     return t;
 }
 

@@ -13,6 +13,12 @@
 #define TRAIN_TRANSFORMS(X) X(TRANSFORM_TRAIN, "train") X(TRANSFORM_EVAL, "eval")
 typedef enum { TRAIN_TRANSFORMS(CHOICE_NAME) } TrainTransform;
 
+/* CLIP's loss of pairs (or SigLIP's), NT-Xent of two views of a picture (SimCLR), or both (SLIP,
+ * Mu et al. 2022). */
+#define OBJECTIVES(X)                                                                              \
+    X(OBJECTIVE_CLIP, "clip") X(OBJECTIVE_SIMCLR, "simclr") X(OBJECTIVE_SLIP, "slip")
+typedef enum { OBJECTIVES(CHOICE_NAME) } Objective;
+
 /* The card of a plan. */
 #define GPUS(X)                                                                                    \
     X(GPU_NONE, "none")                                                                            \
@@ -39,6 +45,12 @@ typedef struct TrainOptions {
     TrainTransform train_transform;
     const char *aug_scale, *aug_ratio, *color_jitter;
     double color_jitter_prob, gray_scale_prob;
+    /* views */
+    Objective objective;
+    const char *view_scale, *view_jitter, *view_blur_sigma;
+    double view_flip_prob, view_jitter_prob, view_gray_prob, view_blur_prob;
+    double temperature, ssl_scale;
+    int64_t head_layers, head_hidden, head_dim;
     /* model */
     const char *model, *pretrained;
     double force_patch_dropout;

@@ -21,10 +21,13 @@ enum {
     DRAW_ORDER = DRAW_JITTER + 1, /* 3 swaps */
     DRAW_FACTOR = DRAW_ORDER + 3, /* brightness, contrast, saturation, hue */
     DRAW_GRAY = DRAW_FACTOR + 4,
+    DRAW_FLIP,
+    DRAW_BLUR, /* whether to blur, sigma */
 };
 
 struct TransformScratch {
     ResizeScratch *resize;
+    float *blur; /* a picture between the two directions */
 };
 
 Transform transform_default(int size, bool train) {
@@ -220,8 +223,62 @@ static void jitter(uint8_t *rgb, size_t pixels, const double strength[4], uint64
     }
 }
 
+static void mirror(uint8_t *rgb, size_t size) {
+    for (size_t y = 0; y < size; y++, rgb += 3 * size)
+        for (size_t x = 0; x < size / 2; x++)
+            for (size_t c = 0; c < 3; c++) {
+                uint8_t *a = rgb + 3 * x + c, *b = rgb + 3 * (size - 1 - x) + c, v = *a;
+                *a = *b;
+                *b = v;
+            }
+}
+
+enum { BLUR_MOST = 101 }; /* rows of the kernel */
+
+/* Weights of a Gaussian at distances 0 … half; they sum to 1 over both sides. */
+static void gaussian(float weight[BLUR_MOST], size_t half, double sigma) {
+    double sum = 0;
+    for (size_t i = 0; i <= half; i++) {
+        double x = (double)i / sigma, w = exp(-0.5 * x * x);
+        weight[i] = (float)w;
+        sum += i ? 2 * w : w;
+    }
+    for (size_t i = 0; i <= half; i++) weight[i] = (float)(weight[i] / sum);
+}
+
+/* The index at distance d from i of n, reflected at the ends, which are not repeated. */
+static size_t reflected(size_t i, ptrdiff_t d, size_t n) {
+    ptrdiff_t at = (ptrdiff_t)i + d, last = (ptrdiff_t)n - 1;
+    if (at < 0) at = -at;
+    return (size_t)(at > last ? 2 * last - at : at);
+}
+
+/* torchvision's gaussian_blur in float, its two-dimensional kernel as two passes. */
+static void blur(uint8_t *rgb, size_t size, double sigma, float **between) {
+    size_t half = size_min(size_min(size / 20, size - 1), BLUR_MOST - 1), row = 3 * size;
+    float weight[BLUR_MOST];
+    if (!*between) *between = xmalloc(size_mul(size * row, sizeof **between));
+    gaussian(weight, half, sigma);
+    for (size_t y = 0; y < size; y++)
+        for (size_t x = 0; x < row; x++) {
+            float sum = 0;
+            for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
+                sum += weight[d < 0 ? -d : d] * (float)rgb[reflected(y, d, size) * row + x];
+            (*between)[y * row + x] = sum;
+        }
+    for (size_t y = 0; y < size; y++)
+        for (size_t x = 0; x < size; x++)
+            for (size_t c = 0; c < 3; c++) {
+                float sum = 0;
+                for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
+                    sum += weight[d < 0 ? -d : d] *
+                           (*between)[y * row + 3 * reflected(x, d, size) + c];
+                rgb[y * row + 3 * x + c] = (uint8_t)fminf(fmaxf(rintf(sum), 0), 255);
+            }
+}
+
 static void train_transform(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
-                            ResizeScratch **scratch) {
+                            TransformScratch *scratch) {
     int size = t->size;
     size_t pixels = (size_t)size * (size_t)size;
     int w = img->full_width ? img->full_width : img->width,
@@ -229,11 +286,15 @@ static void train_transform(uint8_t *out, const Image *img, const Transform *t, 
     Crop drawn = random_crop(t, seed, w, h);
     RgbView crop = view_of(img, &drawn);
     ResizeTarget target = {size, size, 0, 0, size, size};
-    resize_rgb(out, (size_t)size * 3, &target, &crop, t->interpolation, scratch);
+    resize_rgb(out, (size_t)size * 3, &target, &crop, t->interpolation, &scratch->resize);
+    if (t->flip_prob > 0 && draw(seed, DRAW_FLIP, 0, 1) < t->flip_prob) mirror(out, (size_t)size);
     if (t->jitter_prob > 0 && draw(seed, DRAW_JITTER, 0, 1) < t->jitter_prob)
         jitter(out, pixels, t->jitter, seed);
     if (t->gray_prob > 0 && draw(seed, DRAW_GRAY, 0, 1) < t->gray_prob)
         for (size_t i = 0; i < pixels; i++) memset(out + 3 * i, to_grey(out + 3 * i), 3);
+    if (t->blur_prob > 0 && draw(seed, DRAW_BLUR, 0, 1) < t->blur_prob)
+        blur(out, (size_t)size, draw(seed, DRAW_BLUR + 1, t->blur_sigma[0], t->blur_sigma[1]),
+             &scratch->blur);
 }
 
 /* Short edge → S, then the centre S × S; offsets are rounded half to even. */
@@ -277,7 +338,7 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
     ResizeScratch **s = &(*scratch)->resize;
     RgbView whole = {img->rgb, (size_t)img->width * 3, img->width, img->height};
     if (t->train)
-        train_transform(out, img, t, seed, s);
+        train_transform(out, img, t, seed, *scratch);
     else if (t->resize_mode == RESIZE_SHORTEST)
         eval_shortest(out, &whole, t, s);
     else if (t->resize_mode == RESIZE_LONGEST)
@@ -319,6 +380,7 @@ EXACT void transform_normalise(float *out, const uint8_t *rgb, const Transform *
 
 void transform_scratch_free(TransformScratch **scratch) {
     if (*scratch) resize_scratch_free(&(*scratch)->resize);
+    if (*scratch) free((*scratch)->blur);
     free(*scratch);
     *scratch = NULL;
 }

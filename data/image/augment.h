@@ -18,8 +18,10 @@ typedef struct Transform {
     bool jpeg_scale;           /* train: a JPEG picture whose crop is at least twice as wide and
                                   high as S is decoded to half of its size, or to less */
     double jitter[4], jitter_prob,
-        gray_prob;         /* train: brightness, contrast, saturation, hue; 0: off */
-    float mean[3], std[3]; /* for callers that normalise afterwards */
+        gray_prob;               /* train: brightness, contrast, saturation, hue; 0: off */
+    double flip_prob, blur_prob; /* train: mirrored; torchvision's GaussianBlur, last */
+    double blur_sigma[2];        /* pixels; its kernel has about S/10 rows */
+    float mean[3], std[3];       /* for callers that normalise afterwards */
 } Transform;
 
 /* open_clip's defaults for image size S. */

@@ -8,7 +8,7 @@
 typedef struct Recorded {
     bool text, keep, backward, learning;
     bool told; /* the gradient listener is called during the pass */
-    size_t B, rows, max_T;
+    size_t B, rows, max_T, views;
     Graph *graph;
 } Recorded;
 
@@ -16,6 +16,8 @@ struct Clip {
     const Kernels *k;
     ImageTower image;
     TextTower text;
+    Head head;
+    size_t views; /* of the last forward */
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
     bool learning;
@@ -23,11 +25,25 @@ struct Clip {
     size_t recorded_count;
 };
 
+/* Starts from rows `views` from the end of the pooled rows, or their gradients. */
+static act *view_rows(const Clip *m, const TowerView *v, act *rows) {
+    return act_at(m->k, rows, (v->seq->B - m->views) * m->head.C);
+}
+
+/* After the gradients of the projected features, of which views have none. */
+static void views_bwd(void *context, act *dpooled) {
+    Clip *m = context;
+    TowerView v = image_tower_view(&m->image, true);
+    head_bwd(&m->head, view_rows(m, &v, dpooled), view_rows(m, &v, v.pooled), m->views);
+}
+
 static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
                       const ClipOptions *o) {
     m->k = k;
     image_tower_init(&m->image, k, c, p, o);
     text_tower_init(&m->text, k, c, p, o);
+    head_init(&m->head, k, p, &o->head, c->image.width, size_mul(o->max_batch, o->views));
+    if (o->head.layers) image_tower_on_pooled(&m->image, (PooledGradient){views_bwd, m});
 }
 
 /* The towers never run at the same time, so they share one scratch. */
@@ -35,6 +51,7 @@ static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
     image_tower_layout_kept(&m->image, a);
     text_tower_layout_kept(&m->text, a);
+    head_layout(&m->head, a);
     size_t mark = a->used;
     image_tower_layout_scratch(&m->image, a);
     size_t end = a->used;
@@ -96,8 +113,11 @@ static void run_pass(Clip *m, const Recorded *r) {
         text_tower_fwd(&m->text, r->keep);
     else if (r->backward)
         image_tower_bwd(&m->image);
-    else
+    else {
         image_tower_fwd(&m->image, r->keep);
+        TowerView v = image_tower_view(&m->image, r->keep);
+        head_fwd(&m->head, view_rows(m, &v, v.pooled), m->views);
+    }
 }
 
 /* Its index among the earlier passes. */
@@ -106,7 +126,7 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
         Recorded *q = &m->recorded[i];
         if (q->text == r->text && q->keep == r->keep && q->backward == r->backward &&
             q->told == r->told && q->learning == r->learning && q->B == r->B &&
-            q->rows == r->rows && q->max_T == r->max_T)
+            q->rows == r->rows && q->max_T == r->max_T && q->views == r->views)
             return q;
     }
     m->recorded = xrealloc(m->recorded, (m->recorded_count + 1) * sizeof *m->recorded);
@@ -118,14 +138,14 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
 static TowerView text_view(Clip *m, bool keep) {
     Tower *t = &m->text.tower;
     const TowerPass *s = keep ? &t->kept : &t->transient;
-    return (TowerView){&m->text.seq, s->unit, s->raw, t->E, &t->ready};
+    return (TowerView){&m->text.seq, s->unit, s->raw, s->pooled, t->E, &t->ready};
 }
 
 static void pass(Clip *m, bool text, bool keep, bool backward) {
     TowerView v = text ? text_view(m, keep) : image_tower_view(&m->image, keep);
     bool told = backward && v.ready->call;
-    Recorded r = {text,     keep,        backward,     m->learning, told,
-                  v.seq->B, v.seq->rows, v.seq->max_T, NULL};
+    Recorded r = {text,     keep,        backward,     m->learning,         told,
+                  v.seq->B, v.seq->rows, v.seq->max_T, text ? 0 : m->views, NULL};
     Recorded *q = find_pass(m, &r);
     if (!m->k->device->graph_begin(&q->graph)) return;
     run_pass(m, &r);
@@ -146,19 +166,28 @@ static void set_gradients(const Clip *m, const TowerView *v, const acc *dfeature
 }
 
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
-    if (!b->B) return;
+    if (!b->pictures) return;
     m->image_kept = keep = keep && clip_image_trains(m);
+    m->views = b->views;
     image_tower_load(&m->image, b, keep);
     pass(m, false, keep, false);
     TowerView v = image_tower_view(&m->image, keep);
-    give_features(m, features, &v, b->B);
+    give_features(m, features, &v, b->pictures - b->views);
+}
+
+void clip_view_features(const Clip *m, acc *features) {
+    m->k->device->copy(features, m->head.unit, m->views * m->head.o.out * m->k->acc_size);
+}
+
+void clip_view_gradients(Clip *m, const acc *dfeatures) {
+    m->k->device->copy(m->head.raw, dfeatures, m->views * m->head.o.out * m->k->acc_size);
 }
 
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
-    if (!B || !clip_image_trains(m)) return;
+    if (!(B + m->views) || !clip_image_trains(m)) return;
     TowerView v = image_tower_view(&m->image, true);
-    assert(m->image_kept && B == v.seq->B);
-    set_gradients(m, &v, dfeatures, B, B);
+    assert(m->image_kept && B + m->views == v.seq->B);
+    set_gradients(m, &v, dfeatures, B, B + m->views);
     pass(m, false, true, true);
 }
 
@@ -182,7 +211,10 @@ void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
 
 void clip_plan(Clip *m, acc *features) {
     ClipShape c = clip_shape(m);
+    size_t views = m->head.max_rows;
     ClipBatch most = {.B = c.max_batch,
+                      .pictures = c.pictures,
+                      .views = views,
                       .rows = c.max_rows,
                       .sequences = c.max_batch + c.padding,
                       .max_T = c.context};
@@ -193,7 +225,7 @@ void clip_plan(Clip *m, acc *features) {
     clip_learning(m, true);
     if (image_tower_training(&m->image)) {
         clip_image_fwd(m, features, &most, true);
-        clip_image_bwd(m, features, c.max_batch);
+        clip_image_bwd(m, features, c.pictures - views);
     }
     if (m->text.tower.training) {
         clip_text_fwd(m, features, &most, true);
@@ -205,6 +237,7 @@ void clip_plan(Clip *m, acc *features) {
 ClipShape clip_shape(const Clip *m) {
     const TextTower *t = &m->text;
     return (ClipShape){.max_batch = t->max_batch,
+                       .pictures = image_tower_most(&m->image),
                        .pixels = image_tower_pixels(&m->image),
                        .kept = image_tower_kept(&m->image),
                        .context = t->context,

@@ -2,7 +2,7 @@
  * knows shapes, never devices or element types. A Clip owns one arena of activations, laid out at
  * creation; nothing is allocated afterwards. */
 #pragma once
-#include "train/model/params.h"
+#include "train/model/head.h"
 
 typedef struct ClipOptions {
     size_t max_batch;        /* samples of one forward */
@@ -18,8 +18,16 @@ typedef struct ClipOptions {
     bool frozen_image, frozen_text; /* no trainable tensor: keep no activations */
     const struct Comm *sync_norm; /* batch normalisation's statistics are those of all ranks, whose
                                      batches are equal; NULL: of this one */
+    HeadOptions head;             /* with views: their features are the head's */
+    size_t views;                 /* of each sample beside its picture: 0 or 2 */
+    bool views_only;              /* samples have views but no picture */
     uint64_t seed;
 } ClipOptions;
+
+/* The most pictures of one forward, views included. */
+static inline size_t clip_pictures(const ClipOptions *o) {
+    return size_mul(o->max_batch, (o->views_only ? 0 : 1) + o->views);
+}
 
 /* The number of a tower's blocks, from the first on, that are recomputed. */
 static inline size_t clip_recomputed(const ClipOptions *o, size_t layers) {
@@ -32,23 +40,28 @@ void clip_free(Clip *m);
 
 /* A batch in device memory, as uploads.h sends it. */
 typedef struct ClipBatch {
-    size_t B;
-    const uint8_t *pixels;             /* [B,S,S,3] */
-    const int32_t *keep;               /* [B,patches kept]; NULL: no patch dropout */
+    size_t B;                          /* captions */
+    size_t pictures, views;            /* of which the last ones are views */
+    const uint8_t *pixels;             /* [pictures,S,S,3] */
+    const int32_t *keep;               /* [pictures,patches kept]; NULL: no patch dropout */
     const int32_t *ids, *start, *pool; /* [rows], [sequences+1], [sequences] */
     size_t rows, sequences, max_T;     /* including padding sequences after the B captions */
 } ClipBatch;
 
-/* features[B,E] (device), L2-normalised. `keep`: a backward follows this forward, before any other
- * forward of the same tower. Passes with the same sizes are captured as a graph
- * (kernels/device.h). */
+/* features[B,E] (device), L2-normalised; of pictures without the views. `keep`: a backward follows
+ * this forward, before any other forward of the same tower. Passes with the same sizes are captured
+ * as a graph (kernels/device.h). */
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
 void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
+/* The views' features [views,head.out] of the last forward of pictures, by the projection head. */
+void clip_view_features(const Clip *m, acc *features);
+/* Sets their gradients for the next clip_image_bwd. */
+void clip_view_gradients(Clip *m, const acc *dfeatures);
 /* Of a ViT: from now on a forward of pictures that is not kept also writes to[B,T,C] (device): all
  * rows of block `layer` (from 1), or for 0 those of the last block after the final LayerNorm. */
 void clip_tap_image(Clip *m, acc *to, size_t layer);
 /* Adds the gradients of the tower's trainable parameters to params->grad, from dfeatures[B,E] (the
- * gradient of the normalised features). */
+ * gradient of the normalised features); B: pictures without the views. */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
 void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
 /* true: the next forwards belong to a step. Batch normalisations that learn then use the statistics
@@ -60,9 +73,9 @@ void clip_learning(Clip *m, bool learning);
 void clip_plan(Clip *m, acc *features);
 /* The shape of such a batch. */
 typedef struct ClipShape {
-    size_t max_batch, pixels;          /* bytes of a picture */
-    size_t kept;                       /* patches of a picture that dropout keeps; 0: no dropout */
-    size_t context, padding, max_rows; /* padding: sequences after the captions */
+    size_t max_batch, pictures, pixels; /* views included; bytes of a picture */
+    size_t kept;                        /* patches of a picture that dropout keeps; 0: no dropout */
+    size_t context, padding, max_rows;  /* padding: sequences after the captions */
 } ClipShape;
 ClipShape clip_shape(const Clip *m);
 /* ClipOptions.text_bucket for batches of this size: 0 on a device that captures nothing. Half of it

@@ -60,7 +60,9 @@ static bool read_timm(ClipConfig *c, json_t *v, const char **field, Error *err) 
     *field = "timm_pool";
     if (!is_default(v, *field, "avg")) return error_set(err, "only \"avg\" is supported");
     *field = "timm_proj";
-    if (!is_default(v, *field, "linear")) return error_set(err, "only \"linear\" is supported");
+    c->image.no_proj = is_default(v, *field, "none") && json_object_get(v, *field);
+    if (!c->image.no_proj && !is_default(v, *field, "linear"))
+        return error_set(err, "only \"linear\" and \"none\" are supported");
     *field = "timm_proj_bias";
     if (json_is_true(json_object_get(v, *field)))
         return error_set(err, "true is not supported (only false)");
@@ -95,6 +97,10 @@ bool resnet_config_read(ClipConfig *c, json_t *v, const char **field, Error *err
     ConvNet *net = &t->conv;
     for (size_t i = 0; i < STAGES; i++) t->layers += net->stage[i];
     if (net->kind != CONV_MODIFIED) t->width = net->kind == CONV_BASIC ? 512 : 2048;
+    *field = "timm_proj";
+    if (t->no_proj && t->width != c->embed_dim)
+        return error_set(err, "without a projection embed_dim must be the tower's width");
+    t->proj_bias = !t->no_proj;
     c->patch_size = 32; /* pixels of the picture along a side of the last grid's */
     *field = "image_size";
     if (c->image_size % c->patch_size) return error_set(err, "expected a multiple of 32");

@@ -51,11 +51,19 @@ TowerView image_tower_view(ImageTower *t, bool keep) {
     if (t->convolutional) {
         Resnet *r = &t->resnet;
         const ResnetPass *s = keep ? &r->kept : &r->transient;
-        return (TowerView){&r->seq, s->unit, s->raw, r->E, &r->ready};
+        return (TowerView){&r->seq, s->unit, s->raw, s->o, r->E, &r->ready};
     }
     Vit *v = &t->vit;
     const TowerPass *s = keep ? &v->tower.kept : &v->tower.transient;
-    return (TowerView){&v->seq, s->unit, s->raw, v->tower.E, &v->tower.ready};
+    return (TowerView){&v->seq, s->unit, s->raw, s->pooled, v->tower.E, &v->tower.ready};
+}
+
+void image_tower_on_pooled(ImageTower *t, PooledGradient call) {
+    *(t->convolutional ? &t->resnet.on_pooled : &t->vit.tower.on_pooled) = call;
+}
+
+size_t image_tower_most(const ImageTower *t) {
+    return t->convolutional ? t->resnet.max_B : t->vit.tower.max_B;
 }
 
 size_t image_tower_pixels(const ImageTower *t) {

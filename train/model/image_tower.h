@@ -14,6 +14,7 @@ typedef struct ImageTower {
 typedef struct TowerView {
     const Sequences *seq; /* of the last forward */
     acc *unit, *raw;      /* [B,E] features; their gradients, before a backward */
+    act *pooled;          /* [B,C] what the projection reads */
     size_t E;
     GradientsReady *ready;
 } TowerView;
@@ -32,6 +33,10 @@ bool image_tower_trains(const ImageTower *t);
 bool image_tower_training(const ImageTower *t);
 void image_tower_learning(ImageTower *t, bool learning);
 TowerView image_tower_view(ImageTower *t, bool keep);
+/* Called in every later backward between the projection and the rest. */
+void image_tower_on_pooled(ImageTower *t, PooledGradient call);
+/* The most pictures of a forward. */
+size_t image_tower_most(const ImageTower *t);
 /* Bytes of a picture; patches of it that dropout keeps, or 0: no dropout. */
 size_t image_tower_pixels(const ImageTower *t);
 size_t image_tower_kept(const ImageTower *t);

@@ -43,7 +43,8 @@ typedef enum ParamRole {
     ROLE_LOGIT_SCALE,
     ROLE_LOGIT_BIAS,
     ROLE_LORA_A,
-    ROLE_LORA_B
+    ROLE_LORA_B,
+    ROLE_HEAD /* layers of the projection head (head.h) */
 } ParamRole;
 
 typedef enum ParamTower { TOWER_NONE, TOWER_IMAGE, TOWER_TEXT } ParamTower;
@@ -85,13 +86,13 @@ static inline bool param_is_batch_norm(const Param *q) {
 static inline bool param_is_block_matrix(const Param *q) {
     return q->role >= ROLE_IN_PROJ && q->role <= ROLE_C_PROJ && !q->bias;
 }
-/* Returns true for LoRA's factors, which are not tensors of the model. */
-static inline bool param_is_factor(const Param *q) { return q->role >= ROLE_LORA_A; }
+/* Returns true for LoRA's factors and the projection head, which are not tensors of the model. */
+static inline bool param_is_apart(const Param *q) { return q->role >= ROLE_LORA_A; }
 
 typedef struct Params {
     const Kernels *k;
     Param *list;
-    size_t count, tensors; /* the model's `tensors` come first, then LoRA's factors */
+    size_t count, tensors; /* the model's `tensors` come first, then those apart */
     size_t size;           /* elements of the flat block, padding included */
     size_t learning;       /* the first elements, of trainable tensors */
     size_t matrices;       /* the first elements, used only as compute weights */

@@ -129,7 +129,7 @@ void params_add_resnet(Params *p, const ClipConfig *c) {
     for (size_t i = 0; i < c->image.layers; i++) add_block(p, net, i, trunk);
     if (net->kind == CONV_MODIFIED)
         add_attention(p, c, top);
-    else
+    else if (!c->image.no_proj)
         add_matrix(p, top, "head.proj.weight", ROLE_PROJECTION,
                    (ParamInit){INIT_UNIFORM, sqrt(1 / (double)c->image.width)}, c->embed_dim,
                    c->image.width);

@@ -83,7 +83,7 @@ void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params 
                   .sync = o->sync_norm && o->sync_norm->size > 1 ? o->sync_norm : NULL,
                   .config = c->image,
                   .E = c->embed_dim,
-                  .max_B = o->max_batch,
+                  .max_B = clip_pictures(o),
                   .side = c->image_size,
                   .training = o->training && !o->frozen_image,
                   .checkpoint = o->grad_checkpointing};
@@ -97,7 +97,7 @@ void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params 
     r->kept.block = xcalloc(r->blocks, sizeof *r->kept.block);
     r->transient.block = xcalloc(r->blocks, sizeof *r->transient.block);
     size_t top = r->config.layers + 1, C = r->config.width;
-    r->proj = layer_at(p, TOWER_IMAGE, top, ROLE_PROJECTION);
+    if (!r->config.no_proj) r->proj = layer_at(p, TOWER_IMAGE, top, ROLE_PROJECTION);
     if (!is_modified(r)) return;
     for (size_t i = 0; i < 3; i++)
         r->pool[i] = layer_at(p, TOWER_IMAGE, top, ROLE_POOL_Q + (ParamRole)i);
@@ -412,9 +412,9 @@ static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) 
     if (down) r->k->add(r->d, d, through, B * b->in);
 }
 
-/* ---- the head ---- */
+/* ---- after the last grid ---- */
 
-static void attention_head_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
+static void attention_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
     const Kernels *k = r->k;
     const Params *p = r->p;
     size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
@@ -428,20 +428,23 @@ static void attention_head_fwd(const Resnet *r, const ResnetPass *s, const act *
     k->attention_pool_fwd(s->o, s->lse, s->q, s->kv, r->start[1], B, rows, H, C / H);
 }
 
-static void head_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
+static void top_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
     const Params *p = r->p;
     size_t B = r->seq.B, C = r->config.width;
     if (is_modified(r))
-        attention_head_fwd(r, s, grid);
+        attention_fwd(r, s, grid);
     else
         r->k->mean_pool_fwd(s->o, grid, r->start[0], B, 0, C);
-    r->k->project_fwd(s->raw, s->o, param_act(p, r->proj.w), true,
-                      r->proj.b ? param_acc(p, r->proj.b) : NULL, B, C, r->E);
+    if (r->config.no_proj)
+        r->k->acc_from_act(s->raw, s->o, B * C);
+    else
+        r->k->project_fwd(s->raw, s->o, param_act(p, r->proj.w), true,
+                          r->proj.b ? param_acc(p, r->proj.b) : NULL, B, C, r->E);
     r->k->l2norm_fwd(s->unit, s->norm, s->raw, B, r->E);
 }
 
 /* r->down [B,C]: gradient of the attention's output → r->d: of the grid. */
-static void attention_head_bwd(const Resnet *r, const ResnetPass *s, bool below) {
+static void attention_bwd(const Resnet *r, const ResnetPass *s, bool below) {
     const Kernels *k = r->k;
     const Params *p = r->p;
     size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
@@ -461,15 +464,19 @@ static void attention_head_bwd(const Resnet *r, const ResnetPass *s, bool below)
     k->add(r->d, r->d, r->d1, B * r->grid * C);
 }
 
-static void head_bwd(const Resnet *r, bool below) {
+static void top_bwd(const Resnet *r, bool below) {
     const ResnetPass *s = &r->kept;
     const Params *p = r->p;
     size_t B = r->seq.B, C = r->config.width;
     r->k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, B, r->E);
-    acc *dw = trainable_grad(p, r->proj.w), *db = trainable_grad(p, r->proj.b);
-    r->k->project_bwd(r->down, dw, db, s->raw, s->o, param_act(p, r->proj.w), true, B, C, r->E);
+    if (r->config.no_proj)
+        r->k->act_from_acc(r->down, s->raw, B * C);
+    else
+        r->k->project_bwd(r->down, trainable_grad(p, r->proj.w), trainable_grad(p, r->proj.b),
+                          s->raw, s->o, param_act(p, r->proj.w), true, B, C, r->E);
+    if (r->on_pooled.call) r->on_pooled.call(r->on_pooled.context, r->down);
     if (is_modified(r))
-        attention_head_bwd(r, s, below);
+        attention_bwd(r, s, below);
     else
         r->k->mean_pool_bwd(r->d, r->down, r->start[0], B, 0, C);
 }
@@ -477,11 +484,12 @@ static void head_bwd(const Resnet *r, bool below) {
 /* ---- the tower ---- */
 
 void resnet_load(Resnet *r, const ClipBatch *b, bool keep) {
-    assert(b->B <= r->max_B && (!keep || r->training));
-    r->seq = (Sequences){.B = b->B, .rows = rows_of(r, b->B), .max_T = r->grid + is_modified(r)};
+    assert(b->pictures <= r->max_B && (!keep || r->training));
+    r->seq = (Sequences){
+        .B = b->pictures, .rows = rows_of(r, b->pictures), .max_T = r->grid + is_modified(r)};
     r->batch = r->learning && r->training;
     r->k->patches_u8((keep ? &r->kept : &r->transient)->pixels, b->pixels, NULL, r->channel_mean,
-                     r->channel_std, b->B, r->side, 1, r->side * r->side);
+                     r->channel_std, b->pictures, r->side, 1, r->side * r->side);
 }
 
 void resnet_fwd(Resnet *r, bool keep) {
@@ -499,7 +507,7 @@ void resnet_fwd(Resnet *r, bool keep) {
             r->k->max_pool_fwd(s->stem, s->from, x, g, r->config.conv.width);
         x = s->stem;
     }
-    head_fwd(r, s, x);
+    top_fwd(r, s, x);
 }
 
 static bool block_learns(const ConvBlock *b) {
@@ -511,7 +519,7 @@ static bool block_learns(const ConvBlock *b) {
     return learns;
 }
 
-static bool head_learns(const Resnet *r) {
+static bool top_learns(const Resnet *r) {
     bool learns = layer_trains(r->proj) || (r->positions && r->positions->trainable);
     for (size_t i = 0; i < 3; i++) learns = learns || layer_trains(r->pool[i]);
     return learns;
@@ -524,12 +532,12 @@ static size_t lowest_block(const Resnet *r) {
     return i;
 }
 
-bool resnet_trains(const Resnet *r) { return lowest_block(r) < r->blocks || head_learns(r); }
+bool resnet_trains(const Resnet *r) { return lowest_block(r) < r->blocks || top_learns(r); }
 
 void resnet_bwd(Resnet *r) {
     const ResnetPass *s = &r->kept;
     size_t lowest = lowest_block(r);
-    head_bwd(r, lowest < r->blocks);
+    top_bwd(r, lowest < r->blocks);
     for (size_t i = r->blocks; i-- > lowest;) {
         const ConvBlock *b = &r->block[i];
         const act *x = i > 1 ? s->block[i - 1].conv[r->block[i - 1].count - 1].y
@@ -568,5 +576,5 @@ double resnet_macs(const ClipConfig *c) {
         }
     if (c->image.conv.kind == CONV_MODIFIED) macs += C * C + T * 2 * C * C + 2 * T * C;
     free(r.block);
-    return macs + C * (double)c->embed_dim;
+    return c->image.no_proj ? macs : macs + C * (double)c->embed_dim;
 }

@@ -67,6 +67,7 @@ typedef struct Resnet {
     acc *zeros, *unused;       /* [C]; gradient of a row of zeros, and of frozen positions */
     int32_t *start[2];         /* [B+1] rows of the last grid, without and with its mean */
     GradientsReady ready;
+    PooledGradient on_pooled;
     Sequences seq; /* of the last forward */
     bool batch;    /* the last forward's normalisations that learn used its batch */
 } Resnet;

@@ -271,6 +271,7 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
         k->project_bwd(s->scratch.gathered, trainable_grad(t->p, t->proj.w),
                        trainable_grad(t->p, t->proj.b), s->raw, s->pooled,
                        param_act(t->p, t->proj.w), t->config.proj_bias, seq->B, t->C, t->E);
+    if (t->on_pooled.call) t->on_pooled.call(t->on_pooled.context, s->scratch.gathered);
     if (lowest == t->layers && !layer_trains(t->ln_final) && !block_trains(&t->pool)) return;
     pool_bwd(t, s, seq);
     for (size_t i = t->layers; i-- > lowest;) {

@@ -24,6 +24,12 @@ typedef struct TowerTap {
         layer; /* the output of this block, from 1; 0: the last one's after the final LayerNorm */
 } TowerTap;
 
+/* Called in a backward with the gradient [B,C] of the pooled rows, which it may change. */
+typedef struct PooledGradient {
+    void (*call)(void *context, act *dpooled); /* NULL: not called */
+    void *context;
+} PooledGradient;
+
 typedef struct Tower {
     const Kernels *k;
     const Params *p;
@@ -39,6 +45,7 @@ typedef struct Tower {
     Layer ln_final, proj;              /* proj: empty without projection */
     TowerPass kept, transient;
     GradientsReady ready;
+    PooledGradient on_pooled;
     TowerTap tap; /* of a tower whose tapped block computes all rows */
 } Tower;
 

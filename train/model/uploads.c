@@ -38,13 +38,18 @@ struct Uploads {
 
 static size_t numbers_most(const ClipShape *c) {
     size_t sequences = c->max_batch + c->padding;
-    return c->max_batch * c->kept + 2 * sequences + 1 + c->max_rows;
+    return c->pictures * c->kept + 2 * sequences + 1 + c->max_rows;
 }
 
-static Numbers numbers_at(int32_t *p, const ClipShape *c, size_t B) {
+/* Views of the batch, 0 or two of each sample; then all its pictures. */
+static size_t views_of(const Batch *b) { return b->views ? 2 * b->size : 0; }
+static size_t pictures_of(const Batch *b) { return (b->pixels ? b->size : 0) + views_of(b); }
+
+static Numbers numbers_at(int32_t *p, const ClipShape *c, const Batch *b) {
     Numbers n;
+    size_t B = b->size;
     n.keep = p;
-    n.text.start = n.keep + B * c->kept;
+    n.text.start = n.keep + pictures_of(b) * c->kept;
     n.text.pool = n.text.start + B + c->padding + 1;
     n.text.ids = n.text.pool + B + c->padding;
     return n;
@@ -55,7 +60,7 @@ static size_t places_of(const Kernels *k) { return k->device->asynchronous ? PLA
 
 static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
     for (size_t i = 0; i < places; i++) {
-        place[i].pixels = arena_take(a, c->max_batch, c->pixels);
+        place[i].pixels = arena_take(a, c->pictures, c->pixels);
         place[i].at.keep = arena_take(a, numbers_most(c), sizeof(int32_t));
     }
 }
@@ -109,12 +114,21 @@ static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
 
 static bool drops(const Uploads *f, const Batch *b) { return f->shape.kept && b->sample; }
 
+/* The pictures, the first views, the second views: each with draws of its own. */
+static void stage_patches(const Uploads *f, int32_t *keep, const Batch *b) {
+    enum { VIEW_DRAWS = 48 }; /* bits: epochs are fewer */
+    size_t sets = pictures_of(b) / size_max(b->size, 1), first = b->pixels ? 0 : 1;
+    for (size_t i = 0; i < sets; i++)
+        clip_draw_patches(f->clip, keep + i * b->size * f->shape.kept, b->sample,
+                          b->epoch + ((uint64_t)(first + i) << VIEW_DRAWS), b->size);
+}
+
 void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
     assert(j < f->accum);
     Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
     s->batch = b;
-    s->at = numbers_at(s->at.keep, &f->shape, b->size);
-    if (drops(f, b)) clip_draw_patches(f->clip, s->at.keep, b->sample, b->epoch, b->size);
+    s->at = numbers_at(s->at.keep, &f->shape, b);
+    if (drops(f, b)) stage_patches(f, s->at.keep, b);
     if (b->ids) stage_captions(f, s, b);
 }
 
@@ -123,17 +137,21 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     const Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
     const Batch *b = s->batch;
     Place *p = &f->place[f->next];
-    Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b->size);
+    Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b);
     const int32_t *from = drops(f, b) ? s->at.keep : s->at.text.start,
                   *end = text ? s->at.text.ids + s->rows : s->at.text.start;
     k->device->queue_wait(QUEUE_COPY, p->used);
-    if (image) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, b->size * f->shape.pixels);
+    size_t views = image ? views_of(b) : 0, pictures = image ? pictures_of(b) : 0;
+    size_t plain = (pictures - views) * f->shape.pixels;
+    if (plain) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, plain);
+    if (views)
+        k->device->upload_start(QUEUE_COPY, p->pixels + plain, b->views, views * f->shape.pixels);
     if (from < end)
         k->device->upload_start(QUEUE_COPY, to.keep + (from - s->at.keep), from,
                                 (size_t)(end - from) * sizeof *from);
     k->device->mark_set(p->filled, QUEUE_COPY);
     k->device->queue_wait(QUEUE_COMPUTE, p->filled);
-    f->sent = (ClipBatch){.B = b->size};
+    f->sent = (ClipBatch){.B = b->size, .pictures = pictures, .views = views};
     if (image) {
         f->sent.pixels = p->pixels;
         f->sent.keep = drops(f, b) ? to.keep : NULL;

@@ -7,7 +7,7 @@
 
 void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
               const ClipOptions *o) {
-    size_t side = c->image_size / c->patch_size, B = o->max_batch;
+    size_t side = c->image_size / c->patch_size, B = clip_pictures(o);
     assert(c->image.pool == POOL_MEAN || c->image.pool == POOL_ATTENTION ||
            (c->image.pool == POOL_CLASS && c->image.class_token));
     memset(v, 0, sizeof *v);
@@ -123,18 +123,17 @@ void vit_start(Vit *v) {
 
 void vit_load(Vit *v, const ClipBatch *b, bool keep) {
     Tower *t = &v->tower;
-    size_t n = v->kept_grid;
+    size_t n = v->kept_grid, B = b->pictures;
     bool dropped = n < v->grid && b->keep;
-    assert(b->B <= t->max_B);
-    if (dropped) t->k->device->copy(v->keep, b->keep, b->B * n * sizeof *v->keep);
+    assert(B <= t->max_B);
+    if (dropped) t->k->device->copy(v->keep, b->keep, B * n * sizeof *v->keep);
     v->n = dropped ? n : v->grid;
     size_t T = v->n + t->config.class_token;
-    v->seq =
-        (Sequences){v->start[dropped],        v->pool[dropped],     b->B, b->B * T, T, v->turns,
-                    dropped ? v->keep : NULL, t->config.class_token};
+    v->seq = (Sequences){v->start[dropped],        v->pool[dropped],     B, B * T, T, v->turns,
+                         dropped ? v->keep : NULL, t->config.class_token};
     assert(!keep || (t->training && v->n == v->kept_grid));
     t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
-                     dropped ? v->keep : NULL, v->mean, v->std, b->B, v->image_size, v->patch_size,
+                     dropped ? v->keep : NULL, v->mean, v->std, B, v->image_size, v->patch_size,
                      v->n);
 }
 
