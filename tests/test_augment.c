@@ -81,6 +81,75 @@ static void test_train_is_torchvisions(void **state) {
     assert_true(cases >= 70);
 }
 
+/* The exact value of a blurred byte: the kernel of torchvision's gaussian_blur in double. */
+static double blurred(const uint8_t *rgb, int size, int y, int x, int c, double sigma) {
+    int half = size / 20, last = size - 1;
+    double sum = 0, total = 0;
+    for (int dy = -half; dy <= half; dy++)
+        for (int dx = -half; dx <= half; dx++) {
+            int v = abs(y + dy), u = abs(x + dx);
+            if (v > last) v = 2 * last - v;
+            if (u > last) u = 2 * last - u;
+            double w = exp(-0.5 * (dy * dy + dx * dx) / (sigma * sigma));
+            sum += w * rgb[(v * size + u) * 3 + c];
+            total += w;
+        }
+    return sum / total;
+}
+
+/* SimCLR's strengths and crop, with mirrored and blurred pictures. Before the blur bytes are
+ * torchvision's; its sums of floats, and ours, may round a byte near a half to the other side. */
+static void test_views_are_torchvisions(void **state) {
+    (void)state;
+    FILE *f = golden_table("views.txt");
+    char line[512];
+    TransformScratch *scratch = NULL;
+    int cases = 0, blurs = 0, flips = 0;
+    for (; golden_line(f, line); cases++) {
+        int w, h, kind, size;
+        unsigned long seed;
+        uint32_t crc;
+        double p[4], sigma, want, got = 0, error = 0;
+        assert_int_equal(sscanf(line, "%d %d %d %lu %d %lf %lf %lf %lf %x %lf %lf", &w, &h, &kind,
+                                &seed, &size, p, p + 1, p + 2, p + 3, &crc, &sigma, &want),
+                         12);
+        Transform t = transform_default(size, true);
+        t.scale[0] = 0.08;
+        t.jitter[0] = t.jitter[1] = t.jitter[2] = 0.8;
+        t.jitter[3] = 0.2;
+        t.jitter_prob = p[0];
+        t.gray_prob = p[1];
+        t.flip_prob = p[2];
+        size_t n = (size_t)size * (size_t)size * 3;
+        Image img = {.width = w, .height = h, .rgb = picture(w, h, kind)};
+        uint8_t *sharp = xmalloc(n), *out = xmalloc(n);
+        transform_apply(sharp, &img, &t, seed, &scratch);
+        if (checksum(sharp, n) != crc) fail_msg("not torchvision's: %s", line);
+        t.flip_prob = 0;
+        transform_apply(out, &img, &t, seed, &scratch);
+        flips += memcmp(out, sharp, n) != 0;
+        t.flip_prob = p[2];
+        t.blur_prob = p[3];
+        t.blur_sigma[0] = 0.1;
+        t.blur_sigma[1] = 2;
+        transform_apply(out, &img, &t, seed, &scratch);
+        blurs += memcmp(out, sharp, n) != 0;
+        for (size_t i = 0; i < n; i++) got += out[i];
+        for (int i = 0; i < (int)n; i += 7) {
+            double exact = sigma > 0
+                               ? blurred(sharp, size, i / 3 / size, i / 3 % size, i % 3, sigma)
+                               : sharp[i];
+            error = fmax(error, fabs(exact - out[i]));
+        }
+        if (!(error <= 0.5 + 1e-3 && fabs(got - want) <= 32))
+            fail_msg("blur: error %g, sum off by %g: %s", error, got - want, line);
+        FREE_ALL(img.rgb, sharp, out);
+    }
+    fclose(f);
+    transform_scratch_free(&scratch);
+    assert_true(cases == 24 && flips >= 6 && blurs >= 12);
+}
+
 static void test_defaults_are_open_clips(void **state) {
     (void)state;
     Transform t = transform_default(224, true);
@@ -202,6 +271,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_eval_is_open_clips),
         cmocka_unit_test(test_train_is_torchvisions),
+        cmocka_unit_test(test_views_are_torchvisions),
         cmocka_unit_test(test_defaults_are_open_clips),
         cmocka_unit_test(test_only_the_seed_matters),
         cmocka_unit_test(test_probabilities),

@@ -68,27 +68,29 @@ static void end_line(TrainLog *l) {
 enum { PREFIX = sizeof "train/" - 1 };
 
 static void write_step(TrainLog *l, const StepMetrics *m) {
-    const Scalar list[] = {
+    const Scalar all[] = {
+        {"train/views_loss", m->views_loss}, /* only with views */
         {"train/loss", m->loss},
         {"train/logit_scale", m->logit_scale},
         {"train/grad_norm", m->grad_norm},
         {"train/lr", m->lr},
-        {"train/views_loss", m->views_loss},
         {"train/image_cosine", m->image_cosine},
         {"train/text_cosine", m->text_cosine},
         {"train/samples_per_s", m->samples_per_s},
         {"train/data_wait", m->data_wait},
         {"train/epoch", (double)m->epoch}, /* last, because it is an integer in metrics.jsonl */
     };
+    size_t absent = m->views_loss > 0 ? 0 : 1, count = COUNT(all) - absent;
+    const Scalar *list = all + absent;
     FILE *f = l->metrics;
     fprintf(f, "{\"step\": %llu, \"epoch\": %llu", (unsigned long long)m->step,
             (unsigned long long)m->epoch);
-    for (size_t i = 0; i + 1 < COUNT(list); i++) put_number(f, list[i].tag + PREFIX, list[i].value);
+    for (size_t i = 0; i + 1 < count; i++) put_number(f, list[i].tag + PREFIX, list[i].value);
     fprintf(f, ", \"samples\": %llu, \"bad\": %llu, \"skipped\": %s",
             (unsigned long long)m->samples, (unsigned long long)m->bad,
             m->skipped ? "true" : "false");
     end_line(l);
-    tensorboard_write(l->tensorboard, m->step, list, COUNT(list));
+    tensorboard_write(l->tensorboard, m->step, list, count);
 }
 
 /* ---- the progress line ---- */

@@ -233,9 +233,11 @@ def crop_box(w, h, scale, ratio, seed):
     return (h - ch) // 2, (w - cw) // 2, ch, cw
 
 
-def train(im, size, seed, scale, ratio, interpolation, jitter, jitter_prob, gray_prob):
+def train(im, size, seed, scale, ratio, interpolation, jitter, jitter_prob, gray_prob, flip_prob=0, blur_prob=0, sigma=(0.1, 2.0)):
     top, left, h, w = crop_box(im.width, im.height, scale, ratio, seed)
     im = F.resized_crop(im, top, left, h, w, [size, size], interpolation)
+    if flip_prob > 0 and uniform(seed, 49) < flip_prob:
+        im = F.hflip(im)
     if jitter_prob > 0 and uniform(seed, 40) < jitter_prob:
         order = [0, 1, 2, 3]
         for n in (3, 2, 1):
@@ -250,6 +252,9 @@ def train(im, size, seed, scale, ratio, interpolation, jitter, jitter_prob, gray
             im = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)[op](im, factor)
     if gray_prob > 0 and uniform(seed, 48) < gray_prob:
         im = F.to_grayscale(im, 3)
+    if blur_prob > 0 and uniform(seed, 50) < blur_prob:
+        side, s = size // 20 * 2 + 1, uniform(seed, 51, *sigma)
+        im = F.gaussian_blur(im, [side, side], [s, s])
     return im
 
 
@@ -272,3 +277,19 @@ for seed in range(12):
         numbers = " ".join(map(str, (*scale, *jitter, jitter_prob, gray_prob)))
         lines.append(f"{w} {h} {seed % 3} {s} {name} {size} {numbers} {zlib.crc32(out.tobytes()):08x}")
 write("train.txt", "width height picture seed interpolation size scale(2) jitter(4) jitter_prob gray_prob crc32 of the RGB bytes", lines)
+
+# The views of SimCLR: everything that is random
+lines = []
+for seed in range(24):
+    w, h, size = (200, 300, 64) if seed % 3 else (90, 70, 224)
+    s = seed * 0x9E3779B97F4A7C15 & MASK
+    probabilities, sigma = (0.8, 0.2, 0.5, 0.5) if seed % 2 else (0.5, 0.0, 0.5, 1.0), (0.1, 2.0)
+    jitter = (0.8, 0.8, 0.8, 0.2)
+    jitter_prob, gray_prob, flip_prob, blur_prob = probabilities
+    sharp, out = (train(picture(w, h, seed % 3), size, s, (0.08, 1.0), (3 / 4, 4 / 3), InterpolationMode.BICUBIC,
+                        jitter, jitter_prob, gray_prob, flip_prob, p, sigma) for p in (0, blur_prob))
+    used = uniform(s, 51, *sigma) if uniform(s, 50) < blur_prob else 0.0
+    lines.append(f"{w} {h} {seed % 3} {s} {size} {' '.join(map(str, probabilities))} {zlib.crc32(sharp.tobytes()):08x} "
+                 f"{used!r} {int(np.asarray(out, np.int64).sum())}")
+write("views.txt", "width height picture seed size jitter_prob gray_prob flip_prob blur_prob crc32 of the RGB bytes before "
+      "the blur, its sigma (0: none), sum of the bytes after it", lines)
