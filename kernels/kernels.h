@@ -278,11 +278,11 @@ typedef struct Kernels {
      * cos becomes s·G with G = -y·σ(-y·z)·weight, weight = 1/N; *dlog_scale, *dbias as above. */
     void (*siglip_tile)(acc *cos, acc *loss, acc *dlog_scale, acc *dbias, const acc *log_scale,
                         const acc *bias, size_t n, size_t m, ptrdiff_t diag, double weight);
-    /* Pairs of views: blocks of 2·half rows hold `half` first views, then the second views of the
-     * same samples. In a tile whose first row is `row` and whose first column is `col` of the whole
-     * matrix, the cosine of row r and column r + half or r - half, the other view of its sample,
-     * becomes LOGIT_MASKED. */
-    void (*mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half);
+    /* Pairs of views: blocks of 2·samples rows hold `samples` first views, then the second views of
+     * the same samples. In a tile whose first row is `row` and whose first column is `col` of the
+     * whole matrix, the cosine of row r and column r + samples or r - samples, the other view of
+     * its sample, becomes LOGIT_MASKED. */
+    void (*mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t samples);
     /* Soft targets t[n,m] of a tile with several positives: share[i] if row_group[i] =
      * col_group[j], else 0. */
     void (*group_targets)(acc *t, const int32_t *row_group, const int32_t *col_group,
@@ -350,8 +350,8 @@ typedef struct Kernels {
 /* A cosine whose logit adds nothing to a softmax; finite, so that no difference of two is a NaN. */
 #define LOGIT_MASKED (-1e30f)
 /* The row of the other view (mask_pairs). */
-static inline size_t other_view(size_t row, size_t half) {
-    return row / half % 2 ? row - half : row + half;
+static inline size_t other_view(size_t row, size_t samples) {
+    return row / samples % 2 ? row - samples : row + samples;
 }
 
 enum { FP8_ROWS = 8 };

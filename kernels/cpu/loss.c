@@ -224,10 +224,10 @@ void FN(clip_logits_grad)(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
     add_rows(dlog_scale, dbias, sums, n, &l);
 }
 
-void FN(mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half) {
+void FN(mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t samples) {
     KERNEL_BEGIN(mask_pairs, 0, 4 * n);
     for (size_t i = 0; i < n; i++) {
-        size_t j = other_view(row + i, half) - col;
+        size_t j = other_view(row + i, samples) - col;
         if (j < m) cos[i * m + j].v = LOGIT_MASKED;
     }
 }

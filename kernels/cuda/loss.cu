@@ -215,16 +215,16 @@ __global__ static void __launch_bounds__(BLOCK)
 }
 
 __global__ static void mask_pairs(acc *cos, size_t n, size_t m, size_t row, size_t col,
-                                  size_t half) {
+                                  size_t samples) {
     size_t i = thread_index();
     if (i >= n) return;
-    size_t r = row + i, j = (r / half % 2 ? r - half : r + half) - col;
+    size_t r = row + i, j = (r / samples % 2 ? r - samples : r + samples) - col;
     if (j < m) cos[i * m + j].v = LOGIT_MASKED;
 }
 
-void FN(mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half) {
+void FN(mask_pairs)(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t samples) {
     GPU_TIMER(mask_pairs, 0, 4 * n);
-    if (n) LAUNCH(mask_pairs, div_up(n, BLOCK), BLOCK, 0, cos, n, m, row, col, half);
+    if (n) LAUNCH(mask_pairs, div_up(n, BLOCK), BLOCK, 0, cos, n, m, row, col, samples);
 }
 
 __global__ static void __launch_bounds__(BLOCK)

@@ -76,9 +76,9 @@ void ref_clip_logits_grad(acc *cos, acc *dlog_scale, acc *dbias, const acc *row_
         }
 }
 
-void ref_mask_pairs(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t half) {
+void ref_mask_pairs(acc *cos, size_t n, size_t m, size_t row, size_t col, size_t samples) {
     for (size_t i = 0; i < n; i++) {
-        size_t j = other_view(row + i, half) - col;
+        size_t j = other_view(row + i, samples) - col;
         if (j < m) cos[i * m + j].v = LOGIT_MASKED;
     }
 }

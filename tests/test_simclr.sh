@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Image-image objectives as a user runs them: pictures without captions, ranks, runs that are killed and resumed, what a
+# checkpoint holds, options that make no sense. Prints cmocka's lines.
+. tests/support.sh simclr
+export OMP_NUM_THREADS=2
+steps=6
+sed 's/224/32/' configs/models/resnet18.json >"$dir/resnet18.json"
+mkdir -p "$dir/pictures/a/b"
+cp $golden/0*.jpg "$dir/pictures/a"
+cp $golden/1*.jpg "$dir/pictures/a/b"
+cp $golden/2*.jpg "$dir/pictures"
+train() { # name, options…
+    local name=$1
+    shift
+    ${run[@]+"${run[@]}"} "$clipc" train --vocab $golden/vocab.txt --max-steps $steps --warmup 2 --lr 1e-4 --precision fp32 --workers 2 \
+        --head-hidden 32 --head-dim 16 --logs "$dir" --name "$name" "$@" 2>"$dir/stderr"
+}
+small=(--pretrained $golden --train-data "$dir/pictures" --batch-size 4 --objective simclr)
+slip=(--pretrained $golden --train-data $golden/pairs.tsv --batch-size 4 --objective slip)
+
+# ---- learning ----
+lower() { # the last quarter of the losses is below the first
+    losses "$1" | awk '{ x[NR] = $1 } END { n = int(NR / 4); for (i = 1; i <= n; i++) { a += x[i]; b += x[NR + 1 - i] } exit !(b < a) }'
+}
+learns() { local steps=40; train learns "${small[@]}" --lr 1e-3 && grep -q "data: 24 pictures" "$dir/stderr" && lower learns; }
+resnet_learns() {
+    local steps=40
+    train resnet --model "$dir/resnet18.json" --train-data "$dir/pictures" --batch-size 6 --objective simclr --lr 1e-3 && lower resnet
+}
+slip_learns() { local steps=40; train slip "${slip[@]}" --lr 1e-3 && lower slip && grep -q '"views_loss": [0-9]' "$dir/slip/metrics.jsonl"; }
+# The encoder's file has no head, and serves like every other; captions' tensors are those of the start.
+holds() {
+    "$clipc" ckpt show "$dir/learns/checkpoints/latest" >"$dir/out" 2>&1 && ! grep -q 'head\.' "$dir/out" &&
+        "$clipc" ckpt diff $golden "$dir/learns/checkpoints/latest" --top 1000 >"$dir/diff" 2>&1 &&
+        grep -q 'visual.conv1.weight' "$dir/diff" && ! grep -qE '(^| )(token_embedding|transformer\.|visual\.proj|logit_scale)' "$dir/diff" &&
+        "$clipc" embed --checkpoint "$dir/resnet/checkpoints/latest" --images "$dir/pictures" --out "$dir/features.npy" >"$dir/out" 2>&1
+}
+
+# ---- the same bits ----
+resumed() { # name, options…: killed and resumed, with the head's weights, moments and average
+    local steps=40 name=$1
+    shift
+    train "$name-whole" "$@" --save-frequency-steps 7 && killed_and_resumed "$name-killed" 9 "$@" --save-frequency-steps 7 &&
+        same_state "$dir/$name-whole/checkpoints/latest" "$dir/$name-killed/checkpoints/latest"
+}
+workers() { train two "${small[@]}" && train three "${small[@]}" --workers 3 && same_state "$dir/two/checkpoints/latest" "$dir/three/checkpoints/latest"; }
+ranks() { # 1 × 2n = 2 × n; n views a rank in micro-batches as well; sharded moments
+    local run=() two=("${mpirun[@]}" -x OMP_NUM_THREADS=1 -np 2)
+    train one "${slip[@]}" --batch-size 8 --no-shuffle && run=("${two[@]}") && train both "${slip[@]}" --no-shuffle && near one both 6 2e-5 &&
+        train parts "${slip[@]}" --batch-size 2 --accum-freq 2 --no-shuffle --shard-optimizer && near one parts 6 2e-5
+}
+synchronised() { # batch normalisation over the views of both ranks
+    local net=(--model "$dir/resnet18.json" --train-data "$dir/pictures" --objective simclr --no-shuffle) run=()
+    train sync-one "${net[@]}" --batch-size 8 && run=("${mpirun[@]}" -x OMP_NUM_THREADS=1 -np 2) && train sync-two "${net[@]}" --batch-size 4 --sync-bn &&
+        near sync-one sync-two 6 1e-4
+}
+
+# ---- refusals ----
+no_sense() {
+    local o
+    for o in "--siglip" "--multi-positive" "--val-data $golden/pairs.tsv" "--lock-text" "--lora-rank 2" "--lock-image" "--jpeg-scale"; do
+        # shellcheck disable=SC2086 # an option and its value
+        "$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x $o >"$dir/out" 2>&1
+        [ $? = 2 ] && grep -q -- "--objective simclr without ${o%% *}:" "$dir/out" || { cat "$dir/out"; return 1; }
+    done
+    "$clipc" train "${slip[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x --lora-rank 2 >"$dir/out" 2>&1
+    [ $? = 2 ] && grep -q -- "--objective slip without --lora-rank:" "$dir/out" || return 1
+    says 2 "go from low to high" "$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x --view-scale 1,0.5
+}
+
+check learns learns
+check resnet_learns resnet_learns
+check slip_learns slip_learns
+check holds holds
+check workers workers
+check resumed_simclr resumed simclr "${small[@]}" --ema 0.9
+check resumed_slip resumed slip "${slip[@]}" --accum-freq 2 --grad-checkpointing
+check no_sense no_sense
+if no_mpi; then
+    skip "$no_mpi_reason" ranks synchronised
+else
+    check ranks ranks
+    check synchronised synchronised
+fi
+exit $failed
