@@ -267,10 +267,34 @@ static void test_jpeg_scale(void **state) {
     transform_scratch_free(&scratch);
 }
 
+/* A thread's scratch memory serves pictures of every size in any order. */
+static void test_scratch_grows(void **state) {
+    (void)state;
+    const int sizes[] = {32, 224, 64};
+    Image img = {.width = 90, .height = 70, .rgb = picture(90, 70, 0)};
+    TransformScratch *kept = NULL;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        Transform t = transform_default(sizes[i], true);
+        size_t n = (size_t)sizes[i] * (size_t)sizes[i] * 3;
+        uint8_t *got = xmalloc(n), *want = xmalloc(n);
+        TransformScratch *fresh = NULL;
+        t.blur_prob = 1;
+        t.blur_sigma[0] = t.blur_sigma[1] = 1.5;
+        transform_apply(got, &img, &t, i, &kept);
+        transform_apply(want, &img, &t, i, &fresh);
+        assert_memory_equal(got, want, n);
+        transform_scratch_free(&fresh);
+        FREE_ALL(got, want);
+    }
+    transform_scratch_free(&kept);
+    free(img.rgb);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_eval_is_open_clips),
         cmocka_unit_test(test_train_is_torchvisions),
+        cmocka_unit_test(test_scratch_grows),
         cmocka_unit_test(test_views_are_torchvisions),
         cmocka_unit_test(test_defaults_are_open_clips),
         cmocka_unit_test(test_only_the_seed_matters),

@@ -28,6 +28,7 @@ enum {
 struct TransformScratch {
     ResizeScratch *resize;
     float *blur; /* a picture between the two directions */
+    size_t blur_room;
 };
 
 Transform transform_default(int size, bool train) {
@@ -254,25 +255,29 @@ static size_t reflected(size_t i, ptrdiff_t d, size_t n) {
 }
 
 /* torchvision's gaussian_blur in float, its two-dimensional kernel as two passes. */
-static void blur(uint8_t *rgb, size_t size, double sigma, float **between) {
+static void blur(uint8_t *rgb, size_t size, double sigma, TransformScratch *scratch) {
     size_t half = size_min(size_min(size / 20, size - 1), BLUR_MOST - 1), row = 3 * size;
     float weight[BLUR_MOST];
-    if (!*between) *between = xmalloc(size_mul(size * row, sizeof **between));
+    if (scratch->blur_room < size * row) {
+        scratch->blur_room = size * row;
+        scratch->blur = xrealloc(scratch->blur, size_mul(size * row, sizeof *scratch->blur));
+    }
+    float *between = scratch->blur;
     gaussian(weight, half, sigma);
     for (size_t y = 0; y < size; y++)
         for (size_t x = 0; x < row; x++) {
             float sum = 0;
             for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
                 sum += weight[d < 0 ? -d : d] * (float)rgb[reflected(y, d, size) * row + x];
-            (*between)[y * row + x] = sum;
+            between[y * row + x] = sum;
         }
     for (size_t y = 0; y < size; y++)
         for (size_t x = 0; x < size; x++)
             for (size_t c = 0; c < 3; c++) {
                 float sum = 0;
                 for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
-                    sum += weight[d < 0 ? -d : d] *
-                           (*between)[y * row + 3 * reflected(x, d, size) + c];
+                    sum +=
+                        weight[d < 0 ? -d : d] * between[y * row + 3 * reflected(x, d, size) + c];
                 rgb[y * row + 3 * x + c] = (uint8_t)fminf(fmaxf(rintf(sum), 0), 255);
             }
 }
@@ -294,7 +299,7 @@ static void train_transform(uint8_t *out, const Image *img, const Transform *t, 
         for (size_t i = 0; i < pixels; i++) memset(out + 3 * i, to_grey(out + 3 * i), 3);
     if (t->blur_prob > 0 && draw(seed, DRAW_BLUR, 0, 1) < t->blur_prob)
         blur(out, (size_t)size, draw(seed, DRAW_BLUR + 1, t->blur_sigma[0], t->blur_sigma[1]),
-             &scratch->blur);
+             scratch);
 }
 
 /* Short edge → S, then the centre S × S; offsets are rounded half to even. */
