@@ -94,17 +94,22 @@ static LoaderOptions options(void) {
 
 /* Everything of one row. */
 typedef struct Row {
-    uint64_t sample, pixels, text;
+    uint64_t sample, pixels, text, view[2]; /* 0: without */
     int32_t label, length;
 } Row;
 
 static Row row_of(const Batch *b, size_t i) {
-    size_t pixels = SIZE * SIZE * 3, n = (size_t)(b->start[i + 1] - b->start[i]);
-    return (Row){.sample = b->sample[i],
-                 .pixels = fnv_hash(FNV_START, b->pixels + i * pixels, pixels),
-                 .text = fnv_hash(FNV_START, b->ids + b->start[i], n * sizeof *b->ids),
-                 .label = b->label[i],
-                 .length = (int32_t)n};
+    size_t pixels = SIZE * SIZE * 3;
+    Row row = {.sample = b->sample[i], .label = b->label[i]};
+    if (b->pixels) row.pixels = fnv_hash(FNV_START, b->pixels + i * pixels, pixels);
+    for (size_t v = 0; b->views && v < 2; v++)
+        row.view[v] = fnv_hash(FNV_START, b->views + (v * b->size + i) * pixels, pixels);
+    if (b->ids) {
+        size_t n = (size_t)(b->start[i + 1] - b->start[i]);
+        row.text = fnv_hash(FNV_START, b->ids + b->start[i], n * sizeof *b->ids);
+        row.length = (int32_t)n;
+    }
+    return row;
 }
 
 /* The rows of `steps` global batches from (epoch, step) on, in order of position, put together
@@ -123,7 +128,7 @@ static Row *collect(Dataset *d, LoaderOptions o, uint64_t epoch, uint64_t step, 
                 assert_int_equal(b->step, (step + k) % per_epoch);
                 assert_int_equal(b->micro, j);
                 assert_int_equal(b->size, o.batch_size);
-                assert_int_equal(b->start[0], 0);
+                if (b->ids) assert_int_equal(b->start[0], 0);
                 size_t first = k * global + (j * (size_t)o.ranks + (size_t)o.rank) * o.batch_size;
                 for (size_t i = 0; i < b->size; i++) rows[first + i] = row_of(b, i);
                 loader_release(l, b);
@@ -280,6 +285,56 @@ static void test_resume(void **state) {
     dataset_close(d);
 }
 
+/* Views are functions of seed, epoch, sample and which of the two; they leave pictures and captions
+ * alone, and are the same without them. */
+static void test_views(void **state) {
+    (void)state;
+    Dataset *d = make_data(SAMPLES, SHARDS, NULL);
+    LoaderOptions o = options();
+    Transform view = transform_default(SIZE, true);
+    view.scale[0] = 0.08;
+    view.flip_prob = view.blur_prob = 0.5;
+    view.blur_sigma[0] = 0.1;
+    view.blur_sigma[1] = 2;
+    size_t steps = 9, n = steps * GLOBAL, alike = 0;
+    Row *plain = collect(d, o, 0, 0, steps);
+    o.views = &view;
+    Row *both = collect(d, o, 0, 0, steps);
+    for (size_t i = 0; i < n; i++) {
+        alike += both[i].view[0] == both[i].view[1];
+        plain[i].view[0] = both[i].view[0];
+        plain[i].view[1] = both[i].view[1];
+    }
+    check_same(both, plain, n);
+    assert_true(alike < n / 10);
+    const struct {
+        size_t workers, batch_size, accum, from;
+        int ranks;
+        bool only;
+    } runs[] = {{1, GLOBAL, 1, 0, 1, true}, {8, GLOBAL, 1, 3, 1, false}, {2, 4, 1, 0, 2, true},
+                {3, 2, 2, 2, 2, false},     {2, 1, 8, 1, 1, true},       {1, 1, 2, 8, 4, true}};
+    for (size_t i = 0; i < COUNT(runs); i++) {
+        o.workers = runs[i].workers;
+        o.batch_size = runs[i].batch_size;
+        o.accum = runs[i].accum;
+        o.ranks = runs[i].ranks;
+        o.views_only = runs[i].only;
+        size_t from = runs[i].from, left = n - from * GLOBAL;
+        Row *got = collect(d, o, from / 7, from % 7, steps - from);
+        for (size_t k = 0; k < left && runs[i].only; k++) {
+            const Row *want = &both[from * GLOBAL + k];
+            assert_true(!got[k].pixels && !got[k].text && !got[k].length);
+            got[k].pixels = want->pixels;
+            got[k].text = want->text;
+            got[k].length = want->length;
+        }
+        check_same(got, both + from * GLOBAL, left);
+        free(got);
+    }
+    FREE_ALL(plain, both);
+    dataset_close(d);
+}
+
 static void test_bad_samples(void **state) {
     (void)state;
     const size_t bad[] = {3, 17, 18, 40, 60, SIZE_MAX};
@@ -418,6 +473,7 @@ int main(void) {
         cmocka_unit_test(test_threads_and_rings),
         cmocka_unit_test(test_ranks_and_accumulation),
         cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_views),
         cmocka_unit_test(test_bad_samples),
         cmocka_unit_test(test_one_step_epoch),
         cmocka_unit_test(test_too_many_bad),
