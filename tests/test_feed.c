@@ -58,7 +58,8 @@ static Dataset *open_command(const char *command, const FeedOptions *o) {
 }
 
 /* Captions of rows first … first+n-1 as numbers; rows: of an epoch. */
-static void take(Dataset *d, uint64_t epoch, uint64_t first, size_t n, size_t rows, long *out) {
+static void collect_ids(Dataset *d, uint64_t epoch, uint64_t first, size_t n, size_t rows,
+                        long *out) {
     Feed *f = dataset_feed(d);
     feed_start(f, epoch, first, rows, 0.5);
     for (size_t i = 0; i < n; i++) {
@@ -88,27 +89,27 @@ static void test_order(void **state) {
     Dataset *d = open_command(CAT, &o);
     assert_int_equal(dataset_count(d), ALL);
     assert_int_equal(dataset_shards(d), SHARDS);
-    take(d, 0, 0, 2 * ALL, ALL, a);
+    collect_ids(d, 0, 0, 2 * ALL, ALL, a);
     check_once(a, ALL, 1);
     check_once(a + ALL, ALL, 1);
     assert_memory_not_equal(a, a + ALL, ALL * sizeof *a);
-    take(d, 0, 0, 2 * ALL, ALL, b);
+    collect_ids(d, 0, 0, 2 * ALL, ALL, b);
     assert_memory_equal(a, b, sizeof a);
     /* from any row on, in this epoch and the next */
     for (size_t from = 0; from < 2 * ALL; from += 7) {
-        take(d, from / ALL, from % ALL, 2 * ALL - from, ALL, b + from);
+        collect_ids(d, from / ALL, from % ALL, 2 * ALL - from, ALL, b + from);
         assert_memory_equal(a + from, b + from, (2 * ALL - from) * sizeof *a);
     }
     dataset_close(d);
     /* mixed within the buffer alone: a sample does not come before it can have been read */
     o.seed = 8;
     d = open_command(CAT, &o);
-    take(d, 0, 0, ALL, ALL, b);
+    collect_ids(d, 0, 0, ALL, ALL, b);
     assert_memory_not_equal(a, b, ALL * sizeof *a);
     dataset_close(d);
     o.shuffle = false;
     d = open_command(CAT, &o);
-    take(d, 3, 0, ALL, ALL, stored);
+    collect_ids(d, 3, 0, ALL, ALL, stored);
     for (long i = 0; i < ALL; i++) assert_int_equal(stored[i], i);
     dataset_close(d);
 }
@@ -120,7 +121,7 @@ static void test_passes(void **state) {
     long a[3 * ALL];
     o.samples = 3 * ALL;
     Dataset *d = open_command(CAT, &o);
-    take(d, 0, 0, 3 * ALL, 3 * ALL, a);
+    collect_ids(d, 0, 0, 3 * ALL, 3 * ALL, a);
     for (size_t pass = 0; pass < 3; pass++) check_once(a + pass * ALL, ALL, 1);
     assert_memory_not_equal(a, a + ALL, ALL * sizeof *a);
     dataset_close(d);
@@ -133,7 +134,7 @@ static void test_ranks(void **state) {
     o.ranks = 2;
     for (o.rank = 0; o.rank < 2; o.rank++) {
         Dataset *d = open_command(CAT, &o);
-        take(d, 1, 0, ALL / 2, ALL / 2, a + o.rank * ALL / 2);
+        collect_ids(d, 1, 0, ALL / 2, ALL / 2, a + o.rank * ALL / 2);
         dataset_close(d);
     }
     check_once(a, ALL, 1);
@@ -172,7 +173,7 @@ static void test_threads(void **state) {
     FeedOptions o = feed_options();
     long want[2 * ALL];
     Dataset *d = open_command(CAT, &o);
-    take(d, 0, 0, 2 * ALL, ALL, want);
+    collect_ids(d, 0, 0, 2 * ALL, ALL, want);
     Taker t = {.f = dataset_feed(d), .want = want};
     pthread_mutex_init(&t.lock, NULL);
     feed_start(t.f, 0, 0, ALL, 0);

@@ -92,7 +92,7 @@ static bool is_same(int fd, const char *file) {
 }
 
 /* The file's descriptor; -1: err. */
-static int take(const char *folder, const char *file, Error *err) {
+static int lock_file(const char *folder, const char *file, Error *err) {
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         if (!folder_make(folder, err)) return -1;
         int fd = open(file, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
@@ -119,7 +119,7 @@ static int take(const char *folder, const char *file, Error *err) {
 bool folder_lock(const char *folder, Error *err) {
     assert(!held.pid);
     char *file = folder_path(folder, "lock");
-    int fd = take(folder, file, err);
+    int fd = lock_file(folder, file, err);
     if (fd >= 0) {
         held.fd = fd;
         held.folder = realpath(folder, NULL);

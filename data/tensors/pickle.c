@@ -62,7 +62,7 @@ typedef struct Reader {
 
 static bool truncated(Reader *r) { return FAIL(r, "pickle: truncated"); }
 
-static bool take(Reader *r, size_t n, const unsigned char **p) {
+static bool take_bytes(Reader *r, size_t n, const unsigned char **p) {
     if ((size_t)(r->end - r->at) < n) return truncated(r);
     *p = r->at;
     r->at += n;
@@ -72,7 +72,7 @@ static bool take(Reader *r, size_t n, const unsigned char **p) {
 /* Little-endian, of n bytes. */
 static bool take_size(Reader *r, size_t n, uint64_t *x) {
     const unsigned char *p;
-    if (!take(r, n, &p)) return false;
+    if (!take_bytes(r, n, &p)) return false;
     *x = 0;
     for (size_t i = 0; i < n; i++) *x |= (uint64_t)p[i] << 8 * i;
     return true;
@@ -370,7 +370,7 @@ static bool persistent(Reader *r) {
 
 static bool push_long(Reader *r, size_t n) {
     const unsigned char *p;
-    if (!take(r, n, &p)) return false;
+    if (!take_bytes(r, n, &p)) return false;
     uint64_t x = n && p[n - 1] & 0x80 ? UINT64_MAX : 0;
     if (n > 8) return FAIL(r, "pickle: a whole number of %zu bytes", n);
     for (size_t i = 0; i < n; i++) x = (x & ~((uint64_t)255 << 8 * i)) | (uint64_t)p[i] << 8 * i;
@@ -379,7 +379,7 @@ static bool push_long(Reader *r, size_t n) {
 
 static bool push_float(Reader *r) {
     const unsigned char *p;
-    if (!take(r, 8, &p)) return false;
+    if (!take_bytes(r, 8, &p)) return false;
     uint64_t bits = 0;
     for (int i = 0; i < 8; i++) bits = bits << 8 | p[i];
     PickleValue *v = new_value(r, PICKLE_FLOAT);
@@ -391,7 +391,7 @@ static bool push_float(Reader *r) {
 static bool push_string(Reader *r, size_t length_bytes) {
     uint64_t n;
     const unsigned char *s;
-    return take_size(r, length_bytes, &n) && take(r, n, &s) && push_text(r, s, n);
+    return take_size(r, length_bytes, &n) && take_bytes(r, n, &s) && push_text(r, s, n);
 }
 
 static bool global(Reader *r) {
@@ -523,7 +523,7 @@ static bool step(Reader *r, unsigned char op) {
 
 static bool run(Reader *r, PickleValue **root) {
     if (r->at == r->end || *r->at != 0x80) return FAIL(r, "pickle: not of protocol 2 to 4");
-    for (const unsigned char *op; take(r, 1, &op);) {
+    for (const unsigned char *op; take_bytes(r, 1, &op);) {
         if (*op == '.') {
             return pop(r, root) &&
                    ((!r->height && !r->mark_count) || FAIL(r, "pickle: values left over"));

@@ -130,7 +130,7 @@ static size_t most_elements(const Resnet *r) {
     return most;
 }
 
-static act *take(const Resnet *r, Arena *a, size_t elements) {
+static act *take_acts(const Resnet *r, Arena *a, size_t elements) {
     return arena_take(a, size_mul(r->max_B, elements), r->k->act_size);
 }
 
@@ -146,31 +146,32 @@ static void statistics_layout(const Resnet *r, ConvBlockStore *s, const ConvBloc
 static void inner_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b, Arena *a) {
     size_t last = b->count - 1;
     for (size_t c = 0; c < b->count; c++) {
-        s->conv[c].z = take(r, a, out_elements(&b->conv[c]));
-        if (c < last) s->conv[c].y = take(r, a, out_elements(&b->conv[c]));
+        s->conv[c].z = take_acts(r, a, out_elements(&b->conv[c]));
+        if (c < last) s->conv[c].y = take_acts(r, a, out_elements(&b->conv[c]));
     }
-    if (has_beside(b)) s->conv[BLOCK_CONVS].z = take(r, a, out_elements(&b->conv[BLOCK_CONVS]));
+    if (has_beside(b))
+        s->conv[BLOCK_CONVS].z = take_acts(r, a, out_elements(&b->conv[BLOCK_CONVS]));
     if (!b->pool.B) return;
-    s->pooled = take(r, a, window_count(&b->pool) * b->conv[last].s.in);
-    s->pooled_in = take(r, a, window_count(&b->pool_in) * b->conv[BLOCK_CONVS].s.in);
+    s->pooled = take_acts(r, a, window_count(&b->pool) * b->conv[last].s.in);
+    s->pooled_in = take_acts(r, a, window_count(&b->pool_in) * b->conv[BLOCK_CONVS].s.in);
 }
 
 static void stem_layout(const Resnet *r, ResnetPass *s, Arena *a) {
     size_t n = window_count(&r->stem_pool) * r->config.conv.width;
-    s->stem = take(r, a, n);
+    s->stem = take_acts(r, a, n);
     if (!is_modified(r)) s->from = arena_take(a, size_mul(r->max_B, n), 1);
 }
 
 static void head_store_layout(const Resnet *r, ResnetPass *s, Arena *a) {
     size_t C = r->config.width, T = r->grid + 1;
-    s->o = take(r, a, C);
+    s->o = take_acts(r, a, C);
     s->unit = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
     s->norm = arena_take(a, r->max_B, r->k->acc_size);
     if (!is_modified(r)) return;
-    s->x = take(r, a, T * C);
-    s->q_in = take(r, a, C);
-    s->q = take(r, a, C);
-    s->kv = take(r, a, T * 2 * C);
+    s->x = take_acts(r, a, T * C);
+    s->q_in = take_acts(r, a, C);
+    s->q = take_acts(r, a, C);
+    s->kv = take_acts(r, a, T * 2 * C);
     s->lse = arena_take(a, size_mul(r->max_B, r->config.heads), r->k->acc_size);
 }
 
@@ -180,12 +181,12 @@ void resnet_layout_kept(Resnet *r, Arena *a) {
     for (int i = 0; i < 2; i++) r->start[i] = arena_take(a, r->max_B + 1, sizeof *r->start[i]);
     r->zeros = arena_take(a, C, r->k->acc_size);
     if (!r->training) return;
-    s->pixels = take(r, a, 3 * r->side * r->side);
+    s->pixels = take_acts(r, a, 3 * r->side * r->side);
     stem_layout(r, s, a);
     for (size_t i = 0; i < r->blocks; i++) {
         const ConvBlock *b = &r->block[i];
         statistics_layout(r, &s->block[i], b, a);
-        s->block[i].conv[b->count - 1].y = take(r, a, b->out);
+        s->block[i].conv[b->count - 1].y = take_acts(r, a, b->out);
         if (!r->checkpoint) inner_layout(r, &s->block[i], b, a);
     }
     head_store_layout(r, s, a);
@@ -194,18 +195,18 @@ void resnet_layout_kept(Resnet *r, Arena *a) {
 static void pass_scratch(const Resnet *r, ResnetPass *s, Arena *a) {
     s->sums = arena_take(a, 2 * most_channels(r), r->k->acc_size);
     s->raw = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
-    s->mean = take(r, a, r->config.width);
+    s->mean = take_acts(r, a, r->config.width);
 }
 
 static void kept_scratch(Resnet *r, Arena *a) {
     size_t most = most_elements(r), C = r->config.width, T = r->grid + 1;
     act **const gradients[] = {&r->kept.beside, &r->d, &r->d1, &r->d2};
     pass_scratch(r, &r->kept, a);
-    for (size_t i = 0; i < COUNT(gradients); i++) *gradients[i] = take(r, a, most);
-    r->down = take(r, a, C);
-    r->dq = take(r, a, C);
-    r->dx = take(r, a, T * C);
-    r->dkv = take(r, a, T * 2 * C);
+    for (size_t i = 0; i < COUNT(gradients); i++) *gradients[i] = take_acts(r, a, most);
+    r->down = take_acts(r, a, C);
+    r->dq = take_acts(r, a, C);
+    r->dx = take_acts(r, a, T * C);
+    r->dkv = take_acts(r, a, T * 2 * C);
     r->unused = arena_take(a, (T + 1) * C, r->k->acc_size);
     size_t mark = a->used, end = mark;
     for (size_t i = 0; i < r->blocks && r->checkpoint; i++) {
@@ -222,8 +223,8 @@ static void transient_scratch(Resnet *r, Arena *a) {
     size_t most = most_elements(r);
     act *buffer[4];
     pass_scratch(r, s, a);
-    s->pixels = take(r, a, 3 * r->side * r->side);
-    for (size_t i = 0; i < COUNT(buffer); i++) buffer[i] = take(r, a, most);
+    s->pixels = take_acts(r, a, 3 * r->side * r->side);
+    for (size_t i = 0; i < COUNT(buffer); i++) buffer[i] = take_acts(r, a, most);
     stem_layout(r, s, a);
     size_t mark = a->used, end = mark;
     for (size_t i = 0; i < r->blocks; i++) {
