@@ -91,6 +91,8 @@ CUDA_ONCE   := device queue blas timer
 ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif
+# nvcc goes through ccache if the C compiler does
+CCACHE    ?= $(if $(filter %/ccache,$(realpath $(shell command -v $(firstword $(CC)) 2>/dev/null))),ccache)
 CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..))
 # the architectures that this nvcc supports (sm_100: from 12.8 on)
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code 2>/dev/null))
@@ -213,7 +215,7 @@ $B/libcudaemu.a: $(EMU_OBJ)
 $B/obj/tests/cuda_on_cpu/selftest/%.o: tests/cuda_on_cpu/selftest/%.cu tests/cuda_on_cpu/selftest/selftest.h Makefile $B/cuda.flags
 	@mkdir -p $(@D)
 	@echo '  NVCC  $<'
-	$Q$(NVCC) $(EMU_NVFLAGS) -c $< -o $@
+	$Q$(CCACHE) $(NVCC) $(EMU_NVFLAGS) -c $< -o $@
 .PRECIOUS: $B/obj/tests/cuda_on_cpu/selftest/%.o
 $B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
 	@mkdir -p $(@D)
@@ -223,7 +225,7 @@ $B/tests/cudaemu_%: $B/obj/tests/cuda_on_cpu/selftest/%.o $B/libcudaemu.a
 define NVCC_COMPILE
 	@mkdir -p $(@D)
 	@echo '  NVCC  $< $1'
-	$Q$(NVCC) $(NVFLAGS) $2 -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
+	$Q$(CCACHE) $(NVCC) $(NVFLAGS) $2 -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
 	@if grep -B2 '[1-9][0-9]* bytes spill' $(@:.o=.ptxas); then echo '$<: a kernel spills registers'; rm -f $@; exit 1; fi
 endef
 # 8-bit floats exist from sm_89 on; the layer without a GPU executes PTX of compute_90
