@@ -123,6 +123,16 @@ static void test_any_value_reads_back(void **state) {
     assert_int_equal(list.count, 3);
     assert_string_equal(list.items[0], "#a");
     assert_string_equal(list.items[2], "#c");
+    const char *const items[] = {"a b", "", "\"", "c\td", "e\\ \"f\"", "\"g\" h", "i\nj #k", "l"};
+    for (size_t from = 0; from < COUNT(items); from++) {
+        reset(NULL);
+        for (size_t i = from; i < COUNT(items); i++) string_list_add(&list, items[i]);
+        options_write(&command, path);
+        reset(NULL);
+        options_read_recipe(&command, path);
+        assert_int_equal(list.count, COUNT(items) - from);
+        for (size_t i = 0; i < list.count; i++) assert_string_equal(list.items[i], items[from + i]);
+    }
     const char *text[] = {"string = \"a b\" # comment\n",
                           "string = \"a\" b\n",
                           "string = \"a\n",
@@ -135,6 +145,21 @@ static void test_any_value_reads_back(void **state) {
         test_write_file(path, text[i], strlen(text[i]));
         options_read_recipe(&command, path);
         assert_string_equal(string, want[i]);
+    }
+}
+
+/* A NUL byte is refused with its line, wherever it is; nothing after it is skipped in silence. */
+static void test_nul_bytes(void **state) {
+    (void)state;
+    static const char *const texts[] = {"string = a\0b\n", "\0\n", "# c\0\nstring = a\n",
+                                        "string = a\0"};
+    static const size_t sizes[] = {13, 2, 16, 12};
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        Error err = {""};
+        FILE *f = fmemopen((void *)texts[i], sizes[i], "r");
+        assert_false(options_parse_recipe(&command, f, "n.conf", &err));
+        fclose(f);
+        assert_string_equal(err.text, "n.conf:1: a NUL byte: this is no text");
     }
 }
 
@@ -294,6 +319,7 @@ int main(void) {
         cmocka_unit_test_setup(test_recipe_and_order, reset),
         cmocka_unit_test_setup(test_written_options_read_back, reset),
         cmocka_unit_test_setup(test_any_value_reads_back, reset),
+        cmocka_unit_test_setup(test_nul_bytes, reset),
         cmocka_unit_test_setup(test_paths, reset),
         cmocka_unit_test_setup(test_paths_beside_a_recipe, reset),
         cmocka_unit_test_setup(test_steps, reset),

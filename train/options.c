@@ -199,14 +199,27 @@ static void cut_comment(char *s) {
 /* What stands for a character behind a backslash in a quoted value. */
 static const char escapes[][2] = {{'"', '"'}, {'\\', '\\'}, {'n', '\n'}, {'r', '\r'}};
 
-/* A value in double quotes with at most a comment after it, in place. False: it is none, s is
- * unchanged. */
-static bool unquote(char *s) {
+static void print_quoted(const char *s, FILE *out) {
+    fputc('"', out);
+    for (; *s; s++) {
+        size_t i = 0;
+        while (i < COUNT(escapes) && escapes[i][1] != *s) i++;
+        if (i < COUNT(escapes)) fputc('\\', out);
+        fputc(i < COUNT(escapes) ? escapes[i][0] : *s, out);
+    }
+    fputc('"', out);
+}
+
+/* The quote that ends the text in double quotes at s; NULL: there is none. */
+static char *closing_quote(char *s) {
     char *end = s + 1;
-    if (*s != '"') return false;
+    if (*s != '"') return NULL;
     while (*end && *end != '"') end += *end == '\\' && end[1] ? 2 : 1;
-    size_t blanks = *end ? strspn(end + 1, " \t\r\n") : 0;
-    if (!*end || (end[1] && !blanks) || (end[1 + blanks] && end[1 + blanks] != '#')) return false;
+    return *end ? end : NULL;
+}
+
+/* Replaces text in double quotes, which ends at `end`, by what it means. */
+static void unescape(char *s, const char *end) {
     char *to = s;
     for (const char *p = s + 1; p < end; p++) {
         *to = *p;
@@ -219,7 +232,28 @@ static bool unquote(char *s) {
         to++;
     }
     *to = 0;
+}
+
+/* A value in double quotes with at most a comment after it, in place. False: it is none, s is
+ * unchanged. */
+static bool unquote(char *s) {
+    char *end = closing_quote(s);
+    size_t blanks = end ? strspn(end + 1, " \t\r\n") : 0;
+    if (!end || (end[1] && !blanks) || (end[1 + blanks] && end[1 + blanks] != '#')) return false;
+    unescape(s, end);
     return true;
+}
+
+/* The first item of *rest, in place: up to a blank, or in double quotes. NULL: none is left. */
+static char *next_item(char **rest) {
+    char *item = *rest + strspn(*rest, " \t"), *quote = closing_quote(item);
+    if (!*item) return NULL;
+    if (quote && quote[1] && !strchr(" \t", quote[1])) quote = NULL;
+    char *end = quote ? quote + 1 : item + strcspn(item, " \t");
+    *rest = end + (*end != 0);
+    *end = 0;
+    if (quote) unescape(item, quote);
+    return item;
 }
 
 /* Name and value, in place; *value NULL: no '=' is on the line. */
@@ -266,8 +300,7 @@ static bool set_from_recipe(const Command *c, char *line, const char *recipe, Er
         free(meant);
         return ok;
     }
-    for (char *save, *item = strtok_r(value, " \t", &save); item;
-         item = strtok_r(NULL, " \t", &save))
+    for (char *item; (item = next_item(&value));)
         if (!set_value(o, item, GIVEN_BY_RECIPE, err)) return false;
     return true;
 }
@@ -277,10 +310,12 @@ bool options_parse_recipe(const Command *c, FILE *f, const char *path, Error *er
     size_t capacity = 0;
     Error why;
     bool ok = true;
-    for (int number = 1; ok && getline(&line, &capacity, f) >= 0; number++) {
+    ssize_t n;
+    for (int number = 1; ok && (n = getline(&line, &capacity, f)) >= 0; number++) {
         char *from = line + (number == 1 ? text_mark(line, strlen(line)) : 0);
-        ok = set_from_recipe(c, from, path, &why) ||
-             error_set(err, "%.200s:%d: %.280s", path, number, why.text);
+        ok = strlen(line) == (size_t)n ? set_from_recipe(c, from, path, &why)
+                                       : error_set(&why, "a NUL byte: this is no text");
+        if (!ok) error_set(err, "%.200s:%d: %.280s", path, number, why.text);
     }
     free(line);
     return ok;
@@ -385,7 +420,14 @@ static void print_value(const Option *o, FILE *out) {
     }
     case OPT_LIST: {
         const StringList *l = o->value;
-        for (size_t i = 0; i < l->count; i++) fprintf(out, "%s%s", i ? " " : "", l->items[i]);
+        for (size_t i = 0; i < l->count; i++) {
+            const char *item = l->items[i];
+            if (i) fputc(' ', out);
+            if (!*item || *item == '"' || strpbrk(item, " \t"))
+                print_quoted(item, out);
+            else
+                fputs(item, out);
+        }
         break;
     }
     }
@@ -451,17 +493,6 @@ static bool needs_quotes(const char *s) {
     for (size_t i = 1; i < n; i++) comment |= s[i] == '#' && isspace((unsigned char)s[i - 1]);
     return comment || *s == '"' || isspace((unsigned char)*s) || isspace((unsigned char)s[n - 1]) ||
            strpbrk(s, "\n\r");
-}
-
-static void print_quoted(const char *s, FILE *out) {
-    fputc('"', out);
-    for (; *s; s++) {
-        size_t i = 0;
-        while (i < COUNT(escapes) && escapes[i][1] != *s) i++;
-        if (i < COUNT(escapes)) fputc('\\', out);
-        fputc(i < COUNT(escapes) ? escapes[i][0] : *s, out);
-    }
-    fputc('"', out);
 }
 
 static char *absolute(const void *context, const char *path) {
