@@ -347,6 +347,16 @@ static void test_flops(void **state) {
     double kv = 2 * 2 * 4, rest = 2 * 4 + 2 * 6, scores = 2 * 2 * 2, last = kv + rest + scores;
     double causal = linear + 2 * 3 * 2;
     assert_near(clip_flops(&tiny, 2, false), 2 * (patch + 2 * last + causal + 2 * head), 1e-9);
+    /* SwiGLU's third matrix; the block of attention pooling is plain and has its own MLP. */
+    double before = clip_flops(&tiny, 2, true);
+    tiny.image.gated = true;
+    assert_near(clip_flops(&tiny, 2, true) - before, 2 * (2 * 2 * 3), 1e-9);
+    before = clip_flops(&tiny, 2, true);
+    tiny.image.pool = POOL_ATTENTION;
+    tiny.image.pool_heads = 1;
+    tiny.image.pool_mlp = 5;
+    double probe = 2 * 4 + 2 * 2 * 5 + 2 * 2 * 2;
+    assert_near(clip_flops(&tiny, 2, true) - before, 2 * (kv + probe), 1e-9);
 }
 
 static const struct CMUnitTest tests[] = {

@@ -265,13 +265,24 @@ void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uin
     image_tower_draw(&m->image, keep, sample, draw, B);
 }
 
+static double mlp_macs(const TowerConfig *t) {
+    return (t->gated ? 3 : 2) * (double)t->width * (double)t->mlp;
+}
+
+/* Multiply-adds of a block over T tokens of which one is used. */
+static double pooled_block_macs(const TowerConfig *t, double T) {
+    double C = (double)t->width;
+    return T * 2 * C * C + 2 * C * C + mlp_macs(t) + 2 * T * C;
+}
+
 /* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
 static double stack_macs(const TowerConfig *t, double T, double scores, bool pooled) {
-    double C = (double)t->width, mlp = (t->gated ? 1.5 : 1) * (double)t->mlp;
-    double full = T * (4 * C * C + 2 * C * mlp) + 2 * scores * C;
-    double last = T * 2 * C * C + 2 * C * C + 2 * C * mlp + 2 * T * C;
-    if (t->pool == POOL_ATTENTION) return (double)t->layers * full + last;
-    return pooled ? (double)(t->layers - 1) * full + last : (double)t->layers * full;
+    double C = (double)t->width, full = T * (4 * C * C + mlp_macs(t)) + 2 * scores * C;
+    TowerConfig pool = tower_pool_block(t);
+    double last = t->pool == POOL_ATTENTION ? full + pooled_block_macs(&pool, T)
+                  : pooled                  ? pooled_block_macs(t, T)
+                                            : full;
+    return (double)(t->layers - 1) * full + last;
 }
 
 static double projection_macs(const TowerConfig *t, size_t E) {
