@@ -90,8 +90,9 @@ static bool write_model(const char *path, const Params *p, const acc *block, con
     return safetensors_finish(w, err);
 }
 
-/* Contents of a train state, in order: moments; with LoRA the factors, the weights that they adapt
- * (the models' files hold only sums) and the factors' moving average. */
+/* Contents of a train state, in order: moments; tensors apart (param_is_apart), the weights that
+ * LoRA's factors adapt (the models' files hold only sums), and the moving average of those apart.
+ */
 enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
 static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
 
@@ -379,11 +380,11 @@ static void load_moments(const char *file, const Safetensors *st, OptimState *o)
     load_scaling(file, st, o);
 }
 
-/* The moving average, and LoRA's part of the masters; path: the checkpoint. */
+/* The moving average, and the masters that no model's file has; path: the checkpoint. */
 static void load_rest(const char *path, const char *file, const Safetensors *st, OptimState *o) {
     const Params *p = o->p;
-    if (st && p->lora) load_part(file, st, o, PART_PARAM, p->master);
-    if (o->comm && p->lora) optim_state_broadcast(o);
+    if (st && params_apart(p)) load_part(file, st, o, PART_PARAM, p->master);
+    if (o->comm && params_apart(p)) optim_state_broadcast(o);
     if (!o->ema) return;
     char *inner = folder_path(path, ema_folder);
     Weights w;

@@ -138,7 +138,8 @@ static void rest_of_views(Params *p) {
 }
 
 static void share_masters(OptimState *s) {
-    if (is_sharded(s) && params_are_rounded(s->p) && !s->ema && !s->p->lora) shard_masters(s);
+    if (is_sharded(s) && params_are_rounded(s->p) && !s->ema && !params_apart(s->p))
+        shard_masters(s);
 }
 
 /* Sends rank 0's weights and moments to all ranks. */
@@ -178,7 +179,7 @@ static void make_params(Learner *l) {
     l->params = params_declare(l->k, l->config);
     lora_declare(l->params, &lora);
     HeadOptions head = head_options(opt);
-    head_declare(l->params, &head, l->config->image.width);
+    projection_head_declare(l->params, &head, l->config->image.width);
     choose_trainable(l->params, l->config, opt);
     if (opt->objective == OBJECTIVE_SIMCLR) rest_of_views(l->params);
     params_layout(l->params, shards);

@@ -269,8 +269,8 @@ static void describe(const Run *r) {
                  r->comm->size, r->comm->name, omp_get_max_threads(), r->global_batch,
                  (long long)opt->batch_size, (long long)opt->accum_freq, r->comm->size);
     log_info("data: %zu %s in %zu shards; %llu steps of %zu an epoch%s", dataset_count(r->data),
-             opt->objective == OBJECTIVE_SIMCLR ? "pictures" : "pairs", dataset_shards(r->data), (unsigned long long)r->steps_per_epoch, r->global_batch,
-             samples == used ? "" : ":");
+             opt->objective == OBJECTIVE_SIMCLR ? "pictures" : "pairs", dataset_shards(r->data),
+             (unsigned long long)r->steps_per_epoch, r->global_batch, samples == used ? "" : ":");
     if (r->k->device->gpu && !opt->workers)
         log_info("loader: %zu threads for %.3g CPUs", r->loader_options.workers, node_cpus());
     if (samples != used)

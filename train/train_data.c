@@ -15,10 +15,9 @@ Dataset *train_data_open(const Comm *comm, const char *cache_dir, uint64_t seed,
     DatasetOptions d = dataset_options_default();
     d.cache_dir = cache_dir;
     d.image_keys = opt->image_key;
-    if (opt->objective != OBJECTIVE_SIMCLR) {
-        d.text_keys = opt->text_key;
-        d.json_text_key = opt->json_text_key;
-    }
+    bool captions = opt->objective != OBJECTIVE_SIMCLR;
+    d.text_keys = captions ? opt->text_key : NULL;
+    d.json_text_key = captions ? opt->json_text_key : NULL;
     d.captions = opt->captions;
     d.spool_gib = opt->spool_limit;
     d.allow_pipe = opt->allow_pipe;

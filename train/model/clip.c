@@ -16,7 +16,7 @@ struct Clip {
     const Kernels *k;
     ImageTower image;
     TextTower text;
-    Head head;
+    ProjectionHead head;
     size_t views; /* of the last forward */
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
@@ -34,7 +34,7 @@ static act *view_rows(const Clip *m, const TowerView *v, act *rows) {
 static void views_bwd(void *context, act *dpooled) {
     Clip *m = context;
     TowerView v = image_tower_view(&m->image, true);
-    head_bwd(&m->head, view_rows(m, &v, dpooled), view_rows(m, &v, v.pooled), m->views);
+    projection_head_bwd(&m->head, view_rows(m, &v, dpooled), view_rows(m, &v, v.pooled), m->views);
 }
 
 static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
@@ -42,7 +42,8 @@ static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Para
     m->k = k;
     image_tower_init(&m->image, k, c, p, o);
     text_tower_init(&m->text, k, c, p, o);
-    head_init(&m->head, k, p, &o->head, c->image.width, size_mul(o->max_batch, o->views));
+    projection_head_init(&m->head, k, p, &o->head, c->image.width,
+                         size_mul(o->max_batch, o->views));
     if (o->head.layers) image_tower_on_pooled(&m->image, (PooledGradient){views_bwd, m});
 }
 
@@ -51,7 +52,7 @@ static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
     image_tower_layout_kept(&m->image, a);
     text_tower_layout_kept(&m->text, a);
-    head_layout(&m->head, a);
+    projection_head_layout(&m->head, a);
     size_t mark = a->used;
     image_tower_layout_scratch(&m->image, a);
     size_t end = a->used;
@@ -116,7 +117,7 @@ static void run_pass(Clip *m, const Recorded *r) {
     else {
         image_tower_fwd(&m->image, r->keep);
         TowerView v = image_tower_view(&m->image, r->keep);
-        head_fwd(&m->head, view_rows(m, &v, v.pooled), m->views);
+        projection_head_fwd(&m->head, view_rows(m, &v, v.pooled), m->views);
     }
 }
 

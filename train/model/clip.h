@@ -2,7 +2,7 @@
  * knows shapes, never devices or element types. A Clip owns one arena of activations, laid out at
  * creation; nothing is allocated afterwards. */
 #pragma once
-#include "train/model/head.h"
+#include "train/model/projection_head.h"
 
 typedef struct ClipOptions {
     size_t max_batch;        /* samples of one forward */

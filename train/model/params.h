@@ -44,7 +44,7 @@ typedef enum ParamRole {
     ROLE_LOGIT_BIAS,
     ROLE_LORA_A,
     ROLE_LORA_B,
-    ROLE_HEAD /* layers of the projection head (head.h) */
+    ROLE_HEAD /* layers of the projection head (projection_head.h) */
 } ParamRole;
 
 typedef enum ParamTower { TOWER_NONE, TOWER_IMAGE, TOWER_TEXT } ParamTower;
@@ -149,6 +149,8 @@ void params_init(Params *p, uint64_t seed);
 /* Updates the compute weights from the masters; lora_merge does so for adapted matrices. */
 void params_round(Params *p);
 size_t params_elements(const Params *p); /* of all tensors of the model, without padding */
+/* Returns true if there are tensors that are not the model's. */
+static inline bool params_apart(const Params *p) { return p->count > p->tensors; }
 static inline bool params_are_rounded(const Params *p) { return p->rounded == 0; }
 
 /* The tensor's data in a whole trainable block (masters, moments, average); for a frozen tensor,

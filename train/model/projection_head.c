@@ -1,4 +1,4 @@
-#include "train/model/head.h"
+#include "train/model/projection_head.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@ static size_t width_after(const HeadOptions *o, size_t layer) {
 }
 
 /* Initial values are those of PyTorch's linear layer. */
-void head_declare(Params *p, const HeadOptions *o, size_t C) {
+void projection_head_declare(Params *p, const HeadOptions *o, size_t C) {
     for (size_t i = 0; i < o->layers; i++) {
         size_t in = width_before(o, i, C), out = width_after(o, i);
         for (int bias = 0; bias < 2; bias++) {
@@ -27,9 +27,9 @@ void head_declare(Params *p, const HeadOptions *o, size_t C) {
     }
 }
 
-void head_init(Head *h, const Kernels *k, const Params *p, const HeadOptions *o, size_t C,
-               size_t rows) {
-    *h = (Head){.k = k, .p = p, .o = *o, .C = C, .max_rows = rows};
+void projection_head_init(ProjectionHead *h, const Kernels *k, const Params *p,
+                          const HeadOptions *o, size_t C, size_t rows) {
+    *h = (ProjectionHead){.k = k, .p = p, .o = *o, .C = C, .max_rows = rows};
     assert(o->layers <= HEAD_LAYERS_MOST);
     for (size_t i = p->tensors; o->layers && i < p->count; i++) {
         const Param *q = &p->list[i];
@@ -41,7 +41,7 @@ void head_init(Head *h, const Kernels *k, const Params *p, const HeadOptions *o,
     }
 }
 
-void head_layout(Head *h, Arena *a) {
+void projection_head_layout(ProjectionHead *h, Arena *a) {
     if (!h->o.layers) return;
     size_t hidden = size_mul(h->max_rows, h->o.hidden), out = size_mul(h->max_rows, h->o.out);
     for (size_t i = 0; i + 1 < h->o.layers; i++) {
@@ -54,7 +54,7 @@ void head_layout(Head *h, Arena *a) {
     h->norm = arena_take(a, h->max_rows, h->k->acc_size);
 }
 
-void head_fwd(const Head *h, const act *x, size_t rows) {
+void projection_head_fwd(const ProjectionHead *h, const act *x, size_t rows) {
     if (!h->o.layers || !rows) return;
     const Kernels *k = h->k;
     size_t last = h->o.layers - 1;
@@ -71,7 +71,7 @@ void head_fwd(const Head *h, const act *x, size_t rows) {
     k->l2norm_fwd(h->unit, h->norm, h->raw, rows, h->o.out);
 }
 
-void head_bwd(const Head *h, act *dx, const act *x, size_t rows) {
+void projection_head_bwd(const ProjectionHead *h, act *dx, const act *x, size_t rows) {
     if (!h->o.layers || !rows) return;
     const Kernels *k = h->k;
     size_t hidden = h->o.hidden;
