@@ -32,7 +32,7 @@ slip_learns() { local steps=40; train slip "${slip[@]}" --lr 1e-3 && lower slip 
 holds() {
     ! grep -q '"head\.0' "$dir/learns/checkpoints/latest/open_clip_model.safetensors" &&
         grep -q '"param.head\.0' "$dir/learns/checkpoints/latest/train_state.safetensors" &&
-        "$clipc" ckpt diff $golden "$dir/learns/checkpoints/latest" --top 1000 >"$dir/diff" 2>&1 &&
+        says 1 "" "$clipc" ckpt diff $golden "$dir/learns/checkpoints/latest" --top 1000 && cp "$dir/out" "$dir/diff" &&
         grep -q 'visual.conv1.weight' "$dir/diff" && ! grep -qE '(^| )(token_embedding|transformer\.|visual\.proj|logit_scale)' "$dir/diff" &&
         "$clipc" embed --checkpoint "$dir/resnet/checkpoints/latest" --images "$dir/pictures" --out "$dir/features.npy" >"$dir/out" 2>&1
 }
@@ -69,6 +69,14 @@ no_sense() {
     says 2 "go from low to high" "$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x --view-scale 1,0.5
 }
 
+recipes() { # shipped ones say what they plan
+    local recipe
+    for recipe in pretrain-simclr-resnet18 pretrain-siglip-b16; do
+        says 0 "a step" "$clipc" train --config configs/$recipe.conf --dry-run --batch-size 2 || return 1
+    done
+}
+
+check recipes recipes
 check learns learns
 check resnet_learns resnet_learns
 check slip_learns slip_learns

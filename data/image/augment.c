@@ -254,32 +254,44 @@ static size_t reflected(size_t i, ptrdiff_t d, size_t n) {
     return (size_t)(at > last ? 2 * last - at : at);
 }
 
+/* to[n] += w · from[n]. */
+EXACT static void add_bytes(float *to, const uint8_t *from, float w, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] += w * (float)from[i];
+}
+EXACT static void add_floats(float *to, const float *from, float w, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] += w * from[i];
+}
+
 /* torchvision's gaussian_blur in float, its two-dimensional kernel as two passes. */
 static void blur(uint8_t *rgb, size_t size, double sigma, TransformScratch *scratch) {
-    size_t half = size_min(size_min(size / 20, size - 1), BLUR_MOST - 1), row = 3 * size;
+    size_t half = size_min(size_min(size / 20, size - 1), BLUR_MOST - 1), taps = 2 * half + 1;
+    size_t row = 3 * size, wide = row + 6 * half; /* with its ends reflected */
+    size_t room = size_mul(size, wide) + row;
     float weight[BLUR_MOST];
-    if (scratch->blur_room < size * row) {
-        scratch->blur_room = size * row;
-        scratch->blur = xrealloc(scratch->blur, size_mul(size * row, sizeof *scratch->blur));
+    if (scratch->blur_room < room) {
+        scratch->blur_room = room;
+        scratch->blur = xrealloc(scratch->blur, size_mul(room, sizeof *scratch->blur));
     }
-    float *between = scratch->blur;
+    float *sum = scratch->blur, *first = sum + row;
     gaussian(weight, half, sigma);
-    for (size_t y = 0; y < size; y++)
-        for (size_t x = 0; x < row; x++) {
-            float sum = 0;
-            for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
-                sum += weight[d < 0 ? -d : d] * (float)rgb[reflected(y, d, size) * row + x];
-            between[y * row + x] = sum;
+    memset(first, 0, size * wide * sizeof *first);
+    for (size_t y = 0; y < size; y++) {
+        float *to = first + y * wide + 3 * half;
+        for (size_t d = 0; d < taps; d++)
+            add_bytes(to, rgb + reflected(y, (ptrdiff_t)d - (ptrdiff_t)half, size) * row,
+                      weight[d < half ? half - d : d - half], row);
+        for (size_t p = 1; p <= half; p++) {
+            memcpy(to - 3 * p, to + 3 * p, 3 * sizeof *to);
+            memcpy(to + row + 3 * (p - 1), to + row - 3 * (p + 1), 3 * sizeof *to);
         }
-    for (size_t y = 0; y < size; y++)
-        for (size_t x = 0; x < size; x++)
-            for (size_t c = 0; c < 3; c++) {
-                float sum = 0;
-                for (ptrdiff_t d = -(ptrdiff_t)half; d <= (ptrdiff_t)half; d++)
-                    sum +=
-                        weight[d < 0 ? -d : d] * between[y * row + 3 * reflected(x, d, size) + c];
-                rgb[y * row + 3 * x + c] = (uint8_t)fminf(fmaxf(rintf(sum), 0), 255);
-            }
+    }
+    for (size_t y = 0; y < size; y++) {
+        memset(sum, 0, row * sizeof *sum);
+        for (size_t d = 0; d < taps; d++)
+            add_floats(sum, first + y * wide + 3 * d, weight[d < half ? half - d : d - half], row);
+        for (size_t x = 0; x < row; x++)
+            rgb[y * row + x] = (uint8_t)fminf(fmaxf(rintf(sum[x]), 0), 255);
+    }
 }
 
 static void train_transform(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
