@@ -61,6 +61,12 @@ typedef struct StepCost {
     int products;
 } StepCost;
 
+/* Of a sample's picture, caption and views; without the projection head. */
+static double sample_flops(const ClipConfig *c, const TrainOptions *opt, size_t tokens, bool full) {
+    double views = opt->objective == OBJECTIVE_CLIP ? 0 : 2 * clip_image_flops(c, full);
+    return views + (opt->objective == OBJECTIVE_SIMCLR ? 0 : clip_flops(c, tokens, full));
+}
+
 static StepCost step_cost(const RunPlan *p, const Kernels *k, const ClipConfig *c,
                           const TrainOptions *opt, int ranks) {
     StepCost x = {.tower_rate = opt->gpu_share * cards[opt->gpu].bf16,
@@ -69,11 +75,14 @@ static StepCost step_cost(const RunPlan *p, const Kernels *k, const ClipConfig *
                                        : opt->gpu_share * cards[opt->gpu].nvlink};
     double B = (double)opt->batch_size, A = (double)opt->accum_freq, R = ranks;
     double n = B * A, N = n * R, E = (double)c->embed_dim, size = (double)k->acc_size;
-    double forward = clip_flops(c, size_min(16, c->context_length), false);
+    double forward = sample_flops(c, opt, size_min(16, c->context_length), false);
     x.towers = n * forward * forwards_of_step(c, opt);
     x.products = n * N * size <= (double)logit_memory_of(opt, k) ? 3 : 4;
-    x.loss = x.products * 2 * n * N * E;
-    x.features = (R - 1) * n * E * (size + (opt->gather_dtype == GATHER_BF16 ? 2 : size));
+    bool pairs = opt->objective != OBJECTIVE_SIMCLR, views = opt->objective != OBJECTIVE_CLIP;
+    double pair_width = pairs ? E : 0, view_width = views ? 4 * (double)opt->head_dim : 0;
+    x.loss = x.products * 2 * n * N * (pair_width + view_width);
+    x.features = (R - 1) * n * (pair_width + view_width / 2) *
+                 (size + (opt->gather_dtype == GATHER_BF16 ? 2 : size));
     x.statistics = 4 * (R - 1) / R * N * size;
     double reduced = (R - 1) / R * (double)p->gradients * (opt->shard_optimizer ? 1 : 2);
     double shared = opt->shard_optimizer ? (R - 1) / R * (double)p->weights : 0;
@@ -165,7 +174,7 @@ static void print_object(const RunPlan *p, const StepCost *x, const RunCost *r, 
                   "parameters", (json_int_t)p->parameters, "ranks", ranks, "global_batch",
                   (json_int_t)(opt->batch_size * opt->accum_freq * ranks), "kernels", k->name,
                   "memory", memory, "memory_total", (json_int_t)p->total, "forward_flop_per_sample",
-                  clip_flops(c, size_min(16, c->context_length), false), "step_flop",
+                  sample_flops(c, opt, size_min(16, c->context_length), false), "step_flop",
                   x->towers + x->loss, "step_seconds", x->s, "samples_per_s", x->samples_per_s);
     if (opt->gpu) {
         json_object_update_new(o, json_pack("{s:s, s:f, s:f, s:f}", "gpu", cards[opt->gpu].name,
@@ -203,8 +212,8 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
         printf("data: %zu samples an epoch, %.0f steps\n", p->samples, run.steps_per_epoch);
     printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
            "%.3f); a step is %.3g times that\n",
-           1e-9 * clip_flops(c, tokens, false), tokens, c->context_length,
-           1e-9 * clip_flops(c, c->context_length, true), forwards_of_step(c, opt));
+           1e-9 * sample_flops(c, opt, tokens, false), tokens, c->context_length,
+           1e-9 * sample_flops(c, opt, c->context_length, true), forwards_of_step(c, opt));
     printf("memory a rank (%s):\n", k->name);
     for (size_t i = 0; i < p->count; i++)
         if (p->line[i].bytes > (1 << 20) / 20) line(p->line[i].what, p->line[i].bytes);

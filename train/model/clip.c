@@ -299,6 +299,8 @@ static double image_macs(const ClipConfig *c, bool full) {
     return macs + stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
 }
 
+double clip_image_flops(const ClipConfig *c, bool full) { return 2 * image_macs(c, full); }
+
 double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
     double macs = image_macs(c, full);
     double L = (double)(full || !tower_ends_at_pool(&c->text) ? c->context_length : tokens);

@@ -109,3 +109,5 @@ bool clip_text_trains(const Clip *m);
 /* Multiply-adds ×2 of one sample's forward pass; packed text of `tokens` tokens, the causal half of
  * its scores; full: PyTorch's computation (all positions, all scores; `tokens` is unused). */
 double clip_flops(const ClipConfig *c, size_t tokens, bool full);
+/* Of its picture alone. */
+double clip_image_flops(const ClipConfig *c, bool full);
