@@ -24,7 +24,7 @@ static Pack pack_of(size_t B, const size_t *lengths) {
     return p;
 }
 
-static const size_t widths[] = {16, 24, 64, 80, 88, 104, 112, 128};
+static const size_t widths[] = {16, 24, 64, 72, 80, 88, 96, 104, 112, 128};
 static const size_t lengths[] = {1, 2, 7, 16, 50, 77, 197};
 
 /* Inputs of scale `scale` give scores of about scale²·√D/3 · a normal value. */
