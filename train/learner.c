@@ -33,9 +33,9 @@ static void check_objective(const ClipConfig *c) {
         {o->lock_text, true, "lock-text", "there are no captions, and the text tower rests"},
         {o->siglip, true, "siglip", "it is a loss of pairs"},
         {o->multi_positive, true, "multi-positive", "it compares captions"},
-        {o->val_data != NULL, true, "val-data", "captions are not learned; see clipc probe"},
+        {o->val_data != NULL, true, "val-data", "captions are not learned; see clipc eval probe"},
         {o->imagenet_val != NULL, true, "imagenet-val",
-         "captions are not learned; see clipc probe"},
+         "captions are not learned; see clipc eval probe"},
     };
     if (o->objective == OBJECTIVE_CLIP) return;
     for (size_t i = 0; i < COUNT(refused); i++)
