@@ -53,6 +53,15 @@ static void test_eval_rows(void **state) {
     expect_eval(x, "jpeg-420.jpg", &t);
     expect_eval(x + EACH, "png-grey16.png", &t);
     free(x);
+    free(test_clipc(0,
+                    "data image " IMAGE_GOLDEN "png-rgba.png --size 40 --transform eval "
+                    "--background white --out %s",
+                    out));
+    image_background = BACKGROUND_WHITE;
+    x = npy(out, "(1, 3, 40, 40)", EACH);
+    expect_eval(x, "png-rgba.png", &t);
+    image_background = BACKGROUND_STORED;
+    free(x);
     free(test_clipc(0, EVAL "--image-resize-mode longest --image-interpolation bilinear --out %s",
                     out));
     t.resize_mode = RESIZE_LONGEST;

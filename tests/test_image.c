@@ -45,6 +45,31 @@ static void test_pixels_are_pillows(void **state) {
     assert_true(files > 40);
 }
 
+static void test_backgrounds_are_pillows(void **state) {
+    (void)state;
+    FILE *f = golden_table("background.txt");
+    char line[512], name[64], colour[16];
+    int files = 0;
+    Image img = {0};
+    for (; golden_line(f, line); files++) {
+        uint32_t crc;
+        size_t size;
+        Error err = {{0}};
+        assert_int_equal(sscanf(line, "%63s %15s %x", name, colour, &crc), 3);
+        uint8_t *bytes = golden_file(name, &size);
+        image_background = strcmp(colour, "white") ? BACKGROUND_BLACK : BACKGROUND_WHITE;
+        bool ok = decode(&img, bytes, size, &err);
+        image_background = BACKGROUND_STORED;
+        if (!ok) fail_msg("%s: %s", name, err.text);
+        if (checksum(img.rgb, (size_t)img.width * (size_t)img.height * 3) != crc)
+            fail_msg("%s on %s: other pixels than Pillow's", name, colour);
+        free(bytes);
+    }
+    fclose(f);
+    image_free(&img);
+    assert_true(files >= 12);
+}
+
 /* Every prefix in a separate allocation, so that ASan detects a read past the end. */
 static void test_truncated_at_every_byte(void **state) {
     (void)state;
@@ -328,6 +353,7 @@ static void test_jpeg_is_encoded(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pixels_are_pillows),
+        cmocka_unit_test(test_backgrounds_are_pillows),
         cmocka_unit_test(test_truncated_at_every_byte),
         cmocka_unit_test(test_damage_is_survived),
         cmocka_unit_test(test_a_bomb_takes_no_memory),

@@ -20,7 +20,7 @@ static Interpolation interpolation;
 static const char *out_path;
 
 static Option options[] = {
-    MAX_PIXELS_OPTION,
+    PICTURE_OPTIONS,
     INT("size", &size, 1, 4096, "S: the picture is S x S"),
     CHOICE("transform", &transform, VIEWS,
            "eval: resize and centre crop; train: random crop, then resize"),

@@ -27,7 +27,7 @@ static Option options[] = {
     FLAG("per-template", &per_template, "the accuracy of each template alone as well"),
     FLAG("cache", &cache,
          "keep the classifier in --cache-dir for the next time; --no-cache: build it"),
-    MAX_PIXELS_OPTION,
+    PICTURE_OPTIONS,
     STRING("html", &html, "FILE", "a page with the confusion matrix and pictures of confusions"),
     INT("rows", &rows, 0, 1e9, "lines of each printed table at most"),
     FLAG("json", &json, "one JSON object on stdout"),

@@ -15,7 +15,7 @@ static int64_t top;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    MAX_PIXELS_OPTION,
+    PICTURE_OPTIONS,
     LIST("image", &images, "FILE...", "the picture, or several"),
     LIST("texts", &texts, "TEXT...", "the captions"),
     STRING("text", &text_file, "FILE", "the captions, one a line; - is stdin"),

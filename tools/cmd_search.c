@@ -24,7 +24,7 @@ static bool json, exclude_self;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    MAX_PIXELS_OPTION,
+    PICTURE_OPTIONS,
     STRING("collection", &npy, "FILE.npy",
            "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)"),
     LIST("texts", &texts, "TEXT...", "queries in words"),

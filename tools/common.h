@@ -20,9 +20,11 @@
         CHOICE("precision", &(o).precision, PRECISIONS, "of the computation"), KERNEL_TF32_OPTION, \
         INT("batch-size", &(o).batch_size, 1, 65536, "samples computed at once")
 
-#define MAX_PIXELS_OPTION                                                                          \
+#define PICTURE_OPTIONS                                                                            \
     INT("max-image-pixels", &image_max_pixels, 1, 1e10,                                            \
-        "larger images are bad: memory of a thread, 3 bytes each")
+        "larger images are bad: memory of a thread, 3 bytes each"),                                \
+        CHOICE("background", &image_background, BACKGROUNDS,                                       \
+               "under transparent pixels; stored: their own colours, as open_clip sees them")
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \
@@ -33,7 +35,7 @@
 /* Rows for a DatasetOptions d (defaults from dataset_options_default, which a table cannot call:
  * the commands set them). */
 #define DATASET_OPTIONS(d)                                                                         \
-    MAX_PIXELS_OPTION, STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),    \
+    PICTURE_OPTIONS, STRING("image-key", &(d).image_keys, "KEYS", "extensions of the image"),      \
         STRING("text-key", &(d).text_keys, "KEYS", "caption: txt;caption,json.alt"),               \
         CHOICE("captions", &(d).captions, CAPTION_PICKS, "of several"),                            \
         STRING("json-text-key", &(d).json_text_key, "FIELD", "caption from .json"),                \

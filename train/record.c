@@ -46,6 +46,7 @@ static const struct {
     {"ema", SAID},
     {"precision", SAID},
     {"image-key", SAID},
+    {"background", SAID},
     {"text-key", SAID},
     {"json-text-key", SAID},
     {"captions", SAID},

@@ -95,6 +95,8 @@ static Option options[] = {
          "decode JPEG pictures at 1/2, 1/4 or 1/8 where the random crop stays as large as the "
          "model's: faster, other pixels; never in validation"),
     INT("max-image-pixels", &image_max_pixels, 1, 1e10, "larger images count as bad samples"),
+    CHOICE("background", &image_background, BACKGROUNDS,
+           "under transparent pixels; stored: their own colours, as open_clip sees them"),
     DATA("val-data", &O.val_data, "SPEC",
          "held-out pairs: their loss and recalls while training (val/…)"),
     STEPS("val-frequency", &O.val_frequency, 1, 1e15,

@@ -8,6 +8,21 @@
 #include "data/image/webp.h"
 
 int64_t image_max_pixels = IMAGE_MAX_PIXELS;
+Background image_background = BACKGROUND_STORED;
+
+uint8_t image_background_level(void) { return image_background == BACKGROUND_WHITE ? 255 : 0; }
+
+/* In 7 fractional bits; x/255 is (x + x/256)/256. */
+void image_composite(uint8_t *rgb, const uint8_t *rgba, size_t n) {
+    enum { BITS = 7 };
+    uint32_t level = image_background_level();
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < 3; c++) {
+            uint32_t own = (uint32_t)rgba[4 * i + 3] << BITS, rest = (255u << BITS) - own;
+            uint32_t sum = rgba[4 * i + c] * own + level * rest + (0x80u << BITS);
+            rgb[3 * i + c] = (uint8_t)(((sum >> 8) + sum) >> 8 >> BITS);
+        }
+}
 
 bool image_set_size(Image *img, size_t width, size_t height, int shrink, size_t max_pixels,
                     bool header_only, Error *err) {

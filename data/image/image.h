@@ -1,5 +1,5 @@
 /* image: compressed bytes → RGB pixels. The result equals Pillow's Image.open(f).convert("RGB") bit
- * for bit. */
+ * for bit, unless an option names a background. */
 #pragma once
 #include "kernels/base.h"
 
@@ -24,6 +24,13 @@ extern int64_t image_max_pixels;
 /* The longest side allowed whatever max_pixels is; it bounds the resampler's tables. */
 #define IMAGE_MAX_SIDE (1u << 20)
 
+/* What transparent pixels show: their stored colours, as convert("RGB") does, or a background.
+ * Set by options before the first image is decoded. */
+#define BACKGROUNDS(X)                                                                             \
+    X(BACKGROUND_STORED, "stored") X(BACKGROUND_WHITE, "white") X(BACKGROUND_BLACK, "black")
+typedef enum { BACKGROUNDS(CHOICE_NAME) } Background;
+extern Background image_background;
+
 /* Decodes JPEG, PNG or WebP, recognised by the first bytes. `img` must be zeroed before its first
  * use. False: err has the reason. */
 bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err);
@@ -37,6 +44,12 @@ void image_free(Image *img);
  * picture. False: empty, or more than max_pixels before it is shrunk. */
 bool image_set_size(Image *img, size_t width, size_t height, int shrink, size_t max_pixels,
                     bool header_only, Error *err);
+
+/* Used by the decoders: n pixels with alpha over the background, with Pillow's rounding
+ * (Image.alpha_composite). */
+void image_composite(uint8_t *rgb, const uint8_t *rgba, size_t n);
+/* The background's level in all three channels. */
+uint8_t image_background_level(void);
 
 /* RGB → PNG file, for thumbnails and reports. */
 bool image_write_png(const char *path, const uint8_t *rgb, int width, int height, Error *err);

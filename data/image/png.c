@@ -56,13 +56,18 @@ static void rgba_row(uint8_t *rgb, const uint8_t *in, int n) {
 typedef struct Reader {
     png_structp png;
     png_infop info;
-    uint8_t *raw; /* rows that are not RGB yet: one, or all if the file is interlaced */
+    uint8_t *raw;   /* rows that are not RGB yet: one, or all if the file is interlaced */
+    bool composite; /* they are RGBA, over a background */
 } Reader;
 
 static void convert_row(const Reader *r, uint8_t *rgb, const uint8_t *raw, int width, int type,
                         int depth) {
     png_colorp palette = NULL;
     int colours = 0;
+    if (r->composite) {
+        image_composite(rgb, raw, (size_t)width);
+        return;
+    }
     switch (type) {
     case PNG_COLOR_TYPE_PALETTE:
         png_get_PLTE(r->png, r->info, &palette, &colours);
@@ -92,7 +97,13 @@ static bool decode(Reader *r, Image *img, size_t max_pixels, bool header_only, E
     png_get_IHDR(r->png, r->info, &width, &height, &depth, &type, &interlace, NULL, NULL);
     if (!image_set_size(img, width, height, 1, max_pixels, header_only, err)) return false;
     if (header_only) return true;
-    if (type == PNG_COLOR_TYPE_PALETTE)
+    bool transparent = type & PNG_COLOR_MASK_ALPHA || png_get_valid(r->png, r->info, PNG_INFO_tRNS);
+    r->composite = transparent && image_background != BACKGROUND_STORED;
+    if (r->composite) {
+        png_set_expand(r->png);
+        if (depth == 16) png_set_strip_16(r->png);
+        if (!(type & PNG_COLOR_MASK_COLOR)) png_set_gray_to_rgb(r->png);
+    } else if (type == PNG_COLOR_TYPE_PALETTE)
         png_set_packing(r->png);
     else if (depth < 8)
         png_set_expand_gray_1_2_4_to_8(r->png);
@@ -101,7 +112,7 @@ static bool decode(Reader *r, Image *img, size_t max_pixels, bool header_only, E
     int passes = png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
     size_t raw_stride = png_get_rowbytes(r->png, r->info), stride = (size_t)img->width * 3;
-    bool in_place = type == PNG_COLOR_TYPE_RGB;
+    bool in_place = type == PNG_COLOR_TYPE_RGB && !r->composite;
     if (!in_place) r->raw = xmalloc(size_mul(raw_stride, passes > 1 ? height : 1));
     for (int pass = 0; pass < passes; pass++)
         for (size_t y = 0; y < height; y++) {

@@ -1,5 +1,6 @@
 #include "data/image/webp.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <webp/decode.h>
 
@@ -25,16 +26,23 @@ static bool decode_frame(Image *img, int x, int y, int width, int height, const 
     if (status != VP8_STATUS_OK) return broken(status, err);
     if (config.input.has_animation || config.input.width != width || config.input.height != height)
         return broken(VP8_STATUS_BITSTREAM_ERROR, err);
-    size_t stride = (size_t)img->width * 3;
-    uint8_t *at = img->rgb + (size_t)y * stride + (size_t)x * 3;
-    config.output.colorspace = MODE_RGB;
+    size_t stride = (size_t)img->width * 3, wide = (size_t)width * 4;
+    uint8_t *at = img->rgb + (size_t)y * stride + (size_t)x * 3, *rgba = NULL;
+    bool composite = config.input.has_alpha && image_background != BACKGROUND_STORED;
+    if (composite) rgba = xmalloc(size_mul(wide, (size_t)height));
+    config.output.colorspace = composite ? MODE_RGBA : MODE_RGB;
     config.output.is_external_memory = 1;
-    config.output.u.RGBA.rgba = at;
-    config.output.u.RGBA.stride = (int)stride;
-    config.output.u.RGBA.size = stride * (size_t)(height - 1) + (size_t)width * 3;
+    config.output.u.RGBA.rgba = composite ? rgba : at;
+    config.output.u.RGBA.stride = (int)(composite ? wide : stride);
+    config.output.u.RGBA.size =
+        composite ? wide * (size_t)height : stride * (size_t)(height - 1) + (size_t)width * 3;
     status = WebPDecode(bytes, size, &config);
     WebPFreeDecBuffer(&config.output);
-    return status == VP8_STATUS_OK || broken(status, err);
+    bool ok = status == VP8_STATUS_OK;
+    for (size_t row = 0; ok && composite && row < (size_t)height; row++)
+        image_composite(at + row * stride, rgba + row * wide, (size_t)width);
+    free(rgba);
+    return ok || broken(status, err);
 }
 
 /* The first ANMF chunk (https://developers.google.com/speed/webp/docs/riff_container): 16 bytes of
@@ -53,7 +61,8 @@ static bool decode_first_frame(Image *img, const uint8_t *bytes, size_t size, Er
             int width = 1 + (int)le(p + 6, 3), height = 1 + (int)le(p + 9, 3);
             if (x + width > img->width || y + height > img->height)
                 return broken(VP8_STATUS_BITSTREAM_ERROR, err);
-            memset(img->rgb, 0, (size_t)img->width * (size_t)img->height * 3);
+            memset(img->rgb, image_background_level(),
+                   (size_t)img->width * (size_t)img->height * 3);
             return decode_frame(img, x, y, width, height, p + FRAME_HEADER, n - FRAME_HEADER, err);
         }
         at += CHUNK_HEADER + n + (n & 1);

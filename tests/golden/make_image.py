@@ -158,6 +158,15 @@ def write(name, head, lines):
 
 
 write("decode.txt", "file width height crc32 of the RGB bytes; 0 0 0: an error", decoded)
+shown = []
+for name, data in sorted(files.items()):
+    im = None if name == "gif.png" else decode(data)
+    if im and (("alpha" in name and not name.endswith("16.png")) or name in ("png-rgba.png", "png-palette8-trns.png", "png-rgb-trns.png", "jpeg-420.jpg")):
+        im = Image.open(io.BytesIO(data)).convert("RGBA")
+        for colour in ("white", "black"):
+            out = Image.alpha_composite(Image.new("RGBA", im.size, colour), im).convert("RGB")
+            shown.append(f"{name} {colour} {zlib.crc32(out.tobytes()):08x}")
+write("background.txt", "file background crc32 of the RGB bytes", shown)
 write("truncated.txt", "file size shortest prefix that decodes", cut)
 
 # ---- resampling ----
