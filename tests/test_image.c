@@ -70,6 +70,42 @@ static void test_backgrounds_are_pillows(void **state) {
     assert_true(files >= 12);
 }
 
+static void test_exif_is_pillows(void **state) {
+    (void)state;
+    FILE *f = golden_table("exif.txt");
+    char line[512], name[64];
+    int files = 0, turned = 0;
+    Image img = {0}, stored = {0};
+    for (; golden_line(f, line); files++) {
+        int width, height, w, h;
+        uint32_t crc;
+        size_t size;
+        Error err = {{0}};
+        assert_int_equal(sscanf(line, "%63s %d %d %x", name, &width, &height, &crc), 4);
+        uint8_t *bytes = golden_file(name, &size);
+        assert_true(decode(&stored, bytes, size, &err));
+        image_exif = true;
+        bool ok = decode(&img, bytes, size, &err) && image_size(&w, &h, bytes, size, &err);
+        for (size_t n = 0; n < size; n++) { /* in a separate allocation, for ASan */
+            uint8_t *cut = memcpy(xmalloc(n + 1), bytes, n);
+            (void)image_size(&w, &h, cut, n, &err);
+            free(cut);
+        }
+        assert_true(image_size(&w, &h, bytes, size, &err));
+        image_exif = false;
+        if (!ok) fail_msg("%s: %s", name, err.text);
+        if (img.width != width || img.height != height || w != width || h != height ||
+            checksum(img.rgb, (size_t)width * (size_t)height * 3) != crc)
+            fail_msg("%s: other pixels than Pillow's", name);
+        turned += memcmp(img.rgb, stored.rgb, (size_t)width * (size_t)height * 3) != 0;
+        free(bytes);
+    }
+    fclose(f);
+    image_free(&img);
+    image_free(&stored);
+    assert_true(files == 30 && turned == 21);
+}
+
 /* Every prefix in a separate allocation, so that ASan detects a read past the end. */
 static void test_truncated_at_every_byte(void **state) {
     (void)state;
@@ -354,6 +390,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pixels_are_pillows),
         cmocka_unit_test(test_backgrounds_are_pillows),
+        cmocka_unit_test(test_exif_is_pillows),
         cmocka_unit_test(test_truncated_at_every_byte),
         cmocka_unit_test(test_damage_is_survived),
         cmocka_unit_test(test_a_bomb_takes_no_memory),

@@ -24,7 +24,8 @@
     INT("max-image-pixels", &image_max_pixels, 1, 1e10,                                            \
         "larger images are bad: memory of a thread, 3 bytes each"),                                \
         CHOICE("background", &image_background, BACKGROUNDS,                                       \
-               "under transparent pixels; stored: their own colours, as open_clip sees them")
+               "under transparent pixels; stored: their own colours, as open_clip sees them"),     \
+        FLAG("exif", &image_exif, "turn pictures as their EXIF says, which open_clip does not")
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \

@@ -47,6 +47,7 @@ static const struct {
     {"precision", SAID},
     {"image-key", SAID},
     {"background", SAID},
+    {"exif", SAID},
     {"text-key", SAID},
     {"json-text-key", SAID},
     {"captions", SAID},

@@ -97,6 +97,7 @@ static Option options[] = {
     INT("max-image-pixels", &image_max_pixels, 1, 1e10, "larger images count as bad samples"),
     CHOICE("background", &image_background, BACKGROUNDS,
            "under transparent pixels; stored: their own colours, as open_clip sees them"),
+    FLAG("exif", &image_exif, "turn pictures as their EXIF says, which open_clip does not"),
     DATA("val-data", &O.val_data, "SPEC",
          "held-out pairs: their loss and recalls while training (val/…)"),
     STEPS("val-frequency", &O.val_frequency, 1, 1e15,

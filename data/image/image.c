@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/image/exif.h"
 #include "data/image/jpeg.h"
 #include "data/image/png.h"
 #include "data/image/webp.h"
 
 int64_t image_max_pixels = IMAGE_MAX_PIXELS;
 Background image_background = BACKGROUND_STORED;
+bool image_exif;
 
 uint8_t image_background_level(void) { return image_background == BACKGROUND_WHITE ? 255 : 0; }
 
@@ -58,18 +60,40 @@ static bool decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pix
     return error_set(err, "not a JPEG, PNG or WebP file");
 }
 
+/* Chooses by the width and height of the turned picture. */
+static int choose_turned(const void *context, int width, int height) {
+    const ShrinkChoice *c = context;
+    return c->choose(c->context, height, width);
+}
+
+static bool decode_turned(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
+                          bool header_only, const ShrinkChoice *choice, Error *err) {
+    int orientation = image_exif ? exif_orientation(bytes, size) : 1;
+    ShrinkChoice turned = {choose_turned, choice};
+    if (choice && exif_turns(orientation)) choice = &turned;
+    if (!decode(img, bytes, size, max_pixels, header_only, choice, err)) return false;
+    if (!header_only) {
+        exif_orient(img, orientation);
+    } else if (exif_turns(orientation)) {
+        int width = img->width;
+        img->width = img->height;
+        img->height = width;
+    }
+    return true;
+}
+
 bool image_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels, Error *err) {
-    return decode(img, bytes, size, max_pixels, false, NULL, err);
+    return decode_turned(img, bytes, size, max_pixels, false, NULL, err);
 }
 
 bool image_decode_shrunk(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,
                          const ShrinkChoice *choice, Error *err) {
-    return decode(img, bytes, size, max_pixels, false, choice, err);
+    return decode_turned(img, bytes, size, max_pixels, false, choice, err);
 }
 
 bool image_size(int *width, int *height, const uint8_t *bytes, size_t size, Error *err) {
     Image header = {0};
-    if (!decode(&header, bytes, size, 0, true, NULL, err)) return false;
+    if (!decode_turned(&header, bytes, size, 0, true, NULL, err)) return false;
     *width = header.width;
     *height = header.height;
     return true;

@@ -1,5 +1,5 @@
 /* image: compressed bytes → RGB pixels. The result equals Pillow's Image.open(f).convert("RGB") bit
- * for bit, unless an option names a background. */
+ * for bit, unless an option names a background or has EXIF turn pictures. */
 #pragma once
 #include "kernels/base.h"
 
@@ -30,6 +30,9 @@ extern int64_t image_max_pixels;
     X(BACKGROUND_STORED, "stored") X(BACKGROUND_WHITE, "white") X(BACKGROUND_BLACK, "black")
 typedef enum { BACKGROUNDS(CHOICE_NAME) } Background;
 extern Background image_background;
+/* Pictures are turned as their EXIF orientation says; false, as convert("RGB"): not. An option as
+ * well. */
+extern bool image_exif;
 
 /* Decodes JPEG, PNG or WebP, recognised by the first bytes. `img` must be zeroed before its first
  * use. False: err has the reason. */

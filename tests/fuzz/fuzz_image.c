@@ -10,6 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     uint8_t out[S * S * 3];
     Error err = {{0}};
     int width = 0, height = 0;
+    image_exif = size % 2;
     image_background = size % 5 < 3 ? (Background)(size % 5) : BACKGROUND_STORED;
     bool has_size = image_size(&width, &height, bytes, size, &err);
     if (!image_decode(&img, bytes, size, MAX_PIXELS, &err)) {

@@ -302,3 +302,19 @@ for seed in range(24):
                  f"{used!r} {int(np.asarray(out, np.int64).sum())}")
 write("views.txt", "width height picture seed size jitter_prob gray_prob flip_prob blur_prob crc32 of the RGB bytes before "
       "the blur, its sigma (0: none), sum of the bytes after it", lines)
+
+# EXIF: eight orientations, and numbers that are none
+from PIL import ImageOps
+lines = []
+for orientation in range(10):
+    for suffix, options in (("jpg", {"quality": 90}), ("png", {}), ("webp", {"lossless": True})):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        name, im = f"exif-{orientation}.{suffix}", picture(9, 6, 0)
+        b = io.BytesIO()
+        im.save(b, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix], exif=exif, **options)
+        data = b.getvalue()
+        open(os.path.join(OUT, name), "wb").write(data)
+        out = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        lines.append(f"{name} {out.width} {out.height} {zlib.crc32(out.tobytes()):08x}")
+write("exif.txt", "file width height crc32 of the RGB bytes, turned", lines)
