@@ -37,13 +37,25 @@ static bool load(Classifier *w, const char *path, size_t classes, size_t dim) {
     return fits;
 }
 
+/* Rank 0 has the folder; all ranks get what it read. */
+static bool load_all(Classifier *w, const Comm *c, const char *path, const ClassSet *s,
+                     size_t dim) {
+    bool loaded = path && load(w, path, s->count, dim);
+    c->broadcast_bytes(&loaded, sizeof loaded, 0);
+    if (!loaded) return false;
+    size_t bytes = s->count * dim * sizeof *w->weights;
+    if (c->rank > 0) *w = (Classifier){.classes = s->count, .dim = dim, .weights = xmalloc(bytes)};
+    c->broadcast_bytes(w->weights, bytes, 0);
+    w->templates = s->template_count;
+    return true;
+}
+
 void classifier_cached(Classifier *w, Encoder *e, const Comm *c, const ClassSet *s,
                        const char *folder) {
-    char *path = c->size == 1 ? path_of(e, s, folder) : NULL;
+    char *path = c->rank == 0 ? path_of(e, s, folder) : NULL;
     Error err;
-    if (path && load(w, path, s->count, encoder_dim(e))) {
-        w->templates = s->template_count;
-        log_info("classifier: %s", path);
+    if (load_all(w, c, path, s, encoder_dim(e))) {
+        if (path) log_info("classifier: %s", path);
     } else {
         classifier_build(w, e, c, s, false);
         size_t shape[] = {w->classes, w->dim};

@@ -4,6 +4,7 @@
 #include "eval/zeroshot.h"
 
 /* classifier_build of the whole ensemble, or its result from `folder` (NULL: the user's cache
- * folder). On one rank alone; a folder that may not be believed or written is not used. */
+ * folder), which rank 0 reads and writes. A folder that may not be believed or written is not used.
+ */
 void classifier_cached(Classifier *w, Encoder *e, const Comm *c, const ClassSet *s,
                        const char *folder);

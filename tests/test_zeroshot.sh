@@ -77,6 +77,17 @@ ranks() {
         sed 's/, "images_per_s": [^,]*//' >"$dir/three.json"
     numbers one --data "$dir/table.tsv" --per-template --batch-size 5 && cmp "$dir/one.json" "$dir/three.json" || { cat "$dir/err"; return 1; }
 }
+ranks_cached() { # two ranks get what rank 0 reads, and one of two writes it; the same bits
+    local both=("${mpirun[@]}" -np 2 env OMP_NUM_THREADS=1 "$clipc" eval zeroshot --checkpoint $golden --vocab $golden/vocab.txt --precision fp32
+        --classes "$dir/classes.json" --data "$dir/table.tsv" --json --cache-dir "$dir/shared")
+    mkdir -m 700 "$dir/shared"
+    for run in write read; do
+        "${both[@]}" 2>"$dir/err" | sed 's/, "images_per_s": [^,]*//' >"$dir/both_$run.json"
+    done
+    numbers alone --data "$dir/table.tsv" --no-cache && cmp "$dir/alone.json" "$dir/both_write.json" && cmp "$dir/alone.json" "$dir/both_read.json" &&
+        [ "$(grep -c "classifier: $dir/shared/" "$dir/err")" = 1 ] && numbers after --data "$dir/table.tsv" --cache-dir "$dir/shared" 2>"$dir/err" &&
+        grep -q "classifier: $dir/shared/" "$dir/err" && cmp "$dir/alone.json" "$dir/after.json"
+}
 unreadable() { # left out and counted
     cp -r "$dir/name" "$dir/broken" && echo no >"$dir/broken/Red/00.jpg" && numbers broken --data "$dir/broken" 2>"$dir/err" &&
         grep -q '"images": 23, "bad": 1' "$dir/broken.json" && grep -q 00.jpg "$dir/err"
@@ -182,9 +193,10 @@ check shards shards
 check folders folders
 check some_folders some_folders
 if no_mpi; then
-    skip "$no_mpi_reason" ranks in_training_over_ranks
+    skip "$no_mpi_reason" ranks in_training_over_ranks cached_over_ranks
 else
     check ranks ranks
+    check cached_over_ranks ranks_cached
     check in_training_over_ranks in_training_over_ranks
 fi
 check unreadable unreadable
