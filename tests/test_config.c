@@ -302,12 +302,32 @@ static void test_every_truncation(void **state) {
     }
 }
 
+/* MobileCLIP2-L-14's: a plain ViT under a name of timm's, with a bias in its projection alone, and
+ * a text tower that attends in both directions. */
+static void test_plain_timm_vit(void **state) {
+    (void)state;
+    ClipConfig c;
+    parse_good(&c, "{\"embed_dim\": 768, \"vision_cfg\": {\"timm_model_name\": "
+                   "\"vit_large_patch14_clip_224\", \"timm_model_pretrained\": false, "
+                   "\"timm_pool\": \"token\", \"timm_proj\": null, \"image_size\": 224}, "
+                   "\"text_cfg\": {\"context_length\": 77, \"vocab_size\": 49408, \"width\": 768, "
+                   "\"heads\": 12, \"layers\": 12, \"no_causal_mask\": true}}");
+    const TowerConfig *t = &c.image;
+    assert_true(c.timm && c.patch_size == 14 && c.image_size == 224);
+    assert_true(t->width == 1024 && t->layers == 24 && t->heads == 16 && t->mlp == 4096);
+    assert_true(t->class_token && t->ln_pre && t->pool == POOL_CLASS && t->eps == 1e-5);
+    assert_true(t->proj_bias && !t->no_proj && !t->patch_bias && !t->gated && !t->no_key_bias);
+    assert_true(t->activation == ACTIVATION_GELU && t->rotary.theta == 0 && !c.text.causal);
+    clip_config_free(&c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),    cmocka_unit_test(test_shipped_models),
-        cmocka_unit_test(test_refused),   cmocka_unit_test(test_families),
-        cmocka_unit_test(test_harmless),  cmocka_unit_test(test_written_back),
-        cmocka_unit_test(test_described), cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_plain_timm_vit),   cmocka_unit_test(test_values),
+        cmocka_unit_test(test_shipped_models),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_families),         cmocka_unit_test(test_harmless),
+        cmocka_unit_test(test_written_back),     cmocka_unit_test(test_described),
+        cmocka_unit_test(test_every_truncation),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #define TANH ACTIVATION_GELU_TANH
 #define SIGLIP TIMM_SIGLIP, 0, 0, false
 #define EVA TIMM_EVA, 0, 0, false
+#define CLIP TIMM_CLIP, 0, 0, false
 #define EVA02 TIMM_EVA02, 0, 16, false
 static const TimmModel models[] = {
     {"vit_base_patch32_siglip_256", 256, 32, 768, 12, 64, 4, TANH, SIGLIP},
@@ -37,6 +38,11 @@ static const TimmModel models[] = {
     {"vit_pe_core_large_patch14_336", 336, 14, 1024, 24, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
     {"vit_pe_core_gigantic_patch14_448", 448, 14, 1536, 50, 96, 8960.0 / 1536, ERF, TIMM_PE_CORE, 8,
      32, true},
+    {"vit_base_patch32_clip_224", 224, 32, 768, 12, 64, 4, ERF, CLIP},
+    {"vit_base_patch16_clip_224", 224, 16, 768, 12, 64, 4, ERF, CLIP},
+    {"vit_large_patch14_clip_224", 224, 14, 1024, 24, 64, 4, ERF, CLIP},
+    {"vit_large_patch14_clip_336", 336, 14, 1024, 24, 64, 4, ERF, CLIP},
+    {"vit_huge_patch14_clip_224", 224, 14, 1280, 32, 80, 4, ERF, CLIP},
 };
 
 /* token: pools the class token; else attention pooling. head: trunk.head projects, with a bias;
@@ -55,6 +61,7 @@ static const struct {
                     .no_key_bias = true,
                     .head = true},
     [TIMM_PE_CORE] = {.eps = 1e-5, .class_token = true, .ln_pre = true, .head = true},
+    [TIMM_CLIP] = {.eps = 1e-5, .token = true, .class_token = true, .ln_pre = true, .head = true},
 };
 
 const TimmModel *timm_find(const char *name) {
