@@ -100,6 +100,14 @@ static void test_without_flock_the_process_is_asked(void **state) {
     }
     assert_int_equal(code, 1);
     assert_int_equal(locks(true), 0);
+    static const char *const none[] = {"4294967296", "0", "-1"};
+    char host[256], text[300];
+    assert_int_equal(gethostname(host, sizeof host), 0);
+    for (size_t i = 0; i < COUNT(none); i++) {
+        snprintf(text, sizeof text, "%s:%s\n", host, none[i]);
+        write_lock(text);
+        if (locks(true)) fail_msg("%s is no process: %s", none[i], said);
+    }
 }
 
 static void test_another_host(void **state) {

@@ -4,6 +4,7 @@
 #include "data/io/machine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ static Owner this_process(void) {
     return o;
 }
 
-/* pid 0: the file is empty. */
+/* pid 0: the file is empty, or names no process. */
 static Owner read_owner(int fd) {
     char text[TEXT];
     ssize_t n;
@@ -45,7 +46,9 @@ static Owner read_owner(int fd) {
         if (!machine_again("a lock", &tries)) break;
     text[n > 0 ? n : 0] = 0;
     Owner o = {.host = "?"};
-    if (sscanf(text, "%255[^:\n]:%ld %63s %lu", o.host, &o.pid, o.job, &o.start) < 2) o.pid = 0;
+    if (sscanf(text, "%255[^:\n]:%ld %63s %lu", o.host, &o.pid, o.job, &o.start) < 2 ||
+        o.pid < 1 || o.pid > INT_MAX) /* kill() takes an int, and 0 and less are groups */
+        o.pid = 0;
     return o;
 }
 
