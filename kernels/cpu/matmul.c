@@ -177,7 +177,13 @@ static const void *packed_b(const Primitive *e, const void *b, void *to) {
 
 /* ---- products by blocks of rows ---- */
 
+/* oneDNN computes a block's last rows in another way if they do not fill its kernel: 6 rows on
+ * aarch64. */
+#if defined __aarch64__
+#define BLOCK_ROWS 96
+#else
 #define BLOCK_ROWS 64
+#endif
 /* b is cut into pieces of columns that stay in L2 while a thread walks along the rows. */
 #define PIECE_BYTES ((size_t)5 << 18)
 #define PIECE_STEP 64
