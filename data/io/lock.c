@@ -46,8 +46,8 @@ static Owner read_owner(int fd) {
         if (!machine_again("a lock", &tries)) break;
     text[n > 0 ? n : 0] = 0;
     Owner o = {.host = "?"};
-    if (sscanf(text, "%255[^:\n]:%ld %63s %lu", o.host, &o.pid, o.job, &o.start) < 2 ||
-        o.pid < 1 || o.pid > INT_MAX) /* kill() takes an int, and 0 and less are groups */
+    if (sscanf(text, "%255[^:\n]:%ld %63s %lu", o.host, &o.pid, o.job, &o.start) < 2 || o.pid < 1 ||
+        o.pid > INT_MAX) /* kill() takes an int, and 0 and less are groups */
         o.pid = 0;
     return o;
 }
