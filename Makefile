@@ -71,7 +71,7 @@ EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))
 TESTS   := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/test_*.c))
 TEST_SUPPORT := $(patsubst %.c,$B/obj/%.o,$(wildcard tests/support*.c))
 # those that parse bytes from outside
-PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset file formats idx image index index_folder npy openclip options pack pipeline pipeline_store \
+PARSER_TESTS := $(addprefix test_,bpe captions config convert data.sh dataset file formats idx image index index_folder npy openclip options pack pdf pipeline pipeline_store \
                 query.sh safetensors table tar text tokenizer torchfile zeroshot)
 # as many as show that clang's program computes and trains
 CLANG_TESTS  := $(addprefix test_,kernels_attention kernels_linear kernels_loss model openclip step train.sh)

@@ -17,6 +17,7 @@ typedef struct DatasetOptions {
     const char *csv_separator; /* NULL: a tab if the first line has one, else "," */
     const char *csv_image_key, *csv_caption_key; /* "filepath", "title" */
     bool csv_join;  /* fields beyond the header's belong to the caption, which has separators */
+    bool pdfs;      /* PDFs among files are pictures, a sample for each page (data/pdf.h) */
     bool want_json; /* read the .json members or the .json files next to images into Sample.json */
     double pipe_seconds;     /* how long a stream may send nothing */
     double spool_gib;        /* most bytes of copied streams, all together */

@@ -31,7 +31,7 @@ static void add_line(Table *t, const char *line, size_t number, const json_t *ro
     }
     char *image = table_keep(t, xstrdup(name));
     if (!*folder) *folder = table_folder(t, path, image);
-    TableRow r = {*image == '/' ? "" : *folder, image, NULL, -1, line, 0};
+    TableRow r = {*image == '/' ? "" : *folder, image, NULL, -1, line, 0, 0};
     size_t most = t->need_text && o->captions != CAPTIONS_WHOLE ? SIZE_MAX : 1;
     const char *text = t->need_text ? caption(texts, 0) : NULL;
     for (size_t i = 0; text && added < most; text = caption(texts, ++i)) {

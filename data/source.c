@@ -4,6 +4,7 @@
 #include "data/io/file.h"
 #include "data/io/folder.h"
 #include "data/jsonl.h"
+#include "data/pdf.h"
 #include "data/table.h"
 #include "data/tarshard.h"
 
@@ -167,6 +168,7 @@ static bool open_table(Shard *s, const char *path, const SourceContext *c,
                        Error *err) {
     Table *t = s->state = xcalloc(1, sizeof *t);
     bool ok = open(t, path, c->options, err);
+    if (ok && c->options->pdfs) table_pages(t);
     if (ok) table_report(t, s->source->name ? s->source->name : path);
     s->count = t->count;
     s->dropped = t->dropped;
@@ -205,16 +207,32 @@ static void read_table_json(const TableRow *r, Sample *s) {
     free(path);
 }
 
+/* The picture of a row: a file, or a page. */
+static bool read_picture(const TableRow *r, bool pdfs, Sample *s, Error *err) {
+    char *path = table_path(r);
+    bool ok;
+    free(s->image);
+    s->image = NULL;
+    s->image_size = 0;
+    if (r->page)
+        ok = pdf_page(path, r->page, &s->image, &s->image_size, err);
+    else if (pdfs && pdf_is(path)) /* says why its pages cannot be counted */
+        ok = pdf_pages(path, err) && error_set(err, "%s: it has changed since", path);
+    else
+        ok = file_read_all(path, &s->image, &s->image_size, SAMPLE_IMAGE_MAX, err);
+    s->image_capacity = s->image_size;
+    free(path);
+    return ok;
+}
+
 static bool table_read(Shard *shard, const SourceContext *c, size_t i, const uint64_t *draw,
                        Sample *s, Error *err) {
     const Table *t = shard->state;
     const TableRow *r = &t->rows[i];
     CaptionPick pick = c->options->captions;
-    s->key = table_path(r);
+    s->key = table_row_key(r);
     s->label = r->label;
-    free(s->image);
-    bool ok = file_read_all(s->key, &s->image, &s->image_size, SAMPLE_IMAGE_MAX, err);
-    s->image_capacity = s->image_size;
+    bool ok = read_picture(r, c->options->pdfs, s, err);
     if (ok && r->text) table_caption(t, r, pick, draw, s);
     if (ok && !r->text && t->need_text) {
         char *path = table_beside(r, ".txt");
@@ -232,7 +250,7 @@ static char *table_key(Shard *s, const SourceContext *c, size_t i, Error *err) {
     (void)c;
     (void)err;
     const Table *t = s->state;
-    return table_path(&t->rows[i]);
+    return table_row_key(&t->rows[i]);
 }
 
 static void table_close(Shard *s) { table_free(s->state); }
@@ -242,7 +260,7 @@ static const Source source_csv = {.extensions = "csv;tsv", .open = csv_open, TAB
 static const Source source_jsonl = {.extensions = "jsonl", .open = jsonl_open, TABLE};
 const Source source_folder = {.open = folder_open, TABLE};
 const Source source_pictures = {
-    .name = "image files", .extensions = "jpg;jpeg;png;webp", .open = pictures_open, TABLE};
+    .name = "image files", .extensions = "jpg;jpeg;png;webp;pdf", .open = pictures_open, TABLE};
 
 /* ---- arrays ---- */
 

@@ -3,8 +3,10 @@
 #include "data/index.h"
 #include "data/io/file.h"
 #include "data/io/folder.h"
+#include "data/io/parallel.h"
 #include "data/io/walk.h"
 #include "data/io/utf8.h"
+#include "data/pdf.h"
 #include "data/sources.h"
 #include "kernels/hash.h"
 
@@ -182,7 +184,7 @@ static void add_row(Table *t, const CsvColumns *c, const CsvField *f, size_t n, 
         const char *name = f[c->image].text;
         if (!*folder) *folder = table_folder(t, csv, name);
         table_add(t, (TableRow){*name == '/' ? "" : *folder, name,
-                                t->need_text ? f[c->caption].text : NULL, -1, NULL, 0});
+                                t->need_text ? f[c->caption].text : NULL, -1, NULL, 0, 0});
     }
 }
 
@@ -242,7 +244,41 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
     return true;
 }
 
+/* ---- pages of PDFs ---- */
+
+typedef struct PageCounts {
+    const Table *t;
+    size_t *pages; /* [t->count]; 0: no PDF, or a bad one */
+} PageCounts;
+
+static void count_pages(void *context, size_t i, size_t thread) {
+    const PageCounts *c = context;
+    Error none;
+    (void)thread;
+    if (!pdf_is(c->t->rows[i].name)) return;
+    char *path = table_path(&c->t->rows[i]);
+    c->pages[i] = pdf_pages(path, &none);
+    free(path);
+}
+
+void table_pages(Table *t) {
+    PageCounts c = {t, xcalloc(t->count + 1, sizeof(size_t))};
+    parallel_for(t->count, cpu_count(), count_pages, &c);
+    Table old = *t;
+    t->rows = NULL;
+    t->count = t->capacity = 0;
+    for (size_t i = 0; i < old.count; i++) {
+        TableRow r = old.rows[i];
+        for (r.page = c.pages[i] > 0; r.page <= c.pages[i]; r.page++) table_add(t, r);
+    }
+    FREE_ALL(old.rows, c.pages);
+}
+
 /* ---- folders ---- */
+
+static bool is_picture(const DatasetOptions *o, const char *name) {
+    return has_extension(name, o->image_keys) || (o->pdfs && pdf_is(name));
+}
 
 /* "dir/a.b.jpg" → "dir/a.b.txt". */
 static char *name_beside(const char *image, const char *extension) {
@@ -269,9 +305,9 @@ static void skip_file(Table *t, const char *name) {
 
 /* Adds the images among a folder's sorted names. text: the caption of images without a .txt. */
 static void add_images(Table *t, const char *folder, const char *within, char *const *names,
-                       size_t count, const char *image_keys, const char *text, int label) {
+                       size_t count, const DatasetOptions *o, const char *text, int label) {
     for (size_t i = 0; i < count; i++) {
-        if (!has_extension(names[i], image_keys)) {
+        if (!is_picture(o, names[i])) {
             skip_file(t, names[i]);
             continue;
         }
@@ -284,7 +320,7 @@ static void add_images(Table *t, const char *folder, const char *within, char *c
             free(place);
         } else {
             table_add(t, (TableRow){folder, table_keep(t, xstrdup(names[i])), has ? NULL : text,
-                                    label, NULL, 0});
+                                    label, NULL, 0, 0});
         }
     }
 }
@@ -321,7 +357,7 @@ static bool add_folder(void *context, const char *path, const char *within, char
     Table *t = w->t;
     bool any = false, reports = false;
     for (size_t i = 0; i < count; i++) {
-        any |= has_extension(names[i], w->o->image_keys);
+        any |= is_picture(w->o, names[i]);
         reports |= ends_with(names[i], "_stats.json");
     }
     if (!*within) w->classes = !any && !reports;
@@ -329,7 +365,7 @@ static bool add_folder(void *context, const char *path, const char *within, char
     if (is_class) enter_class(w, within);
     t->folders += any;
     t->deep |= is_class && strchr(within, '/');
-    add_images(t, any ? table_keep(t, xstrdup(path)) : path, within, names, count, w->o->image_keys,
+    add_images(t, any ? table_keep(t, xstrdup(path)) : path, within, names, count, w->o,
                is_class ? w->caption : NULL, is_class ? (int)t->class_count - 1 : -1);
     return true;
 }
@@ -347,16 +383,19 @@ bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Erro
 }
 
 bool table_open_pictures(Table *t, const char *paths, const DatasetOptions *o, Error *err) {
-    (void)err;
     *t = (Table){.need_text = need_text(o)};
     for (size_t n; *paths; paths += n + (paths[n] == '\n')) {
         n = strcspn(paths, "\n");
         char *path = table_keep(t, xasprintf("%.*s", (int)n, paths)),
              *beside = name_beside(path, ".txt");
+        if (!o->pdfs && pdf_is(path)) {
+            free(beside);
+            return error_set(err, "%s: pages of PDFs are read by clipc embed alone", path);
+        }
         bool has = !t->need_text || has_text(beside);
         free(beside);
         if (has)
-            table_add(t, (TableRow){"", path, NULL, -1, NULL, 0});
+            table_add(t, (TableRow){"", path, NULL, -1, NULL, 0, 0});
         else
             table_drop(t, no_caption, path);
     }
@@ -378,6 +417,14 @@ void table_report(Table *t, const char *path) {
 
 char *table_path(const TableRow *r) {
     return *r->folder ? xasprintf("%s/%s", r->folder, r->name) : xstrdup(r->name);
+}
+
+char *table_row_key(const TableRow *r) {
+    char *path = table_path(r);
+    if (!r->page) return path;
+    char *key = pdf_key(path, r->page);
+    free(path);
+    return key;
 }
 
 char *table_beside(const TableRow *r, const char *extension) {

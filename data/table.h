@@ -10,6 +10,7 @@ typedef struct TableRow {
     int label;                 /* -1: none */
     const char *json; /* its line of a JSONL; NULL: the .json next to it, if there is one */
     size_t more;      /* its next caption is Table.more[more - 1]; 0: none */
+    size_t page;      /* of a PDF, from 1; 0: no PDF, or one whose pages cannot be counted */
 } TableRow;
 
 /* A further caption of a row's picture. */
@@ -50,6 +51,9 @@ bool table_open_csv(Table *t, const char *path, const DatasetOptions *o, Error *
 bool table_open_folder(Table *t, const char *path, const DatasetOptions *o, Error *err);
 /* Image files, a path a line; each caption is in the .txt next to it. */
 bool table_open_pictures(Table *t, const char *paths, const DatasetOptions *o, Error *err);
+/* Replaces each row of a PDF by one for each of its pages. A PDF whose pages cannot be counted
+ * stays one row, which cannot be read. */
+void table_pages(Table *t);
 /* Logs one line if something was skipped, or found in folders below the named one. */
 void table_report(Table *t, const char *path);
 /* Used by data/jsonl.c: adds or drops a row; keeps a malloc'd string that is freed with the table;
@@ -65,6 +69,8 @@ void table_join(Table *t, const DatasetOptions *o);
 void table_caption(const Table *t, const TableRow *r, CaptionPick pick, const uint64_t *draw,
                    Sample *s);
 char *table_path(const TableRow *r); /* malloc'd */
+char *
+table_row_key(const TableRow *r); /* its path, and the page of a PDF: "file.pdf#7"; malloc'd */
 /* The file of the same name with another extension (".txt"), malloc'd. */
 char *table_beside(const TableRow *r, const char *extension);
 void table_free(Table *t);

@@ -48,13 +48,14 @@ void html_text(const HtmlPage *p, const char *text) {
     }
 }
 
-void html_link(const HtmlPage *p, const char *path) {
+void html_link(const HtmlPage *p, const char *path, size_t page) {
     fputs("<a href=\"file://", p->out);
     for (; *path; path++) {
         unsigned char c = (unsigned char)*path;
         bool plain = isascii(c) && (isalnum(c) || strchr("/-._~", c));
         fprintf(p->out, plain ? "%c" : "%%%02X", c);
     }
+    if (page) fprintf(p->out, "#page=%zu", page);
     fputs("\">", p->out);
 }
 

@@ -15,8 +15,9 @@ typedef struct HtmlPage {
 bool html_open(HtmlPage *p, const char *path, const char *title, Error *err);
 /* Writes text, escaped for an element or a quoted attribute. */
 void html_text(const HtmlPage *p, const char *text);
-/* Opens a link to a file by its absolute path; `</a>` ends it. */
-void html_link(const HtmlPage *p, const char *path);
+/* Opens a link to a file by its absolute path, or with page > 0 to that page of a PDF; `</a>` ends
+ * it. */
+void html_link(const HtmlPage *p, const char *path, size_t page);
 /* Embeds a JPEG; title: its tooltip. */
 void html_picture(const HtmlPage *p, const uint8_t *jpeg, size_t size, const char *title);
 /* Renames the file into place; false: it could not be written. */

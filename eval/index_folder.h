@@ -84,8 +84,8 @@ bool index_folder_check(const IndexFolder *x, Error *err);
 
 bool index_folder_removed(const IndexFolder *x, size_t row);
 const char *index_folder_key(const IndexFolder *x, size_t row);
-/* The file that a key names, itself or the SHARD of "SHARD:KEY": malloc'd; NULL: it does not exist.
- */
+/* The file that a key names, itself, the SHARD of "SHARD:KEY" or the FILE of "FILE.pdf#PAGE":
+ * malloc'd; NULL: it does not exist. */
 char *index_folder_key_file(const IndexFolder *x, const char *key);
 /* The key for a sample that a data set names, from the current folder. An absolute name stays; a
  * relative one is made relative to x->base, or absolute if it is not below it; malloc'd. */

@@ -3,13 +3,16 @@
 
 #include "data/io/folder.h"
 #include "data/io/machine.h"
+#include "data/pdf.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* The length of the file's path in a key: all of it, or the SHARD of "SHARD:KEY". */
+/* The length of the file's path in a key: all of it, or that of "SHARD:KEY" or "FILE.pdf#PAGE". */
 static size_t path_length(const char *key) {
+    size_t page, pdf = pdf_key_path(key, &page);
+    if (pdf) return pdf;
     const char *tar = strstr(key, ".tar");
     size_t n = tar ? (size_t)(tar - key) + strcspn(tar, ":") : 0;
     return n && key[n] == ':' ? n : strlen(key);

@@ -1,5 +1,7 @@
 #include "eval/lists.h"
 #include "data/io/file.h"
+#include "data/io/folder.h"
+#include "data/pdf.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -9,6 +11,17 @@
 
 static bool read_file(const char *path, uint8_t **bytes, size_t *size, Error *err) {
     Error why;
+    size_t page, n = pdf_key_path(path, &page);
+    if (n) {
+        char *pdf = xasprintf("%.*s", (int)n, path);
+        bool ok = pdf_page(pdf, page, bytes, size, err);
+        free(pdf);
+        return ok;
+    }
+    if (pdf_is(path)) {
+        *bytes = NULL;
+        return error_set(err, "%.300s: which page? %.100s#1 is its first", path, path_base(path));
+    }
     if (!file_read_first(path, bytes, size, FILE_BYTES_MAX + 1, &why))
         return error_set(err, "%.300s: %s", path, why.text);
     return *size <= FILE_BYTES_MAX ||

@@ -59,6 +59,24 @@ before_stamps() { # indexes of older versions
     rm "$dir"/chi/*.stamps && sed -i -E 's/,"stamps":"[0-9a-f]*"//g; s/,"times":\[[^a-z]*\]\]//g' "$dir/chi/index.json" &&
         touch "$dir"/ch/*.jpg && says 0 "0 added, 10 were there" again # without times
 }
+pages() { # of PDFs: a page a row; hits, pages of HTML and keys name file and page
+    local pdf=tests/golden/pdf/pages.pdf
+    mkdir -p "$dir/pdf" && cp $pdf "$dir/pdf/d.pdf" && cp tests/golden/pdf/encrypted.pdf "$dir/pdf/" && cp $golden/00.jpg "$dir/pdf/" && settle &&
+        says 0 "4 added, 0 were there" embed --images "$dir/pdf" --index "$dir/pi" && grep -q "encrypted.pdf: .*Incorrect password" "$dir/out" &&
+        grep -q "1 pictures could not be read" "$dir/out" && says 0 "0 added, 4 were there" embed --images "$dir/pdf" --index "$dir/pi" &&
+        says 0 "row 3  $dir/pdf/d.pdf#3" "$clipc" search "$dir/pi" --image "$pdf#3" --top 1 --html "$dir/p.html" && grep -q '1\.0000' "$dir/out" &&
+        grep -q "<a href=\"file://$(realpath "$dir")/pdf/d.pdf#page=3\">" "$dir/p.html" && grep -q 'img src="data:image/jpeg;base64,/9j/' "$dir/p.html" || return 1
+    "$clipc" search "$dir/pi" --image "$dir/pdf/d.pdf#2" --exclude-self --top 4 >"$dir/a" && ! grep -q 'd.pdf#2$' <(tail -n +2 "$dir/a") &&
+        grep -q 'd.pdf#1$' "$dir/a" && says 1 "d.pdf: which page? d.pdf#1 is its first" "$clipc" search "$dir/pi" --image "$dir/pdf/d.pdf" &&
+        says 1 "d.pdf#9: Wrong page range" "$clipc" search "$dir/pi" --image "$dir/pdf/d.pdf#9" || return 1
+    cp $pdf "$dir/pdf/new" && printf '\n' >>"$dir/pdf/new" && mv "$dir/pdf/new" "$dir/pdf/d.pdf" && settle && # all pages of a changed file
+        says 0 "3 pictures have changed" embed --images "$dir/pdf" --index "$dir/pi" && rm "$dir/pdf/d.pdf" &&
+        says 0 "d.pdf#2" "$clipc" index remove "$dir/pi" --missing --yes && grep -q "3 removed, 1 left" "$dir/out" || return 1
+    embed --images $pdf --out "$dir/pages.npy" 2>/dev/null && [ "$(cat "$dir/pages.npy.keys")" = "$(printf '%s\n' $pdf\#1 $pdf\#2 $pdf\#3)" ] &&
+        embed --image "$pdf#1" "$pdf#2" "$pdf#3" --out "$dir/each.npy" && cmp "$dir/pages.npy" "$dir/each.npy" &&
+        embed --images $pdf --pdf-dpi 30 --out "$dir/coarse.npy" 2>/dev/null && ! cmp -s "$dir/pages.npy" "$dir/coarse.npy" &&
+        says 1 "no readable image" embed --images tests/golden/pdf/empty.pdf --out "$dir/none.npy" && [ ! -e "$dir/none.npy" ]
+}
 half() { # f16: the same hits, scores to 1e-3
     says 0 "20 in all" embed --images "$dir/p" --index "$dir/h" --dtype f16 --thumbnails 0 && [ ! -e "$dir/h/00000001.thumbs" ] &&
         [ "$(stat -c %s "$dir/h/00000001.npy")" = $((128 + 20 * 40 * 2)) ] &&
@@ -246,6 +264,7 @@ check add add
 check changed changed
 check clocks clocks
 check before_stamps before_stamps
+if command -v pdftoppm >/dev/null; then check pages pages; else skip "no pdftoppm (poppler-utils)" pages; fi
 check half half
 check both both
 check remove remove

@@ -19,8 +19,11 @@ static int64_t thumbnails = 128;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
-    LIST("image", &image_files, "FILE...", "image files: one row each, in order"),
-    STRING("images", &images, "SPEC", "a folder, shards or CSV/TSV: the readable ones, in order"),
+    LIST("image", &image_files, "FILE...",
+         "image files, or pages FILE.pdf#7: one row each, in order"),
+    STRING("images", &images, "SPEC",
+           "a folder, shards, CSV/TSV or PDFs, a page a row: the readable ones, in order"),
+    PDF_OPTION,
     STRING("text", &text, "FILE", "captions, one a line; - is stdin"),
     STRING("out", &out, "FILE.npy",
            "rows [N,E]; with --images also FILE.keys, a key a row; - is stdout"),
@@ -45,7 +48,9 @@ static const Command command = {
     "captions.npy\n"
     "  echo 'a red boat' | clipc embed --checkpoint CKPT --text - --out - >boat.npy\n"
     "  clipc embed --checkpoint CKPT --images photos/ --index photos.index   # again: what is "
-    "new or changed\n",
+    "new or changed\n"
+    "  clipc embed --checkpoint CKPT --images papers/ --pdf-dpi 150 --index papers.index   # PDFs: "
+    "a page a picture\n",
     options,
     COUNT(options),
 };
@@ -91,6 +96,7 @@ static void write_keys(const Features *f) {
 int cmd_embed(int argc, char **argv) {
     dataset = dataset_options_default();
     dataset.text_keys = NULL; /* images need no caption */
+    dataset.pdfs = true;
     options_parse(&command, argc, argv, NULL);
     expand_image_files(&image_files);
     if ((image_files.count > 0) + (images != NULL) + (text != NULL) != 1)

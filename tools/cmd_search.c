@@ -25,12 +25,14 @@ static bool json, exclude_self;
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
     PICTURE_OPTIONS,
+    PDF_OPTION,
     STRING("collection", &npy, "FILE.npy",
            "instead of DIR: what `clipc embed --out` wrote (with FILE.npy.keys)"),
     LIST("texts", &texts, "TEXT...", "queries in words"),
     STRING("text", &text_file, "FILE", "queries in words, one a line; - is stdin"),
     LIST("image", &image_files, "FILE...",
-         "queries as pictures; with words too, one of them goes with all or each with each"),
+         "queries as pictures or pages FILE.pdf#7; with words too, one of them goes with all or "
+         "each with each"),
     FLOAT("weight", &weight, 0, 1, "of the words if both are given"),
     INT("top", &top, 1, 1e6, "hits a query"),
     FLAG("exclude-self", &exclude_self, "a query's own picture is no hit of it"),
@@ -211,16 +213,18 @@ static void page_origin(const HtmlPage *p, const IndexFolder *x) {
     fprintf(p->out, "; %s</p>\n<section>\n", date);
 }
 
-/* A hit's caption is a link if its picture is a file. */
+/* A hit's caption is a link if its picture is a file, or a page of one. */
 static void page_hit(const HtmlPage *p, IndexFolder *x, size_t row, double score) {
     const uint8_t *jpeg;
     size_t size;
     const char *key = index_folder_key(x, row);
     char *file = index_folder_meaning(x, key);
+    size_t page = 0, n = pdf_key_path(file, &page);
+    if (n) file[n] = 0;
     bool linked = !access(file, F_OK);
     index_folder_thumb(x, row, &jpeg, &size);
     fputs("<figure>", p->out);
-    if (linked) html_link(p, file);
+    if (linked) html_link(p, file, page);
     if (size) html_picture(p, jpeg, size, key);
     fprintf(p->out, "<figcaption>%.4f ", score);
     html_text(p, key);

@@ -2,6 +2,7 @@
  * JSON on stdout. */
 #pragma once
 #include "data/dataset.h"
+#include "data/pdf.h"
 #include "eval/encoder.h"
 #include "train/options.h"
 #include "train/ranks/comm_open.h"
@@ -26,6 +27,8 @@
         CHOICE("background", &image_background, BACKGROUNDS,                                       \
                "under transparent pixels; stored: their own colours, as open_clip sees them"),     \
         FLAG("exif", &image_exif, "turn pictures as their EXIF says, which open_clip does not")
+
+#define PDF_OPTION INT("pdf-dpi", &pdf_dpi, 10, 1200, "of the pages of PDFs (pdftoppm)")
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \

@@ -10,7 +10,7 @@ packages=(gcc make pkg-config libdnnl-dev libjpeg62-turbo-dev libpng-dev libwebp
 for purpose in "$@"; do
     case $purpose in
     build) ;;
-    test) packages+=(libcmocka-dev python3 python3-pip libopenmpi-dev openmpi-bin) ;;
+    test) packages+=(libcmocka-dev python3 python3-pip libopenmpi-dev openmpi-bin poppler-utils) ;;
     demo) packages+=(python3 python3-pip python3-pil python3-fonttools gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione tuxpaint-stamps-default) ;;
     sets) packages+=(python3 python3-pip) ;;

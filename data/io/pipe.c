@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +22,8 @@ enum {
 };
 
 struct Pipe {
-    int fd, life; /* life: the watcher waits until it closes; never written to */
+    int fd, life; /* life: a watcher waits until it closes; never written to; -1: there is none */
+    bool command; /* fd is a command's output */
     pid_t pid;    /* 0: standard input, or reaped */
     double seconds;
     const atomic_bool *stop;
@@ -47,29 +50,48 @@ static void kill_all(void) {
 static const char script[] = "{ read x; kill -9 0; } <&3 >/dev/null 2>&1 & w=$!; exec 3<&-; "
                              "/bin/sh -c \"$1\"; s=$?; kill $w; wait $w 2>/dev/null; exit $s";
 
-/* Runs in the child, which shares the parent's memory until it executes the shell. */
-static void become_shell(const char *command, int out, int life) __attribute__((noreturn));
-static void become_shell(const char *command, int out, int life) {
+/* A child becomes this. It shares the parent's memory until then. */
+typedef struct Execution {
+    const char *path; /* searched in PATH unless it has a slash */
+    const char *const *argv;
+    int out, errors, life;       /* become descriptors 1 to 3; -1: it has the parent's, or none */
+    const ProgramLimits *limits; /* NULL: none, and it may outlive the thread */
+    volatile int failure;        /* the errno if the program cannot be executed */
+} Execution;
+
+static void limit(const ProgramLimits *l) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setrlimit(RLIMIT_AS, &(struct rlimit){l->memory, l->memory});
+    setrlimit(RLIMIT_CPU, &(struct rlimit){l->cpu_seconds, l->cpu_seconds + 1});
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+}
+
+/* Runs in the child. */
+static void become(Execution *e) __attribute__((noreturn));
+static void become(Execution *e) {
     enum { HIGH = 10 }; /* above the descriptor numbers that are assigned below */
     sigset_t none;
     setpgid(0, 0);
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), from[] = {null, out, -1, life};
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC), from[] = {null, e->out, e->errors, e->life};
     for (int i = 0; i < 4; i++)
-        if (i != 2 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, HIGH)) < 0) _exit(127);
+        if ((!i || from[i] >= 0) && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, HIGH)) < 0)
+            _exit(127);
     for (int i = 0; i < 4; i++)
-        if (i != 2 && dup2(from[i], i) < 0) _exit(127);
+        if (from[i] >= 0 && dup2(from[i], i) < 0) _exit(127);
     const int defaults[] = {SIGPIPE, SIGINT, SIGTERM, SIGCHLD, SIGHUP, SIGQUIT, SIGXFSZ};
     for (size_t i = 0; i < COUNT(defaults); i++) signal(defaults[i], SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execl("/bin/sh", "sh", "-c", script, "sh", command, (char *)NULL);
+    if (e->limits) limit(e->limits);
+    execvp(e->path, (char *const *)e->argv);
+    e->failure = errno;
     _exit(127);
 }
 
-static pid_t spawn(const char *command, int out, int life) {
+static pid_t spawn(Execution *e) {
     /* unlike fork, it does not copy the page tables, which are large in a training program */
     pid_t pid = vfork();
-    if (pid == 0) become_shell(command, out, life);
+    if (pid == 0) become(e);
     return pid;
 }
 
@@ -87,18 +109,26 @@ static Pipe *pipe_new(Pipe from) {
     return p;
 }
 
+/* Opens a pipe; false: errno. */
+static bool open_pipe(int fds[2]) {
+    bool ok = true;
+    for (int tries = 0; ok && pipe2(fds, O_CLOEXEC) != 0;)
+        ok = machine_again("a pipe for a command", &tries);
+    return ok;
+}
+
 Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err) {
     int out[2], life[2];
-    for (int tries = 0; pipe2(out, O_CLOEXEC) != 0;)
-        if (!machine_again("a pipe for a command", &tries)) {
-            error_set(err, "cannot make a pipe: %s", strerror(errno));
-            return NULL;
-        }
+    if (!open_pipe(out)) {
+        error_set(err, "cannot make a pipe: %s", strerror(errno));
+        return NULL;
+    }
     pid_t pid = -1;
-    bool ok = true;
-    for (int tries = 0; ok && pipe2(life, O_CLOEXEC) != 0;)
-        ok = machine_again("a pipe for a command", &tries);
-    if (ok) pid = spawn(command, out[1], life[0]);
+    bool ok = open_pipe(life);
+    const char *argv[] = {"sh", "-c", script, "sh", command, NULL};
+    Execution e = {
+        .path = "/bin/sh", .argv = argv, .out = out[1], .errors = -1, .life = ok ? life[0] : -1};
+    if (ok) pid = spawn(&e);
     int why = errno;
     close(out[1]);
     if (ok) close(life[0]);
@@ -109,8 +139,37 @@ Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, E
         return NULL;
     }
     (void)fcntl(out[0], F_SETPIPE_SZ, CAPACITY);
-    return pipe_new(
-        (Pipe){.fd = out[0], .life = life[1], .pid = pid, .seconds = seconds, .stop = stop});
+    return pipe_new((Pipe){.fd = out[0],
+                           .life = life[1],
+                           .command = true,
+                           .pid = pid,
+                           .seconds = seconds,
+                           .stop = stop});
+}
+
+Pipe *pipe_start_program(const char *const *argv, ProgramLimits limits, Error *err) {
+    int out[2];
+    if (!open_pipe(out)) {
+        error_set(err, "cannot make a pipe: %s", strerror(errno));
+        return NULL;
+    }
+    Execution e = {.path = argv[0],
+                   .argv = argv,
+                   .out = out[1],
+                   .errors = out[1],
+                   .life = -1,
+                   .limits = &limits};
+    pid_t pid = spawn(&e);
+    int why = pid < 0 ? errno : e.failure;
+    close(out[1]);
+    if (!why)
+        return pipe_new((Pipe){
+            .fd = out[0], .life = -1, .command = true, .pid = pid, .seconds = limits.seconds});
+    close(out[0]);
+    if (pid > 0) waitpid(pid, NULL, 0);
+    error_set(err, "cannot start %s: %s", argv[0], strerror(why));
+    errno = why;
+    return NULL;
 }
 
 Pipe *pipe_stdin(double seconds, const atomic_bool *stop) {
@@ -175,10 +234,8 @@ bool pipe_finish(Pipe *p, Error *err) {
 
 void pipe_close(Pipe *p) {
     if (!p) return;
-    if (p->life >= 0) {
-        close(p->fd);
-        close(p->life);
-    }
+    if (p->command) close(p->fd);
+    if (p->life >= 0) close(p->life);
     if (p->pid) {
         kill_group(p);
         while (waitpid(p->pid, &p->status, 0) < 0 && errno == EINTR) {

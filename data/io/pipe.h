@@ -11,6 +11,18 @@ typedef struct Pipe Pipe;
  * the program) with empty input. seconds: time limit of one read; stop (may be NULL): once true,
  * reads end. NULL: err has the reason. */
 Pipe *pipe_start(const char *command, double seconds, const atomic_bool *stop, Error *err);
+/* The limits of a program, for one that reads hostile bytes. */
+typedef struct ProgramLimits {
+    size_t memory;        /* most bytes of address space */
+    unsigned cpu_seconds; /* most processor time */
+    double seconds;       /* time limit of one read */
+} ProgramLimits;
+
+/* Starts a program, found by PATH, without a shell: argv[0] is its name, the last one NULL. Its
+ * input is empty; what it writes to standard error comes in the output too. It ends at the latest
+ * with the thread that starts it. NULL: err has the reason, errno ENOENT if there is no such
+ * program. */
+Pipe *pipe_start_program(const char *const *argv, ProgramLimits limits, Error *err);
 /* Standard input; one at a time. */
 Pipe *pipe_stdin(double seconds, const atomic_bool *stop);
 /* Up to n bytes, at least one except at the end. False: a timeout, or a read failed. */
