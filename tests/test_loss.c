@@ -1,6 +1,7 @@
 /* The losses: golden values, tiles of any size, kept and walked twice, simulated ranks, finite
  * differences. */
 #include "tests/support.h"
+#include "tests/support_comm.h"
 #include "train/loss.h"
 
 #include <stdlib.h>
@@ -69,7 +70,8 @@ static Result run(const Comm *comm, LossKind kind, size_t memory, size_t capacit
         loss_soften(l, &(SoftTargets){soft->group, teacher[0], teacher[1], teacher[2]});
     }
     if (kind == LOSS_NTXENT) {
-        loss_run_views(l, loss, gradients ? dI : NULL, images, scale, 1, half, n);
+        loss_send_views(l, images, half, n);
+        loss_run_views(l, loss, gradients ? dI : NULL, scale, 1, n);
         k->device->zero(dT, n * E * k->acc_size);
     } else if (gradients)
         loss_run(l, loss, dI, dT, ds, bias ? db : NULL, images, texts, scale, b, n);
@@ -300,90 +302,7 @@ static void test_memory_is_bounded(void **state) {
     assert_true(full - small > (size_t)4096 * 8 * 4096 * k->acc_size - (1 << 20) - 64);
 }
 
-/* ---- ranks: threads that meet at barriers ---- */
-
-static __thread int my_rank;
-static int ranks;
-static pthread_barrier_t meeting;
-static double *shared; /* inputs of all ranks, in rank order */
-
-static void meet(void) { pthread_barrier_wait(&meeting); }
-
-static void publish(const acc *x, size_t n) {
-    if (my_rank == 0) shared = malloc((size_t)ranks * n * sizeof *shared);
-    meet();
-    k->acc_get(shared + (size_t)my_rank * n, x, n);
-    meet();
-}
-
-static void retire(void) {
-    meet();
-    if (my_rank == 0) free(shared);
-    meet();
-}
-
-static void fake_all_gather(acc *all, const acc *part, size_t n) {
-    publish(part, n);
-    k->acc_set(all, shared, (size_t)ranks * n);
-    retire();
-}
-
-/* out[i] = Σ or max over the ranks' inputs at first + i; n for each rank. */
-static void combine(acc *out, size_t first, size_t count, size_t n, bool max) {
-    double *x = malloc(count * sizeof *x);
-    for (size_t i = 0; i < count; i++) {
-        x[i] = shared[first + i];
-        for (size_t r = 1; r < (size_t)ranks; r++) {
-            double y = shared[r * n + first + i];
-            x[i] = max ? fmax(x[i], y) : x[i] + y;
-        }
-    }
-    k->acc_set(out, x, count);
-    free(x);
-}
-
-static void fake_reduce_scatter(acc *part, const acc *all, size_t n) {
-    publish(all, n * (size_t)ranks);
-    combine(part, (size_t)my_rank * n, n, n * (size_t)ranks, false);
-    retire();
-}
-static void fake_sum(acc *x, size_t n) {
-    publish(x, n);
-    combine(x, 0, n, n, false);
-    retire();
-}
-static void fake_max(acc *x, size_t n) {
-    publish(x, n);
-    combine(x, 0, n, n, true);
-    retire();
-}
-
-static void fake_gather_bytes(void *all, const void *part, size_t n) {
-    static char *bytes;
-    if (my_rank == 0) bytes = malloc((size_t)ranks * n);
-    meet();
-    memcpy(bytes + (size_t)my_rank * n, part, n);
-    meet();
-    memcpy(all, bytes, (size_t)ranks * n);
-    meet();
-    if (my_rank == 0) free(bytes);
-    meet();
-}
-
-static void nothing(void) {}
-
-/* Of bytes; for pieces in place. */
-static void fake_pieces(const CommPiece *pieces, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        size_t n = pieces[i].bytes;
-        if (my_rank == 0) shared = malloc((size_t)ranks * n);
-        meet();
-        k->device->download((char *)shared + (size_t)my_rank * n, pieces[i].part, n);
-        meet();
-        k->device->upload(pieces[i].all, shared, (size_t)ranks * n);
-        retire();
-    }
-}
+/* ---- ranks ---- */
 
 typedef struct Rank {
     const SoftCase *soft;
@@ -398,18 +317,8 @@ typedef struct Rank {
 
 static void *rank_main(void *argument) {
     Rank *r = argument;
-    my_rank = r->rank;
     soft = r->soft;
-    Comm comm = {.name = "fake",
-                 .rank = r->rank,
-                 .size = ranks,
-                 .all_gather = fake_all_gather,
-                 .gather_start = fake_pieces,
-                 .wait = nothing,
-                 .reduce_scatter = fake_reduce_scatter,
-                 .all_reduce_sum = fake_sum,
-                 .all_reduce_max = fake_max,
-                 .gather_bytes = fake_gather_bytes};
+    Comm comm = comm_of_threads(r->rank);
     r->result =
         run(&comm, r->kind, r->memory, r->n, r->I, r->T, r->n, r->E, r->log_scale, r->bias, true);
     return NULL;
@@ -423,8 +332,7 @@ static void run_ranks(Rank r[RANKS_MOST], int size, size_t n, LossKind kind, siz
                       const double *I, const double *T, size_t E, double log_scale,
                       const double *bias, double *dlog_scale, double *dbias) {
     SoftCase part[RANKS_MOST];
-    ranks = size;
-    pthread_barrier_init(&meeting, NULL, (unsigned)size);
+    comm_of_threads_begin(k, size);
     pthread_t thread[RANKS_MOST];
     for (int i = 0; i < size; i++) {
         size_t first = (size_t)i * n;
@@ -453,7 +361,7 @@ static void run_ranks(Rank r[RANKS_MOST], int size, size_t n, LossKind kind, siz
         *dlog_scale += r[i].result.dlog_scale;
         *dbias += r[i].result.dbias;
     }
-    pthread_barrier_destroy(&meeting);
+    comm_of_threads_end();
 }
 
 static void check_ranks(LossKind kind, int size, size_t n, size_t memory, size_t teacher_dim) {

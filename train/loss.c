@@ -14,10 +14,10 @@ struct Loss {
     const Comm *comm;
     LossKind kind;
     size_t n, E, tile_rows, tile_cols;
-    size_t half;  /* of LOSS_NTXENT: samples of a block of views (kernels.h, mask_pairs) */
-    double share; /* factor of the loss */
-    bool bf16;    /* texts are sent as bf16 */
-    bool kept;    /* every tile has a separate place, so the second walk need not multiply again */
+    size_t samples; /* of LOSS_NTXENT: samples of a block of views (kernels.h, mask_pairs) */
+    double share;   /* factor of the loss */
+    bool bf16;      /* texts are sent as bf16 */
+    bool kept; /* every tile has a separate place, so the second walk need not multiply again */
     const acc *sent; /* of loss_send_texts */
     void *memory;
     acc *logits;                    /* one tile, or all tiles one after another */
@@ -219,7 +219,7 @@ static void tile_cosines(const Loss *l, const Walk *w, const Tile *t) {
     const Kernels *k = l->k;
     k->gemm(t->z, t->m, acc_at(k, w->images, t->i0 * l->E), l->E, false,
             acc_at(k, w->texts, t->j0 * l->E), l->E, true, t->n, t->m, l->E, false);
-    if (l->half) k->mask_pairs(t->z, t->n, t->m, w->first + t->i0, t->j0, l->half);
+    if (l->samples) k->mask_pairs(t->z, t->n, t->m, w->first + t->i0, t->j0, l->samples);
 }
 
 /* The tile holds s·G; adds its share of dI = s·G·T and dT = s·Gᵀ·I. */
@@ -416,29 +416,26 @@ void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, ac
 /* to[n,E] = the other view of each row of from. */
 static void exchange(const Loss *l, acc *to, const acc *from, size_t n) {
     const Kernels *k = l->k;
-    size_t block = l->half * l->E;
-    for (size_t row = 0; row < n; row += l->half)
-        k->device->copy(acc_at(k, to, row * l->E), acc_at(k, from, other_view(row, l->half) * l->E),
-                        block * k->acc_size);
+    size_t block = l->samples * l->E;
+    for (size_t row = 0; row < n; row += l->samples)
+        k->device->copy(acc_at(k, to, row * l->E),
+                        acc_at(k, from, other_view(row, l->samples) * l->E), block * k->acc_size);
 }
 
-void loss_send_views(Loss *l, const acc *views, size_t half, size_t n) {
-    assert(l->kind == LOSS_NTXENT && half > 0 && n % (2 * half) == 0);
-    l->half = half;
+void loss_send_views(Loss *l, const acc *views, size_t samples, size_t n) {
+    assert(l->kind == LOSS_NTXENT && samples > 0 && n % (2 * samples) == 0);
+    l->samples = samples;
     l->views = views;
     exchange(l, l->others, views, n);
     loss_send_texts(l, l->others, n);
 }
 
-void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
-                    double share, size_t half, size_t n) {
+void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *log_scale, double share, size_t n) {
     const Kernels *k = l->k;
-    if (views) loss_send_views(l, views, half, n);
-    assert(l->half == half);
     l->share = share;
     loss_run(l, loss, dviews, dviews ? l->dothers : NULL, NULL, NULL, l->views, NULL, log_scale,
              NULL, n);
-    for (size_t row = 0; dviews && row < n; row += half)
+    for (size_t row = 0; dviews && row < n; row += l->samples)
         k->axpy(acc_at(k, dviews, row * l->E), 1,
-                acc_at(k, l->dothers, other_view(row, half) * l->E), half * l->E);
+                acc_at(k, l->dothers, other_view(row, l->samples) * l->E), l->samples * l->E);
 }

@@ -35,8 +35,8 @@ void loss_free(Loss *l);
 void loss_allow_soft(Loss *l, size_t teacher_dim);
 /* Sets the targets of the next loss_run. */
 void loss_soften(Loss *l, const SoftTargets *t);
-/* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits. Every
- * rank uses the same rounded texts, including its own; their gradients stay f32. */
+/* Over ranks the texts are gathered as bf16: half of the bytes, features rounded to 8 bits.
+ * Every rank uses the same rounded texts, including its own; their gradients stay f32. */
 void loss_gather_bf16(Loss *l);
 /* Over ranks, starts to gather the texts [n,E] of the next loss_run, which is then given NULL: they
  * travel while other work is done. They must stay until then. */
@@ -47,10 +47,9 @@ void loss_send_texts(Loss *l, const acc *texts, size_t n);
  * be smaller than at creation. Gradients may all be NULL to compute only the loss. */
 void loss_run(Loss *l, acc *loss, acc *dimages, acc *dtexts, acc *dlog_scale, acc *dbias,
               const acc *images, const acc *texts, const acc *log_scale, const acc *bias, size_t n);
-/* loss_send_texts of LOSS_NTXENT: views [n,E] device, L2-normalised, in blocks of 2·half rows: half
- * first views, then the second views of the same samples. */
-void loss_send_views(Loss *l, const acc *views, size_t half, size_t n);
-/* Writes *loss = share · NT-Xent, the mean over all views of all ranks, and its gradient
- * dviews[n,E], or NULL. views NULL: those that were sent. */
-void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *views, const acc *log_scale,
-                    double share, size_t half, size_t n);
+/* loss_send_texts of LOSS_NTXENT: views [n,E] device, L2-normalised, in blocks of 2·samples rows:
+ * samples first views, then the second views of the same samples. */
+void loss_send_views(Loss *l, const acc *views, size_t samples, size_t n);
+/* Of the views [n,E] that were sent: writes *loss = share · NT-Xent, the mean over all views of all
+ * ranks, and its gradient dviews[n,E], or NULL. */
+void loss_run_views(Loss *l, acc *loss, acc *dviews, const acc *log_scale, double share, size_t n);

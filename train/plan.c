@@ -210,10 +210,13 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
     printf("global batch: %zu = %zu x %zu accumulated x %d ranks\n", B * A * R, B, A, ranks);
     if (p->samples && !opt->gpu)
         printf("data: %zu samples an epoch, %.0f steps\n", p->samples, run.steps_per_epoch);
-    printf("forward GFLOP a sample: %.3f with %zu-token captions (all %zu positions computed: "
-           "%.3f); a step is %.3g times that\n",
-           1e-9 * sample_flops(c, opt, tokens, false), tokens, c->context_length,
-           1e-9 * sample_flops(c, opt, c->context_length, true), forwards_of_step(c, opt));
+    printf("forward GFLOP a sample: %.3f ", 1e-9 * sample_flops(c, opt, tokens, false));
+    if (opt->objective == OBJECTIVE_SIMCLR)
+        printf("for two views");
+    else
+        printf("with %zu-token captions (all %zu positions computed: %.3f)", tokens,
+               c->context_length, 1e-9 * sample_flops(c, opt, c->context_length, true));
+    printf("; a step is %.3g times that\n", forwards_of_step(c, opt));
     printf("memory a rank (%s):\n", k->name);
     for (size_t i = 0; i < p->count; i++)
         if (p->line[i].bytes > (1 << 20) / 20) line(p->line[i].what, p->line[i].bytes);

@@ -273,8 +273,7 @@ static void run_pairs(Step *s, size_t n) {
 static void run_views(Step *s, size_t n) {
     const Kernels *k = s->k;
     acc *loss = acc_at(k, s->report, REPORT_VIEWS);
-    loss_run_views(s->views_loss, loss, s->dviews, NULL, s->log_temperature, s->views_of.share,
-                   s->batch_size, 2 * n);
+    loss_run_views(s->views_loss, loss, s->dviews, s->log_temperature, s->views_of.share, 2 * n);
     if (!s->loss) {
         square_of_sum(s, acc_at(k, s->report, REPORT_IMAGES), s->views, 2 * n, s->views_of.dim);
         k->device->zero(s->report, k->acc_size);

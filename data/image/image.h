@@ -30,8 +30,8 @@ extern int64_t image_max_pixels;
     X(BACKGROUND_STORED, "stored") X(BACKGROUND_WHITE, "white") X(BACKGROUND_BLACK, "black")
 typedef enum { BACKGROUNDS(CHOICE_NAME) } Background;
 extern Background image_background;
-/* Pictures are turned as their EXIF orientation says; false, as convert("RGB"): not. An option as
- * well. */
+/* Pictures are turned as their EXIF orientation says, in a second copy of their pixels; false, as
+ * convert("RGB"): not. An option as well. */
 extern bool image_exif;
 
 /* Decodes JPEG, PNG or WebP, recognised by the first bytes. `img` must be zeroed before its first
