@@ -1,6 +1,7 @@
 #include "train/model/clip.h"
 #include "train/model/image_tower.h"
 #include "train/model/text_tower.h"
+#include "train/model/vit.h"
 
 #include <stdlib.h>
 
@@ -14,7 +15,7 @@ typedef struct Recorded {
 
 struct Clip {
     const Kernels *k;
-    ImageTower image;
+    ImageTower *image;
     TextTower text;
     ProjectionHead head;
     size_t views; /* of the last forward */
@@ -25,6 +26,10 @@ struct Clip {
     size_t recorded_count;
 };
 
+static TowerView image_view(const Clip *m, bool keep) {
+    return m->image->kind->view(m->image, keep);
+}
+
 /* Starts from rows `views` from the end of the pooled rows, or their gradients. */
 static act *view_rows(const Clip *m, const TowerView *v, act *rows) {
     return act_at(m->k, rows, (v->seq->B - m->views) * m->head.C);
@@ -33,28 +38,28 @@ static act *view_rows(const Clip *m, const TowerView *v, act *rows) {
 /* After the gradients of the projected features, of which views have none. */
 static void views_bwd(void *context, act *dpooled) {
     Clip *m = context;
-    TowerView v = image_tower_view(&m->image, true);
+    TowerView v = image_view(m, true);
     projection_head_bwd(&m->head, view_rows(m, &v, dpooled), view_rows(m, &v, v.pooled), m->views);
 }
 
 static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
                       const ClipOptions *o) {
     m->k = k;
-    image_tower_init(&m->image, k, c, p, o);
+    m->image = image_tower_kind(c)->create(k, c, p, o);
     text_tower_init(&m->text, k, c, p, o);
     projection_head_init(&m->head, k, p, &o->head, c->image.width,
                          size_mul(o->max_batch, o->views));
-    if (o->head.layers) image_tower_on_pooled(&m->image, (PooledGradient){views_bwd, m});
+    if (o->head.layers) *image_view(m, true).on_pooled = (PooledGradient){views_bwd, m};
 }
 
 /* The towers never run at the same time, so they share one scratch. */
 static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
-    image_tower_layout_kept(&m->image, a);
+    m->image->kind->layout_kept(m->image, a);
     text_tower_layout_kept(&m->text, a);
     projection_head_layout(&m->head, a);
     size_t mark = a->used;
-    image_tower_layout_scratch(&m->image, a);
+    m->image->kind->layout_scratch(m->image, a);
     size_t end = a->used;
     a->used = mark;
     text_tower_layout_scratch(&m->text, a);
@@ -70,7 +75,7 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
     m->arena.used = 0;
     m->arena.base = k->device->alloc(m->arena.size);
     clip_layout(m);
-    image_tower_start(&m->image);
+    m->image->kind->start(m->image);
     return m;
 }
 
@@ -78,7 +83,7 @@ void clip_free(Clip *m) {
     if (!m) return;
     for (size_t i = 0; i < m->recorded_count; i++) m->k->device->graph_free(m->recorded[i].graph);
     free(m->recorded);
-    image_tower_free(&m->image);
+    m->image->kind->destroy(m->image);
     text_tower_free(&m->text);
     m->k->device->release(m->arena.base);
     free(m);
@@ -87,22 +92,20 @@ void clip_free(Clip *m) {
 void clip_on_gradients(Clip *m, const GradientsReady *ready) {
     GradientsReady listener = ready ? *ready : (GradientsReady){NULL, NULL};
     m->text.tower.ready = listener;
-    *image_tower_view(&m->image, false).ready = listener;
+    *image_view(m, false).ready = listener;
 }
 
 void clip_learning(Clip *m, bool learning) {
     m->learning = learning;
-    image_tower_learning(&m->image, learning);
+    m->image->learning = learning;
 }
 
 void clip_tap_image(Clip *m, acc *to, size_t layer) {
-    Tower *t = &m->image.vit.tower;
-    assert(!m->image.convolutional && layer <= t->layers);
-    assert(!t->prune || (layer && layer < t->layers));
-    t->tap = (TowerTap){to, layer};
+    assert(m->image->kind->tap);
+    m->image->kind->tap(m->image, to, layer);
 }
 
-bool clip_image_trains(const Clip *m) { return image_tower_trains(&m->image); }
+bool clip_image_trains(const Clip *m) { return m->image->kind->trains(m->image); }
 bool clip_text_trains(const Clip *m) { return text_tower_trains(&m->text); }
 
 /* ---- passes ---- */
@@ -113,10 +116,10 @@ static void run_pass(Clip *m, const Recorded *r) {
     else if (r->text)
         text_tower_fwd(&m->text, r->keep);
     else if (r->backward)
-        image_tower_bwd(&m->image);
+        m->image->kind->bwd(m->image);
     else {
-        image_tower_fwd(&m->image, r->keep);
-        TowerView v = image_tower_view(&m->image, r->keep);
+        m->image->kind->fwd(m->image, r->keep);
+        TowerView v = image_view(m, r->keep);
         projection_head_fwd(&m->head, view_rows(m, &v, v.pooled), m->views);
     }
 }
@@ -139,11 +142,11 @@ static Recorded *find_pass(Clip *m, const Recorded *r) {
 static TowerView text_view(Clip *m, bool keep) {
     Tower *t = &m->text.tower;
     const TowerPass *s = keep ? &t->kept : &t->transient;
-    return (TowerView){&m->text.seq, s->unit, s->raw, s->pooled, t->E, &t->ready};
+    return (TowerView){&m->text.seq, s->unit, s->raw, s->pooled, t->E, &t->ready, &t->on_pooled};
 }
 
 static void pass(Clip *m, bool text, bool keep, bool backward) {
-    TowerView v = text ? text_view(m, keep) : image_tower_view(&m->image, keep);
+    TowerView v = text ? text_view(m, keep) : image_view(m, keep);
     bool told = backward && v.ready->call;
     Recorded r = {text,     keep,        backward,     m->learning,         told,
                   v.seq->B, v.seq->rows, v.seq->max_T, text ? 0 : m->views, NULL};
@@ -170,9 +173,9 @@ void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
     if (!b->pictures) return;
     m->image_kept = keep = keep && clip_image_trains(m);
     m->views = b->views;
-    image_tower_load(&m->image, b, keep);
+    m->image->kind->load(m->image, b, keep);
     pass(m, false, keep, false);
-    TowerView v = image_tower_view(&m->image, keep);
+    TowerView v = image_view(m, keep);
     give_features(m, features, &v, b->pictures - b->views);
 }
 
@@ -186,7 +189,7 @@ void clip_view_gradients(Clip *m, const acc *dfeatures) {
 
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!(B + m->views) || !clip_image_trains(m)) return;
-    TowerView v = image_tower_view(&m->image, true);
+    TowerView v = image_view(m, true);
     assert(m->image_kept && B + m->views == v.seq->B);
     set_gradients(m, &v, dfeatures, B, B + m->views);
     pass(m, false, true, true);
@@ -224,7 +227,7 @@ void clip_plan(Clip *m, acc *features) {
     clip_image_fwd(m, features, &most, false);
     clip_text_fwd(m, features, &most, false);
     clip_learning(m, true);
-    if (image_tower_training(&m->image)) {
+    if (m->image->training) {
         clip_image_fwd(m, features, &most, true);
         clip_image_bwd(m, features, c.pictures - views);
     }
@@ -236,11 +239,12 @@ void clip_plan(Clip *m, acc *features) {
 }
 
 ClipShape clip_shape(const Clip *m) {
+    const ImageTower *image = m->image;
     const TextTower *t = &m->text;
     return (ClipShape){.max_batch = t->max_batch,
-                       .pictures = image_tower_most(&m->image),
-                       .pixels = image_tower_pixels(&m->image),
-                       .kept = image_tower_kept(&m->image),
+                       .pictures = image->max_B,
+                       .pixels = 3 * image->side * image->side,
+                       .kept = image->kept < image->grid ? image->kept : 0,
                        .context = t->context,
                        .padding = t->padding,
                        .max_rows = t->tower.max_rows};
@@ -263,49 +267,19 @@ size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->t
 
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B) {
-    image_tower_draw(&m->image, keep, sample, draw, B);
+    const ImageTower *t = m->image;
+    for (size_t i = 0; i < B; i++)
+        patch_dropout_draw(keep + i * t->kept, t->kept, t->grid, t->seed, sample[i], draw);
 }
 
-static double mlp_macs(const TowerConfig *t) {
-    return (t->gated ? 3 : 2) * (double)t->width * (double)t->mlp;
+double clip_image_flops(const ClipConfig *c, bool full) {
+    return 2 * image_tower_kind(c)->macs(c, full);
 }
-
-/* Multiply-adds of a block over T tokens of which one is used. */
-static double pooled_block_macs(const TowerConfig *t, double T) {
-    double C = (double)t->width;
-    return T * 2 * C * C + 2 * C * C + mlp_macs(t) + 2 * T * C;
-}
-
-/* Multiply-adds of a stack over T tokens; pooled: the last block for one token only. */
-static double stack_macs(const TowerConfig *t, double T, double scores, bool pooled) {
-    double C = (double)t->width, full = T * (4 * C * C + mlp_macs(t)) + 2 * scores * C;
-    TowerConfig pool = tower_pool_block(t);
-    double last = t->pool == POOL_ATTENTION ? full + pooled_block_macs(&pool, T)
-                  : pooled                  ? pooled_block_macs(t, T)
-                                            : full;
-    return (double)(t->layers - 1) * full + last;
-}
-
-static double projection_macs(const TowerConfig *t, size_t E) {
-    return t->no_proj ? 0 : (double)t->width * (double)E;
-}
-
-static double image_macs(const ClipConfig *c, bool full) {
-    if (c->image.conv.kind) return resnet_macs(c);
-    double side = (double)(c->image_size / c->patch_size), n = side * side,
-           T = (double)clip_image_tokens(c);
-    double patch = 3 * (double)(c->patch_size * c->patch_size);
-    double macs = n * patch * (double)c->image.width + projection_macs(&c->image, c->embed_dim);
-    return macs + stack_macs(&c->image, T, T * T, !full && tower_pools_one(&c->image));
-}
-
-double clip_image_flops(const ClipConfig *c, bool full) { return 2 * image_macs(c, full); }
 
 double clip_flops(const ClipConfig *c, size_t tokens, bool full) {
-    double macs = image_macs(c, full);
+    double macs = image_tower_kind(c)->macs(c, full);
     double L = (double)(full || !tower_ends_at_pool(&c->text) ? c->context_length : tokens);
     double scores = full || !c->text.causal ? L * L : L * (L + 1) / 2;
-    macs += stack_macs(&c->text, L, scores, !full && tower_pools_one(&c->text));
-    macs += projection_macs(&c->text, c->embed_dim);
+    macs += tower_macs(&c->text, c->embed_dim, L, scores, !full && tower_pools_one(&c->text));
     return 2 * macs;
 }

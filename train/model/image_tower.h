@@ -1,13 +1,20 @@
-/* image_tower: the image tower of a model: a ViT or a ResNet. The seam that clip.c uses; the
- * functions are those of vit.h and resnet.h. */
+/* image_tower: the image tower of a model as clip.c sees it: a ViT (vit.c) or a ResNet (resnet.c),
+ * each with its row of functions. The memory is clip.c's. */
 #pragma once
-#include "train/model/resnet.h"
-#include "train/model/vit.h"
+#include "train/model/clip.h"
+#include "train/model/tower.h"
 
+/* The first member of every image tower. */
 typedef struct ImageTower {
-    bool convolutional; /* which of the two */
-    Vit vit;
-    Resnet resnet;
+    const struct ImageTowerKind *kind;
+    size_t max_B; /* the most pictures of a forward */
+    size_t side;  /* pixels */
+    size_t grid;  /* patches of a picture, or pixels of the last grid */
+    size_t kept;  /* patches that patch dropout keeps; grid: no dropout */
+    uint64_t seed;
+    bool training; /* has the memory for a backward */
+    bool learning; /* the next forward is part of a step */
+    Sequences seq; /* of the last forward */
 } ImageTower;
 
 /* What callers use of a tower and one of its passes. */
@@ -17,28 +24,33 @@ typedef struct TowerView {
     act *pooled;          /* [B,C] what the projection reads */
     size_t E;
     GradientsReady *ready;
+    PooledGradient *on_pooled;
 } TowerView;
 
-void image_tower_init(ImageTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
-                      const ClipOptions *o);
-void image_tower_free(ImageTower *t);
-void image_tower_layout_kept(ImageTower *t, Arena *a);
-void image_tower_layout_scratch(ImageTower *t, Arena *a);
-void image_tower_start(ImageTower *t);
-void image_tower_load(ImageTower *t, const ClipBatch *b, bool keep);
-void image_tower_fwd(ImageTower *t, bool keep);
-void image_tower_bwd(ImageTower *t);
-bool image_tower_trains(const ImageTower *t);
-/* Returns true if it has the memory for a backward. */
-bool image_tower_training(const ImageTower *t);
-void image_tower_learning(ImageTower *t, bool learning);
-TowerView image_tower_view(ImageTower *t, bool keep);
-/* Called in every later backward between the projection and the rest. */
-void image_tower_on_pooled(ImageTower *t, PooledGradient call);
-/* The most pictures of a forward. */
-size_t image_tower_most(const ImageTower *t);
-/* Bytes of a picture; patches of it that dropout keeps, or 0: no dropout. */
-size_t image_tower_pixels(const ImageTower *t);
-size_t image_tower_kept(const ImageTower *t);
-void image_tower_draw(const ImageTower *t, int32_t *keep, const uint64_t *sample, uint64_t draw,
-                      size_t B);
+typedef struct ImageTowerKind {
+    ImageTower *(*create)(const Kernels *k, const ClipConfig *c, const Params *p,
+                          const ClipOptions *o);
+    void (*destroy)(ImageTower *t);
+    void (*layout_kept)(ImageTower *t, Arena *a);
+    void (*layout_scratch)(ImageTower *t, Arena *a);
+    /* Uploads constants to device memory; after the layout. */
+    void (*start)(ImageTower *t);
+    /* Computes what the next forward reads of the pixels. */
+    void (*load)(ImageTower *t, const ClipBatch *b, bool keep);
+    /* Forward to the features in `unit` of the pass. */
+    void (*fwd)(ImageTower *t, bool keep);
+    /* Backward from the features' gradients in `raw` of the kept pass. */
+    void (*bwd)(ImageTower *t);
+    bool (*trains)(const ImageTower *t);
+    TowerView (*view)(ImageTower *t, bool keep);
+    /* Of clip_tap_image; NULL: the tower has no rows to tap. */
+    void (*tap)(ImageTower *t, acc *to, size_t layer);
+    /* Multiply-adds of one picture's forward; full: without exact skips. */
+    double (*macs)(const ClipConfig *c, bool full);
+} ImageTowerKind;
+
+extern const ImageTowerKind vit_tower, resnet_tower;
+
+static inline const ImageTowerKind *image_tower_kind(const ClipConfig *c) {
+    return c->image.conv.kind == CONV_NONE ? &vit_tower : &resnet_tower;
+}

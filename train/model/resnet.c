@@ -57,12 +57,12 @@ static ConvBlock block_at(const Params *p, const ConvNet *net, size_t i, size_t 
 
 static bool has_beside(const ConvBlock *b) { return b->conv[BLOCK_CONVS].s.side > 0; }
 static bool is_modified(const Resnet *r) { return r->config.conv.kind == CONV_MODIFIED; }
-static size_t rows_of(const Resnet *r, size_t B) { return B * (r->grid + is_modified(r)); }
+static size_t rows_of(const Resnet *r, size_t B) { return B * (r->image.grid + is_modified(r)); }
 
 /* Fills r->block; returns the side of the last grid. */
 static size_t make_blocks(Resnet *r, const Params *p) {
     const ConvNet *net = &r->config.conv;
-    size_t side = r->side;
+    size_t side = r->image.side;
     r->blocks = 1 + r->config.layers;
     r->block = xcalloc(r->blocks, sizeof *r->block);
     for (size_t i = 0; i < r->blocks; i++) {
@@ -75,17 +75,20 @@ static size_t make_blocks(Resnet *r, const Params *p) {
     return side;
 }
 
-void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params *p,
-                 const ClipOptions *o) {
-    memset(r, 0, sizeof *r);
-    *r = (Resnet){.k = k,
+static Resnet *resnet(ImageTower *t) { return (Resnet *)t; }
+
+static ImageTower *create(const Kernels *k, const ClipConfig *c, const Params *p,
+                          const ClipOptions *o) {
+    Resnet *r = xcalloc(1, sizeof *r);
+    *r = (Resnet){.image = {.kind = &resnet_tower,
+                            .max_B = clip_pictures(o),
+                            .side = c->image_size,
+                            .training = o->training && !o->frozen_image},
+                  .k = k,
                   .p = p,
                   .sync = o->sync_norm && o->sync_norm->size > 1 ? o->sync_norm : NULL,
                   .config = c->image,
                   .E = c->embed_dim,
-                  .max_B = clip_pictures(o),
-                  .side = c->image_size,
-                  .training = o->training && !o->frozen_image,
                   .checkpoint = o->grad_checkpointing};
     if (o->training && o->patch_dropout > 0)
         die("patch dropout: the image tower of %s has no patches: leave --force-patch-dropout out",
@@ -93,21 +96,25 @@ void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params 
     memcpy(r->channel_mean, c->eval_transform.mean, sizeof r->channel_mean);
     memcpy(r->channel_std, c->eval_transform.std, sizeof r->channel_std);
     size_t side = make_blocks(r, p);
-    r->grid = side * side;
+    r->image.grid = r->image.kept = side * side;
     r->kept.block = xcalloc(r->blocks, sizeof *r->kept.block);
     r->transient.block = xcalloc(r->blocks, sizeof *r->transient.block);
     size_t top = r->config.layers + 1, C = r->config.width;
     if (!r->config.no_proj) r->proj = layer_at(p, TOWER_IMAGE, top, ROLE_PROJECTION);
-    if (!is_modified(r)) return;
+    if (!is_modified(r)) return &r->image;
     for (size_t i = 0; i < 3; i++)
         r->pool[i] = layer_at(p, TOWER_IMAGE, top, ROLE_POOL_Q + (ParamRole)i);
     r->positions = layer_at(p, TOWER_IMAGE, top, ROLE_POSITIONS).w;
     /* key and value are one product */
     assert(r->pool[2].w->offset == r->pool[1].w->offset + C * C &&
            r->pool[2].b->offset == r->pool[1].b->offset + C);
+    return &r->image;
 }
 
-void resnet_free(Resnet *r) { FREE_ALL(r->block, r->kept.block, r->transient.block); }
+static void destroy(ImageTower *t) {
+    Resnet *r = resnet(t);
+    FREE_ALL(r->block, r->kept.block, r->transient.block, r);
+}
 
 /* ---- memory ---- */
 
@@ -120,7 +127,7 @@ static size_t most_channels(const Resnet *r) {
 
 /* Elements of the largest array of a picture in any block. */
 static size_t most_elements(const Resnet *r) {
-    size_t most = r->grid * r->config.width;
+    size_t most = r->image.grid * r->config.width;
     for (size_t i = 0; i < r->blocks; i++) {
         const ConvBlock *b = &r->block[i];
         if (i) most = size_max(most, b->in);
@@ -131,7 +138,7 @@ static size_t most_elements(const Resnet *r) {
 }
 
 static act *take_acts(const Resnet *r, Arena *a, size_t elements) {
-    return arena_take(a, size_mul(r->max_B, elements), r->k->act_size);
+    return arena_take(a, size_mul(r->image.max_B, elements), r->k->act_size);
 }
 
 static void statistics_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b, Arena *a) {
@@ -159,29 +166,31 @@ static void inner_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b,
 static void stem_layout(const Resnet *r, ResnetPass *s, Arena *a) {
     size_t n = window_count(&r->stem_pool) * r->config.conv.width;
     s->stem = take_acts(r, a, n);
-    if (!is_modified(r)) s->from = arena_take(a, size_mul(r->max_B, n), 1);
+    if (!is_modified(r)) s->from = arena_take(a, size_mul(r->image.max_B, n), 1);
 }
 
 static void head_store_layout(const Resnet *r, ResnetPass *s, Arena *a) {
-    size_t C = r->config.width, T = r->grid + 1;
+    size_t C = r->config.width, T = r->image.grid + 1;
     s->o = take_acts(r, a, C);
-    s->unit = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
-    s->norm = arena_take(a, r->max_B, r->k->acc_size);
+    s->unit = arena_take(a, size_mul(r->image.max_B, r->E), r->k->acc_size);
+    s->norm = arena_take(a, r->image.max_B, r->k->acc_size);
     if (!is_modified(r)) return;
     s->x = take_acts(r, a, T * C);
     s->q_in = take_acts(r, a, C);
     s->q = take_acts(r, a, C);
     s->kv = take_acts(r, a, T * 2 * C);
-    s->lse = arena_take(a, size_mul(r->max_B, r->config.heads), r->k->acc_size);
+    s->lse = arena_take(a, size_mul(r->image.max_B, r->config.heads), r->k->acc_size);
 }
 
-void resnet_layout_kept(Resnet *r, Arena *a) {
+static void layout_kept(ImageTower *t, Arena *a) {
+    Resnet *r = resnet(t);
     ResnetPass *s = &r->kept;
     size_t C = r->config.width;
-    for (int i = 0; i < 2; i++) r->start[i] = arena_take(a, r->max_B + 1, sizeof *r->start[i]);
+    for (int i = 0; i < 2; i++)
+        r->start[i] = arena_take(a, r->image.max_B + 1, sizeof *r->start[i]);
     r->zeros = arena_take(a, C, r->k->acc_size);
-    if (!r->training) return;
-    s->pixels = take_acts(r, a, 3 * r->side * r->side);
+    if (!r->image.training) return;
+    s->pixels = take_acts(r, a, 3 * r->image.side * r->image.side);
     stem_layout(r, s, a);
     for (size_t i = 0; i < r->blocks; i++) {
         const ConvBlock *b = &r->block[i];
@@ -194,12 +203,12 @@ void resnet_layout_kept(Resnet *r, Arena *a) {
 
 static void pass_scratch(const Resnet *r, ResnetPass *s, Arena *a) {
     s->sums = arena_take(a, 2 * most_channels(r), r->k->acc_size);
-    s->raw = arena_take(a, size_mul(r->max_B, r->E), r->k->acc_size);
+    s->raw = arena_take(a, size_mul(r->image.max_B, r->E), r->k->acc_size);
     s->mean = take_acts(r, a, r->config.width);
 }
 
 static void kept_scratch(Resnet *r, Arena *a) {
-    size_t most = most_elements(r), C = r->config.width, T = r->grid + 1;
+    size_t most = most_elements(r), C = r->config.width, T = r->image.grid + 1;
     act **const gradients[] = {&r->kept.beside, &r->d, &r->d1, &r->d2};
     pass_scratch(r, &r->kept, a);
     for (size_t i = 0; i < COUNT(gradients); i++) *gradients[i] = take_acts(r, a, most);
@@ -223,7 +232,7 @@ static void transient_scratch(Resnet *r, Arena *a) {
     size_t most = most_elements(r);
     act *buffer[4];
     pass_scratch(r, s, a);
-    s->pixels = take_acts(r, a, 3 * r->side * r->side);
+    s->pixels = take_acts(r, a, 3 * r->image.side * r->image.side);
     for (size_t i = 0; i < COUNT(buffer); i++) buffer[i] = take_acts(r, a, most);
     stem_layout(r, s, a);
     size_t mark = a->used, end = mark;
@@ -248,9 +257,10 @@ static void transient_scratch(Resnet *r, Arena *a) {
     head_store_layout(r, s, a);
 }
 
-void resnet_layout_scratch(Resnet *r, Arena *a) {
+static void layout_scratch(ImageTower *t, Arena *a) {
+    Resnet *r = resnet(t);
     size_t mark = a->used, end = mark;
-    if (r->training) {
+    if (r->image.training) {
         kept_scratch(r, a);
         end = a->used;
         a->used = mark;
@@ -259,12 +269,13 @@ void resnet_layout_scratch(Resnet *r, Arena *a) {
     a->used = size_max(end, a->used);
 }
 
-void resnet_start(Resnet *r) {
+static void start(ImageTower *t) {
+    Resnet *r = resnet(t);
     const Device *d = r->k->device;
-    int32_t *first = xmalloc((r->max_B + 1) * sizeof *first);
+    int32_t *first = xmalloc((r->image.max_B + 1) * sizeof *first);
     for (size_t i = 0; i < 2; i++) {
-        for (size_t b = 0; b <= r->max_B; b++) first[b] = (int32_t)(b * (r->grid + i));
-        d->upload(r->start[i], first, (r->max_B + 1) * sizeof *first);
+        for (size_t b = 0; b <= r->image.max_B; b++) first[b] = (int32_t)(b * (r->image.grid + i));
+        d->upload(r->start[i], first, (r->image.max_B + 1) * sizeof *first);
     }
     d->zero(r->zeros, r->config.width * r->k->acc_size);
     free(first);
@@ -296,14 +307,15 @@ static double rows_over_ranks(const Resnet *r, size_t rows) {
 }
 
 static void conv_fwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, const act *x) {
-    r->k->conv2d_fwd(s->z, x, param_act(r->p, c->w), of_batch(c->g, r->seq.B), c->s.in, c->s.out);
+    r->k->conv2d_fwd(s->z, x, param_act(r->p, c->w), of_batch(c->g, r->image.seq.B), c->s.in,
+                     c->s.out);
 }
 
 /* y = f(batch normalisation of z + residual). again: the statistics are known. */
 static void norm_of_conv(const Resnet *r, const ResnetPass *pass, const ConvLayer *c,
                          const ConvStore *s, const act *residual, bool relu, bool again) {
     const Kernels *k = r->k;
-    Windows g = of_batch(c->g, r->seq.B);
+    Windows g = of_batch(c->g, r->image.seq.B);
     size_t rows = window_count(&g), C = c->s.out;
     acc *mean = param_acc(r->p, c->mean), *var = param_acc(r->p, c->var);
     bool batch = uses_batch(r, c);
@@ -323,7 +335,7 @@ static void norm_of_conv(const Resnet *r, const ResnetPass *pass, const ConvLaye
 static void norm_of_conv_bwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, act *dz,
                              act *d, bool relu) {
     const Kernels *k = r->k;
-    Windows g = of_batch(c->g, r->seq.B);
+    Windows g = of_batch(c->g, r->image.seq.B);
     size_t rows = window_count(&g), C = c->s.out;
     acc *sums = r->kept.sums;
     k->batchnorm_bwd_sums(sums, relu ? d : NULL, d, relu ? s->y : NULL, s->z, s->mean, s->rstd,
@@ -338,7 +350,7 @@ static void norm_of_conv_bwd(const Resnet *r, const ConvLayer *c, const ConvStor
 
 /* dz: gradient of the convolution's output; dx NULL: unused. */
 static void conv_bwd(const Resnet *r, const ConvLayer *c, act *dx, const act *dz, const act *x) {
-    Windows g = of_batch(c->g, r->seq.B);
+    Windows g = of_batch(c->g, r->image.seq.B);
     if (c->w->trainable)
         r->k->conv2d_bwd_weight(param_grad(r->p, c->w), dz, x, g, c->s.in, c->s.out);
     if (dx) r->k->conv2d_bwd_input(dx, dz, param_act(r->p, c->w), g, c->s.in, c->s.out);
@@ -355,7 +367,7 @@ static const act *input_of(const ConvBlock *b, const ConvBlockStore *s, size_t c
 static void block_run(const Resnet *r, const ResnetPass *pass, size_t i, const act *x, bool again) {
     const ConvBlock *b = &r->block[i];
     const ConvBlockStore *s = &pass->block[i];
-    size_t last = b->count - 1, B = r->seq.B;
+    size_t last = b->count - 1, B = r->image.seq.B;
     const ConvLayer *beside = &b->conv[BLOCK_CONVS];
     for (size_t c = 0; c <= last; c++) {
         if (c == last && b->pool.B)
@@ -384,7 +396,7 @@ static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) 
     const ConvBlock *b = &r->block[i];
     const ConvBlockStore *s = &r->kept.block[i];
     const ConvLayer *beside = &b->conv[BLOCK_CONVS];
-    size_t last = b->count - 1, B = r->seq.B;
+    size_t last = b->count - 1, B = r->image.seq.B;
     act *d = r->d1, *free_one = r->d2;
     bool down = i && !lowest;
     for (size_t c = last + 1; c-- > 0;) {
@@ -418,9 +430,9 @@ static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) 
 static void attention_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
     const Kernels *k = r->k;
     const Params *p = r->p;
-    size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
+    size_t B = r->image.seq.B, C = r->config.width, rows = r->image.seq.rows, H = r->config.heads;
     k->mean_pool_fwd(s->mean, grid, r->start[0], B, 0, C);
-    k->image_embed_fwd(s->x, grid, r->zeros, param_acc(p, r->positions), NULL, B, r->grid, C);
+    k->image_embed_fwd(s->x, grid, r->zeros, param_acc(p, r->positions), NULL, B, r->image.grid, C);
     k->scatter_add_rows(s->x, s->mean, r->start[1], B, C);
     k->gather_rows(s->q_in, s->x, r->start[1], B, C);
     k->linear_fwd(s->q, s->q_in, param_act(p, r->pool[0].w), param_act(p, r->pool[0].b), B, C, C);
@@ -431,7 +443,7 @@ static void attention_fwd(const Resnet *r, const ResnetPass *s, const act *grid)
 
 static void top_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
     const Params *p = r->p;
-    size_t B = r->seq.B, C = r->config.width;
+    size_t B = r->image.seq.B, C = r->config.width;
     if (is_modified(r))
         attention_fwd(r, s, grid);
     else
@@ -448,7 +460,7 @@ static void top_fwd(const Resnet *r, const ResnetPass *s, const act *grid) {
 static void attention_bwd(const Resnet *r, const ResnetPass *s, bool below) {
     const Kernels *k = r->k;
     const Params *p = r->p;
-    size_t B = r->seq.B, C = r->config.width, rows = r->seq.rows, H = r->config.heads;
+    size_t B = r->image.seq.B, C = r->config.width, rows = r->image.seq.rows, H = r->config.heads;
     k->attention_pool_bwd(r->dq, r->dkv, r->down, s->o, s->lse, s->q, s->kv, r->start[1], B, rows,
                           H, C / H);
     linear_grad(p, r->pool[0], r->dq, s->q_in, B, C, C);
@@ -459,16 +471,16 @@ static void attention_bwd(const Resnet *r, const ResnetPass *s, bool below) {
     k->scatter_add_rows(r->dx, r->down, r->start[1], B, C);
     acc *dpos = trainable_grad(p, r->positions);
     k->image_embed_bwd(r->d, r->unused, dpos ? dpos : acc_at(k, r->unused, C), r->dx, NULL, B,
-                       r->grid, C);
+                       r->image.grid, C);
     k->gather_rows(r->down, r->dx, r->start[1], B, C);
     k->mean_pool_bwd(r->d1, r->down, r->start[0], B, 0, C);
-    k->add(r->d, r->d, r->d1, B * r->grid * C);
+    k->add(r->d, r->d, r->d1, B * r->image.grid * C);
 }
 
 static void top_bwd(const Resnet *r, bool below) {
     const ResnetPass *s = &r->kept;
     const Params *p = r->p;
-    size_t B = r->seq.B, C = r->config.width;
+    size_t B = r->image.seq.B, C = r->config.width;
     r->k->l2norm_bwd(s->raw, s->raw, s->unit, s->norm, B, r->E);
     if (r->config.no_proj)
         r->k->act_from_acc(r->down, s->raw, B * C);
@@ -484,16 +496,18 @@ static void top_bwd(const Resnet *r, bool below) {
 
 /* ---- the tower ---- */
 
-void resnet_load(Resnet *r, const ClipBatch *b, bool keep) {
-    assert(b->pictures <= r->max_B && (!keep || r->training));
-    r->seq = (Sequences){
-        .B = b->pictures, .rows = rows_of(r, b->pictures), .max_T = r->grid + is_modified(r)};
-    r->batch = r->learning && r->training;
+static void load(ImageTower *t, const ClipBatch *b, bool keep) {
+    Resnet *r = resnet(t);
+    assert(b->pictures <= r->image.max_B && (!keep || r->image.training));
+    r->image.seq = (Sequences){
+        .B = b->pictures, .rows = rows_of(r, b->pictures), .max_T = r->image.grid + is_modified(r)};
+    r->batch = r->image.learning && r->image.training;
     r->k->patches_u8((keep ? &r->kept : &r->transient)->pixels, b->pixels, NULL, r->channel_mean,
-                     r->channel_std, b->pictures, r->side, 1, r->side * r->side);
+                     r->channel_std, b->pictures, r->image.side, 1, r->image.side * r->image.side);
 }
 
-void resnet_fwd(Resnet *r, bool keep) {
+static void fwd(ImageTower *t, bool keep) {
+    Resnet *r = resnet(t);
     const ResnetPass *s = keep ? &r->kept : &r->transient;
     const act *x = s->pixels;
     for (size_t i = 0; i < r->blocks; i++) {
@@ -501,7 +515,7 @@ void resnet_fwd(Resnet *r, bool keep) {
         block_run(r, s, i, x, false);
         x = s->block[i].conv[b->count - 1].y;
         if (i) continue;
-        Windows g = of_batch(r->stem_pool, r->seq.B);
+        Windows g = of_batch(r->stem_pool, r->image.seq.B);
         if (is_modified(r))
             r->k->avg_pool_fwd(s->stem, x, g, r->config.conv.width);
         else
@@ -533,9 +547,13 @@ static size_t lowest_block(const Resnet *r) {
     return i;
 }
 
-bool resnet_trains(const Resnet *r) { return lowest_block(r) < r->blocks || top_learns(r); }
+static bool trains(const ImageTower *t) {
+    const Resnet *r = (const Resnet *)t;
+    return lowest_block(r) < r->blocks || top_learns(r);
+}
 
-void resnet_bwd(Resnet *r) {
+static void bwd(ImageTower *t) {
+    Resnet *r = resnet(t);
     const ResnetPass *s = &r->kept;
     size_t lowest = lowest_block(r);
     top_bwd(r, lowest < r->blocks);
@@ -548,7 +566,7 @@ void resnet_bwd(Resnet *r) {
         if (i) {
             block_run_bwd(r, i, x, i == lowest);
         } else {
-            Windows g = of_batch(r->stem_pool, r->seq.B);
+            Windows g = of_batch(r->stem_pool, r->image.seq.B);
             Resnet turned = *r; /* the gradient is in another buffer */
             turned.d = r->d2, turned.d2 = r->d;
             if (is_modified(r))
@@ -565,17 +583,37 @@ void resnet_bwd(Resnet *r) {
     }
 }
 
-double resnet_macs(const ClipConfig *c) {
-    Resnet r = {.config = c->image, .side = c->image_size};
+static TowerView view(ImageTower *t, bool keep) {
+    Resnet *r = resnet(t);
+    const ResnetPass *s = keep ? &r->kept : &r->transient;
+    return (TowerView){&t->seq, s->unit, s->raw, s->o, r->E, &r->ready, &r->on_pooled};
+}
+
+/* Nothing is skipped. */
+static double macs(const ClipConfig *c, bool full) {
+    (void)full;
+    Resnet r = {.image = {.side = c->image_size}, .config = c->image};
     size_t side = make_blocks(&r, NULL);
-    double macs = 0, C = (double)c->image.width, T = (double)(side * side + 1);
+    double sum = 0, C = (double)c->image.width, T = (double)(side * side + 1);
     for (size_t i = 0; i < r.blocks; i++)
         for (size_t j = 0; j < CONV_PLACES; j++) {
             const ConvLayer *l = &r.block[i].conv[j];
             if (l->s.side)
-                macs += (double)out_elements(l) * (double)(l->s.in * l->s.side * l->s.side);
+                sum += (double)out_elements(l) * (double)(l->s.in * l->s.side * l->s.side);
         }
-    if (c->image.conv.kind == CONV_MODIFIED) macs += C * C + T * 2 * C * C + 2 * T * C;
+    if (c->image.conv.kind == CONV_MODIFIED) sum += C * C + T * 2 * C * C + 2 * T * C;
     free(r.block);
-    return c->image.no_proj ? macs : macs + C * (double)c->embed_dim;
+    return c->image.no_proj ? sum : sum + C * (double)c->embed_dim;
 }
+
+const ImageTowerKind resnet_tower = {.create = create,
+                                     .destroy = destroy,
+                                     .layout_kept = layout_kept,
+                                     .layout_scratch = layout_scratch,
+                                     .start = start,
+                                     .load = load,
+                                     .fwd = fwd,
+                                     .bwd = bwd,
+                                     .trains = trains,
+                                     .view = view,
+                                     .macs = macs};

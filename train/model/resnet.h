@@ -1,14 +1,12 @@
 /* resnet: the image tower that is a ResNet (docs/NUMERICS.md, 'Architecture'): pixels → stem →
- * blocks → attention over the last grid, or its mean → projection → L2 norm. The memory is
- * clip.c's.
+ * blocks → attention over the last grid, or its mean → projection → L2 norm.
  *
  * A batch normalisation whose weights are frozen, and every one outside of training, uses its
  * running statistics. Those that learn use the statistics of the forward's batch, on this rank or
  * (ClipOptions.sync_norm) on all. */
 #pragma once
-#include "train/model/clip.h"
+#include "train/model/image_tower.h"
 #include "train/model/params_resnet.h"
-#include "train/model/tower.h"
 #include "train/ranks/comm.h"
 
 /* A convolution with its batch normalisation. g: windows over one picture. */
@@ -48,15 +46,14 @@ typedef struct ResnetPass {
 } ResnetPass;
 
 typedef struct Resnet {
+    ImageTower image;
     const Kernels *k;
     const Params *p;
     const Comm *sync; /* NULL: statistics of this rank */
     TowerConfig config;
-    size_t E, max_B, blocks, side, grid; /* blocks: with the stem; of the picture; pixels of the
-                                            last grid */
+    size_t E, blocks; /* blocks: with the stem */
     float channel_mean[3], channel_std[3];
-    bool training, checkpoint;
-    bool learning; /* the next forward is part of a step */
+    bool checkpoint;
     ConvBlock *block;
     Windows stem_pool;
     Layer pool[3], proj; /* query, key, value */
@@ -68,23 +65,5 @@ typedef struct Resnet {
     int32_t *start[2];         /* [B+1] rows of the last grid, without and with its mean */
     GradientsReady ready;
     PooledGradient on_pooled;
-    Sequences seq; /* of the last forward */
-    bool batch;    /* the last forward's normalisations that learn used its batch */
+    bool batch; /* the last forward's normalisations that learn used its batch */
 } Resnet;
-
-void resnet_init(Resnet *r, const Kernels *k, const ClipConfig *c, const Params *p,
-                 const ClipOptions *o);
-void resnet_free(Resnet *r);
-void resnet_layout_kept(Resnet *r, Arena *a);
-void resnet_layout_scratch(Resnet *r, Arena *a);
-/* Uploads constants to device memory; call it after the layout. */
-void resnet_start(Resnet *r);
-/* Normalises the pixels of the next forward. */
-void resnet_load(Resnet *r, const ClipBatch *b, bool keep);
-/* Forward from the pixels to the features in `unit` of the pass. */
-void resnet_fwd(Resnet *r, bool keep);
-/* Backward from the features' gradients in kept.raw. */
-void resnet_bwd(Resnet *r);
-bool resnet_trains(const Resnet *r);
-/* Multiply-adds of one picture's forward. */
-double resnet_macs(const ClipConfig *c);

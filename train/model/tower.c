@@ -283,3 +283,23 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
         block_ready(t, b);
     }
 }
+
+static double mlp_macs(const TowerConfig *t) {
+    return (t->gated ? 3 : 2) * (double)t->width * (double)t->mlp;
+}
+
+/* Multiply-adds of a block over T tokens of which one is used. */
+static double pooled_block_macs(const TowerConfig *t, double T) {
+    double C = (double)t->width;
+    return T * 2 * C * C + 2 * C * C + mlp_macs(t) + 2 * T * C;
+}
+
+double tower_macs(const TowerConfig *t, size_t E, double T, double scores, bool pooled) {
+    double C = (double)t->width, full = T * (4 * C * C + mlp_macs(t)) + 2 * scores * C;
+    TowerConfig pool = tower_pool_block(t);
+    double last = t->pool == POOL_ATTENTION ? full + pooled_block_macs(&pool, T)
+                  : pooled                  ? pooled_block_macs(t, T)
+                                            : full;
+    double projection = t->no_proj ? 0 : C * (double)E;
+    return (double)(t->layers - 1) * full + last + projection;
+}

@@ -71,3 +71,6 @@ void gradients_ready(const Kernels *k, const GradientsReady *listener, const Par
 void tower_ready(const Tower *t, const Param *const *matrices, size_t n);
 /* Returns true if a block, the pooling, the final LayerNorm or the projection is trainable. */
 bool tower_trains(const Tower *t);
+/* Multiply-adds of the blocks and the projection to E features over a sequence of T tokens with
+ * `scores` pairs of query and key; pooled: the last block for one token only. */
+double tower_macs(const TowerConfig *t, size_t E, double T, double scores, bool pooled);

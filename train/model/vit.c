@@ -5,28 +5,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
-              const ClipOptions *o) {
-    size_t side = c->image_size / c->patch_size, B = clip_pictures(o);
+static Vit *vit(ImageTower *t) { return (Vit *)t; }
+
+static ImageTower *create(const Kernels *k, const ClipConfig *c, const Params *p,
+                          const ClipOptions *o) {
+    size_t side = c->image_size / c->patch_size, grid = side * side, B = clip_pictures(o);
+    Vit *v = xcalloc(1, sizeof *v);
     assert(c->image.pool == POOL_MEAN || c->image.pool == POOL_ATTENTION ||
            (c->image.pool == POOL_CLASS && c->image.class_token));
-    memset(v, 0, sizeof *v);
-    v->image_size = c->image_size;
-    v->patch_size = c->patch_size;
-    v->grid = v->kept_grid = side * side;
+    v->image = (ImageTower){.kind = &vit_tower,
+                            .max_B = B,
+                            .side = c->image_size,
+                            .grid = grid,
+                            .kept = grid,
+                            .seed = o->seed,
+                            .training = o->training && !o->frozen_image};
     if (o->training && o->patch_dropout > 0)
-        v->kept_grid = size_max(1, (size_t)((double)v->grid * (1 - o->patch_dropout)));
+        v->image.kept = size_max(1, (size_t)((double)grid * (1 - o->patch_dropout)));
+    v->patch_size = c->patch_size;
     memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
-    v->seed = o->seed;
-    size_t patches = size_mul(size_mul(B, v->grid), 3 * v->patch_size * v->patch_size);
+    size_t patches = size_mul(size_mul(B, grid), 3 * v->patch_size * v->patch_size);
     v->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->image) && !o->full_compute && !o->image_rows,
-                       .training = o->training && !o->frozen_image,
+                       .training = v->image.training,
                        .recomputed = clip_recomputed(o, c->image.layers),
                        .max_B = B,
-                       .kept_rows = size_mul(B, v->kept_grid + c->image.class_token),
-                       .max_rows = size_mul(B, v->grid + c->image.class_token),
+                       .kept_rows = size_mul(B, v->image.kept + c->image.class_token),
+                       .max_rows = size_mul(B, grid + c->image.class_token),
                        .front = size_mul(patches, k->act_size)};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     /* the pooled block turns no query */
@@ -35,22 +41,28 @@ void vit_init(Vit *v, const Kernels *k, const ClipConfig *c, const Params *p,
     if (c->image.ln_pre) v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = params_at(p, TOWER_IMAGE, 0, ROLE_CLASS, false);
     v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
+    return &v->image;
 }
 
-void vit_free(Vit *v) { tower_free(&v->tower); }
+static void destroy(ImageTower *t) {
+    tower_free(&vit(t)->tower);
+    free(t);
+}
 
-void vit_layout_kept(Vit *v, Arena *a) {
+static void layout_kept(ImageTower *image, Arena *a) {
+    Vit *v = vit(image);
     Tower *t = &v->tower;
     size_t B = t->max_B, patch = 3 * v->patch_size * v->patch_size;
     for (int i = 0; i < 2; i++) {
         v->start[i] = arena_take(a, B + 1, sizeof *v->start[i]);
         v->pool[i] = arena_take(a, B, sizeof *v->pool[i]);
     }
-    v->keep = arena_take(a, size_mul(B, v->kept_grid), sizeof *v->keep);
+    v->keep = arena_take(a, size_mul(B, v->image.kept), sizeof *v->keep);
     if (t->config.rotary.theta > 0)
-        v->turns = arena_take(a, size_mul(v->grid, 2 * t->C / t->config.heads), t->k->acc_size);
+        v->turns =
+            arena_take(a, size_mul(v->image.grid, 2 * t->C / t->config.heads), t->k->acc_size);
     if (t->training) {
-        v->kept.patches = arena_take(a, size_mul(B * v->kept_grid, patch), t->k->act_size);
+        v->kept.patches = arena_take(a, size_mul(B * v->image.kept, patch), t->k->act_size);
     }
     if (t->training && t->config.ln_pre) {
         v->kept.x0 = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
@@ -60,7 +72,8 @@ void vit_layout_kept(Vit *v, Arena *a) {
     tower_layout_kept(t, a);
 }
 
-void vit_layout_scratch(Vit *v, Arena *a) {
+static void layout_scratch(ImageTower *image, Arena *a) {
+    Vit *v = vit(image);
     Tower *t = &v->tower;
     size_t mark = a->used;
     if (t->config.ln_pre) {
@@ -85,10 +98,10 @@ void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uin
 /* The table of rotate_heads. */
 static void turns_start(Vit *v) {
     const Rotary *r = &v->tower.config.rotary;
-    size_t side = v->image_size / v->patch_size, D = v->tower.C / v->tower.config.heads, n = D / 4;
+    size_t side = v->image.side / v->patch_size, D = v->tower.C / v->tower.config.heads, n = D / 4;
     assert(D % 4 == 0);
-    double *table = xmalloc(v->grid * 2 * D * sizeof *table);
-    for (size_t at = 0; at < v->grid; at++)
+    double *table = xmalloc(v->image.grid * 2 * D * sizeof *table);
+    for (size_t at = 0; at < v->image.grid; at++)
         for (size_t pair = 0; pair < D / 2; pair++) {
             bool column = (pair < n) == r->x_first;
             double i = (double)(column ? at % side : at / side) + r->offset;
@@ -99,17 +112,18 @@ static void turns_start(Vit *v) {
             sines[1] = sin(angle);
             sines[0] = -sines[1];
         }
-    v->tower.k->acc_set(v->turns, table, v->grid * 2 * D);
+    v->tower.k->acc_set(v->turns, table, v->image.grid * 2 * D);
     free(table);
 }
 
-void vit_start(Vit *v) {
+static void start(ImageTower *image) {
+    Vit *v = vit(image);
     const Kernels *k = v->tower.k;
     size_t B = v->tower.max_B;
     int32_t *first = xmalloc((B + 1) * sizeof *first);
     bool probed = v->tower.config.pool == POOL_ATTENTION;
     for (int dropped = 0; dropped < 2; dropped++) {
-        size_t T = (dropped ? v->kept_grid : v->grid) + v->tower.config.class_token;
+        size_t T = (dropped ? v->image.kept : v->image.grid) + v->tower.config.class_token;
         for (size_t i = 0; i <= B; i++) first[i] = (int32_t)(i * T);
         k->device->upload(v->start[dropped], first, (B + 1) * sizeof *first);
         if (probed)
@@ -121,39 +135,43 @@ void vit_start(Vit *v) {
     if (v->turns) turns_start(v);
 }
 
-void vit_load(Vit *v, const ClipBatch *b, bool keep) {
+static void load(ImageTower *image, const ClipBatch *b, bool keep) {
+    Vit *v = vit(image);
     Tower *t = &v->tower;
-    size_t n = v->kept_grid, B = b->pictures;
-    bool dropped = n < v->grid && b->keep;
+    size_t n = v->image.kept, B = b->pictures;
+    bool dropped = n < v->image.grid && b->keep;
     assert(B <= t->max_B);
     if (dropped) t->k->device->copy(v->keep, b->keep, B * n * sizeof *v->keep);
-    v->n = dropped ? n : v->grid;
+    v->n = dropped ? n : v->image.grid;
     size_t T = v->n + t->config.class_token;
-    v->seq = (Sequences){v->start[dropped],        v->pool[dropped],     B, B * T, T, v->turns,
-                         dropped ? v->keep : NULL, t->config.class_token};
-    assert(!keep || (t->training && v->n == v->kept_grid));
+    v->image.seq =
+        (Sequences){v->start[dropped],        v->pool[dropped],     B, B * T, T, v->turns,
+                    dropped ? v->keep : NULL, t->config.class_token};
+    assert(!keep || (t->training && v->n == v->image.kept));
     t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
-                     dropped ? v->keep : NULL, v->mean, v->std, B, v->image_size, v->patch_size,
+                     dropped ? v->keep : NULL, v->mean, v->std, B, v->image.side, v->patch_size,
                      v->n);
 }
 
-void vit_fwd(Vit *v, bool keep) {
+static void fwd(ImageTower *image, bool keep) {
+    Vit *v = vit(image);
     Tower *t = &v->tower;
     const Params *p = t->p;
     const VitPass *s = keep ? &v->kept : &v->transient;
     const TowerPass *pass = keep ? &t->kept : &t->transient;
-    size_t B = v->seq.B;
+    size_t B = v->image.seq.B;
     act *tok = pass->scratch.branch, *x = pass->layer[0].x;
     t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w),
                      v->conv1.b ? param_act(p, v->conv1.b) : NULL, B * v->n, t->C,
                      3 * v->patch_size * v->patch_size);
-    t->k->image_embed_fwd(
-        s->x0 ? s->x0 : x, tok, v->class_embedding ? param_acc(p, v->class_embedding) : NULL,
-        param_acc(p, v->positional_embedding), v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
+    t->k->image_embed_fwd(s->x0 ? s->x0 : x, tok,
+                          v->class_embedding ? param_acc(p, v->class_embedding) : NULL,
+                          param_acc(p, v->positional_embedding),
+                          v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
     if (s->x0)
-        norm_fwd(p, v->ln_pre, t->config.eps, x, s->mean, s->rstd, NULL, s->x0, NULL, v->seq.rows,
-                 t->C);
-    tower_fwd(t, &v->seq, keep);
+        norm_fwd(p, v->ln_pre, t->config.eps, x, s->mean, s->rstd, NULL, s->x0, NULL,
+                 v->image.seq.rows, t->C);
+    tower_fwd(t, &v->image.seq, keep);
 }
 
 static bool embed_trains(const Vit *v) {
@@ -162,23 +180,59 @@ static bool embed_trains(const Vit *v) {
            v->positional_embedding->trainable;
 }
 
-bool vit_trains(const Vit *v) { return embed_trains(v) || tower_trains(&v->tower); }
+static bool trains(const ImageTower *image) {
+    const Vit *v = (const Vit *)image;
+    return embed_trains(v) || tower_trains(&v->tower);
+}
 
-void vit_bwd(Vit *v) {
+static void bwd(ImageTower *image) {
+    Vit *v = vit(image);
     Tower *t = &v->tower;
     const Params *p = t->p;
     const BlockScratch *w = &t->kept.scratch;
-    size_t B = v->seq.B;
-    tower_bwd(t, &v->seq, embed_trains(v));
+    size_t B = v->image.seq.B;
+    tower_bwd(t, &v->image.seq, embed_trains(v));
     if (!embed_trains(v)) return;
     if (v->kept.x0)
         norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
-                 v->seq.rows, t->C);
+                 v->image.seq.rows, t->C);
     if (!layer_trains(v->conv1) && !v->positional_embedding->trainable) return;
     act *dtok = w->branch;
     t->k->image_embed_bwd(dtok, v->class_embedding ? param_grad(p, v->class_embedding) : NULL,
                           param_grad(p, v->positional_embedding), w->d,
-                          v->n < v->grid ? v->keep : NULL, B, v->n, t->C);
+                          v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
     linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
                 3 * v->patch_size * v->patch_size);
 }
+
+static TowerView view(ImageTower *image, bool keep) {
+    Tower *t = &vit(image)->tower;
+    const TowerPass *s = keep ? &t->kept : &t->transient;
+    return (TowerView){&image->seq, s->unit, s->raw, s->pooled, t->E, &t->ready, &t->on_pooled};
+}
+
+static void tap(ImageTower *image, acc *to, size_t layer) {
+    Tower *t = &vit(image)->tower;
+    assert(layer <= t->layers && (!t->prune || (layer && layer < t->layers)));
+    t->tap = (TowerTap){to, layer};
+}
+
+static double macs(const ClipConfig *c, bool full) {
+    double side = (double)(c->image_size / c->patch_size), T = (double)clip_image_tokens(c);
+    double patches = side * side * 3 * (double)(c->patch_size * c->patch_size);
+    return patches * (double)c->image.width +
+           tower_macs(&c->image, c->embed_dim, T, T * T, !full && tower_pools_one(&c->image));
+}
+
+const ImageTowerKind vit_tower = {.create = create,
+                                  .destroy = destroy,
+                                  .layout_kept = layout_kept,
+                                  .layout_scratch = layout_scratch,
+                                  .start = start,
+                                  .load = load,
+                                  .fwd = fwd,
+                                  .bwd = bwd,
+                                  .trains = trains,
+                                  .view = view,
+                                  .tap = tap,
+                                  .macs = macs};
