@@ -349,7 +349,7 @@ faults:
 	@$(MAKE) $(JOBS) --no-print-directory build $B/tests/clipc-injected
 	@CLIPC_HOME=$(CURDIR) CLIPC=$(CURDIR)/$B/clipc tests/injection.sh
 
-build/fuzz/bin/%: tests/fuzz/%.c $B/libclipc.a
+build/fuzz/bin/%: tests/fuzz/%.c tests/fuzz/no_death.c $B/libclipc.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ -o $@ $(filter-out -ldnnl,$(LDLIBS))
 .PHONY: fuzzers

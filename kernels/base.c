@@ -43,20 +43,45 @@ static void print_line(const char *mark, const char *fmt, va_list args) {
     print(atomic_exchange(&live, false) ? "\r\033[Kclipc: " : "clipc: ", mark, "\n", fmt, args);
 }
 
+/* ---- the end ---- */
+
+/* One thread ends the process, the others stay here. Returns false if this one is ending it: an
+ * error of what runs at the end. */
+static bool take_the_end(void) {
+    static atomic_flag taken = ATOMIC_FLAG_INIT;
+    static _Thread_local bool ending;
+    if (ending) return false;
+    while (atomic_flag_test_and_set(&taken)) pause();
+    return ending = true;
+}
+
+static void end(int code, bool first) __attribute__((noreturn));
+static void end(int code, bool first) {
+    if (!first) _exit(code);
+    fflush(stdout);
+    quick_exit(code);
+}
+
+void exit_at_once(int code) { end(code, take_the_end()); }
+
+bool at_every_exit(void (*f)(void)) { return !atexit(f) && !at_quick_exit(f); }
+
 void die(const char *fmt, ...) {
+    const bool first = take_the_end();
     va_list args;
     va_start(args, fmt);
     print_line(log_marker, fmt, args);
     va_end(args);
-    exit(EXIT_ERROR);
+    end(EXIT_ERROR, first);
 }
 
 void die_usage(const char *fmt, ...) {
+    const bool first = take_the_end();
     va_list args;
     va_start(args, fmt);
     print_line(log_marker, fmt, args);
     va_end(args);
-    exit(EXIT_USAGE);
+    end(EXIT_USAGE, first);
 }
 
 static const char *throwing;

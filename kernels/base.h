@@ -26,6 +26,14 @@ enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_STOPPED = 3 };
 void die(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 void die_usage(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 
+/* Ends the process from any thread, as die does: runs what at_every_exit got, flushes standard
+ * output, and runs no destructor of a library, whose data other threads may be using. The first
+ * thread ends the process; others that get here wait for that. */
+void exit_at_once(int code) __attribute__((noreturn));
+/* f runs when the process ends by exit, exit_at_once or main's return, the last f first. Returns
+ * false if there is no memory for it. */
+bool at_every_exit(void (*f)(void));
+
 /* Once a library in C++ is in use: an exception of it that nothing catches, most likely for lack of
  * memory, ends like die. `what`: the library. */
 void die_of_exceptions(const char *what);

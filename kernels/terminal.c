@@ -74,5 +74,5 @@ void terminal_guard(void) {
             stdout = escaped;
         }
     }
-    atexit(check_output);
+    at_every_exit(check_output);
 }

@@ -50,7 +50,7 @@ const char *test_dir(void) {
         snprintf(dir, sizeof dir, "%s/clipc-test-XXXXXX", tmp ? tmp : "/tmp");
         if (!mkdtemp(dir)) fail_msg("cannot make the folder %s: %s", dir, strerror(errno));
         dir_owner = getpid();
-        atexit(remove_dir);
+        at_every_exit(remove_dir);
     }
     return dir;
 }

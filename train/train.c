@@ -349,7 +349,7 @@ static void train(Run *r) {
     if (!loader_stop(r->loader)) {
         log_warn("a loader thread still waits for its data: it is left alone");
         r->comm->close();
-        exit(exit_code(r));
+        exit_at_once(exit_code(r));
     }
     sampler_free(r->sampler);
     run_close_rest(r);

@@ -128,7 +128,7 @@ bool folder_lock(const char *folder, Error *err) {
         held.folder = realpath(folder, NULL);
         held.file = realpath(file, NULL);
         held.pid = getpid();
-        atexit(folder_unlock);
+        at_every_exit(folder_unlock);
     }
     free(file);
     return fd >= 0;

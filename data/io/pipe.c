@@ -95,7 +95,7 @@ static pid_t spawn(Execution *e) {
     return pid;
 }
 
-static void kill_at_exit(void) { atexit(kill_all); }
+static void kill_at_exit(void) { at_every_exit(kill_all); }
 
 static Pipe *pipe_new(Pipe from) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -39,7 +39,7 @@ static void remove_unfinished(void) {
 
 static void watch(Writer *w) {
     pthread_mutex_lock(&unfinished.lock);
-    if (!unfinished.watched) unfinished.watched = !atexit(remove_unfinished);
+    if (!unfinished.watched) unfinished.watched = at_every_exit(remove_unfinished);
     w->next = unfinished.first;
     unfinished.first = w;
     pthread_mutex_unlock(&unfinished.lock);

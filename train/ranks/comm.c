@@ -15,7 +15,7 @@ void comm_die(const Comm *c, const char *fmt, ...) {
     if (c->size == 1) die("%s", line);
     if (c->rank == 0) log_warn("%s", line);
     c->barrier(); /* a launcher may kill the others as soon as the first one exits */
-    exit(EXIT_ERROR);
+    exit_at_once(EXIT_ERROR);
 }
 
 void comm_rank0_begin(const Comm *c) {

@@ -147,13 +147,6 @@ void watchdog_share(Beat *table, size_t n, size_t own) {
     pthread_mutex_unlock(&dog.lock);
 }
 
-static void leave_hard(int status, void *unused) {
-    (void)unused;
-    if (!dog.runs) return;
-    fflush(NULL);
-    _exit(status);
-}
-
 void watchdog_device(const WatchdogDevice *device) {
     pthread_mutex_lock(&dog.lock);
     dog.device = *device;
@@ -165,7 +158,6 @@ void watchdog_start(int rank, double timeout) {
     dog.rank = rank;
     dog.timeout = timeout;
     watchdog_share(&alone, 1, 0);
-    on_exit(leave_hard, NULL);
     if (pthread_create(&dog.thread, NULL, watch, NULL)) die("cannot start the watchdog's thread");
     dog.runs = true;
 }

@@ -39,8 +39,7 @@ typedef struct WatchdogDevice {
     void (*poll)(void), (*leave)(void);
 } WatchdogDevice;
 
-/* timeout in seconds. From then on, a process that exits without watchdog_stop skips the libraries'
- * clean-up, which would race with threads that are inside them. */
+/* timeout in seconds. */
 void watchdog_start(int rank, double timeout);
 void watchdog_device(const WatchdogDevice *device);
 /* The ranks of a node in one table[n], zeroed; this rank's entry is table[own]. */
