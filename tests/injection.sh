@@ -19,10 +19,10 @@ jobs=${JOBS:-$(OMP_NUM_THREADS='' nproc)} faults=${FAULTS:-write alloc read stal
 golden=$PWD/$golden clipc=$(realpath "$clipc") program=$(realpath "$program")
 pairs=(--pretrained $golden --vocab $golden/vocab.txt --train-data $golden/pairs.tsv)
 printf '%s\n' 'val-data = '$golden/pairs.tsv 'batch-size = 8' 'save-frequency-steps = 2' 'keep-checkpoints = 1' 'precision = fp32' >"$dir/recipe"
-# Indexes and logs hold times: their names only. A lock that stays is one without an owner.
+# Indexes, logs and pages hold times: their names only. A lock that stays is one without an owner.
 hashes() {
-    find . -type f ! -name '*.idx' ! -name '*.stamps' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' ! -name '*.conf' -exec sha1sum {} + | sort -k 2
-    find . -name '*.idx' -o -name '*.stamps' -o -name '*.json' -o -name '*.jsonl' -o -type l -o -type d | sort
+    find . -type f ! -name '*.idx' ! -name '*.stamps' ! -name '*.json' ! -name '*.jsonl' ! -name '*events*' ! -name '*lock' ! -name '*.conf' ! -name '*.html' -exec sha1sum {} + | sort -k 2
+    find . -name '*.idx' -o -name '*.stamps' -o -name '*.json' -o -name '*.jsonl' -o -name '*.html' -o -type l -o -type d | sort
 }
 
 train() {
@@ -72,6 +72,7 @@ whole_search() { "$program" index check index && diff -r "$start/index" index; }
 result_search() {
     hashes
     cat hits
+    sed 's|; [0-9-]* [0-9:]*</|</|' hits.html | sha1sum
 }
 
 # ---- a walk ----

@@ -221,7 +221,7 @@ static void page_hit(const HtmlPage *p, IndexFolder *x, size_t row, double score
     char *file = index_folder_meaning(x, key);
     size_t page = 0, n = pdf_key_path(file, &page);
     if (n) file[n] = 0;
-    bool linked = !access(file, F_OK);
+    bool linked = machine_access(file, F_OK);
     index_folder_thumb(x, row, &jpeg, &size);
     fputs("<figure>", p->out);
     if (linked) html_link(p, file, page);
