@@ -64,7 +64,7 @@ LIB_SRC := $(wildcard kernels/*.c kernels/host/*.c kernels/ref/*.c data/*.c data
 ifeq ($(FLAVOUR),fuzz)
 # only parsers, which need neither OpenMP nor oneDNN
 CPU_SRC :=
-LIB_SRC := kernels/base.c kernels/cpu_sets.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config*.c train/model/hf_*.c train/model/families.c train/options.c eval/classes.c eval/index_folder*.c eval/rows.c)
+LIB_SRC := kernels/base.c kernels/cpu_sets.c kernels/hash.c kernels/rng.c kernels/terminal.c $(wildcard data/*.c data/*/*.c train/model/config*.c train/model/hf_*.c train/model/families.c train/options.c train/metrics_file.c train/summary.c eval/classes.c eval/index_folder*.c eval/rows.c)
 endif
 LIB_OBJ := $(LIB_SRC:%.c=$B/obj/%.o) $(foreach set,$(CPU_SETS),$(CPU_SRC:%.c=$B/obj/%.f32.$(set).o) $(CPU_SRC:%.c=$B/obj/%.bf16.$(set).o))
 EXE_OBJ := $(patsubst %.c,$B/obj/%.o,$(wildcard tools/*.c))

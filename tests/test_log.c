@@ -1,8 +1,11 @@
 /* Reports of a run: metrics.jsonl and its truncation, TensorBoard's records, the progress line. */
 #include "train/log.h"
 
+#include "data/io/folder.h"
 #include "data/io/progress.h"
 #include "tests/support.h"
+#include "train/metrics_file.h"
+#include "train/summary.h"
 #include <fcntl.h>
 #include <glob.h>
 #include <jansson.h>
@@ -13,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -447,13 +451,69 @@ static void test_disk_full(void **state) {
     test_dies(open_below_file, (void *)test_path("file/run"), EXIT_ERROR, "file/run: Not a dir");
 }
 
+/* ---- what may lie in its place ---- */
+
+static void put_metrics(const char *dir, const char *name) {
+    assert_int_equal(mkdir(dir, 0777), 0);
+    char *path = folder_path(dir, "metrics.jsonl");
+    assert_int_equal(!strcmp(name, "FIFO") ? mkfifo(path, 0666) : mkdir(path, 0777), 0);
+    free(path);
+}
+
+static void summarise(const char *dir) { summary_print(dir, NULL); }
+
+static void test_other_files(void **state) {
+    (void)state;
+    static const char *const names[] = {"FIFO", "FOLDER"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char *dir = xstrdup(test_path(names[i]));
+        put_metrics(dir, names[i]);
+        test_dies(open_below_file, dir, EXIT_ERROR,
+                  "/metrics.jsonl: not a regular file: what this run reports would be lost");
+        char *text = stderr_of(summarise, dir);
+        test_says(text, "/metrics.jsonl: not a regular file");
+        free(text);
+        free(dir);
+    }
+}
+
+/* A line that is longer than memory, as a file system may leave it, costs none. */
+static void test_endless_line(void **state) {
+    (void)state;
+    enum { HOLE = 1 << 28 };
+    const char *dir = test_path("long"), *path = test_path("long/metrics.jsonl");
+    size_t n, m;
+    run(dir, 0, 3);
+    char *kept = test_read_file(path, &n);
+    assert_int_equal(truncate(path, (off_t)n + HOLE), 0);
+    FILE *f = fopen(path, "ab");
+    assert_non_null(f);
+    fputs("\n{\"step\": 2, \"x\": 1}\n{\"step\": 4", f);
+    fclose(f);
+    const size_t before = peak_rss();
+    char *text = stderr_of(summarise, dir);
+    assert_string_equal(text, "");
+    Error err;
+    assert_true(metrics_cut(path, 5, &err));
+    assert_in_range(peak_rss() - before, 0, HOLE / 8);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0); /* the line after it counts; the last is not complete */
+    assert_int_equal(st.st_size, n + HOLE + sizeof "\n{\"step\": 2, \"x\": 1}");
+    assert_true(metrics_cut(path, 1, &err));
+    char *first = test_read_file(path, &m);
+    assert_memory_equal(first, kept, m);
+    assert_ptr_equal(strchr(first, '\n'), first + m - 1);
+    FREE_ALL(text, first, kept);
+}
+
 int main(void) {
     began = time(NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metrics),   cmocka_unit_test(test_measured),
-        cmocka_unit_test(test_events),    cmocka_unit_test(test_plain_lines),
-        cmocka_unit_test(test_live_line), cmocka_unit_test(test_live_line_fits),
-        cmocka_unit_test(test_progress),  cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_metrics),     cmocka_unit_test(test_measured),
+        cmocka_unit_test(test_events),      cmocka_unit_test(test_plain_lines),
+        cmocka_unit_test(test_live_line),   cmocka_unit_test(test_live_line_fits),
+        cmocka_unit_test(test_progress),    cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_other_files), cmocka_unit_test(test_endless_line),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
 }

@@ -1,8 +1,9 @@
 #include "train/log.h"
 
-#include "data/io/progress.h"
-#include "train/tensorboard.h"
 #include "data/io/folder.h"
+#include "data/io/progress.h"
+#include "train/metrics_file.h"
+#include "train/tensorboard.h"
 
 #include <errno.h>
 #include <math.h>
@@ -20,36 +21,15 @@ struct TrainLog {
     double started, shown; /* clock of the first step; of the last line */
 };
 
+static _Noreturn void lost(const char *why) { die("%s: what this run reports would be lost", why); }
+
 static _Noreturn void cannot_write(const char *path) {
-    die("%s: %s: what this run reports would be lost", path, strerror(errno));
+    Error err;
+    error_set(&err, "%s: %s", path, strerror(errno));
+    lost(err.text);
 }
 
 /* ---- metrics.jsonl ---- */
-
-/* Truncates the file after its last complete line of a step up to keep_step. */
-static void cut_back(const char *path, uint64_t keep_step) {
-    FILE *f = fopen(path, "rb");
-    if (!f && errno == ENOENT) return;
-    if (!f) cannot_write(path);
-    char *line = NULL;
-    size_t capacity = 0;
-    off_t keep = 0, end = 0;
-    bool beyond = false;
-    for (ssize_t n; (n = getline(&line, &capacity, f)) > 0;) {
-        unsigned long long step;
-        end += n;
-        if (line[n - 1] != '\n' || sscanf(line, "{\"step\": %llu", &step) != 1) continue;
-        if (step > keep_step || !keep_step) {
-            beyond = true;
-            break;
-        }
-        keep = end;
-    }
-    if (!beyond && !feof(f)) cannot_write(path);
-    free(line);
-    fclose(f);
-    if (truncate(path, keep)) cannot_write(path);
-}
 
 static void put_number(FILE *f, const char *name, double x) {
     if (isfinite(x))
@@ -136,7 +116,8 @@ TrainLog *train_log_open(const char *dir, uint64_t keep_step, uint64_t total_ste
     char *tensorboard = xasprintf("%s/tensorboard", dir);
     folder_make_or_die(tensorboard);
     l->metrics_path = xasprintf("%s/metrics.jsonl", dir);
-    cut_back(l->metrics_path, keep_step);
+    Error err;
+    if (!metrics_cut(l->metrics_path, keep_step, &err)) lost(err.text);
     l->metrics = fopen(l->metrics_path, "ab");
     if (!l->metrics) cannot_write(l->metrics_path);
     l->tensorboard = tensorboard_open(tensorboard, l->first_step);

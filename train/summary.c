@@ -1,5 +1,7 @@
 #include "train/summary.h"
 
+#include "train/metrics_file.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +10,7 @@
 /* The validations that are shown; references, NULL: not found. */
 typedef struct Shown {
     json_t *before, *best, *after;
+    uint64_t best_step; /* 0: none */
 } Shown;
 
 static void keep(json_t **place, json_t *line) {
@@ -16,21 +19,19 @@ static void keep(json_t **place, json_t *line) {
 }
 
 /* A line without an epoch is a validation. */
-static void take_validations(Shown *s, FILE *f, uint64_t best) {
-    char *text = NULL;
-    size_t capacity = 0;
-    while (getline(&text, &capacity, f) > 0) {
-        json_t *line = json_loads(text, 0, NULL);
-        const json_t *step = json_object_get(line, "step");
-        if (json_is_integer(step) && !json_object_get(line, "epoch")) {
-            uint64_t n = (uint64_t)json_integer_value(step);
-            if (!n) keep(&s->before, line);
-            if (n && n == best) keep(&s->best, line);
-            if (n) keep(&s->after, line);
-        }
-        json_decref(line);
+static bool take_validation(void *arg, const char *text, size_t n, uint64_t end) {
+    Shown *s = arg;
+    json_t *line = json_loadb(text, n, 0, NULL);
+    const json_t *number = json_object_get(line, "step");
+    (void)end;
+    if (json_is_integer(number) && !json_object_get(line, "epoch")) {
+        uint64_t step = (uint64_t)json_integer_value(number);
+        if (!step) keep(&s->before, line);
+        if (step && step == s->best_step) keep(&s->best, line);
+        if (step) keep(&s->after, line);
     }
-    free(text);
+    json_decref(line);
+    return true;
 }
 
 static void cell(const json_t *line, const char *name) {
@@ -50,12 +51,9 @@ static void head(const json_t *line, const char *word) {
 
 void summary_print(const char *dir, const Best *best) {
     char *path = xasprintf("%s/metrics.jsonl", dir);
-    FILE *f = fopen(path, "rb");
-    Shown s = {.before = NULL};
-    if (f) {
-        take_validations(&s, f, best ? best->step : 0);
-        fclose(f);
-    }
+    Shown s = {.best_step = best ? best->step : 0};
+    Error err;
+    if (!metrics_each(path, take_validation, &s, &err)) log_warn("%s", err.text);
     if (s.before && s.after) {
         const char *name;
         json_t *value;

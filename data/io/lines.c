@@ -16,6 +16,7 @@ void lines_close(Lines *l) {
 static void fill(Lines *l) {
     memmove(l->buffer, l->buffer + l->taken, l->have - l->taken);
     l->have -= l->taken;
+    l->from += l->taken;
     l->taken = 0;
     bool first = !l->begun;
     l->begun = true;
@@ -26,6 +27,7 @@ static void fill(Lines *l) {
     }
     size_t mark = first ? text_mark(l->buffer, l->have) : 0;
     l->have -= mark;
+    l->from += mark;
     if (mark) memmove(l->buffer, l->buffer + mark, l->have);
 }
 

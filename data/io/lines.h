@@ -11,6 +11,7 @@ typedef struct Lines {
     FILE *file;
     char *buffer;
     size_t have, taken; /* bytes in the buffer; bytes of the last block served */
+    uint64_t from;      /* place of the last block served in the file */
     size_t cut;         /* lines that were cut so far */
     bool begun, skipping, ended;
 } Lines;
