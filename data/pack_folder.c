@@ -140,6 +140,20 @@ static bool read_state(const PackFolder *f, PackState *s, Error *err) {
     return ok;
 }
 
+/* Other names' entries would be lost with a file that cannot be read. NULL: err. */
+static json_t *read_sizes(const PackFolder *f, Error *err) {
+    uint8_t *bytes;
+    size_t size;
+    if (!machine_access(f->sizes, F_OK) && errno == ENOENT) return json_object();
+    if (!file_read_all(f->sizes, &bytes, &size, PROGRESS_MAX, err)) return NULL;
+    json_t *all = json_loadb((char *)bytes, size, 0, NULL);
+    free(bytes);
+    if (json_is_object(all)) return all;
+    json_decref(all);
+    error_set(err, "%s: damaged: mend it, or remove it if no other program reads it", f->sizes);
+    return NULL;
+}
+
 bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool force, bool *going_on,
                       PackState *state, Error *err) {
     const char *slash = strrchr(out, '/');
@@ -152,8 +166,12 @@ bool pack_folder_open(PackFolder *f, const char *out, uint64_t identity, bool fo
     f->progress = xasprintf("%s/%s.progress.json", f->folder, f->name);
     f->hashes = xasprintf("%s/.%s.hashes", f->folder, f->name);
     f->lock = xasprintf("%s/.%s.lock", f->folder, f->name);
+    f->sizes = xasprintf("%s/sizes.json", f->folder);
     if (!*f->name) return error_set(err, "%s: give a folder and a name, as in %strain", out, out);
     if (!folder_make(f->folder, err) || !take_lock(f, err)) return false;
+    json_t *sizes = read_sizes(f, err); /* refused now, not after the work */
+    if (!sizes) return false;
+    json_decref(sizes);
     if (!force && machine_access(f->progress, F_OK)) {
         *going_on = true;
         if (!read_state(f, state, err)) return false;
@@ -191,17 +209,8 @@ bool pack_folder_save(PackFolder *f, const PackState *s, size_t old_added, Error
 
 /* sizes.json lists the shards' sizes for other programs; entries of other names stay. Its
  * unfinished file has this pack's name, so that the next one removes it. */
-static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
-    char *path = xasprintf("%s/sizes.json", f->folder);
+static bool write_sizes(const PackFolder *f, json_t *all, json_t *sizes, Error *err) {
     char *beside = xasprintf("%s/%s.sizes.json", f->folder, f->name);
-    errno = 0;
-    json_t *all = json_load_file(path, 0, NULL);
-    if (!all && errno && errno != ENOENT)
-        die("cannot read %s: %s", path, strerror(errno)); /* its other entries would be lost */
-    if (!json_is_object(all)) {
-        json_decref(all);
-        all = json_object();
-    }
     const char *key;
     json_t *value;
     void *next;
@@ -211,26 +220,25 @@ static bool write_sizes(const PackFolder *f, json_t *sizes, Error *err) {
     }
     json_object_update(all, sizes);
     char *text = json_dumps(all, JSON_INDENT(1) | JSON_SORT_KEYS);
-    if (!text) die("out of memory: no room for %s", path);
+    if (!text) die("out of memory: no room for %s", f->sizes);
     bool ok = file_write_atomic(beside, text, strlen(text), err);
-    if (ok && rename(beside, path))
-        ok = error_set(err, "cannot rename %s to %s: %s", beside, path, strerror(errno));
-    free(text);
-    json_decref(all);
-    FREE_ALL(beside, path);
+    if (ok && rename(beside, f->sizes))
+        ok = error_set(err, "cannot rename %s to %s: %s", beside, f->sizes, strerror(errno));
+    FREE_ALL(text, beside);
     return ok;
 }
 
 bool pack_folder_finish(PackFolder *f, const PackState *s, bool zstd, Error *err) {
-    if (!remove_files(f, false, (size_t)s->report.shards, zstd, err) ||
-        !write_sizes(f, s->sizes, err))
-        return false;
-    return remove_state(f, err);
+    json_t *all = read_sizes(f, err);
+    bool ok = all && remove_files(f, false, (size_t)s->report.shards, zstd, err) &&
+              write_sizes(f, all, s->sizes, err) && remove_state(f, err);
+    json_decref(all);
+    return ok;
 }
 
 void pack_folder_close(PackFolder *f) {
     if (f->lock_fd >= 0) close(f->lock_fd); /* the file stays: see take_lock */
-    FREE_ALL(f->folder, f->name, f->progress, f->hashes, f->lock);
+    FREE_ALL(f->folder, f->name, f->progress, f->hashes, f->lock, f->sizes);
 }
 
 void pack_state_free(PackState *s) {

@@ -8,7 +8,7 @@
 
 typedef struct PackFolder {
     char *folder, *name; /* of DIR/NAME */
-    char *progress, *hashes, *lock;
+    char *progress, *hashes, *lock, *sizes;
     int lock_fd;
     uint64_t identity; /* of data and options */
 } PackFolder;

@@ -282,12 +282,4 @@ ssize_t __wrap___getdelim(char **line, size_t *capacity, int end_char, FILE *f) 
     if (fails(ALLOC, "getline") || reading_fails(f, "getline")) return -1;
     return __real___getdelim(line, capacity, end_char, f);
 }
-json_t *__real_json_load_file(const char *path, size_t flags, json_error_t *err);
-json_t *__wrap_json_load_file(const char *path, size_t flags, json_error_t *err);
-json_t *__wrap_json_load_file(const char *path, size_t flags, json_error_t *err) {
-    if (!fails(READ, "json_load_file")) return __real_json_load_file(path, flags, err);
-    if (err) snprintf(err->text, sizeof err->text, "unable to open %.80s: EIO", path);
-    return NULL;
-}
-
 REDIRECT(WRITE, -1, int, json_dumpf, (const json_t *j, FILE *f, size_t flags), (j, f, flags))

@@ -1,6 +1,7 @@
 /* pack: output equals input, in shards that any tar reads; rejects are counted by reason; nothing
  * is overwritten and no partial file stays. */
 #include "data/pack.h"
+#include "data/pack_folder.h"
 #include "data/image/image.h"
 #include "data/sources.h"
 #include "data/io/stream.h"
@@ -10,6 +11,9 @@
 #include "data/io/folder.h"
 
 #include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void put(const char *folder, const char *name, const void *bytes, size_t n) {
@@ -211,6 +215,45 @@ static void test_force(void **state) {
     assert_int_equal(files_in("keep"), 6);
 }
 
+/* A sizes.json that is none is refused before the work and again after it; nothing is lost. */
+static void test_damaged_sizes(void **state) {
+    (void)state;
+    static const char *const bad[] = {"{\"other-000000.tar\": 7", "[]", ""};
+    Error err;
+    PackOptions o = pack_options_default();
+    make_folder("three", 3);
+    pack(test_path("three"), o, "sized/train", true);
+    o.force = true;
+    char *out = xstrdup(test_path("sized/train"));
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        size_t n;
+        put("sized", "sizes.json", bad[i], strlen(bad[i]));
+        Dataset *d = open_it(test_path("three"), NULL);
+        PackReport r;
+        err.text[0] = 0;
+        o.out = out;
+        assert_false(pack_run(d, &o, &r, &err));
+        test_says(err.text, "sized/sizes.json: damaged: mend it");
+        dataset_close(d);
+        char *text = test_read_file(test_path("sized/sizes.json"), &n);
+        assert_string_equal(text, bad[i]);
+        free(text);
+        assert_int_equal(files_in("sized"), 3);
+    }
+    PackFolder f;
+    PackState s;
+    bool going_on;
+    assert_int_equal(unlink(test_path("sized/sizes.json")), 0);
+    assert_true(pack_folder_open(&f, out, 1, true, &going_on, &s, &err));
+    assert_int_equal(mkfifo(test_path("sized/sizes.json"), 0666), 0);
+    assert_false(pack_folder_finish(&f, &s, false, &err));
+    test_says(err.text, "sized/sizes.json: not a regular file");
+    assert_int_equal(files_in("sized"), 3); /* the shards that the pack would replace, too */
+    pack_state_free(&s);
+    pack_folder_close(&f);
+    free(out);
+}
+
 static void test_rejects(void **state) {
     (void)state;
     size_t n;
@@ -305,10 +348,10 @@ static void test_classes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_frames),
-        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_force),
-        cmocka_unit_test(test_rejects),    cmocka_unit_test(test_max_size),
-        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_frames),
+        cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_force),
+        cmocka_unit_test(test_damaged_sizes), cmocka_unit_test(test_rejects),
+        cmocka_unit_test(test_max_size),      cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests_name("pack", tests, NULL, NULL);
 }
