@@ -51,23 +51,28 @@ void index_folder_close(IndexFolder *x) {
     *x = (IndexFolder){.lock = -1};
 }
 
+bool index_folder_split_keys(char *bytes, size_t size, size_t rows, const char **keys) {
+    char *at = bytes, *const end = bytes + size;
+    for (size_t n = 0; n < rows; n++) {
+        char *stop = at < end ? memchr(at, '\n', (size_t)(end - at)) : NULL;
+        if (!stop) return false;
+        *stop = 0;
+        keys[n] = at;
+        at = stop + 1;
+    }
+    return at == end;
+}
+
 static bool open_keys(const IndexFolder *x, Segment *s, Error *err) {
     char *path = file_of(x, s->name, 1);
     uint8_t *bytes;
-    size_t size, n = 0;
+    size_t size;
     bool ok = file_read_all(path, &bytes, &size, size_mul(s->rows, KEY_MAX), err);
     s->key_bytes = (char *)bytes;
     if (ok && crc32c(0, bytes, size) != s->crc[1])
         ok = error_set(err, "%s is damaged (checksum)", path);
     if (ok) s->keys = xcalloc(s->rows, sizeof *s->keys);
-    for (char *at = s->key_bytes, *end = at + size; ok && at < end; n++) {
-        char *stop = memchr(at, '\n', (size_t)(end - at));
-        if (!stop || n == s->rows) break;
-        *stop = 0;
-        s->keys[n] = at;
-        at = stop + 1;
-    }
-    if (ok && (n != s->rows || memchr(bytes, '\n', size)))
+    if (ok && !index_folder_split_keys(s->key_bytes, size, s->rows, s->keys))
         ok = error_set(err, "%s does not have %zu lines", path, s->rows);
     free(path);
     return ok;

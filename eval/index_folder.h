@@ -111,6 +111,8 @@ void index_folder_thumb(const IndexFolder *x, size_t row, const uint8_t **bytes,
 bool index_folder_parse(IndexFolder *x, const char *json, size_t bytes, const char *folder,
                         Error *err);
 char *index_folder_to_json(const IndexFolder *x);
+/* The keys of a .keys file: one line for each of `rows`, whose line feeds become NUL. */
+bool index_folder_split_keys(char *bytes, size_t size, size_t rows, const char **keys);
 /* JPEG `row` of a .thumbs file: offsets u64[rows + 1], then the JPEGs. False: damaged.
  */
 bool index_folder_find_thumb(const uint8_t *file, size_t bytes, size_t rows, size_t row,

@@ -341,6 +341,13 @@ static void damaged(const char *folder, const char *name, long at, bool cut, voi
 
 static void test_damage(void **state) {
     (void)state;
+    static const char *const lines[] = {"a\nb", "a\n", "a\nb\nc\n", "a\nb\nc"};
+    for (size_t i = 0; i < COUNT(lines); i++) {
+        const char *keys[2];
+        char text[8];
+        strcpy(text, lines[i]);
+        assert_false(index_folder_split_keys(text, strlen(lines[i]), 2, keys));
+    }
     float *rows = random_rows(5, DIM, 5);
     const char *folder = test_path("damaged");
     IndexFolder c;
