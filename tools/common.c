@@ -31,18 +31,6 @@ const Comm *open_comm(const Command *command, const CommOptions *co, const Encod
     return c;
 }
 
-const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
-                            const DatasetOptions *dataset, const EncoderOptions *encoder,
-                            Dataset **d, Encoder **e) {
-    const Comm *c = open_comm(command, co, encoder);
-    comm_rank0_begin(c);
-    *d = open_dataset("data", data, dataset);
-    *e = encoder_open(encoder);
-    comm_rank0_end(c);
-    agree_on(c, "data set (samples)", dataset_count(*d));
-    return c;
-}
-
 char *join_operands(const Command *c, const StringList *operands) {
     if (operands->count == 0)
         die_usage("clipc %s: no data named (shards, a CSV/TSV or a folder)", c->name);

@@ -61,11 +61,6 @@
 
 /* The transport of a command that runs over ranks, all given the same options. */
 const Comm *open_comm(const Command *command, const CommOptions *co, const EncoderOptions *e);
-/* The same, with the data set of --data and the encoder; exits with an error if they differ between
- * ranks. */
-const Comm *open_evaluation(const Command *command, const CommOptions *co, const char *data,
-                            const DatasetOptions *dataset, const EncoderOptions *encoder,
-                            Dataset **d, Encoder **e);
 /* Opens a data set; on failure exits with an error that names `option`. */
 Dataset *open_dataset(const char *option, const char *spec, const DatasetOptions *d);
 /* All operands of a command as one specification, malloc'd; exits with an error if there is
