@@ -3,7 +3,7 @@
 #pragma once
 #include "kernels/base.h"
 
-enum { PDF_PAGES_MAX = 1 << 16 }; /* of one file */
+enum { PDF_PAGES_MAX = 1 << 16 /* of one file */, PDF_DPI_LEAST = 10, PDF_DPI_MOST = 1200 };
 
 extern int64_t pdf_dpi; /* pixels an inch of rendered pages; set by options before the first one */
 

@@ -5,6 +5,7 @@
 #include "data/io/folder.h"
 #include "data/io/machine.h"
 #include "data/io/writer.h"
+#include "data/pdf.h"
 #include "data/sources.h"
 #include "eval/search.h"
 #include "kernels/hash.h"
@@ -212,6 +213,7 @@ void index_folder_create(IndexFolder *x, const char *folder, const char *identit
     folder_make_or_die(folder);
     *x = (IndexFolder){
         .dim = dim, .type = type, .thumb_side = thumb_side, .next = 1, .anchored = true};
+    x->reading = (PictureReading){true, image_background, image_exif, pdf_dpi};
     x->base = base_of(folder);
     x->lock = take_lock(folder);
     if (index_folder_exists(folder)) die("%s has an index already", folder);

@@ -6,6 +6,7 @@
  * are on disk: a crash leaves the index unchanged, and a reader keeps what it opened. One process
  * writes at a time (a lock on the file "lock"). docs/FORMATS.md has the fields. */
 #pragma once
+#include "data/image/image.h"
 #include "eval/rows.h"
 
 enum { INDEX_SEGMENT_ROWS = 8192 }; /* rows between commits of embed */
@@ -32,11 +33,20 @@ typedef struct Segment {
     MapFile thumbs, stamps;
 } Segment;
 
+/* How pictures were read: the options of data/image/image.h and data/pdf.h. */
+typedef struct PictureReading {
+    bool known; /* false: the index is of an older version */
+    Background background;
+    bool exif;
+    int64_t pdf_dpi;
+} PictureReading;
+
 typedef struct IndexFolder {
     char *folder;
     size_t dim, rows, removed; /* of all segments */
     NpyType type;
     size_t thumb_side; /* longest side in pixels; 0: no pictures */
+    PictureReading reading;
     char identity[17]; /* encoder_identity of the model */
     char checksum[17]; /* encoder_checksum, or "" */
     char *checkpoint;  /* its path when the index was made */
@@ -62,7 +72,8 @@ void index_folder_open(IndexFolder *x, const char *folder);
 /* The same for a writer: takes the lock (exits with an error if another process holds it) and
  * deletes files that a killed writer left. */
 void index_folder_open_locked(IndexFolder *x, const char *folder);
-/* Creates an empty, locked index and its folder. Exits with an error if the folder has an index. */
+/* Creates an empty, locked index of pictures that are read as the options are now, and its folder.
+ * Exits with an error if the folder has an index. */
 void index_folder_create(IndexFolder *x, const char *folder, const char *identity,
                          const char *checkpoint, size_t dim, NpyType type, size_t thumb_side);
 void index_folder_close(IndexFolder *x);

@@ -2,6 +2,7 @@
 #include "eval/index_folder.h"
 
 #include "data/io/file.h"
+#include "data/pdf.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -119,6 +120,28 @@ static bool take_segment(IndexFolder *x, Segment *s, const json_t *o, const char
     return true;
 }
 
+static const char *const backgrounds[] = {BACKGROUNDS(CHOICE_WORD)};
+
+static bool take_reading(PictureReading *r, const json_t *o, Error *err) {
+    if (!o) return true;
+    const char *name = json_string_value(json_object_get(o, "background"));
+    const json_t *exif = json_object_get(o, "exif");
+    size_t dpi = 0, background = 0;
+    while (name && background < COUNT(backgrounds) && strcmp(name, backgrounds[background]))
+        background++;
+    if (!name || background == COUNT(backgrounds))
+        return error_set(err, "\"background\" of \"read\" is no background");
+    if (!json_is_boolean(exif)) return error_set(err, "\"exif\" of \"read\" is no boolean");
+    if (!take_size(o, "pdf_dpi", PDF_DPI_LEAST, PDF_DPI_MOST, &dpi, err)) return false;
+    *r = (PictureReading){true, (Background)background, json_is_true(exif), (int64_t)dpi};
+    return true;
+}
+
+static json_t *reading_json(const PictureReading *r) {
+    return json_pack("{s:s, s:b, s:I}", "background", backgrounds[r->background], "exif", r->exif,
+                     "pdf_dpi", (json_int_t)r->pdf_dpi);
+}
+
 static bool take_fields(IndexFolder *x, const json_t *root, const char *folder, Error *err) {
     const char *format = json_string_value(json_object_get(root, "format"));
     const char *dtype = json_string_value(json_object_get(root, "dtype"));
@@ -146,6 +169,7 @@ static bool take_fields(IndexFolder *x, const json_t *root, const char *folder, 
     if (paths && (!json_is_string(paths) || strcmp(json_string_value(paths), PATHS)))
         return error_set(err, "\"paths\" is not " PATHS);
     x->anchored = paths != NULL;
+    if (!take_reading(&x->reading, json_object_get(root, "read"), err)) return false;
     if (!checkpoint) return error_set(err, "no \"checkpoint\"");
     x->checkpoint = xstrdup(checkpoint);
     if (!json_is_array(segments) || json_array_size(segments) > SEGMENTS_MAX)
@@ -216,6 +240,7 @@ char *index_folder_to_json(const IndexFolder *x) {
         (json_int_t)x->thumb_side, "next", (json_int_t)x->next, "segments", segments);
     if (*x->checksum) json_object_set_new(root, "checksum", json_string(x->checksum));
     if (x->anchored) json_object_set_new(root, "paths", json_string(PATHS));
+    if (x->reading.known) json_object_set_new(root, "read", reading_json(&x->reading));
     char *text = json_dumps(root, JSON_COMPACT);
     if (!text) die("index.json cannot be made");
     json_decref(root);

@@ -423,6 +423,9 @@ static void test_stale(void **state) {
     "{\"name\":\"" name "\",\"rows\":" rows                                                        \
     ",\"crc32c\":[\"00000001\",\"0000000a\",\"00000000\"]" rest "}"
 
+#define READ(background, exif, dpi)                                                                \
+    ",\"read\":{\"background\":\"" background "\",\"exif\":" exif ",\"pdf_dpi\":" dpi "}"
+
 static void test_manifest(void **state) {
     (void)state;
     static const char good[] =
@@ -430,12 +433,17 @@ static void test_manifest(void **state) {
             "00000007", "3",
             ",\"stamps\":\"0000000c\",\"times\":[[2,1700000000000000001],[1,0]]") "],\"checksum\":"
                                                                                   "\"fedcba98765432"
-                                                                                  "10\"}";
+                                                                                  "10\"" READ(
+                                                                                      "black",
+                                                                                      "true",
+                                                                                      "150") "}";
     IndexFolder c;
     Error err;
     if (!index_folder_parse(&c, good, strlen(good), NULL, &err)) fail_msg("%s", err.text);
     assert_true(c.count == 2 && c.rows == 8 && c.removed == 3 && c.type == NPY_F16);
     assert_string_equal(c.checksum, "fedcba9876543210");
+    assert_true(c.reading.known && c.reading.background == BACKGROUND_BLACK && c.reading.exif &&
+                c.reading.pdf_dpi == 150);
     assert_true(c.segments[1].first == 5 && c.segments[0].crc[1] == 10);
     assert_true(!c.segments[0].stamped && c.segments[1].stamped && c.segments[1].crc[3] == 12);
     assert_true(!c.segments[0].times && c.segments[1].times[0].time == 1700000000000000001);
@@ -469,6 +477,10 @@ static void test_manifest(void **state) {
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[5,-1]]") "]}", "times"},
         {HEAD SEGMENT("00000002", "5", ",\"times\":[[0,1],[5,1]]") "]}", "times"},
         {HEAD "],\"checksum\":\"fedcba98\"}", "\"checksum\""},
+        {HEAD "],\"read\":7}", "\"background\""},
+        {HEAD "]" READ("red", "true", "100") "}", "\"background\""},
+        {HEAD "]" READ("white", "1", "100") "}", "\"exif\""},
+        {HEAD "]" READ("white", "false", "9") "}", "\"pdf_dpi\""},
         {HEAD "{\"name\":\"00000002\",\"rows\":5,\"crc32c\":[\"1\",\"2\",\"3\"]}]}", "checksums"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {

@@ -25,6 +25,24 @@ add() { # what is there is not embedded again; what is found is what a .npy find
         same_scores 2e-4 && says 0 '"pictures": 20' "$clipc" index list "$dir/i" --json &&
         says 0 "07.jpg" "$clipc" search "$dir/i" --image "$dir/p/07.jpg" --top 1
 }
+read_as_recorded() { # pictures that are added and queries are read as those of the index; an option that says otherwise is refused
+    found() { "$@" 2>"$dir/err" | grep -q " 1\.0000  .*exif-6"; }
+    local image=tests/golden/image made="was made with --background white --exif --pdf-dpi 100"
+    local query=("$clipc" search "$dir/ri" --image $image/exif-6.jpg --top 1)
+    mkdir "$dir/r" && cp $image/exif-[36].jpg $image/exif-1.jpg "$dir/r/" && settle &&
+        says 0 "3 added" embed --images "$dir/r" --index "$dir/ri" --exif --background white &&
+        grep -qF '"read":{"background":"white","exif":true,"pdf_dpi":100}' "$dir/ri/index.json" &&
+        found "${query[@]}" && found "${query[@]}" --exif --background white || return 1
+    cp $image/exif-8.jpg "$dir/r/" && settle && says 0 "1 added, 3 were there" embed --images "$dir/r" --index "$dir/ri" &&
+        embed --exif --image $image/exif-8.jpg --out "$dir/turned.npy" 2>/dev/null && embed --image $image/exif-8.jpg --out "$dir/stored.npy" 2>/dev/null &&
+        ! cmp -s "$dir/turned.npy" "$dir/stored.npy" && cmp <(tail -c 160 "$dir/turned.npy") <(tail -c 160 "$dir/ri/00000002.npy") || return 1
+    says 1 "$made: leave out --exif" "${query[@]}" --no-exif && says 1 "$made: leave out --background" "${query[@]}" --background black &&
+        says 1 "$made: leave out --exif" embed --images "$dir/r" --index "$dir/ri" --no-exif &&
+        says 1 "$made: leave out --pdf-dpi" embed --images "$dir/r" --index "$dir/ri" --pdf-dpi 99 || return 1
+    sed -i -E 's/,"read":\{[^}]*\}//' "$dir/ri/index.json" && ! grep -q '"read"' "$dir/ri/index.json" && # of an older version: the options decide
+        ! found "${query[@]}" && found "${query[@]}" --exif &&
+        says 0 "0 added, 4 were there" embed --images "$dir/r" --index "$dir/ri" --no-exif
+}
 again() {
     settle
     embed --images "$dir/ch" --index "$dir/chi"
@@ -261,6 +279,7 @@ bad_input() {
 }
 
 check add add
+check read_as_recorded read_as_recorded
 check changed changed
 check clocks clocks
 check before_stamps before_stamps

@@ -113,7 +113,8 @@ int cmd_embed(int argc, char **argv) {
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);
         if (index_folder) {
-            EmbedIndex o = {index_folder,
+            EmbedIndex o = {&command,
+                            index_folder,
                             encoder_checkpoint(e),
                             dtype,
                             option_find(&command, "dtype")->given,

@@ -390,6 +390,7 @@ int cmd_search(int argc, char **argv) {
         open_npy(&x, npy);
     else
         index_folder_open(&x, operands.items[0]);
+    read_pictures_as(&command, &x);
     if (!living(&x)) die("%s holds no picture", x.folder);
     HtmlPage page;
     Error err;

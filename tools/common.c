@@ -31,6 +31,28 @@ const Comm *open_comm(const Command *command, const CommOptions *co, const Encod
     return c;
 }
 
+void read_pictures_as(const Command *c, const IndexFolder *x) {
+    static const char *const backgrounds[] = {BACKGROUNDS(CHOICE_WORD)};
+    const PictureReading *r = &x->reading;
+    const struct {
+        const char *option;
+        bool same;
+    } rows[] = {{"background", image_background == r->background},
+                {"exif", image_exif == r->exif},
+                {"pdf-dpi", pdf_dpi == r->pdf_dpi}};
+    if (!r->known) return;
+    for (size_t i = 0; i < COUNT(rows); i++)
+        if (option_find(c, rows[i].option)->given && !rows[i].same)
+            die("%s was made with --background %s --%s --pdf-dpi %lld: leave out --%s, or make a "
+                "new "
+                "index",
+                x->folder, backgrounds[r->background], r->exif ? "exif" : "no-exif",
+                (long long)r->pdf_dpi, rows[i].option);
+    image_background = r->background;
+    image_exif = r->exif;
+    pdf_dpi = r->pdf_dpi;
+}
+
 char *join_operands(const Command *c, const StringList *operands) {
     if (operands->count == 0)
         die_usage("clipc %s: no data named (shards, a CSV/TSV or a folder)", c->name);

@@ -4,6 +4,7 @@
 #include "data/dataset.h"
 #include "data/pdf.h"
 #include "eval/encoder.h"
+#include "eval/index_folder.h"
 #include "train/options.h"
 #include "train/ranks/comm_open.h"
 
@@ -28,7 +29,8 @@
                "under transparent pixels; stored: their own colours, as open_clip sees them"),     \
         FLAG("exif", &image_exif, "turn pictures as their EXIF says, which open_clip does not")
 
-#define PDF_OPTION INT("pdf-dpi", &pdf_dpi, 10, 1200, "of the pages of PDFs (pdftoppm)")
+#define PDF_OPTION                                                                                 \
+    INT("pdf-dpi", &pdf_dpi, PDF_DPI_LEAST, PDF_DPI_MOST, "of the pages of PDFs (pdftoppm)")
 
 /* Those of streams. */
 #define STREAM_OPTIONS(d)                                                                          \
@@ -78,6 +80,9 @@ void free_lines(char **lines, size_t count);
 void expand_image_files(StringList *files);
 /* Replaces each name of a checkpoint by the checkpoint that it means (pretrained_find). */
 void find_checkpoints(StringList *names);
+/* Pictures are read as those of the index were, as far as it records that. Exits with an error if
+ * an option of the command line says otherwise. */
+void read_pictures_as(const Command *c, const IndexFolder *x);
 /* Features of captions / of image files, one row each; exits with an error for an unreadable file.
  * malloc'd [n,E]. */
 float *embed_texts(Encoder *e, char *const *texts, size_t n);

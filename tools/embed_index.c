@@ -5,6 +5,7 @@
 #include "data/io/string_map.h"
 #include "data/image/thumbnail.h"
 #include "eval/index_folder.h"
+#include "tools/common.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -92,6 +93,7 @@ static void open_index(IndexFolder *x, Encoder *e, const EmbedIndex *o) {
     if (o->side_given && o->thumb_side != x->thumb_side)
         die("%s has thumbnails of %zu pixels: --thumbnails is for a new index", o->folder,
             x->thumb_side);
+    read_pictures_as(o->command, x);
 }
 
 /* Strings that a map refers to. */
