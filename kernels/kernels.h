@@ -37,7 +37,8 @@ typedef enum {
     ACTIVATIONS
 } Activation;
 
-/* AdamW's values for one step (Loshchilov & Hutter 2019, decoupled decay). They are in device
+/* An optimiser's values for one step: AdamW's (Loshchilov & Hutter 2019, decoupled decay), or
+ * LARS's, whose momentum is beta1 and which has no beta2, eps and corrections. They are in device
  * memory, so that every replay reads them again. correction1 = 1-β₁ᵗ, correction2 = 1-β₂ᵗ;
  * max_norm: the gradient is clipped to this norm, 0: no clipping; t: the step, from 1; max_loss: a
  * step with a larger loss is skipped. */
@@ -319,6 +320,18 @@ typedef struct Kernels {
     void (*adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments,
                   const OptimChunk *chunk, size_t count, const OptimGroup *group, const AdamW *o,
                   const acc *squares);
+    /* LARS (You et al. 2017, as in SimCLR). Each of the groups 0 … tensors-1 is one tensor, whose
+     * chunks are adjacent. With d = g·min(1, max_norm / (√*squares + 1e-6)) + weight_decay·p,
+     * norms[2·group] += Σ p² and norms[2·group + 1] += Σ d² over the chunks of these groups. */
+    void (*lars_norms)(acc *norms, const acc *p, const acc *g, const OptimChunk *chunk,
+                       size_t count, const OptimGroup *group, size_t tensors, const AdamW *o,
+                       const acc *squares);
+    /* One step with those norms: m = beta1·m + lr·lr_scale·ratio·d, p -= m; ratio = trust·‖p‖/‖d‖,
+     * 1 for other groups and if one of the norms is 0. The rest as in adamw; bf16 moments take the
+     * noise of adamw's m. */
+    void (*lars)(acc *p, act *w, acc *g, void *m, Moments moments, const OptimChunk *chunk,
+                 size_t count, const OptimGroup *group, size_t tensors, const AdamW *o,
+                 const acc *squares, const acc *norms, double trust);
     /* Moments stored as bf16: dst[n] = src[n], exact; in reverse rounded to nearest even. */
     void (*acc_from_bf16)(acc *dst, const void *src, size_t n);
     void (*bf16_from_acc)(void *dst, const acc *src, size_t n);
@@ -377,7 +390,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) X(mask_pairs) \
     X(group_targets) X(teacher_targets) X(soft_logits_grad) X(siglip_targets_tile) \
-    X(sum_squares) X(skip_spike) X(adamw) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
+    X(sum_squares) X(skip_spike) X(adamw) X(lars_norms) X(lars) X(acc_from_bf16) X(bf16_from_acc) X(axpy) X(ema) \
     X(fp8_weight) X(fp8_padding) X(fp8_update)
 /* clang-format on */
 

@@ -183,6 +183,10 @@ static void optim(void) {
     k->sum_squares(sum, grad, chunk, count);
     k->adamw(p, w, grad, m, v, MOMENTS_FP32, chunk, count, g, o, sum);
     k->adamw(p, w, grad, m, v, MOMENTS_BF16, chunk, count, g, o, sum);
+    acc *norms = accs(2, 0);
+    k->lars_norms(norms, p, grad, chunk, count, g, 1, o, sum);
+    k->lars(p, w, grad, m, MOMENTS_FP32, chunk, count, g, 1, o, sum, norms, 1e-3);
+    k->lars(p, w, grad, m, MOMENTS_BF16, chunk, count, g, 1, o, sum, norms, 1e-3);
     k->acc_from_bf16(grad, v, n);
     k->bf16_from_acc(v, grad, n);
     k->axpy(p, 2, grad, n);

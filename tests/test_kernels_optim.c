@@ -151,6 +151,69 @@ static void adamw_leaves_out_what_is_not_finite(void **state) {
     }
 }
 
+/* ---- LARS ---- */
+
+/* Two tensors and what is not scaled, a third of the chunks each. */
+static void compare_lars(size_t n, const AdamW *o, double squares, Moments moments, bool weights) {
+    enum { TENSORS = 2 }; /* groups 0 and 1; group 2 steps without a ratio */
+    Chunks b = chunks_new(n);
+    bool bf16 = moments == MOMENTS_BF16;
+    for (size_t c = 0; c < b.count; c++) b.chunk[c].group = (uint32_t)(GROUPS * c / b.count);
+    OptimGroup decaying[GROUPS];
+    for (size_t i = 0; i < GROUPS; i++) {
+        decaying[i] = groups[i];
+        decaying[i].weight_decay = 0.1 * (double)i;
+    }
+    Buf *p = acc_inout(b.n, 1), *g = acc_inout(b.n, 1e-2), *w = weights ? act_inout(b.n, 1) : NULL;
+    Buf *m = bf16 ? bf16_inout(b.n, 1e-2) : acc_inout(b.n, 1e-2);
+    Buf *group = raw_in(decaying, sizeof decaying), *numbers = raw_in(o, sizeof *o);
+    Buf *chunk = raw_in(b.chunk, b.count * sizeof *b.chunk), *sum = acc_scalar(squares);
+    Buf *norms = acc_inout(2 * TENSORS, 1), *grad = acc_in(b.n, 1e-2);
+    for (size_t i = 0; i < 2 * TENSORS; i++) norms->host[i] = fabs(norms->host[i]);
+    for (size_t i = 0; i < b.n; i++) grad->host[i] = g->host[i];
+    Buf *start = acc_in(b.n, 1);
+    for (size_t i = 0; i < b.n; i++) start->host[i] = p->host[i];
+    RUN(lars_norms, F(norms), F(start), F(grad), P(chunk), b.count, P(group), (size_t)TENSORS,
+        P(numbers), F(sum));
+    if (isfinite(squares)) {
+        check(norms, 2, b.n);
+    } else {
+        norms->checked = true; /* the step that would read them is skipped */
+    }
+    becomes_input(norms);
+    RUN(lars, F(p), A(w), F(g), P(m), moments, P(chunk), b.count, P(group), (size_t)TENSORS,
+        P(numbers), F(sum), F(norms), 0.3);
+    check(p, 2, 1);
+    check(m, 2, 1);
+    check_exact(g);
+    if (w) check(w, 1, 4);
+    if (!isfinite(squares)) {
+        check_exact(p);
+        check_exact(m);
+        if (w) check_exact(w);
+    }
+    bufs_free();
+}
+
+static void lars(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (int form = 0; form < 4; form++)
+            compare_lars(sizes[i], &ordinary, 2.5, form & 1 ? MOMENTS_BF16 : MOMENTS_FP32,
+                         form & 2);
+    for (size_t i = 0; i < COUNT(others); i++)
+        compare_lars(1000, &others[i], 2.5, MOMENTS_FP32, true);
+}
+
+static void lars_leaves_out_what_is_not_finite(void **state) {
+    (void)state;
+    static const double squares[] = {NAN, INFINITY};
+    for (int i = 0; i < 2; i++) {
+        compare_lars(1000, &ordinary, squares[i], MOMENTS_FP32, true);
+        compare_lars(1000, &ordinary, squares[i], MOMENTS_BF16, true);
+    }
+}
+
 /* A whole block of n elements that all train and decay, on the backend under test. */
 typedef struct Flat {
     acc *p, *g, *squares;
@@ -353,6 +416,37 @@ static void ref_adamw_by_hand(void **state) {
 #undef STEP
 }
 
+/* Momentum ½, lr = 2, trust ⅛, decay ½. The tensor p = (3, 4) with gradients (-1.5, 0): d = (0, 2),
+ * ‖p‖ = 5, ‖d‖ = 2, ratio 5/16: m = (0, 1.25). The rest p = 1, gradient 3, without decay: m = 6.
+ * Then gradients (-1.5, -1.375), 0: d = 0: no ratio; m is half of what it was. */
+static void ref_lars_by_hand(void **state) {
+    (void)state;
+    double p[3] = {3, 4, 1}, w[3], g[3] = {-1.5, 0, 3}, m[3] = {0}, squares = 1, norms[2] = {0};
+    AdamW o = {.lr = 2, .beta1 = 0.5, .t = 1};
+    const OptimGroup group[2] = {{0.5, -INFINITY, INFINITY, 1}, {0, -INFINITY, INFINITY, 1}};
+    const OptimChunk chunk[2] = {{.size = 2}, {2, 2, 1, 1}};
+#define STEP()                                                                                     \
+    ref->lars_norms((acc *)norms, (acc *)p, (acc *)g, chunk, 2, group, 1, &o, (acc *)&squares);    \
+    ref->lars((acc *)p, (act *)w, (acc *)g, m, MOMENTS_FP32, chunk, 2, group, 1, &o,               \
+              (acc *)&squares, (acc *)norms, 0.125)
+    STEP();
+    const double first[3] = {3, 2.75, -5}, moved[3] = {0, 1.25, 6};
+    assert_near(norms[0], 25, 0);
+    assert_near(norms[1], 4, 0);
+    for (int i = 0; i < 3; i++) {
+        assert_near(p[i], first[i], 1e-15);
+        assert_near(m[i], moved[i], 1e-15);
+        assert_near(w[i], p[i], 0);
+        assert_near(g[i], 0, 0);
+    }
+    g[0] = -1.5, g[1] = -1.375;
+    norms[0] = norms[1] = 0;
+    STEP();
+    const double second[3] = {3, 2.125, -8};
+    for (int i = 0; i < 3; i++) assert_near(p[i], second[i], 1e-15);
+#undef STEP
+}
+
 static void ref_averages_by_hand(void **state) {
     (void)state;
     double y[2] = {1, -2}, x[2] = {4, 6};
@@ -379,6 +473,8 @@ int main(void) {
         cmocka_unit_test(sum_squares_keeps_nan_and_infinity),
         cmocka_unit_test(adamw),
         cmocka_unit_test(adamw_leaves_out_what_is_not_finite),
+        cmocka_unit_test(lars),
+        cmocka_unit_test(lars_leaves_out_what_is_not_finite),
         cmocka_unit_test(adamw_first_step),
         cmocka_unit_test(adamw_weights_are_rounded),
         cmocka_unit_test(bf16_moments_keep_small_changes),
@@ -388,8 +484,8 @@ int main(void) {
         cmocka_unit_test(axpy),
         cmocka_unit_test(ema),
     };
-    const struct CMUnitTest once[] = {cmocka_unit_test(ref_adamw_by_hand),
-                                      cmocka_unit_test(ref_norm_by_hand),
-                                      cmocka_unit_test(ref_averages_by_hand)};
+    const struct CMUnitTest once[] = {
+        cmocka_unit_test(ref_adamw_by_hand), cmocka_unit_test(ref_lars_by_hand),
+        cmocka_unit_test(ref_norm_by_hand), cmocka_unit_test(ref_averages_by_hand)};
     return kernel_tests_run("kernels_optim", each, COUNT(each), once, COUNT(once));
 }

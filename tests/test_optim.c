@@ -1,5 +1,5 @@
-/* AdamW over the flat block: the formula, decay groups, frozen tensors, clipping, a norm that is
- * not finite; the learning-rate schedules. */
+/* AdamW and LARS over the flat block: the formula, decay groups, frozen tensors, clipping, a norm
+ * that is not finite; the learning-rate schedules. */
 #include "train/optim.h"
 #include "tests/support_model.h"
 #include "train/sched.h"
@@ -19,17 +19,18 @@ static ClipConfig config;
 
 static bool is_frozen(const char *name, size_t i) { return !strncmp(name, "visual.", 7) && i % 3; }
 
-static OptimState *new_state(bool freeze) {
+static OptimState *new_state_of(bool freeze, Optimizer optimizer) {
     Error err;
     assert_true(clip_config_parse(&config, "test", model, strlen(model), &err));
     Params *p = params_declare(kernels_open("ref", PRECISION_FP32), &config);
     for (size_t i = 0; i < p->count; i++)
         p->list[i].trainable = !(freeze && is_frozen(p->list[i].name, i));
     params_layout(p, 1);
-    OptimState *s = optim_state_new(p, NULL, 1, MOMENTS_FP32);
+    OptimState *s = optim_state_of(p, NULL, 1, MOMENTS_FP32, optimizer);
     params_init(p, 1);
     return s;
 }
+static OptimState *new_state(bool freeze) { return new_state_of(freeze, OPTIMIZER_ADAMW); }
 
 static void end(OptimState *s, Optim *o) {
     optim_free(o);
@@ -136,6 +137,53 @@ static void test_clipping(void **unused) {
     check_formula(s, true);
     s.grad_clip_norm = 1e9;
     check_formula(s, false);
+}
+
+/* Each matrix by its own two norms, the rest without. */
+static void check_lars(OptimOptions s, bool freeze) {
+    OptimState *state = new_state_of(freeze, OPTIMIZER_LARS);
+    Params *p = state->p;
+    assert_null(state->v);
+    Optim *o = optim_new(state, &s);
+    double *want = get(p->master, p), *m = calloc(p->learning, sizeof *m);
+    const double lr = 5;
+    for (uint64_t t = 1; t <= 3; t++) {
+        double norm = fill_grads(p, t), got_norm = step_optim(p->k, o, lr, t);
+        assert_true(fabs(got_norm / norm - 1) < 1e-12);
+        double factor = s.grad_clip_norm ? fmin(1, s.grad_clip_norm / (norm + 1e-6)) : 1;
+        for (size_t i = 0; i < p->count; i++) {
+            const Param *q = &p->list[i];
+            if (!q->trainable) continue;
+            bool scaled = should_decay(q->name, s.wd_groups);
+            double wd = scaled ? s.weight_decay : 0, weights = 0, gradients = 0;
+            for (size_t j = q->offset; j < q->offset + q->size; j++) {
+                weights += want[j] * want[j];
+                gradients += pow(grad_value(j, t) * factor + wd * want[j], 2);
+            }
+            double ratio = scaled && weights > 0 ? 1e-3 * sqrt(weights / gradients) : 1;
+            for (size_t j = q->offset; j < q->offset + q->size; j++) {
+                m[j] = s.beta1 * m[j] + lr * ratio * (grad_value(j, t) * factor + wd * want[j]);
+                want[j] -= m[j];
+                if (!strcmp(q->name, "logit_scale")) want[j] = fmin(fmax(want[j], 0), log(100));
+            }
+        }
+    }
+    double *got = get(p->master, p);
+    for (size_t i = 0; i < p->learning; i++)
+        if (!(fabs(got[i] - want[i]) < 1e-11 * fmax(1, fabs(want[i]))))
+            fail_msg("%zu: %.17g, %.17g", i, got[i], want[i]);
+    FREE_ALL(want, m, got);
+    end(state, o);
+}
+
+static void test_lars(void **unused) {
+    (void)unused;
+    OptimOptions s = base;
+    for (int i = 0; i < 8; i++) {
+        s.wd_groups = i & 1 ? WD_HEAD : WD_LEGACY;
+        s.grad_clip_norm = i & 2 ? .5 : 0;
+        check_lars(s, i & 4);
+    }
 }
 
 static void *no_memory(size_t bytes) {
@@ -247,6 +295,7 @@ int main(void) {
         cmocka_unit_test(test_formula),
         cmocka_unit_test(test_frozen),
         cmocka_unit_test(test_clipping),
+        cmocka_unit_test(test_lars),
         cmocka_unit_test(test_groups_of_vit_b_32),
         cmocka_unit_test(test_skips_what_is_not_finite),
         cmocka_unit_test(test_logit_scale_is_clamped),

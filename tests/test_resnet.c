@@ -238,9 +238,9 @@ static void embed(const char *checkpoint, const char *want, double tolerance) {
     same_npy(out, want, tolerance);
 }
 
-static void compare_steps(const char *metrics) {
+static void compare_steps(const char *metrics, const char *steps) {
     json_error_t err;
-    json_t *want = json_load_file(GOLDEN "/steps.json", 0, &err), *w;
+    json_t *want = json_load_file(steps, 0, &err), *w;
     char *lines = test_read_file(metrics, NULL), *save, *line = strtok_r(lines, "\n", &save);
     size_t i;
     json_array_foreach(want, i, w) {
@@ -259,20 +259,35 @@ static void compare_steps(const char *metrics) {
     free(lines);
 }
 
-/* Features, ten steps of training, and features by the running statistics that these leave. */
-static void test_open_clip(void **state) {
-    (void)state;
-    embed(GOLDEN, GOLDEN "/image_features.npy", 2e-6);
+/* Ten steps of a run, and features by the running statistics that these leave. */
+static void train_ten(const char *name, const char *optimizer, const char *steps,
+                      const char *features) {
+    char *metrics = xasprintf("logs/%s/metrics.jsonl", name),
+         *checkpoint = xasprintf("logs/%s/checkpoints/step_10", name);
     free(test_clipc(
         0,
         "train --pretrained " GOLDEN " --vocab " PAIRS "/vocab.txt --train-data " PAIRS
         "/pairs.tsv --train-transform eval --no-shuffle --batch-size 8 --max-steps 12 --warmup 2 "
-        "--lr 1e-3 --wd 0.2 --beta1 0.9 --beta2 0.98 --eps 1e-6 --grad-clip-norm 1 --wd-groups "
-        "legacy --precision fp32 --save-frequency-steps 10 --keep-checkpoints 2 --logs %s --name "
-        "steps",
-        test_path("logs")));
-    compare_steps(test_path("logs/steps/metrics.jsonl"));
-    embed(test_path("logs/steps/checkpoints/step_10"), GOLDEN "/trained_image_features.npy", 1e-3);
+        "%s --beta1 0.9 --grad-clip-norm 1 --wd-groups legacy --precision fp32 "
+        "--save-frequency-steps 10 --keep-checkpoints 2 --logs %s --name %s",
+        optimizer, test_path("logs"), name));
+    compare_steps(test_path(metrics), steps);
+    embed(test_path(checkpoint), features, 1e-3);
+    FREE_ALL(metrics, checkpoint);
+}
+
+static void test_open_clip(void **state) {
+    (void)state;
+    embed(GOLDEN, GOLDEN "/image_features.npy", 2e-6);
+    train_ten("steps", "--lr 1e-3 --wd 0.2 --beta2 0.98 --eps 1e-6", GOLDEN "/steps.json",
+              GOLDEN "/trained_image_features.npy");
+}
+
+/* LARS against PyTorch in float64. */
+static void test_lars(void **state) {
+    (void)state;
+    train_ten("lars", "--optimizer lars --lr 1 --wd 1e-2", GOLDEN "/lars_steps.json",
+              GOLDEN "/lars_image_features.npy");
 }
 #endif
 
@@ -281,7 +296,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_statistics),  cmocka_unit_test(test_frozen_tower),
     cmocka_unit_test(test_tensors),
 #if !defined TEST_CUDA
-    cmocka_unit_test(test_open_clip),
+    cmocka_unit_test(test_open_clip),   cmocka_unit_test(test_lars),
 #endif
 };
 

@@ -56,6 +56,29 @@ synchronised() { # batch normalisation over the views of both ranks
         near sync-one sync-two 6 1e-4
 }
 
+# ---- LARS ----
+lars=(--optimizer lars --lr 2 --wd 1e-4)
+lars_learns() { # one moment; its norms are those of whole tensors, however they are divided
+    local steps=40 run=()
+    train lars "${small[@]}" "${lars[@]}" && lower lars && grep -q '"lars_m\.' "$dir/lars/checkpoints/latest/train_state.safetensors" &&
+        ! grep -q '"adam_' "$dir/lars/checkpoints/latest/train_state.safetensors" || return 1
+    says 0 "momentum" "$clipc" train "${small[@]}" --vocab $golden/vocab.txt "${lars[@]}" --dry-run && ! grep -q "two moments" "$dir/out"
+}
+lars_ranks() {
+    local run=() two=("${mpirun[@]}" -x OMP_NUM_THREADS=1 -np 2)
+    train lars-one "${slip[@]}" "${lars[@]}" --batch-size 8 --no-shuffle && run=("${two[@]}") &&
+        train lars-both "${slip[@]}" "${lars[@]}" --no-shuffle && near lars-one lars-both 6 1e-4 &&
+        train lars-shared "${slip[@]}" "${lars[@]}" --no-shuffle --shard-optimizer && near lars-one lars-shared 6 1e-4 &&
+        train lars-half "${slip[@]}" "${lars[@]}" --no-shuffle --shard-optimizer --precision amp_bf16 --moments bf16 && near lars-one lars-half 6 5e-2
+}
+lars_refused() {
+    local net=("$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x --optimizer lars)
+    says 2 "--optimizer lars needs --lr" "${net[@]}" && says 2 "--eps is AdamW's" "${net[@]}" --lr 1 --eps 1e-6 &&
+        says 2 "--lora-rank without --optimizer lars" "$clipc" train --pretrained $golden --train-data $golden/pairs.tsv --vocab $golden/vocab.txt \
+            --logs "$dir" --name x --batch-size 4 --optimizer lars --lr 1 --lora-rank 2 &&
+        ! train learns "${small[@]}" --optimizer lars --lr 1 --resume latest && grep -q "was trained with optimizer=adamw, now it is lars" "$dir/stderr"
+}
+
 # ---- refusals ----
 no_sense() {
     local o
@@ -84,11 +107,15 @@ check holds holds
 check workers workers
 check resumed_simclr resumed simclr "${small[@]}" --ema 0.9
 check resumed_slip resumed slip "${slip[@]}" --accum-freq 2 --grad-checkpointing
+check lars_learns lars_learns
+check resumed_lars resumed lars "${small[@]}" "${lars[@]}" --moments bf16
+check lars_refused lars_refused
 check no_sense no_sense
 if no_mpi; then
-    skip "$no_mpi_reason" ranks synchronised
+    skip "$no_mpi_reason" ranks synchronised lars_ranks
 else
     check ranks ranks
     check synchronised synchronised
+    check lars_ranks lars_ranks
 fi
 exit $failed

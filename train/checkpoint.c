@@ -94,16 +94,24 @@ static bool write_model(const char *path, const Params *p, const acc *block, con
  * LoRA's factors adapt (the models' files hold only sums), and the moving average of those apart.
  */
 enum { PART_M, PART_V, PART_PARAM, PART_AVERAGE, PARTS };
-static const char *const state_parts[] = {"adam_m", "adam_v", "param", "average"};
+
+static const char *part_name(const OptimState *o, int part) {
+    static const char *const names[] = {"adam_m", "adam_v", "param", "average"};
+    return part == PART_M && o->optimizer == OPTIMIZER_LARS ? "lars_m" : names[part];
+}
 
 static bool has_part(const OptimState *o, int part, const Param *q) {
     if (part == PART_PARAM) return param_is_apart(q) || q->adapted;
-    return part == PART_AVERAGE ? o->ema && param_is_apart(q) : q->trainable;
+    if (part == PART_AVERAGE) return o->ema && param_is_apart(q);
+    return q->trainable && (part == PART_M || o->v);
 }
 
+/* Its whole block; NULL: there is no such part. */
 static const acc *state_block(const OptimState *o, int part) {
     if (part == PART_PARAM) return o->p->master;
-    return part == PART_AVERAGE ? o->ema : shard_whole(o, part == PART_V ? o->v : o->m);
+    if (part == PART_AVERAGE) return o->ema;
+    void *moment = part == PART_V ? o->v : o->m;
+    return moment ? shard_whole(o, moment) : NULL;
 }
 
 static char *recent_text(const RecentLosses *r) {
@@ -137,7 +145,7 @@ static bool write_state(const char *path, const OptimState *o, const TrainState 
         for (size_t i = 0; i < p->count; i++) {
             const Param *q = &p->list[i];
             if (!has_part(o, part, q)) continue;
-            snprintf(names[count], sizeof *names, "%s.%s", state_parts[part], q->name);
+            snprintf(names[count], sizeof *names, "%s.%s", part_name(o, part), q->name);
             shape_of(&tensors[count], q, names[count]);
             if (part <= PART_V) tensors[count].dtype = moments;
             count++;
@@ -231,7 +239,7 @@ void checkpoint_help_save(const OptimState *o) {
     if (!is_sharded(o)) return;
     shard_whole_masters(o);
     shard_whole(o, o->m);
-    shard_whole(o, o->v);
+    if (o->v) shard_whole(o, o->v);
     shard_done(o);
 }
 
@@ -306,16 +314,17 @@ static bool open_state(const char *file, Safetensors *st, TrainState *s, Error *
     return error_set(err, "%.200s: not a train state of this program", file);
 }
 
-static const Tensor *find_in_part(const Safetensors *st, int part, const Param *q, char name[128]) {
-    snprintf(name, 128, "%s.%s", state_parts[part], q->name);
+static const Tensor *find_in_part(const Safetensors *st, const OptimState *o, int part,
+                                  const Param *q, char name[128]) {
+    snprintf(name, 128, "%s.%s", part_name(o, part), q->name);
     return safetensors_find(st, name);
 }
 
 /* Tensors that were frozen when the state was written have no moments: they start from 0. */
-static bool was_frozen(const Safetensors *st, const Param *q) {
+static bool was_frozen(const Safetensors *st, const OptimState *o, const Param *q) {
     char name[128];
-    return !param_is_apart(q) && !find_in_part(st, PART_M, q, name) &&
-           !find_in_part(st, PART_V, q, name);
+    return !param_is_apart(q) && !find_in_part(st, o, PART_M, q, name) &&
+           !find_in_part(st, o, PART_V, q, name);
 }
 
 /* Reads one part of the state into a whole block. */
@@ -327,8 +336,8 @@ static void load_part(const char *file, const Safetensors *st, OptimState *o, in
         const Param *q = &p->list[i];
         if (!has_part(o, part, q)) continue;
         char name[128];
-        const Tensor *t = find_in_part(st, part, q, name);
-        if (!t && part <= PART_V && was_frozen(st, q)) {
+        const Tensor *t = find_in_part(st, o, part, q, name);
+        if (!t && part <= PART_V && was_frozen(st, o, q)) {
             p->k->device->zero(param_in(p, whole, q), q->size * p->k->acc_size);
             fresh++;
             continue;
@@ -371,6 +380,7 @@ static void load_scaling(const char *file, const Safetensors *st, OptimState *o)
 static void load_moments(const char *file, const Safetensors *st, OptimState *o) {
     for (int part = PART_M; part <= PART_V; part++) {
         void *own = part == PART_V ? o->v : o->m;
+        if (!own) continue;
         acc *whole = shard_fill(o, own);
         if (st) load_part(file, st, o, part, whole);
         if (o->comm) o->comm->broadcast(whole, o->p->learning, 0);

@@ -47,6 +47,23 @@ static void check_objective(const ClipConfig *c) {
                  "timm_proj or proj_type is \"none\" has none");
 }
 
+/* LARS's steps are shares of a tensor's norm, so its rates are other numbers than AdamW's. */
+static void check_optimizer(void) {
+    TrainOptions *o = &train_options;
+    if (o->optimizer == OPTIMIZER_ADAMW) return;
+    static const char *const adams[] = {"beta2", "eps"};
+    for (size_t i = 0; i < COUNT(adams); i++)
+        if (option_find(&train_command, adams[i])->given == GIVEN_ON_COMMAND_LINE)
+            die_usage("clipc train: --%s is AdamW's: leave it out with --optimizer lars", adams[i]);
+    if (o->lora_rank)
+        die_usage("clipc train: --lora-rank without --optimizer lars: its factors start at 0, and "
+                  "LARS's steps are shares of a tensor's norm");
+    if (!option_find(&train_command, "lr")->given)
+        die_usage("clipc train: --optimizer lars needs --lr: SimCLR's is 0.3 times the samples of "
+                  "a step / 256");
+    if (!option_find(&train_command, "wd")->given) o->wd = 1e-6;
+}
+
 void learner_check_options(const ClipConfig *c) {
     const TrainOptions *opt = &train_options;
     /* open_clip's defaults of beta2 and eps depend on the model's name; the run's record holds the
@@ -68,6 +85,7 @@ void learner_check_options(const ClipConfig *c) {
     if (opt->freeze_bn && opt->sync_bn)
         die_usage("clipc train: --freeze-bn leaves nothing to synchronise: leave --sync-bn out");
     check_objective(c);
+    check_optimizer();
     if (!opt->lora_rank) return;
     if (c->image.conv.kind && !opt->lock_image)
         die_usage("clipc train: --lora-rank adapts transformers, and %s has a ResNet: give "
@@ -183,7 +201,7 @@ static void make_params(Learner *l) {
     choose_trainable(l->params, l->config, opt);
     if (opt->objective == OBJECTIVE_SIMCLR) rest_of_views(l->params);
     params_layout(l->params, shards);
-    l->state = optim_state_new(l->params, l->comm, shards, opt->moments);
+    l->state = optim_state_of(l->params, l->comm, shards, opt->moments, opt->optimizer);
 }
 
 static void make_model(Learner *l) {
@@ -251,7 +269,10 @@ static void plan_weights(const Learner *l, RunPlan *plan) {
              size(p->master) + size(s->slices));
     plan_add(plan, "frozen weights", size(p->frozen));
     plan_add(plan, "gradients", size(p->grad) + size(p->unused_grad));
-    plan_add(plan, is_sharded(s) ? "a share of two moments" : "two moments",
+    plan_add(plan,
+             !s->v           ? "momentum"
+             : is_sharded(s) ? "a share of two moments"
+                             : "two moments",
              size(s->m) + size(s->v));
     plan_add(plan, "moving average", size(s->ema));
     plan_rest(plan, l->k, p->lora ? "compute weights, LoRA's sums" : "compute weights");

@@ -30,14 +30,15 @@ struct Optim {
     OptimState *state;
     OptimOptions options;
     Groups settings;
-    size_t count; /* of chunks */
+    size_t tensors; /* of LARS: the first groups, each of one tensor whose steps are scaled */
+    size_t count;   /* of chunks */
     Call *calls;
     size_t call_count;
     const acc *loss; /* the loss compared with max_loss; NULL: none */
     double max_loss;
     /* device memory, one allocation */
     void *memory;
-    acc *squares;
+    acc *squares, *norms; /* norms: [2·tensors] */
     OptimGroup *groups;
     AdamW *numbers;
     OptimChunk *chunks;
@@ -64,32 +65,57 @@ static OptimGroup setting_of(const Param *q, const OptimOptions *o) {
     return g;
 }
 
+static uint32_t group_add(Groups *all, const OptimGroup *g) {
+    all->list = xrealloc(all->list, (all->count + 1) * sizeof *g);
+    all->list[all->count] = *g;
+    return (uint32_t)all->count++;
+}
+
 /* The index of the tensor's setting, which is added if new. */
-static uint32_t group_of(Groups *all, const Param *q, const OptimOptions *o) {
-    OptimGroup g = setting_of(q, o);
-    size_t i = 0;
-    while (i < all->count && memcmp(&all->list[i], &g, sizeof g)) i++;
-    if (i == all->count) {
-        all->list = xrealloc(all->list, (i + 1) * sizeof g);
-        all->list[all->count++] = g;
+static uint32_t group_of(Optim *o, const Param *q) {
+    OptimGroup g = setting_of(q, &o->options);
+    for (size_t i = o->tensors; i < o->settings.count; i++)
+        if (!memcmp(&o->settings.list[i], &g, sizeof g)) return (uint32_t)i;
+    return group_add(&o->settings, &g);
+}
+
+/* Returns true if LARS scales the tensor's steps. */
+static bool is_scaled(const Optim *o, const Param *q) {
+    return o->state->optimizer == OPTIMIZER_LARS && optim_decays(q, o->options.wd_groups);
+}
+
+/* The tensors that learn, sorted by offset; malloc'd. */
+static const Param **sort_learning(const Params *p, size_t *learning) {
+    const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
+    *learning = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->list[i].trainable) sorted[(*learning)++] = &p->list[i];
+    qsort(sorted, *learning, sizeof *sorted, by_offset);
+    return sorted;
+}
+
+/* One group for each tensor whose steps are scaled, in the order of their offsets. */
+static void add_tensors(Optim *o) {
+    size_t learning;
+    const Param **sorted = sort_learning(o->state->p, &learning);
+    for (size_t i = 0; i < learning; i++) {
+        OptimGroup g = setting_of(sorted[i], &o->options);
+        if (is_scaled(o, sorted[i])) group_add(&o->settings, &g);
     }
-    return (uint32_t)i;
+    o->tensors = o->settings.count;
+    free(sorted);
 }
 
 /* Sorted by offset; malloc'd. */
 static Range *find_ranges(Optim *o, size_t *count) {
-    const Params *p = o->state->p;
-    const Param **sorted = xmalloc(size_mul(p->count, sizeof(Param *)));
-    size_t learning = 0;
-    for (size_t i = 0; i < p->count; i++)
-        if (p->list[i].trainable) sorted[learning++] = &p->list[i];
-    qsort(sorted, learning, sizeof *sorted, by_offset);
+    size_t learning, tensor = 0;
+    const Param **sorted = sort_learning(o->state->p, &learning);
     Range *ranges = xcalloc(learning, sizeof *ranges);
     *count = 0;
     for (size_t i = 0; i < learning; i++) {
         const Param *q = sorted[i];
         Range *last = *count ? &ranges[*count - 1] : NULL;
-        uint32_t group = group_of(&o->settings, q, &o->options);
+        uint32_t group = is_scaled(o, q) ? (uint32_t)tensor++ : group_of(o, q);
         if (!last || last->group != group) {
             last = &ranges[(*count)++];
             *last = (Range){q->offset, 0, group};
@@ -132,6 +158,7 @@ static size_t find_chunks(Optim *o, OptimChunk *list) {
 
 static void lay_out(Optim *o, Arena *a) {
     o->squares = arena_take(a, 1, o->state->k->acc_size);
+    o->norms = arena_take(a, 2 * o->tensors, o->state->k->acc_size);
     o->groups = arena_take(a, o->settings.count, sizeof *o->groups);
     o->numbers = arena_take(a, 1, sizeof *o->numbers);
     o->chunks = arena_take(a, o->count, sizeof *o->chunks);
@@ -144,6 +171,7 @@ Optim *optim_new(OptimState *s, const OptimOptions *options) {
     o->options = *options;
     o->max_loss = INFINITY;
     o->calls = xcalloc(shard_buckets(s), sizeof *o->calls);
+    add_tensors(o);
     o->count = find_chunks(o, NULL);
     Arena a = {0};
     lay_out(o, &a);
@@ -192,6 +220,28 @@ void optim_set(Optim *o, double lr, uint64_t t) {
     o->state->k->device->upload_start(QUEUE_COMPUTE, o->numbers, host, sizeof *host);
 }
 
+static void run_adamw(Optim *o, act *weights) {
+    OptimState *s = o->state;
+    for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
+        s->k->adamw(o->calls[i].masters, weights, s->p->grad, s->m, s->v, s->moments,
+                    o->chunks + first, o->calls[i].end - first, o->groups, o->numbers, o->squares);
+}
+
+static void run_lars(Optim *o, act *weights) {
+    static const double trust = 1e-3; /* You et al. 2017, SimCLR */
+    OptimState *s = o->state;
+    const Kernels *k = s->k;
+    k->device->zero(o->norms, 2 * o->tensors * k->acc_size);
+    for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
+        k->lars_norms(o->norms, o->calls[i].masters, s->p->grad, o->chunks + first,
+                      o->calls[i].end - first, o->groups, o->tensors, o->numbers, o->squares);
+    if (is_sharded(s)) s->comm->all_reduce_sum(o->norms, 2 * o->tensors);
+    for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
+        k->lars(o->calls[i].masters, weights, s->p->grad, s->m, s->moments, o->chunks + first,
+                o->calls[i].end - first, o->groups, o->tensors, o->numbers, o->squares, o->norms,
+                trust);
+}
+
 void optim_update(Optim *o) {
     OptimState *s = o->state;
     Params *p = s->p;
@@ -201,9 +251,7 @@ void optim_update(Optim *o) {
     k->sum_squares(o->squares, p->grad, o->chunks, o->count);
     if (is_sharded(s)) s->comm->all_reduce_sum(o->squares, 1);
     if (o->loss) k->skip_spike(o->squares, o->loss, o->numbers);
-    for (size_t i = 0, first = 0; i < o->call_count; first = o->calls[i++].end)
-        k->adamw(o->calls[i].masters, separate ? p->compute : NULL, p->grad, s->m, s->v, s->moments,
-                 o->chunks + first, o->calls[i].end - first, o->groups, o->numbers, o->squares);
+    (s->optimizer == OPTIMIZER_LARS ? run_lars : run_adamw)(o, separate ? p->compute : NULL);
     if (is_sharded(s)) {
         shard_share_weights(s);
         k->device->zero(p->grad, p->learning * k->acc_size);

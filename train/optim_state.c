@@ -7,10 +7,11 @@
 /* Elements of a bucket: large ones use links well, several let communication start early. */
 enum { BUCKET_LEAST = 4096, BUCKET_MOST = 25 << 18, BUCKETS = 16 };
 
-OptimState *optim_state_new(Params *p, const Comm *comm, size_t shards, Moments moments) {
+OptimState *optim_state_of(Params *p, const Comm *comm, size_t shards, Moments moments,
+                           Optimizer optimizer) {
     const Kernels *k = p->k;
     OptimState *s = xcalloc(1, sizeof *s);
-    *s = (OptimState){.k = k, .p = p, .shards = shards, .moments = moments};
+    *s = (OptimState){.k = k, .p = p, .shards = shards, .optimizer = optimizer, .moments = moments};
     if (comm && comm->size > 1) s->comm = comm;
     assert(shards == 1 || shards == (size_t)s->comm->size);
     size_t bucket = size_min(BUCKET_MOST, size_max(BUCKET_LEAST, p->learning / BUCKETS));
@@ -20,7 +21,8 @@ OptimState *optim_state_new(Params *p, const Comm *comm, size_t shards, Moments 
     p->grad = params_block(p, p->learning, k->acc_size);
     p->unused_grad = params_block(p, 2 * p->longest, k->acc_size);
     s->m = params_block(p, p->learning / shards, moment_size(k, moments));
-    s->v = params_block(p, p->learning / shards, moment_size(k, moments));
+    if (optimizer == OPTIMIZER_ADAMW)
+        s->v = params_block(p, p->learning / shards, moment_size(k, moments));
     fp8_start(p);
     params_alloc_masters(p);
     return s;

@@ -17,68 +17,70 @@ typedef enum {
 static const struct {
     const char *name; /* of an option */
     Kind kind;
+    const char *before; /* its value in runs whose record lacks it; NULL: not known */
 } rows[] = {
-    {"model", MODEL},
-    {"siglip", LOSS},
-    {"objective", LOSS},
-    {"shuffle", ORDER},
-    {"shuffle-window", ORDER},
-    {"dataset-resampled", ORDER},
-    {"train-data-upsampling-factors", ORDER},
-    {"train-num-samples", ORDER},
-    {"epochs", SAID},
-    {"max-steps", SAID},
-    {"min-steps", SAID},
-    {"lr", SAID},
-    {"lr-layer-decay", SAID},
-    {"lr-scheduler", SAID},
-    {"warmup", SAID},
-    {"epochs-cooldown", SAID},
-    {"lr-cooldown-end", SAID},
-    {"lr-cooldown-power", SAID},
-    {"wd", SAID},
-    {"wd-groups", SAID},
-    {"beta1", SAID},
-    {"beta2", SAID},
-    {"eps", SAID},
-    {"grad-clip-norm", SAID},
-    {"moments", SAID},
-    {"ema", SAID},
-    {"precision", SAID},
-    {"image-key", SAID},
-    {"background", SAID},
-    {"exif", SAID},
-    {"text-key", SAID},
-    {"json-text-key", SAID},
-    {"captions", SAID},
-    {"caption-template", SAID},
-    {"train-transform", SAID},
-    {"aug-scale", SAID},
-    {"aug-ratio", SAID},
-    {"color-jitter", SAID},
-    {"color-jitter-prob", SAID},
-    {"gray-scale-prob", SAID},
-    {"view-scale", SAID},
-    {"view-flip-prob", SAID},
-    {"view-jitter", SAID},
-    {"view-jitter-prob", SAID},
-    {"view-gray-prob", SAID},
-    {"view-blur-prob", SAID},
-    {"view-blur-sigma", SAID},
-    {"temperature", SAID},
-    {"ssl-scale", SAID},
-    {"force-patch-dropout", SAID},
-    {"lock-image", SAID},
-    {"lock-text", SAID},
-    {"lock-image-unlocked-groups", SAID},
-    {"lock-text-unlocked-layers", SAID},
-    {"lock-text-freeze-layer-norm", SAID},
-    {"lora-rank", SAID},
-    {"lora-alpha", SAID},
-    {"multi-positive", SAID},
-    {"distill-pretrained", SAID},
-    {"gather-dtype", SAID},
-    {"spike-factor", SAID},
+    {"model", MODEL, NULL},
+    {"siglip", LOSS, NULL},
+    {"objective", LOSS, NULL},
+    {"optimizer", LOSS, "adamw"},
+    {"shuffle", ORDER, NULL},
+    {"shuffle-window", ORDER, NULL},
+    {"dataset-resampled", ORDER, NULL},
+    {"train-data-upsampling-factors", ORDER, NULL},
+    {"train-num-samples", ORDER, NULL},
+    {"epochs", SAID, NULL},
+    {"max-steps", SAID, NULL},
+    {"min-steps", SAID, NULL},
+    {"lr", SAID, NULL},
+    {"lr-layer-decay", SAID, NULL},
+    {"lr-scheduler", SAID, NULL},
+    {"warmup", SAID, NULL},
+    {"epochs-cooldown", SAID, NULL},
+    {"lr-cooldown-end", SAID, NULL},
+    {"lr-cooldown-power", SAID, NULL},
+    {"wd", SAID, NULL},
+    {"wd-groups", SAID, NULL},
+    {"beta1", SAID, NULL},
+    {"beta2", SAID, NULL},
+    {"eps", SAID, NULL},
+    {"grad-clip-norm", SAID, NULL},
+    {"moments", SAID, NULL},
+    {"ema", SAID, NULL},
+    {"precision", SAID, NULL},
+    {"image-key", SAID, NULL},
+    {"background", SAID, NULL},
+    {"exif", SAID, NULL},
+    {"text-key", SAID, NULL},
+    {"json-text-key", SAID, NULL},
+    {"captions", SAID, NULL},
+    {"caption-template", SAID, NULL},
+    {"train-transform", SAID, NULL},
+    {"aug-scale", SAID, NULL},
+    {"aug-ratio", SAID, NULL},
+    {"color-jitter", SAID, NULL},
+    {"color-jitter-prob", SAID, NULL},
+    {"gray-scale-prob", SAID, NULL},
+    {"view-scale", SAID, NULL},
+    {"view-flip-prob", SAID, NULL},
+    {"view-jitter", SAID, NULL},
+    {"view-jitter-prob", SAID, NULL},
+    {"view-gray-prob", SAID, NULL},
+    {"view-blur-prob", SAID, NULL},
+    {"view-blur-sigma", SAID, NULL},
+    {"temperature", SAID, NULL},
+    {"ssl-scale", SAID, NULL},
+    {"force-patch-dropout", SAID, NULL},
+    {"lock-image", SAID, NULL},
+    {"lock-text", SAID, NULL},
+    {"lock-image-unlocked-groups", SAID, NULL},
+    {"lock-text-unlocked-layers", SAID, NULL},
+    {"lock-text-freeze-layer-norm", SAID, NULL},
+    {"lora-rank", SAID, NULL},
+    {"lora-alpha", SAID, NULL},
+    {"multi-positive", SAID, NULL},
+    {"distill-pretrained", SAID, NULL},
+    {"gather-dtype", SAID, NULL},
+    {"spike-factor", SAID, NULL},
 };
 
 static const char data_name[] = "data", batch_name[] = "global-batch";
@@ -153,8 +155,9 @@ typedef struct Changes {
     char *refused; /* the first reason */
 } Changes;
 
-static void compare(Changes *x, const char *name, Kind kind) {
+static void compare(Changes *x, const char *name, Kind kind, const char *before) {
     char *was = record_value(x->was, name), *is = record_value(x->is, name);
+    if (!was && before) was = xstrdup(before);
     bool changed = was && is && strcmp(was, is);
     if (changed && kind == MODEL) {
         if (*is && !x->refused && !same_model(is, x->config))
@@ -185,9 +188,10 @@ static char *compare_all(const char *was, const char *is, const char *from, cons
     bool within = f->state->position != 0 && !train_options.dataset_resampled;
     Changes x = {was, is, from, f->config, within, open_memstream(&said, &n), NULL};
     if (!x.said) die("out of memory");
-    compare(&x, data_name, ORDER);
-    compare(&x, batch_name, SAID);
-    for (size_t i = 0; i < COUNT(rows); i++) compare(&x, rows[i].name, rows[i].kind);
+    compare(&x, data_name, ORDER, NULL);
+    compare(&x, batch_name, SAID, NULL);
+    for (size_t i = 0; i < COUNT(rows); i++)
+        compare(&x, rows[i].name, rows[i].kind, rows[i].before);
     if (fclose(x.said)) die("out of memory");
     if (n && !x.refused) log_info("changed since %s:%s", from, said);
     free(said);

@@ -68,6 +68,7 @@ typedef struct TrainOptions {
     Steps warmup;
     double lr, wd, beta1, beta2, eps, grad_clip_norm, lr_cooldown_end, lr_cooldown_power;
     SchedKind lr_scheduler;
+    Optimizer optimizer;
     WdGroups wd_groups;
     Moments moments;
     /* machine */

@@ -1,4 +1,4 @@
-/* cpu/optim: the gradient's norm and AdamW over the flat parameter block. */
+/* cpu/optim: the gradient's norm, AdamW and LARS over the flat parameter block. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -120,6 +120,96 @@ void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
             update(p, w, g, m, v, true, c, s, &constants, o->lr, o->t);
         else
             update(p, w, g, m, v, false, c, s, &constants, o->lr, o->t);
+    }
+}
+
+/* ---- LARS ---- */
+
+static double clip_of(const AdamW *o, const acc *squares) {
+    return o->max_norm > 0 ? fmin(1, o->max_norm / (sqrt(squares->v) + 1e-6)) : 1;
+}
+
+void FN(lars_norms)(acc *norms, const acc *p, const acc *g, const OptimChunk *chunk, size_t count,
+                    const OptimGroup *group, size_t tensors, const AdamW *o, const acc *squares) {
+    KERNEL_BEGIN(lars_norms, 6 * count * OPTIM_CHUNK, 8 * count * OPTIM_CHUNK);
+    double *parts = FN(scratch)(SCRATCH_PARTIAL, 2 * count * sizeof *parts);
+    vf scale = vset((float)clip_of(o, squares));
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (size_t k = 0; k < count; k++) {
+        const OptimChunk *c = &chunk[k];
+        if (c->group >= tensors) continue;
+        vf decay = vset((float)group[c->group].weight_decay), a = vzero(), b = vzero();
+        for (size_t i = 0; i < c->size; i += VW) {
+            __builtin_prefetch(&g[c->weights + i + AHEAD]);
+            __builtin_prefetch(&p[c->weights + i + AHEAD]);
+            vf q = acc_load(p + c->weights + i, c->size - i);
+            vf d = vfma(decay, q, acc_load(g + c->weights + i, c->size - i) * scale);
+            a = vfma(q, q, a);
+            b = vfma(d, d, b);
+        }
+        parts[2 * k] = vsum(a);
+        parts[2 * k + 1] = vsum(b);
+    }
+    for (size_t k = 0; k < count;) {
+        size_t at = chunk[k].group;
+        double sum[2] = {0};
+        for (; k < count && chunk[k].group == at; k++)
+            for (int i = 0; at < tensors && i < 2; i++) sum[i] += parts[2 * k + (size_t)i];
+        for (size_t i = 0; at < tensors && i < 2; i++)
+            norms[2 * at + i].v = (float)(norms[2 * at + i].v + sum[i]);
+    }
+}
+
+static double ratio_of(const acc *norm, double trust) {
+    return norm[0].v > 0 && norm[1].v > 0 ? trust * sqrt(norm[0].v) / sqrt(norm[1].v) : 1;
+}
+
+static inline __attribute__((always_inline)) void move(acc *p, act *w, acc *g, void *m, bool bf16,
+                                                       const OptimChunk *c, const OptimGroup *s,
+                                                       double clip, double rate, const AdamW *o) {
+    vf scale = vset((float)clip), decay = vset((float)s->weight_decay), zero = vzero();
+    vf keep = vset((float)o->beta1), step = vset((float)rate);
+    vf lo = vset((float)s->lo), hi = vset((float)s->hi);
+    p += c->weights;
+    w = w ? w + c->weights : NULL;
+    g += c->weights;
+    for (size_t i = 0; i < c->size; i += VW) {
+        size_t k = c->size - i, at = c->moments + i;
+        __builtin_prefetch(&g[i + AHEAD], 1);
+        __builtin_prefetch((const char *)m + (at + AHEAD) * (bf16 ? 2 : 4), 1);
+        __builtin_prefetch(&p[i + AHEAD], 1);
+        vf q = acc_load(p + i, k), d = vfma(decay, q, acc_load(g + i, k) * scale);
+        vf moved = vfma(keep, moment_load(m, bf16, at, k), step * d);
+        q = vmin(hi, vmax(lo, q - moved));
+        if (bf16)
+            bf16_store((uint16_t *)m + at,
+                       with_noise(moved, noise_at(o->t, c->weights + i) & 0xffff), k);
+        else
+            acc_store((acc *)m + at, moved, k);
+        acc_store(p + i, q, k);
+        acc_store(g + i, zero, k);
+        if (w) act_store(w + i, q, k);
+    }
+}
+
+void FN(lars)(acc *p, act *w, acc *g, void *m, Moments moments, const OptimChunk *chunk,
+              size_t count, const OptimGroup *group, size_t tensors, const AdamW *o,
+              const acc *squares, const acc *norms, double trust) {
+    size_t n = count * OPTIM_CHUNK, moment = moments == MOMENTS_BF16 ? 2 : 4;
+    KERNEL_BEGIN(lars, 8 * n, n * (16 + 2 * moment + (w ? sizeof(act) : 0)));
+    double clip = clip_of(o, squares);
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (size_t k = 0; k < count; k++) {
+        const OptimChunk *c = &chunk[k];
+        const OptimGroup *s = &group[c->group];
+        double rate = o->lr * s->lr_scale;
+        if (c->group < tensors) rate *= ratio_of(&norms[2 * c->group], trust);
+        if (!isfinite(squares->v))
+            memset(g + c->weights, 0, c->size * sizeof *g);
+        else if (moments == MOMENTS_BF16)
+            move(p, w, g, m, true, c, s, clip, rate, o);
+        else
+            move(p, w, g, m, false, c, s, clip, rate, o);
     }
 }
 

@@ -1,4 +1,4 @@
-/* cuda/optim: the gradient's norm and AdamW over the flat parameter block: one block for each
+/* cuda/optim: the gradient's norm, AdamW and LARS over the flat parameter block: one block for each
  * chunk. */
 #include "kernels/cuda/cuda.cuh"
 
@@ -179,6 +179,139 @@ void FN(adamw)(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
         LAUNCH(adamw, count, BLOCK, 0, p, w, g, (Bf16 *)m, (Bf16 *)v, chunk, group, o, squares);
     else
         LAUNCH(adamw, count, BLOCK, 0, p, w, g, (acc *)m, (acc *)v, chunk, group, o, squares);
+}
+
+/* ---- LARS ---- */
+
+__device__ static inline float clip_of(const AdamW *o, float squares) {
+    return o->max_norm > 0 ? (float)fmin(1.0, o->max_norm / (sqrt((double)squares) + 1e-6)) : 1;
+}
+
+/* parts[2·chunk] = Σ p², parts[2·chunk + 1] = Σ d² of a chunk. */
+__global__ static void __launch_bounds__(BLOCK)
+    lars_sums(float *parts, const acc *p, const acc *g, const OptimChunk *chunk,
+              const OptimGroup *group, size_t tensors, const AdamW *o, const acc *squares) {
+    __shared__ float shared[2 * BLOCK / WARP];
+    OptimChunk c = chunk[blockIdx.x];
+    if (c.group >= tensors) return;
+    p += c.weights, g += c.weights;
+    bool wide = aligned16(p) && aligned16(g);
+    float scale = clip_of(o, squares->v), decay = (float)group[c.group].weight_decay;
+    float sum[2] = {0, 0};
+    for (size_t i = threadIdx.x * QUAD; i < c.size; i += BLOCK * QUAD) {
+        float q[QUAD], d[QUAD];
+        acc_load<QUAD>(q, p + i, c.size - i, wide);
+        acc_load<QUAD>(d, g + i, c.size - i, wide);
+#pragma unroll
+        for (int j = 0; j < QUAD; j++) {
+            d[j] = d[j] * scale + decay * q[j];
+            sum[0] += q[j] * q[j];
+            sum[1] += d[j] * d[j];
+        }
+    }
+    block_sums<2>(sum, shared);
+    if (threadIdx.x == 0) {
+        parts[2 * blockIdx.x] = sum[0];
+        parts[2 * blockIdx.x + 1] = sum[1];
+    }
+}
+
+/* The thread of a tensor's first chunk adds its chunks up in order. */
+__global__ static void lars_join(acc *norms, const float *parts, const OptimChunk *chunk,
+                                 size_t count, size_t tensors) {
+    size_t i = thread_index();
+    if (i >= count) return;
+    uint32_t at = chunk[i].group;
+    if (at >= tensors || (i > 0 && chunk[i - 1].group == at)) return;
+    double sum[2] = {0, 0};
+    for (; i < count && chunk[i].group == at; i++) {
+        sum[0] += parts[2 * i];
+        sum[1] += parts[2 * i + 1];
+    }
+    norms[2 * at].v += (float)sum[0];
+    norms[2 * at + 1].v += (float)sum[1];
+}
+
+void FN(lars_norms)(acc *norms, const acc *p, const acc *g, const OptimChunk *chunk, size_t count,
+                    const OptimGroup *group, size_t tensors, const AdamW *o, const acc *squares) {
+    GPU_TIMER(lars_norms, 6 * count * OPTIM_CHUNK, 2 * count * OPTIM_CHUNK * sizeof(acc));
+    float *parts = (float *)device_scratch(SCRATCH_PARTIAL, 2 * count * sizeof *parts);
+    LAUNCH(lars_sums, count, BLOCK, 0, parts, p, g, chunk, group, tensors, o, squares);
+    LAUNCH(lars_join, div_up(count, BLOCK), BLOCK, 0, norms, parts, chunk, count, tensors);
+}
+
+/* LARS's values for the threads of a block. */
+typedef struct LarsConstants {
+    float scale, decay, keep, rate, lo, hi;
+    uint32_t key;
+    bool update;
+} LarsConstants;
+
+/* norm: of the chunk's tensor; NULL: its step is not scaled. */
+__device__ static inline void lars_set(LarsConstants *k, const AdamW *o, const OptimGroup *s,
+                                       float squares, const acc *norm, double trust) {
+    double ratio = norm && norm[0].v > 0 && norm[1].v > 0
+                       ? trust * sqrt((double)norm[0].v) / sqrt((double)norm[1].v)
+                       : 1;
+    k->update = isfinite(squares);
+    k->scale = clip_of(o, squares);
+    k->decay = (float)s->weight_decay;
+    k->keep = (float)o->beta1;
+    k->rate = (float)(o->lr * s->lr_scale * ratio);
+    k->lo = (float)s->lo;
+    k->hi = (float)s->hi;
+    k->key = 0x9E3779B9u * (uint32_t)o->t;
+}
+
+template <typename Moment>
+__global__ static void __launch_bounds__(BLOCK)
+    lars(acc *p, act *w, acc *g, Moment *m, const OptimChunk *chunk, const OptimGroup *group,
+         size_t tensors, const AdamW *step, const acc *squares, const acc *norms, double trust) {
+    __shared__ LarsConstants shared;
+    OptimChunk c = chunk[blockIdx.x];
+    if (threadIdx.x == 0)
+        lars_set(&shared, step, &group[c.group], squares->v,
+                 c.group < tensors ? norms + 2 * c.group : NULL, trust);
+    __syncthreads();
+    LarsConstants o = shared;
+    p += c.weights, g += c.weights, m += c.moments;
+    w = w ? w + c.weights : w;
+    bool wide = aligned16(p) && aligned16(g) && aligned16(m) && aligned16(w);
+    for (size_t i = threadIdx.x * QUAD; i < c.size; i += BLOCK * QUAD) {
+        size_t k = c.size - i;
+        float d[QUAD], m1[QUAD], p1[QUAD], zero[QUAD] = {0};
+        uint32_t noise[QUAD];
+        if (!o.update) {
+            acc_store<QUAD>(g + i, zero, k, wide);
+            continue;
+        }
+        acc_load<QUAD>(d, g + i, k, wide);
+        moment_load(m1, m + i, k, wide);
+        acc_load<QUAD>(p1, p + i, k, wide);
+#pragma unroll
+        for (int j = 0; j < QUAD; j++) {
+            m1[j] = o.keep * m1[j] + o.rate * (d[j] * o.scale + o.decay * p1[j]);
+            p1[j] = fminf(fmaxf(p1[j] - m1[j], o.lo), o.hi);
+            noise[j] = noise_at((uint32_t)(c.weights + i + j) + o.key);
+        }
+        moment_store(m + i, m1, noise, 0, k, wide);
+        acc_store<QUAD>(p + i, p1, k, wide);
+        acc_store<QUAD>(g + i, zero, k, wide);
+        if (w) act_store<QUAD>(w + i, p1, k, wide);
+    }
+}
+
+void FN(lars)(acc *p, act *w, acc *g, void *m, Moments moments, const OptimChunk *chunk,
+              size_t count, const OptimGroup *group, size_t tensors, const AdamW *o,
+              const acc *squares, const acc *norms, double trust) {
+    size_t n = count * OPTIM_CHUNK, moment = moments == MOMENTS_BF16 ? 2 : 4;
+    GPU_TIMER(lars, 8 * n, n * (16 + 2 * moment + (w ? sizeof(act) : 0)));
+    if (moments == MOMENTS_BF16)
+        LAUNCH(lars, count, BLOCK, 0, p, w, g, (Bf16 *)m, chunk, group, tensors, o, squares, norms,
+               trust);
+    else
+        LAUNCH(lars, count, BLOCK, 0, p, w, g, (acc *)m, chunk, group, tensors, o, squares, norms,
+               trust);
 }
 
 __global__ static void acc_from_bf16(acc *dst, const Bf16 *src, size_t n, bool wide) {

@@ -71,6 +71,43 @@ void ref_adamw(acc *p, act *w, acc *g, void *m, void *v, Moments moments, const 
         }
 }
 
+/* The gradient with clipping and decay. */
+static double lars_gradient(const acc *p, const acc *g, size_t i, const OptimGroup *s,
+                            const AdamW *o, const acc *squares) {
+    double scale = o->max_norm > 0 ? fmin(1, o->max_norm / (sqrt(squares->v) + 1e-6)) : 1;
+    return g[i].v * scale + s->weight_decay * p[i].v;
+}
+
+void ref_lars_norms(acc *norms, const acc *p, const acc *g, const OptimChunk *chunk, size_t count,
+                    const OptimGroup *group, size_t tensors, const AdamW *o, const acc *squares) {
+    for (const OptimChunk *c = chunk; c < chunk + count; c++)
+        for (size_t i = c->weights; c->group < tensors && i < c->weights + c->size; i++) {
+            double d = lars_gradient(p, g, i, &group[c->group], o, squares);
+            norms[2 * c->group].v += p[i].v * p[i].v;
+            norms[2 * c->group + 1].v += d * d;
+        }
+}
+
+void ref_lars(acc *p, act *w, acc *g, void *m, Moments moments, const OptimChunk *chunk,
+              size_t count, const OptimGroup *group, size_t tensors, const AdamW *o,
+              const acc *squares, const acc *norms, double trust) {
+    for (const OptimChunk *c = chunk; c < chunk + count; c++)
+        for (size_t j = 0; j < c->size; j++) {
+            const OptimGroup *s = &group[c->group];
+            const acc *norm = &norms[2 * c->group];
+            size_t i = c->weights + j, at = c->moments + j;
+            double d = lars_gradient(p, g, i, s, o, squares), ratio = 1;
+            g[i].v = 0;
+            if (!isfinite(squares->v)) continue;
+            if (c->group < tensors && norm[0].v > 0 && norm[1].v > 0)
+                ratio = trust * sqrt(norm[0].v) / sqrt(norm[1].v);
+            double moved = o->beta1 * moment_get(m, moments, at) + o->lr * s->lr_scale * ratio * d;
+            p[i].v = fmin(fmax(p[i].v - moved, s->lo), s->hi);
+            if (w) w[i].v = p[i].v;
+            moment_set(m, moments, at, moved, noise_at(o->t, i) & 0xffff);
+        }
+}
+
 void ref_acc_from_bf16(acc *dst, const void *src, size_t n) {
     for (size_t i = 0; i < n; i++) dst[i].v = from_bf16(((const uint16_t *)src)[i]);
 }

@@ -5,13 +5,16 @@ import torch
 from open_clip_train.scheduler import cosine_lr
 
 
-def train_ten(model, loss_of):
+def adamw(plain, decaying):
+    return torch.optim.AdamW([{"params": plain, "weight_decay": 0.0}, {"params": decaying, "weight_decay": 0.2}], lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
+
+
+def train_ten(model, loss_of, lr=1e-3, optimizer=adamw):
     """loss_of(i): the loss of the eight pairs from i on. Returns what the log has of each step."""
     excl = lambda n, p: p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
     named = list(model.named_parameters())
-    opt = torch.optim.AdamW([{"params": [p for n, p in named if excl(n, p)], "weight_decay": 0.0},
-                             {"params": [p for n, p in named if not excl(n, p)], "weight_decay": 0.2}], lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
-    sched = cosine_lr(opt, 1e-3, 2, 12)
+    opt = optimizer([p for n, p in named if excl(n, p)], [p for n, p in named if not excl(n, p)])
+    sched = cosine_lr(opt, lr, 2, 12)
     log = []
     for step in range(10):
         sched(step); opt.zero_grad()
