@@ -1,6 +1,7 @@
 /* Image-image objectives: NT-Xent of two views through the projection head, alone (SimCLR) and
- * beside the loss of pairs (SLIP): micro-batches give the gradient of the one batch, gradients are
- * difference quotients, devices agree, the parts add up. */
+ * beside the loss of pairs (SLIP): ten steps against PyTorch (tests/golden/make_simclr.py),
+ * micro-batches give the gradient of the one batch, gradients are difference quotients, devices
+ * agree, the parts add up. */
 #include "tests/support.h"
 #include "tests/support_model.h"
 #include "kernels/rng.h"
@@ -8,6 +9,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -281,6 +283,95 @@ static void test_learning(void **state) {
     samples_free(&all);
 }
 
+/* ---- PyTorch ---- */
+
+#if !defined TEST_CUDA
+static uint32_t number_of(const char *name) {
+    uint32_t n = 0;
+    for (; *name; name++) n = (n * 31 + (uint8_t)*name) & 0xFFFFFFF;
+    return n;
+}
+
+/* fill() of the script. */
+static void fill_by_formula(Params *p) {
+    for (size_t t = 0; t < p->count; t++) {
+        const Param *q = &p->list[t];
+        const char *end = strrchr(q->name, '.');
+        bool one = q->ndim == 1 && end && (!strcmp(end, ".weight") || !strcmp(end, ".running_var"));
+        double *v = xmalloc(q->size * sizeof *v);
+        for (size_t i = 0; i < q->size; i++)
+            v[i] = (float)(0.1 * golden_value(number_of(q->name), (uint32_t)i + 1) + one);
+        p->k->acc_set(param_acc(p, q), v, q->size);
+        free(v);
+    }
+    params_round(p);
+}
+
+static Samples samples_by_formula(const ClipConfig *c) {
+    Samples s = samples_new(c);
+    for (size_t i = 0; i < 2 * B * s.picture; i++)
+        s.views[i] = (uint8_t)fmin(255, (golden_value(1000, (uint32_t)i + 1) + 1) * 128);
+    return s;
+}
+
+static ClipConfig config_named(const char *model) {
+    ClipConfig c = golden_config();
+    if (!strcmp(model, "vit")) return c;
+    c.patch_size = 32;
+    c.image = (TowerConfig){.eps = 1e-5, .pool = POOL_MEAN, .proj_bias = true};
+    c.image.conv = (ConvNet){CONV_BASIC, 8, {2, 2, 2, 2}};
+    c.image.width = 64;
+    c.image.layers = 8;
+    return c;
+}
+
+/* The next ten lines of the file: losses and gradient norms of a run. */
+static void check_steps(FILE *f, const Kernels *k, const char *model, size_t head_layers,
+                        double of_loss, double of_norm) {
+    ClipConfig c = config_named(model);
+    Case how = {.alone = true, .head_layers = head_layers, .share = 1};
+    Trainer t = trainer_new(k, &c, &how, B);
+    Samples all = samples_by_formula(&c);
+    Slices s;
+    fill_by_formula(t.p);
+    slices_make(&s, &all, &t, true);
+    for (uint64_t i = 1; i <= 10; i++) {
+        char name[16];
+        size_t layers, step;
+        double loss, norm;
+        assert_int_equal(fscanf(f, "%15s %zu %zu %lf %lf", name, &layers, &step, &loss, &norm), 5);
+        assert_true(!strcmp(name, model) && layers == head_layers && step == i);
+        StepResult got = step_run(t.step, s.list, 1e-3, i);
+        assert_near(got.loss, loss, of_loss * loss);
+        assert_near(got.grad_norm, norm, of_norm * norm);
+    }
+    slices_free(&s, &t);
+    samples_free(&all);
+    trainer_free(&t);
+}
+
+/* Of float32 the bounds are wide: a ReLU's input near 0 takes the other branch. */
+static void test_ten_steps(void **state) {
+    (void)state;
+    static const struct {
+        const char *device;
+        double loss, norm;
+    } devices[] = {{"ref", 1e-11, 1e-8}, {TEST_DEVICE, 1e-2, 0.1}};
+    for (size_t d = 0; d < COUNT(devices); d++) {
+        const Kernels *k = kernels_open(devices[d].device, PRECISION_FP32);
+        FILE *f = fopen("tests/golden/simclr.txt", "r");
+        char heading[128];
+        assert_non_null(f);
+        assert_non_null(fgets(heading, sizeof heading, f));
+        for (int run = 0; run < 4; run++)
+            check_steps(f, k, run < 2 ? "basic" : "vit", 2 + run % 2, devices[d].loss,
+                        devices[d].norm);
+        fclose(f);
+    }
+}
+
+#endif
+
 /* Its calls are too short to share. */
 static int one_thread(void **state) {
     (void)state;
@@ -290,9 +381,15 @@ static int one_thread(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_micro_batches), cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_parts_add_up),  cmocka_unit_test(test_device_fp32),
-        cmocka_unit_test(test_device_bf16),   cmocka_unit_test(test_learning),
+        cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_parts_add_up),
+        cmocka_unit_test(test_device_fp32),
+        cmocka_unit_test(test_device_bf16),
+        cmocka_unit_test(test_learning),
+#if !defined TEST_CUDA
+        cmocka_unit_test(test_ten_steps),
+#endif
     };
     return cmocka_run_group_tests_name("views", tests, one_thread, NULL);
 }

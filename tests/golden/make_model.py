@@ -9,20 +9,10 @@ import torch
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
+from formula import values
+
 
 BATCHES = 8
-
-
-def values(k, n):
-    """The formula of fill() in tests/support_model.c."""
-    m = np.uint64(0xFFFFFFFF)
-    h = (np.arange(1, n + 1, dtype=np.uint64) * np.uint64(2654435761)) & m
-    h ^= np.uint64((k + 1) * 2246822519 & 0xFFFFFFFF)
-    for shift, factor in ((15, 2246822519), (13, 3266489917)):
-        h ^= h >> np.uint64(shift)
-        h = (h * np.uint64(factor)) & m
-    h ^= h >> np.uint64(16)
-    return h.astype(np.float64) / 2**32 * 2 - 1
 
 
 def build(dtype):
