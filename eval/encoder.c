@@ -17,7 +17,8 @@ struct Encoder {
     bool borrowed; /* config, params, uploads and tokenizer belong to the caller */
     ClipConfig config;
     Params *params;
-    Clip *clip; /* NULL if borrowed */
+    Weights weights; /* with one tower open: the other one's are read for the identity */
+    Clip *clip;      /* NULL if borrowed */
     Uploads *uploads;
     char *checkpoint, *vocab;        /* of the options; vocab may be NULL */
     char identity[17], checksum[17]; /* identity "": not computed yet */
@@ -47,9 +48,13 @@ static uint32_t weights_crc(const Encoder *e) {
         crc = crc32c(crc, p->name, strlen(p->name));
         for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
             size_t n = size_min(HASHED_FLOATS, p->size - at);
-            e->k->acc_get_f32(host, acc_at(e->k, param_acc(e->params, p), at), n);
+            if (param_is_absent(e->params, p))
+                weight_read(&e->weights.list[i], at, n, host);
+            else
+                e->k->acc_get_f32(host, acc_at(e->k, param_acc(e->params, p), at), n);
             crc = crc32c(crc, host, n * sizeof *host);
         }
+        if (e->params->only) tensorfile_drop(&e->weights.file);
     }
     free(host);
     return crc;
@@ -124,11 +129,11 @@ static void check_form(const Encoder *e, const ModelId *m) {
 }
 
 static void load_weights(Encoder *e, const ModelId *must_be) {
-    Weights w;
-    pretrained_open(&w, e->checkpoint, &e->config, e->params->list, e->params->tensors);
-    const char *crc = tensorfile_checksum(&w.file);
+    Weights *w = &e->weights;
+    pretrained_open(w, e->checkpoint, &e->config, e->params->list, e->params->tensors);
+    const char *crc = tensorfile_checksum(&w->file);
     if (crc) snprintf(e->checksum, sizeof e->checksum, "%.8s%08x", crc, form_crc(&e->config));
-    pretrained_read(&w, e->params);
+    pretrained_read(w, e->params);
     if (must_be && !encoder_is(e, must_be->identity, must_be->checksum))
         another_model(e, must_be, encoder_identity(e));
 }
@@ -148,7 +153,7 @@ uint64_t encoder_tokenizer(Encoder *e) {
 }
 
 static void take_buffers(Encoder *e) {
-    size_t S = e->config.image_size;
+    size_t S = e->params->only == TOWER_TEXT ? 0 : e->config.image_size;
     e->features = e->k->device->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
     e->pixels = e->k->device->host_alloc(size_mul(2 * e->batch, 3 * S * S));
     e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
@@ -156,6 +161,20 @@ static void take_buffers(Encoder *e) {
     e->threads = omp_get_max_threads();
     e->image = xcalloc((size_t)e->threads, sizeof *e->image);
     e->scratch = xcalloc((size_t)e->threads, sizeof *e->scratch);
+}
+
+/* NONE: both. */
+static ParamTower only_tower(const EncoderOptions *o) {
+    bool images = o->towers == OPEN_BOTH || o->towers == OPEN_IMAGE,
+         texts = o->towers == OPEN_BOTH || o->towers == OPEN_TEXT;
+    if (o->towers == OPEN_NEEDED) {
+        images = !o->no_images;
+        texts = !o->no_texts;
+    }
+    if (!images && !o->no_images) die_usage("--tower text: the pictures need the image tower");
+    if (!texts && !o->no_texts) die_usage("--tower image: the captions need the text tower");
+    assert(images || texts);
+    return !texts ? TOWER_IMAGE : !images ? TOWER_TEXT : TOWER_NONE;
 }
 
 static void tap_rows(Encoder *e, int64_t layer) {
@@ -180,7 +199,7 @@ Encoder *encoder_open(const EncoderOptions *o) {
     if (o->must_be) check_form(e, o->must_be);
     e->vocab = o->vocab ? xstrdup(o->vocab) : NULL;
     if (o->vocab) load_vocab(e); /* an explicit vocabulary is checked at once */
-    e->params = params_new(e->k, &e->config);
+    e->params = params_new_of(e->k, &e->config, only_tower(o));
     load_weights(e, o->must_be);
     e->batch = (size_t)o->batch_size;
     ClipOptions co = {.max_batch = e->batch,
@@ -223,6 +242,7 @@ void encoder_close(Encoder *e) {
         uploads_free(e->uploads);
         clip_free(e->clip);
         params_free(e->params);
+        weights_close(&e->weights);
         tokenizer_close((Tokenizer *)e->tokenizer);
         FREE_ALL(e->checkpoint, e->vocab);
         clip_config_free(&e->config);

@@ -7,6 +7,11 @@
 #include "data/text/tokenizer.h"
 #include "train/model/uploads.h"
 
+/* The towers to open. */
+#define OPEN_TOWERS(X)                                                                             \
+    X(OPEN_NEEDED, "auto") X(OPEN_BOTH, "both") X(OPEN_IMAGE, "image") X(OPEN_TEXT, "text")
+typedef enum { OPEN_TOWERS(CHOICE_NAME) } OpenTowers;
+
 typedef struct EncoderOptions {
     const char *checkpoint; /* folder or file of any format, or a run (train/model/pretrained.h) */
     const char *model;      /* architecture if the checkpoint has none; else NULL */
@@ -14,7 +19,9 @@ typedef struct EncoderOptions {
     DeviceOption device;
     Precision precision;
     int64_t batch_size;
-    bool tokens; /* encoder_images gives patches instead of features */
+    OpenTowers towers;        /* one that is not open takes no memory */
+    bool no_images, no_texts; /* that are computed: OPEN_NEEDED does not open what computes them */
+    bool tokens;              /* encoder_images gives patches instead of features */
     int64_t
         layer; /* of which block's output, from 1; 0: of the last one after the final LayerNorm */
     const struct ModelId *must_be; /* NULL: any model */

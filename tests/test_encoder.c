@@ -70,10 +70,76 @@ static void test_each_value_counts(void **state) {
     assert_string_equal(same, identity[0]);
 }
 
+/* ---- one tower alone ---- */
+
+static Encoder *open_towers(const char *checkpoint, OpenTowers towers) {
+    EncoderOptions o = {.checkpoint = checkpoint,
+                        .towers = towers,
+                        .no_images = towers == OPEN_TEXT,
+                        .no_texts = towers == OPEN_IMAGE,
+                        .device = DEVICE_CPU,
+                        .precision = PRECISION_FP32,
+                        .batch_size = 2};
+    return encoder_open(&o);
+}
+
+static bool fetch(void *context, size_t i, Image *img, Error *err) {
+    (void)context;
+    (void)i;
+    img->width = 5;
+    img->height = 7;
+    img->rgb = xrealloc(img->rgb, 5 * 7 * 3);
+    for (int b = 0; b < 5 * 7 * 3; b++) img->rgb[b] = (uint8_t)(b * (int)(i + 3));
+    err->text[0] = 0;
+    return true;
+}
+
+/* Elements of the tensors of a tower, and of none, as the flat block has them. */
+static size_t elements_of(const Params *p, ParamTower tower) {
+    size_t n = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (!p->list[i].tower || p->list[i].tower == tower)
+            n += round_up(p->list[i].size, PARAM_ALIGN);
+    return n;
+}
+
+/* The other tower has no memory; features and identity are those of the whole model. */
+static void test_one_tower(void **state) {
+    (void)state;
+    static const char *const words[] = {"a red boat", "two", "dogs on a beach"};
+    static const char *const models[] = {"tests/golden/openclip", "tests/golden/siglip/open_clip"};
+    for (size_t m = 0; m < COUNT(models); m++) {
+        Encoder *both = open_towers(models[m], OPEN_BOTH),
+                *image = open_towers(models[m], OPEN_IMAGE),
+                *text = open_towers(models[m], OPEN_TEXT);
+        const Params *p = encoder_params(both);
+        assert_int_equal(encoder_params(image)->size, elements_of(p, TOWER_IMAGE));
+        assert_int_equal(encoder_params(text)->size, elements_of(p, TOWER_TEXT));
+        size_t n = 3 * encoder_dim(both);
+        float *want = xmalloc(2 * n * sizeof *want), *got = want + n;
+        bool ok[3];
+        encoder_images(both, fetch, NULL, 3, want, ok);
+        encoder_images(image, fetch, NULL, 3, got, ok);
+        assert_memory_equal(got, want, n * sizeof *want);
+        encoder_texts(both, words, NULL, 3, want);
+        encoder_texts(text, words, NULL, 3, got);
+        assert_memory_equal(got, want, n * sizeof *want);
+        assert_string_equal(encoder_identity(image), encoder_identity(both));
+        assert_string_equal(encoder_identity(text), encoder_identity(both));
+        assert_string_equal(encoder_checksum(text), encoder_checksum(both));
+        assert_true(encoder_logit_scale(text) == encoder_logit_scale(both));
+        encoder_close(both);
+        encoder_close(image);
+        encoder_close(text);
+        free(want);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_clip),
         cmocka_unit_test(test_each_value_counts),
+        cmocka_unit_test(test_one_tower),
     };
     return cmocka_run_group_tests_name("encoder", tests, NULL, NULL);
 }

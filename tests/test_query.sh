@@ -18,6 +18,18 @@ embed() { # pictures alone need no vocabulary; a key for every row, in order
         [ "$(wc -l <"$dir/out")" -le 5 ] &&
         [ ! -e "$dir/none.npy" ] && says 2 "give one of" model embed --out "$dir/none.npy"
 }
+one_tower() { # the same rows from one tower as from both; what needs the other one is refused
+    local t
+    printf 'a red circle\n' >"$dir/line.txt"
+    for t in auto image both; do model embed --tower $t --image $golden/03.jpg --out "$dir/$t.npy" 2>/dev/null || return 1; done
+    cmp "$dir/image.npy" "$dir/both.npy" && cmp "$dir/auto.npy" "$dir/both.npy" || return 1
+    for t in auto text both; do model embed --tower $t "${vocab[@]}" --text "$dir/line.txt" --out "$dir/$t.npy" 2>/dev/null || return 1; done
+    cmp "$dir/text.npy" "$dir/both.npy" && cmp "$dir/auto.npy" "$dir/both.npy" &&
+        says 2 "the pictures need the image tower" model embed --tower text --image $golden/03.jpg --out "$dir/none.npy" &&
+        says 2 "the captions need the text tower" model search --tower image --collection "$dir/all.npy" --texts a &&
+        says 2 "the captions need the text tower" model search --tower image --collection "$dir/all.npy" --texts a --image $golden/03.jpg &&
+        [ ! -e "$dir/none.npy" ]
+}
 search() { # a picture finds itself; captions of a file and of the command line are the same queries
     says 0 "$golden/07.jpg" model search --collection "$dir/all.npy" --image $golden/07.jpg --top 1 &&
         grep -q ' 1\.0000  row 7 ' "$dir/out" || return 1
@@ -112,6 +124,7 @@ help() { # a group's help lists its commands, and each command has its own
 }
 
 check embed embed
+check one_tower_alone one_tower
 check search search
 check features_of_any_batch alone
 check score score

@@ -19,6 +19,7 @@ static int64_t thumbnails = 128;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
+    TOWER_OPTION(encoder),
     LIST("image", &image_files, "FILE...",
          "image files, or pages FILE.pdf#7: one row each, in order"),
     STRING("images", &images, "SPEC",
@@ -109,6 +110,8 @@ int cmd_embed(int argc, char **argv) {
     encoder.tokens |= encoder.layer > 0;
     if (encoder.tokens && (text || index_folder))
         die_usage("clipc embed: --tokens and --layer go with pictures and --out");
+    encoder.no_images = text != NULL;
+    encoder.no_texts = text == NULL;
     Encoder *e = encoder_open(&encoder);
     if (images) {
         Dataset *d = open_dataset("images", images, &dataset);

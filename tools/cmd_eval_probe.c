@@ -27,6 +27,7 @@ static bool json, linear = true;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
+    TOWER_OPTION(encoder),
     STRING("train", &spec[TRAIN], "SPEC",
            "labelled pictures: class folders, shards with .cls, a CSV/TSV"),
     STRING("val", &spec[VAL], "SPEC", "to choose C on; default: a fifth of each class of train"),
@@ -102,6 +103,7 @@ static bool embed_sets(Labelled l[SETS]) {
     labels_dataset_options(&dataset, label_keys, label_column);
     const Comm *c = open_comm(&command, &comm, &encoder);
     comm_rank0_begin(c);
+    encoder.no_texts = true;
     Encoder *e = encoder_open(&encoder);
     comm_rank0_end(c);
     for (int i = 0; i < SETS; i++) {

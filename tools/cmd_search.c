@@ -24,6 +24,7 @@ static bool json, exclude_self;
 
 static Option options[] = {
     ENCODER_OPTIONS(encoder),
+    TOWER_OPTION(encoder),
     PICTURE_OPTIONS,
     PDF_OPTION,
     STRING("collection", &npy, "FILE.npy",
@@ -131,6 +132,8 @@ static Encoder *open_model(const IndexFolder *x) {
         if (!encoder.checkpoint) take_checkpoint(x);
         encoder.must_be = &made_by;
     }
+    encoder.no_images = !image_files.count;
+    encoder.no_texts = !texts.count;
     Encoder *e = encoder_open(&encoder);
     if (encoder_dim(e) != x->dim)
         die("%s holds rows of %zu, the model's features have %zu: embed it with this model",

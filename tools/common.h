@@ -22,6 +22,11 @@
         CHOICE("precision", &(o).precision, PRECISIONS, "of the computation"), KERNEL_TF32_OPTION, \
         INT("batch-size", &(o).batch_size, 1, 65536, "samples computed at once")
 
+/* The same for commands that do not always compute pictures and captions. */
+#define TOWER_OPTION(o)                                                                            \
+    CHOICE("tower", &(o).towers, OPEN_TOWERS,                                                      \
+           "towers to open; auto: those that are needed, one alone takes about half the memory")
+
 #define PICTURE_OPTIONS                                                                            \
     INT("max-image-pixels", &image_max_pixels, 1, 1e10,                                            \
         "larger images are bad: memory of a thread, 3 bytes each"),                                \

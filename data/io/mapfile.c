@@ -97,6 +97,10 @@ bool map_file(MapFile *m, const char *path, Error *err) {
     return true;
 }
 
+void map_drop(const MapFile *m) {
+    if (m->bytes) madvise((void *)m->bytes, m->size, MADV_DONTNEED);
+}
+
 void unmap_file(MapFile *m) {
     if (m->bytes) {
         forget(m);

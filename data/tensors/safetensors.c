@@ -16,7 +16,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are stored li
 
 /* A header of thousands of tensors is far smaller; a parsed one may use about twenty times as much
  * memory. */
-enum { MAX_HEADER = 8 << 20 };
+enum { MAX_HEADER = 8 << 20, VERIFIED_AT_ONCE = 32 << 20 };
 
 static const struct {
     const char *name;
@@ -140,11 +140,17 @@ bool safetensors_open(Safetensors *st, const char *path, Error *err) {
 bool safetensors_verify(const Safetensors *st, Error *err) {
     const char *want = safetensors_meta(st, "crc32c");
     uint64_t header_size;
+    if (!want) return true;
     memcpy(&header_size, st->map.bytes, 8);
     const size_t start = 8 + (size_t)header_size;
+    uint32_t crc = 0;
+    for (size_t at = start; at < st->map.size; at += VERIFIED_AT_ONCE) {
+        crc = crc32c(crc, st->map.bytes + at, size_min(VERIFIED_AT_ONCE, st->map.size - at));
+        map_drop(&st->map);
+    }
     char got[12];
-    snprintf(got, sizeof got, "%08x", crc32c(0, st->map.bytes + start, st->map.size - start));
-    if (!want || !strcmp(want, got)) return true;
+    snprintf(got, sizeof got, "%08x", crc);
+    if (!strcmp(want, got)) return true;
     return error_set(err, "damaged: its bytes have the checksum %s instead of %.8s", got, want);
 }
 

@@ -100,6 +100,13 @@ const char *tensorfile_checksum(const TensorFile *f) {
     return has ? safetensors_meta(&f->parts->st, "crc32c") : NULL;
 }
 
+void tensorfile_drop(const TensorFile *f) {
+    for (size_t i = 0; i < f->part_count; i++) {
+        const struct TensorPart *p = &f->parts[i];
+        map_drop(p->is_torch ? &p->torch.map : &p->st.map);
+    }
+}
+
 void tensorfile_close(TensorFile *f) {
     for (size_t i = 0; i < f->part_count; i++) {
         if (f->parts[i].is_torch)

@@ -16,6 +16,8 @@ bool tensorfile_open(TensorFile *f, const char *path, Error *err);
 bool tensorfile_verify(const TensorFile *f, Error *err);
 /* The checksum stored in the file; NULL: it has none, or there are several files. */
 const char *tensorfile_checksum(const TensorFile *f);
+/* map_drop of its files. */
+void tensorfile_drop(const TensorFile *f);
 void tensorfile_close(TensorFile *f);
 
 /* The index only: names of tensors and the file of each. */

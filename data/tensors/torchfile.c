@@ -235,8 +235,10 @@ bool torchfile_open(TorchFile *f, const char *path, Error *err) {
 }
 
 bool torchfile_verify(const TorchFile *f, Error *err) {
-    for (size_t i = 0; i < f->zip.count; i++)
+    for (size_t i = 0; i < f->zip.count; i++) {
         if (!zip_verify(&f->zip.members[i], err)) return false;
+        map_drop(&f->map);
+    }
     return true;
 }
 

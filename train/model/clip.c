@@ -18,7 +18,8 @@ struct Clip {
     ImageTower *image;
     TextTower text;
     ProjectionHead head;
-    size_t views; /* of the last forward */
+    bool images, texts; /* the towers that are open (Params.only) */
+    size_t views;       /* of the last forward */
     Arena arena;
     bool image_kept, text_kept; /* a backward may follow */
     bool learning;
@@ -45,6 +46,8 @@ static void views_bwd(void *context, act *dpooled) {
 static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Params *p,
                       const ClipOptions *o) {
     m->k = k;
+    m->images = p->only != TOWER_TEXT;
+    m->texts = p->only != TOWER_IMAGE;
     m->image = image_tower_kind(c)->create(k, c, p, o);
     text_tower_init(&m->text, k, c, p, o);
     projection_head_init(&m->head, k, p, &o->head, c->image.width,
@@ -55,14 +58,14 @@ static void clip_init(Clip *m, const Kernels *k, const ClipConfig *c, const Para
 /* The towers never run at the same time, so they share one scratch. */
 static void clip_layout(Clip *m) {
     Arena *a = &m->arena;
-    m->image->kind->layout_kept(m->image, a);
-    text_tower_layout_kept(&m->text, a);
+    if (m->images) m->image->kind->layout_kept(m->image, a);
+    if (m->texts) text_tower_layout_kept(&m->text, a);
     projection_head_layout(&m->head, a);
     size_t mark = a->used;
-    m->image->kind->layout_scratch(m->image, a);
+    if (m->images) m->image->kind->layout_scratch(m->image, a);
     size_t end = a->used;
     a->used = mark;
-    text_tower_layout_scratch(&m->text, a);
+    if (m->texts) text_tower_layout_scratch(&m->text, a);
     a->used = size_max(end, a->used);
 }
 
@@ -75,7 +78,7 @@ Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptio
     m->arena.used = 0;
     m->arena.base = k->device->alloc(m->arena.size);
     clip_layout(m);
-    m->image->kind->start(m->image);
+    if (m->images) m->image->kind->start(m->image);
     return m;
 }
 
@@ -171,6 +174,7 @@ static void set_gradients(const Clip *m, const TowerView *v, const acc *dfeature
 
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
     if (!b->pictures) return;
+    assert(m->images);
     m->image_kept = keep = keep && clip_image_trains(m);
     m->views = b->views;
     m->image->kind->load(m->image, b, keep);
@@ -197,6 +201,7 @@ void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
 
 void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
     if (!b->B) return;
+    assert(m->texts);
     m->text_kept = keep = keep && clip_text_trains(m);
     text_tower_load(&m->text, b);
     pass(m, true, keep, false);
@@ -243,11 +248,11 @@ ClipShape clip_shape(const Clip *m) {
     const TextTower *t = &m->text;
     return (ClipShape){.max_batch = t->max_batch,
                        .pictures = image->max_B,
-                       .pixels = 3 * image->side * image->side,
+                       .pixels = !m->images ? 0 : 3 * image->side * image->side,
                        .kept = image->kept < image->grid ? image->kept : 0,
                        .context = t->context,
                        .padding = t->padding,
-                       .max_rows = t->tower.max_rows};
+                       .max_rows = m->texts ? t->tower.max_rows : 0};
 }
 
 size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch) {

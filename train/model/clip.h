@@ -35,6 +35,7 @@ static inline size_t clip_recomputed(const ClipOptions *o, size_t layers) {
 }
 
 typedef struct Clip Clip;
+/* Of the towers that have tensors in p. */
 Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o);
 void clip_free(Clip *m);
 

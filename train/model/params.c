@@ -192,7 +192,7 @@ void params_layout(Params *p, size_t shards) {
         if (place == ADAPTED) p->rounded = p->k->act_size == p->k->acc_size ? p->size : 0;
         for (size_t i = 0; i < p->count; i++) {
             Param *q = &p->list[i];
-            if (place_of(q) != place) continue;
+            if (place_of(q) != place || param_is_absent(p, q)) continue;
             q->offset = p->size;
             p->size = size_add(p->size, round_up(q->size, PARAM_ALIGN));
             if (place == KINDS + VECTORS)
@@ -228,7 +228,12 @@ void params_alloc(Params *p) {
 void params_alloc_masters(Params *p) { p->master = params_block(p, p->learning, p->k->acc_size); }
 
 Params *params_new(const Kernels *k, const ClipConfig *c) {
+    return params_new_of(k, c, TOWER_NONE);
+}
+
+Params *params_new_of(const Kernels *k, const ClipConfig *c, ParamTower only) {
     Params *p = params_declare(k, c);
+    p->only = only;
     params_layout(p, 1);
     params_alloc(p);
     params_alloc_masters(p);

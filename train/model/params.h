@@ -93,6 +93,7 @@ typedef struct Params {
     const Kernels *k;
     Param *list;
     size_t count, tensors; /* the model's `tensors` come first, then those apart */
+    ParamTower only;       /* the tower that has memory, beside tensors of none; NONE: both */
     size_t size;           /* elements of the flat block, padding included */
     size_t learning;       /* the first elements, of trainable tensors */
     size_t matrices;       /* the first elements, used only as compute weights */
@@ -124,6 +125,9 @@ typedef struct GradientsReady {
 
 /* A model for inference: its tensors (docs/NUMERICS.md, 'Tensor names'), laid out, with memory. */
 Params *params_new(const Kernels *k, const ClipConfig *c);
+/* The same of one tower (NONE: both): the tensors of the other one are listed and have no memory.
+ */
+Params *params_new_of(const Kernels *k, const ClipConfig *c, ParamTower only);
 /* The same in steps. Creates the tensors, all trainable; after this, lora_declare, layers_apply and
  * similar functions may add factors and freeze. */
 Params *params_declare(const Kernels *k, const ClipConfig *c);
@@ -152,6 +156,11 @@ size_t params_elements(const Params *p); /* of all tensors of the model, without
 /* Returns true if there are tensors that are not the model's. */
 static inline bool params_apart(const Params *p) { return p->count > p->tensors; }
 static inline bool params_are_rounded(const Params *p) { return p->rounded == 0; }
+
+/* Returns true if the tensor has no memory: it is of the tower that is not open. */
+static inline bool param_is_absent(const Params *p, const Param *q) {
+    return p->only && q->tower && q->tower != p->only;
+}
 
 /* The tensor's data in a whole trainable block (masters, moments, average); for a frozen tensor,
  * its master. */

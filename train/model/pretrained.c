@@ -87,8 +87,12 @@ void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Pa
 }
 
 void pretrained_read(Weights *w, Params *p) {
-    for (size_t i = 0; i < p->tensors; i++) weight_load(&w->list[i], p, p->master, &p->list[i]);
-    weights_close(w);
+    for (size_t i = 0; i < p->tensors; i++) {
+        if (param_is_absent(p, &p->list[i])) continue;
+        weight_load(&w->list[i], p, p->master, &p->list[i]);
+        tensorfile_drop(&w->file);
+    }
+    if (!p->only) weights_close(w);
     params_round(p);
 }
 

@@ -16,7 +16,8 @@ void pretrained_config(ClipConfig *c, const char *path, const char *model);
  * resizing'); warns if they were trained with another activation than c's. */
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
                      size_t count);
-/* Reads them into p and closes w. */
+/* Reads them into p and closes w, except if p is of one tower: the other one's can be read from w.
+ */
 void pretrained_read(Weights *w, Params *p);
 /* Opens and reads. */
 void pretrained_load(const char *path, Params *p, const ClipConfig *c);
