@@ -44,7 +44,7 @@ static uint32_t weights_crc(const Encoder *e) {
     float *host = xmalloc(HASHED_FLOATS * sizeof *host);
     for (size_t i = 0; i < e->params->count; i++) {
         const Param *p = &e->params->list[i];
-        if (!p->tower) continue;
+        if (!p->tower || (param_is_absent(e->params, p) && !e->weights.list[i].count)) continue;
         crc = crc32c(crc, p->name, strlen(p->name));
         for (size_t at = 0; at < p->size; at += HASHED_FLOATS) {
             size_t n = size_min(HASHED_FLOATS, p->size - at);
@@ -130,7 +130,8 @@ static void check_form(const Encoder *e, const ModelId *m) {
 
 static void load_weights(Encoder *e, const ModelId *must_be) {
     Weights *w = &e->weights;
-    pretrained_open(w, e->checkpoint, &e->config, e->params->list, e->params->tensors);
+    pretrained_open(w, e->checkpoint, &e->config, e->params->list, e->params->tensors,
+                    e->params->only);
     const char *crc = tensorfile_checksum(&w->file);
     if (crc) snprintf(e->checksum, sizeof e->checksum, "%.8s%08x", crc, form_crc(&e->config));
     pretrained_read(w, e->params);

@@ -97,7 +97,7 @@ static void check_gradients(const Golden *g, const TestModel *m, double toleranc
     Weights w;
     Error err;
     if (!weights_open(&w, path, &err) ||
-        !weights_fit(&w, m->p->list, m->p->tensors, "gradients", &err))
+        !weights_fit(&w, m->p->list, m->p->tensors, TOWER_NONE, "gradients", &err))
         fail_msg("%s", err.text);
     double total = 0;
     for (size_t i = 0; i < m->p->tensors; i++) {

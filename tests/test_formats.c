@@ -435,7 +435,7 @@ static void cut_everywhere(const char *golden, const char *model) {
         Weights w;
         Error err = {""};
         bool ok = weights_open(&w, path, &err);
-        if (ok && weights_fit(&w, p->list, p->count, "cut", &err)) {
+        if (ok && weights_fit(&w, p->list, p->count, TOWER_NONE, "cut", &err)) {
             fail_msg("%s cut to %zu of %zu bytes was taken", golden, cut, n);
         }
         assert_true(strlen(err.text) > 10);

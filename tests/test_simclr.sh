@@ -37,6 +37,17 @@ holds() {
         "$clipc" embed --checkpoint "$dir/resnet/checkpoints/latest" --images "$dir/pictures" --out "$dir/features.npy" >"$dir/out" 2>&1
 }
 
+# A ResNet's trunk alone under torchvision's names gives the same features.
+torchvision_file() {
+    "$clipc" ckpt convert "$dir/resnet/checkpoints/latest" --to torchvision --out "$dir/r18.pth" 2>"$dir/stderr" &&
+        grep -qa 'layer4\.1\.bn2\.running_var' "$dir/r18.pth" && ! grep -qaE 'visual|token_embedding|logit_scale' "$dir/r18.pth" &&
+        "$clipc" embed --checkpoint "$dir/r18.pth" --model "$dir/resnet18.json" --images "$dir/pictures" --out "$dir/trunk.npy" >"$dir/out" 2>&1 &&
+        cmp "$dir/features.npy" "$dir/trunk.npy" || return 1
+    says 1 "positional_embedding is missing" "$clipc" embed --checkpoint "$dir/r18.pth" --model "$dir/resnet18.json" --tower both --images "$dir/pictures" --out "$dir/x.npy" &&
+        says 1 "positional_embedding is missing" "$clipc" score --checkpoint "$dir/r18.pth" --model "$dir/resnet18.json" --vocab $golden/vocab.txt --image $golden/00.jpg --texts cat &&
+        says 1 "no place for the image tower" "$clipc" ckpt convert $golden --to torchvision --out "$dir/x.pth"
+}
+
 # ---- the same bits ----
 resumed() { # name, options…: killed and resumed, with the head's weights, moments and average
     local steps=40 name=$1
@@ -104,6 +115,7 @@ check learns learns
 check resnet_learns resnet_learns
 check slip_learns slip_learns
 check holds holds
+check torchvision_file torchvision_file
 check workers workers
 check resumed_simclr resumed simclr "${small[@]}" --ema 0.9
 check resumed_slip resumed slip "${slip[@]}" --accum-freq 2 --grad-checkpointing

@@ -104,7 +104,8 @@ static void check_gradients(const char *name, const TestModel *m, double toleran
     char *path = file_of(name, "gradients.safetensors");
     Weights w;
     Error err;
-    if (!weights_open(&w, path, &err) || !weights_fit(&w, m->p->list, m->p->tensors, name, &err))
+    if (!weights_open(&w, path, &err) ||
+        !weights_fit(&w, m->p->list, m->p->tensors, TOWER_NONE, name, &err))
         fail_msg("%s", err.text);
     double worst = 0;
     const char *where = "";

@@ -233,8 +233,8 @@ double sweep_run(const SweepOptions *o, const char *a, const char *b) {
     Encoder *e = encoder_open(&o->encoder);
     Params *p = encoder_params(e);
     Weights wa, wb;
-    pretrained_open(&wa, a, encoder_config(e), p->list, p->tensors);
-    pretrained_open(&wb, b, encoder_config(e), p->list, p->tensors);
+    pretrained_open(&wa, a, encoder_config(e), p->list, p->tensors, p->only);
+    pretrained_open(&wb, b, encoder_config(e), p->list, p->tensors, p->only);
     Progress progress = progress_start("sweep");
     for (size_t i = 0; i < c.count; i++) {
         mix(p, &wa, &wb, c.alpha[i]);

@@ -21,7 +21,8 @@ static SweepOptions sweep = {.encoder = ENCODER_DEFAULTS, .most_lost = 2};
 #define EXPORT_OPTIONS                                                                             \
     STRING("out", &out, "PATH", "what to write; must not exist"),                                  \
         CHOICE("to", &format, EXPORT_FORMATS,                                                      \
-               "open_clip's folder, Hugging Face's CLIPModel folder, one file"),                   \
+               "open_clip's folder, Hugging Face's CLIPModel folder, one file; torchvision: a "    \
+               "ResNet's trunk alone, one file"),                                                  \
         CHOICE("dtype", &dtype, DTYPES, "type of the stored numbers"),                             \
         STRING("model", &model, "NAME|FILE",                                                       \
                "architecture, if the checkpoint has none, or another size of it"),                 \
@@ -31,7 +32,7 @@ static Option convert_options[] = {EXPORT_OPTIONS};
 static const Command convert_command = {
     "ckpt convert",
     "Writes a checkpoint of any format that is read as one of the formats of --to.",
-    "clipc ckpt convert PATH --to open_clip|hf|safetensors|pt --out NEW",
+    "clipc ckpt convert PATH --to open_clip|hf|safetensors|pt|torchvision --out NEW",
     "  clipc ckpt convert logs/run/checkpoints/latest --to hf --out hf-model\n"
     "  clipc ckpt convert ViT-B-32.pt --model ViT-B-32-quickgelu --to open_clip --out b32\n"
     "  clipc ckpt convert b16/ --model ViT-B-16-plus-240 --dtype bf16 --out larger\n",
@@ -142,9 +143,10 @@ static void write_sum(const Command *command, StringList *paths, const double *s
     }
     s.weights = xcalloc(s.count, sizeof *s.weights);
     s.share = xcalloc(s.count, sizeof *s.share);
+    ParamTower only = format == EXPORT_TORCHVISION ? TOWER_IMAGE : TOWER_NONE;
     for (size_t k = 0; k < s.count; k++) {
         s.share[k] = share ? share[k] : 1.0 / (double)s.count;
-        pretrained_open(&s.weights[k], paths->items[k], &config, list, count);
+        pretrained_open(&s.weights[k], paths->items[k], &config, list, count, only);
     }
     for (size_t i = 0; i < count; i++) s.all += list[i].size;
     s.progress = progress_start("writing");

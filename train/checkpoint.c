@@ -402,7 +402,8 @@ static void load_rest(const char *path, const char *file, const Safetensors *st,
     if (st && !folder_is(inner)) {
         log_warn("%s has no moving average: it starts from the weights", path);
     } else if (st) {
-        if (!weights_open(&w, inner, &err) || !weights_fit(&w, p->list, p->tensors, path, &err))
+        if (!weights_open(&w, inner, &err) ||
+            !weights_fit(&w, p->list, p->tensors, p->only, path, &err))
             die("moving average: %s", err.text);
         load_average(&w, o);
         load_part(file, st, o, PART_AVERAGE, o->ema);

@@ -28,7 +28,7 @@ typedef struct Sink {
 
 static Sink sink_open(const Export *e, const char *path, const Tensor *tensors, size_t n) {
     static const char *const meta[] = {"format", "pt"}; /* transformers requires it */
-    if (e->format == EXPORT_PT)
+    if (e->format == EXPORT_PT || e->format == EXPORT_TORCHVISION)
         return (Sink){.e = e, .torch = torchwriter_create(path, tensors, n)};
     return (Sink){.e = e, .safetensors = safetensors_create(path, tensors, n, meta, 1)};
 }
@@ -83,6 +83,7 @@ static bool append_piece(Sink *s, const WeightPiece *p, float *chunk, void *byte
 
 static bool write_weights(const Export *e, const char *path, Error *err) {
     NamesOf names = weight_names_of(e->config);
+    if (e->format == EXPORT_TORCHVISION) names = NAMES_TORCHVISION;
     if (e->format == EXPORT_HF)
         names = hf_siglip_fits(e->config) ? NAMES_SIGLIP_MODEL : NAMES_CLIP_MODEL;
     WeightPieces pieces = weight_pieces(names, e->list, e->count, e->dtype);
@@ -199,6 +200,12 @@ bool export_check(const Export *e, Error *err) {
     struct stat s;
     if (!lstat(e->out, &s))
         return error_set(err, "%.200s: exists already, and nothing is written over", e->out);
+    ConvKind kind = e->config->image.conv.kind;
+    if (e->format == EXPORT_TORCHVISION && kind != CONV_BASIC && kind != CONV_BOTTLENECK)
+        return error_set(err,
+                         "torchvision's format has no place for the image tower of %.100s: it is "
+                         "for resnet18, resnet34 and resnet50",
+                         e->config->name);
     if (e->format != EXPORT_HF) return true;
     char *config = hf_config_out(e->config, "float32", err);
     char *preprocessor = config ? hf_preprocessor_out(e->config, err) : NULL;
@@ -208,7 +215,7 @@ bool export_check(const Export *e, Error *err) {
 
 /* Writes to `beside`, then renames it. */
 static bool write_beside(const Export *e, const char *beside, Error *err) {
-    if (e->format == EXPORT_SAFETENSORS || e->format == EXPORT_PT)
+    if (e->format != EXPORT_HF && e->format != EXPORT_OPEN_CLIP)
         return write_weights(e, beside, err);
     if (mkdir(beside, 0777)) return error_set(err, "%.200s: %s", beside, strerror(errno));
     bool ok = e->format == EXPORT_HF ? write_hf(e, beside, err) : write_open_clip(e, beside, err);

@@ -6,14 +6,15 @@
 
 #define EXPORT_FORMATS(X)                                                                          \
     X(EXPORT_OPEN_CLIP, "open_clip")                                                               \
-    X(EXPORT_HF, "hf") X(EXPORT_SAFETENSORS, "safetensors") X(EXPORT_PT, "pt")
+    X(EXPORT_HF, "hf")                                                                             \
+    X(EXPORT_SAFETENSORS, "safetensors") X(EXPORT_PT, "pt") X(EXPORT_TORCHVISION, "torchvision")
 typedef enum { EXPORT_FORMATS(CHOICE_NAME) } ExportFormat;
 
 /* Values first … first+n-1 of parameter i. */
 typedef void ExportRead(void *context, size_t i, size_t first, size_t n, float *out);
 
 typedef struct Export {
-    const char *out; /* a folder, or for EXPORT_SAFETENSORS and _PT a file; must not exist */
+    const char *out; /* a folder or, of the last three formats, a file; must not exist */
     ExportFormat format;
     Dtype dtype; /* F32, F16 or BF16 */
     const ClipConfig *config;

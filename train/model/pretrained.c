@@ -79,9 +79,9 @@ static void warn_of_activation(const char *path, const Weights *w, const ClipCon
 }
 
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
-                     size_t count) {
+                     size_t count, ParamTower only) {
     Error err;
-    if (!weights_open(w, path, &err) || !weights_fit(w, list, count, c->name, &err))
+    if (!weights_open(w, path, &err) || !weights_fit(w, list, count, only, c->name, &err))
         die("weights: %s", err.text);
     warn_of_activation(path, w, c);
 }
@@ -98,7 +98,7 @@ void pretrained_read(Weights *w, Params *p) {
 
 void pretrained_load(const char *path, Params *p, const ClipConfig *c) {
     Weights w;
-    pretrained_open(&w, path, c, p->list, p->tensors);
+    pretrained_open(&w, path, c, p->list, p->tensors, p->only);
     pretrained_read(&w, p);
 }
 

@@ -13,9 +13,9 @@ char *pretrained_find(const char *name);
 void pretrained_config(ClipConfig *c, const char *path, const char *model);
 /* Opens any checkpoint's weights as the model's parameters, in their order; exits with an error if
  * they do not fit. Positional embeddings of another size are resized (docs/NUMERICS.md, 'Position
- * resizing'); warns if they were trained with another activation than c's. */
+ * resizing'); warns if they were trained with another activation than c's. only: of weights_fit. */
 void pretrained_open(Weights *w, const char *path, const ClipConfig *c, const Param *list,
-                     size_t count);
+                     size_t count, ParamTower only);
 /* Reads them into p and closes w, except if p is of one tower: the other one's can be read from w.
  */
 void pretrained_read(Weights *w, Params *p);

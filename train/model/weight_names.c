@@ -131,6 +131,14 @@ static const Place siglip_model[] = {{.file = "vision_model.head.", "visual.attn
                                      {.file = "logit_bias", "logit_bias", .ones = 1},
                                      {0}};
 
+static const Place torchvision[] = {{.file = "conv1.", "visual.trunk.conv1."},
+                                    {.file = "bn1.", "visual.trunk.bn1."},
+                                    {.file = "layer1.", "visual.trunk.layer1."},
+                                    {.file = "layer2.", "visual.trunk.layer2."},
+                                    {.file = "layer3.", "visual.trunk.layer3."},
+                                    {.file = "layer4.", "visual.trunk.layer4."},
+                                    {0}};
+
 enum { TABLES = 3 };
 static const Place *const tables[][TABLES] = {
     [NAMES_OPEN_CLIP] = {NULL},
@@ -138,11 +146,12 @@ static const Place *const tables[][TABLES] = {
     [NAMES_TIMM] = {timm, custom_text},
     [NAMES_EVA] = {eva, timm, custom_text},
     [NAMES_EVA02] = {eva02, timm, custom_text},
+    [NAMES_TORCHVISION] = {torchvision},
     [NAMES_CLIP_MODEL] = {clip_model},
     [NAMES_SIGLIP_MODEL] = {siglip_model, clip_model},
 };
 /* Of the names that reading finds without prefixes. */
-static const Place *const reading[] = {siglip_model, clip_model, timm, eva, eva02};
+static const Place *const reading[] = {siglip_model, clip_model, timm, eva, eva02, torchvision};
 
 NamesOf weight_names_of(const ClipConfig *c) {
     if (c->timm && c->image.no_key_bias) return c->image.gated ? NAMES_EVA02 : NAMES_EVA;
@@ -230,7 +239,7 @@ WeightName weight_name_in(const char *name) {
 
 bool weight_name_out(NamesOf names, const char *parameter, size_t nth, char file[FILE_NAME],
                      WeightName *out) {
-    bool known = false, own = names < NAMES_CLIP_MODEL;
+    bool known = false, own = names < NAMES_TORCHVISION;
     *out = (WeightName){.name = ""};
     snprintf(out->name, sizeof out->name, "%s", parameter);
     for (size_t i = 0; i < TABLES && tables[names][i] && !known; i++) {
@@ -250,6 +259,8 @@ bool weight_is_buffer(const char *name) {
     static const char *const buffers[] = {"attn_mask",      "position_ids", "input_resolution",
                                           "context_length", "vocab_size",   "num_batches_tracked"};
     size_t n = strlen(name);
+    const char *plain = without_prefix(name);
+    if (!strcmp(plain, "fc.weight") || !strcmp(plain, "fc.bias")) return true;
     for (size_t i = 0; i < COUNT(buffers); i++) {
         size_t m = strlen(buffers[i]);
         if (n >= m && !strcmp(name + n - m, buffers[i])) return true;

@@ -22,6 +22,7 @@ typedef enum {
     NAMES_TIMM,        /* the same with an image tower of timm's: visual.trunk.… */
     NAMES_EVA,         /* of these EVA-01's */
     NAMES_EVA02,
+    NAMES_TORCHVISION,  /* torchvision's ResNets: the image tower's trunk alone */
     NAMES_CLIP_MODEL,   /* transformers' CLIPModel */
     NAMES_SIGLIP_MODEL, /* transformers' SiglipModel */
 } NamesOf;
@@ -30,10 +31,10 @@ typedef enum {
  * every kind. */
 WeightName weight_name_in(const char *name);
 /* The nth tensor, from 0, of a parameter in a file: *out has its name, cut to FILE_NAME - 1 bytes.
- * False: there are no more (or CLIPModel has no such parameter). */
+ * False: there are no more (or CLIPModel, or torchvision's ResNet, has no such parameter). */
 bool weight_name_out(NamesOf names, const char *parameter, size_t nth, char file[FILE_NAME],
                      WeightName *out);
 /* The names with which open_clip opens the model. */
 NamesOf weight_names_of(const ClipConfig *c);
-/* Returns true for buffers in some files that are not parameters. */
+/* Returns true for what some files have and no encoder: buffers, a ResNet's classifier. */
 bool weight_is_buffer(const char *name);

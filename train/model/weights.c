@@ -211,24 +211,45 @@ static bool fit_one(Weight *w, const Param *q, Error *err) {
                      shape_text(wants, q->ndim, q->shape));
 }
 
-static bool fit_all(Weights *w, Weight *fitted, const Param *list, size_t count, Error *err) {
+/* Returns true if the file has no tensor of a tower beside this one. */
+static bool has_alone(const Weights *w, const Param *list, size_t count, ParamTower tower) {
+    for (size_t i = 0; i < count; i++)
+        if (list[i].tower && list[i].tower != tower && weights_find(w, list[i].name)) return false;
+    return tower != TOWER_NONE;
+}
+
+static Weight scalar(float value) {
+    Weight w = {.count = 1, .own = xmalloc(sizeof value)};
+    *w.own = value;
+    return w;
+}
+
+static bool fit_all(Weights *w, Weight *fitted, const Param *list, size_t count, ParamTower only,
+                    Error *err) {
+    bool alone = has_alone(w, list, count, only);
     for (size_t i = 0; i < count; i++) {
-        const Weight *found = weights_find(w, list[i].name);
-        if (!found && list[i].role != ROLE_LOGIT_BIAS)
-            return error_set(err, "%s is missing: is this another --model?", list[i].name);
+        const Param *q = &list[i];
+        const Weight *found = weights_find(w, q->name);
         if (found) {
             fitted[i] = *found;
-            if (!fit_one(&fitted[i], &list[i], err)) return false;
+            if (!fit_one(&fitted[i], q, err)) return false;
             continue;
         }
-        log_info("%s has no logit_bias: 0", w->path);
-        fitted[i] = (Weight){.count = 1, .own = xcalloc(1, sizeof(float))};
-        memcpy(fitted[i].name, list[i].name, sizeof fitted[i].name);
+        if (alone && q->tower != only) {
+            if (!q->tower) fitted[i] = scalar((float)q->init.value);
+        } else if (q->role == ROLE_LOGIT_BIAS) {
+            log_info("%s has no logit_bias: 0", w->path);
+            fitted[i] = scalar(0);
+        } else {
+            return error_set(err, "%s is missing: is this another --model?", q->name);
+        }
+        memcpy(fitted[i].name, q->name, sizeof fitted[i].name);
     }
     return true;
 }
 
-bool weights_fit(Weights *w, const Param *list, size_t count, const char *model, Error *err) {
+bool weights_fit(Weights *w, const Param *list, size_t count, ParamTower only, const char *model,
+                 Error *err) {
     for (size_t i = 0; i < w->count; i++) {
         bool known = false;
         for (size_t j = 0; j < count && !known; j++) known = !strcmp(w->list[i].name, list[j].name);
@@ -240,7 +261,7 @@ bool weights_fit(Weights *w, const Param *list, size_t count, const char *model,
     }
     Weight *fitted = xcalloc(count, sizeof *fitted);
     Error inner;
-    bool ok = fit_all(w, fitted, list, count, &inner);
+    bool ok = fit_all(w, fitted, list, count, only, &inner);
     if (!ok) error_set(err, "%.200s: %.300s", w->path, inner.text);
     free(w->list);
     w->list = fitted;

@@ -33,8 +33,11 @@ bool weights_open(Weights *w, const char *path, Error *err);
 void weights_close(Weights *w);
 const Weight *weights_find(const Weights *w, const char *name);
 /* Makes w->list the model's parameters, in their order: resizes positional embeddings, adds a
- * logit_bias of 0. False: a tensor is missing, unknown or of another shape. */
-bool weights_fit(Weights *w, const Param *list, size_t count, const char *model, Error *err);
+ * logit_bias of 0. False: a tensor is missing, unknown or of another shape. only: not NONE: a file
+ * may have this tower alone; the other one's weights then have no elements (count 0), and those of
+ * no tower their initial values. */
+bool weights_fit(Weights *w, const Param *list, size_t count, ParamTower only, const char *model,
+                 Error *err);
 /* Elements first … first+n-1 of a floating-point weight. */
 void weight_read(const Weight *w, size_t first, size_t n, float *out);
 /* A tensor as stored. */
