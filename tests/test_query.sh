@@ -118,7 +118,7 @@ help() { # a group's help lists its commands, and each command has its own
         says 2 "clipc data --help" "$clipc" data && says 2 "did you mean 'clipc data pack'" "$clipc" data pck &&
         says 2 "did you mean 'clipc eval zeroshot'" "$clipc" zeroshot && says 2 "see clipc --help" "$clipc" qqqq || return 1
     local c
-    for c in train "eval retrieval" "eval zeroshot" "eval probe" "index list" "index remove" embed search score "data image" tok "ckpt info" bench; do
+    for c in train "eval retrieval" "eval zeroshot" "eval probe" "eval similar" "index list" "index remove" embed search score "data image" tok "ckpt info" bench; do
         says 0 "usage: clipc $c" "$clipc" $c --help || return 1
     done
 }

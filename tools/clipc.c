@@ -33,6 +33,8 @@ static const Entry entries[] = {
     {"eval", "probe", cmd_eval_probe, "a linear classifier and neighbours on frozen features",
      NO_RESULT},
     {"eval", "zeroshot", cmd_eval_zeroshot, "classify images by the names of classes", NO_RESULT},
+    {"eval", "similar", cmd_eval_similar,
+     "pictures that find those of their label: precision@k, mAP", NO_RESULT},
     {NULL, "embed", cmd_embed, "images or captions -> L2-normalised features (.npy, or an index)",
      "an index keeps what was added, and the same command continues; a .npy file is not written"},
     {NULL, "search", cmd_search, "find the nearest of embedded pictures to a text or an image",

@@ -6,6 +6,7 @@ int cmd_train(int argc, char **argv);
 int cmd_eval_retrieval(int argc, char **argv);
 int cmd_eval_probe(int argc, char **argv);
 int cmd_eval_zeroshot(int argc, char **argv);
+int cmd_eval_similar(int argc, char **argv);
 int cmd_embed(int argc, char **argv);
 int cmd_search(int argc, char **argv);
 int cmd_index_list(int argc, char **argv);

@@ -1,6 +1,7 @@
 """Logistic regressions of scikit-learn on its digits, pixels of length 1 as f16: writes tests/golden/probe/: train.npy,
 test.npy, {train,test}.digit and .parity (labels), results.txt: labels, C, accuracy on test, objective
-C * sum(-ln p) + |w|^2 / 2.
+C * sum(-ln p) + |w|^2 / 2; similar.txt: labels, and of each test row among the others precision@10, its
+error, mAP and its error in float64.
 
 Run: python tests/golden/make_probe.py (needs numpy and scikit-learn)."""
 import numpy as np
@@ -26,3 +27,15 @@ with open(out + 'results.txt', 'w') as f:
             p = m.predict_proba(train)[np.arange(len(y)), np.searchsorted(m.classes_, y)]
             objective = C * -np.log(p).sum() + 0.5 * (m.coef_ ** 2).sum()
             print(kind, f'{C:g}', f"{m.score(test, l[part['test']]):.6f}", f'{objective:.8g}', file=f)
+
+with open(out + 'similar.txt', 'w') as f:
+    rows = x[part['test']].astype(np.float64)
+    scores = rows @ rows.T
+    for kind, l in labels.items():
+        y, found = l[part['test']], []
+        for q in range(len(rows)):
+            relevant = np.array([y[i] == y[q] for i in np.argsort(-scores[q], kind='stable') if i != q])
+            shares = np.cumsum(relevant) / np.arange(1, len(relevant) + 1)
+            found.append((relevant[:10].mean(), shares[relevant].mean()))
+        mean, error = np.mean(found, 0), np.std(found, 0, ddof=1) / len(found) ** 0.5
+        print(kind, f'{mean[0]:.7f} {error[0]:.7f} {mean[1]:.7f} {error[1]:.7f}', file=f)
