@@ -148,7 +148,7 @@ $B/%.flags:
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_$*)' >$@
 
-.PHONY: all build help setup zeroshot-sets demo demo-finetune test test-gpu gpu-tests gpu-report asan asan-parsers test-clang test-aarch64 tsan fuzz chaos faults bench lint install uninstall clean format
+.PHONY: all build help setup zeroshot-sets demo demo-finetune demo-drawings test test-gpu gpu-tests gpu-report asan asan-parsers test-clang test-aarch64 tsan fuzz chaos faults bench lint install uninstall clean format
 all: build
 build: $B/clipc $(if $(HAVE_CUDA),$B/clipc-cuda $B/cuda.report)
 
@@ -156,6 +156,7 @@ help:
 	@echo 'make          build/clipc                make test     all tests (no GPU, no download but packages)'
 	@echo 'make demo     train a CLIP in minutes     make asan     the tests under ASan and UBSan'
 	@echo 'make demo-finetune   and fine-tune it: before, after, and in between'
+	@echo 'make demo-drawings   find drawings among pages: SimCLR and CLIP compared'
 	@echo 'make setup    install what is missing     make tsan     the loader tests under ThreadSanitizer'
 	@echo 'make bench    measure this machine        make fuzz     fuzz every parser, SECONDS=60 each'
 	@echo 'make test-aarch64   cross-build for aarch64 and test it under qemu (fetches Debian packages)'
@@ -183,6 +184,9 @@ demo:
 	@tools/demo/run.sh
 demo-finetune: demo
 	@tools/demo/finetune.sh
+demo-drawings: demo
+	@tools/setup.sh build drawings
+	@tools/demo/drawings.sh
 
 $B/deps.ok: tools/check_deps.sh
 	@mkdir -p $(@D)

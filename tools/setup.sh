@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [sets] [fuzz] [lint]
-# [aarch64] [cuda] [cuda12] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
+# Installs missing packages, and does nothing if all exist: tools/setup.sh [build] [test] [demo] [drawings] [sets] [fuzz]
+# [lint] [aarch64] [cuda] [cuda12] Names the packages before installing them. Debian packages through apt-get (as root or through sudo), which
 # checks their signatures; the rest from PyPI, compared with SHA-256 sums that the scripts hold.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,12 +13,13 @@ for purpose in "$@"; do
     test) packages+=(libcmocka-dev python3 python3-pip libopenmpi-dev openmpi-bin poppler-utils) ;;
     demo) packages+=(python3 python3-pip python3-pil python3-fonttools gnuplot-nox fonts-noto-color-emoji fonts-dejavu-core librsvg2-bin
         unicode-cldr-core openclipart-png openclipart-svg ruby-gemojione tuxpaint-stamps-default) ;;
+    drawings) packages+=(python3 python3-pil python3-ezdxf fig2dev fonts-dejavu-core librsvg2-bin poppler-utils tuxpaint-stamps-default) ;;
     sets) packages+=(python3 python3-pip) ;;
     fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     lint) packages+=(clang-format cppcheck clang libomp-dev libcmocka-dev) ;;
     aarch64) packages+=(gcc-aarch64-linux-gnu qemu-user) ;;
     cuda | cuda12) packages+=(g++ python3 python3-pip) ;;
-    *) echo "setup: unknown purpose '$purpose': build, test, demo, sets, fuzz, lint, aarch64, cuda or cuda12" >&2; exit 2 ;;
+    *) echo "setup: unknown purpose '$purpose': build, test, demo, drawings, sets, fuzz, lint, aarch64, cuda or cuda12" >&2; exit 2 ;;
     esac
 done
 
@@ -51,6 +52,7 @@ fi
 for purpose in "$@"; do
     case $purpose in
     test | demo) tools/fetch_vocab.sh || echo "setup: no vocabulary: what needs it is skipped" >&2 ;;
+    drawings) tools/demo/fetch_drawings.sh ;;
     aarch64) tools/fetch_aarch64.sh ;;
     cuda) tools/fetch_cuda.sh toolkit ;;
     cuda12) tools/fetch_cuda.sh nccl12 ;;

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """An image of the demo's search results: tools/demo/contact.py OUT.png < results
-Reads the output of `clipc search --json` and draws a row for each query: its words, then its hits, best first."""
+Reads the output of `clipc search --json` and draws a row for each query: its words or its picture, then its hits, best
+first."""
 import json
+import os
 import sys
 
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +23,12 @@ def wrap(draw, text, font, width):
     return "\n".join(lines)
 
 
+def put(sheet, path, left, top):
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((TILE, TILE))
+    sheet.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: contact.py OUT.png < results of clipc search --json")
@@ -31,13 +39,13 @@ def main():
     font = ImageFont.truetype(FONT, 15)
     for row, result in enumerate(results):
         top = GAP + row * (TILE + GAP)
-        draw.multiline_text((2 * GAP, top + TILE // 2), wrap(draw, result["query"], font, LABEL - 4 * GAP), "black",
-                            font, anchor="lm")
+        if os.path.exists(result["query"]):
+            put(sheet, result["query"], (LABEL - TILE) // 2, top)
+        else:
+            draw.multiline_text((2 * GAP, top + TILE // 2), wrap(draw, result["query"], font, LABEL - 4 * GAP), "black",
+                                font, anchor="lm")
         for column, hit in enumerate(result["hits"]):
-            picture = Image.open(hit["key"]).convert("RGB")
-            picture.thumbnail((TILE, TILE))
-            left = LABEL + column * (TILE + GAP)
-            sheet.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
+            put(sheet, hit["key"], LABEL + column * (TILE + GAP), top)
     sheet.save(sys.argv[1])
 
 
