@@ -292,7 +292,7 @@ double model_gradients(TestModel *m, const TestBatch *b, RunHow how) {
     m->k->device->zero(m->p->grad, m->p->learning * m->k->acc_size);
     forward(m, b, how, true);
     double loss = run_loss(m, b->B, true);
-    clip_text_bwd(m->clip, m->dtexts, b->B);
+    clip_text_bwd(m->clip, m->dtexts, b->B, NULL);
     clip_image_bwd(m->clip, m->dimages, b->B);
     m->k->device->sync();
     return loss;

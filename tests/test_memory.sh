@@ -46,6 +46,8 @@ several_positives() { as_planned 1 positives --precision amp_bf16 --multi-positi
 distilled() { as_planned 1 distilled --precision fp32 --distill-pretrained $golden; }
 adapted() { as_planned 1 adapted --precision amp_bf16 --lora-rank 4 --ema 0.9; }
 frozen_tower() { as_planned 1 frozen --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/0.err"; }
+# captions longer than stated: 12 of some 6 tokens in the memory of 2 each
+in_parts() { as_planned 1 in_parts --precision amp_bf16 --batch-size 12 --text-rows 2 && as_planned 2 parts_of_ranks --precision amp_bf16 --batch-size 12 --text-rows 2 --accum-freq 2 --shard-optimizer; }
 measured_products() { as_planned 1 measured --precision fp32 --autotune; }
 # the scores of as many pairs as a tile has, of all classes
 validated() {
@@ -127,7 +129,7 @@ host_memory() {
     host_as_planned 1 --precision fp32 --ema 0.9 &&
         host_as_planned 1 --precision amp_bf16 --moments bf16 --accum-freq 2 --grad-checkpointing --siglip --force-patch-dropout 0.5 &&
         host_as_planned 1 --precision fp32 --distill-pretrained $golden --multi-positive --logit-memory 1 &&
-        host_as_planned 1 --precision amp_bf16 --lora-rank 4 &&
+        host_as_planned 1 --precision amp_bf16 --lora-rank 4 && host_as_planned 1 --precision amp_bf16 --text-rows 3 &&
         host_as_planned 1 --precision amp_bf16 --lock-image --train-transform eval --max-steps 9 && grep -q 'computed once' "$dir/host.err"
 }
 check host_memory host_memory
@@ -135,7 +137,7 @@ if no_mpi; then skip "$no_mpi_reason" host_memory_of_ranks; else
     check host_memory_of_ranks host_as_planned 2 --precision amp_bf16 --shard-optimizer
 fi
 
-tests=(whole_model accumulated averaged in_8_bits several_positives distilled adapted frozen_tower measured_products validated blocks_apart two_ranks
+tests=(whole_model accumulated averaged in_8_bits several_positives distilled in_parts adapted frozen_tower measured_products validated blocks_apart two_ranks
     sharded_ranks few_blocks too_little too_little_beside_nccl)
 if [ ! -x "$emu" ]; then
     skip "built by a plain make where nvcc is" "${tests[@]}"

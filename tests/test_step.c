@@ -21,6 +21,7 @@ typedef struct Setup {
     LossKind kind;
     bool checkpoint, lock_image, lock_text;
     double patch_dropout;
+    size_t text_rows, text_bucket; /* of ClipOptions, rows of a micro-batch */
 } Setup;
 
 static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s, size_t size,
@@ -29,6 +30,8 @@ static Trainer trainer_new(const Kernels *k, const ClipConfig *c, const Setup *s
                      .training = true,
                      .grad_checkpointing = s->checkpoint,
                      .patch_dropout = s->patch_dropout,
+                     .max_text_rows = s->text_rows,
+                     .text_bucket = s->text_bucket,
                      .frozen_image = s->lock_image,
                      .frozen_text = s->lock_text,
                      .seed = 5};
@@ -79,6 +82,20 @@ static double gradients(Trainer *t, const TestBatch *b) {
     double loss = step_gradients(t->step, s.list);
     slices_free(&s, t->accum);
     return loss;
+}
+
+/* The texts' features of the first micro-batch; to be freed. */
+static double *step_features(Trainer *t, const TestBatch *b) {
+    const Kernels *k = t->m.k;
+    size_t n = t->size * t->m.config.embed_dim;
+    acc *texts = k->device->alloc(n * k->acc_size);
+    Slices s;
+    slices_make(&s, b, &t->m.config, t);
+    uploads_features(step_uploads(t->step), s.list[0], NULL, texts);
+    double *got = host_copy(k, texts, n);
+    slices_free(&s, t->accum);
+    k->device->release(texts);
+    return got;
 }
 
 static const Setup setups[] = {
@@ -167,6 +184,58 @@ static void test_learning(void **state) {
     (void)state;
     check_learning(kernels_open(TEST_DEVICE, PRECISION_FP32));
     check_learning(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16));
+}
+
+/* Captions of one context and of few tokens, so that halves differ: a text tower with memory for
+ * `rows` a caption gives the features and, in parts, the gradients of one with memory for all. */
+static void check_parts(const Kernels *k, size_t bucket, double tolerance) {
+    enum { PAIRS = 6 };
+    static const Setup of[] = {
+        {.kind = LOSS_CLIP},
+        {.kind = LOSS_SIGLIP, .checkpoint = true},
+        {.kind = LOSS_CLIP, .lock_text = true},
+    };
+    for (size_t i = 0; i < COUNT(of); i++)
+        for (size_t accum = 1; accum <= 2; accum++) {
+            ClipConfig c = config_for(&of[i]);
+            c.context_length = 29;
+            size_t size = PAIRS / accum, before = 0;
+            TestBatch b = random_batch(&c, PAIRS, test_seed());
+            Setup s = of[i];
+            s.text_bucket = bucket;
+            Trainer whole = trainer_new(k, &c, &s, size, accum);
+            double want = gradients(&whole, &b);
+            double *texts = step_features(&whole, &b);
+            size_t rows[] = {size * c.context_length, 2 * c.context_length, c.context_length};
+            for (size_t n = 0; n < COUNT(rows); n++) {
+                s.text_rows = rows[n];
+                Trainer t = trainer_new(k, &c, &s, size, accum);
+                const char *where = "";
+                assert_near(gradients(&t, &b), want, tolerance * want);
+                double worst = worst_gradient(&t.m, &whole.m, &where), *got = step_features(&t, &b);
+                if (!(worst <= tolerance))
+                    fail_msg("%s, setup %zu, %zu rows: gradient of %s: %.3g", k->name, i,
+                             s.text_rows, where, worst);
+                assert_memory_equal(got, texts, size * c.embed_dim * sizeof *got);
+                size_t parts = uploads_parts(step_uploads(t.step), 0, 0);
+                assert_true(parts >= before && (before || parts == 1));
+                before = parts;
+                free(got);
+                trainer_free(&t);
+            }
+            assert_true(before > 1 || (bucket && accum > 1)); /* three captions fit */
+            free(texts);
+            trainer_free(&whole);
+            batch_free(&b);
+        }
+}
+
+static void test_texts_in_parts(void **state) {
+    (void)state;
+    check_parts(kernels_open("ref", PRECISION_FP32), 0, 1e-12);
+    check_parts(kernels_open(TEST_DEVICE, PRECISION_FP32), 0, 1e-5);
+    check_parts(kernels_open(TEST_DEVICE, PRECISION_FP32), 16, 1e-5);
+    check_parts(kernels_open(TEST_DEVICE, PRECISION_AMP_BF16), 16, 2e-2);
 }
 
 /* A step that meets a NaN changes nothing and the next one starts from zero gradients. */
@@ -280,9 +349,13 @@ static void test_logits_of_one_tile(void **state) {
 #endif
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_accumulation_ref),   cmocka_unit_test(test_accumulation_fp32),
-    cmocka_unit_test(test_one_batch),          cmocka_unit_test(test_learning),
-    cmocka_unit_test(test_not_finite),         cmocka_unit_test(test_texts_are_sent_early),
+    cmocka_unit_test(test_accumulation_ref),
+    cmocka_unit_test(test_accumulation_fp32),
+    cmocka_unit_test(test_one_batch),
+    cmocka_unit_test(test_texts_in_parts),
+    cmocka_unit_test(test_learning),
+    cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_texts_are_sent_early),
 #if defined TEST_CUDA
     cmocka_unit_test(test_logits_of_one_tile),
 #endif

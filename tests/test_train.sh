@@ -46,6 +46,25 @@ capped_batch() { # 24 pairs: all of them, in micro-batches of equal size; record
         grep -q "steps of 24 an epoch$" "$dir/stderr" && [ "$(lines capped)" = 2 ] && grep -qx "batch-size = 12" "$dir/capped/params.conf" &&
         grep -qx "accum-freq = 2" "$dir/capped/params.conf" && train capped_one --batch-size 400 --epochs 2 && near capped capped_one 2 1e-2
 }
+# Captions have 6.5 tokens on average. Less memory than for full contexts, the same losses, of two ranks also.
+text_rows() {
+    local o=(--batch-size 12 --precision fp32 --no-shuffle --epochs 3 --accum-freq 2) rows planned=()
+    for rows in 21 auto 3; do
+        train "rows-$rows" "${o[@]}" --text-rows $rows || return 1
+        planned+=("$("$clipc" train "${pairs[@]}" "${o[@]}" --text-rows $rows --dry-run 2>/dev/null | sed -n 's/^  activations (captions of --text-rows) *\([0-9]*\)\.\([0-9]\) MiB/\1\2/p')")
+    done
+    echo "activations, in tenths of a MiB: ${planned[*]}"
+    [ "${planned[0]}" -gt "${planned[1]}" ] && [ "${planned[1]}" -gt "${planned[2]}" ] && near rows-21 rows-auto 3 2e-5 &&
+        near rows-21 rows-3 3 2e-5 && grep -qx "text-rows = 9" "$dir/rows-auto/params.conf" || return 1
+    train rows-more "${o[@]}" --text-rows 3 --max-steps 2 && train rows-more "${o[@]}" --text-rows 3 --resume latest &&
+        same_state "$dir/rows-more/checkpoints/epoch_3" "$dir/rows-3/checkpoints/epoch_3" || return 1
+    refused 2 "from 1 to" train rows-22 --text-rows 22 && refused 2 "not 'some'" train rows-some --text-rows some &&
+        refused 2 "reads captions of --train-data" "$clipc" train --model small --text-rows auto --dry-run &&
+        refused 2 "reads whole contexts" "$clipc" train --model ViT-B-16-SigLIP --text-rows 8 --dry-run || return 1
+    no_mpi && return
+    OMP_NUM_THREADS=1 "${mpirun[@]}" -np 2 "$clipc" train "${pairs[@]}" --epochs 3 --warmup 3 --lr 1e-3 --workers 1 --logs "$dir" --name rows-two \
+        "${o[@]}" --batch-size 6 --text-rows 3 --shard-optimizer 2>"$dir/stderr" && near rows-21 rows-two 3 2e-5
+}
 shares() { # --min-steps adds epochs; a tenth of 24 steps warms up, a quarter saves; the default warm-up is a tenth at most
     train shares --epochs 1 --min-steps 20 --warmup 10% --save-frequency-steps 25% --precision fp32 --keep-checkpoints 9 &&
         [ "$(lines shares)" = 24 ] && [ "$(ls "$dir/shares/checkpoints" | grep step | sort | tr '\n' ' ')" = "step_18 step_6 " ] &&
@@ -291,6 +310,7 @@ check missing_data refused 1 "nowhere.tar" "$clipc" train --model small --train-
 check unknown_model refused 1 "no-such-model" "$clipc" train --model no-such-model --train-data $golden/pairs.tsv --logs "$dir" --name unknown
 check wrong_vocabulary refused 1 "entries" "$clipc" train --model small --vocab $golden/vocab.txt --train-data $golden/pairs.tsv --logs "$dir" --name vocab
 check batch_larger_than_the_data capped_batch
+check captions_in_parts text_rows
 check shares_of_a_short_run shares
 check plan_of_a_gpu_without_one plans_a_gpu
 check unwritable_logs refused 1 "/proc/" "$clipc" train --config "$dir/whole/params.conf" --logs /proc/logs --name x

@@ -7,6 +7,8 @@
 #include "train/shard.h"
 #include "train/train_options.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool locks_wholly(bool lock, int64_t unlocked) { return lock && !unlocked; }
@@ -33,6 +35,7 @@ static void check_objective(const ClipConfig *c) {
         {o->lock_text, true, "lock-text", "there are no captions, and the text tower rests"},
         {o->siglip, true, "siglip", "it is a loss of pairs"},
         {o->multi_positive, true, "multi-positive", "it compares captions"},
+        {o->text_rows != NULL, true, "text-rows", "there are no captions"},
         {o->val_data != NULL, true, "val-data", "captions are not learned; see clipc eval probe"},
         {o->imagenet_val != NULL, true, "imagenet-val",
          "captions are not learned; see clipc eval probe"},
@@ -64,6 +67,25 @@ static void check_optimizer(void) {
     if (!option_find(&train_command, "wd")->given) o->wd = 1e-6;
 }
 
+/* Sets the rows of --text-rows N. */
+static void check_text_rows(const ClipConfig *c) {
+    const char *given = train_options.text_rows;
+    char *end;
+    if (!given) return;
+    if (!tower_ends_at_pool(&c->text))
+        die_usage("clipc train: --text-rows is for captions that end at their end token: %s reads "
+                  "whole contexts",
+                  c->name);
+    if (!strcmp(given, "auto")) return;
+    double rows = strtod(given, &end);
+    if (end == given || *end || rows != floor(rows) ||
+        !(rows >= 1 && rows <= (double)c->context_length))
+        die_usage("clipc train: --text-rows is auto or a whole number from 1 to %s's context, %zu, "
+                  "not '%s'",
+                  c->name, c->context_length, given);
+    train_options.caption_rows = (size_t)rows;
+}
+
 void learner_check_options(const ClipConfig *c) {
     const TrainOptions *opt = &train_options;
     /* open_clip's defaults of beta2 and eps depend on the model's name; the run's record holds the
@@ -86,6 +108,7 @@ void learner_check_options(const ClipConfig *c) {
         die_usage("clipc train: --freeze-bn leaves nothing to synchronise: leave --sync-bn out");
     check_objective(c);
     check_optimizer();
+    check_text_rows(c);
     if (!opt->lora_rank) return;
     if (c->image.conv.kind && !opt->lock_image)
         die_usage("clipc train: --lora-rank adapts transformers, and %s has a ResNet: give "
@@ -110,6 +133,7 @@ static ViewsLoss views_loss(const TrainOptions *o) {
 static ClipOptions clip_options(const Learner *l) {
     return (ClipOptions){
         .max_batch = (size_t)l->opt->batch_size,
+        .max_text_rows = size_mul((size_t)l->opt->batch_size, l->opt->caption_rows),
         .text_bucket = clip_text_bucket(l->k, l->config, (size_t)l->opt->batch_size),
         .training = true,
         .grad_checkpointing = l->opt->grad_checkpointing,
@@ -293,6 +317,7 @@ void learner_plan(Learner *l, const Kernels *k, const Comm *comm, const ClipConf
     make_model(l);
     plan_rest(plan, k,
               opt->grad_checkpointing ? "activations, checkpointed (at most)"
+              : opt->caption_rows     ? "activations (captions of --text-rows)"
                                       : "activations (at most: captions all full)");
     make_step(l);
     plan_rest(plan, k, of_step);

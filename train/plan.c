@@ -207,6 +207,11 @@ void plan_print(const RunPlan *p, const Kernels *k, const ClipConfig *c, const T
            c->patch_size);
     printf("  text tower:  %zu layers, width %zu, %zu heads, context %zu, vocabulary %zu\n",
            c->text.layers, c->text.width, c->text.heads, c->context_length, c->vocab_size);
+    if (opt->caption_rows)
+        printf(
+            "  memory for captions of %zu tokens on average (--text-rows): a batch of more runs in "
+            "parts\n",
+            opt->caption_rows);
     printf("global batch: %zu = %zu x %zu accumulated x %d ranks\n", B * A * R, B, A, ranks);
     if (p->samples && !opt->gpu)
         printf("data: %zu samples an epoch, %.0f steps\n", p->samples, run.steps_per_epoch);

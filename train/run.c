@@ -131,6 +131,21 @@ static void cap_batch(const Run *r, int ranks) {
     train_options.accum_freq = (int64_t)accum;
 }
 
+/* --text-rows auto: measured by rank 0, and recorded as the number. */
+static void settle_text_rows(const Run *r) {
+    char *rows = NULL;
+    if (!opt->text_rows || opt->caption_rows) return;
+    comm_rank0_begin(r->comm);
+    if (run_writes(r)) {
+        train_options.caption_rows = train_data_caption_rows(
+            r->data, r->tokenizer, r->config.context_length, (size_t)opt->batch_size);
+        rows = xasprintf("%zu", opt->caption_rows);
+    }
+    comm_rank0_end(r->comm);
+    train_options.text_rows = comm_string(r->comm, rows);
+    train_options.caption_rows = strtoull(opt->text_rows, NULL, 10);
+}
+
 void run_open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
@@ -161,6 +176,7 @@ void run_open_data(Run *r) {
     r->sampler = train_data_order(r->data, r->state.seed, run_epoch_samples(r), &err);
     if (!r->sampler) comm_die(r->comm, "--train-data-upsampling-factors: %s", err.text);
     r->validation = validation_prepare(validators, VALIDATORS, r->comm, &r->dataset_options);
+    settle_text_rows(r);
     if ((size_t)opt->train_num_samples > run_epoch_samples(r) && run_writes(r))
         log_warn("--train-num-samples %lld: there are %zu, and these are an epoch",
                  (long long)opt->train_num_samples, dataset_count(r->data));
@@ -291,14 +307,28 @@ void run_start(Run *r) {
 }
 
 /* The samples of an epoch, for a plan: of --train-num-samples, or of the data if these are given
- * and can be counted. */
+ * and can be counted. Of the data, also what --text-rows auto is. */
 static size_t plan_samples(Run *r, int ranks) {
     Error err;
-    if (opt->train_num_samples || !opt->train_data) return (size_t)opt->train_num_samples;
+    bool measured = opt->text_rows && !opt->caption_rows;
+    size_t count = (size_t)opt->train_num_samples;
+    if (measured && !opt->train_data)
+        die_usage("clipc train: --text-rows auto reads captions of --train-data: give it, or a "
+                  "number");
+    if (!opt->train_data || (count && !measured)) return count;
     r->data = train_data_open(comm_self(r->k), NULL, r->state.seed, &r->dataset_options, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
-    size_t count = run_epoch_samples(r);
-    cap_batch(r, ranks);
+    if (!count) {
+        count = run_epoch_samples(r);
+        cap_batch(r, ranks);
+    }
+    if (measured) {
+        const char *from = r->resume ? r->resume : opt->pretrained;
+        Tokenizer *t = pretrained_tokenizer(&r->config, opt->vocab, from, &r->vocab_path);
+        train_options.caption_rows =
+            train_data_caption_rows(r->data, t, r->config.context_length, (size_t)opt->batch_size);
+        tokenizer_close(t);
+    }
     dataset_close(r->data);
     r->data = NULL;
     return count;

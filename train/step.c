@@ -208,6 +208,7 @@ static void from_cache(Step *s, const FeatureCache *c, acc *features, const Batc
 /* What a forward computes; send: the texts' features are then complete and gathered. */
 typedef struct Forward {
     bool image, text, keep, send; /* text, if there are pairs */
+    bool again;                   /* only for a backward: of texts, what has to be kept */
     Teacher *teacher;             /* or NULL */
 } Forward;
 
@@ -223,7 +224,8 @@ static void forward(Step *s, size_t j, const Batch *b, size_t row, Forward f) {
     if (image || text || f.teacher)
         sent = uploads_send(s->uploads, s->started, j, image || f.teacher, text || f.teacher);
     if (f.text && s->x.texts) from_cache(s, s->x.texts, s->texts, b, row);
-    if (text) clip_text_fwd(s->clip, acc_at(s->k, s->texts, row * s->E), sent, f.keep);
+    acc *texts = f.again ? NULL : acc_at(s->k, s->texts, row * s->E);
+    if (text) clip_text_fwd(s->clip, texts, sent, f.keep);
     if (f.send && s->loss) loss_send_texts(s->loss, s->texts, row + b->size);
     if (f.image && s->x.images) from_cache(s, s->x.images, s->images, b, row);
     if (image) clip_image_fwd(s->clip, acc_at(s->k, s->images, row * s->E), sent, f.keep);
@@ -235,10 +237,19 @@ static void forward(Step *s, size_t j, const Batch *b, size_t row, Forward f) {
     if (sent) uploads_done(s->uploads);
 }
 
+/* Captions in parts are sent again: all but the last part run forward again. */
+static void text_backward(Step *s, size_t j, const Batch *b, size_t row) {
+    const ClipBatch *again = NULL;
+    if (uploads_parts(s->uploads, s->started, j) > 1 && clip_text_trains(s->clip))
+        again = uploads_send(s->uploads, s->started, j, false, true);
+    clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size, again);
+    if (again) uploads_done(s->uploads);
+}
+
 /* last: complete gradients are sent. */
-static void backward(Step *s, const Batch *b, size_t row, bool last) {
+static void backward(Step *s, size_t j, const Batch *b, size_t row, bool last) {
     if (last && s->comm->size > 1) clip_on_gradients(s->clip, &(GradientsReady){on_ready, s});
-    if (s->loss) clip_text_bwd(s->clip, acc_at(s->k, s->dtexts, row * s->E), b->size);
+    if (s->loss) text_backward(s, j, b, row);
     if (s->views_loss) clip_view_gradients(s->clip, view_rows(s, s->dviews, row));
     clip_image_bwd(s->clip, acc_at(s->k, s->dimages, row * s->E), s->loss ? b->size : 0);
     clip_on_gradients(s->clip, NULL);
@@ -302,19 +313,27 @@ static void gradients(Step *s, Batch *const *batches) {
     for (size_t j = 0; j < s->accum; j++) {
         assert(batches[j]->size <= s->batch_size);
         assert(!s->views_loss || batches[j]->size == s->batch_size);
-        forward(s, j, batches[j], n, (Forward){true, true, j == last, j == last, s->x.teacher});
+        forward(s, j, batches[j], n,
+                (Forward){.image = true,
+                          .text = true,
+                          .keep = j == last,
+                          .send = j == last,
+                          .teacher = s->x.teacher});
         group(s, batches[j], n);
         last_row = n;
         n += batches[j]->size;
     }
     s->rows = n;
     run_losses(s, n);
-    backward(s, batches[last], last_row, last == 0);
+    backward(s, last, batches[last], last_row, last == 0);
     size_t row = 0;
     for (size_t j = 0; j < last; j++) {
-        Forward again = {clip_image_trains(s->clip), clip_text_trains(s->clip), true, false, NULL};
+        Forward again = {.image = clip_image_trains(s->clip),
+                         .text = clip_text_trains(s->clip),
+                         .keep = true,
+                         .again = true};
         forward(s, j, batches[j], row, again);
-        backward(s, batches[j], row, j + 1 == last);
+        backward(s, j, batches[j], row, j + 1 == last);
         row += batches[j]->size;
     }
     clip_learning(s->clip, false);

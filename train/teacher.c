@@ -32,7 +32,9 @@ static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *p
 
 /* Batches have the shape that the student's have. */
 static ClipOptions clip_options(const ClipOptions *student) {
-    return (ClipOptions){.max_batch = student->max_batch, .text_bucket = student->text_bucket};
+    return (ClipOptions){.max_batch = student->max_batch,
+                         .max_text_rows = student->max_text_rows,
+                         .text_bucket = student->text_bucket};
 }
 
 Teacher *teacher_new(const Kernels *k, const char *model, const char *pretrained,

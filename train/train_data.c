@@ -2,6 +2,7 @@
 
 #include "train/train_options.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static const TrainOptions *const opt = &train_options;
@@ -48,6 +49,35 @@ Sampler *train_data_order(const Dataset *d, uint64_t seed, size_t samples, Error
     if (opt->dataset_resampled && !dataset_feed(d))
         return sampler_new_resampled(d, window, seed, samples, opt->upsampling_factors, err);
     return sampler_new(d, opt->shuffle, window, seed);
+}
+
+size_t train_data_caption_rows(Dataset *d, const Tokenizer *t, size_t context, size_t batch) {
+    size_t count = dataset_count(d), n = size_min(count, 512);
+    double read = 0, sum = 0, squares = 0;
+    if (dataset_feed(d))
+        die_usage("clipc train: --text-rows auto reads some captions first, and streams are read "
+                  "once: give a number");
+    TokenizerCache *cache = tokenizer_cache_new(t);
+    int32_t *ids = xmalloc(size_mul(context, sizeof *ids));
+    Sample s = {0};
+    for (size_t i = 0; i < n; i++) {
+        uint64_t draw = i;
+        Error err;
+        if (!dataset_read_drawn(d, count * i / n, &draw, &s, &err)) continue;
+        double rows = (double)tokenizer_encode(cache, s.text, s.text_size, context, ids);
+        read++;
+        sum += rows;
+        squares += rows * rows;
+    }
+    sample_free(&s);
+    tokenizer_cache_free(cache);
+    free(ids);
+    if (!read) return context;
+    double mean = sum / read, variance = fmax(0, squares / read - mean * mean);
+    double rows = ceil(mean + 4 * sqrt(variance * (1 / read + 1 / (double)batch)));
+    log_info("--text-rows auto: %.0f (%.1f tokens a caption, mean of %.0f)", fmin(rows, context),
+             mean, read);
+    return size_min((size_t)rows, context);
 }
 
 static void parse_numbers(double *out, size_t n, const char *text, const char *name, double lo,

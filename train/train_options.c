@@ -190,6 +190,10 @@ static Option options[] = {
          "each rank keeps its share of moments and master weights only (ZeRO-1)"),
     FLAG("siglip", &O.siglip, "sigmoid loss instead of softmax; adds logit_bias"),
     INT("batch-size", &O.batch_size, 1, 1e7, "pairs a rank and micro-batch"),
+    STRING("text-rows", &O.text_rows, "N|auto",
+           "plan memory for captions of N tokens on average, start and end included (auto: as some "
+           "of the data's have); the text tower runs a batch of more in parts; default: full "
+           "contexts"),
     INT("accum-freq", &O.accum_freq, 1, 1e6, "micro-batches of one contrastive batch"),
     INT("epochs", &O.epochs, 1, 1e9, "passes over the data"),
     INT("min-steps", &O.min_steps, 0, 1e15,

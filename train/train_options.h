@@ -57,6 +57,8 @@ typedef struct TrainOptions {
     bool freeze_bn, sync_bn;
     bool lock_image, lock_text, grad_checkpointing, siglip, shard_optimizer;
     size_t kept_blocks; /* no option: of ClipOptions, what the planned memory allows */
+    const char *text_rows;
+    size_t caption_rows; /* no option: the number that text_rows is; 0: a context */
     /* fine-tuning */
     int64_t lock_image_unlocked_groups, lock_text_unlocked_layers, lora_rank, feature_cache;
     bool lock_text_freeze_layer_norm, multi_positive;

@@ -200,33 +200,52 @@ void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
 }
 
 void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep) {
-    if (!b->B) return;
-    assert(m->texts);
-    m->text_kept = keep = keep && clip_text_trains(m);
-    text_tower_load(&m->text, b);
-    pass(m, true, keep, false);
-    TowerView v = text_view(m, keep);
-    give_features(m, features, &v, b->B);
+    keep = keep && clip_text_trains(m);
+    size_t row = 0;
+    assert(m->texts || !b->parts);
+    for (size_t i = features || !b->parts ? 0 : b->parts - 1; i < b->parts; i++) {
+        m->text_kept = keep && i + 1 == b->parts;
+        text_tower_load(&m->text, &b->part[i]);
+        pass(m, true, m->text_kept, false);
+        TowerView v = text_view(m, m->text_kept);
+        if (features) give_features(m, acc_at(m->k, features, row * v.E), &v, b->part[i].B);
+        row += b->part[i].B;
+    }
 }
 
-void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B) {
-    if (!B || !clip_text_trains(m)) return;
-    size_t padding = m->text.padding;
+/* Of the part of the last forward, whose features' gradients are the last of the *end first ones.
+ */
+static void part_bwd(Clip *m, const acc *dfeatures, size_t *end) {
     TowerView v = text_view(m, true);
-    assert(m->text_kept && B + padding == v.seq->B);
-    set_gradients(m, &v, dfeatures, B, B + padding);
+    size_t n = m->text.captions;
+    assert(m->text_kept && n <= *end);
+    *end -= n;
+    set_gradients(m, &v, acc_at(m->k, dfeatures, *end * v.E), n, v.seq->B);
     pass(m, true, true, true);
+}
+
+void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B, const ClipBatch *again) {
+    if (!B || !clip_text_trains(m)) return;
+    GradientsReady *ready = text_view(m, true).ready, told = *ready;
+    ClipBatch before = again ? *again : (ClipBatch){.parts = 1};
+    if (before.parts > 1) *ready = (GradientsReady){NULL, NULL};
+    part_bwd(m, dfeatures, &B);
+    while (--before.parts) {
+        clip_text_fwd(m, NULL, &before, true);
+        if (before.parts == 1) *ready = told; /* then gradients are complete */
+        part_bwd(m, dfeatures, &B);
+    }
+    assert(!B);
 }
 
 void clip_plan(Clip *m, acc *features) {
     ClipShape c = clip_shape(m);
     size_t views = m->head.max_rows;
-    ClipBatch most = {.B = c.max_batch,
-                      .pictures = c.pictures,
-                      .views = views,
-                      .rows = c.max_rows,
-                      .sequences = c.max_batch + c.padding,
-                      .max_T = c.context};
+    TextPart captions = {.B = c.max_batch,
+                         .rows = c.max_rows,
+                         .sequences = c.max_batch + clip_text_padding(m, c.max_batch),
+                         .max_T = c.context};
+    ClipBatch most = {.pictures = c.pictures, .views = views, .part = &captions, .parts = 1};
     /* only whether the address is NULL matters */
     if (c.kept) most.keep = (const int32_t *)features;
     clip_image_fwd(m, features, &most, false);
@@ -238,7 +257,7 @@ void clip_plan(Clip *m, acc *features) {
     }
     if (m->text.tower.training) {
         clip_text_fwd(m, features, &most, true);
-        clip_text_bwd(m, features, c.max_batch);
+        clip_text_bwd(m, features, c.max_batch, NULL);
     }
     clip_learning(m, false);
 }
@@ -251,7 +270,6 @@ ClipShape clip_shape(const Clip *m) {
                        .pixels = !m->images ? 0 : 3 * image->side * image->side,
                        .kept = image->kept < image->grid ? image->kept : 0,
                        .context = t->context,
-                       .padding = t->padding,
                        .max_rows = m->texts ? t->tower.max_rows : 0};
 }
 
@@ -268,7 +286,11 @@ size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n, int32_t pad
     return text_tower_length(&m->text, ids, n, pad);
 }
 
-size_t clip_text_rows(const Clip *m, size_t rows) { return text_tower_rows(&m->text, rows); }
+size_t clip_text_padding(const Clip *m, size_t B) { return text_tower_padding(&m->text, B); }
+
+size_t clip_text_rows(const Clip *m, size_t rows, size_t B) {
+    return text_tower_rows(&m->text, rows, B);
+}
 
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B) {

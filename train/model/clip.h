@@ -6,7 +6,8 @@
 
 typedef struct ClipOptions {
     size_t max_batch;        /* samples of one forward */
-    size_t max_text_rows;    /* packed text rows of one forward; 0: max_batch × context */
+    size_t max_text_rows;    /* packed text rows in memory at once, at least a context; the captions
+                                of a batch with more run in parts; 0: max_batch × context */
     bool training;           /* keep activations for backward */
     bool grad_checkpointing; /* keep only a block's input, recompute the rest with the same bits */
     size_t kept_blocks; /* all the same, so many blocks of each tower, the last ones, keep all */
@@ -39,19 +40,27 @@ typedef struct Clip Clip;
 Clip *clip_new(const Kernels *k, const ClipConfig *c, Params *p, const ClipOptions *o);
 void clip_free(Clip *m);
 
-/* A batch in device memory, as uploads.h sends it. */
-typedef struct ClipBatch {
+/* Packed captions in device memory: all of a batch, or a part with which a tower's memory suffices.
+ */
+typedef struct TextPart {
     size_t B;                          /* captions */
-    size_t pictures, views;            /* of which the last ones are views */
-    const uint8_t *pixels;             /* [pictures,S,S,3] */
-    const int32_t *keep;               /* [pictures,patches kept]; NULL: no patch dropout */
     const int32_t *ids, *start, *pool; /* [rows], [sequences+1], [sequences] */
     size_t rows, sequences, max_T;     /* including padding sequences after the B captions */
+} TextPart;
+
+/* A batch in device memory, as uploads.h sends it. */
+typedef struct ClipBatch {
+    size_t pictures, views; /* of which the last ones are views */
+    const uint8_t *pixels;  /* [pictures,S,S,3] */
+    const int32_t *keep;    /* [pictures,patches kept]; NULL: no patch dropout */
+    const TextPart *part;   /* the captions in order; parts 0: none */
+    size_t parts;
 } ClipBatch;
 
 /* features[B,E] (device), L2-normalised; of pictures without the views. `keep`: a backward follows
  * this forward, before any other forward of the same tower. Passes with the same sizes are captured
- * as a graph (kernels/device.h). */
+ * as a graph (kernels/device.h). Of captions in parts, activations of the last part are kept;
+ * features NULL: only the last part is run. */
 void clip_image_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
 void clip_text_fwd(Clip *m, acc *features, const ClipBatch *b, bool keep);
 /* The views' features [views,head.out] of the last forward of pictures, by the projection head. */
@@ -62,9 +71,11 @@ void clip_view_gradients(Clip *m, const acc *dfeatures);
  * rows of block `layer` (from 1), or for 0 those of the last block after the final LayerNorm. */
 void clip_tap_image(Clip *m, acc *to, size_t layer);
 /* Adds the gradients of the tower's trainable parameters to params->grad, from dfeatures[B,E] (the
- * gradient of the normalised features); B: pictures without the views. */
+ * gradient of the normalised features); B: pictures without the views. Of captions in parts, the
+ * last part runs backward first, then each other one runs forward again, from `again`, and
+ * backward; again NULL: the captions are one part. */
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B);
-void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B);
+void clip_text_bwd(Clip *m, const acc *dfeatures, size_t B, const ClipBatch *again);
 /* true: the next forwards belong to a step. Batch normalisations that learn then use the statistics
  * of the forward's batch, and each one with `keep` moves the running statistics; otherwise, and
  * initially, they use the running statistics. */
@@ -76,7 +87,7 @@ void clip_plan(Clip *m, acc *features);
 typedef struct ClipShape {
     size_t max_batch, pictures, pixels; /* views included; bytes of a picture */
     size_t kept;                        /* patches of a picture that dropout keeps; 0: no dropout */
-    size_t context, padding, max_rows;  /* padding: sequences after the captions */
+    size_t context, max_rows;           /* of one part, with its padding */
 } ClipShape;
 ClipShape clip_shape(const Clip *m);
 /* ClipOptions.text_bucket for batches of this size: 0 on a device that captures nothing. Half of it
@@ -87,14 +98,15 @@ size_t clip_text_bucket(const Kernels *k, const ClipConfig *c, size_t batch);
 typedef struct TextRows {
     int32_t *ids, *start, *pool; /* [rows], [B+1], [B] rows of the pooled tokens */
 } TextRows;
-/* Packs the tokenizer's captions, whose contexts it fills with `pad`; returns the number of rows.
- */
+/* Packs B of the tokenizer's captions, whose contexts it fills with `pad`, from ids[start[0]] on;
+ * returns the number of rows. */
 size_t clip_pack_texts(const Clip *m, TextRows to, const int32_t *ids, const int32_t *start,
                        int32_t pad, size_t B);
 /* The number of a caption's first ids on which the feature depends, of n. */
 size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n, int32_t pad);
-/* The padded number of rows of a batch. */
-size_t clip_text_rows(const Clip *m, size_t rows);
+/* The padding sequences after B captions, and the padded number of their rows. */
+size_t clip_text_padding(const Clip *m, size_t B);
+size_t clip_text_rows(const Clip *m, size_t rows, size_t B);
 /* keep[B,kept]: the patches that dropout keeps. */
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B);

@@ -10,18 +10,14 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
     t->vocab = c->vocab_size;
     t->cut = tower_ends_at_pool(&c->text) && !o->full_compute;
     t->max_batch = B;
-    if (t->cut && o->max_text_rows) rows = o->max_text_rows;
+    if (t->cut && o->max_text_rows) rows = size_min(rows, size_max(o->max_text_rows, t->context));
     t->bucket = t->cut && t->context > 1 ? size_max(1, o->text_bucket) : 1;
-    /* enough sequences, each of at least one row, to hold up to bucket - 1 rows; with them the
-     * pooled block has a number of rows that 8-bit products take */
-    if (t->bucket > 1)
-        t->padding = round_up(B + div_up(t->bucket - 1, t->context - 1), FP8_ROWS) - B;
-    rows = text_tower_rows(t, rows);
+    rows = size_max(text_tower_rows(t, rows, B), text_tower_rows(t, t->context, 1));
     t->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->text) && !o->full_compute,
                        .training = o->training && !o->frozen_text,
                        .recomputed = clip_recomputed(o, c->text.layers),
-                       .max_B = B + t->padding,
+                       .max_B = B + text_tower_padding(t, B),
                        .kept_rows = rows,
                        .max_rows = rows};
     tower_init(&t->tower, k, p, &c->text, TOWER_TEXT);
@@ -29,8 +25,15 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
                        layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
 }
 
-size_t text_tower_rows(const TextTower *t, size_t rows) {
-    return round_up(size_add(rows, t->padding), t->bucket);
+/* Enough sequences, each of at least one row, to hold up to bucket - 1 rows; with them the pooled
+ * block has a number of rows that 8-bit products take. */
+size_t text_tower_padding(const TextTower *t, size_t B) {
+    if (t->bucket == 1) return 0;
+    return round_up(B + div_up(t->bucket - 1, t->context - 1), FP8_ROWS) - B;
+}
+
+size_t text_tower_rows(const TextTower *t, size_t rows, size_t B) {
+    return round_up(size_add(rows, text_tower_padding(t, B)), t->bucket);
 }
 
 void text_tower_free(TextTower *t) { tower_free(&t->tower); }
@@ -64,7 +67,7 @@ size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n, int32
 size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, const int32_t *start,
                        int32_t pad, size_t B) {
     size_t rows = 0;
-    assert(B <= t->max_batch && start[0] == 0);
+    assert(B <= t->max_batch);
     for (size_t b = 0; b < B; b++) {
         const int32_t *caption = ids + start[b];
         assert(start[b + 1] > start[b] && (size_t)(start[b + 1] - start[b]) <= t->context);
@@ -85,7 +88,7 @@ size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, cons
     return rows;
 }
 
-void text_tower_load(TextTower *t, const ClipBatch *b) {
+void text_tower_load(TextTower *t, const TextPart *b) {
     const Kernels *k = t->tower.k;
     size_t n = b->sequences;
     assert(n <= t->tower.max_B && b->rows <= t->tower.max_rows);

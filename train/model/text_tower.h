@@ -7,12 +7,12 @@
 typedef struct TextTower {
     Tower tower;
     size_t context, vocab;
-    bool cut;                          /* captions end at their pooled token */
-    size_t max_batch, bucket, padding; /* captions; rows' multiple; padding sequences of a batch */
-    Layer embed;                       /* token_embedding, positional_embedding */
-    TextRows rows;                     /* on the device */
-    Sequences seq;                     /* of the last forward */
-    size_t captions;                   /* number of captions; padding follows them */
+    bool cut;                 /* captions end at their pooled token */
+    size_t max_batch, bucket; /* captions; multiple of rows */
+    Layer embed;              /* token_embedding, positional_embedding */
+    TextRows rows;            /* on the device */
+    Sequences seq;            /* of the last forward */
+    size_t captions;          /* of the last forward; padding follows them */
 } TextTower;
 
 void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const Params *p,
@@ -25,11 +25,12 @@ size_t text_tower_pack(const TextTower *t, TextRows to, const int32_t *ids, cons
                        int32_t pad, size_t B);
 size_t text_tower_length(const TextTower *t, const int32_t *ids, size_t n, int32_t pad);
 /* Captions of the next forward. */
-void text_tower_load(TextTower *t, const ClipBatch *b);
+void text_tower_load(TextTower *t, const TextPart *b);
 /* Computes the features into `unit` of the pass; those of padding come last. */
 void text_tower_fwd(TextTower *t, bool keep);
 /* Backward from the features' gradients in tower.kept.raw. */
 void text_tower_bwd(TextTower *t);
-/* Rows with padding of a batch on the device. */
-size_t text_tower_rows(const TextTower *t, size_t rows);
+/* clip_text_padding, clip_text_rows. */
+size_t text_tower_padding(const TextTower *t, size_t B);
+size_t text_tower_rows(const TextTower *t, size_t rows, size_t B);
 bool text_tower_trains(const TextTower *t);

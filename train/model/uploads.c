@@ -4,22 +4,19 @@
 
 enum { PLACES = 2, UNDER_WAY = 2 };
 
-/* Layout of a batch's data, the same on host and device: kept patches [B,kept], then, for captions
- * and padding, row offsets, pooled rows, ids. */
-typedef struct Numbers {
-    int32_t *keep;
-    TextRows text;
-} Numbers;
-
+/* Layout of a batch's numbers, the same on host and device: kept patches [pictures,kept], then, for
+ * captions and padding of each part, row offsets, pooled rows, ids. */
 typedef struct Staged {
     const Batch *batch;
-    Numbers at;
-    size_t rows, sequences;
+    int32_t *numbers;
+    TextPart *part; /* its addresses are the host's */
+    size_t parts;
 } Staged;
 
 typedef struct Place {
     uint8_t *pixels;
-    Numbers at;
+    int32_t *numbers;
+    TextPart *part;
     Mark *filled, *used;
 } Place;
 
@@ -27,41 +24,53 @@ struct Uploads {
     const Kernels *k;
     Clip *clip;
     ClipShape shape;
-    size_t accum, places;
+    size_t accum, places, max_parts;
     void *device;
     int32_t *host;
+    TextPart *parts; /* [UNDER_WAY*accum+places, max_parts] */
     Place place[PLACES];
     Staged *staged; /* [UNDER_WAY, accum] */
     size_t next;    /* place */
     ClipBatch sent;
 };
 
-static size_t numbers_most(const ClipShape *c) {
-    size_t sequences = c->max_batch + c->padding;
-    return c->pictures * c->kept + 2 * sequences + 1 + c->max_rows;
+/* Numbers of a part: row offsets, pooled rows, ids. */
+static size_t part_numbers(size_t sequences, size_t rows) { return 2 * sequences + 1 + rows; }
+
+/* Captions of the largest of equal parts. */
+static size_t part_size(size_t B, size_t parts) { return div_up(B, parts); }
+
+/* Returns true if so many parts suffice for any captions. */
+static bool parts_fit(const Uploads *f, size_t parts) {
+    size_t B = part_size(f->shape.max_batch, parts);
+    return clip_text_rows(f->clip, B * f->shape.context, B) <= f->shape.max_rows;
+}
+
+/* Of a batch in any number of parts. */
+static size_t numbers_most(const Uploads *f) {
+    const ClipShape *c = &f->shape;
+    size_t most = 0;
+    for (size_t n = 1; n <= f->max_parts; n *= 2) {
+        size_t B = part_size(c->max_batch, n), sequences = B + clip_text_padding(f->clip, B);
+        size_t rows = size_min(c->max_rows, clip_text_rows(f->clip, B * c->context, B));
+        most = size_max(most, n * part_numbers(sequences, rows));
+    }
+    return c->pictures * c->kept + most;
 }
 
 /* Views of the batch, 0 or two of each sample; then all its pictures. */
 static size_t views_of(const Batch *b) { return b->views ? 2 * b->size : 0; }
 static size_t pictures_of(const Batch *b) { return (b->pixels ? b->size : 0) + views_of(b); }
 
-static Numbers numbers_at(int32_t *p, const ClipShape *c, const Batch *b) {
-    Numbers n;
-    size_t B = b->size;
-    n.keep = p;
-    n.text.start = n.keep + pictures_of(b) * c->kept;
-    n.text.pool = n.text.start + B + c->padding + 1;
-    n.text.ids = n.text.pool + B + c->padding;
-    return n;
-}
+static size_t kept_of(const Uploads *f, const Batch *b) { return pictures_of(b) * f->shape.kept; }
 
 /* A synchronous device needs no second buffer. */
 static size_t places_of(const Kernels *k) { return k->device->asynchronous ? PLACES : 1; }
 
-static void lay_out(Place *place, size_t places, const ClipShape *c, Arena *a) {
-    for (size_t i = 0; i < places; i++) {
-        place[i].pixels = arena_take(a, c->pictures, c->pixels);
-        place[i].at.keep = arena_take(a, numbers_most(c), sizeof(int32_t));
+static void lay_out(Uploads *f, size_t numbers, Arena *a) {
+    for (size_t i = 0; i < f->places; i++) {
+        f->place[i].pixels = arena_take(a, f->shape.pictures, f->shape.pixels);
+        f->place[i].numbers = arena_take(a, numbers, sizeof(int32_t));
     }
 }
 
@@ -69,19 +78,25 @@ Uploads *uploads_new(const Kernels *k, Clip *m, size_t accum) {
     Uploads *f = xcalloc(1, sizeof *f);
     *f = (Uploads){
         .k = k, .clip = m, .shape = clip_shape(m), .accum = accum, .places = places_of(k)};
+    for (f->max_parts = 1; f->shape.max_rows && !parts_fit(f, f->max_parts);) f->max_parts *= 2;
+    size_t batches = size_mul(UNDER_WAY, accum), most = numbers_most(f);
     Arena a = {0};
-    lay_out(f->place, f->places, &f->shape, &a);
+    lay_out(f, most, &a);
     f->device = k->device->alloc(a.used);
     a = (Arena){.base = f->device, .size = a.used};
-    lay_out(f->place, f->places, &f->shape, &a);
+    lay_out(f, most, &a);
+    f->parts = xcalloc(size_mul(batches + f->places, f->max_parts), sizeof *f->parts);
     for (size_t i = 0; i < f->places; i++) {
+        f->place[i].part = f->parts + (batches + i) * f->max_parts;
         f->place[i].filled = k->device->mark_new();
         f->place[i].used = k->device->mark_new();
     }
-    size_t batches = size_mul(UNDER_WAY, accum), most = numbers_most(&f->shape);
     f->staged = xcalloc(batches, sizeof *f->staged);
     f->host = k->device->host_alloc(size_mul(size_mul(batches, most), sizeof(int32_t)));
-    for (size_t i = 0; i < batches; i++) f->staged[i].at.keep = f->host + i * most;
+    for (size_t i = 0; i < batches; i++) {
+        f->staged[i].part = f->parts + i * f->max_parts;
+        f->staged[i].numbers = f->host + i * most;
+    }
     return f;
 }
 
@@ -93,22 +108,51 @@ void uploads_free(Uploads *f) {
     }
     f->k->device->release(f->device);
     f->k->device->host_release(f->host);
-    FREE_ALL(f->staged, f);
+    FREE_ALL(f->staged, f->parts, f);
 }
 
-/* Captions, then the padding: a fixed number of sequences of about the same length. */
-static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
-    const ClipShape *c = &f->shape;
-    TextRows to = s->at.text;
-    size_t B = b->size, rows = clip_pack_texts(f->clip, to, b->ids, b->start, b->pad, B);
-    s->sequences = B + c->padding;
-    s->rows = clip_text_rows(f->clip, rows);
-    assert(s->rows <= c->max_rows);
-    for (size_t i = rows; i < s->rows; i++) to.ids[i] = 0;
-    for (size_t i = 0; i < c->padding; i++) {
-        size_t end = rows + (s->rows - rows) * (i + 1) / c->padding;
+/* B captions from the batch's `first` on, then the padding: sequences of about the same length. */
+static TextPart stage_part(const Uploads *f, int32_t *numbers, const Batch *b, size_t first,
+                           size_t B) {
+    size_t padding = clip_text_padding(f->clip, B), sequences = B + padding;
+    TextRows to = {.start = numbers,
+                   .pool = numbers + sequences + 1,
+                   .ids = numbers + part_numbers(sequences, 0)};
+    size_t rows = clip_pack_texts(f->clip, to, b->ids, b->start + first, b->pad, B);
+    size_t padded = clip_text_rows(f->clip, rows, B);
+    assert(padded <= f->shape.max_rows);
+    for (size_t i = rows; i < padded; i++) to.ids[i] = 0;
+    for (size_t i = 0; i < padding; i++) {
+        size_t end = rows + (padded - rows) * (i + 1) / padding;
         to.start[B + i + 1] = (int32_t)end;
         to.pool[B + i] = (int32_t)end - 1;
+    }
+    return (TextPart){B, to.ids, to.start, to.pool, padded, sequences, f->shape.context};
+}
+
+/* Captions of part i of n. */
+static size_t part_first(const Batch *b, size_t i, size_t n) { return b->size * i / n; }
+
+/* Returns true if each of n parts of the batch has no more rows than the memory. */
+static bool is_cut_enough(const Uploads *f, const Batch *b, size_t n) {
+    for (size_t i = 0; n < f->max_parts && i < n; i++) {
+        size_t first = part_first(b, i, n), end = part_first(b, i + 1, n), rows = 0;
+        for (size_t j = first; j < end; j++)
+            rows += clip_text_length(f->clip, b->ids + b->start[j],
+                                     (size_t)(b->start[j + 1] - b->start[j]), b->pad);
+        if (clip_text_rows(f->clip, rows, end - first) > f->shape.max_rows) return false;
+    }
+    return true;
+}
+
+/* In as few parts as the memory requires, of about the same number of captions. */
+static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
+    int32_t *numbers = s->numbers + kept_of(f, b);
+    for (s->parts = 1; !is_cut_enough(f, b, s->parts);) s->parts = size_min(2 * s->parts, b->size);
+    for (size_t i = 0; i < s->parts; i++) {
+        size_t first = part_first(b, i, s->parts), end = part_first(b, i + 1, s->parts);
+        s->part[i] = stage_part(f, numbers, b, first, end - first);
+        numbers += part_numbers(s->part[i].sequences, s->part[i].rows);
     }
 }
 
@@ -123,23 +167,36 @@ static void stage_patches(const Uploads *f, int32_t *keep, const Batch *b) {
                           b->epoch + ((uint64_t)(first + i) << VIEW_DRAWS), b->size);
 }
 
-void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
+static Staged *staged(const Uploads *f, uint64_t step, size_t j) {
     assert(j < f->accum);
-    Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
+    return &f->staged[step % UNDER_WAY * f->accum + j];
+}
+
+size_t uploads_parts(const Uploads *f, uint64_t step, size_t j) {
+    return staged(f, step, j)->parts;
+}
+
+void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
+    Staged *s = staged(f, step, j);
     s->batch = b;
-    s->at = numbers_at(s->at.keep, &f->shape, b);
-    if (drops(f, b)) stage_patches(f, s->at.keep, b);
-    if (b->ids) stage_captions(f, s, b);
+    s->parts = 0;
+    if (drops(f, b)) stage_patches(f, s->numbers, b);
+    if (b->ids && b->size) stage_captions(f, s, b);
 }
 
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text) {
     const Kernels *k = f->k;
-    const Staged *s = &f->staged[step % UNDER_WAY * f->accum + j];
+    const Staged *s = staged(f, step, j);
     const Batch *b = s->batch;
     Place *p = &f->place[f->next];
-    Numbers to = p->at = numbers_at(p->at.keep, &f->shape, b);
-    const int32_t *from = drops(f, b) ? s->at.keep : s->at.text.start,
-                  *end = text ? s->at.text.ids + s->rows : s->at.text.start;
+    size_t parts = text ? s->parts : 0, from = drops(f, b) ? 0 : kept_of(f, b), end = kept_of(f, b);
+    for (size_t i = 0; i < parts; i++) {
+        p->part[i] = s->part[i];
+        p->part[i].start = p->numbers + end;
+        p->part[i].pool = p->numbers + (s->part[i].pool - s->numbers);
+        p->part[i].ids = p->numbers + (s->part[i].ids - s->numbers);
+        end += part_numbers(s->part[i].sequences, s->part[i].rows);
+    }
     k->device->queue_wait(QUEUE_COPY, p->used);
     size_t views = image ? views_of(b) : 0, pictures = image ? pictures_of(b) : 0;
     size_t plain = (pictures - views) * f->shape.pixels;
@@ -147,22 +204,15 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     if (views)
         k->device->upload_start(QUEUE_COPY, p->pixels + plain, b->views, views * f->shape.pixels);
     if (from < end)
-        k->device->upload_start(QUEUE_COPY, to.keep + (from - s->at.keep), from,
-                                (size_t)(end - from) * sizeof *from);
+        k->device->upload_start(QUEUE_COPY, p->numbers + from, s->numbers + from,
+                                (end - from) * sizeof *p->numbers);
     k->device->mark_set(p->filled, QUEUE_COPY);
     k->device->queue_wait(QUEUE_COMPUTE, p->filled);
-    f->sent = (ClipBatch){.B = b->size, .pictures = pictures, .views = views};
+    f->sent = (ClipBatch){
+        .pictures = pictures, .views = views, .part = parts ? p->part : NULL, .parts = parts};
     if (image) {
         f->sent.pixels = p->pixels;
-        f->sent.keep = drops(f, b) ? to.keep : NULL;
-    }
-    if (text) {
-        f->sent.ids = to.text.ids;
-        f->sent.start = to.text.start;
-        f->sent.pool = to.text.pool;
-        f->sent.rows = s->rows;
-        f->sent.sequences = s->sequences;
-        f->sent.max_T = f->shape.context;
+        f->sent.keep = drops(f, b) ? p->numbers : NULL;
     }
     return &f->sent;
 }

@@ -16,6 +16,8 @@ void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b);
 /* Sends a staged micro-batch (unrequested parts are NULL). Work enqueued in the compute queue from
  * now until uploads_done can use it. The result is valid until the next call. */
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text);
+/* The parts of a staged micro-batch's captions. */
+size_t uploads_parts(const Uploads *f, uint64_t step, size_t j);
 /* Call after enqueuing all work that reads the last sent batch. */
 void uploads_done(Uploads *f);
 /* Enqueues the features of a batch while no step is in flight; images or texts NULL: not computed.
