@@ -87,7 +87,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(wildcard tests/fuzz/fuzz
 # ---- CUDA, if nvcc and cuBLASLt are available: its objects are compiled twice as well. The program with CUDA is
 # build/clipc-cuda, because build/clipc must start without CUDA's libraries. ----
 # compiled once, not for each type of activations
-CUDA_ONCE   := device queue blas timer
+CUDA_ONCE   := device memory graph queue blas timer
 ifeq ($(origin NVCC),undefined)
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CURDIR)/build/cuda/bin/nvcc))
 endif

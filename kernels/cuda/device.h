@@ -40,8 +40,15 @@ extern const Device cuda_device;
 /* In a dry run nothing may be launched. */
 bool device_planning(void);
 void *device_plan_host(size_t bytes); /* counts it for host_alloc; an address without memory */
-/* kernels_close. */
+/* Returns true between graph_begin and graph_end of a capture; if there was one since the last
+ * device_close. */
+bool device_capturing(void);
+bool device_captured(void);
+/* kernels_close; its parts. */
 void device_close(void);
+void device_graphs_close(void);
+void device_memory_close(void);
+void device_stages_close(void);
 /* upload and download without timers, as parts of other slots. The source may be overwritten as
  * soon as device_send returns. */
 void device_send(void *dst, const void *host, size_t bytes);

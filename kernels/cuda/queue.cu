@@ -1,6 +1,18 @@
 /* cuda/queue: the device's table; copies, pinned host memory, events as marks. A stream is a queue.
  */
+#include <string.h>
+
 #include "kernels/cuda/device.h"
+
+#define STAGE_BYTES ((size_t)1 << 20)
+#define STAGES 32
+
+typedef struct Stage {
+    void *host; /* pinned */
+    cudaEvent_t done;
+} Stage;
+static Stage stages[STAGES];
+static size_t stage;
 
 const Device cuda_device = {.gpu = true,
                             .asynchronous = true,
@@ -8,6 +20,55 @@ const Device cuda_device = {.gpu = true,
                             DEVICE_LIST(X)
 #undef X
 };
+
+/* The next pinned block, once the copy that used it last is done. */
+static Stage *stage_next(void) {
+    device_stream(); /* opens the device */
+    Stage *s = &stages[stage++ % STAGES];
+    if (!s->done) CUDA(cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming));
+    if (!s->host)
+        CUDA(cudaHostAlloc(&s->host, STAGE_BYTES, cudaHostAllocDefault));
+    else
+        CUDA(cudaEventSynchronize(s->done));
+    return s;
+}
+
+void device_send(void *dst, const void *host, size_t bytes) {
+    if (device_planning()) return;
+    for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
+        size_t n = size_min(bytes - done, STAGE_BYTES);
+        Stage *s = stage_next();
+        memcpy(s->host, (const char *)host + done, n);
+        CUDA(cudaMemcpyAsync((char *)dst + done, s->host, n, cudaMemcpyHostToDevice,
+                             device_stream()));
+        CUDA(cudaEventRecord(s->done, device_stream()));
+    }
+}
+
+void device_fetch(void *host, const void *src, size_t bytes) {
+    if (device_planning()) return;
+    for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
+        size_t n = size_min(bytes - done, STAGE_BYTES);
+        Stage *s = stage_next();
+        CUDA(cudaMemcpyAsync(s->host, (const char *)src + done, n, cudaMemcpyDeviceToHost,
+                             device_stream()));
+        CUDA(cudaEventRecord(s->done, device_stream()));
+        CUDA(cudaEventSynchronize(s->done));
+        memcpy((char *)host + done, s->host, n);
+    }
+}
+
+void device_sync(void) {
+    CUDA(cudaStreamSynchronize(device_stream()));
+    device_timers_book();
+}
+
+void device_stages_close(void) {
+    for (Stage *s = stages; s < stages + STAGES; s++) {
+        if (s->host) CUDA(cudaFreeHost(s->host));
+        s->host = NULL;
+    }
+}
 
 void device_upload(void *dst, const void *host, size_t bytes) {
     GPU_TIMER(upload, 0, bytes);
