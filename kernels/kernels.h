@@ -80,6 +80,8 @@ typedef enum { MOMENTS(CHOICE_NAME) } Moments;
 typedef struct Kernels {
     const char *name; /* "ref", "cpu-fp32", "cpu-amp_bf16", … */
     size_t act_size, acc_size;
+    bool
+        residual_in_product; /* a residual is cheapest in linear_add_fwd; false: in layernorm_fwd */
     bool bias_in_activation; /* a bias gradient is cheapest in activation_bwd; false: in
                                 linear_bwd_weight, if that is called anyway */
     size_t logit_side;       /* best side of a tile of logits; 0: as large as the memory allows */
@@ -102,6 +104,9 @@ typedef struct Kernels {
     /* y[M,N] = x[M,K] w[N,K]ᵀ + b[N]; b may be NULL. */
     void (*linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                        size_t K);
+    /* y[M,N] = r[M,N] + x wᵀ + b. */
+    void (*linear_add_fwd)(act *y, const act *r, const act *x, const act *w, const act *b, size_t M,
+                           size_t N, size_t K);
     /* dx[M,K] = dy[M,N] w[N,K]. */
     void (*linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
     /* dw[N,K] += dy[M,N]ᵀ x[M,K]; db[N] += Σ_m dy[m,:]; db may be NULL. */
@@ -377,7 +382,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
 /* clang-format off */
 #define KERNEL_LIST(X) \
     X(acc_set) X(acc_get) X(acc_set_f32) X(acc_get_f32) X(act_from_acc) X(acc_from_act) \
-    X(linear_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
+    X(linear_fwd) X(linear_add_fwd) X(linear_bwd_input) X(linear_bwd_weight) X(linear_activation_fwd) \
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \

@@ -80,7 +80,7 @@ limits() { # profile on stdin, as a table
         /^kernel, instructions/ { exit }
         /^[a-z_0-9]+(<[^>]*>)? +[0-9]/ {
             read = write = shared = 1.1
-            if ($1 ~ /^layernorm_/) read = 1.7
+            if ($1 ~ /^layernorm_/) read = 1.81
             if ($1 == "layernorm_weights") write = 8
             if ($1 ~ /^patches_/) read = 3.01
             if ($1 ~ /(_keys|row_spans)$/) read = write = 1.3

@@ -119,6 +119,8 @@ faults_host not_ready_left_behind 2 cudaErrorNotReady CUDAEMU_ASYNC=1
 faults_host driver_too_old 2 cudaErrorInsufficientDriver CUDAEMU_DRIVER=12040
 faults_host graph_edge_missing 1 wrong_result CUDAEMU_ASYNC=1
 faults_host no_fault_blas 0
+faults_host no_fault_addend 0
+faults_host blas_addend_overlaps 99 C_and_D_overlap
 faults_host blas_misaligned 2 INVALID
 faults_host blas_workspace_small 2 INVALID
 faults_host blas_past_buffer 99 cuBLASLt:_B

@@ -28,6 +28,11 @@ static void linear_fwd(void **state) {
             RUN(linear_fwd, A(y), A(x), A(w), A(b), M, N, K);
             y->size = bias ? 1 : TERM; /* the bias is a term too */
             check(y, 1, K);
+            becomes_input(y);
+            Buf *sum = act_out(M * N);
+            RUN(linear_add_fwd, A(sum), A(y), A(x), A(w), A(b), M, N, K);
+            sum->size = y->size;
+            check(sum, 2, K); /* the product may be rounded before the sum */
             bufs_free();
         }
 }

@@ -250,6 +250,31 @@ static void test_device_is_ref(void **state) {
     }
 }
 
+/* On a GPU the branches' last products add the residuals, and LayerNorm reads and writes one tensor
+ * each (it counts 8 FLOPs an element). */
+static void test_residuals_in_products(void **state) {
+    (void)state;
+    for (size_t r = 0; r < COUNT(rows); r++) {
+        ClipConfig c = described(odd_config(), r);
+        TestBatch b = random_batch(&c, 3, test_seed());
+        const Kernels *k = model_backend(1);
+        TestModel m = model_new(k, &c, &three, LOSS_CLIP);
+        kernel_stats_reset();
+        kernel_stats_on = true;
+        model_loss(&m, &b, plain);
+        k->device->sync();
+        kernel_stats_on = false;
+        size_t blocks = c.image.layers + c.text.layers, pools = c.image.pool == POOL_ATTENTION;
+        const KernelStat *norm = &kernel_stats[SLOT_layernorm_fwd];
+        assert_int_equal(k->residual_in_product, k->device->gpu);
+        assert_int_equal(kernel_stats[SLOT_linear_add_fwd].calls,
+                         k->device->gpu ? 2 * blocks + pools : 0);
+        if (k->device->gpu) assert_true(norm->bytes == 2 * (double)k->act_size * norm->flops / 8);
+        model_free(&m);
+        batch_free(&b);
+    }
+}
+
 static size_t packed_rows(const TestModel *m, const TestBatch *b) {
     size_t most = b->B * m->config.context_length;
     TextRows to = {xmalloc(most * sizeof *to.ids), xmalloc((b->B + 1) * sizeof *to.start),
@@ -412,6 +437,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_differences_siglip),
     cmocka_unit_test(test_differences_patch_dropout),
     cmocka_unit_test(test_device_is_ref),
+    cmocka_unit_test(test_residuals_in_products),
     cmocka_unit_test(test_skipped_is_full),
     cmocka_unit_test(test_padding_of_tokenizer),
     cmocka_unit_test(test_features),

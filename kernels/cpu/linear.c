@@ -19,6 +19,16 @@ void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, 
     FN(matmul)(&p);
 }
 
+void FN(linear_add_fwd)(act *y, const act *r, const act *x, const act *w, const act *b, size_t M,
+                        size_t N, size_t K) {
+    KERNEL_BEGIN(linear_add_fwd, GEMM_FLOPS(M, N, K),
+                 gemm_bytes(M, N, K) + (double)sizeof(act) * (double)M * (double)N);
+    Product p = forward(y, x, w, b, M, N, K);
+    FN(matmul)(&p);
+    for (size_t i = 0, n = M * N; i < n; i += VW)
+        act_store(y + i, act_load(y + i, n - i) + act_load(r + i, n - i), n - i);
+}
+
 void FN(linear_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
     KERNEL_BEGIN(linear_bwd_input, GEMM_FLOPS(M, N, K), gemm_bytes(M, N, K));
     Product p = {M, K, N, .a = {dy, N}, .b = {w, K}, .c = {dx, K}};

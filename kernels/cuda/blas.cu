@@ -62,6 +62,7 @@ static uint32_t alignment_of(const void *p) {
     return (uint32_t)(u & -u);
 }
 
+enum { ADD_NOTHING, ADD_C, ADD_OTHER };
 static Key key_of(const Product *p) {
     Key k;
     memset(&k, 0, sizeof k);
@@ -69,7 +70,9 @@ static Key key_of(const Product *p) {
     k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
     k.align_a = alignment_of(p->a), k.align_b = alignment_of(p->b), k.align_c = alignment_of(p->c);
     k.in = p->in, k.out = p->out, k.b_type = p->scale_b ? p->b_type : p->in;
-    k.ta = p->ta, k.tb = p->tb, k.add = p->add, k.bias = p->bias != NULL, k.sums = p->sums != NULL;
+    k.ta = p->ta, k.tb = p->tb, k.bias = p->bias != NULL, k.sums = p->sums != NULL;
+    k.add = p->addend ? ADD_OTHER : p->add ? ADD_C : ADD_NOTHING;
+    if (p->addend && alignment_of(p->addend) < k.align_c) k.align_c = alignment_of(p->addend);
     k.align_vector = alignment_of(p->bias ? p->bias : p->sums);
     k.tf32 = p->tf32 && p->in == CUDA_R_32F;
     return k;
@@ -167,9 +170,10 @@ static void set_pointers(Prepared *m, const Product *p) {
 
 /* c replaces p->c, because a trial must not add to it. */
 static cublasStatus_t multiply(Prepared *m, const Product *p, void *c) {
-    const float one = 1, beta = p->add ? 1 : 0;
-    return cublasLtMatmul(handle, m->desc, &one, p->b, m->a, p->a, m->b, &beta, c, m->c, c, m->c,
-                          &m->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
+    const float one = 1, beta = p->add || p->addend ? 1 : 0;
+    const void *added = p->addend ? p->addend : c;
+    return cublasLtMatmul(handle, m->desc, &one, p->b, m->a, p->a, m->b, &beta, added, m->c, c,
+                          m->c, &m->algo, device_scratch(SCRATCH_BLAS, WORKSPACE), WORKSPACE,
                           device_stream());
 }
 
@@ -350,20 +354,25 @@ static void copy_rows(void *to, size_t to_pitch, const void *from, size_t from_p
 static bool copied_product(const Product *p, bool *summed) {
     size_t in = size_of(p->in), out = size_of(p->out), end = 0;
     if (p->scale_b || (is_aligned(p->a, p->lda, in) && is_aligned(p->b, p->ldb, in) &&
-                       is_aligned(p->c, p->ldc, out) && is_aligned(p->bias, 0, out)))
+                       is_aligned(p->c, p->ldc, out) && is_aligned(p->addend, 0, out) &&
+                       is_aligned(p->bias, 0, out)))
         return false;
     StoredRows a = rows_of(p->a, p->ta ? p->K : p->M, p->ta ? p->M : p->K, p->lda, in, &end);
     StoredRows b = rows_of(p->b, p->tb ? p->N : p->K, p->tb ? p->K : p->N, p->ldb, in, &end);
     StoredRows c = rows_of(p->c, p->M, p->N, p->ldc, out, &end);
     StoredRows bias = rows_of(p->bias, p->bias != NULL, p->N, p->N, out, &end);
     char *copies = (char *)device_scratch(SCRATCH_COPIES, end);
-    const StoredRows *inputs[] = {&a, &b, p->add ? &c : NULL, p->bias ? &bias : NULL};
+    StoredRows sum = c; /* its copy begins as the addend */
+    if (p->addend) sum.from = p->addend;
+    const StoredRows *inputs[] = {&a, &b, p->add || p->addend ? &sum : NULL,
+                                  p->bias ? &bias : NULL};
     for (const StoredRows *r : inputs)
         if (r) copy_rows(copies + r->at, r->pitch, r->from, r->ld * r->size, r);
     Product q = *p;
     q.a = copies + a.at, q.lda = a.pitch / in;
     q.b = copies + b.at, q.ldb = b.pitch / in;
     q.c = copies + c.at, q.ldc = c.pitch / out;
+    q.add = p->add || p->addend, q.addend = NULL;
     if (p->bias) q.bias = copies + bias.at;
     *summed = blas_product(&q);
     copy_rows(p->c, p->ldc * out, q.c, c.pitch, &c);
@@ -373,7 +382,7 @@ static bool copied_product(const Product *p, bool *summed) {
 bool blas_product(const Product *p) {
     if (!p->M || !p->N) return false;
     if (!p->K) {
-        assert(p->add || p->ldc == p->N);
+        assert(!p->addend && (p->add || p->ldc == p->N));
         if (!p->add && !device_planning())
             CUDA(cudaMemsetAsync(p->c, 0, p->M * p->N * size_of(p->out), device_stream()));
         return false;

@@ -18,9 +18,9 @@
 extern "C" {
 #endif
 
-/* c[M,N] = (c if add) + a b + bias[N], sums in f32. ta: a is stored as [K,M], else [M,K]; tb: b is
- * stored as [N,K], else [K,N]; rows as stored are ld elements apart. bias (or NULL) has c's type.
- * tf32: f32 inputs may be rounded to TF32 (10 bits of mantissa). */
+/* c[M,N] = (c if add) + a b + bias[N] + addend, sums in f32. ta: a is stored as [K,M], else [M,K];
+ * tb: b is stored as [N,K], else [K,N]; rows as stored are ld elements apart. bias (or NULL) has
+ * c's type. tf32: f32 inputs may be rounded to TF32 (10 bits of mantissa). */
 typedef struct Product Product;
 struct Product {
     const void *a, *b, *bias;
@@ -28,6 +28,8 @@ struct Product {
     size_t M, N, K, lda, ldb, ldc;
     bool ta, tb, add, tf32;
     cudaDataType_t in, out;
+    /* Optional, without add: [M,N], of c's type, with rows that are ldc elements apart. */
+    const void *addend = NULL;
     /* FP8 factors only: b's type (a's is `in`) and, on the device, the scales of the factors */
     cudaDataType_t b_type = CUDA_R_32F;
     const float *scale_a = NULL, *scale_b = NULL;

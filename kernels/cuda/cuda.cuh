@@ -52,9 +52,10 @@ Columns FN(columns)(size_t M, size_t N, size_t sums);
 /* sum[N] += Σ_m x[m,:N]; the rows of x are ld elements apart. */
 void FN(add_columns)(acc *sum, const act *x, size_t ld, size_t M, size_t N);
 /* The three products of a layer from 8-bit factors. False: w (or dw) is not registered by
- * fp8_weight, or the library refuses the sizes, and nothing is done. bias: in act. */
-bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
-                 size_t K);
+ * fp8_weight, or the library refuses the sizes, and nothing is done. bias: in act; r may be NULL.
+ */
+bool FN(fp8_fwd)(act *y, const act *r, const act *x, const act *w, const void *bias, size_t M,
+                 size_t N, size_t K);
 bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K);
 bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N, size_t K);
 /* y[n] = f(x). */

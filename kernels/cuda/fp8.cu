@@ -167,12 +167,12 @@ static const float *inverse(const Matrix *m, enum Factor f) {
 
 /* ---- products ---- */
 
-/* c[M,N] = (c if add) + a[M,K] b[N,K]ᵀ + bias; b as e4m3. */
+/* c[M,N] = (c if add) + addend + a[M,K] b[N,K]ᵀ + bias; b as e4m3. */
 static void product(const Matrix *m, enum Factor fa, const uint8_t *a, enum Factor fb,
-                    const uint8_t *b, const void *bias, void *c, cudaDataType_t out, size_t M,
-                    size_t N, size_t K, bool add) {
+                    const uint8_t *b, const void *bias, const void *addend, void *c,
+                    cudaDataType_t out, size_t M, size_t N, size_t K, bool add) {
     Product p = {};
-    p.a = a, p.b = b, p.bias = bias, p.c = c;
+    p.a = a, p.b = b, p.bias = bias, p.addend = addend, p.c = c;
     p.M = M, p.N = N, p.K = K, p.lda = K, p.ldb = K, p.ldc = N;
     p.tb = true, p.add = add;
     p.in = fa == FACTOR_DY ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
@@ -182,13 +182,13 @@ static void product(const Matrix *m, enum Factor fa, const uint8_t *a, enum Fact
     blas_product(&p);
 }
 
-bool FN(fp8_fwd)(act *y, const act *x, const act *w, const void *bias, size_t M, size_t N,
-                 size_t K) {
+bool FN(fp8_fwd)(act *y, const act *r, const act *x, const act *w, const void *bias, size_t M,
+                 size_t N, size_t K) {
     const Matrix *m = matrix_of(w, NULL, M, N, K);
     if (!m) return false;
     const uint8_t *xq = factor(m, FACTOR_X, x, M, K, false, true, SCRATCH_FP8_A);
     const uint8_t *wq = factor(m, FACTOR_W, w, N, K, false, true, SCRATCH_FP8_B);
-    product(m, FACTOR_X, xq, FACTOR_W, wq, bias, y, CUDA_R_16BF, M, N, K, false);
+    product(m, FACTOR_X, xq, FACTOR_W, wq, bias, r, y, CUDA_R_16BF, M, N, K, false);
     return true;
 }
 
@@ -197,7 +197,7 @@ bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N,
     if (!m) return false;
     const uint8_t *dyq = factor(m, FACTOR_DY, dy, M, N, false, true, SCRATCH_FP8_A);
     const uint8_t *wt = factor(m, FACTOR_W, w, N, K, true, false, SCRATCH_FP8_B);
-    product(m, FACTOR_DY, dyq, FACTOR_W, wt, NULL, dx, CUDA_R_16BF, M, K, N, false);
+    product(m, FACTOR_DY, dyq, FACTOR_W, wt, NULL, NULL, dx, CUDA_R_16BF, M, K, N, false);
     return true;
 }
 
@@ -206,7 +206,8 @@ bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N
     if (!m) return false;
     const uint8_t *dyt = factor(m, FACTOR_DY, dy, M, N, true, true, SCRATCH_FP8_A);
     const uint8_t *xt = factor(m, FACTOR_X, x, M, K, true, false, SCRATCH_FP8_B);
-    product(m, FACTOR_DY, dyt, FACTOR_X, xt, NULL, dw, CUDA_R_32F, N, K, round_up(M, 16), true);
+    product(m, FACTOR_DY, dyt, FACTOR_X, xt, NULL, NULL, dw, CUDA_R_32F, N, K, round_up(M, 16),
+            true);
     return true;
 }
 

@@ -9,23 +9,32 @@ static double product_bytes(size_t M, size_t N, size_t K, size_t in, size_t out)
     return (double)((M * K + N * K) * in + M * N * out);
 }
 
-static void linear(act *y, const act *x, const act *w, const act *b, size_t M, size_t N, size_t K) {
-    if (!M || FN(fp8_fwd)(y, x, w, b, M, N, K)) return;
+static void linear(act *y, const act *r, const act *x, const act *w, const act *b, size_t M,
+                   size_t N, size_t K) {
+    if (!M || FN(fp8_fwd)(y, r, x, w, b, M, N, K)) return;
     Product p = {x, w, b, y, M, N, K, K, K, N, false, true, false, TF32, ACT_TYPE, ACT_TYPE};
+    p.addend = r;
     blas_product(&p);
 }
 
 void FN(linear_fwd)(act *y, const act *x, const act *w, const act *b, size_t M, size_t N,
                     size_t K) {
     GPU_TIMER(linear_fwd, product_flops(M, N, K), product_bytes(M, N, K, sizeof(act), sizeof(act)));
-    linear(y, x, w, b, M, N, K);
+    linear(y, NULL, x, w, b, M, N, K);
+}
+
+void FN(linear_add_fwd)(act *y, const act *r, const act *x, const act *w, const act *b, size_t M,
+                        size_t N, size_t K) {
+    GPU_TIMER(linear_add_fwd, product_flops(M, N, K),
+              product_bytes(M, N, K, sizeof(act), 2 * sizeof(act)));
+    linear(y, r, x, w, b, M, N, K);
 }
 
 void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b, size_t M,
                                size_t N, size_t K, Activation f) {
     GPU_TIMER(linear_activation_fwd, product_flops(M, N, K),
               product_bytes(M, N, K, sizeof(act), 2 * sizeof(act)));
-    linear(pre, x, w, b, M, N, K);
+    linear(pre, NULL, x, w, b, M, N, K);
     FN(activate)(y, pre, M * N, f);
 }
 

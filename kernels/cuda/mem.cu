@@ -121,6 +121,7 @@ extern "C" const Kernels FN(kernels) = {
 #endif
     .act_size = sizeof(act),
     .acc_size = sizeof(acc),
+    .residual_in_product = true,
     .bias_in_activation = true,
     .logit_side = 0,
     .widest_head = WIDEST_HEAD,

@@ -14,6 +14,12 @@ void ref_linear_fwd(act *y, const act *x, const act *w, const act *b, size_t M, 
         }
 }
 
+void ref_linear_add_fwd(act *y, const act *r, const act *x, const act *w, const act *b, size_t M,
+                        size_t N, size_t K) {
+    ref_linear_fwd(y, x, w, b, M, N, K);
+    for (size_t i = 0; i < M * N; i++) y[i].v += r[i].v;
+}
+
 void ref_linear_bwd_input(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
 #pragma omp parallel for
     for (size_t m = 0; m < M; m++) {

@@ -486,6 +486,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
         p.beta = beta;
     } else
         emu_stop("cuBLASLt: pointer mode %d is not known here", e->pointer_mode);
+    const unsigned char *from = x[2]->data, *to = x[3]->data;
+    if (p.beta || g->beta != 0) { /* as documented: out of place, or in place with one layout */
+        if (from == to && l[2]->ld != l[3]->ld) return CUBLAS_STATUS_INVALID_VALUE;
+        if (from != to && from < to + p.bytes[3] && to < from + p.bytes[2])
+            emu_stop("cuBLASLt: C and D overlap, and C is not D");
+    }
     p.scale[0] = e->scale_a;
     p.scale[1] = e->scale_b;
     p.workspace = workspace;

@@ -96,9 +96,19 @@ static const act *c_proj_input(const Block *b, const BlockScratch *t) {
     return b->ln_mlp.w ? t->h_norm : t->h;
 }
 
-/* From the residual x[n,C] and the attention branch to x2 and the MLP branch; NULL: x2 is there. */
+/* y[n,C] = layer(x[n,K]) + r; r may be NULL. */
+static void branch_end(const Block *b, Layer l, act *y, const act *r, const act *x, size_t n,
+                       size_t K) {
+    if (r)
+        b->k->linear_add_fwd(y, r, x, weight(b, l), bias(b, l), n, b->C, K);
+    else
+        b->k->linear_fwd(y, x, weight(b, l), bias(b, l), n, b->C, K);
+}
+
+/* From the residual x[n,C] and the attention branch to x2 (x NULL: x2 is there) and the output, or
+ * (out NULL) the MLP branch. */
 static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
-                    size_t n, bool recompute) {
+                    act *out, size_t n, bool recompute) {
     norm_fwd(b->p, b->ln_2, b->eps, t->y, s->mean2, s->rstd2, x ? s->x2 : NULL, x ? x : s->x2,
              x ? t->branch : NULL, n, b->C);
     if (b->gated) {
@@ -113,8 +123,8 @@ static void mlp_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, 
         norm_fwd(b->p, b->ln_mlp, b->eps, t->h_norm, s->mean_h, s->rstd_h, NULL, t->h, NULL, n,
                  b->mlp);
     if (recompute) return;
-    b->k->linear_fwd(t->branch, c_proj_input(b, t), weight(b, b->c_proj), bias(b, b->c_proj), n,
-                     b->C, b->mlp);
+    branch_end(b, b->c_proj, out ? out : t->branch, out ? s->x2 : NULL, c_proj_input(b, t), n,
+               b->mlp);
 }
 
 /* From t->dh [n,mlp], the gradient of c_proj's input, to that of s->pre, which it replaces, and
@@ -156,15 +166,15 @@ static void turn(const Block *b, act *x, const Sequences *seq, size_t ld, size_t
                            ld, heads, b->C / b->H, back);
 }
 
-/* s->o [n,C] → y [n,C]. */
+/* s->o [n,C] → y [n,C], plus r unless NULL. */
 static void out_proj_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, act *y,
-                         size_t n) {
+                         const act *r, size_t n) {
     const act *x = s->o;
     if (b->ln_inner.w) {
         norm_fwd(b->p, b->ln_inner, b->eps, t->y, s->mean_o, s->rstd_o, NULL, s->o, NULL, n, b->C);
         x = t->y;
     }
-    b->k->linear_fwd(y, x, weight(b, b->out_proj), bias(b, b->out_proj), n, b->C, b->C);
+    branch_end(b, b->out_proj, y, r, x, n, b->C);
 }
 
 /* d [n,C]: gradient of out_proj's output → that of s->o in t->branch. */
@@ -197,16 +207,17 @@ static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *
 }
 
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
-               const act *x_in, bool recompute) {
+               const act *x_in, act *out, bool recompute) {
     const Kernels *k = b->k;
     size_t rows = seq->rows, C = b->C;
+    bool early = k->residual_in_product;
     input_norm(b, s, t, rows, x_in);
     k->linear_fwd(s->qkv, t->y, weight(b, b->in_proj), bias(b, b->in_proj), rows, 3 * C, C);
     turn(b, s->qkv, seq, 3 * C, 2 * b->H, false);
     k->attention_fwd(s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T, b->H, C / b->H,
                      b->causal);
-    out_proj_fwd(b, s, t, t->branch, rows);
-    mlp_fwd(b, s, t, s->x, rows, recompute);
+    out_proj_fwd(b, s, t, early ? s->x2 : t->branch, early ? s->x : NULL, rows);
+    mlp_fwd(b, s, t, early ? NULL : s->x, out, rows, recompute);
 }
 
 void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq) {
@@ -230,9 +241,10 @@ static const act *query_rows(const Block *b, const BlockScratch *t) {
 }
 
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
-                    const Sequences *seq, const act *x_in, bool recompute) {
+                    const Sequences *seq, const act *x_in, act *out, bool recompute) {
     const Kernels *k = b->k;
     size_t rows = seq->rows, B = seq->B, C = b->C;
+    bool early = k->residual_in_product;
     const act *w = weight(b, b->in_proj);
     const act *wb = bias(b, b->in_proj);
     input_norm(b, s, t, rows, x_in);
@@ -241,9 +253,10 @@ void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
     k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
     k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);
-    out_proj_fwd(b, s, t, b->probe ? s->x2 : t->branch, B);
-    if (!b->probe) k->gather_rows(t->gathered, s->x, seq->pool, B, C);
-    mlp_fwd(b, s, t, b->probe ? NULL : t->gathered, B, recompute);
+    const act *x = b->probe ? NULL : t->gathered;
+    if (x) k->gather_rows(t->gathered, s->x, seq->pool, B, C);
+    out_proj_fwd(b, s, t, x && !early ? t->branch : s->x2, early ? x : NULL, B);
+    mlp_fwd(b, s, t, early ? NULL : x, out, B, recompute);
 }
 
 void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,

@@ -1,6 +1,7 @@
 /* block: one transformer block, forward and backward, in two forms: for every token, or (the last
  * block) for only the pooled token of each sequence. x2 = x + Attn(ln_1(x)); out = x2 +
- * MLP(ln_2(x2)). The LayerNorm that follows adds the MLP's branch to x2. LayerNorm and activation
+ * MLP(ln_2(x2)). The residual is added by the branch's last product, or (unless
+ * Kernels.residual_in_product) by the LayerNorm that follows. LayerNorm and activation
  * outputs are not kept: backward recomputes them in a pass that it needs anyway.
  *
  * Attention pooling is a block in the pooled form whose query is the probe and whose attention has
@@ -74,14 +75,14 @@ void block_scratch_layout(BlockScratch *s, Arena *a, const Block *b, size_t rows
 bool block_trains(const Block *b);
 
 /* x_in[rows,C]: s->x = x_in + t->branch is the input; NULL: s->x already holds it. Writes s->x2 and
- * t->branch, whose sum is the output. recompute: computes only the values that backward needs, with
- * the same bits. */
+ * to out[rows,C] the output; out NULL: the output is s->x2 + t->branch. recompute: computes only
+ * the values that backward needs, with the same bits. */
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
-               const act *x_in, bool recompute);
-/* The same for the pooled rows, or attention pooling: s->x2, t->branch [B,C]. All keys are used, so
- * a causal sequence must end at its pooled token. */
+               const act *x_in, act *out, bool recompute);
+/* The same for the pooled rows, or attention pooling: s->x2, t->branch, out [B,C]. All keys are
+ * used, so a causal sequence must end at its pooled token. */
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
-                    const Sequences *seq, const act *x_in, bool recompute);
+                    const Sequences *seq, const act *x_in, act *out, bool recompute);
 /* t->d: gradient of the output; replaced by that of the input. */
 void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq);
 /* t->dpooled [B,C] → t->d [rows,C]. */

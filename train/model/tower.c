@@ -132,24 +132,34 @@ void tower_layout_scratch(Tower *t, Arena *a) {
     a->used = size_max(end, a->used);
 }
 
-/* Pooling and final LayerNorm of the last block's output x2 + branch → s->pooled. */
+/* Where layer i's output is stored; NULL: it is the sum of x2 and the branch. */
+static act *output_of(const Tower *t, const TowerPass *s, size_t i) {
+    if (!t->k->residual_in_product) return NULL;
+    if (i + 1 < t->layers) return s->layer[i + 1].x;
+    if (has_attention_pool(t)) return s->pool.x;
+    return t->prune || norms_all(t) ? s->x3 : s->scratch.y;
+}
+
+/* Pooling and final LayerNorm of the last block's output → s->pooled. */
 static void pool_fwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     const Kernels *k = t->k;
     const BlockScratch *w = &s->scratch;
-    const act *x2 = s->layer[t->layers - 1].x2;
+    const act *whole = output_of(t, s, t->layers - 1), *x2 = s->layer[t->layers - 1].x2;
+    const act *x = whole ? whole : x2, *branch = whole ? NULL : w->branch;
     size_t C = t->C, B = seq->B;
     if (has_attention_pool(t)) {
-        block_pool_fwd(&t->pool, &s->pool, w, seq, x2, false);
-        k->add(s->pooled, s->pool.x2, w->branch, B * C);
+        block_pool_fwd(&t->pool, &s->pool, w, seq, branch ? x2 : NULL, branch ? NULL : s->pooled,
+                       false);
+        if (branch) k->add(s->pooled, s->pool.x2, branch, B * C);
     } else if (t->prune) {
-        norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, s->x3, x2,
-                 w->branch, B, C);
+        norm_fwd(t->p, t->ln_final, t->config.eps, s->pooled, s->mean, s->rstd, s->x3, x, branch, B,
+                 C);
     } else if (norms_all(t)) {
-        norm_fwd(t->p, t->ln_final, t->config.eps, w->y, s->mean, s->rstd, s->x3, x2, w->branch,
+        norm_fwd(t->p, t->ln_final, t->config.eps, w->y, s->mean, s->rstd, s->x3, x, branch,
                  seq->rows, C);
         k->mean_pool_fwd(s->pooled, w->y, seq->start, B, t->config.class_token, C);
     } else {
-        k->add(w->y, x2, w->branch, seq->rows * C);
+        if (branch) k->add(w->y, x2, branch, seq->rows * C);
         if (t->config.pool == POOL_MEAN)
             k->mean_pool_fwd(s->x3, w->y, seq->start, B, t->config.class_token, C);
         else
@@ -218,16 +228,17 @@ static void pool_bwd(Tower *t, const TowerPass *s, const Sequences *seq) {
     }
 }
 
-/* The block's output, in buffers that nothing reads after it. */
+/* The block's output (NULL: x2 + branch), in buffers that nothing reads after it. */
 static void tap_rows(const Tower *t, const BlockStore *store, const BlockScratch *w,
-                     const Sequences *seq) {
+                     const Sequences *seq, const act *whole) {
     const Kernels *k = t->k;
     size_t n = seq->rows * t->C;
-    k->add(w->y, store->x2, w->branch, n);
+    if (!whole) k->add(w->y, store->x2, w->branch, n);
+    const act *rows = whole ? whole : w->y;
     if (!t->tap.layer)
         norm_fwd(t->p, t->ln_final, t->config.eps, store->qkv, store->mean1, store->rstd1, NULL,
-                 w->y, NULL, seq->rows, t->C);
-    k->acc_from_act(t->tap.to, t->tap.layer ? w->y : store->qkv, n);
+                 rows, NULL, seq->rows, t->C);
+    k->acc_from_act(t->tap.to, t->tap.layer ? rows : store->qkv, n);
 }
 
 void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
@@ -236,11 +247,12 @@ void tower_fwd(Tower *t, const Sequences *seq, bool keep) {
     const act *x_in = NULL;
     for (size_t i = 0; i < t->layers; i++) {
         const BlockStore *store = &s->layer[i];
+        act *whole = output_of(t, s, i);
         (is_pooled(t, i) ? block_pool_fwd : block_fwd)(&t->blocks[i], store, &s->scratch, seq, x_in,
-                                                       false);
+                                                       whole, false);
         if (t->tap.to && !keep && i + 1 == (t->tap.layer ? t->tap.layer : t->layers))
-            tap_rows(t, store, &s->scratch, seq);
-        x_in = store->x2;
+            tap_rows(t, store, &s->scratch, seq, whole);
+        x_in = whole ? NULL : store->x2;
     }
     pool_fwd(t, s, seq);
     if (t->config.no_proj)
@@ -278,7 +290,8 @@ void tower_bwd(Tower *t, const Sequences *seq, bool embed_trains) {
         const Block *b = &t->blocks[i];
         const BlockStore *store = &s->layer[i];
         if (i < t->recomputed)
-            (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, true);
+            (is_pooled(t, i) ? block_pool_fwd : block_fwd)(b, store, &s->scratch, seq, NULL, NULL,
+                                                           true);
         (is_pooled(t, i) ? block_pool_bwd : block_bwd)(b, store, &s->scratch, seq);
         block_ready(t, b);
     }

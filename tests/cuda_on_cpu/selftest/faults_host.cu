@@ -260,6 +260,7 @@ typedef struct Product {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, d;
+    int added; /* C is added, and starts that many elements after D */
     size_t workspace;
     int epilogue;
 } Product;
@@ -276,20 +277,30 @@ static void product_run(const Product *p, size_t wanted, size_t given, int shift
     cublasLtMatmulPreference_t want;
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
-    float one = 1, zero = 0;
+    float one = 1, beta = p->added ? 1 : 0;
     __nv_bfloat16 *a = device_new<__nv_bfloat16>(M * K + 8), *b = device_new<__nv_bfloat16>(M * K);
-    __nv_bfloat16 *d = device_new<__nv_bfloat16>(M * M);
+    __nv_bfloat16 *d = device_new<__nv_bfloat16>(3 * M * M);
     BLAS(cublasLtMatmulPreferenceCreate(&want));
     BLAS(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                               &wanted, sizeof wanted));
     BLAS(cublasLtMatmulAlgoGetHeuristic(p->handle, p->desc, p->a, p->b, p->d, p->d, want, 1, &found,
                                         &count));
-    BLAS(cublasLtMatmul(p->handle, p->desc, &one, a + shift, p->a, b, p->b, &zero, d, p->d, d, p->d,
-                        &found.algo, device_new<char>(given), given, 0));
+    BLAS(cublasLtMatmul(p->handle, p->desc, &one, a + shift, p->a, b, p->b, &beta, d + p->added,
+                        p->d, d, p->d, &found.algo, device_new<char>(given), given, 0));
     CUDA(cudaDeviceSynchronize());
 }
 static void no_fault_blas(void) {
     Product p = product_new(K);
+    product_run(&p, 1 << 20, 1 << 20, 0);
+}
+static void no_fault_addend(void) {
+    Product p = product_new(K);
+    p.added = M * M;
+    product_run(&p, 1 << 20, 1 << 20, 0);
+}
+static void blas_addend_overlaps(void) {
+    Product p = product_new(K);
+    p.added = M;
     product_run(&p, 1 << 20, 1 << 20, 0);
 }
 static void blas_misaligned(void) {
@@ -371,6 +382,8 @@ int main(int argc, char **argv) {
         CASE(driver_too_old),
         CASE(graph_edge_missing),
         CASE(no_fault_blas),
+        CASE(no_fault_addend),
+        CASE(blas_addend_overlaps),
         CASE(blas_misaligned),
         CASE(blas_workspace_small),
         CASE(blas_past_buffer),
