@@ -107,14 +107,17 @@ static void attention_random_packs(void **state) {
 /* ---- every width on every path ---- */
 
 /* The instances of attention's kernels: on tensor cores by steps of 16 elements (and by twice the
- * rows for long sequences of heads from 49 to 64), else by widths up to 32, 64 and 128. */
+ * rows for long sequences of heads from 49 to 64; the forward by its tiles of keys too), else by
+ * widths up to 32, 64 and 128. */
 #define BY_STEPS(name, end)                                                                        \
     name "<1" end, name "<2" end, name "<3" end, name "<4" end, name "<5" end, name "<6" end,      \
         name "<7" end
 static const char *const instances[] = {
-    BY_STEPS("mma_fwd", ",1>"),
-    "mma_fwd<8,1>",
-    "mma_fwd<4,2>",
+    BY_STEPS("mma_fwd", ",1,1>"),
+    "mma_fwd<8,1,1>",
+    BY_STEPS("mma_fwd", ",1,2>"),
+    "mma_fwd<8,1,2>",
+    "mma_fwd<4,2,2>",
     BY_STEPS("mma_bwd_query", ",1>"),
     "mma_bwd_query<8,1>",
     "mma_bwd_query<4,2>",

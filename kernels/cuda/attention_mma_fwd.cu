@@ -1,6 +1,7 @@
 /* cuda/attention_mma_fwd: attention's forward on the tensor cores, after FlashAttention (Dao et al.
  * 2022, Dao 2023): a block holds one tile of queries and walks over tiles of keys and values, which
- * are loaded into two buffers alternately; softmax runs online. bf16 only. */
+ * are loaded into two buffers alternately; softmax runs online. If every sequence fits one tile,
+ * there is one buffer and one step. bf16 only. */
 #if defined ACT_BF16
 #include "kernels/cuda/attention_mma.cuh"
 
@@ -9,8 +10,9 @@ typedef struct Online {
     float max[2], sum[2];
 } Online;
 
-/* Adds 16 × TILE scores to the running softmax: s becomes the weights, o is rescaled. */
-template <int KD>
+/* Adds 16 × TILE scores to the running softmax: s becomes the weights, o is rescaled unless these
+ * are the only ones. */
+template <int KD, bool ONLY>
 __device__ static __forceinline__ void online_step(float s[TILE / 8][4], float o[2 * KD][4],
                                                    Online *w, float scale_log2) {
 #pragma unroll
@@ -29,21 +31,23 @@ __device__ static __forceinline__ void online_step(float s[TILE / 8][4], float o
                 sum += s[n][i];
             }
         w->max[e] = top;
-        w->sum[e] = w->sum[e] * keep + sum;
+        w->sum[e] = ONLY ? sum : w->sum[e] * keep + sum;
 #pragma unroll
-        for (int n = 0; n < 2 * KD; n++) {
+        for (int n = 0; n < 2 * KD && !ONLY; n++) {
             o[n][2 * e] *= keep;
             o[n][2 * e + 1] *= keep;
         }
     }
 }
 
-template <int KD, int MB>
-__global__ static void __launch_bounds__(THREADS, 2)
+/* BUFFERS: of tiles of keys and values, 1 if no sequence is longer than TILE. */
+template <int KD, int MB, int BUFFERS>
+__global__ static void __launch_bounds__(THREADS, BUFFERS == 1 && KD <= 4 ? 4 : 2)
     mma_fwd(act *o, acc *lse, const act *qkv, Tiles t) {
     extern __shared__ __align__(16) unsigned char memory[];
     constexpr int LD = tile_ld<KD>(), ROWS = TILE * MB, OWN = 16 * MB;
-    elem *queries = (elem *)memory, *keys = queries + ROWS * LD, *values = keys + 2 * TILE * LD;
+    elem *queries = (elem *)memory, *keys = queries + ROWS * LD;
+    elem *values = keys + BUFFERS * TILE * LD;
     TileRows own;
     if (!tile_rows(&own, &t, ROWS)) return;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, h = blockIdx.y;
@@ -73,13 +77,13 @@ __global__ static void __launch_bounds__(THREADS, 2)
     for (int m = 0; m < MB; m++) w[m].max[0] = w[m].max[1] = -1e30f, w[m].sum[0] = w[m].sum[1] = 0;
 
     for (int k0 = first, turn = 0; k0 < end; k0 += TILE, turn ^= 1) {
-        if (k0 + TILE < end) {
+        if (BUFFERS > 1 && k0 + TILE < end) {
             int next = (turn ^ 1) * TILE * LD;
             tile_load<KD, TILE>(keys + next, q + C, 3 * C, k0 + TILE, end, t.D);
             tile_load<KD, TILE>(values + next, q + 2 * C, 3 * C, k0 + TILE, end, t.D);
         }
-        cp_async_commit();
-        cp_async_wait<1>();
+        if (BUFFERS > 1) cp_async_commit();
+        cp_async_wait<BUFFERS - 1>();
         __syncthreads();
         if (k0 == first)
 #pragma unroll
@@ -113,7 +117,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
                         mask_keys(s[m] + 2 * j, key, spans[m][0], spans[m][1]);
             }
 #pragma unroll
-            for (int m = 0; m < MB; m++) online_step<KD>(s[m], out[m], &w[m], scale_log2);
+            for (int m = 0; m < MB; m++)
+                online_step<KD, BUFFERS == 1>(s[m], out[m], &w[m], scale_log2);
 #pragma unroll
             for (int j = 0; j < TILE / SUB; j++) {
                 int key = k0 + SUB * j;
@@ -130,6 +135,7 @@ __global__ static void __launch_bounds__(THREADS, 2)
                 }
             }
         }
+        if (BUFFERS == 1) break;
         __syncthreads();
     }
 #pragma unroll
@@ -150,24 +156,32 @@ __global__ static void __launch_bounds__(THREADS, 2)
     }
 }
 
-template <int KD, int MB>
-static void launch(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {
-    size_t bytes = tile_bytes<KD>(TILE * MB + 4 * TILE);
-    CUDA(cudaFuncSetAttribute(mma_fwd<KD, MB>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+template <int KD, int MB, int BUFFERS>
+static void launch_with(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {
+    size_t bytes = tile_bytes<KD>(TILE * MB + 2 * BUFFERS * TILE);
+    CUDA(cudaFuncSetAttribute(mma_fwd<KD, MB, BUFFERS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               (int)bytes));
     dim3 grid = FN(tiles_grid)(&t, B, max_T, TILE * MB);
-    LAUNCH_GRID((mma_fwd<KD, MB>), grid, THREADS, bytes, o, lse, qkv, t);
+    LAUNCH_GRID((mma_fwd<KD, MB, BUFFERS>), grid, THREADS, bytes, o, lse, qkv, t);
+}
+
+template <int KD>
+static void launch(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {
+    if (!t.span && max_T <= TILE)
+        launch_with<KD, 1, 1>(o, lse, qkv, t, B, max_T);
+    else
+        launch_with<KD, 1, 2>(o, lse, qkv, t, B, max_T);
 }
 
 void FN(attention_mma_fwd)(act *o, acc *lse, const act *qkv, Tiles t, size_t B, size_t max_T) {
     /* Twice the rows of a warp halves the reads from shared memory, if there are enough rows. */
     if (!t.span && max_T > 96 && t.D > 48 && t.D <= 64) {
-        launch<4, 2>(o, lse, qkv, t, B, max_T);
+        launch_with<4, 2, 2>(o, lse, qkv, t, B, max_T);
         return;
     }
     typedef void Launch(act *, acc *, const act *, Tiles, size_t, size_t);
-    static Launch *const launches[] = {launch<1, 1>, launch<2, 1>, launch<3, 1>, launch<4, 1>,
-                                       launch<5, 1>, launch<6, 1>, launch<7, 1>, launch<8, 1>};
+    static Launch *const launches[] = {launch<1>, launch<2>, launch<3>, launch<4>,
+                                       launch<5>, launch<6>, launch<7>, launch<8>};
     launches[(t.D - 1) / 16](o, lse, qkv, t, B, max_T);
 }
 #endif

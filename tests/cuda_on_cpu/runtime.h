@@ -10,8 +10,8 @@
 typedef enum { COUNT_MEMORY, COUNT_WAITS, COUNT_LAUNCHES, COUNT_SUMS, COUNTS } EmuCount;
 unsigned long cudaemuCount(EmuCount what);
 void emu_count(EmuCount what);
-/* For tests likewise: a kernel of the program, as "mma_fwd<4,2>" until the next call, and how often
- * it was launched; NULL: there are no more. */
+/* For tests likewise: a kernel of the program, as "mma_fwd<4,2,2>" until the next call, and how
+ * often it was launched; NULL: there are no more. */
 const char *cudaemuKernel(int index, unsigned long *launches);
 /* Keeps e for cudaGetLastError and returns it. */
 cudaError_t emu_error(cudaError_t e);
