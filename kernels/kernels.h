@@ -353,7 +353,8 @@ typedef struct Kernels {
     /* Registers a matrix: from now on products with w[N,K], or with whole rows of it, and gradients
      * into dw use 8-bit factors. scaling NULL: unregisters it. Ignored if fp8 is false. Products of
      * sizes that the library refuses are computed in act: N or K is not a multiple of 16, M not of
-     * FP8_ROWS. */
+     * FP8_ROWS. dy must not change from a linear_bwd_input to the linear_bwd_weight that follows it
+     * with the same matrix, dy and sizes, which reads what the first one rounded. */
     void (*fp8_weight)(const act *w, const acc *dw, acc *scaling, size_t n, size_t i, size_t N,
                        size_t K);
     /* Until the next call, in products with one row per token or per sequence, x's rows of the

@@ -191,6 +191,36 @@ static void fp8_padding(void **state) {
     }
 }
 
+/* Of the layer without a GPU (tests/cuda_on_cpu/runtime.h); absent on a GPU and a CPU. */
+const char *cudaemuKernel(int index, unsigned long *launches) __attribute__((weak));
+static unsigned long factors_rounded(void) {
+    unsigned long launches, sum = 0;
+    const char *name;
+    for (int i = 0; cudaemuKernel && (name = cudaemuKernel(i, &launches)); i++)
+        if (!strncmp(name, "quantise", 8)) sum += launches;
+    return sum;
+}
+
+/* A gradient is rounded once for its two products; a second linear_bwd_weight reads it again. */
+static void gradients_once(void **state) {
+    (void)state;
+    Fp8Layer l = layer_new(24, 48, 80, 0);
+    layer_run(&l);
+    backend->fp8_update(l.scaling, FACTORS);
+    unsigned long before = factors_rounded();
+    layer_run(&l);
+    check_exactly(&l);
+    unsigned long after = factors_rounded();
+    if (cudaemuKernel && in_8_bits()) assert_int_equal(after - before, 5); /* x, w; dy, w; x */
+    for (size_t i = 0; i < l.M * l.N; i++) l.dy[i] = -l.dy[i];
+    test_act_set(backend, l.dev_dy, l.dy, l.M * l.N);
+    backend->device->zero(l.dw, l.N * l.K * backend->acc_size);
+    backend->linear_bwd_weight(l.dw, NULL, l.dev_dy, l.dev_x, l.M, l.N, l.K);
+    backend->linear_bwd_input(l.dx, l.dev_dy, l.dev_w, l.M, l.N, l.K);
+    check_exactly(&l);
+    layer_free(&l);
+}
+
 /* 1 + 2^-5 has five bits after the point; e4m3 keeps three. */
 static void takes_8_bits(void **state) {
     (void)state;
@@ -210,9 +240,9 @@ static void takes_8_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest each[] = {cmocka_unit_test(fp8_update), cmocka_unit_test(fp8_weight),
-                                      cmocka_unit_test(fp8_padding),
-                                      cmocka_unit_test(takes_8_bits)};
+    const struct CMUnitTest each[] = {
+        cmocka_unit_test(fp8_update), cmocka_unit_test(fp8_weight), cmocka_unit_test(fp8_padding),
+        cmocka_unit_test(gradients_once), cmocka_unit_test(takes_8_bits)};
 #if defined TEST_CUDA
     setenv("CUDAEMU_ARCH", "90", 0); /* for runs without a GPU: an architecture with FP8 */
 #endif

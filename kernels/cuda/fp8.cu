@@ -1,6 +1,7 @@
 /* cuda/fp8: products of registered matrices from 8-bit factors by cuBLASLt, which on Hopper
  * requires both factors stored along the contraction. So a factor is rounded from bf16 to 8 bits
- * for each product, as stored or transposed. Compiled for compute capability 8.9 and up. */
+ * for each product, as stored or transposed; a gradient once, both ways, for its two products.
+ * Compiled for compute capability 8.9 and up. */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda.cuh"
 
@@ -136,13 +137,32 @@ __global__ static void __launch_bounds__(BLOCK)
 #endif
 }
 
+enum Ways { AS_STORED = 1, TRANSPOSED = 2, BOTH_WAYS = AS_STORED | TRANSPOSED };
+typedef struct Rounded {
+    const uint8_t *as_stored, *transposed;
+} Rounded;
+
+/* The gradient that a layer's linear_bwd_input left in SCRATCH_FP8_A for its linear_bwd_weight. */
+static struct {
+    const act *dy; /* NULL: there is none */
+    const acc *scale;
+    size_t M, N;
+    const uint8_t *transposed;
+} kept;
+
+static const acc *scale_of(const Matrix *m, enum Factor f) {
+    return m->scaling + SCALE * m->n + m->i + f;
+}
+
 /* One factor in 8 bits, in scratch memory; count: record its largest magnitude. */
-static const uint8_t *factor(const Matrix *m, enum Factor f, const act *x, size_t rows, size_t cols,
-                             bool transposed, bool count, enum ScratchUse use) {
+static Rounded factor(const Matrix *m, enum Factor f, const act *x, size_t rows, size_t cols,
+                      enum Ways ways, bool count, enum ScratchUse use) {
     size_t ldt = round_up(rows, 16), at = m->i + f;
-    uint8_t *q = (uint8_t *)device_scratch(use, transposed ? cols * ldt : rows * cols);
-    uint8_t *as_is = transposed ? NULL : q, *turned = transposed ? q : NULL;
-    const acc *scale = m->scaling + SCALE * m->n + at;
+    size_t stored = ways & AS_STORED ? round_up(rows * cols, 16) : 0;
+    size_t turned_size = ways & TRANSPOSED ? cols * ldt : 0;
+    uint8_t *q = (uint8_t *)device_scratch(use, stored + turned_size);
+    uint8_t *as_is = stored ? q : NULL, *turned = turned_size ? q + stored : NULL;
+    if (use == SCRATCH_FP8_A) kept.dy = NULL;
     acc *amax = count ? m->scaling + at : NULL;
     size_t blocks = div_up(rows, (size_t)TILE) * div_up(cols, (size_t)TILE), counted = rows;
     const int32_t *end = NULL; /* a gradient's padding is 0 */
@@ -153,12 +173,12 @@ static const uint8_t *factor(const Matrix *m, enum Factor f, const act *x, size_
             end = padding.start + padding.B;
     }
     if (f == FACTOR_DY)
-        LAUNCH(quantise<true>, blocks, BLOCK, 0, as_is, turned, scale, amax, end, counted, x, rows,
-               cols, ldt);
+        LAUNCH(quantise<true>, blocks, BLOCK, 0, as_is, turned, scale_of(m, f), amax, end, counted,
+               x, rows, cols, ldt);
     else
-        LAUNCH(quantise<false>, blocks, BLOCK, 0, as_is, turned, scale, amax, end, counted, x, rows,
-               cols, ldt);
-    return q;
+        LAUNCH(quantise<false>, blocks, BLOCK, 0, as_is, turned, scale_of(m, f), amax, end, counted,
+               x, rows, cols, ldt);
+    return Rounded{as_is, turned};
 }
 
 static const float *inverse(const Matrix *m, enum Factor f) {
@@ -186,28 +206,36 @@ bool FN(fp8_fwd)(act *y, const act *r, const act *x, const act *w, const void *b
                  size_t N, size_t K) {
     const Matrix *m = matrix_of(w, NULL, M, N, K);
     if (!m) return false;
-    const uint8_t *xq = factor(m, FACTOR_X, x, M, K, false, true, SCRATCH_FP8_A);
-    const uint8_t *wq = factor(m, FACTOR_W, w, N, K, false, true, SCRATCH_FP8_B);
-    product(m, FACTOR_X, xq, FACTOR_W, wq, bias, r, y, CUDA_R_16BF, M, N, K, false);
+    Rounded xq = factor(m, FACTOR_X, x, M, K, AS_STORED, true, SCRATCH_FP8_A);
+    Rounded wq = factor(m, FACTOR_W, w, N, K, AS_STORED, true, SCRATCH_FP8_B);
+    product(m, FACTOR_X, xq.as_stored, FACTOR_W, wq.as_stored, bias, r, y, CUDA_R_16BF, M, N, K,
+            false);
     return true;
 }
 
 bool FN(fp8_bwd_input)(act *dx, const act *dy, const act *w, size_t M, size_t N, size_t K) {
     const Matrix *m = matrix_of(w, NULL, M, N, K);
     if (!m) return false;
-    const uint8_t *dyq = factor(m, FACTOR_DY, dy, M, N, false, true, SCRATCH_FP8_A);
-    const uint8_t *wt = factor(m, FACTOR_W, w, N, K, true, false, SCRATCH_FP8_B);
-    product(m, FACTOR_DY, dyq, FACTOR_W, wt, NULL, NULL, dx, CUDA_R_16BF, M, K, N, false);
+    enum Ways ways = m->dw ? BOTH_WAYS : AS_STORED;
+    Rounded dyq = factor(m, FACTOR_DY, dy, M, N, ways, true, SCRATCH_FP8_A);
+    if (m->dw) kept = {dy, scale_of(m, FACTOR_DY), M, N, dyq.transposed};
+    Rounded wq = factor(m, FACTOR_W, w, N, K, TRANSPOSED, false, SCRATCH_FP8_B);
+    product(m, FACTOR_DY, dyq.as_stored, FACTOR_W, wq.transposed, NULL, NULL, dx, CUDA_R_16BF, M, K,
+            N, false);
     return true;
 }
 
 bool FN(fp8_bwd_weight)(acc *dw, const act *dy, const act *x, size_t M, size_t N, size_t K) {
     const Matrix *m = matrix_of(NULL, dw, M, N, K);
     if (!m) return false;
-    const uint8_t *dyt = factor(m, FACTOR_DY, dy, M, N, true, true, SCRATCH_FP8_A);
-    const uint8_t *xt = factor(m, FACTOR_X, x, M, K, true, false, SCRATCH_FP8_B);
-    product(m, FACTOR_DY, dyt, FACTOR_X, xt, NULL, NULL, dw, CUDA_R_32F, N, K, round_up(M, 16),
-            true);
+    bool is_kept =
+        kept.dy == dy && kept.scale == scale_of(m, FACTOR_DY) && kept.M == M && kept.N == N;
+    const uint8_t *dyt = kept.transposed;
+    if (!is_kept) dyt = factor(m, FACTOR_DY, dy, M, N, TRANSPOSED, true, SCRATCH_FP8_A).transposed;
+    kept.dy = NULL; /* it may change from now on */
+    Rounded xq = factor(m, FACTOR_X, x, M, K, TRANSPOSED, false, SCRATCH_FP8_B);
+    product(m, FACTOR_DY, dyt, FACTOR_X, xq.transposed, NULL, NULL, dw, CUDA_R_32F, N, K,
+            round_up(M, 16), true);
     return true;
 }
 
