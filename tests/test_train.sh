@@ -214,6 +214,7 @@ from_elsewhere() {
 # params.conf is the start's, whatever a resumption changed; that is recorded beside it.
 after_resuming() {
     train first --epochs 2 --stopped-exit-code 5 && cp "$dir/first/params.conf" "$dir/before" &&
+        touch "$dir/first/params.conf.tmp.7.1" "$dir/first/params-12.conf.tmp.7.2" && # of a killed start
         train first --epochs 2 --stopped-exit-code 5 --resume latest && train first --epochs 4 --resume latest &&
         cmp "$dir/before" "$dir/first/params.conf" && [ "$(cd "$dir/first" && echo params*)" = "params-12.conf params.conf" ] &&
         grep -q '^epochs = 4$' "$dir/first/params-12.conf" && grep -q '^epochs = 2$' "$dir/first/params.conf" &&

@@ -42,6 +42,11 @@ static void forget_resume(bool resumed) {
     if (resumed || (resume && !strcmp(resume, "latest"))) train_options.resume = NULL;
 }
 
+/* Left by a run that was killed while writing a recipe. */
+static bool is_unfinished(const char *name) {
+    return !strncmp(name, "params", 6) && strstr(name, ".conf.tmp.");
+}
+
 /* The recipe of the highest step up to `step`, malloc'd; those of higher steps are removed, and of
  * a run that begins all. */
 static char *recipe_at(const char *dir, uint64_t step, bool begins) {
@@ -51,9 +56,10 @@ static char *recipe_at(const char *dir, uint64_t step, bool begins) {
     Error err;
     if (!folder_list(dir, &names, &count, &err)) die("%s", err.text);
     for (size_t i = 0; i < count; i++) {
-        if (!is_later(names[i], &n)) continue;
+        const bool unfinished = is_unfinished(names[i]);
+        if (!unfinished && !is_later(names[i], &n)) continue;
         char *path = folder_path(dir, names[i]);
-        if (begins || n > step) {
+        if (unfinished || begins || n > step) {
             unlink(path);
         } else if (n >= best) {
             free(found);
