@@ -165,6 +165,8 @@ typedef struct Kernels {
                        size_t E);
 
     /* ---- pointwise ---- */
+    /* y[n] = f(x). y may be x. */
+    void (*activation_fwd)(act *y, const act *x, size_t n, Activation f);
     /* dx[rows,C] = dy·f'(x), y[rows,C] = f(x), db[C] += Σ_rows dx in one pass. db (may be NULL) is
      * the bias gradient of the layer that computed x; linear_bwd_weight then gets db NULL. Like it,
      * db sums dx as stored, rounded to act. dx may be dy. */
@@ -387,7 +389,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(project_fwd) X(project_bwd) X(gemm) \
     X(attention_fwd) X(attention_bwd) X(attention_pool_fwd) X(attention_pool_bwd) \
     X(layernorm_fwd) X(layernorm_bwd) X(l2norm_fwd) X(l2norm_bwd) \
-    X(activation_bwd) X(bias_bwd) X(swiglu_fwd) X(swiglu_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
+    X(activation_fwd) X(activation_bwd) X(bias_bwd) X(swiglu_fwd) X(swiglu_bwd) X(add) X(gather_rows) X(scatter_add_rows) X(mean_pool_fwd) X(mean_pool_bwd) \
     X(conv2d_fwd) X(conv2d_bwd_input) X(conv2d_bwd_weight) \
     X(max_pool_fwd) X(max_pool_bwd) X(avg_pool_fwd) X(avg_pool_bwd) \
     X(batchnorm_sums) X(batchnorm_stats) X(batchnorm_fwd) X(batchnorm_bwd_sums) X(batchnorm_bwd) \

@@ -157,8 +157,6 @@ static void test_families(void **state) {
          "vision_cfg.timm_model_name: \"convnext_base\" is not supported (ConvNeXt image towers)"},
         {"vision", "", "\"timm_model_name\": \"fastvit_mci2\"",
          "\"fastvit_mci2\" is not supported (MobileCLIP's FastViT image towers)"},
-        {"vision", "", "\"timm_model_name\": \"vit_base_mci_224\"",
-         "(MobileCLIP-B's image tower, a ViT with a convolutional stem)"},
         {"vision", pe, "\"vitamin_large2_384\"", "(ViTamin image towers)"},
         {"vision", "", "\"timm_model_name\": \"tresnet_m\"", "(timm's image towers)"},
         {"vision", "", "\"layers\": [3, 4, 6]",

@@ -38,6 +38,20 @@ static void activation_bwd(void **state) {
             }
 }
 
+/* apart, and in place */
+static void activation_fwd(void **state) {
+    (void)state;
+    for (int f = 0; f < ACTIVATIONS; f++)
+        for (size_t i = 0; i < 2 * COUNT(sizes); i++) {
+            size_t n = sizes[i / 2];
+            Buf *x = i % 2 ? act_inout(n, 3) : act_in(n, 3), *y = i % 2 ? x : act_out(n);
+            RUN(activation_fwd, A(y), A(x), n, (Activation)f);
+            y->size = 1;
+            check(y, 4, 1);
+            bufs_free();
+        }
+}
+
 static void bias_bwd(void **state) {
     (void)state;
     static const size_t shapes[][2] = {{0, 3}, {1, 1}, {3, 17}, {16, 8}, {137, 96}, {5000, 7}};
@@ -313,6 +327,7 @@ static void ref_by_hand(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
+        cmocka_unit_test(activation_fwd),
         cmocka_unit_test(activation_bwd),
         cmocka_unit_test(activation_tails),
         cmocka_unit_test(swiglu),

@@ -12,8 +12,8 @@
 
 #define GOLDEN "tests/golden/timm/"
 
-enum { PAIRS = 5 };
-static const char *const names[] = {"eva", "eva02", "pe_core", "pe_core_g"};
+enum { PAIRS = 5, STEPS = 10 };
+static const char *const names[] = {"eva", "eva02", "pe_core", "pe_core_g", "mci"};
 
 static char *file_of(const char *name, const char *file) {
     return xasprintf(GOLDEN "%s/%s", name, file);
@@ -38,8 +38,9 @@ static TensorFile opened(const char *path) {
     return f;
 }
 
-static TestBatch stored_batch(const ClipConfig *c) {
-    TensorFile f = opened(GOLDEN "batch.safetensors");
+static TestBatch stored_batch(const char *name, const ClipConfig *c) {
+    char *path = file_of(strcmp(name, "mci") ? "." : "mci", "batch.safetensors");
+    TensorFile f = opened(path);
     size_t pixels, ids, T = c->context_length;
     float *p = floats_of(&f, "pixels", &pixels), *t = floats_of(&f, "ids", &ids);
     assert_int_equal(pixels, PAIRS * 3 * c->image_size * c->image_size);
@@ -54,8 +55,7 @@ static TestBatch stored_batch(const ClipConfig *c) {
         for (size_t j = 0; j < T && t[i * T + j] > 0; j++) b.ids[at++] = (int32_t)t[i * T + j];
         b.start[i + 1] = at;
     }
-    free(p);
-    free(t);
+    FREE_ALL(p, t, path);
     tensorfile_close(&f);
     return b;
 }
@@ -78,8 +78,9 @@ static TestModel model_of(const char *name, const Kernels *k, const ClipConfig *
     return m;
 }
 
-static void check_features(const char *name, const TestModel *m, double loss, double tolerance) {
-    char *path = file_of(name, "features.safetensors");
+static void check_features(const char *name, const char *file, const TestModel *m, double loss,
+                           double tolerance) {
+    char *path = file_of(name, file);
     TensorFile f = opened(path);
     size_t n, one;
     float *images = floats_of(&f, "images", &n), *texts = floats_of(&f, "texts", &n);
@@ -100,8 +101,10 @@ static void check_features(const char *name, const TestModel *m, double loss, do
     tensorfile_close(&f);
 }
 
-static void check_gradients(const char *name, const TestModel *m, double tolerance) {
-    char *path = file_of(name, "gradients.safetensors");
+/* Gradients, and beside them running statistics. */
+static void check_gradients(const char *name, const char *file, const TestModel *m,
+                            double tolerance) {
+    char *path = file_of(name, file);
     Weights w;
     Error err;
     if (!weights_open(&w, path, &err) ||
@@ -111,8 +114,11 @@ static void check_gradients(const char *name, const TestModel *m, double toleran
     const char *where = "";
     for (size_t i = 0; i < m->p->tensors; i++) {
         const Param *q = &m->p->list[i];
+        if (!q->trainable && !param_is_statistic(q)) continue;
         float *x = xmalloc(q->size * sizeof *x);
-        double *got = model_grad(m, q->name), *want = xmalloc(q->size * sizeof *want);
+        double *got = param_is_statistic(q) ? host_copy(m->k, param_acc(m->p, q), q->size)
+                                            : model_grad(m, q->name);
+        double *want = xmalloc(q->size * sizeof *want);
         weight_read(&w.list[i], 0, q->size, x);
         for (size_t j = 0; j < q->size; j++) want[j] = (double)x[j];
         double error = test_error_l2(got, want, q->size);
@@ -127,19 +133,90 @@ static void check_gradients(const char *name, const TestModel *m, double toleran
     free(path);
 }
 
+static bool is_batch_norm(const char *name) { return strstr(name, "stem.bn") != NULL; }
+
 static void test_features_and_gradients(void **state) {
     (void)state;
     static const double features[] = {2e-6, 2e-5, 0.1}, gradients[] = {1e-5, 1e-3, 0.5};
     for (size_t i = 0; i < COUNT(names); i++) {
         ClipConfig c = config_of(names[i]);
-        TestBatch b = stored_batch(&c);
+        TestBatch b = stored_batch(names[i], &c);
         for (size_t j = 0; model_backend(j); j++) {
             TestModel m = model_of(names[i], model_backend(j), &c);
             double loss = model_gradients(&m, &b, (RunHow){.u8 = true});
-            check_features(names[i], &m, loss, features[j]);
-            check_gradients(names[i], &m, gradients[j]);
+            check_features(names[i], "features.safetensors", &m, loss, features[j]);
+            check_gradients(names[i], "gradients.safetensors", &m, gradients[j]);
             model_free(&m);
         }
+        batch_free(&b);
+        clip_config_free(&c);
+    }
+}
+
+/* A step's convolutional stem normalises by the batch and moves the running statistics; a frozen
+ * one does neither. A forward without activations has the same features. */
+static void test_batch_statistics(void **state) {
+    (void)state;
+    static const double features[] = {2e-6, 2e-5, 0.2}, gradients[] = {1e-5, 1e-3, 0.7};
+    ClipConfig c = config_of("mci");
+    TestBatch b = stored_batch("mci", &c);
+    size_t n = PAIRS * c.embed_dim;
+    for (size_t j = 0; model_backend(j); j++) {
+        TestModel m = model_of("mci", model_backend(j), &c);
+        clip_learning(m.clip, true);
+        model_loss(&m, &b, (RunHow){.u8 = true});
+        double *before = host_copy(m.k, m.images, n);
+        double loss = model_gradients(&m, &b, (RunHow){.u8 = true});
+        double *after = host_copy(m.k, m.images, n);
+        assert_memory_equal(before, after, n * sizeof *after);
+        check_features("mci", "features_of_batch.safetensors", &m, loss, features[j]);
+        check_gradients("mci", "gradients_of_batch.safetensors", &m, gradients[j]);
+        model_free(&m);
+
+        ClipOptions o = {.max_batch = PAIRS, .training = true};
+        m = model_new_frozen(model_backend(j), &c, &o, LOSS_CLIP, is_batch_norm);
+        pretrained_load(GOLDEN "mci/open_clip_model.safetensors", m.p, &c);
+        clip_learning(m.clip, true);
+        loss = model_gradients(&m, &b, (RunHow){.u8 = true});
+        check_features("mci", "features.safetensors", &m, loss, features[j]);
+        check_gradients("mci", "gradients.safetensors", &m, gradients[j]);
+        model_free(&m);
+        FREE_ALL(before, after);
+    }
+    batch_free(&b);
+    clip_config_free(&c);
+}
+
+/* Ten AdamW steps on one batch; the convolutional stem's normalisations use it. */
+static void test_ten_steps(void **state) {
+    (void)state;
+    static const double tolerances[] = {1e-6, 1e-4, 0.1};
+    static const OptimOptions adamw = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 0};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        ClipConfig c = config_of(names[i]);
+        TestBatch b = stored_batch(names[i], &c);
+        char *path = file_of(names[i], "steps.safetensors");
+        TensorFile f = opened(path);
+        const double *want = (const double *)f.tensors[0].data;
+        assert_int_equal(f.tensors[0].dtype, DTYPE_F64);
+        assert_int_equal(f.tensors[0].count, STEPS + 1);
+        for (size_t j = 0; model_backend(j); j++) {
+            TestModel m = model_of(names[i], model_backend(j), &c);
+            Optim *o = optim_new(m.state, &adamw);
+            double worst = 0;
+            clip_learning(m.clip, true);
+            for (uint64_t t = 0; t <= STEPS; t++) {
+                double loss = model_gradients(&m, &b, (RunHow){.u8 = true});
+                worst = fmax(worst, fabs(loss - want[t]) / want[0]);
+                step_optim(m.k, o, 1e-3, t + 1);
+            }
+            print_message("%s, %s: ten steps %.2e\n", names[i], m.k->name, worst);
+            assert_near(worst, 0, tolerances[j]);
+            optim_free(o);
+            model_free(&m);
+        }
+        tensorfile_close(&f);
+        free(path);
         batch_free(&b);
         clip_config_free(&c);
     }
@@ -149,7 +226,7 @@ static void test_features_and_gradients(void **state) {
 static void test_no_key_bias(void **state) {
     (void)state;
     ClipConfig c = config_of("eva02");
-    TestBatch b = stored_batch(&c);
+    TestBatch b = stored_batch("eva02", &c);
     for (size_t j = 0; model_backend(j); j++) {
         TestModel m = model_of("eva02", model_backend(j), &c);
         Optim *o = optim_new(m.state, &(OptimOptions){0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0});
@@ -221,6 +298,8 @@ static void test_refused(void **state) {
             "vision_cfg.timm_proj: only null");
     refused("pe_core", "\"map\"", "\"token\"", "vision_cfg.timm_pool: only \"map\"");
     refused("pe_core", "\"head_width\": 8", "\"head_width\": 2", "vision_cfg.head_width");
+    refused("mci", "\"patch_size\": 16", "\"patch_size\": 8",
+            "vision_cfg.patch_size: is 16 behind a convolutional stem");
     char *text =
         test_clipc(1,
                    "ckpt convert " GOLDEN "eva02/open_clip_model.safetensors --model " GOLDEN
@@ -233,6 +312,8 @@ static void test_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_features_and_gradients),
+        cmocka_unit_test(test_batch_statistics),
+        cmocka_unit_test(test_ten_steps),
         cmocka_unit_test(test_no_key_bias),
         cmocka_unit_test(test_written),
         cmocka_unit_test(test_refused),

@@ -100,9 +100,9 @@ void learner_check_options(const ClipConfig *c) {
     if (opt->distill_model && !opt->distill_pretrained)
         die_usage("clipc train: --distill-model needs the teacher's weights: "
                   "--distill-pretrained");
-    if (!c->image.conv.kind && (opt->freeze_bn || opt->sync_bn))
-        die_usage("clipc train: --freeze-bn and --sync-bn are for ResNets: %s has no batch "
-                  "normalisation",
+    if (!clip_has_batch_norms(c) && (opt->freeze_bn || opt->sync_bn))
+        die_usage("clipc train: --freeze-bn and --sync-bn are for ResNets and convolutional stems: "
+                  "%s has no batch normalisation",
                   c->name);
     if (opt->freeze_bn && opt->sync_bn)
         die_usage("clipc train: --freeze-bn leaves nothing to synchronise: leave --sync-bn out");

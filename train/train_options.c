@@ -159,8 +159,10 @@ static Option options[] = {
     FLOAT("force-patch-dropout", &O.force_patch_dropout, -1, 0.99,
           "share of patches dropped in training; -1: as in the model's file"),
     FLAG("freeze-bn", &O.freeze_bn,
-         "ResNets: freeze batch normalisation: its weights and running statistics"),
-    FLAG("sync-bn", &O.sync_bn, "ResNets: batch normalisation over the micro-batches of all ranks"),
+         "ResNets, convolutional stems: freeze batch normalisation: its weights and running "
+         "statistics"),
+    FLAG("sync-bn", &O.sync_bn,
+         "ResNets, convolutional stems: batch normalisation over the micro-batches of all ranks"),
     FLAG("lock-image", &O.lock_image, "freeze the image tower"),
     FLAG("lock-text", &O.lock_text, "freeze the text tower"),
     INT("lock-image-unlocked-groups", &O.lock_image_unlocked_groups, 0, 1e6,

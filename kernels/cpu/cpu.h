@@ -61,6 +61,9 @@ typedef enum Element { ELEMENT_ACT, ELEMENT_F32 } Element;
 /* Adds parts[chunks][n] in chunk order onto sum[n]. */
 void FN(add_partials)(float *sum, const float *parts, size_t chunks, size_t n);
 
+/* y[n] = f(x). */
+void FN(activation_row)(act *y, const act *x, size_t n, Activation f);
+
 /* Below this many elements a parallel region costs more than it saves. */
 #define SERIAL_BELOW 16384
 

@@ -45,27 +45,6 @@ void FN(linear_bwd_weight)(acc *dw, acc *db, const act *dy, const act *x, size_t
     FN(matmul)(&p);
 }
 
-static void activation_row(act *y, const act *x, size_t n, Activation f) {
-#if defined GELU_ROUGH
-    Cubic below = cubic_load(gelu_cubics()->below);
-#endif
-    for (size_t i = 0; i < n; i += VW) {
-        ahead(x + i), ahead_to_write(y + i);
-        vf v = act_load(x + i, n - i), r, w;
-        if (f != ACTIVATION_GELU) {
-            r = v * vsigmoid(sigmoid_input(v, f, &w));
-        } else {
-#if defined GELU_ROUGH
-            r = gelu_rough(&below, v);
-#else
-            vf bell;
-            r = v * vnormal(v, &bell);
-#endif
-        }
-        act_store(y + i, r, n - i);
-    }
-}
-
 void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, const act *b, size_t M,
                                size_t N, size_t K, Activation f) {
     KERNEL_BEGIN(linear_activation_fwd, GEMM_FLOPS(M, N, K) + 20.0 * (double)M * (double)N,
@@ -73,7 +52,7 @@ void FN(linear_activation_fwd)(act *y, act *pre, const act *x, const act *w, con
     Product p = forward(pre, x, w, b, M, N, K);
     FN(matmul)(&p);
 #pragma omp parallel for schedule(static) if (M * N > SERIAL_BELOW)
-    for (size_t i = 0; i < M; i++) activation_row(y + i * N, pre + i * N, N, f);
+    for (size_t i = 0; i < M; i++) FN(activation_row)(y + i * N, pre + i * N, N, f);
 }
 
 void FN(project_fwd)(acc *y, const act *x, const act *p, bool tp, const acc *b, size_t M, size_t C,

@@ -4,6 +4,7 @@
 /* Partial sums of db: their largest number, and the fewest rows of each. */
 #define BIAS_CHUNKS 64
 #define BIAS_CHUNK_ROWS 16
+#define ACTIVATION_PIECE ((size_t)4096) /* elements that a thread takes at a time */
 
 #if defined GELU_ROUGH
 typedef struct Tables {
@@ -49,6 +50,35 @@ activation_piece(act *dx, act *y, const act *dy, const act *x, size_t n, Activat
         act_store(y + i, v, k);
         act_store(dx + i, d, k);
     }
+}
+
+void FN(activation_row)(act *y, const act *x, size_t n, Activation f) {
+#if defined GELU_ROUGH
+    Cubic below = cubic_load(gelu_cubics()->below);
+#endif
+    for (size_t i = 0; i < n; i += VW) {
+        ahead(x + i), ahead_to_write(y + i);
+        vf v = act_load(x + i, n - i), r, w;
+        if (f != ACTIVATION_GELU) {
+            r = v * vsigmoid(sigmoid_input(v, f, &w));
+        } else {
+#if defined GELU_ROUGH
+            r = gelu_rough(&below, v);
+#else
+            vf bell;
+            r = v * vnormal(v, &bell);
+#endif
+        }
+        act_store(y + i, r, n - i);
+    }
+}
+
+void FN(activation_fwd)(act *y, const act *x, size_t n, Activation f) {
+    KERNEL_BEGIN(activation_fwd, 20 * n, 2 * n * sizeof(act));
+    (void)tables(); /* fills the tables before the parallel region */
+#pragma omp parallel for schedule(static) if (n > SERIAL_BELOW)
+    for (size_t i = 0; i < n; i += ACTIVATION_PIECE)
+        FN(activation_row)(y + i, x + i, size_min(ACTIVATION_PIECE, n - i), f);
 }
 
 static void sum_rows(float *sums, const act *x, size_t rows, size_t C) {

@@ -29,6 +29,10 @@ static double activation_slope(double x, Activation f) {
     return 0.5 * (1 + erf(x / sqrt(2))) + x * pdf;
 }
 
+void ref_activation_fwd(act *y, const act *x, size_t n, Activation f) {
+    for (size_t i = 0; i < n; i++) y[i].v = ref_activation(x[i].v, f);
+}
+
 void ref_activation_bwd(act *dx, act *y, acc *db, const act *dy, const act *x, size_t rows,
                         size_t C, Activation f) {
     for (size_t i = 0; i < rows * C; i++) {

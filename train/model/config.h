@@ -46,6 +46,9 @@ typedef struct TowerConfig {
     double eps;                   /* of the LayerNorms */
     bool causal;                  /* a position attends to itself and those before it */
     bool class_token, patch_bias; /* image tower */
+    bool no_class_position;       /* the class token has no position */
+    size_t stem;                  /* image tower: channels of the first two of the three
+                                     convolutions that make its patches; 0: one makes them */
     bool ln_pre;                  /* a LayerNorm between embeddings and blocks */
     Pooling pool;
     size_t pool_heads, pool_mlp; /* of POOL_ATTENTION; pool_mlp 0: the tower's mlp */
@@ -79,7 +82,8 @@ static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
     return a->width == b->width && a->layers == b->layers && a->heads == b->heads &&
            a->mlp == b->mlp && a->activation == b->activation && a->eps == b->eps &&
            a->causal == b->causal && a->class_token == b->class_token &&
-           a->patch_bias == b->patch_bias && a->ln_pre == b->ln_pre && a->pool == b->pool &&
+           a->patch_bias == b->patch_bias && a->no_class_position == b->no_class_position &&
+           a->stem == b->stem && a->ln_pre == b->ln_pre && a->pool == b->pool &&
            a->pool_heads == b->pool_heads && a->pool_mlp == b->pool_mlp &&
            a->pool_id == b->pool_id && a->norm_after_pool == b->norm_after_pool &&
            rotary_same(&a->rotary, &b->rotary) && a->gated == b->gated &&
@@ -154,5 +158,9 @@ struct json_t *clip_config_triple(const float x[3]);
 char *clip_config_text(struct json_t *root);
 /* "GELU", for messages. */
 const char *activation_name(Activation f);
+/* Returns true if the image tower has batch normalisations. */
+static inline bool clip_has_batch_norms(const ClipConfig *c) {
+    return c->image.conv.kind || c->image.stem;
+}
 /* Tokens of the image tower without patch dropout: (S/P)², and the class token. */
 size_t clip_image_tokens(const ClipConfig *c);

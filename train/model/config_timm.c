@@ -1,6 +1,7 @@
 #include "train/model/config_timm.h"
 
 #include "train/model/families.h"
+#include "train/model/params_resnet.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -38,6 +39,7 @@ static const TimmModel models[] = {
     {"vit_pe_core_large_patch14_336", 336, 14, 1024, 24, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
     {"vit_pe_core_gigantic_patch14_448", 448, 14, 1536, 50, 96, 8960.0 / 1536, ERF, TIMM_PE_CORE, 8,
      32, true},
+    {"vit_base_mci_224", 224, STEM_PATCH, 768, 12, 64, 4, ERF, TIMM_MCI, 0, 0, false},
     {"vit_base_patch32_clip_224", 224, 32, 768, 12, 64, 4, ERF, CLIP},
     {"vit_base_patch16_clip_224", 224, 16, 768, 12, 64, 4, ERF, CLIP},
     {"vit_large_patch14_clip_224", 224, 14, 1024, 24, 64, 4, ERF, CLIP},
@@ -61,6 +63,7 @@ static const struct {
                     .no_key_bias = true,
                     .head = true},
     [TIMM_PE_CORE] = {.eps = 1e-5, .class_token = true, .ln_pre = true, .head = true},
+    [TIMM_MCI] = {.eps = 1e-6, .token = true, .class_token = true, .head = true},
     [TIMM_CLIP] = {.eps = 1e-5, .token = true, .class_token = true, .ln_pre = true, .head = true},
 };
 
@@ -144,6 +147,13 @@ void timm_tower(const JsonFields *r, ClipConfig *c, const char *name) {
     t->class_token = families[m->family].class_token && !m->no_class_token;
     t->ln_pre = families[m->family].ln_pre;
     t->patch_bias = !t->ln_pre;
+    if (m->family == TIMM_MCI) {
+        t->stem = t->width / 4;
+        t->no_class_position = true;
+        if (t->width % 4) fields_fail(r, "width", "is not a multiple of 4");
+        if (c->patch_size != STEM_PATCH)
+            fields_fail(r, "patch_size", "is 16 behind a convolutional stem");
+    }
     t->gated = t->ln_mlp = t->ln_inner = families[m->family].gated;
     t->no_key_bias = families[m->family].no_key_bias;
     t->proj_bias = families[m->family].head;

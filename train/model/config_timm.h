@@ -1,11 +1,12 @@
 /* config_timm: image towers that open_clip takes from timm: vision_cfg names one
- * (timm_model_name), whose sizes are in timm's code (timm/models/vision_transformer.py, eva.py). */
+ * (timm_model_name), whose sizes are in timm's code (timm/models/vision_transformer.py,
+ * vision_transformer_hybrid.py, eva.py). */
 #pragma once
 #include "train/model/config.h"
 #include "train/model/config_fields.h"
 
 /* What the models of one file of timm's share. */
-typedef enum { TIMM_SIGLIP, TIMM_EVA, TIMM_EVA02, TIMM_PE_CORE, TIMM_CLIP } TimmFamily;
+typedef enum { TIMM_SIGLIP, TIMM_EVA, TIMM_EVA02, TIMM_PE_CORE, TIMM_MCI, TIMM_CLIP } TimmFamily;
 
 /* One model of timm's; heads are 64 wide unless head_width says otherwise. */
 typedef struct TimmModel {

@@ -9,7 +9,6 @@ static const struct {
     {"timm_model_name", "convnext", "ConvNeXt image towers"},
     {"timm_model_name", "vitamin_", "ViTamin image towers"},
     {"timm_model_name", "fastvit_", "MobileCLIP's FastViT image towers"},
-    {"timm_model_name", "_mci_", "MobileCLIP-B's image tower, a ViT with a convolutional stem"},
     {"timm_model_name", "siglip", "SigLIP image towers"},
     {"timm_model_name", "eva02_", "EVA-02 image towers"},
     {"timm_model_name", "eva_", "EVA-01 image towers"},

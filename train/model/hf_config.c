@@ -202,6 +202,7 @@ char *hf_config_out(const ClipConfig *c, const char *dtype, Error *err) {
         bool has;
         const char *what;
     } beyond[] = {{c->image.conv.kind != CONV_NONE, "a ResNet"},
+                  {c->image.stem, "a convolutional stem"},
                   {c->has_logit_bias, "a logit_bias"},
                   {!c->image.class_token, "an image tower without class token"},
                   {c->image.patch_bias, "a bias of the patches"},

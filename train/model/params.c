@@ -103,27 +103,34 @@ static void add_blocks(Params *p, ParamTower tower, const char *prefix, const To
     }
 }
 
+static void add_patches(Params *p, const Part *at, const TowerConfig *t, size_t P) {
+    ParamInit init = uniform(1 / (3 * (double)P * (double)P));
+    Param conv1 = {.role = ROLE_PATCHES, .init = init, .ndim = 4, .shape = {t->width, 3, P, P}};
+    add(p, at, conv1, "conv1.weight", "");
+    Param bias = {.role = ROLE_PATCHES, .bias = true, .init = init, .ndim = 1, .shape = {t->width}};
+    if (t->patch_bias) add(p, at, bias, "conv1.bias", "");
+}
+
 static void add_image_tower(Params *p, const ClipConfig *c) {
     if (c->image.conv.kind) {
         params_add_resnet(p, c);
         return;
     }
-    size_t d = c->image.width, P = c->patch_size, layers = c->image.layers;
+    size_t d = c->image.width, layers = c->image.layers;
     Part embeddings = {TOWER_IMAGE, 0, "visual."}, last = {TOWER_IMAGE, layers, "visual."},
          top = {TOWER_IMAGE, layers + 1, "visual."};
     ParamInit init = normal(1 / (double)d);
     if (c->image.class_token) add_vector(p, &embeddings, ROLE_CLASS, "class_embedding", init, d);
-    add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init, clip_image_tokens(c),
-               d);
+    add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", init,
+               clip_image_tokens(c) - c->image.no_class_position, d);
     if (c->image.proj_bias)
         add_layer(p, &top, ROLE_PROJECTION, "proj.", c->embed_dim, d, init, constant(0));
     else if (!c->image.no_proj)
         add_matrix(p, &top, ROLE_PROJECTION, "proj", init, d, c->embed_dim);
-    ParamInit patches = uniform(1 / (3 * (double)P * (double)P));
-    Param conv1 = {.role = ROLE_PATCHES, .init = patches, .ndim = 4, .shape = {d, 3, P, P}};
-    add(p, &embeddings, conv1, "conv1.weight", "");
-    Param bias = {.role = ROLE_PATCHES, .bias = true, .init = patches, .ndim = 1, .shape = {d}};
-    if (c->image.patch_bias) add(p, &embeddings, bias, "conv1.bias", "");
+    if (c->image.stem)
+        params_add_stem(p, &c->image);
+    else
+        add_patches(p, &embeddings, &c->image, c->patch_size);
     if (c->image.ln_pre) add_norm(p, &embeddings, ROLE_LN_PRE, "ln_pre.", d);
     add_blocks(p, TOWER_IMAGE, "visual.", &c->image);
     add_norm(p, &last, ROLE_LN_FINAL, "ln_post.", d);

@@ -55,7 +55,8 @@ static void add_vector(Params *p, size_t layer, const char *prefix, const char *
         prefix, name);
 }
 
-/* conv: PyTorch's default in CLIP's ResNets, He's (fan out) in timm's. */
+/* norm NULL: no batch normalisation. Initial values: PyTorch's default in CLIP's ResNets, He's (fan
+ * out) in timm's. */
 static void add_conv(Params *p, const ConvNet *net, size_t layer, const char *prefix,
                      const ConvShape *s, size_t place, const char *conv, const char *norm,
                      bool last) {
@@ -71,7 +72,7 @@ static void add_conv(Params *p, const ConvNet *net, size_t layer, const char *pr
     char name[48];
     snprintf(name, sizeof name, "%s.weight", conv);
     add(p, w, layer, prefix, name);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4 && norm; i++) {
         ParamRole role = (i < 2 ? ROLE_BN_1 : ROLE_STATS_1) + (ParamRole)place;
         snprintf(name, sizeof name, "%s.%s", norm, ends[i]);
         /* a block starts as the identity */
@@ -95,6 +96,27 @@ static void add_block(Params *p, const ConvNet *net, size_t i, const char *trunk
     if (b.conv[BLOCK_CONVS].side)
         add_conv(p, net, layer, prefix, &b.conv[BLOCK_CONVS], BLOCK_CONVS, "downsample.0",
                  "downsample.1", false);
+}
+
+ConvShape stem_conv(const TowerConfig *t, size_t i) {
+    static const size_t sides[STEM_CONVS] = {4, 2, 2};
+    size_t in = i ? t->stem : 3, out = i + 1 < STEM_CONVS ? t->stem : t->width;
+    return (ConvShape){in, out, sides[i], sides[i], 0};
+}
+
+void params_add_stem(Params *p, const TowerConfig *t) {
+    static const ConvNet plain = {.kind = CONV_MODIFIED};
+    size_t last = STEM_CONVS - 1;
+    for (size_t i = 0; i <= last; i++) {
+        ConvShape shape = stem_conv(t, i);
+        char conv[16], norm[16];
+        snprintf(conv, sizeof conv, "conv%zu", i + 1);
+        snprintf(norm, sizeof norm, "bn%zu", i + 1);
+        add_conv(p, &plain, 0, "stem.", &shape, i, conv, i < last ? norm : NULL, false);
+    }
+    double spread = sqrt(1 / (double)(4 * t->stem));
+    add_vector(p, 0, "stem.", "conv3.bias", ROLE_CONV_1 + (ParamRole)last, true,
+               (ParamInit){INIT_UNIFORM, spread}, t->width);
 }
 
 static void add_matrix(Params *p, size_t layer, const char *name, ParamRole role, ParamInit init,

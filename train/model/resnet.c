@@ -3,33 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double momentum = 0.1; /* PyTorch's default */
-
 /* ---- shapes ---- */
-
-static Windows windows(size_t side, const ConvShape *s) {
-    return (Windows){1, side, side, s->side, s->stride, s->pad};
-}
-static size_t side_after(const Windows *g) { return windows_along(g->H, g); }
-static size_t out_elements(const ConvLayer *c) { return window_count(&c->g) * c->s.out; }
-static Windows of_batch(Windows g, size_t B) {
-    g.B = B;
-    return g;
-}
-
-static ConvLayer conv_at(const Params *p, size_t layer, size_t place, const ConvShape *s,
-                         size_t side) {
-    ConvLayer c = {.s = *s, .g = windows(side, s)};
-    ParamRole at = (ParamRole)place;
-    if (!p) return c;
-    c.w = params_at(p, TOWER_IMAGE, layer, ROLE_CONV_1 + at, false);
-    c.scale = params_at(p, TOWER_IMAGE, layer, ROLE_BN_1 + at, false);
-    c.shift = params_at(p, TOWER_IMAGE, layer, ROLE_BN_1 + at, true);
-    c.mean = params_at(p, TOWER_IMAGE, layer, ROLE_STATS_1 + at, false);
-    c.var = params_at(p, TOWER_IMAGE, layer, ROLE_STATS_1 + at, true);
-    assert(c.w && c.scale && c.shift && c.mean && c.var);
-    return c;
-}
 
 /* *side: of the input; becomes that of the output. */
 static ConvBlock block_at(const Params *p, const ConvNet *net, size_t i, size_t *side) {
@@ -41,16 +15,16 @@ static ConvBlock block_at(const Params *p, const ConvNet *net, size_t i, size_t 
         if (c == last && shape.pool > 1) {
             b.pool = (Windows){1, at, at, shape.pool, shape.pool, 0};
             b.pool_in = (Windows){1, first, first, shape.pool, shape.pool, 0};
-            at = side_after(&b.pool);
+            at = conv_side_after(&b.pool);
         }
-        b.conv[c] = conv_at(p, i, c, &shape.conv[c], at);
-        at = side_after(&b.conv[c].g);
+        b.conv[c] = conv_layer_at(p, i, c, &shape.conv[c], at, true);
+        at = conv_side_after(&b.conv[c].g);
     }
     if (shape.conv[BLOCK_CONVS].side) {
-        size_t in = shape.pool > 1 ? side_after(&b.pool_in) : first;
-        b.conv[BLOCK_CONVS] = conv_at(p, i, BLOCK_CONVS, &shape.conv[BLOCK_CONVS], in);
+        size_t in = shape.pool > 1 ? conv_side_after(&b.pool_in) : first;
+        b.conv[BLOCK_CONVS] = conv_layer_at(p, i, BLOCK_CONVS, &shape.conv[BLOCK_CONVS], in, true);
     }
-    b.out = out_elements(&b.conv[last]);
+    b.out = conv_elements(&b.conv[last]);
     *side = at;
     return b;
 }
@@ -70,7 +44,7 @@ static size_t make_blocks(Resnet *r, const Params *p) {
         if (i) continue;
         r->stem_pool = net->kind == CONV_MODIFIED ? (Windows){1, side, side, 2, 2, 0}
                                                   : (Windows){1, side, side, 3, 2, 1};
-        side = side_after(&r->stem_pool);
+        side = conv_side_after(&r->stem_pool);
     }
     return side;
 }
@@ -132,7 +106,7 @@ static size_t most_elements(const Resnet *r) {
         const ConvBlock *b = &r->block[i];
         if (i) most = size_max(most, b->in);
         for (size_t c = 0; c < CONV_PLACES; c++)
-            if (b->conv[c].s.side) most = size_max(most, out_elements(&b->conv[c]));
+            if (b->conv[c].s.side) most = size_max(most, conv_elements(&b->conv[c]));
     }
     return most;
 }
@@ -153,11 +127,11 @@ static void statistics_layout(const Resnet *r, ConvBlockStore *s, const ConvBloc
 static void inner_layout(const Resnet *r, ConvBlockStore *s, const ConvBlock *b, Arena *a) {
     size_t last = b->count - 1;
     for (size_t c = 0; c < b->count; c++) {
-        s->conv[c].z = take_acts(r, a, out_elements(&b->conv[c]));
-        if (c < last) s->conv[c].y = take_acts(r, a, out_elements(&b->conv[c]));
+        s->conv[c].z = take_acts(r, a, conv_elements(&b->conv[c]));
+        if (c < last) s->conv[c].y = take_acts(r, a, conv_elements(&b->conv[c]));
     }
     if (has_beside(b))
-        s->conv[BLOCK_CONVS].z = take_acts(r, a, out_elements(&b->conv[BLOCK_CONVS]));
+        s->conv[BLOCK_CONVS].z = take_acts(r, a, conv_elements(&b->conv[BLOCK_CONVS]));
     if (!b->pool.B) return;
     s->pooled = take_acts(r, a, window_count(&b->pool) * b->conv[last].s.in);
     s->pooled_in = take_acts(r, a, window_count(&b->pool_in) * b->conv[BLOCK_CONVS].s.in);
@@ -281,86 +255,16 @@ static void start(ImageTower *t) {
     free(first);
 }
 
-/* ---- one convolution ---- */
-
-typedef struct Sums {
-    const Comm *comm;
-    acc *x;
-    size_t n;
-} Sums;
-static void add_over_ranks(const void *context) {
-    const Sums *s = context;
-    s->comm->all_reduce_sum(s->x, s->n);
-}
-
-/* Its statistics are those of the batch. */
-static bool uses_batch(const Resnet *r, const ConvLayer *c) {
-    return r->batch && c->scale->trainable;
-}
-
-static void over_ranks(const Resnet *r, acc *sums, size_t C) {
-    Sums s = {r->sync, sums, 2 * C};
-    if (r->sync) r->k->device->graph_call(add_over_ranks, &s, sizeof s);
-}
-static double rows_over_ranks(const Resnet *r, size_t rows) {
-    return (double)rows * (r->sync ? r->sync->size : 1);
-}
-
-static void conv_fwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, const act *x) {
-    r->k->conv2d_fwd(s->z, x, param_act(r->p, c->w), of_batch(c->g, r->image.seq.B), c->s.in,
-                     c->s.out);
-}
-
-/* y = f(batch normalisation of z + residual). again: the statistics are known. */
-static void norm_of_conv(const Resnet *r, const ResnetPass *pass, const ConvLayer *c,
-                         const ConvStore *s, const act *residual, bool relu, bool again) {
-    const Kernels *k = r->k;
-    Windows g = of_batch(c->g, r->image.seq.B);
-    size_t rows = window_count(&g), C = c->s.out;
-    acc *mean = param_acc(r->p, c->mean), *var = param_acc(r->p, c->var);
-    bool batch = uses_batch(r, c);
-    if (batch && !again) {
-        k->batchnorm_sums(pass->sums, s->z, mean, rows, C);
-        over_ranks(r, pass->sums, C);
-    }
-    if (!again)
-        k->batchnorm_stats(s->mean, s->rstd, mean, var, batch ? pass->sums : NULL,
-                           rows_over_ranks(r, rows), C, r->config.eps,
-                           pass == &r->kept ? momentum : 0);
-    k->batchnorm_fwd(s->y, s->z, residual, s->mean, s->rstd, param_acc(r->p, c->scale),
-                     param_acc(r->p, c->shift), rows, C, relu);
-}
-
-/* d: gradient of y, becomes that before the ReLU. dz: that of z; may be d. */
-static void norm_of_conv_bwd(const Resnet *r, const ConvLayer *c, const ConvStore *s, act *dz,
-                             act *d, bool relu) {
-    const Kernels *k = r->k;
-    Windows g = of_batch(c->g, r->image.seq.B);
-    size_t rows = window_count(&g), C = c->s.out;
-    acc *sums = r->kept.sums;
-    k->batchnorm_bwd_sums(sums, relu ? d : NULL, d, relu ? s->y : NULL, s->z, s->mean, s->rstd,
-                          rows, C);
-    if (c->shift->trainable) k->axpy(param_grad(r->p, c->shift), 1, sums, C);
-    if (c->scale->trainable) k->axpy(param_grad(r->p, c->scale), 1, acc_at(k, sums, C), C);
-    bool batch = uses_batch(r, c);
-    if (batch) over_ranks(r, sums, C);
-    k->batchnorm_bwd(dz, d, s->z, s->mean, s->rstd, param_acc(r->p, c->scale), batch ? sums : NULL,
-                     rows_over_ranks(r, rows), rows, C);
-}
-
-/* dz: gradient of the convolution's output; dx NULL: unused. */
-static void conv_bwd(const Resnet *r, const ConvLayer *c, act *dx, const act *dz, const act *x) {
-    Windows g = of_batch(c->g, r->image.seq.B);
-    if (c->w->trainable)
-        r->k->conv2d_bwd_weight(param_grad(r->p, c->w), dz, x, g, c->s.in, c->s.out);
-    if (dx) r->k->conv2d_bwd_input(dx, dz, param_act(r->p, c->w), g, c->s.in, c->s.out);
-}
-
 /* ---- one block ---- */
 
 static const act *input_of(const ConvBlock *b, const ConvBlockStore *s, size_t c, const act *x) {
     if (c + 1 == b->count && b->pool.B) return s->pooled;
     return c ? s->conv[c - 1].y : x;
+}
+
+static ConvPass conv_pass(const Resnet *r, const ResnetPass *pass) {
+    return (ConvPass){r->k,           r->p,      r->sync, r->config.eps, r->batch, pass == &r->kept,
+                      r->image.seq.B, pass->sums};
 }
 
 /* i = 0: the stem, without a residual. again: for backward, from the kept statistics. */
@@ -369,26 +273,28 @@ static void block_run(const Resnet *r, const ResnetPass *pass, size_t i, const a
     const ConvBlockStore *s = &pass->block[i];
     size_t last = b->count - 1, B = r->image.seq.B;
     const ConvLayer *beside = &b->conv[BLOCK_CONVS];
+    ConvPass w = conv_pass(r, pass);
     for (size_t c = 0; c <= last; c++) {
         if (c == last && b->pool.B)
-            r->k->avg_pool_fwd(s->pooled, s->conv[c - 1].y, of_batch(b->pool, B), b->conv[c].s.in);
-        conv_fwd(r, &b->conv[c], &s->conv[c], input_of(b, s, c, x));
-        if (c < last) norm_of_conv(r, pass, &b->conv[c], &s->conv[c], NULL, true, again);
+            r->k->avg_pool_fwd(s->pooled, s->conv[c - 1].y, windows_of_batch(b->pool, B),
+                               b->conv[c].s.in);
+        conv_layer_fwd(&w, &b->conv[c], &s->conv[c], input_of(b, s, c, x));
+        if (c < last) conv_norm_fwd(&w, &b->conv[c], &s->conv[c], NULL, true, again);
     }
     const act *residual = i ? x : NULL;
     if (has_beside(b)) {
         const act *in = x;
         if (b->pool.B) {
-            r->k->avg_pool_fwd(s->pooled_in, x, of_batch(b->pool_in, B), beside->s.in);
+            r->k->avg_pool_fwd(s->pooled_in, x, windows_of_batch(b->pool_in, B), beside->s.in);
             in = s->pooled_in;
         }
         ConvStore t = s->conv[BLOCK_CONVS];
-        conv_fwd(r, beside, &t, in);
+        conv_layer_fwd(&w, beside, &t, in);
         t.y = pass->beside;
-        norm_of_conv(r, pass, beside, &t, NULL, false, again);
+        conv_norm_fwd(&w, beside, &t, NULL, false, again);
         residual = t.y;
     }
-    norm_of_conv(r, pass, &b->conv[last], &s->conv[last], residual, true, again);
+    conv_norm_fwd(&w, &b->conv[last], &s->conv[last], residual, true, again);
 }
 
 /* r->d: gradient of the block's output, becomes that of its input x, unless `lowest`. */
@@ -399,15 +305,16 @@ static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) 
     size_t last = b->count - 1, B = r->image.seq.B;
     act *d = r->d1, *free_one = r->d2;
     bool down = i && !lowest;
+    ConvPass w = conv_pass(r, &r->kept);
     for (size_t c = last + 1; c-- > 0;) {
-        norm_of_conv_bwd(r, &b->conv[c], &s->conv[c], d, c == last ? r->d : d, true);
+        conv_norm_bwd(&w, &b->conv[c], &s->conv[c], d, c == last ? r->d : d, true);
         bool wanted = c || down;
-        conv_bwd(r, &b->conv[c], wanted ? free_one : NULL, d, input_of(b, s, c, x));
+        conv_layer_bwd(&w, &b->conv[c], wanted ? free_one : NULL, d, input_of(b, s, c, x));
         if (!wanted) break;
         act *swap = d;
         d = free_one, free_one = swap;
         if (c < last || !b->pool.B) continue;
-        r->k->avg_pool_bwd(free_one, d, of_batch(b->pool, B), b->conv[c].s.in);
+        r->k->avg_pool_bwd(free_one, d, windows_of_batch(b->pool, B), b->conv[c].s.in);
         swap = d;
         d = free_one, free_one = swap;
     }
@@ -415,10 +322,10 @@ static void block_run_bwd(const Resnet *r, size_t i, const act *x, bool lowest) 
     if (has_beside(b)) {
         bool pooled = b->pool.B;
         /* free_one is not d unless d is the gradient of no input */
-        norm_of_conv_bwd(r, beside, &s->conv[BLOCK_CONVS], free_one, r->d, false);
-        conv_bwd(r, beside, down ? r->d : NULL, free_one, pooled ? s->pooled_in : x);
+        conv_norm_bwd(&w, beside, &s->conv[BLOCK_CONVS], free_one, r->d, false);
+        conv_layer_bwd(&w, beside, down ? r->d : NULL, free_one, pooled ? s->pooled_in : x);
         if (down && pooled) {
-            r->k->avg_pool_bwd(free_one, r->d, of_batch(b->pool_in, B), beside->s.in);
+            r->k->avg_pool_bwd(free_one, r->d, windows_of_batch(b->pool_in, B), beside->s.in);
             through = free_one;
         }
     }
@@ -515,7 +422,7 @@ static void fwd(ImageTower *t, bool keep) {
         block_run(r, s, i, x, false);
         x = s->block[i].conv[b->count - 1].y;
         if (i) continue;
-        Windows g = of_batch(r->stem_pool, r->image.seq.B);
+        Windows g = windows_of_batch(r->stem_pool, r->image.seq.B);
         if (is_modified(r))
             r->k->avg_pool_fwd(s->stem, x, g, r->config.conv.width);
         else
@@ -528,9 +435,7 @@ static void fwd(ImageTower *t, bool keep) {
 static bool block_learns(const ConvBlock *b) {
     bool learns = false;
     for (size_t c = 0; c < CONV_PLACES; c++)
-        if (b->conv[c].s.side)
-            learns = learns || b->conv[c].w->trainable || b->conv[c].scale->trainable ||
-                     b->conv[c].shift->trainable;
+        if (b->conv[c].s.side) learns = learns || conv_layer_trains(&b->conv[c]);
     return learns;
 }
 
@@ -566,7 +471,7 @@ static void bwd(ImageTower *t) {
         if (i) {
             block_run_bwd(r, i, x, i == lowest);
         } else {
-            Windows g = of_batch(r->stem_pool, r->image.seq.B);
+            Windows g = windows_of_batch(r->stem_pool, r->image.seq.B);
             Resnet turned = *r; /* the gradient is in another buffer */
             turned.d = r->d2, turned.d2 = r->d;
             if (is_modified(r))
@@ -599,7 +504,7 @@ static double macs(const ClipConfig *c, bool full) {
         for (size_t j = 0; j < CONV_PLACES; j++) {
             const ConvLayer *l = &r.block[i].conv[j];
             if (l->s.side)
-                sum += (double)out_elements(l) * (double)(l->s.in * l->s.side * l->s.side);
+                sum += (double)conv_elements(l) * (double)(l->s.in * l->s.side * l->s.side);
         }
     if (c->image.conv.kind == CONV_MODIFIED) sum += C * C + T * 2 * C * C + 2 * T * C;
     free(r.block);

@@ -1,24 +1,8 @@
 /* resnet: the image tower that is a ResNet (docs/NUMERICS.md, 'Architecture'): pixels → stem →
- * blocks → attention over the last grid, or its mean → projection → L2 norm.
- *
- * A batch normalisation whose weights are frozen, and every one outside of training, uses its
- * running statistics. Those that learn use the statistics of the forward's batch, on this rank or
- * (ClipOptions.sync_norm) on all. */
+ * blocks → attention over the last grid, or its mean → projection → L2 norm. */
 #pragma once
+#include "train/model/conv_layer.h"
 #include "train/model/image_tower.h"
-#include "train/model/params_resnet.h"
-#include "train/ranks/comm.h"
-
-/* A convolution with its batch normalisation. g: windows over one picture. */
-typedef struct ConvLayer {
-    ConvShape s;
-    Windows g;
-    const Param *w, *scale, *shift, *mean, *var;
-} ConvLayer;
-typedef struct ConvStore {
-    act *z, *y;       /* the convolution's output; after normalisation and ReLU */
-    acc *mean, *rstd; /* [channels] */
-} ConvStore;
 
 typedef struct ConvBlock {
     size_t count;

@@ -20,12 +20,24 @@ static ImageTower *create(const Kernels *k, const ClipConfig *c, const Params *p
                             .kept = grid,
                             .seed = o->seed,
                             .training = o->training && !o->frozen_image};
+    bool stem = c->image.stem;
+    if (o->training && o->patch_dropout > 0 && stem)
+        die("patch dropout: the convolutional stem of %s computes whole pictures: leave "
+            "--force-patch-dropout out",
+            c->name);
     if (o->training && o->patch_dropout > 0)
         v->image.kept = size_max(1, (size_t)((double)grid * (1 - o->patch_dropout)));
     v->patch_size = c->patch_size;
     memcpy(v->mean, c->eval_transform.mean, sizeof v->mean);
     memcpy(v->std, c->eval_transform.std, sizeof v->std);
-    size_t patches = size_mul(size_mul(B, grid), 3 * v->patch_size * v->patch_size);
+    size_t front = size_mul(size_mul(B, grid), 3 * v->patch_size * v->patch_size) * k->act_size;
+    if (stem) {
+        Arena sizes = {.base = NULL};
+        ConvStemStore store;
+        v->stem = conv_stem_at(k, p, &c->image, c->image_size, o->sync_norm);
+        conv_stem_store_layout(&v->stem, &store, &sizes, B, false);
+        front = sizes.used;
+    }
     v->tower = (Tower){.E = c->embed_dim,
                        .prune = tower_pools_one(&c->image) && !o->full_compute && !o->image_rows,
                        .training = v->image.training,
@@ -33,11 +45,11 @@ static ImageTower *create(const Kernels *k, const ClipConfig *c, const Params *p
                        .max_B = B,
                        .kept_rows = size_mul(B, v->image.kept + c->image.class_token),
                        .max_rows = size_mul(B, grid + c->image.class_token),
-                       .front = size_mul(patches, k->act_size)};
+                       .front = front};
     tower_init(&v->tower, k, p, &c->image, TOWER_IMAGE);
     /* the pooled block turns no query */
     assert(!c->image.rotary.theta || !v->tower.prune || c->image.class_token);
-    v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
+    if (!stem) v->conv1 = layer_at(p, TOWER_IMAGE, 0, ROLE_PATCHES);
     if (c->image.ln_pre) v->ln_pre = layer_at(p, TOWER_IMAGE, 0, ROLE_LN_PRE);
     v->class_embedding = params_at(p, TOWER_IMAGE, 0, ROLE_CLASS, false);
     v->positional_embedding = layer_at(p, TOWER_IMAGE, 0, ROLE_POSITIONS).w;
@@ -61,8 +73,15 @@ static void layout_kept(ImageTower *image, Arena *a) {
     if (t->config.rotary.theta > 0)
         v->turns =
             arena_take(a, size_mul(v->image.grid, 2 * t->C / t->config.heads), t->k->acc_size);
-    if (t->training) {
+    if (t->config.stem) conv_stem_layout(&v->stem, a, B, t->training);
+    if (t->config.stem && t->training)
+        conv_stem_store_layout(&v->stem, &v->kept.stem, a, B, true);
+    else if (t->training)
         v->kept.patches = arena_take(a, size_mul(B * v->image.kept, patch), t->k->act_size);
+    if (t->config.no_class_position) {
+        size_t n = size_mul(1 + v->image.grid, t->C);
+        v->positions = arena_take(a, n, t->k->acc_size);
+        if (t->training) v->dpositions = arena_take(a, n, t->k->acc_size);
     }
     if (t->training && t->config.ln_pre) {
         v->kept.x0 = arena_take(a, size_mul(t->kept_rows, t->C), t->k->act_size);
@@ -85,6 +104,9 @@ static void layout_scratch(ImageTower *image, Arena *a) {
     assert(a->used > mark);
     if (t->config.ln_pre) v->transient.x0 = t->transient.scratch.y;
     v->transient.patches = (act *)t->transient.front;
+    Arena front = {t->transient.front, t->front, 0};
+    if (t->config.stem)
+        conv_stem_store_layout(&v->stem, &v->transient.stem, &front, t->max_B, false);
 }
 
 void patch_dropout_draw(int32_t *keep, size_t n, size_t grid, uint64_t seed, uint64_t sample,
@@ -133,6 +155,8 @@ static void start(ImageTower *image) {
     }
     free(first);
     if (v->turns) turns_start(v);
+    if (v->tower.config.stem) conv_stem_start(&v->stem);
+    if (v->positions) k->device->zero(v->positions, v->tower.C * k->acc_size);
 }
 
 static void load(ImageTower *image, const ClipBatch *b, bool keep) {
@@ -148,9 +172,26 @@ static void load(ImageTower *image, const ClipBatch *b, bool keep) {
         (Sequences){v->start[dropped],        v->pool[dropped],     B, B * T, T, v->turns,
                     dropped ? v->keep : NULL, t->config.class_token};
     assert(!keep || (t->training && v->n == v->image.kept));
+    const VitPass *s = keep ? &v->kept : &v->transient;
+    if (t->config.stem) {
+        size_t P = v->stem.conv[0].s.side, side = v->image.side / P;
+        t->k->patches_u8(s->stem.patches, b->pixels, NULL, v->mean, v->std, B, v->image.side, P,
+                         side * side);
+        return;
+    }
     t->k->patches_u8(keep ? v->kept.patches : v->transient.patches, b->pixels,
                      dropped ? v->keep : NULL, v->mean, v->std, B, v->image.side, v->patch_size,
                      v->n);
+}
+
+/* [rows of a whole picture,C] */
+static const acc *position_table(const Vit *v) {
+    const Kernels *k = v->tower.k;
+    const acc *own = param_acc(v->tower.p, v->positional_embedding);
+    if (!v->positions) return own;
+    k->device->copy(acc_at(k, v->positions, v->tower.C), own,
+                    v->image.grid * v->tower.C * k->acc_size);
+    return v->positions;
 }
 
 static void fwd(ImageTower *image, bool keep) {
@@ -161,21 +202,27 @@ static void fwd(ImageTower *image, bool keep) {
     const TowerPass *pass = keep ? &t->kept : &t->transient;
     size_t B = v->image.seq.B;
     act *tok = pass->scratch.branch, *x = pass->layer[0].x;
-    t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w),
-                     v->conv1.b ? param_act(p, v->conv1.b) : NULL, B * v->n, t->C,
-                     3 * v->patch_size * v->patch_size);
+    if (t->config.stem)
+        conv_stem_fwd(&v->stem, &s->stem, tok, B, v->image.learning && t->training, keep);
+    else
+        t->k->linear_fwd(tok, s->patches, param_act(p, v->conv1.w),
+                         v->conv1.b ? param_act(p, v->conv1.b) : NULL, B * v->n, t->C,
+                         3 * v->patch_size * v->patch_size);
     t->k->image_embed_fwd(s->x0 ? s->x0 : x, tok,
                           v->class_embedding ? param_acc(p, v->class_embedding) : NULL,
-                          param_acc(p, v->positional_embedding),
-                          v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
+                          position_table(v), v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
     if (s->x0)
         norm_fwd(p, v->ln_pre, t->config.eps, x, s->mean, s->rstd, NULL, s->x0, NULL,
                  v->image.seq.rows, t->C);
     tower_fwd(t, &v->image.seq, keep);
 }
 
+static bool patches_train(const Vit *v) {
+    return v->tower.config.stem ? conv_stem_trains(&v->stem) : layer_trains(v->conv1);
+}
+
 static bool embed_trains(const Vit *v) {
-    return layer_trains(v->conv1) || layer_trains(v->ln_pre) ||
+    return patches_train(v) || layer_trains(v->ln_pre) ||
            (v->class_embedding && v->class_embedding->trainable) ||
            v->positional_embedding->trainable;
 }
@@ -196,13 +243,19 @@ static void bwd(ImageTower *image) {
     if (v->kept.x0)
         norm_bwd(p, v->ln_pre, w->d, NULL, w->d, NULL, v->kept.x0, v->kept.mean, v->kept.rstd,
                  v->image.seq.rows, t->C);
-    if (!layer_trains(v->conv1) && !v->positional_embedding->trainable) return;
+    if (!patches_train(v) && !v->positional_embedding->trainable) return;
     act *dtok = w->branch;
-    t->k->image_embed_bwd(dtok, v->class_embedding ? param_grad(p, v->class_embedding) : NULL,
-                          param_grad(p, v->positional_embedding), w->d,
-                          v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
-    linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
-                3 * v->patch_size * v->patch_size);
+    size_t n = v->image.grid * t->C;
+    acc *own = param_grad(p, v->positional_embedding), *dpos = v->dpositions ? v->dpositions : own;
+    if (v->dpositions) t->k->device->zero(dpos, (n + t->C) * t->k->acc_size);
+    t->k->image_embed_bwd(dtok, v->class_embedding ? param_grad(p, v->class_embedding) : NULL, dpos,
+                          w->d, v->n < v->image.grid ? v->keep : NULL, B, v->n, t->C);
+    if (v->dpositions) t->k->axpy(own, 1, acc_at(t->k, dpos, t->C), n);
+    if (t->config.stem)
+        conv_stem_bwd(&v->stem, &v->kept.stem, dtok, B, v->image.learning);
+    else
+        linear_grad(p, v->conv1, dtok, v->kept.patches, B * v->n, t->C,
+                    3 * v->patch_size * v->patch_size);
 }
 
 static TowerView view(ImageTower *image, bool keep) {
@@ -220,7 +273,9 @@ static void tap(ImageTower *image, acc *to, size_t layer) {
 static double macs(const ClipConfig *c, bool full) {
     double side = (double)(c->image_size / c->patch_size), T = (double)clip_image_tokens(c);
     double patches = side * side * 3 * (double)(c->patch_size * c->patch_size);
-    return patches * (double)c->image.width +
+    double embedding =
+        c->image.stem ? conv_stem_macs(&c->image, c->image_size) : patches * (double)c->image.width;
+    return embedding +
            tower_macs(&c->image, c->embed_dim, T, T * T, !full && tower_pools_one(&c->image));
 }
 

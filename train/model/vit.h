@@ -1,13 +1,15 @@
 /* vit: the image tower that is a ViT (docs/NUMERICS.md, 'Architecture'): pixels → patches →
  * embedding → ln_pre → tower, with patch dropout in training. */
 #pragma once
+#include "train/model/conv_stem.h"
 #include "train/model/image_tower.h"
 
 /* Buffers before the blocks, for one kind of forward. */
 typedef struct VitPass {
-    act *patches;     /* [B·n, 3·P·P] */
-    act *x0;          /* [rows,C] before ln_pre */
-    acc *mean, *rstd; /* [rows]; without ln_pre all three NULL */
+    act *patches;       /* [B·n, 3·P·P] */
+    ConvStemStore stem; /* in place of patches, if the configuration has a stem */
+    act *x0;            /* [rows,C] before ln_pre */
+    acc *mean, *rstd;   /* [rows]; without ln_pre all three NULL */
 } VitPass;
 
 typedef struct Vit {
@@ -18,6 +20,9 @@ typedef struct Vit {
     Layer conv1, ln_pre;
     const Param *class_embedding, *positional_embedding; /* the first NULL without class token */
     VitPass kept, transient;
+    ConvStem stem;
+    acc *positions, *dpositions; /* [1+grid,C] with a class token's position of 0, its gradient
+                                    too; NULL unless the configuration has none */
     /* device: row offsets [B+1] and pooled rows [B] (Sequences) of whole pictures and of dropped
      * ones; kept positions [B,kept] */
     int32_t *start[2], *pool[2], *keep;

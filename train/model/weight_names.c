@@ -81,6 +81,12 @@ static const Place timm_pool[] = {
     {.file = "mlp.fc2.", "mlp.c_proj."},
     {0}};
 
+/* ---- convolutional stem ---- */
+
+static const Place timm_stem[] = {{.file = "0.conv.", "conv1."}, {.file = "0.bn.", "bn1."},
+                                  {.file = "1.conv.", "conv2."}, {.file = "1.bn.", "bn2."},
+                                  {.file = "2.conv.", "conv3."}, {0}};
+
 /* ---- models ---- */
 
 static const Place custom_text[] = {{.file = "text.positional_embedding", "positional_embedding"},
@@ -101,6 +107,7 @@ static const Place timm[] = {
     {.file = "visual.trunk.head.", "visual.proj."},
     {.file = "visual.trunk.pos_embed", "visual.positional_embedding", .ones = 1},
     {.file = "visual.trunk.patch_embed.proj.", "visual.conv1."},
+    {.file = "visual.trunk.patch_embed.backbone.", "visual.stem.", timm_stem},
     BLOCKS(timm_block),
     {.file = "visual.trunk.norm.", "visual.ln_post."},
     {.file = "visual.trunk.attn_pool.", "visual.attn_pool.", timm_pool},
