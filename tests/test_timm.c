@@ -13,7 +13,7 @@
 #define GOLDEN "tests/golden/timm/"
 
 enum { PAIRS = 5, STEPS = 10 };
-static const char *const names[] = {"eva", "eva02", "pe_core", "pe_core_g", "mci"};
+static const char *const names[] = {"eva", "eva02", "pe_core", "pe_core_g", "mci", "eva02_e"};
 
 static char *file_of(const char *name, const char *file) {
     return xasprintf(GOLDEN "%s/%s", name, file);

@@ -61,6 +61,12 @@ static void gated_norm(ClipConfig *c) { c->image.gated = c->image.ln_mlp = true;
 static void gated_text(ClipConfig *c) { c->text.gated = c->text.ln_mlp = c->text.ln_inner = true; }
 static void inner_norm(ClipConfig *c) { c->image.ln_inner = true; }
 static void image_proj_bias(ClipConfig *c) { c->image.proj_bias = true; }
+static void post_norm(ClipConfig *c) { c->image.post_norm = true; }
+static void post_norm_mean(ClipConfig *c) {
+    post_norm(c);
+    image_mean(c);
+}
+static void post_norm_text(ClipConfig *c) { c->text.post_norm = true; }
 static void eva02(ClipConfig *c) {
     image_proj_bias(c);
     rotary(c);
@@ -126,6 +132,9 @@ static const struct {
     {gated_norm, true, false, true, 2},
     {gated_text, false, true, true, 2},
     {inner_norm, true, false, true, 2},
+    {post_norm, true, false, true, 2},
+    {post_norm_mean, true, false, true, 1},
+    {post_norm_text, false, true, true, 2},
     {image_proj_bias, true, false, true, 2},
     {eva02, true, false, true, 2},
     {pe_core, true, false, true, 2},

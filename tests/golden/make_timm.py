@@ -21,7 +21,8 @@ models = {"eva": ("eva_giant_patch14_224", 16, 2, 2, 6 * 2 / 3),
           "eva02": ("eva02_large_patch14_clip_336", 16, 2, 2, 4 * 2 / 3),
           "pe_core": ("vit_pe_core_tiny_patch16_384", 16, 2, 2, 4.0),
           "pe_core_g": ("vit_pe_core_gigantic_patch14_448", 24, 2, 2, 3.7),
-          "mci": ("vit_base_mci_224", 16, 2, 2, 3.5)}
+          "mci": ("vit_base_mci_224", 16, 2, 2, 3.5),
+          "eva02_e": ("eva02_enormous_patch14_clip_224", 16, 3, 2, 3.5)}
 create, hybrid = timm.create_model, timm.models.vision_transformer_hybrid
 stem = hybrid.ConvStem
 MCI = 36  # pixels of a side: two patches of 16, and a rest
@@ -53,7 +54,7 @@ def features(model, batch):
 
 if len(sys.argv) > 1:
     for name in models:
-        batch = load_file(at("mci" if name == "mci" else "", "batch.safetensors"))
+        batch = load_file(at(name if name == "mci" else "", "batch.safetensors"))
         _, model = build(name)
         state = load_file(os.path.join(sys.argv[1], name, "open_clip_model.safetensors"))
         open_clip.factory.load_state_dict  # the reader that resizes and renames
@@ -119,11 +120,12 @@ for name in models:
         for p in (*model.parameters(), *model.buffers()): p.copy_(p.float())
     save_file(float32(model.state_dict()), at(name, "open_clip_model.safetensors"))
     json.dump({"model_cfg": cfg, "preprocess_cfg": {"size": S}}, open(at(name, "open_clip_config.json"), "w"), indent=1)
+    own = batch
     if name == "mci":
-        batch = dict(batch, pixels=torch.randint(0, 256, (B, MCI, MCI, 3)).float())
-        save_file(batch, at(name, "batch.safetensors"))
-    loss = run(model, batch, at(name))
-    if name == "mci": run(model.train(), batch, at(name), "_of_batch")
-    save_file({"losses": ten_steps(model, batch)}, at(name, "steps.safetensors"))
+        own = dict(batch, pixels=torch.randint(0, 256, (B, MCI, MCI, 3)).float())
+        save_file(own, at(name, "batch.safetensors"))
+    loss = run(model, own, at(name))
+    if name == "mci": run(model.train(), own, at(name), "_of_batch")
+    save_file({"losses": ten_steps(model, own)}, at(name, "steps.safetensors"))
     print(name, loss, sum(p.numel() for p in model.parameters()), "parameters")
 print(open_clip.__version__, timm.__version__, torch.__version__)

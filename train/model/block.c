@@ -68,6 +68,9 @@ void block_store_layout(BlockStore *s, Arena *a, const Block *b, size_t rows, si
     s->rstd_o = arena_take(a, b->ln_inner.w ? n : 0, sc);
     s->mean_h = arena_take(a, b->ln_mlp.w ? n : 0, sc);
     s->rstd_h = arena_take(a, b->ln_mlp.w ? n : 0, sc);
+    size_t branch = b->post_norm ? size_mul(n, b->C) : 0;
+    s->a = arena_take(a, branch, ac);
+    s->m = arena_take(a, branch, ac);
     size_t mark = a->used;
     s->qkv = arena_take(a, size_mul(rows, (pooled ? 2 : 3) * b->C), ac);
     s->q = pooled ? arena_take(a, size_mul(B, b->C), ac) : NULL;
@@ -197,25 +200,74 @@ static void clear_key_bias(const Block *b) {
         b->k->device->zero(acc_at(b->k, db, b->C), b->C * b->k->acc_size);
 }
 
-static void input_norm(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,
-                       const act *x_in) {
+/* → in_proj's input. */
+static const act *input_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, size_t rows,
+                            const act *x_in) {
+    if (b->post_norm) {
+        if (x_in) b->k->add(s->x, x_in, t->branch, rows * b->C);
+        return s->x;
+    }
     if (x_in)
         norm_fwd(b->p, b->ln_1, b->eps, t->y, s->mean1, s->rstd1, s->x, x_in, t->branch, rows,
                  b->C);
     else
         norm_fwd(b->p, b->ln_1, b->eps, t->y, s->mean1, s->rstd1, NULL, s->x, NULL, rows, b->C);
+    return t->y;
 }
+
+/* ---- post_norm ---- */
+
+/* From attention's output and the residual x[n,C] to x2 and the MLP's branch; out: unless NULL,
+ * their sum. */
+static void post_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const act *x,
+                     act *out, size_t n) {
+    const Kernels *k = b->k;
+    out_proj_fwd(b, s, t, s->a, NULL, n);
+    norm_fwd(b->p, b->ln_1, b->eps, t->y, s->mean1, s->rstd1, NULL, s->a, NULL, n, b->C);
+    k->add(s->x2, x, t->y, n * b->C);
+    k->linear_activation_fwd(t->h, s->pre, s->x2, weight(b, b->c_fc), bias(b, b->c_fc), n, b->mlp,
+                             b->C, b->f);
+    k->linear_fwd(s->m, t->h, weight(b, b->c_proj), bias(b, b->c_proj), n, b->C, b->mlp);
+    norm_fwd(b->p, b->ln_2, b->eps, t->branch, s->mean2, s->rstd2, NULL, s->m, NULL, n, b->C);
+    if (out) k->add(out, s->x2, t->branch, n * b->C);
+}
+
+/* d[n,C]: gradient of the output → gradient of x2, and that of attention's output in t->branch. */
+static void post_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, act *d, size_t n) {
+    const Kernels *k = b->k;
+    Layer c_fc = b->c_fc;
+    acc *db = NULL;
+    if (k->bias_in_activation) {
+        db = trainable_grad(b->p, c_fc.b);
+        c_fc.b = NULL;
+    }
+    norm_bwd(b->p, b->ln_2, t->branch, NULL, d, NULL, s->m, s->mean2, s->rstd2, n, b->C);
+    k->linear_bwd_input(t->dh, t->branch, weight(b, b->c_proj), n, b->C, b->mlp);
+    k->activation_bwd(t->dh, t->h, db, t->dh, s->pre, n, b->mlp, b->f);
+    linear_grad(b->p, b->c_proj, t->branch, t->h, n, b->C, b->mlp);
+    k->linear_bwd_input(t->y, t->dh, weight(b, b->c_fc), n, b->mlp, b->C);
+    linear_grad(b->p, c_fc, t->dh, s->x2, n, b->mlp, b->C);
+    k->add(d, d, t->y, n * b->C);
+    norm_bwd(b->p, b->ln_1, t->y, NULL, d, NULL, s->a, s->mean1, s->rstd1, n, b->C);
+    out_proj_bwd(b, s, t, t->y, n);
+}
+
+/* ---- the two forms ---- */
 
 void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq,
                const act *x_in, act *out, bool recompute) {
     const Kernels *k = b->k;
     size_t rows = seq->rows, C = b->C;
     bool early = k->residual_in_product;
-    input_norm(b, s, t, rows, x_in);
-    k->linear_fwd(s->qkv, t->y, weight(b, b->in_proj), bias(b, b->in_proj), rows, 3 * C, C);
+    const act *in = input_fwd(b, s, t, rows, x_in);
+    k->linear_fwd(s->qkv, in, weight(b, b->in_proj), bias(b, b->in_proj), rows, 3 * C, C);
     turn(b, s->qkv, seq, 3 * C, 2 * b->H, false);
     k->attention_fwd(s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T, b->H, C / b->H,
                      b->causal);
+    if (b->post_norm) {
+        post_fwd(b, s, t, s->x, out, rows);
+        return;
+    }
     out_proj_fwd(b, s, t, early ? s->x2 : t->branch, early ? s->x : NULL, rows);
     mlp_fwd(b, s, t, early ? NULL : s->x, out, rows, recompute);
 }
@@ -223,21 +275,28 @@ void block_fwd(const Block *b, const BlockStore *s, const BlockScratch *t, const
 void block_bwd(const Block *b, const BlockStore *s, const BlockScratch *t, const Sequences *seq) {
     const Kernels *k = b->k;
     size_t rows = seq->rows, C = b->C;
-    mlp_bwd(b, s, t, t->d, rows);
-    out_proj_bwd(b, s, t, t->d, rows);
+    if (b->post_norm) {
+        post_bwd(b, s, t, t->d, rows);
+    } else {
+        mlp_bwd(b, s, t, t->d, rows);
+        out_proj_bwd(b, s, t, t->d, rows);
+    }
     act *dqkv = t->dh;
     k->attention_bwd(dqkv, t->branch, s->o, s->lse, s->qkv, seq->start, seq->B, rows, seq->max_T,
                      b->H, C / b->H, b->causal);
     turn(b, dqkv, seq, 3 * C, 2 * b->H, true);
     k->linear_bwd_input(t->branch, dqkv, weight(b, b->in_proj), rows, 3 * C, C);
-    norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, t->d, s->x, s->mean1, s->rstd1, rows, C);
-    linear_grad(b->p, b->in_proj, dqkv, t->y, rows, 3 * C, C);
+    if (b->post_norm)
+        k->add(t->d, t->d, t->branch, rows * C);
+    else
+        norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, t->d, s->x, s->mean1, s->rstd1, rows, C);
+    linear_grad(b->p, b->in_proj, dqkv, b->post_norm ? s->x : t->y, rows, 3 * C, C);
     clear_key_bias(b);
 }
 
-/* The rows of which seq->pool selects the queries' inputs. */
-static const act *query_rows(const Block *b, const BlockScratch *t) {
-    return b->probe ? param_act(b->p, b->probe) : t->y;
+/* The rows of which seq->pool selects the queries' inputs; in: in_proj's input. */
+static const act *query_rows(const Block *b, const act *in) {
+    return b->probe ? param_act(b->p, b->probe) : in;
 }
 
 void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
@@ -247,13 +306,17 @@ void block_pool_fwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     bool early = k->residual_in_product;
     const act *w = weight(b, b->in_proj);
     const act *wb = bias(b, b->in_proj);
-    input_norm(b, s, t, rows, x_in);
-    k->linear_fwd(s->qkv, t->y, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
+    const act *in = input_fwd(b, s, t, rows, x_in);
+    k->linear_fwd(s->qkv, in, act_at(k, w, C * C), act_at(k, wb, C), rows, 2 * C, C);
     turn(b, s->qkv, seq, 2 * C, b->H, false); /* the query is a class token's, or the probe */
-    k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
+    k->gather_rows(t->gathered, query_rows(b, in), seq->pool, B, C);
     k->linear_fwd(s->q, t->gathered, w, wb, B, C, C);
     k->attention_pool_fwd(s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H, C / b->H);
     const act *x = b->probe ? NULL : t->gathered;
+    if (b->post_norm) {
+        post_fwd(b, s, t, x, out, B);
+        return;
+    }
     if (x) k->gather_rows(t->gathered, s->x, seq->pool, B, C);
     out_proj_fwd(b, s, t, x && !early ? t->branch : s->x2, early ? x : NULL, B);
     mlp_fwd(b, s, t, early ? NULL : x, out, B, recompute);
@@ -265,24 +328,31 @@ void block_pool_bwd(const Block *b, const BlockStore *s, const BlockScratch *t,
     size_t rows = seq->rows, B = seq->B, C = b->C;
     const act *w = weight(b, b->in_proj);
     act *dkv = t->dh, *dq = act_at(k, t->dh, rows * 2 * C);
-    mlp_bwd(b, s, t, t->dpooled, B);
-    out_proj_bwd(b, s, t, t->dpooled, B);
+    if (b->post_norm) {
+        post_bwd(b, s, t, t->dpooled, B);
+    } else {
+        mlp_bwd(b, s, t, t->dpooled, B);
+        out_proj_bwd(b, s, t, t->dpooled, B);
+    }
     k->attention_pool_bwd(dq, dkv, t->branch, s->o, s->lse, s->q, s->qkv, seq->start, B, rows, b->H,
                           C / b->H);
     turn(b, dkv, seq, 2 * C, b->H, true);
-    k->linear_bwd_input(t->branch, dkv, act_at(k, w, C * C), rows, 2 * C, C);
+    act *din = b->post_norm ? t->d : t->branch;
+    const act *in = b->post_norm ? s->x : t->y;
+    k->linear_bwd_input(din, dkv, act_at(k, w, C * C), rows, 2 * C, C);
     k->linear_bwd_input(t->gathered, dq, w, B, C, C);
     if (!b->probe)
-        k->scatter_add_rows(t->branch, t->gathered, seq->pool, B, C);
+        k->scatter_add_rows(din, t->gathered, seq->pool, B, C);
     else if (b->probe->trainable)
         k->bias_bwd(param_grad(b->p, b->probe), t->gathered, B, C);
-    norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
+    if (!b->post_norm)
+        norm_bwd(b->p, b->ln_1, t->d, t->y, t->branch, NULL, s->x, s->mean1, s->rstd1, rows, C);
     if (!b->probe) k->scatter_add_rows(t->d, t->dpooled, seq->pool, B, C);
     if (!layer_trains(b->in_proj)) return;
     acc *dw = matrix_grad(b->p, b->in_proj.w), *db = trainable_grad(b->p, b->in_proj.b);
-    k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, t->y, rows, 2 * C,
+    k->linear_bwd_weight(acc_at(k, dw, C * C), db ? acc_at(k, db, C) : NULL, dkv, in, rows, 2 * C,
                          C);
-    k->gather_rows(t->gathered, query_rows(b, t), seq->pool, B, C);
+    k->gather_rows(t->gathered, query_rows(b, in), seq->pool, B, C);
     k->linear_bwd_weight(dw, db, dq, t->gathered, B, C, C);
     grad_done(b->p, b->in_proj.w);
     clear_key_bias(b);

@@ -4,6 +4,8 @@
  * Kernels.residual_in_product) by the LayerNorm that follows. LayerNorm and activation
  * outputs are not kept: backward recomputes them in a pass that it needs anyway.
  *
+ * With post_norm: x2 = x + ln_1(Attn(x)); out = x2 + ln_2(MLP(x2)).
+ *
  * Attention pooling is a block in the pooled form whose query is the probe and whose attention has
  * no residual: x2 = Attn(probe, ln_1(x)), and ln_1 is the tower's final LayerNorm. */
 #pragma once
@@ -31,7 +33,7 @@ typedef struct Block {
     size_t C, H, mlp;
     double eps;
     Activation f;
-    bool causal, rotary, gated;
+    bool causal, rotary, gated, post_norm;
     Layer ln_1, in_proj, out_proj, ln_2, c_fc, c_proj;
     const Param *probe;     /* of attention pooling; NULL: a block */
     Layer ln_inner, ln_mlp; /* empty if the configuration has none */
@@ -49,6 +51,7 @@ typedef struct BlockStore {
     acc *lse;             /* [H,n] */
     acc *mean_o, *rstd_o; /* [n] of ln_inner */
     acc *mean_h, *rstd_h; /* [n] of ln_mlp */
+    act *a, *m;           /* [n,C] the branches before the LayerNorms of post_norm */
     act *pre; /* [n,mlp] before the activation; gated: [n,2mlp], after backward its gradient */
 } BlockStore;
 

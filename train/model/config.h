@@ -58,6 +58,7 @@ typedef struct TowerConfig {
     bool gated;                  /* SwiGLU: c_fc computes [gate | value], 2·mlp wide */
     bool ln_inner;               /* a LayerNorm between attention and out_proj */
     bool ln_mlp;                 /* with gated: a LayerNorm between SwiGLU and c_proj */
+    bool post_norm;              /* a block's LayerNorms follow its branches */
     bool no_key_bias;            /* in_proj has biases of queries and values only */
     bool proj_bias;              /* the projection has a bias, and its matrix is [E,C] */
     bool no_proj;                /* no projection: the pooled rows are the features, C = E */
@@ -87,7 +88,7 @@ static inline bool tower_same(const TowerConfig *a, const TowerConfig *b) {
            a->pool_heads == b->pool_heads && a->pool_mlp == b->pool_mlp &&
            a->pool_id == b->pool_id && a->norm_after_pool == b->norm_after_pool &&
            rotary_same(&a->rotary, &b->rotary) && a->gated == b->gated &&
-           a->ln_inner == b->ln_inner && a->ln_mlp == b->ln_mlp &&
+           a->ln_inner == b->ln_inner && a->ln_mlp == b->ln_mlp && a->post_norm == b->post_norm &&
            a->no_key_bias == b->no_key_bias && a->proj_bias == b->proj_bias &&
            a->no_proj == b->no_proj && conv_net_same(&a->conv, &b->conv);
 }
@@ -98,6 +99,7 @@ static inline TowerConfig tower_pool_block(const TowerConfig *t) {
     pool.heads = t->pool_heads;
     pool.mlp = t->pool_mlp ? t->pool_mlp : t->mlp;
     pool.rotary = (Rotary){0};
+    pool.post_norm = false;
     pool.gated = pool.ln_inner = pool.ln_mlp = pool.no_key_bias = false;
     return pool;
 }

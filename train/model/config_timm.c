@@ -33,6 +33,8 @@ static const TimmModel models[] = {
     {"eva02_base_patch16_clip_224", 224, 16, 768, 12, 64, 4 * 2.0 / 3, ERF, EVA02},
     {"eva02_large_patch14_clip_224", 224, 14, 1024, 24, 64, 4 * 2.0 / 3, ERF, EVA02},
     {"eva02_large_patch14_clip_336", 336, 14, 1024, 24, 64, 4 * 2.0 / 3, ERF, EVA02},
+    {"eva02_enormous_patch14_clip_224", 224, 14, 1792, 64, 112, 15360.0 / 1792, ERF, TIMM_EVA_POST,
+     0, 0, false},
     {"vit_pe_core_tiny_patch16_384", 384, 16, 192, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
     {"vit_pe_core_small_patch16_384", 384, 16, 384, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 24, false},
     {"vit_pe_core_base_patch16_224", 224, 16, 768, 12, 64, 4, ERF, TIMM_PE_CORE, 8, 14, false},
@@ -51,11 +53,17 @@ static const TimmModel models[] = {
  * else there is no projection. */
 static const struct {
     double eps;
-    bool token, class_token, ln_pre, gated, no_key_bias, head;
+    bool token, class_token, ln_pre, gated, post_norm, no_key_bias, head;
 } families[] = {
     [TIMM_SIGLIP] = {.eps = 1e-6},
     [TIMM_EVA] =
         {.eps = 1e-6, .token = true, .class_token = true, .no_key_bias = true, .head = true},
+    [TIMM_EVA_POST] = {.eps = 1e-6,
+                       .token = true,
+                       .class_token = true,
+                       .post_norm = true,
+                       .no_key_bias = true,
+                       .head = true},
     [TIMM_EVA02] = {.eps = 1e-6,
                     .token = true,
                     .class_token = true,
@@ -155,6 +163,7 @@ void timm_tower(const JsonFields *r, ClipConfig *c, const char *name) {
             fields_fail(r, "patch_size", "is 16 behind a convolutional stem");
     }
     t->gated = t->ln_mlp = t->ln_inner = families[m->family].gated;
+    t->post_norm = families[m->family].post_norm;
     t->no_key_bias = families[m->family].no_key_bias;
     t->proj_bias = families[m->family].head;
     t->no_proj = !t->proj_bias;

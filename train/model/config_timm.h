@@ -6,7 +6,15 @@
 #include "train/model/config_fields.h"
 
 /* What the models of one file of timm's share. */
-typedef enum { TIMM_SIGLIP, TIMM_EVA, TIMM_EVA02, TIMM_PE_CORE, TIMM_MCI, TIMM_CLIP } TimmFamily;
+typedef enum {
+    TIMM_SIGLIP,
+    TIMM_EVA,
+    TIMM_EVA_POST,
+    TIMM_EVA02,
+    TIMM_PE_CORE,
+    TIMM_MCI,
+    TIMM_CLIP
+} TimmFamily;
 
 /* One model of timm's; heads are 64 wide unless head_width says otherwise. */
 typedef struct TimmModel {

@@ -6,9 +6,11 @@ static Block block_of(const Tower *t, ParamTower tower, size_t layer, const Towe
     Block b = {t->k, t->p, t->C, c->heads, c->mlp, c->eps, c->activation, c->causal, .ln_1 = {0}};
     b.rotary = c->rotary.theta > 0;
     b.gated = c->gated;
+    b.post_norm = c->post_norm;
     if (c->ln_inner) b.ln_inner = layer_at(t->p, tower, layer, ROLE_LN_INNER);
     if (c->ln_mlp) b.ln_mlp = layer_at(t->p, tower, layer, ROLE_LN_MLP);
     assert(b.gated || !c->ln_mlp);
+    assert(!b.post_norm || (!b.gated && !c->ln_inner));
     b.in_proj = layer_at(t->p, tower, layer, ROLE_IN_PROJ);
     b.out_proj = layer_at(t->p, tower, layer, ROLE_OUT_PROJ);
     b.ln_2 = layer_at(t->p, tower, layer, ROLE_LN_2);
