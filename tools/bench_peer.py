@@ -6,8 +6,8 @@ Where open_clip is not installed, the same model in plain PyTorch (tools/peer_cl
   tools/bench_peer.py --device cuda --clipc build/clipc-cuda --model ViT-B-32 --batch-size 4096 --compile
   tools/bench_peer.py --check --model small --batch-size 8     open_clip against plain PyTorch: loss and gradients
 
-The peer's step is open_clip's: forward, ClipLoss, backward, gradient clipping at 1.0, AdamW with two weight-decay groups; it
-computes all positions of the context whatever the captions' length. Where libtcmalloc is installed it is preloaded for the peer
+The peer's step is open_clip's: forward, ClipLoss (SigLipLoss if the model has a logit bias), backward, gradient clipping at 1.0,
+AdamW with two weight-decay groups; it computes all positions of the context whatever the captions' length. Where libtcmalloc is installed it is preloaded for the peer
 on a CPU. On a GPU its pictures lie there as floats from the start, while clip.c sends its bytes in every step. Needs torch; clipc from
 --clipc. Everything runs in processes of its own: peak memory is theirs, of the GPU where there is one."""
 import argparse, glob, json, math, os, statistics, subprocess, sys, time
@@ -39,13 +39,17 @@ def config():
 def models():
     """The model and its loss, by name; open_clip's if it is installed, unless the plain one is requested."""
     cfg = config()
-    plain = lambda: (PeerClip(cfg), clip_loss)
+
+    def plain():
+        if cfg.get("custom_text"): sys.exit(f"{a.model}: plain PyTorch has CLIP's own towers alone: install open_clip_torch")
+        return PeerClip(cfg), clip_loss
 
     def open_clip():
-        from open_clip.loss import ClipLoss
-        from open_clip.model import CLIP
-        keys = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-        return CLIP(**{k: v for k, v in cfg.items() if k in keys}, output_dict=True), ClipLoss()
+        from open_clip.loss import ClipLoss, SigLipLoss
+        from open_clip.model import CLIP, CustomTextCLIP
+        keys = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
+        kind, loss = CustomTextCLIP if cfg.get("custom_text") else CLIP, SigLipLoss if "init_logit_bias" in cfg else ClipLoss
+        return kind(**{k: v for k, v in cfg.items() if k in keys}, output_dict=True), loss()
 
     from peer_clip import PeerClip, clip_loss
     return {"plain": plain, "open_clip": open_clip}

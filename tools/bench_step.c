@@ -32,7 +32,8 @@ static Option options[] = {
 
 static const Command command = {
     "bench step",
-    "Whole training steps: forward, loss, backward, clipping at 1.0, AdamW.",
+    "Whole training steps: forward, loss (SigLIP's if the model has a logit bias), backward, "
+    "clipping at 1.0, AdamW.",
     "clipc bench step --model NAME --batch-size N --precision fp32|amp_bf16 [--caption-tokens K] "
     "[--json]",
     "  clipc bench step --model ViT-B-32 --batch-size 32 --precision amp_bf16 --caption-tokens "
@@ -180,7 +181,8 @@ static Trainee trainee_new(const Kernels *k, const ClipConfig *c, bool planning)
     t.m = clip_new(k, c, t.p, &co);
     OptimOptions oo = {0.9, 0.98, 1e-6, 0.2, WD_LEGACY, 1.0};
     t.o = optim_new(t.state, &oo);
-    t.s = step_new(k, comm_self(k), t.m, t.state, t.o, LOSS_CLIP, B, (size_t)accum, c->embed_dim,
+    t.s = step_new(k, comm_self(k), t.m, t.state, t.o, c->has_logit_bias ? LOSS_SIGLIP : LOSS_CLIP,
+                   B, (size_t)accum, c->embed_dim,
                    logit_memory_of(&(TrainOptions){.logit_memory = 0}, k), NULL);
     return t;
 }
