@@ -258,7 +258,7 @@ static void *worker_main(void *arg) {
     Loader *l = w.l;
     Slot *s;
     size_t row;
-    w.cache = tokenizer_cache_new(l->o.tokenizer);
+    if (l->o.tokenizer) w.cache = tokenizer_cache_new(l->o.tokenizer);
     while (claim(l, &s, &row)) {
         if (!(l->feed ? fill_from_feed : fill_row)(&w, s, row)) break;
         pthread_mutex_lock(&l->lock);

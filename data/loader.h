@@ -23,9 +23,9 @@ typedef struct Batch {
 
 typedef struct LoaderOptions {
     Transform transform;
-    const Transform *views; /* of Batch.views, of the same size; NULL: none */
-    bool views_only;        /* no plain pictures and no captions */
-    const Tokenizer *tokenizer;
+    const Transform *views;     /* of Batch.views, of the same size; NULL: none */
+    bool views_only;            /* no plain pictures and no captions */
+    const Tokenizer *tokenizer; /* views_only: may be NULL */
     size_t context;
     size_t batch_size, accum;
     size_t samples_per_epoch; /* length of an epoch in positions; 0: all samples */

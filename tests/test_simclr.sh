@@ -28,6 +28,15 @@ resnet_learns() {
     train resnet --model "$dir/resnet18.json" --train-data "$dir/pictures" --batch-size 6 --objective simclr --lr 1e-3 && lower resnet
 }
 slip_learns() { local steps=40; train slip "${slip[@]}" --lr 1e-3 && lower slip && grep -q '"views_loss": [0-9]' "$dir/slip/metrics.jsonl"; }
+# Without a vocabulary anywhere; its checkpoint has none, and words are refused when they are needed.
+no_vocabulary() {
+    local steps=8 alone=$dir/alone
+    mkdir "$alone" && cp "$clipc" "$alone/" && (cd "$alone" && unset CLIPC_HOME &&
+        ./clipc train --model ../resnet18.json --train-data ../pictures --batch-size 6 --objective simclr --max-steps 4 --warmup 1 --lr 1e-3 --precision fp32 \
+            --head-hidden 32 --head-dim 16 --logs .. --name bare --workers 1 2>../stderr && ./clipc train --config ../bare/params.conf --resume latest 2>../stderr &&
+        ! ls ../bare/checkpoints/latest/ | grep -q vocab && ./clipc embed --checkpoint ../bare --images ../pictures --out ../bare.npy 2>../stderr &&
+        refused 1 vocab ./clipc embed --checkpoint ../bare --text ../bare/params.conf --out ../words.npy)
+}
 # The encoder's file has no head, and serves like every other; captions' tensors are those of the start.
 holds() {
     ! grep -q '"head\.0' "$dir/learns/checkpoints/latest/open_clip_model.safetensors" &&
@@ -116,6 +125,7 @@ check resnet_learns resnet_learns
 check slip_learns slip_learns
 check holds holds
 check torchvision_file torchvision_file
+check no_vocabulary no_vocabulary
 check workers workers
 check resumed_simclr resumed simclr "${small[@]}" --ema 0.9
 check resumed_slip resumed slip "${slip[@]}" --accum-freq 2 --grad-checkpointing

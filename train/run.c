@@ -146,17 +146,25 @@ static void settle_text_rows(const Run *r) {
     train_options.caption_rows = strtoull(opt->text_rows, NULL, 10);
 }
 
+/* NULL: pictures alone, for whose checkpoints no vocabulary is given. */
+static Tokenizer *open_vocabulary(Run *r) {
+    const char *from = r->resume ? r->resume : opt->pretrained;
+    char *own = from ? pretrained_vocab(from) : NULL;
+    bool wanted = opt->objective != OBJECTIVE_SIMCLR || opt->vocab || own;
+    free(own);
+    return wanted ? pretrained_tokenizer(&r->config, opt->vocab, from, &r->vocab_path) : NULL;
+}
+
 void run_open_data(Run *r) {
     Error err;
     comm_rank0_begin(r->comm);
-    const char *from = r->resume ? r->resume : opt->pretrained;
-    r->tokenizer = pretrained_tokenizer(&r->config, opt->vocab, from, &r->vocab_path);
+    r->tokenizer = open_vocabulary(r);
 
     char *cache = xasprintf("%s/index", r->dir);
     r->data = train_data_open(r->comm, cache, r->state.seed, &r->dataset_options, &err);
     if (!r->data) die("--train-data %s: %s", opt->train_data, err.text);
     comm_rank0_end(r->comm);
-    agree_on(r->comm, "vocabulary", tokenizer_identity(r->tokenizer));
+    agree_on(r->comm, "vocabulary", r->tokenizer ? tokenizer_identity(r->tokenizer) : 0);
     uint64_t shards = FNV_START;
     for (size_t i = 0; i <= dataset_shards(r->data); i++) {
         size_t start = dataset_shard_start(r->data, i);
