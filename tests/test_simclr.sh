@@ -76,6 +76,27 @@ synchronised() { # batch normalisation over the views of both ranks
         near sync-one sync-two 6 1e-4
 }
 
+# ---- validation ----
+measured() { grep -h '"val/loss"' "$dir/$1/metrics.jsonl" | sed 's/, "time".*//'; }
+validates() { # held-out pictures, by the views of which a run learns to tell; the same at every measurement and rank
+    local steps=40 run=() held=(--val-data "$dir/held" --val-frequency 20)
+    mkdir "$dir/held" && cp $golden/0[0-8].jpg "$dir/held/" && echo no >"$dir/held/09.jpg" &&
+        train validated "${small[@]}" "${held[@]}" --lr 1e-3 --ema 0.9 && [ "$(measured validated | wc -l)" = 3 ] || return 1
+    measured validated | awk -F'"val/loss": |, "val/views_R@1": |, ' '{ x[NR] = $3 } END { exit !(x[3] < x[1] && x[1] > 0) }' || { measured validated; return 1; }
+    grep -q '"ema/val/views_R@1": ' "$dir/validated/metrics.jsonl" && [ -e "$dir/validated/checkpoints/best" ] && grep -q "best val/loss" "$dir/stderr" || return 1
+    # a rate of nothing: each measurement is the first
+    train still "${small[@]}" "${held[@]}" --lr 0 && [ "$(measured still | sed 's/"step": [0-9]*//' | sort -u | wc -l)" = 1 ] || { measured still; return 1; }
+    says 0 "a step" "$clipc" train "${small[@]}" --vocab $golden/vocab.txt "${held[@]}" --dry-run &&
+        says 1 "--val-data $dir/none" "$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x --val-data "$dir/none"
+}
+validates_over_ranks() {
+    local run=() held=(--val-data "$dir/pictures" --val-frequency 3 --no-shuffle)
+    train val-one "${small[@]}" "${held[@]}" --lr 0 && run=("${mpirun[@]}" -x OMP_NUM_THREADS=1 -np 2) && train val-two "${small[@]}" --batch-size 2 "${held[@]}" --lr 0 &&
+        train val-four "${small[@]}" --batch-size 4 "${held[@]}" --lr 0 && [ "$(measured val-one | wc -l)" -ge 2 ] && [ "$(measured val-one)" = "$(measured val-four)" ] || {
+            measured val-one; measured val-four; return 1; }
+    [ "$(measured val-one | grep -o '"val/views.*')" = "$(measured val-two | grep -o '"val/views.*')" ]
+}
+
 # ---- LARS ----
 lars=(--optimizer lars --lr 2 --wd 1e-4)
 lars_learns() { # one moment; its norms are those of whole tensors, however they are divided
@@ -102,7 +123,7 @@ lars_refused() {
 # ---- refusals ----
 no_sense() {
     local o
-    for o in "--siglip" "--multi-positive" "--val-data $golden/pairs.tsv" "--lock-text" "--lora-rank 2" "--lock-image" "--jpeg-scale"; do
+    for o in "--siglip" "--multi-positive" "--imagenet-val $dir/pictures" "--lock-text" "--lora-rank 2" "--lock-image" "--jpeg-scale"; do
         # shellcheck disable=SC2086 # an option and its value
         "$clipc" train "${small[@]}" --vocab $golden/vocab.txt --logs "$dir" --name x $o >"$dir/out" 2>&1
         [ $? = 2 ] && grep -q -- "--objective simclr without ${o%% *}:" "$dir/out" || { cat "$dir/out"; return 1; }
@@ -129,15 +150,17 @@ check no_vocabulary no_vocabulary
 check workers workers
 check resumed_simclr resumed simclr "${small[@]}" --ema 0.9
 check resumed_slip resumed slip "${slip[@]}" --accum-freq 2 --grad-checkpointing
+check validates validates
 check lars_learns lars_learns
 check resumed_lars resumed lars "${small[@]}" "${lars[@]}" --moments bf16
 check lars_refused lars_refused
 check no_sense no_sense
 if no_mpi; then
-    skip "$no_mpi_reason" ranks synchronised lars_ranks
+    skip "$no_mpi_reason" ranks synchronised lars_ranks validates_over_ranks
 else
     check ranks ranks
     check synchronised synchronised
     check lars_ranks lars_ranks
+    check validates_over_ranks validates_over_ranks
 fi
 exit $failed

@@ -36,7 +36,6 @@ static void check_objective(const ClipConfig *c) {
         {o->siglip, true, "siglip", "it is a loss of pairs"},
         {o->multi_positive, true, "multi-positive", "it compares captions"},
         {o->text_rows != NULL, true, "text-rows", "there are no captions"},
-        {o->val_data != NULL, true, "val-data", "captions are not learned; see clipc eval probe"},
         {o->imagenet_val != NULL, true, "imagenet-val",
          "captions are not learned; see clipc eval probe"},
     };

@@ -196,6 +196,7 @@ static void open_rest(Run *r, const Learner *l) {
                       .comm = l->comm,
                       .config = &r->config,
                       .state = l->state,
+                      .clip = l->clip,
                       .uploads = step_uploads(l->step),
                       .tokenizer = r->tokenizer,
                       .batch = (size_t)l->opt->batch_size,

@@ -99,7 +99,7 @@ static Option options[] = {
            "under transparent pixels; stored: their own colours, as open_clip sees them"),
     FLAG("exif", &image_exif, "turn pictures as their EXIF says, which open_clip does not"),
     DATA("val-data", &O.val_data, "SPEC",
-         "held-out pairs: their loss and recalls while training (val/…)"),
+         "held-out pairs (simclr: pictures): their loss and recalls while training (val/…)"),
     STEPS("val-frequency", &O.val_frequency, 1, 1e15,
           "measure --val-data every so many steps or share of the run's, and after the last"),
     DATA("imagenet-val", &O.imagenet_val, "SPEC",

@@ -1,5 +1,6 @@
 #include "train/validate.h"
 
+#include "eval/retrieval.h"
 #include "train/model/lora.h"
 #include "train/train_options.h"
 
@@ -8,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const Validator *const validators[VALIDATORS] = {&validate_pairs, &validate_zeroshot};
+const Validator *const validators[VALIDATORS] = {&validate_pairs, &validate_views,
+                                                 &validate_zeroshot};
 
 typedef struct Opened {
     const Validator *what;
@@ -26,6 +28,32 @@ void metrics_add(Metrics *m, const char *name, double value, bool lower_is_bette
     Metric *x = &m->list[m->count++];
     *x = (Metric){.value = value, .lower_is_better = lower_is_better};
     snprintf(x->name, sizeof x->name, "%s", name);
+}
+
+void metrics_add_recall(Metrics *m, const char *const names[5], const Kernels *k,
+                        const float *queries, const float *keys, size_t n, size_t dim) {
+    size_t *ranks = xcalloc(n, sizeof *ranks);
+    retrieval_ranks(k, ranks, queries, keys, n, dim);
+    Recall r = retrieval_recall(ranks, n);
+    const double values[] = {r.at1, r.at5, r.at10, r.mean_rank, r.median_rank};
+    for (size_t i = 0; i < COUNT(values); i++) metrics_add(m, names[i], values[i], i > 2);
+    free(ranks);
+}
+
+Dataset *validation_data(const Comm *c, const DatasetOptions *data) {
+    if (!data) return NULL;
+    DatasetOptions o = *data;
+    Error err;
+    o.of_recipe = option_of_recipe("val-data");
+    comm_rank0_begin(c);
+    Dataset *d = dataset_open(train_options.val_data, &o, &err);
+    if (!d) die("--val-data %s: %s", train_options.val_data, err.text);
+    comm_rank0_end(c);
+    return d;
+}
+
+bool validation_data_due(const TrainState *s) {
+    return s->step % train_options.val_frequency.of_run == 0;
 }
 
 const Metric *metrics_find(const Metrics *m, const char *name) {

@@ -22,6 +22,9 @@ typedef struct Metrics {
 } Metrics;
 
 void metrics_add(Metrics *m, const char *name, double value, bool lower_is_better);
+/* Recalls of row i of keys[n,dim] by row i of queries: R@1, R@5, R@10, mean and median rank. */
+void metrics_add_recall(Metrics *m, const char *const names[5], const Kernels *k,
+                        const float *queries, const float *keys, size_t n, size_t dim);
 const Metric *metrics_find(const Metrics *m, const char *name); /* NULL if absent */
 
 /* The run as seen by a validator, between two steps: the model in training, whose forward passes
@@ -31,6 +34,7 @@ typedef struct TrainView {
     const Comm *comm;
     const ClipConfig *config;
     OptimState *state;
+    Clip *clip;
     Uploads *uploads;
     const Tokenizer *tokenizer;
     size_t batch;
@@ -56,9 +60,13 @@ typedef struct Validator {
     void (*close)(void *self);
 } Validator;
 
-enum { VALIDATORS = 2 };
-extern const Validator validate_pairs, validate_zeroshot;
+enum { VALIDATORS = 3 };
+extern const Validator validate_pairs, validate_views, validate_zeroshot;
 extern const Validator *const validators[VALIDATORS];
+
+/* For the validators of --val-data: opens it (data NULL: NULL), and says when it is measured. */
+Dataset *validation_data(const Comm *c, const DatasetOptions *data);
+bool validation_data_due(const TrainState *s);
 
 /* Refuses options that name no metric of the wanted validators, or need one. */
 void validation_check_options(void);

@@ -4,7 +4,6 @@
 #include "train/validate.h"
 
 #include "eval/features.h"
-#include "eval/retrieval.h"
 #include "eval/score_tiles.h"
 #include "train/train_options.h"
 
@@ -17,22 +16,13 @@ typedef struct Pairs {
     acc *images, *texts, *value; /* device: one batch, its loss */
 } Pairs;
 
-static bool pairs_wanted(void) { return train_options.val_data != NULL; }
-
-static bool pairs_due(const TrainState *s) {
-    return s->step % train_options.val_frequency.of_run == 0;
+static bool pairs_wanted(void) {
+    return train_options.val_data != NULL && train_options.objective != OBJECTIVE_SIMCLR;
 }
 
 static void *pairs_prepare(const Comm *c, const DatasetOptions *data) {
     Pairs *p = xcalloc(1, sizeof *p);
-    if (!data) return p;
-    DatasetOptions o = *data;
-    Error err;
-    o.of_recipe = option_of_recipe("val-data");
-    comm_rank0_begin(c);
-    p->data = dataset_open(train_options.val_data, &o, &err);
-    if (!p->data) die("--val-data %s: %s", train_options.val_data, err.text);
-    comm_rank0_end(c);
+    p->data = validation_data(c, data);
     return p;
 }
 
@@ -102,17 +92,6 @@ static const char *const names[] = {"val/loss",
                                     "val/text_to_image_median_rank",
                                     NULL};
 
-/* first: IMAGE_TO_TEXT or TEXT_TO_IMAGE. */
-static void add_recall(Metrics *m, size_t first, const Kernels *k, const float *queries,
-                       const float *keys, size_t n, size_t dim) {
-    size_t *ranks = xcalloc(n, sizeof *ranks);
-    retrieval_ranks(k, ranks, queries, keys, n, dim);
-    Recall r = retrieval_recall(ranks, n);
-    const double values[] = {r.at1, r.at5, r.at10, r.mean_rank, r.median_rank};
-    for (size_t i = 0; i < COUNT(values); i++) metrics_add(m, names[first + i], values[i], i > 2);
-    free(ranks);
-}
-
 static void pairs_run(void *self, const TrainView *v, Metrics *m) {
     Pairs *p = self;
     Features f;
@@ -120,8 +99,8 @@ static void pairs_run(void *self, const TrainView *v, Metrics *m) {
     if (!f.count) comm_die(v->comm, "--val-data %s: no readable pair", train_options.val_data);
     if (v->comm->rank == 0) {
         metrics_add(m, names[LOSS], mean_loss(p, v, &f), true);
-        add_recall(m, IMAGE_TO_TEXT, v->k, f.images, f.texts, f.count, f.dim);
-        add_recall(m, TEXT_TO_IMAGE, v->k, f.texts, f.images, f.count, f.dim);
+        metrics_add_recall(m, names + IMAGE_TO_TEXT, v->k, f.images, f.texts, f.count, f.dim);
+        metrics_add_recall(m, names + TEXT_TO_IMAGE, v->k, f.texts, f.images, f.count, f.dim);
     }
     features_free(&f);
 }
@@ -131,6 +110,6 @@ const Validator validate_pairs = {.wanted = pairs_wanted,
                                   .prepare = pairs_prepare,
                                   .open = pairs_open,
                                   .plan = pairs_plan,
-                                  .due = pairs_due,
+                                  .due = validation_data_due,
                                   .run = pairs_run,
                                   .close = pairs_close};
