@@ -56,6 +56,7 @@ static const Kernels *cuda_open(Precision precision) {
     fp8 = cuda_bf16_kernels;
     fp8.name = "cuda-amp_fp8";
     fp8.fp8 = true;
+    fp8.residual_in_product = false; /* a product of 8-bit factors is rounded before it is added */
     fp8.fp8_weight = cuda_bf16_fp8_register;
     return &fp8;
 }
