@@ -123,7 +123,7 @@ CUDA_LDLIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt -lcudart_static -
 CUDA_SUPPORT := $(patsubst %.c,$B/obj/cuda/%.o,$(wildcard tests/support*.c))
 endif
 # Test programs with the backend cuda instead of cpu: cuda_X on the layer without a GPU, gpu_X on a GPU.
-CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths towers step uploads views timm siglip families resnet ranks rank_steps
+CUDA_TESTED := $(patsubst tests/test_%.c,%,$(wildcard tests/test_kernels_*.c)) model model_paths towers step uploads views timm siglip naflex families resnet ranks rank_steps
 CUDA_TESTED := $(filter-out kernels_coverage,$(CUDA_TESTED))
 
 # ---- CUDA on the CPU, if nvcc is available: libcudaemu.a replaces CUDA's libraries in tests ----

@@ -10,8 +10,11 @@
 #include <signal.h>
 
 typedef struct Batch {
-    size_t size;          /* B */
-    uint8_t *pixels;      /* [B,S,S,3]; NULL: only views */
+    size_t size;     /* B */
+    uint8_t *pixels; /* [B,S,S,3]; NULL: only views */
+    /* [B,2] patches by height and width of pictures of their own sizes, whose pixels are [B,most
+     * patches,P,P,3], each picture's patches in row-major order; NULL: pixels are as above */
+    int32_t *shape;
     uint8_t *views;       /* [2,B,S,S,3]: two random transforms of each picture; NULL: none */
     int32_t *ids, *start; /* [start[B]], [B+1]: the captions' ids, one caption after another */
     int32_t pad;          /* fills a context after them (Tokenizer.pad) */

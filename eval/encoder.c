@@ -27,6 +27,8 @@ struct Encoder {
     size_t batch;
     acc *features;   /* device [batch,E] */
     acc *rows;       /* device [batch,T,C] of the image tower; NULL: features are wanted */
+    int32_t *shapes; /* [2,batch,2] of pictures of their own sizes, or NULL */
+    size_t picture;  /* bytes of a picture's pixels, or the most */
     uint8_t *pixels; /* for two batches: one is decoded while a GPU computes the other */
     int32_t *ids, *start;
     int threads;
@@ -93,6 +95,7 @@ static uint32_t form_crc(const ClipConfig *c) {
                   t->mean[2], t->std[0], t->std[1], t->std[2]);
     uint32_t crc = crc32c(0, form, strlen(form));
     free(form);
+    if (c->naflex) crc = crc32c(crc, &t->max_patches, sizeof t->max_patches);
     TowerConfig image = clip_image_tower(0, 0, 0, 0), text = clip_text_tower(0, 0, 0, 0);
     image.pool = c->image.pool; /* above */
     image.norm_after_pool = c->image.norm_after_pool;
@@ -154,9 +157,13 @@ uint64_t encoder_tokenizer(Encoder *e) {
 }
 
 static void take_buffers(Encoder *e) {
-    size_t S = e->params->only == TOWER_TEXT ? 0 : e->config.image_size;
+    const ClipConfig *c = &e->config;
+    size_t S = c->image_size, P = c->patch_size;
+    e->picture = c->naflex ? size_mul(clip_most_patches(c), 3 * P * P) : 3 * S * S;
+    if (e->params->only == TOWER_TEXT) e->picture = 0;
+    if (e->config.naflex) e->shapes = xcalloc(4 * e->batch, sizeof *e->shapes);
     e->features = e->k->device->alloc(size_mul(e->batch * e->config.embed_dim, e->k->acc_size));
-    e->pixels = e->k->device->host_alloc(size_mul(2 * e->batch, 3 * S * S));
+    e->pixels = e->k->device->host_alloc(size_mul(2 * e->batch, e->picture));
     e->ids = xmalloc(size_mul(e->batch * e->config.context_length, sizeof *e->ids));
     e->start = xmalloc((e->batch + 1) * sizeof *e->start);
     e->threads = omp_get_max_threads();
@@ -194,6 +201,8 @@ Encoder *encoder_open(const EncoderOptions *o) {
     if (o->tokens && e->config.image.conv.kind != CONV_NONE)
         die_usage("--tokens: the image tower of %s is a ResNet, which has no patches",
                   e->config.name);
+    if (o->tokens && e->config.naflex)
+        die_usage("--tokens: the pictures of %s have different numbers of patches", e->config.name);
     if (o->layer > (int64_t)e->config.image.layers)
         die_usage("--layer: the image tower of %s has %zu blocks", e->config.name,
                   e->config.image.layers);
@@ -233,7 +242,7 @@ void encoder_close(Encoder *e) {
         image_free(&e->image[t]);
         transform_scratch_free(&e->scratch[t]);
     }
-    FREE_ALL(e->image, e->scratch);
+    FREE_ALL(e->image, e->scratch, e->shapes);
     e->k->device->host_release(e->pixels);
     FREE_ALL(e->ids, e->start);
     e->k->device->release(e->features);
@@ -299,25 +308,38 @@ void encoder_texts(Encoder *e, const char *const *texts, const size_t *sizes, si
     progress_end(&progress);
 }
 
-/* Decodes a batch of pictures, first … first+B-1, into one of the two pixel buffers. */
-static uint8_t *fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first, size_t B,
-                            bool *ok) {
-    size_t S = e->config.image_size;
-    uint8_t *place = e->pixels + (first / e->batch & 1) * e->batch * 3 * S * S;
+static void transform(Encoder *e, int thread, uint8_t *pixels, int32_t *shape) {
+    const Image *img = &e->image[thread];
+    const Transform *t = &e->config.eval_transform;
+    if (shape)
+        transform_patches(pixels, shape, img, t, 0, &e->scratch[thread]);
+    else
+        transform_apply(pixels, img, t, 0, &e->scratch[thread]);
+}
+
+/* Decodes a batch of pictures, first … first+B-1, into one of the two pixel buffers. An unreadable
+ * one is black; of pictures of their own sizes, it is one patch. */
+static Batch fetch_batch(Encoder *e, ImageFetch *fetch, void *context, size_t first, size_t B,
+                         bool *ok) {
+    size_t half = first / e->batch & 1;
+    uint8_t *place = e->pixels + half * e->batch * e->picture;
+    int32_t *shapes = e->shapes ? e->shapes + half * 2 * e->batch : NULL;
 #pragma omp parallel for schedule(dynamic)
     for (size_t b = 0; b < B; b++) {
         int t = omp_get_thread_num();
         Error err;
-        uint8_t *pixels = place + b * 3 * S * S;
+        uint8_t *pixels = place + b * e->picture;
+        int32_t *shape = shapes ? shapes + 2 * b : NULL;
         ok[first + b] = fetch(context, first + b, &e->image[t], &err);
         if (ok[first + b]) {
-            transform_apply(pixels, &e->image[t], &e->config.eval_transform, 0, &e->scratch[t]);
+            transform(e, t, pixels, shape);
         } else {
-            memset(pixels, 0, 3 * S * S);
+            memset(pixels, 0, e->picture);
+            if (shape) shape[0] = shape[1] = 1;
             if (err.text[0]) log_warn("%s", err.text);
         }
     }
-    return place;
+    return (Batch){.size = B, .pixels = place, .shape = shapes};
 }
 
 /* out[B,dim]: what the last forward of B pictures computed. */
@@ -334,14 +356,13 @@ size_t encoder_images(Encoder *e, ImageFetch *fetch, void *context, size_t n, fl
                       bool *ok) {
     size_t E = encoder_dim(e), good = 0;
     Progress progress = progress_start("pictures");
-    uint8_t *pixels = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
+    Batch pictures = fetch_batch(e, fetch, context, 0, size_min(e->batch, n), ok);
     for (size_t first = 0, next; first < n; first = next) {
         size_t B = size_min(e->batch, n - first);
         next = first + B;
-        Batch pictures = {.size = B, .pixels = pixels};
         uploads_features(e->uploads, &pictures, e->features, NULL);
         /* the next batch is decoded while a GPU still computes */
-        pixels = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
+        pictures = fetch_batch(e, fetch, context, next, size_min(e->batch, n - next), ok);
         get_images(e, B, out + first * E);
         for (size_t b = first; b < next; b++) {
             if (!ok[b]) memset(out + b * E, 0, E * sizeof *out);

@@ -245,6 +245,15 @@ typedef struct Kernels {
                             const int32_t *keep, size_t B, size_t n, size_t C);
     void (*image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const int32_t *keep,
                             size_t B, size_t n, size_t C);
+    /* Positions of pictures of different grids, which are packed: row r of picture b is at
+     * ((r - start[b]) / grid[b,1], (r - start[b]) mod grid[b,1]) of a grid of grid[b,0] ×
+     * grid[b,1]. w[n,side·side]: the weights with which rows first … first+n-1 take their positions
+     * from a grid of side × side, bilinear with antialiasing (PyTorch's F.interpolate). Along an
+     * axis of `size` positions that of i is max(0, 1 - |i - c|/s) over the sum of all, c = (at +
+     * ½)·side/size
+     * - ½, s = max(1, side/size). */
+    void (*grid_weights)(acc *w, const int32_t *start, const int32_t *grid, size_t B, size_t first,
+                         size_t n, size_t side);
     /* Rotary positions (Su et al. 2021), in place: in rows of ld elements of x[B,first+n,ld] the
      * first `heads` heads of D elements, D even, are turned by pairs: x[d] = x[d]·cos[d] + x[d^1]·
      * sin[d]. turns[grid,2,D]: cosines, then sines, negative at even d. Row first+i of a sample has
@@ -393,7 +402,7 @@ enum { FP8_HISTORY = 16, FP8_SCALING = 3 + FP8_HISTORY, FP8_EXPONENT_MAX = 60 };
     X(conv2d_fwd) X(conv2d_bwd_input) X(conv2d_bwd_weight) \
     X(max_pool_fwd) X(max_pool_bwd) X(avg_pool_fwd) X(avg_pool_bwd) \
     X(batchnorm_sums) X(batchnorm_stats) X(batchnorm_fwd) X(batchnorm_bwd_sums) X(batchnorm_bwd) \
-    X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) X(rotate_heads) \
+    X(patches_u8) X(image_embed_fwd) X(image_embed_bwd) X(grid_weights) X(rotate_heads) \
     X(text_embed_fwd) X(text_embed_bwd) \
     X(logits_stats) X(stats_init) X(stats_join) X(stats_lse) \
     X(clip_loss) X(clip_logits_grad) X(siglip_tile) X(mask_pairs) \

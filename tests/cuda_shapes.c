@@ -117,6 +117,8 @@ static void image(void) {
     k->patches_u8(patches, pixels, NULL, mean, std, B, S, P, n);
     k->image_embed_fwd(x, tok, accs(C, 1), accs((1 + n) * C, 1), NULL, B, n, C);
     k->image_embed_bwd(tok, accs(C, 0), accs((1 + n) * C, 0), x, NULL, B, n, C);
+    const int32_t first[] = {0, (int32_t)n}, grid[] = {(int32_t)(S / P), (int32_t)(S / P)};
+    k->grid_weights(accs(n * 16 * 16, 0), ints(first, 2), ints(grid, 2), 1, 0, n, 16);
     size_t D = C % 64 ? 2 : 64;
     k->rotate_heads(x, accs(n * 2 * D, 1), NULL, B, 1, n, C, C / D, D, false);
 }

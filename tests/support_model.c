@@ -144,6 +144,7 @@ void batch_free(TestBatch *b) {
     free(b->ids);
     free(b->start);
     free(b->sample);
+    free(b->shape);
 }
 
 /* ---- models ---- */
@@ -266,6 +267,7 @@ static void forward(TestModel *m, const TestBatch *b, RunHow how, bool keep) {
                    .ids = b->ids,
                    .start = b->start,
                    .pad = b->pad,
+                   .shape = b->shape,
                    .sample = how.dropout ? b->sample : NULL,
                    .epoch = how.draw};
     Kernels table = *m->k;

@@ -25,6 +25,7 @@ typedef struct TestBatch {
     int32_t *ids, *start;
     int32_t pad; /* 0: CLIP's */
     uint64_t *sample;
+    int32_t *shape; /* of pictures of their own sizes, or NULL (Batch) */
 } TestBatch;
 /* The golden model's batch, and for i > 0 others with its captions. */
 TestBatch golden_batch(uint32_t i);

@@ -277,7 +277,7 @@ static void test_hf_config_refused(void **state) {
         const char *json, *says;
     } bad[] = {
         {HF(", \"model_type\": \"siglip\"", "", ""), "duplicate"},
-        {"{\"model_type\": \"siglip2\"}", "config.model_type"},
+        {"{\"model_type\": \"siglip3\"}", "config.model_type"},
         {HF("", ", \"hidden_act\": \"gelu\"", ""), "both towers"},
         {HF("", ", \"hidden_act\": \"relu\"", ""), "vision_config.hidden_act"},
         {HF("", ", \"layer_norm_eps\": \"small\"", ""), "vision_config.layer_norm_eps"},

@@ -81,6 +81,39 @@ static void image_embed(void **state) {
     }
 }
 
+/* Whole batches and parts of them; grids larger and smaller than the table, and as large, whose
+ * weights are exactly those of a copy. */
+static void grid_weights(void **state) {
+    (void)state;
+    static const struct {
+        size_t side, B, first, n;
+        int32_t grid[6][2];
+    } cases[] = {
+        {4, 0, 0, 0, {{0}}},
+        {1, 2, 0, 7, {{1, 1}, {2, 3}}},
+        {4, 1, 0, 16, {{4, 4}}},
+        {4, 3, 0, 33, {{2, 7}, {3, 1}, {4, 4}}},
+        {4, 3, 13, 12, {{2, 7}, {3, 1}, {4, 4}}},
+        {16, 5, 0, 613, {{16, 16}, {1, 200}, {50, 2}, {7, 7}, {2, 4}}},
+        {7, 6, 3, 40, {{1, 1}, {1, 40}, {40, 1}, {8, 8}, {6, 9}, {3, 3}}},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        size_t B = cases[i].B, side = cases[i].side, n = cases[i].n, cells = side * side;
+        int32_t start[7] = {0};
+        for (size_t b = 0; b < B; b++)
+            start[b + 1] = start[b] + cases[i].grid[b][0] * cases[i].grid[b][1];
+        Buf *w = acc_out(n * cells), *first = i32_in(B + 1, start),
+            *grid = i32_in(2 * B, cases[i].grid[0]);
+        RUN(grid_weights, F(w), P(first), P(grid), B, cases[i].first, n, side);
+        check(w, 1, 1);
+        bufs_free();
+    }
+    double own[16 * 16];
+    const int32_t start[] = {0, 16}, grid[] = {4, 4};
+    ref->grid_weights((acc *)own, start, grid, 1, 0, 16, 4);
+    for (size_t i = 0; i < 16 * 16; i++) assert_true(own[i] == (i / 16 == i % 16));
+}
+
 /* Heads turned at the start of a row, and the rest of the row. */
 static void rotate_heads(void **state) {
     (void)state;
@@ -251,9 +284,8 @@ static void gradients_of_ref(void **state) {
 
 int main(void) {
     const struct CMUnitTest each[] = {
-        cmocka_unit_test(patches_u8),
-        cmocka_unit_test(image_embed),
-        cmocka_unit_test(rotate_heads),
+        cmocka_unit_test(patches_u8),   cmocka_unit_test(image_embed),
+        cmocka_unit_test(grid_weights), cmocka_unit_test(rotate_heads),
         cmocka_unit_test(text_embed),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(ref_patches_by_hand),

@@ -331,7 +331,7 @@ static void test_bad_folders(void **state) {
         {"hf", "config.json", "\"vision_use_head\": true", "\"vision_use_head\": false",
          "vision_config.vision_use_head: only true is supported"},
         {"hf", "config.json", "\"gelu_pytorch_tanh\"", "\"relu\"", "hidden_act: only"},
-        {"hf", "config.json", "\"model_type\": \"siglip\"", "\"model_type\": \"siglip2\"",
+        {"hf", "config.json", "\"model_type\": \"siglip\"", "\"model_type\": \"siglip3\"",
          "config.model_type: only"},
         {"hf", "spiece.model", NULL, NULL, "give --vocab"},
     };

@@ -218,6 +218,11 @@ int bench_kernels(int argc, char **argv) {
     const Kernels *k = kernels_open_device(device, precision);
     ClipConfig c;
     clip_config_load(&c, model);
+    if (c.naflex)
+        die_usage(
+            "clipc bench kernels: %s takes pictures of any aspect ratio: take a model of a fixed "
+            "size",
+            model);
     if (c.image.conv.kind)
         die_usage("clipc bench kernels: %s has a ResNet, and the measured kernels are those of a "
                   "ViT: bench step measures any model",

@@ -217,6 +217,11 @@ int bench_step(int argc, char **argv) {
     double peak = bench_gemm_peak(k);
     ClipConfig c;
     clip_config_load(&c, model);
+    if (c.naflex)
+        die_usage(
+            "clipc bench step: %s takes pictures of any aspect ratio: take a model of a fixed "
+            "size",
+            model);
     if ((size_t)caption_tokens > c.context_length)
         die_usage("clipc bench step: --caption-tokens %lld exceeds the context of %zu",
                   (long long)caption_tokens, c.context_length);

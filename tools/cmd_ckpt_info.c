@@ -88,6 +88,10 @@ static void print_image(const ClipConfig *c) {
         return;
     }
     print_tower("image      ", &c->image);
+    if (c->naflex) {
+        printf(", up to %zu patches of %zu\n", clip_most_patches(c), c->patch_size);
+        return;
+    }
     printf(", %zux%zu in patches of %zu\n", c->image_size, c->image_size, c->patch_size);
 }
 

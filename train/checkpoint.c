@@ -71,6 +71,15 @@ static void append_param(SafetensorsWriter *w, const Params *p, const acc *block
     append_values(w, p, param_in(p, block, q), q->size, dtype, chunk);
 }
 
+static void append_moved(SafetensorsWriter *w, const Params *p, const acc *x,
+                         const WeightPiece *piece, const Param *q) {
+    float *own = xmalloc(size_mul(2 * q->size, sizeof *own));
+    p->k->acc_get_f32(own, x, q->size);
+    weight_piece_move(piece, q, own, own + q->size);
+    safetensors_append(w, own + q->size, q->size * sizeof *own);
+    free(own);
+}
+
 /* block: the masters, or their moving average. */
 static bool write_model(const char *path, const Params *p, const acc *block, const ClipConfig *c,
                         Error *err) {
@@ -82,8 +91,10 @@ static bool write_model(const char *path, const Params *p, const acc *block, con
         const WeightPiece *piece = &pieces.list[i];
         const Param *q = &p->list[piece->param];
         const acc *x = q->adapted ? lora_merged(p, block, q) : param_in(p, block, q);
-        assert(!piece->transposed);
-        append_values(w, p, acc_at(p->k, x, piece->first), piece->count, DTYPE_F32, chunk);
+        if (weight_piece_moves(piece))
+            append_moved(w, p, x, piece, q);
+        else
+            append_values(w, p, acc_at(p->k, x, piece->first), piece->count, DTYPE_F32, chunk);
     }
     free(chunk);
     weight_pieces_free(&pieces);

@@ -15,8 +15,8 @@ struct Teacher {
 
 static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *path) {
     const Transform *a = &t->eval_transform, *b = &s->eval_transform;
-    if (t->image_size != s->image_size || memcmp(a->mean, b->mean, sizeof a->mean) ||
-        memcmp(a->std, b->std, sizeof a->std))
+    if (t->naflex != s->naflex || t->image_size != s->image_size ||
+        memcmp(a->mean, b->mean, sizeof a->mean) || memcmp(a->std, b->std, sizeof a->std))
         die("--distill-pretrained %s: the teacher sees pictures of %zu pixels or another "
             "normalisation, the student %zu: both get the same ones",
             path, t->image_size, s->image_size);

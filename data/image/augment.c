@@ -29,6 +29,8 @@ struct TransformScratch {
     ResizeScratch *resize;
     float *blur; /* a picture between the two directions */
     size_t blur_room;
+    uint8_t *whole; /* a picture before it is cut into patches */
+    size_t whole_room;
 };
 
 Transform transform_default(int size, bool train) {
@@ -364,6 +366,63 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
         eval_squash(out, &whole, t, s);
 }
 
+/* ---- patches ---- */
+
+/* Patches along a side of n pixels at a scale. */
+static int64_t patches_along(double scale, int n, int patch) {
+    return (int64_t)fmax(1, ceil((double)n * scale / patch));
+}
+
+/* The largest scale, up to 100, at which there are not more patches than allowed. */
+EXACT void transform_shape(int32_t shape[2], int width, int height, const Transform *t) {
+    const double eps = 1e-5;
+    double lo = eps / 10, hi = 100;
+    while (hi - lo >= eps) {
+        double scale = (lo + hi) / 2;
+        int64_t n = patches_along(scale, height, t->patch_size) *
+                    patches_along(scale, width, t->patch_size);
+        if (n <= t->max_patches)
+            lo = scale;
+        else
+            hi = scale;
+    }
+    shape[0] = (int32_t)patches_along(lo, height, t->patch_size);
+    shape[1] = (int32_t)patches_along(lo, width, t->patch_size);
+    /* a side of tens of millions of pixels has more than that at the smallest scale */
+    for (int i = 0; i < 2; i++)
+        if (shape[i] > t->max_patches) shape[i] = t->max_patches;
+}
+
+/* rgb: h × w patches as a picture. */
+static void cut_patches(uint8_t *out, const uint8_t *rgb, int h, int w, int patch) {
+    size_t line = 3 * (size_t)patch, stride = line * (size_t)w;
+    for (int row = 0; row < h; row++)
+        for (int column = 0; column < w; column++)
+            for (int y = 0; y < patch; y++, out += line)
+                memcpy(out, rgb + (size_t)(row * patch + y) * stride + (size_t)column * line, line);
+}
+
+void transform_patches(uint8_t *out, int32_t shape[2], const Image *img, const Transform *t,
+                       uint64_t seed, TransformScratch **scratch) {
+    (void)seed;
+    assert(t->max_patches > 0 && t->patch_size > 0 && !t->train);
+    if (!*scratch) *scratch = xcalloc(1, sizeof **scratch);
+    TransformScratch *s = *scratch;
+    RgbView whole = {img->rgb, (size_t)img->width * 3, img->width, img->height};
+    transform_shape(shape, img->width, img->height, t);
+    int w = shape[1] * t->patch_size, h = shape[0] * t->patch_size;
+    size_t bytes = size_mul((size_t)w * (size_t)h, 3);
+    if (s->whole_room < bytes) {
+        s->whole_room = bytes;
+        s->whole = xrealloc(s->whole, bytes);
+    }
+    ResizeTarget target = {w, h, 0, 0, w, h};
+    resize_rgb(s->whole, (size_t)w * 3, &target, &whole, t->interpolation, &s->resize);
+    cut_patches(out, s->whole, shape[0], shape[1], t->patch_size);
+}
+
+/* ---- decoding ---- */
+
 typedef struct Draw {
     const Transform *t;
     uint64_t seed;
@@ -397,7 +456,7 @@ EXACT void transform_normalise(float *out, const uint8_t *rgb, const Transform *
 
 void transform_scratch_free(TransformScratch **scratch) {
     if (*scratch) resize_scratch_free(&(*scratch)->resize);
-    if (*scratch) free((*scratch)->blur);
+    if (*scratch) FREE_ALL((*scratch)->blur, (*scratch)->whole);
     free(*scratch);
     *scratch = NULL;
 }

@@ -10,6 +10,9 @@ typedef enum { RESIZE_MODES(CHOICE_NAME) } ResizeMode;
 
 typedef struct Transform {
     int size; /* S */
+    /* max_patches > 0: instead, the picture with its aspect ratio, in at most so many patches of
+     * patch_size² pixels */
+    int patch_size, max_patches;
     bool train;
     ResizeMode resize_mode; /* eval only */
     Interpolation interpolation;
@@ -33,6 +36,14 @@ typedef struct TransformScratch
     TransformScratch; /* one for each thread; the pointer starts as NULL, memory grows on demand */
 void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
                      TransformScratch **scratch);
+/* With t->max_patches: the patches of a picture by height and width, the most that are possible at
+ * one scale, with both sides rounded up to whole patches (transformers,
+ * image_processing_siglip2.py). */
+void transform_shape(int32_t shape[2], int width, int height, const Transform *t);
+/* out: [n,P,P,3], the picture's n = shape[0]·shape[1] patches in row-major order. Evaluation only.
+ */
+void transform_patches(uint8_t *out, int32_t shape[2], const Image *img, const Transform *t,
+                       uint64_t seed, TransformScratch **scratch);
 /* image_decode of a picture that transform_apply is given with the same t and seed; with
  * t->jpeg_scale it may be shrunk. */
 bool transform_decode(Image *img, const uint8_t *bytes, size_t size, size_t max_pixels,

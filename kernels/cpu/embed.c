@@ -68,6 +68,54 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
         }
 }
 
+/* w[side]: the weights of output `at` of `size` along an axis. */
+static void axis_weights(float *w, size_t at, size_t size, size_t side) {
+    double scale = (double)side / (double)size, s = scale > 1 ? scale : 1, sum = 0;
+    double c = ((double)at + 0.5) * scale - 0.5;
+    for (size_t pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < side; i++) {
+            double d = (double)i - c, x = 1 - (d < 0 ? -d : d) / s;
+            if (pass)
+                w[i] = (float)(x > 0 ? x / sum : 0);
+            else
+                sum += x > 0 ? x : 0;
+        }
+}
+
+/* The sequence that owns a row. */
+static size_t owner_of(const int32_t *start, size_t B, size_t row) {
+    size_t lo = 0, hi = B - 1;
+    while (lo < hi) {
+        size_t mid = (lo + hi + 1) / 2;
+        if ((size_t)start[mid] <= row)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
+
+void FN(grid_weights)(acc *w, const int32_t *start, const int32_t *grid, size_t B, size_t first,
+                      size_t n, size_t side) {
+    KERNEL_BEGIN(grid_weights, n * side * side, n * side * side * sizeof *w);
+    if (!B) return;
+#pragma omp parallel
+    {
+        float *rows = xmalloc(2 * side * sizeof *rows), *columns = rows + side;
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < n; r++) {
+            size_t b = owner_of(start, B, first + r), t = first + r - (size_t)start[b];
+            size_t width = (size_t)grid[2 * b + 1];
+            axis_weights(rows, t / width, (size_t)grid[2 * b], side);
+            axis_weights(columns, t % width, width, side);
+            for (size_t i = 0; i < side; i++)
+                for (size_t j = 0; j < side; j++)
+                    w[(r * side + i) * side + j].v = rows[i] * columns[j];
+        }
+        free(rows);
+    }
+}
+
 void FN(rotate_heads)(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,
                       size_t n, size_t ld, size_t heads, size_t D, bool back) {
     KERNEL_BEGIN(rotate_heads, 3 * B * n * heads * D, 2 * B * n * heads * D * sizeof(act));

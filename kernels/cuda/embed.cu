@@ -127,6 +127,41 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
            divisor_of(pieces), divisor_of(T), B, n, first, C, wide);
 }
 
+/* One block for each row. Shared: the weights along the two axes. */
+__global__ static void grid_weights(acc *w, const int32_t *start, const int32_t *grid, size_t B,
+                                    size_t first, unsigned side) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    float *axes = (float *)memory; /* [2,side] */
+    size_t row = first + blockIdx.x, lo = 0, hi = B - 1;
+    while (lo < hi) {
+        size_t mid = (lo + hi + 1) / 2;
+        if (start[mid] <= row)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    unsigned t = (unsigned)(row - start[lo]), width = grid[2 * lo + 1];
+    if (threadIdx.x < 2) {
+        float *own = axes + threadIdx.x * side, sum = 0;
+        unsigned at = threadIdx.x ? t % width : t / width;
+        float scale = (float)side / (float)grid[2 * lo + threadIdx.x], s = fmaxf(1, scale);
+        float c = ((float)at + 0.5f) * scale - 0.5f;
+        for (unsigned i = 0; i < side; i++) sum += own[i] = fmaxf(0, 1 - fabsf((float)i - c) / s);
+        for (unsigned i = 0; i < side; i++) own[i] /= sum;
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < side * side; i += blockDim.x)
+        w[(size_t)blockIdx.x * side * side + i].v = axes[i / side] * axes[side + i % side];
+}
+
+void FN(grid_weights)(acc *w, const int32_t *start, const int32_t *grid, size_t B, size_t first,
+                      size_t n, size_t side) {
+    GPU_TIMER(grid_weights, n * side * side, n * side * side * sizeof(acc));
+    if (!B || !n) return;
+    LAUNCH(grid_weights, n, BLOCK, 2 * side * sizeof(float), w, start, grid, B, first,
+           (unsigned)side);
+}
+
 /* A thread has QUAD columns of a head; `pieces` in a head. */
 __global__ static void rotate_heads(act *x, const acc *turns, const int32_t *keep, Divisor pieces,
                                     Divisor heads, Divisor patches, size_t B, size_t first,

@@ -1,5 +1,8 @@
 #include "kernels/ref/ref.h"
 
+#include <math.h>
+#include <stdlib.h>
+
 /* The grid position of sample b's patch i. */
 static size_t position(const int32_t *keep, size_t b, size_t i, size_t n) {
     return keep ? (size_t)keep[b * n + i] : i;
@@ -48,6 +51,29 @@ void ref_image_embed_bwd(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
             }
         }
     }
+}
+
+/* The weights of output `at` of `size` along an axis. */
+static void axis_weights(double *w, size_t at, size_t size, size_t side) {
+    double scale = (double)side / (double)size, s = fmax(1, scale), sum = 0;
+    double c = ((double)at + 0.5) * scale - 0.5;
+    for (size_t i = 0; i < side; i++) sum += w[i] = fmax(0, 1 - fabs((double)i - c) / s);
+    for (size_t i = 0; i < side; i++) w[i] /= sum;
+}
+
+void ref_grid_weights(acc *w, const int32_t *start, const int32_t *grid, size_t B, size_t first,
+                      size_t n, size_t side) {
+    double *rows = xmalloc(2 * side * sizeof *rows), *columns = rows + side;
+    for (size_t b = 0; b < B; b++)
+        for (size_t r = (size_t)start[b]; r < (size_t)start[b + 1]; r++) {
+            if (r < first || r >= first + n) continue;
+            size_t t = r - (size_t)start[b], width = (size_t)grid[2 * b + 1];
+            axis_weights(rows, t / width, (size_t)grid[2 * b], side);
+            axis_weights(columns, t % width, width, side);
+            for (size_t i = 0; i < side * side; i++)
+                w[(r - first) * side * side + i].v = rows[i / side] * columns[i % side];
+        }
+    free(rows);
 }
 
 void ref_rotate_heads(act *x, const acc *turns, const int32_t *keep, size_t B, size_t first,

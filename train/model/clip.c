@@ -194,8 +194,8 @@ void clip_view_gradients(Clip *m, const acc *dfeatures) {
 void clip_image_bwd(Clip *m, const acc *dfeatures, size_t B) {
     if (!(B + m->views) || !clip_image_trains(m)) return;
     TowerView v = image_view(m, true);
-    assert(m->image_kept && B + m->views == v.seq->B);
-    set_gradients(m, &v, dfeatures, B, B + m->views);
+    assert(m->image_kept && B + m->views + m->image->padding == v.seq->B);
+    set_gradients(m, &v, dfeatures, B, v.seq->B);
     pass(m, false, true, true);
 }
 
@@ -245,7 +245,11 @@ void clip_plan(Clip *m, acc *features) {
                          .rows = c.max_rows,
                          .sequences = c.max_batch + clip_text_padding(m, c.max_batch),
                          .max_T = c.context};
-    ClipBatch most = {.pictures = c.pictures, .views = views, .part = &captions, .parts = 1};
+    ClipBatch most = {.pictures = c.pictures,
+                      .views = views,
+                      .image_rows = c.image_rows,
+                      .part = &captions,
+                      .parts = 1};
     /* only whether the address is NULL matters */
     if (c.kept) most.keep = (const int32_t *)features;
     clip_image_fwd(m, features, &most, false);
@@ -262,12 +266,20 @@ void clip_plan(Clip *m, acc *features) {
     clip_learning(m, false);
 }
 
+static size_t picture_bytes(const ImageTower *t) {
+    return t->max_patches ? size_mul(t->max_patches, 3 * t->patch_size * t->patch_size)
+                          : 3 * t->side * t->side;
+}
+
 ClipShape clip_shape(const Clip *m) {
     const ImageTower *image = m->image;
     const TextTower *t = &m->text;
     return (ClipShape){.max_batch = t->max_batch,
                        .pictures = image->max_B,
-                       .pixels = !m->images ? 0 : 3 * image->side * image->side,
+                       .pixels = m->images ? picture_bytes(image) : 0,
+                       .max_patches = image->max_patches,
+                       .image_padding = image->padding,
+                       .image_rows = clip_image_rows(m, image->max_B * image->max_patches),
                        .kept = image->kept < image->grid ? image->kept : 0,
                        .context = t->context,
                        .max_rows = m->texts ? t->tower.max_rows : 0};
@@ -290,6 +302,10 @@ size_t clip_text_padding(const Clip *m, size_t B) { return text_tower_padding(&m
 
 size_t clip_text_rows(const Clip *m, size_t rows, size_t B) {
     return text_tower_rows(&m->text, rows, B);
+}
+
+size_t clip_image_rows(const Clip *m, size_t rows) {
+    return m->image->max_patches ? padded_rows(rows, m->image->padding, m->image->bucket) : 0;
 }
 
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,

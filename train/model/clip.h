@@ -52,8 +52,13 @@ typedef struct TextPart {
 typedef struct ClipBatch {
     size_t pictures, views; /* of which the last ones are views */
     const uint8_t *pixels;  /* [pictures,S,S,3] */
-    const int32_t *keep;    /* [pictures,patches kept]; NULL: no patch dropout */
-    const TextPart *part;   /* the captions in order; parts 0: none */
+    /* of pictures of their own sizes, padding included: pixels [image_rows,P,P,3], a patch after
+     * the other; [pictures+padding+1] first rows; [pictures+padding,2] patches by height and width
+     */
+    const int32_t *image_start, *image_shape;
+    size_t image_rows;
+    const int32_t *keep;  /* [pictures,patches kept]; NULL: no patch dropout */
+    const TextPart *part; /* the captions in order; parts 0: none */
     size_t parts;
 } ClipBatch;
 
@@ -85,7 +90,9 @@ void clip_learning(Clip *m, bool learning);
 void clip_plan(Clip *m, acc *features);
 /* The shape of such a batch. */
 typedef struct ClipShape {
-    size_t max_batch, pictures, pixels; /* views included; bytes of a picture */
+    size_t max_batch, pictures, pixels; /* views included; bytes of a picture, or the most */
+    size_t max_patches;                 /* of a picture of its own size; 0: all have one size */
+    size_t image_padding, image_rows;   /* of these: sequences after the pictures, the most rows */
     size_t kept;                        /* patches of a picture that dropout keeps; 0: no dropout */
     size_t context, max_rows;           /* of one part, with its padding */
 } ClipShape;
@@ -107,6 +114,8 @@ size_t clip_text_length(const Clip *m, const int32_t *ids, size_t n, int32_t pad
 /* The padding sequences after B captions, and the padded number of their rows. */
 size_t clip_text_padding(const Clip *m, size_t B);
 size_t clip_text_rows(const Clip *m, size_t rows, size_t B);
+/* The padded number of rows of pictures of their own sizes. */
+size_t clip_image_rows(const Clip *m, size_t rows);
 /* keep[B,kept]: the patches that dropout keeps. */
 void clip_draw_patches(const Clip *m, int32_t *keep, const uint64_t *sample, uint64_t draw,
                        size_t B);

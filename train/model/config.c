@@ -24,6 +24,7 @@ enum {
     MAX_MLP = 1 << 18,
     MAX_LAYERS = 1 << 10,
     MAX_IMAGE = 1 << 13,
+    MAX_PATCHES = 1 << 14,
     MAX_CONTEXT = 1 << 16,
     MAX_VOCAB = 1 << 22
 };
@@ -239,6 +240,9 @@ static void read_preprocess(ClipConfig *c, const JsonFields *r) {
     Transform *t = &c->eval_transform;
     /* the model's own image size rules, as in open_clip */
     fields_size(r, "size", MAX_IMAGE, 1);
+    if (c->naflex)
+        t->max_patches =
+            (int)fields_size(r, "max_num_patches", MAX_PATCHES, (size_t)t->max_patches);
     fields_word(r, "mode", modes);
     fields_triple(r, "mean", -10, 10, t->mean);
     fields_triple(r, "std", 1e-6, 10, t->std);
@@ -262,6 +266,10 @@ static bool parse_root(ClipConfig *c, json_t *root, Error *err) {
     if (!c->json) fields_fail(&file, "model_cfg", "cannot be written as JSON");
     read_model(c, &r);
     c->eval_transform = transform_default((int)c->image_size, false);
+    if (c->naflex) {
+        c->eval_transform.patch_size = (int)c->patch_size;
+        c->eval_transform.max_patches = (int)clip_image_tokens(c);
+    }
     if (wrapped) {
         if (json_object_get(root, "preprocess_cfg")) {
             JsonFields p = fields_object(&file, "preprocess_cfg", &preprocess);
@@ -439,4 +447,9 @@ const char *activation_name(Activation f) {
 size_t clip_image_tokens(const ClipConfig *c) {
     size_t grid = c->image_size / c->patch_size;
     return grid * grid + c->image.class_token;
+}
+
+size_t clip_most_patches(const ClipConfig *c) {
+    return c->naflex ? (size_t)c->eval_transform.max_patches
+                     : clip_image_tokens(c) - c->image.class_token;
 }

@@ -125,6 +125,9 @@ typedef struct ClipConfig {
     size_t embed_dim;
     TowerConfig image, text;
     bool timm; /* the image tower has a name of timm's: files have timm's names of its tensors */
+    /* naflex: pictures keep their aspect ratio (eval_transform.max_patches), and their positions
+     * are interpolated from those of a square of image_size pixels */
+    bool naflex;
     size_t image_size, patch_size;
     double patch_dropout;
     size_t context_length, vocab_size;
@@ -166,3 +169,5 @@ static inline bool clip_has_batch_norms(const ClipConfig *c) {
 }
 /* Tokens of the image tower without patch dropout: (S/P)², and the class token. */
 size_t clip_image_tokens(const ClipConfig *c);
+/* The most patches of a picture: (S/P)², or naflex's. */
+size_t clip_most_patches(const ClipConfig *c);

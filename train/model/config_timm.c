@@ -8,6 +8,7 @@
 #define ERF ACTIVATION_GELU
 #define TANH ACTIVATION_GELU_TANH
 #define SIGLIP TIMM_SIGLIP, 0, 0, false
+#define NAFLEX TIMM_NAFLEX, 0, 0, false
 #define EVA TIMM_EVA, 0, 0, false
 #define CLIP TIMM_CLIP, 0, 0, false
 #define EVA02 TIMM_EVA02, 0, 16, false
@@ -28,6 +29,8 @@ static const TimmModel models[] = {
     {"vit_so400m_patch16_siglip_512", 512, 16, 1152, 27, 72, 3.7362, TANH, SIGLIP},
     {"vit_giantopt_patch16_siglip_256", 256, 16, 1536, 40, 96, 4, TANH, SIGLIP},
     {"vit_giantopt_patch16_siglip_384", 384, 16, 1536, 40, 96, 4, TANH, SIGLIP},
+    {"naflexvit_base_patch16_siglip", 256, 16, 768, 12, 64, 4, TANH, NAFLEX},
+    {"naflexvit_so400m_patch16_siglip", 256, 16, 1152, 27, 72, 3.7362, TANH, NAFLEX},
     {"eva_giant_patch14_224", 224, 14, 1408, 40, 88, 6144.0 / 1408, ERF, EVA},
     {"eva_giant_patch14_clip_224", 224, 14, 1408, 40, 88, 6144.0 / 1408, ERF, EVA},
     {"eva02_base_patch16_clip_224", 224, 16, 768, 12, 64, 4 * 2.0 / 3, ERF, EVA02},
@@ -56,6 +59,7 @@ static const struct {
     bool token, class_token, ln_pre, gated, post_norm, no_key_bias, head;
 } families[] = {
     [TIMM_SIGLIP] = {.eps = 1e-6},
+    [TIMM_NAFLEX] = {.eps = 1e-6},
     [TIMM_EVA] =
         {.eps = 1e-6, .token = true, .class_token = true, .no_key_bias = true, .head = true},
     [TIMM_EVA_POST] = {.eps = 1e-6,
@@ -146,11 +150,14 @@ static void read_pool_and_head(const JsonFields *r, bool token, bool head) {
 }
 
 void timm_tower(const JsonFields *r, ClipConfig *c, const char *name) {
-    static const TimmModel siglip = {.family = TIMM_SIGLIP};
+    static const TimmModel siglip = {.family = TIMM_SIGLIP}, naflex = {.family = TIMM_NAFLEX};
     const TimmModel *m = timm_find(name);
-    if (!m) m = &siglip;
+    if (!m) m = strncmp(name, "naflexvit", 9) ? &siglip : &naflex;
     TowerConfig *t = &c->image;
     c->timm = true;
+    c->naflex = m->family == TIMM_NAFLEX;
+    if (c->naflex && c->image_size % c->patch_size)
+        fields_fail(r, "patch_size", "does not divide the image size");
     read_pool_and_head(r, families[m->family].token, families[m->family].head);
     t->class_token = families[m->family].class_token && !m->no_class_token;
     t->ln_pre = families[m->family].ln_pre;

@@ -8,6 +8,7 @@
 /* What the models of one file of timm's share. */
 typedef enum {
     TIMM_SIGLIP,
+    TIMM_NAFLEX,
     TIMM_EVA,
     TIMM_EVA_POST,
     TIMM_EVA02,
@@ -27,6 +28,9 @@ typedef struct TimmModel {
     size_t reference;    /* side of the grid that rotary positions are scaled to; 0: none */
     bool no_class_token; /* of a family that has one */
 } TimmModel;
+
+/* A name of timm's models with pictures of their own sizes (timm/models/naflexvit.py). */
+#define NAFLEX_NAME "naflexvit_siglip"
 
 /* NULL: not one of the table. */
 const TimmModel *timm_find(const char *name);

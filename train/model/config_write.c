@@ -59,6 +59,7 @@ char *clip_config_to_json(const ClipConfig *c) {
         json_object_del(model, "init_logit_bias");
     const Transform *t = &c->eval_transform;
     json_object_set_new(pre, "size", json_integer((json_int_t)c->image_size));
+    if (c->naflex) json_object_set_new(pre, "max_num_patches", json_integer(t->max_patches));
     json_object_set_new(pre, "mode", json_string("RGB"));
     json_object_set_new(pre, "mean", clip_config_triple(t->mean));
     json_object_set_new(pre, "std", clip_config_triple(t->std));

@@ -57,22 +57,20 @@ static bool append(Sink *s, const WeightPiece *p, const float *x, size_t n, void
     return true;
 }
 
-static bool append_transposed(Sink *s, const WeightPiece *p, Error *err) {
+static bool append_moved(Sink *s, const WeightPiece *p, Error *err) {
     const Export *e = s->e;
     const Param *q = &e->list[p->param];
-    size_t rows = q->shape[0], cols = q->shape[1];
-    float *x = xmalloc(size_mul(2 * q->size, sizeof *x)), *turned = x + q->size;
+    float *x = xmalloc(size_mul(2 * q->size, sizeof *x)), *moved = x + q->size;
     e->read(e->context, p->param, 0, q->size, x);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++) turned[c * rows + r] = x[r * cols + c];
-    bool ok = append(s, p, turned, q->size, x, err);
+    weight_piece_move(p, q, x, moved);
+    bool ok = append(s, p, moved, q->size, x, err);
     free(x);
     return ok;
 }
 
 static bool append_piece(Sink *s, const WeightPiece *p, float *chunk, void *bytes, Error *err) {
     const Export *e = s->e;
-    if (p->transposed) return append_transposed(s, p, err);
+    if (weight_piece_moves(p)) return append_moved(s, p, err);
     for (size_t done = 0; done < p->count; done += CHUNK) {
         size_t n = size_min(CHUNK, p->count - done);
         e->read(e->context, p->param, p->first + done, n, chunk);
@@ -85,7 +83,9 @@ static bool write_weights(const Export *e, const char *path, Error *err) {
     NamesOf names = weight_names_of(e->config);
     if (e->format == EXPORT_TORCHVISION) names = NAMES_TORCHVISION;
     if (e->format == EXPORT_HF)
-        names = hf_siglip_fits(e->config) ? NAMES_SIGLIP_MODEL : NAMES_CLIP_MODEL;
+        names = !hf_siglip_fits(e->config) ? NAMES_CLIP_MODEL
+                : e->config->naflex        ? NAMES_SIGLIP2_MODEL
+                                           : NAMES_SIGLIP_MODEL;
     WeightPieces pieces = weight_pieces(names, e->list, e->count, e->dtype);
     Sink s = sink_open(e, path, pieces.tensors, pieces.count);
     float *chunk = xmalloc(2 * CHUNK * sizeof *chunk);

@@ -116,8 +116,9 @@ static json_t *model_cfg(const json_t *root, Error *err) {
     const char *model = type ? json_string_value(type) : "clip";
     bool early = model && !strcmp(model, "clip");
     if (!model || (!early && strcmp(model, metaclip_2))) {
-        error_set(err,
-                  "config.model_type: only \"clip\", \"metaclip_2\" and \"siglip\" are supported");
+        error_set(
+            err, "config.model_type: only \"clip\", \"metaclip_2\", \"siglip\" and \"siglip2\" are "
+                 "supported");
         return NULL;
     }
     if (!read_tower(&image, 768, 12, &i, err) || !read_tower(&text, 512, 8, &t, err) ||

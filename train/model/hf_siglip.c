@@ -7,13 +7,20 @@
 #include <string.h>
 
 /* Far above any published model. */
-enum { MAX_SIZE = 1 << 24 };
+enum { MAX_SIZE = 1 << 24, MAX_SIDE = 1 << 13 };
+/* Siglip2Config's num_patches and Siglip2ImageProcessor's max_num_patches. */
+enum { NAFLEX_PATCHES = 256 };
 
 static const char *const activations[] = {"gelu_pytorch_tanh", "gelu", NULL};
 
 bool hf_siglip_is(const json_t *root) {
     const char *type = json_string_value(json_object_get(root, "model_type"));
-    return type && !strcmp(type, "siglip");
+    return type && (!strcmp(type, "siglip") || !strcmp(type, "siglip2"));
+}
+
+/* Pictures of their own sizes (Siglip2Model); SigLIP 2 of a fixed size has SiglipModel's type. */
+static bool is_naflex(const json_t *root) {
+    return !strcmp(json_string_value(json_object_get(root, "model_type")), "siglip2");
 }
 
 typedef struct TowerSizes {
@@ -51,11 +58,19 @@ static json_t *tower_cfg(const TowerSizes *t) {
     return cfg;
 }
 
+/* Of the square of positions. */
+static size_t grid_side(const JsonFields *r) {
+    size_t patches = fields_size(r, "num_patches", MAX_SIZE, NAFLEX_PATCHES);
+    size_t side = (size_t)lround(sqrt((double)patches));
+    if (side * side != patches) fields_fail(r, "num_patches", "is not the square of a number");
+    return side;
+}
+
 /* timm has erf's GELU in some models for which SiglipModel has tanh's: act_kwargs says which. */
-static json_t *image_cfg(const JsonFields *r, size_t *width) {
+static json_t *image_cfg(const JsonFields *r, bool naflex, size_t *width) {
     TowerSizes t = take_tower(r);
-    size_t size = fields_size(r, "image_size", MAX_SIZE, 224);
-    size_t patch = fields_size(r, "patch_size", MAX_SIZE, 16);
+    size_t patch = fields_size(r, "patch_size", MAX_SIDE, 16);
+    size_t size = naflex ? patch * grid_side(r) : fields_size(r, "image_size", MAX_SIZE, 224);
     if (fields_size(r, "num_channels", MAX_SIZE, 3) != 3)
         fields_fail(r, "num_channels", "only 3 are supported");
     json_t *head = fields_take(r, "vision_use_head");
@@ -67,13 +82,15 @@ static json_t *image_cfg(const JsonFields *r, size_t *width) {
                        .width = t.width,
                        .layers = t.layers,
                        .head_width = t.width / t.heads,
-                       .mlp_ratio = ratio_of(&t)};
+                       .mlp_ratio = ratio_of(&t),
+                       .family = naflex ? TIMM_NAFLEX : TIMM_SIGLIP};
     const TimmModel *named = timm_like(&sizes);
     json_t *cfg = tower_cfg(&t);
     json_object_set_new(cfg, "image_size", json_integer((json_int_t)size));
     json_object_set_new(cfg, "patch_size", json_integer((json_int_t)patch));
     json_object_set_new(cfg, "head_width", json_integer((json_int_t)sizes.head_width));
-    json_object_set_new(cfg, "timm_model_name", json_string(named ? named->name : "vit_siglip"));
+    const char *other = naflex ? NAFLEX_NAME : "vit_siglip";
+    json_object_set_new(cfg, "timm_model_name", json_string(named ? named->name : other));
     json_object_set_new(cfg, "timm_model_pretrained", json_false());
     json_object_set_new(cfg, "timm_pool", json_string("map"));
     json_object_set_new(cfg, "timm_proj", json_string("none"));
@@ -103,9 +120,15 @@ static json_t *text_cfg(const JsonFields *r, size_t embed) {
 }
 
 /* The numbers are checked when preprocess_cfg is read. */
-static json_t *preprocess_cfg(const json_t *pre, Error *err) {
-    const json_t *resample = json_object_get(pre, "resample");
-    json_int_t filter = json_is_integer(resample) ? json_integer_value(resample) : 3;
+static json_t *preprocess_cfg(const json_t *pre, bool naflex, json_int_t patch, Error *err) {
+    const json_t *resample = json_object_get(pre, "resample"),
+                 *own = json_object_get(pre, "patch_size");
+    json_int_t filter = json_is_integer(resample) ? json_integer_value(resample) : naflex ? 2 : 3;
+    if (naflex && own && json_integer_value(own) != patch) {
+        error_set(err, "preprocessor.patch_size: is not vision_config.patch_size, %lld",
+                  (long long)patch);
+        return NULL;
+    }
     if (filter != 2 && filter != 3) {
         error_set(err, "preprocessor.resample: only 2 (bilinear) and 3 (bicubic) are supported");
         return NULL;
@@ -116,6 +139,10 @@ static json_t *preprocess_cfg(const json_t *pre, Error *err) {
     json_t *mean = json_object_get(pre, "image_mean"), *std = json_object_get(pre, "image_std");
     if (mean) json_object_set(cfg, "mean", mean);
     if (std) json_object_set(cfg, "std", std);
+    json_t *most = json_object_get(pre, "max_num_patches");
+    if (naflex)
+        json_object_set_new(cfg, "max_num_patches",
+                            most ? json_incref(most) : json_integer(NAFLEX_PATCHES));
     return cfg;
 }
 
@@ -127,17 +154,18 @@ static JsonFields copy_of(const json_t *root, const char *name, Error *err, bool
 }
 
 json_t *hf_siglip_in(const json_t *root, const json_t *preprocessor, Error *err) {
-    bool ok = true;
+    bool ok = true, naflex = is_naflex(root);
     size_t embed;
     JsonFields vision = copy_of(root, "vision_config", err, &ok);
     JsonFields words = copy_of(root, "text_config", err, &ok);
-    json_t *image = image_cfg(&vision, &embed), *text = text_cfg(&words, embed);
+    json_t *image = image_cfg(&vision, naflex, &embed), *text = text_cfg(&words, embed);
     json_t *model = json_pack("{s:I, s:f, s:f, s:b, s:o, s:o}", "embed_dim", (json_int_t)embed,
                               "init_logit_scale", log(10), "init_logit_bias", -10.0, "custom_text",
                               1, "vision_cfg", image, "text_cfg", text);
     json_decref(vision.object);
     json_decref(words.object);
-    json_t *pre = ok ? preprocess_cfg(preprocessor, err) : NULL;
+    json_int_t patch = json_integer_value(json_object_get(image, "patch_size"));
+    json_t *pre = ok ? preprocess_cfg(preprocessor, naflex, patch, err) : NULL;
     if (pre) return json_pack("{s:o, s:o}", "model_cfg", model, "preprocess_cfg", pre);
     json_decref(model);
     return NULL;
@@ -163,9 +191,11 @@ static json_t *tower_out(const TowerConfig *t, const char *type) {
 }
 
 char *hf_siglip_out(const ClipConfig *c, const char *dtype) {
-    json_t *image = tower_out(&c->image, "siglip_vision_model"),
-           *text = tower_out(&c->text, "siglip_text_model");
-    json_object_set_new(image, "image_size", json_integer((json_int_t)c->image_size));
+    bool naflex = c->naflex;
+    json_t *image = tower_out(&c->image, naflex ? "siglip2_vision_model" : "siglip_vision_model"),
+           *text = tower_out(&c->text, naflex ? "siglip2_text_model" : "siglip_text_model");
+    json_int_t size = (json_int_t)(naflex ? clip_image_tokens(c) : c->image_size);
+    json_object_set_new(image, naflex ? "num_patches" : "image_size", json_integer(size));
     json_object_set_new(image, "patch_size", json_integer((json_int_t)c->patch_size));
     json_object_set_new(image, "num_channels", json_integer(3));
     json_object_set_new(image, "vision_use_head", json_true());
@@ -173,23 +203,30 @@ char *hf_siglip_out(const ClipConfig *c, const char *dtype) {
                         json_integer((json_int_t)c->context_length));
     json_object_set_new(text, "vocab_size", json_integer((json_int_t)c->vocab_size));
     json_object_set_new(text, "projection_size", json_integer((json_int_t)c->embed_dim));
-    return clip_config_text(json_pack("{s:[s], s:s, s:s, s:o, s:o}", "architectures", "SiglipModel",
-                                      "model_type", "siglip", "torch_dtype", dtype, "text_config",
-                                      text, "vision_config", image));
+    return clip_config_text(json_pack("{s:[s], s:s, s:s, s:o, s:o}", "architectures",
+                                      naflex ? "Siglip2Model" : "SiglipModel", "model_type",
+                                      naflex ? "siglip2" : "siglip", "torch_dtype", dtype,
+                                      "text_config", text, "vision_config", image));
 }
 
 char *hf_siglip_preprocessor_out(const ClipConfig *c, Error *err) {
     const Transform *t = &c->eval_transform;
-    if (t->resize_mode != RESIZE_SQUASH) {
+    if (!c->naflex && t->resize_mode != RESIZE_SQUASH) {
         error_set(err, "Hugging Face's SiglipImageProcessor has only resize_mode squash");
         return NULL;
     }
     json_int_t S = (json_int_t)c->image_size;
     json_t *root =
-        json_pack("{s:s, s:b, s:{s:I, s:I}, s:i, s:b, s:f, s:b, s:b}", "image_processor_type",
-                  "SiglipImageProcessor", "do_resize", 1, "size", "height", S, "width", S,
+        json_pack("{s:s, s:b, s:i, s:b, s:f, s:b, s:b}", "image_processor_type",
+                  c->naflex ? "Siglip2ImageProcessor" : "SiglipImageProcessor", "do_resize", 1,
                   "resample", t->interpolation == INTERPOLATION_BILINEAR ? 2 : 3, "do_rescale", 1,
                   "rescale_factor", 1.0 / 255, "do_normalize", 1, "do_convert_rgb", 1);
+    if (c->naflex) {
+        json_object_set_new(root, "patch_size", json_integer(t->patch_size));
+        json_object_set_new(root, "max_num_patches", json_integer(t->max_patches));
+    } else {
+        json_object_set_new(root, "size", json_pack("{s:I, s:I}", "height", S, "width", S));
+    }
     json_object_set_new(root, "image_mean", clip_config_triple(t->mean));
     json_object_set_new(root, "image_std", clip_config_triple(t->std));
     return clip_config_text(root);

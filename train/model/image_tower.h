@@ -7,10 +7,13 @@
 /* The first member of every image tower. */
 typedef struct ImageTower {
     const struct ImageTowerKind *kind;
-    size_t max_B; /* the most pictures of a forward */
-    size_t side;  /* pixels */
-    size_t grid;  /* patches of a picture, or pixels of the last grid */
-    size_t kept;  /* patches that patch dropout keeps; grid: no dropout */
+    size_t max_B;           /* the most pictures of a forward */
+    size_t side;            /* pixels */
+    size_t patch_size;      /* of a ViT */
+    size_t grid;            /* patches of a picture, or pixels of the last grid */
+    size_t kept;            /* patches that patch dropout keeps; grid: no dropout */
+    size_t max_patches;     /* of a picture of its own size; 0: pictures are side × side */
+    size_t padding, bucket; /* of the rows of such pictures, as the text tower's */
     uint64_t seed;
     bool training; /* has the memory for a backward */
     bool learning; /* the next forward is part of a step */

@@ -48,6 +48,9 @@ void pretrained_config(ClipConfig *c, const char *path, const char *model) {
     Error err;
     if (file && clip_config_read(&own, file, &err)) {
         own.eval_transform.size = c->eval_transform.size;
+        own.eval_transform.patch_size = c->eval_transform.patch_size;
+        if (!c->naflex || !own.naflex)
+            own.eval_transform.max_patches = c->eval_transform.max_patches;
         c->eval_transform = own.eval_transform;
         clip_config_free(&own);
     }

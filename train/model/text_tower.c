@@ -25,15 +25,12 @@ void text_tower_init(TextTower *t, const Kernels *k, const ClipConfig *c, const 
                        layer_at(p, TOWER_TEXT, 0, ROLE_POSITIONS).w};
 }
 
-/* Enough sequences, each of at least one row, to hold up to bucket - 1 rows; with them the pooled
- * block has a number of rows that 8-bit products take. */
 size_t text_tower_padding(const TextTower *t, size_t B) {
-    if (t->bucket == 1) return 0;
-    return round_up(B + div_up(t->bucket - 1, t->context - 1), FP8_ROWS) - B;
+    return padding_sequences(B, t->bucket, t->context);
 }
 
 size_t text_tower_rows(const TextTower *t, size_t rows, size_t B) {
-    return round_up(size_add(rows, text_tower_padding(t, B)), t->bucket);
+    return padded_rows(rows, text_tower_padding(t, B), t->bucket);
 }
 
 void text_tower_free(TextTower *t) { tower_free(&t->tower); }

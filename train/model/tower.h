@@ -49,6 +49,17 @@ typedef struct Tower {
     TowerTap tap; /* of a tower whose tapped block computes all rows */
 } Tower;
 
+/* Packed rows of a batch are padded to a multiple of `bucket` (1: not), so that few shapes occur:
+ * by a fixed number of sequences after the B of the batch, each of 1 to `longest` rows. They are
+ * enough for up to bucket - 1 rows; with them the pooled block has a number of rows that 8-bit
+ * products take. */
+static inline size_t padding_sequences(size_t B, size_t bucket, size_t longest) {
+    return bucket > 1 ? round_up(B + div_up(bucket - 1, longest - 1), FP8_ROWS) - B : 0;
+}
+static inline size_t padded_rows(size_t rows, size_t padding, size_t bucket) {
+    return round_up(size_add(rows, padding), bucket);
+}
+
 /* Fills the blocks; p may be NULL if only sizes are wanted. */
 void tower_init(Tower *t, const Kernels *k, const Params *p, const TowerConfig *c,
                 ParamTower tower);

@@ -1,16 +1,18 @@
 #include "train/model/uploads.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { PLACES = 2, UNDER_WAY = 2 };
 
-/* Layout of a batch's numbers, the same on host and device: kept patches [pictures,kept], then, for
- * captions and padding of each part, row offsets, pooled rows, ids. */
+/* Layout of a batch's numbers, the same on host and device: kept patches [pictures,kept], or of
+ * pictures of their own sizes and padding the row offsets and shapes; then, for captions and
+ * padding of each part, row offsets, pooled rows, ids. */
 typedef struct Staged {
     const Batch *batch;
     int32_t *numbers;
     TextPart *part; /* its addresses are the host's */
-    size_t parts;
+    size_t parts, image_rows;
 } Staged;
 
 typedef struct Place {
@@ -46,6 +48,11 @@ static bool parts_fit(const Uploads *f, size_t parts) {
     return clip_text_rows(f->clip, B * f->shape.context, B) <= f->shape.max_rows;
 }
 
+/* Those before the captions', of pictures of one size or of their own. */
+static size_t image_numbers(const ClipShape *c, size_t pictures) {
+    return c->max_patches ? 3 * (pictures + c->image_padding) + 1 : pictures * c->kept;
+}
+
 /* Of a batch in any number of parts. */
 static size_t numbers_most(const Uploads *f) {
     const ClipShape *c = &f->shape;
@@ -55,21 +62,30 @@ static size_t numbers_most(const Uploads *f) {
         size_t rows = size_min(c->max_rows, clip_text_rows(f->clip, B * c->context, B));
         most = size_max(most, n * part_numbers(sequences, rows));
     }
-    return c->pictures * c->kept + most;
+    return image_numbers(c, c->pictures) + most;
 }
 
 /* Views of the batch, 0 or two of each sample; then all its pictures. */
 static size_t views_of(const Batch *b) { return b->views ? 2 * b->size : 0; }
 static size_t pictures_of(const Batch *b) { return (b->pixels ? b->size : 0) + views_of(b); }
 
-static size_t kept_of(const Uploads *f, const Batch *b) { return pictures_of(b) * f->shape.kept; }
+static size_t before_captions(const Uploads *f, const Batch *b) {
+    return image_numbers(&f->shape, pictures_of(b));
+}
 
 /* A synchronous device needs no second buffer. */
 static size_t places_of(const Kernels *k) { return k->device->asynchronous ? PLACES : 1; }
 
+/* Bytes of the pixels of a patch, and of all rows with their padding. */
+static size_t patch_bytes(const ClipShape *c) { return c->pixels / size_max(1, c->max_patches); }
+static size_t packed_bytes(const ClipShape *c) {
+    return c->pixels ? size_mul(c->image_rows, patch_bytes(c)) : 0;
+}
+
 static void lay_out(Uploads *f, size_t numbers, Arena *a) {
     for (size_t i = 0; i < f->places; i++) {
-        f->place[i].pixels = arena_take(a, f->shape.pictures, f->shape.pixels);
+        const ClipShape *c = &f->shape;
+        f->place[i].pixels = arena_take(a, size_max(c->pictures * c->pixels, packed_bytes(c)), 1);
         f->place[i].numbers = arena_take(a, numbers, sizeof(int32_t));
     }
 }
@@ -111,7 +127,38 @@ void uploads_free(Uploads *f) {
     FREE_ALL(f->staged, f->parts, f);
 }
 
-/* B captions from the batch's `first` on, then the padding: sequences of about the same length. */
+/* start[0] is set: the padding's sequences, of about the same length. */
+static void pad(int32_t *start, size_t rows, size_t padded, size_t padding) {
+    for (size_t i = 0; i < padding; i++)
+        start[i + 1] = (int32_t)(rows + (padded - rows) * (i + 1) / padding);
+}
+
+/* Row offsets, then shapes. */
+static int32_t *shapes_of(const Uploads *f, int32_t *numbers, const Batch *b) {
+    return numbers + pictures_of(b) + f->shape.image_padding + 1;
+}
+
+/* Rows of the pictures' patches; the padding's shapes are single lines. */
+static void stage_shapes(const Uploads *f, Staged *s, const Batch *b) {
+    int32_t *start = s->numbers, *shape = shapes_of(f, s->numbers, b);
+    size_t B = b->size, rows = 0, padding = f->shape.image_padding;
+    for (size_t i = 0; i < B; i++) {
+        size_t n = (size_t)b->shape[2 * i] * (size_t)b->shape[2 * i + 1];
+        assert(n && n <= f->shape.max_patches);
+        start[i] = (int32_t)rows;
+        rows += n;
+    }
+    start[B] = (int32_t)rows;
+    memcpy(shape, b->shape, 2 * B * sizeof *shape);
+    s->image_rows = clip_image_rows(f->clip, rows);
+    pad(start + B, rows, s->image_rows, padding);
+    for (size_t i = B; i < B + padding; i++) {
+        shape[2 * i] = 1;
+        shape[2 * i + 1] = start[i + 1] - start[i];
+    }
+}
+
+/* B captions from the batch's `first` on, then the padding. */
 static TextPart stage_part(const Uploads *f, int32_t *numbers, const Batch *b, size_t first,
                            size_t B) {
     size_t padding = clip_text_padding(f->clip, B), sequences = B + padding;
@@ -122,11 +169,8 @@ static TextPart stage_part(const Uploads *f, int32_t *numbers, const Batch *b, s
     size_t padded = clip_text_rows(f->clip, rows, B);
     assert(padded <= f->shape.max_rows);
     for (size_t i = rows; i < padded; i++) to.ids[i] = 0;
-    for (size_t i = 0; i < padding; i++) {
-        size_t end = rows + (padded - rows) * (i + 1) / padding;
-        to.start[B + i + 1] = (int32_t)end;
-        to.pool[B + i] = (int32_t)end - 1;
-    }
+    pad(to.start + B, rows, padded, padding);
+    for (size_t i = 0; i < padding; i++) to.pool[B + i] = to.start[B + i + 1] - 1;
     return (TextPart){B, to.ids, to.start, to.pool, padded, sequences, f->shape.context};
 }
 
@@ -147,7 +191,7 @@ static bool is_cut_enough(const Uploads *f, const Batch *b, size_t n) {
 
 /* In as few parts as the memory requires, of about the same number of captions. */
 static void stage_captions(const Uploads *f, Staged *s, const Batch *b) {
-    int32_t *numbers = s->numbers + kept_of(f, b);
+    int32_t *numbers = s->numbers + before_captions(f, b);
     for (s->parts = 1; !is_cut_enough(f, b, s->parts);) s->parts = size_min(2 * s->parts, b->size);
     for (size_t i = 0; i < s->parts; i++) {
         size_t first = part_first(b, i, s->parts), end = part_first(b, i + 1, s->parts);
@@ -181,7 +225,18 @@ void uploads_stage(Uploads *f, uint64_t step, size_t j, const Batch *b) {
     s->batch = b;
     s->parts = 0;
     if (drops(f, b)) stage_patches(f, s->numbers, b);
+    if (b->shape) stage_shapes(f, s, b);
     if (b->ids && b->size) stage_captions(f, s, b);
+}
+
+/* The pictures' patches, one picture after the other. */
+static void send_packed(const Uploads *f, uint8_t *to, const Staged *s) {
+    const int32_t *start = s->numbers;
+    size_t bytes = patch_bytes(&f->shape);
+    for (size_t i = 0; i < s->batch->size; i++)
+        f->k->device->upload_start(QUEUE_COPY, to + (size_t)start[i] * bytes,
+                                   s->batch->pixels + i * f->shape.pixels,
+                                   (size_t)(start[i + 1] - start[i]) * bytes);
 }
 
 const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, bool text) {
@@ -189,7 +244,9 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     const Staged *s = staged(f, step, j);
     const Batch *b = s->batch;
     Place *p = &f->place[f->next];
-    size_t parts = text ? s->parts : 0, from = drops(f, b) ? 0 : kept_of(f, b), end = kept_of(f, b);
+    bool shaped = image && b->shape;
+    size_t parts = text ? s->parts : 0, end = before_captions(f, b);
+    size_t from = drops(f, b) || shaped ? 0 : end;
     for (size_t i = 0; i < parts; i++) {
         p->part[i] = s->part[i];
         p->part[i].start = p->numbers + end;
@@ -200,7 +257,10 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     k->device->queue_wait(QUEUE_COPY, p->used);
     size_t views = image ? views_of(b) : 0, pictures = image ? pictures_of(b) : 0;
     size_t plain = (pictures - views) * f->shape.pixels;
-    if (plain) k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, plain);
+    if (shaped)
+        send_packed(f, p->pixels, s);
+    else if (plain)
+        k->device->upload_start(QUEUE_COPY, p->pixels, b->pixels, plain);
     if (views)
         k->device->upload_start(QUEUE_COPY, p->pixels + plain, b->views, views * f->shape.pixels);
     if (from < end)
@@ -213,6 +273,11 @@ const ClipBatch *uploads_send(Uploads *f, uint64_t step, size_t j, bool image, b
     if (image) {
         f->sent.pixels = p->pixels;
         f->sent.keep = drops(f, b) ? p->numbers : NULL;
+    }
+    if (shaped) {
+        f->sent.image_start = p->numbers;
+        f->sent.image_shape = shapes_of(f, p->numbers, b);
+        f->sent.image_rows = s->image_rows;
     }
     return &f->sent;
 }

@@ -6,7 +6,7 @@
 
 /* Buffers before the blocks, for one kind of forward. */
 typedef struct VitPass {
-    act *patches;       /* [B·n, 3·P·P] */
+    act *patches;       /* [rows without class tokens, 3·P·P] */
     ConvStemStore stem; /* in place of patches, if the configuration has a stem */
     act *x0;            /* [rows,C] before ln_pre */
     acc *mean, *rstd;   /* [rows]; without ln_pre all three NULL */
@@ -15,7 +15,6 @@ typedef struct VitPass {
 typedef struct Vit {
     ImageTower image;
     Tower tower;
-    size_t patch_size;
     float mean[3], std[3];
     Layer conv1, ln_pre;
     const Param *class_embedding, *positional_embedding; /* the first NULL without class token */
@@ -26,8 +25,13 @@ typedef struct Vit {
     /* device: row offsets [B+1] and pooled rows [B] (Sequences) of whole pictures and of dropped
      * ones; kept positions [B,kept] */
     int32_t *start[2], *pool[2], *keep;
-    acc *turns; /* device: [grid,2,D] of rotate_heads; NULL without rotary positions */
-    size_t n;   /* patches of each picture of the last forward */
+    /* of pictures of their own sizes: [B,2] patches of each by height and width; scratch for some
+     * rows' weights [n,grid] of positions, and positions [n,C] */
+    int32_t *shape;
+    acc *weights, *row_positions;
+    acc *turns;      /* device: [grid,2,D] of rotate_heads; NULL without rotary positions */
+    size_t n;        /* patches of each picture of the last forward, or 0: they differ */
+    size_t pictures; /* of it; padding follows them */
 } Vit;
 
 /* keep[n]: a random subset of n of `grid` positions in rising order, a function of the numbers. */

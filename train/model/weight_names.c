@@ -9,7 +9,7 @@ typedef struct Place {
     const char *file, *own;
     const struct Place *inner;
     bool numbered; /* a layer's number and '.' precede the rest */
-    bool transposed;
+    bool transposed, channels_last, square;
     int ones, third, thirds, half;
 } Place;
 
@@ -113,6 +113,16 @@ static const Place timm[] = {
     {.file = "visual.trunk.attn_pool.", "visual.attn_pool.", timm_pool},
     {0}};
 
+/* where it differs from timm; channels_last is of files that are written: readers see the shape */
+static const Place naflex[] = {
+    {.file = "visual.trunk.embeds.pos_embed",
+     "visual.positional_embedding",
+     .ones = 1,
+     .square = true},
+    {.file = "visual.trunk.embeds.proj.weight", "visual.conv1.weight", .channels_last = true},
+    {.file = "visual.trunk.embeds.proj.bias", "visual.conv1.bias"},
+    {0}};
+
 static const Place clip_model[] = {
     {.file = "visual_projection.weight", "visual.proj", .transposed = true},
     {.file = "text_projection.weight", "text_projection", .transposed = true},
@@ -146,21 +156,30 @@ static const Place torchvision[] = {{.file = "conv1.", "visual.trunk.conv1."},
                                     {.file = "layer4.", "visual.trunk.layer4."},
                                     {0}};
 
+static const Place siglip2_model[] = {{.file = "vision_model.embeddings.patch_embedding.weight",
+                                       "visual.conv1.weight",
+                                       .channels_last = true},
+                                      {0}};
+
 enum { TABLES = 3 };
 static const Place *const tables[][TABLES] = {
     [NAMES_OPEN_CLIP] = {NULL},
     [NAMES_CUSTOM_TEXT] = {custom_text},
     [NAMES_TIMM] = {timm, custom_text},
+    [NAMES_NAFLEX] = {naflex, timm, custom_text},
     [NAMES_EVA] = {eva, timm, custom_text},
     [NAMES_EVA02] = {eva02, timm, custom_text},
     [NAMES_TORCHVISION] = {torchvision},
     [NAMES_CLIP_MODEL] = {clip_model},
     [NAMES_SIGLIP_MODEL] = {siglip_model, clip_model},
+    [NAMES_SIGLIP2_MODEL] = {siglip2_model, siglip_model, clip_model},
 };
 /* Of the names that reading finds without prefixes. */
-static const Place *const reading[] = {siglip_model, clip_model, timm, eva, eva02, torchvision};
+static const Place *const reading[] = {siglip_model, clip_model, naflex,     timm,
+                                       eva,          eva02,      torchvision};
 
 NamesOf weight_names_of(const ClipConfig *c) {
+    if (c->naflex) return NAMES_NAFLEX;
     if (c->timm && c->image.no_key_bias) return c->image.gated ? NAMES_EVA02 : NAMES_EVA;
     return c->timm ? NAMES_TIMM : c->text.proj_bias ? NAMES_CUSTOM_TEXT : NAMES_OPEN_CLIP;
 }
@@ -227,6 +246,8 @@ static void copy_place(WeightName *to, const Place *p) {
     to->third = p->third;
     to->thirds = p->thirds;
     to->transposed = p->transposed;
+    to->channels_last = p->channels_last;
+    to->square = p->square;
     to->half = p->half;
     to->ones = p->ones;
 }

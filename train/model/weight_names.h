@@ -7,12 +7,14 @@ enum { WEIGHT_NAME = 96, FILE_NAME = WEIGHT_NAME + 32 };
 
 typedef struct WeightName {
     char name[WEIGHT_NAME]; /* the parameter's name; of an unknown tensor, its name, truncated */
-    int third, thirds; /* the rows that it holds of a stacked in_proj: query, key and value are a
-                          third each; 0, 0: the whole */
-    int half;          /* the rows that it holds of SwiGLU's c_fc: 1 the gate, 2 the value; 0: the
-                          whole */
-    bool transposed;   /* stored as [out,in], while the parameter is [in,out] */
-    int ones;          /* stored with so many first dimensions of 1 more than the parameter */
+    int third, thirds;  /* the rows that it holds of a stacked in_proj: query, key and value are a
+                           third each; 0, 0: the whole */
+    int half;           /* the rows that it holds of SwiGLU's c_fc: 1 the gate, 2 the value; 0: the
+                           whole */
+    bool transposed;    /* stored as [out,in], while the parameter is [in,out] */
+    bool channels_last; /* of the patches' matrix: stored as [C,P·P·3], channels innermost */
+    bool square;        /* of positions: stored as [side,side,C] */
+    int ones;           /* stored with so many first dimensions of 1 more than the parameter */
 } WeightName;
 
 /* The names of a file. */
@@ -20,11 +22,13 @@ typedef enum {
     NAMES_OPEN_CLIP,
     NAMES_CUSTOM_TEXT, /* open_clip's CustomTextCLIP: text.… */
     NAMES_TIMM,        /* the same with an image tower of timm's: visual.trunk.… */
+    NAMES_NAFLEX,      /* of these a NaFlexVit's */
     NAMES_EVA,         /* of these EVA-01's */
     NAMES_EVA02,
     NAMES_TORCHVISION,  /* torchvision's ResNets: the image tower's trunk alone */
     NAMES_CLIP_MODEL,   /* transformers' CLIPModel */
     NAMES_SIGLIP_MODEL, /* transformers' SiglipModel */
+    NAMES_SIGLIP2_MODEL
 } NamesOf;
 
 /* Removes prefixes that training programs add (module., _orig_mod., text.) and translates names of

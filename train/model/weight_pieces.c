@@ -1,9 +1,10 @@
 #include "train/model/weight_pieces.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static Tensor describe(const WeightPiece *p, const Param *q, int ones, Dtype dtype) {
+static Tensor describe(const WeightPiece *p, const Param *q, const WeightName *n, Dtype dtype) {
     Tensor t = {.name = (char *)p->name, .dtype = dtype, .ndim = q->ndim, .count = p->count};
     for (int d = 0; d < q->ndim; d++) t.shape[d] = q->shape[d];
     if (q->ndim) t.shape[0] = p->count / (q->size / q->shape[0]);
@@ -11,7 +12,15 @@ static Tensor describe(const WeightPiece *p, const Param *q, int ones, Dtype dty
         t.shape[0] = q->shape[1];
         t.shape[1] = q->shape[0];
     }
-    for (; ones > 0; ones--) {
+    if (p->channels_last) {
+        t.shape[1] = q->size / q->shape[0];
+        t.ndim = 2;
+    }
+    if (n->square) {
+        size_t side = (size_t)lround(sqrt((double)q->shape[0]));
+        t = (Tensor){t.name, dtype, 3, {side, side, q->shape[1]}, p->count, NULL};
+    }
+    for (int ones = n->ones; ones > 0; ones--) {
         memmove(t.shape + 1, t.shape, (size_t)t.ndim * sizeof *t.shape);
         t.shape[0] = 1;
         t.ndim++;
@@ -37,12 +46,23 @@ WeightPieces weight_pieces(NamesOf names, const Param *list, size_t count, Dtype
                 piece->count = half;
             }
             piece->transposed = place.transposed;
-            p.tensors[p.count++] = describe(piece, q, place.ones, dtype);
+            piece->channels_last = place.channels_last;
+            p.tensors[p.count++] = describe(piece, q, &place, dtype);
             assert(p.count <= 3 * count);
         }
         assert(nth || names == NAMES_TORCHVISION);
     }
     return p;
+}
+
+void weight_piece_move(const WeightPiece *p, const Param *q, const float *x, float *out) {
+    size_t rows = q->shape[0], columns = q->size / rows, area = columns / q->shape[1];
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) {
+            size_t to =
+                p->transposed ? c * rows + r : r * columns + c % area * q->shape[1] + c / area;
+            out[to] = x[r * columns + c];
+        }
 }
 
 void weight_pieces_free(WeightPieces *p) { FREE_ALL(p->list, p->tensors); }

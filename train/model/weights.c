@@ -60,6 +60,11 @@ static bool add_tensor(Weights *w, const Tensor *t, Error *err) {
     for (int i = 0; i < parts; i++) new->part[first + i] = t;
     for (int i = 0; i < n.ones && new->ndim &&new->shape[0] == 1; i++)
         memmove(new->shape, new->shape + 1, (size_t)-- new->ndim * sizeof *new->shape);
+    if (n.square && new->ndim == 3) {
+        new->shape[0] = size_mul(new->shape[0], new->shape[1]);
+        new->shape[1] = new->shape[2];
+        new->ndim = 2;
+    }
     new->transposed = n.transposed && t->ndim == 2;
     if (new->transposed) {
         new->shape[0] = t->shape[1];
@@ -181,6 +186,16 @@ static bool same_shape(const Weight *w, const Param *q) {
     return true;
 }
 
+/* The patches' matrix as NaFlex's files have it, [C,P·P·3]. */
+static void take_layout(Weight *w, const Param *q) {
+    if (q->role == ROLE_PATCHES && q->ndim == 4 && w->ndim == 2 && w->shape[0] == q->shape[0] &&
+        w->count == q->size && !w->split) {
+        w->channels_last = true;
+        w->ndim = q->ndim;
+        memcpy(w->shape, q->shape, sizeof q->shape);
+    }
+}
+
 /* A positional embedding of another length; false: not that, or not resizable. */
 static bool resize_to(Weight *w, const Param *q) {
     if (q->role != ROLE_POSITIONS || w->ndim != 2 || w->shape[1] != q->shape[1]) return false;
@@ -205,6 +220,7 @@ static bool fit_one(Weight *w, const Param *q, Error *err) {
         return error_set(err, "%s has a bias of keys, the model has none: is this another --model?",
                          w->name);
     char has[160], wants[160];
+    take_layout(w, q);
     if (same_shape(w, q) || resize_to(w, q)) return true;
     return error_set(err, "%s is %s, the model needs %s: is this another --model?",
                      w->part[0]->name, shape_text(has, w->ndim, w->shape),
@@ -284,6 +300,12 @@ void weight_read(const Weight *w, size_t first, size_t n, float *out) {
         size_t rows = w->shape[0], cols = w->shape[1];
         for (size_t i = 0; i < n; i++)
             read_part(w->part[0], (first + i) % cols * rows + (first + i) / cols, 1, out + i);
+    } else if (w->channels_last) {
+        size_t row = w->count / w->shape[0], area = row / w->shape[1];
+        for (size_t i = 0; i < n; i++) {
+            size_t at = (first + i) % row;
+            read_part(w->part[0], first + i - at + at % area * w->shape[1] + at / area, 1, out + i);
+        }
     } else if (w->split) {
         size_t size = w->count / (size_t)w->split;
         while (n) {

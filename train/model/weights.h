@@ -12,6 +12,7 @@ typedef struct Weight {
                               tensor, and a bias of keys may be absent; or halves; else [0] alone */
     int split;             /* 3, 2; 0: in one tensor */
     bool transposed;
+    bool channels_last; /* the patches' matrix as [C,P·P·3] */
     int ndim;
     size_t shape[8], count;
     float *own; /* computed here (a resized embedding, a missing bias), not read */
