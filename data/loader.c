@@ -105,7 +105,9 @@ static void count_sample(Loader *l, const Error *bad) {
 }
 
 static size_t picture_bytes(const LoaderOptions *o) {
-    return (size_t)o->transform.size * (size_t)o->transform.size * 3;
+    const Transform *t = &o->transform;
+    if (!t->max_patches) return (size_t)t->size * (size_t)t->size * 3;
+    return size_mul((size_t)t->max_patches, 3 * (size_t)t->patch_size * (size_t)t->patch_size);
 }
 static size_t views_of(const LoaderOptions *o) { return o->views ? 2 : 0; }
 static size_t plain_bytes(const LoaderOptions *o) {
@@ -122,7 +124,10 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
                               &o->transform, seed, &why))
             return error_set(err, "%s: %s", sample->key, why.text);
         size_t pixels = picture_bytes(o);
-        if (s->batch.pixels)
+        if (s->batch.shape)
+            transform_patches(s->batch.pixels + row * pixels, s->batch.shape + 2 * row, &w->image,
+                              &o->transform, seed, &w->scratch);
+        else if (s->batch.pixels)
             transform_apply(s->batch.pixels + row * pixels, &w->image, &o->transform, seed,
                             &w->scratch);
         for (uint64_t v = 0; v < views_of(o); v++)
@@ -130,6 +135,8 @@ static bool use_sample(Worker *w, Slot *s, size_t row, const Sample *sample, uin
                             o->views, rng_mix(seed, v), &w->scratch);
     } else if (!o->picture_ok[index]) {
         return error_set(err, "%s: no picture", sample->key);
+    } else if (s->batch.shape) {
+        s->batch.shape[2 * row] = s->batch.shape[2 * row + 1] = 1; /* unused */
     }
     if (s->batch.ids)
         s->row_count[row] = (int32_t)tokenizer_encode(w->cache, sample->text, sample->text_size,
@@ -299,6 +306,7 @@ static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
     s->batch = (Batch){
         .size = n,
         .pixels = o->views_only ? NULL : pixels,
+        .shape = o->transform.max_patches ? xmalloc(size_mul(2 * n, sizeof(int32_t))) : NULL,
         .views = o->views ? pixels + plain_bytes(o) : NULL,
         .ids = o->views_only ? NULL : xmalloc(size_mul(size_mul(n, o->context), sizeof(int32_t))),
         .start = xmalloc(size_mul(n + 1, sizeof(int32_t))),
@@ -314,6 +322,7 @@ static void slot_init(Slot *s, const LoaderOptions *o, uint8_t *pixels) {
 Loader *loader_start(Dataset *d, Sampler *s, const LoaderOptions *o, uint64_t epoch,
                      uint64_t step) {
     assert(!o->views_only || o->views);
+    assert(!o->views || !o->transform.max_patches);
     assert(!o->views || (o->views->size == o->transform.size && !o->transform.jpeg_scale));
     assert(o->batch_size && o->accum && o->workers && o->rank >= 0 && o->rank < o->ranks);
     Loader *l = xcalloc(1, sizeof *l);
@@ -406,8 +415,8 @@ bool loader_stop(Loader *l) {
     for (size_t i = 0; i < l->thread_count; i++) pthread_join(l->threads[i], NULL);
     for (size_t i = 0; i < l->ring; i++) {
         Slot *s = &l->slots[i];
-        FREE_ALL(s->batch.ids, s->batch.start, s->batch.sample, s->batch.label, s->row_ids,
-                 s->row_count);
+        FREE_ALL(s->batch.ids, s->batch.start, s->batch.sample, s->batch.label, s->batch.shape,
+                 s->row_ids, s->row_count);
     }
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->freed);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Models of other families as a user trains them: SigLIP and PE-Core on ranks, in micro-batches, killed and resumed;
+# Models of other families as a user trains them: SigLIP, NaFlex and PE-Core on ranks, in micro-batches, killed and resumed;
 # MobileCLIP-B's batch normalisation; SigLIP's recipe.
 # Prints cmocka's lines.
 . tests/support.sh families
@@ -42,14 +42,20 @@ pe_core() { # command, prefix: random weights, and the vocabulary of the caption
     local from=(--model "$dir/pe_core.json" --vocab $golden/vocab.txt) table=$golden/pairs.tsv
     sized pe_core && "$@"
 }
+naflex() { # command, prefix: pictures of any aspect ratio
+    local from=(--pretrained tests/golden/naflex/hf --siglip)
+    "$@"
+}
 check siglip_resumed resumed siglip
+check naflex_resumed naflex resumed naflex
 check pe_core_resumed pe_core resumed pe
 check convolutional_stem mci
 check siglip2_recipe recipe
 if no_mpi; then
-    skip "$no_mpi_reason" siglip_on_ranks pe_core_on_ranks
+    skip "$no_mpi_reason" siglip_on_ranks naflex_on_ranks pe_core_on_ranks
 else
     check siglip_on_ranks ranks siglip
+    check naflex_on_ranks naflex ranks naflex
     check pe_core_on_ranks pe_core ranks pe
 fi
 exit $failed

@@ -8,6 +8,7 @@
 #include "train/model/pretrained.h"
 #include "train/model/weights.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +55,50 @@ static void test_shapes(void **state) {
     }
     assert_int_equal(n, 606);
     fclose(f);
+}
+
+/* A crop of everything is the evaluation's picture; mirrored, its pixels are; a smaller crop keeps
+ * to the most patches. */
+static void test_training_transform(void **state) {
+    (void)state;
+    enum { W = 61, H = 37, MOST = 20, P = 8, BYTES = MOST * P * P * 3 };
+    Image img = {.width = W, .height = H, .rgb = xmalloc(W * H * 3)};
+    for (size_t i = 0; i < W * H * 3; i++) img.rgb[i] = (uint8_t)(i * i % 251);
+    Transform t = transform_default(32, false);
+    t.patch_size = P;
+    t.max_patches = MOST;
+    TransformScratch *scratch = NULL;
+    static uint8_t want[BYTES], got[BYTES];
+    int32_t shape[2], other[2];
+    transform_patches(want, shape, &img, &t, 0, &scratch);
+    size_t bytes = (size_t)(shape[0] * shape[1]) * P * P * 3;
+    assert_true(shape[1] > shape[0] && bytes <= BYTES);
+    t.train = true;
+    t.scale[0] = t.scale[1] = t.ratio[0] = t.ratio[1] = 1;
+    transform_patches(got, other, &img, &t, 5, &scratch);
+    assert_memory_equal(other, shape, sizeof shape);
+    assert_memory_equal(got, want, bytes);
+    t.flip_prob = 1;
+    transform_patches(got, other, &img, &t, 5, &scratch);
+    for (size_t i = 0; i < bytes / 3; i++) {
+        size_t columns = (size_t)shape[1], patch = i / (P * P), x = i % P;
+        size_t mirrored = patch / columns * columns + columns - 1 - patch % columns;
+        size_t from = mirrored * P * P + i % (P * P) - x + P - 1 - x;
+        assert_memory_equal(got + 3 * i, want + 3 * from, 3);
+    }
+    t.scale[0] = 0.1;
+    t.ratio[0] = 0.5;
+    t.ratio[1] = 2;
+    t.jitter_prob = t.gray_prob = 1;
+    t.jitter[0] = 0.4;
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        transform_patches(got, other, &img, &t, seed, &scratch);
+        assert_true(other[0] > 0 && other[1] > 0 && other[0] * other[1] <= MOST);
+        for (int i = 0; i < other[0] * other[1] * P * P; i++)
+            assert_true(got[3 * i] == got[3 * i + 1] && got[3 * i] == got[3 * i + 2]);
+    }
+    transform_scratch_free(&scratch);
+    free(img.rgb);
 }
 
 /* ---- gradients ---- */
@@ -211,6 +256,93 @@ static void test_packed(void **state) {
     clip_config_free(&c);
 }
 
+/* ---- training ---- */
+
+#define TRAIN                                                                                      \
+    "train --pretrained " GOLDEN "hf --train-data " SIGLIP                                         \
+    "pairs.tsv --siglip --precision fp32 --workers 2 --lr 1e-3 --logs %s --name %s "
+
+static char *metrics_of(const char *name) {
+    char *path = xasprintf("%s/%s/metrics.jsonl", test_path("logs"), name);
+    char *text = test_read_file(path, NULL);
+    free(path);
+    return text;
+}
+
+static void test_ten_steps(void **state) {
+    (void)state;
+    static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
+    free(test_clipc(0,
+                    TRAIN "--train-transform eval --batch-size 8 --no-shuffle --max-steps 12 "
+                          "--warmup 2 --wd 0.2 --beta1 0.9 --beta2 0.98 --eps 1e-6 "
+                          "--grad-clip-norm 1 --wd-groups legacy",
+                    test_path("logs"), "steps"));
+    json_error_t err;
+    json_t *want = json_load_file(GOLDEN "steps.json", 0, &err), *w;
+    char *lines = metrics_of("steps"), *save, *line = strtok_r(lines, "\n", &save);
+    size_t i;
+    json_array_foreach(want, i, w) {
+        assert_non_null(line);
+        json_t *got = json_loads(line, 0, &err);
+        for (size_t k = 0; k < COUNT(keys); k++) {
+            double a = json_number_value(json_object_get(got, keys[k]));
+            double b = json_number_value(json_object_get(w, keys[k]));
+            double tolerance = k == 3 ? 1e-9 : i == 0 ? 1e-5 : 2e-4;
+            test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, (int)i);
+        }
+        json_decref(got);
+        line = strtok_r(NULL, "\n", &save);
+    }
+    assert_int_equal(i, 10);
+    json_decref(want);
+    free(lines);
+}
+
+static double last_loss(const char *name) {
+    char *lines = metrics_of(name), *at = lines, *found = NULL;
+    while ((at = strstr(at, "\"loss\":"))) found = at++;
+    assert_non_null(found);
+    double loss = strtod(found + strlen("\"loss\":"), NULL);
+    free(lines);
+    return loss;
+}
+
+/* Crops, micro-batches, recomputed blocks, a locked tower whose features are kept, a teacher; the
+ * run's folder opens, and keeps the number of patches. */
+static void test_training(void **state) {
+    (void)state;
+    static const char *const how[] = {
+        "--batch-size 8",
+        "--batch-size 4 --accum-freq 2",
+        "--batch-size 8 --grad-checkpointing",
+        "--batch-size 8 --lock-image --train-transform eval",
+        "--batch-size 8 --lora-rank 2 --ema 0.9 --color-jitter 0.3,0.3,0.3,0.1",
+        "--batch-size 8 --no-siglip --distill-pretrained " GOLDEN "hf",
+    };
+    double loss[COUNT(how)];
+    for (size_t i = 0; i < COUNT(how); i++) {
+        char name[16];
+        snprintf(name, sizeof name, "how%zu", i);
+        free(test_clipc(0, TRAIN "--max-steps 4 --seed 3 %s", test_path("logs"), name, how[i]));
+        loss[i] = last_loss(name);
+        assert_true(isfinite(loss[i]));
+    }
+    assert_near(loss[1], loss[0], 1e-4);
+    assert_true(loss[2] == loss[0]);
+    char *info = test_clipc(0, "ckpt info %s/how0/checkpoints/latest", test_path("logs"));
+    test_says(info, "up to 20 patches of 8");
+    free(info);
+    static const char *const refused[][2] = {{"--force-patch-dropout 0.5", "no patch dropout"},
+                                             {"--objective simclr", "no --objective simclr"},
+                                             {"--jpeg-scale", "no --jpeg-scale"}};
+    for (size_t i = 0; i < COUNT(refused); i++) {
+        char *says = test_clipc(2, TRAIN "--max-steps 4 --batch-size 8 %s", test_path("logs"),
+                                "refused", refused[i][0]);
+        test_says(says, refused[i][1]);
+        free(says);
+    }
+}
+
 /* ---- written folders ---- */
 
 static void test_written(void **state) {
@@ -287,6 +419,8 @@ static void test_bad_folders(void **state) {
         {"config.json", "\"num_patches\": 16", "\"num_patches\": 17",
          "vision_config.num_patches: is not the square"},
         {"config.json", "\"num_patches\": 16", "\"num_patches\": 0", "num_patches: expected"},
+        {"config.json", "\"num_patches\": 16", "\"num_patches\": 40000",
+         "vision_cfg.image_size: has more than 128"},
         {"config.json", "\"patch_size\": 8", "\"patch_size\": 9",
          "preprocessor.patch_size: is not"},
         {"config.json", "\"vision_use_head\": true", "\"vision_use_head\": false",
@@ -319,10 +453,12 @@ static void test_bad_folders(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_features),
-        cmocka_unit_test(test_squares),   cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_gradients), cmocka_unit_test(test_written),
-        cmocka_unit_test(test_commands),  cmocka_unit_test(test_bad_folders),
+        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_training_transform),
+        cmocka_unit_test(test_features),    cmocka_unit_test(test_squares),
+        cmocka_unit_test(test_packed),      cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_ten_steps),   cmocka_unit_test(test_training),
+        cmocka_unit_test(test_written),     cmocka_unit_test(test_commands),
+        cmocka_unit_test(test_bad_folders),
     };
     return cmocka_run_group_tests_name("naflex", tests, NULL, NULL);
 }

@@ -75,12 +75,16 @@ static void load_config(Run *r) {
         r->config.init_logit_scale = log(10.0);
         r->config.init_logit_bias = -10.0;
     }
-    if (r->config.naflex)
-        die_usage(
-            "clipc train: %s takes pictures of any aspect ratio (NaFlex), which is not trained: "
-            "take a SigLIP 2 of a fixed size",
-            r->config.name);
     if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
+    const char *fixed = r->config.patch_dropout > 0        ? "patch dropout"
+                        : opt->objective != OBJECTIVE_CLIP ? "--objective simclr and slip"
+                        : opt->jpeg_scale                  ? "--jpeg-scale"
+                                                           : NULL;
+    if (r->config.naflex && fixed)
+        die_usage(
+            "clipc train: %s takes pictures of any aspect ratio (NaFlex), for which there is no "
+            "%s",
+            r->config.name, fixed);
 }
 
 size_t run_epoch_samples(const Run *r) {

@@ -15,9 +15,13 @@ struct Teacher {
 
 static void check_inputs(const ClipConfig *t, const ClipConfig *s, const char *path) {
     const Transform *a = &t->eval_transform, *b = &s->eval_transform;
-    if (t->naflex != s->naflex || t->image_size != s->image_size ||
-        memcmp(a->mean, b->mean, sizeof a->mean) || memcmp(a->std, b->std, sizeof a->std))
-        die("--distill-pretrained %s: the teacher sees pictures of %zu pixels or another "
+    bool shapes =
+        t->naflex == s->naflex &&
+        (!s->naflex || (t->patch_size == s->patch_size && a->max_patches == b->max_patches));
+    if (!shapes || t->image_size != s->image_size || memcmp(a->mean, b->mean, sizeof a->mean) ||
+        memcmp(a->std, b->std, sizeof a->std))
+        die("--distill-pretrained %s: the teacher sees pictures of %zu pixels, another shape or "
+            "another "
             "normalisation, the student %zu: both get the same ones",
             path, t->image_size, s->image_size);
     if (t->context_length != s->context_length || t->vocab_size != s->vocab_size)

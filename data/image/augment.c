@@ -226,11 +226,11 @@ static void jitter(uint8_t *rgb, size_t pixels, const double strength[4], uint64
     }
 }
 
-static void mirror(uint8_t *rgb, size_t size) {
-    for (size_t y = 0; y < size; y++, rgb += 3 * size)
-        for (size_t x = 0; x < size / 2; x++)
+static void mirror(uint8_t *rgb, size_t width, size_t height) {
+    for (size_t y = 0; y < height; y++, rgb += 3 * width)
+        for (size_t x = 0; x < width / 2; x++)
             for (size_t c = 0; c < 3; c++) {
-                uint8_t *a = rgb + 3 * x + c, *b = rgb + 3 * (size - 1 - x) + c, v = *a;
+                uint8_t *a = rgb + 3 * x + c, *b = rgb + 3 * (width - 1 - x) + c, v = *a;
                 *a = *b;
                 *b = v;
             }
@@ -296,21 +296,31 @@ static void blur(uint8_t *rgb, size_t size, double sigma, TransformScratch *scra
     }
 }
 
+/* The size of the file's picture. */
+static int full_width(const Image *img) { return img->full_width ? img->full_width : img->width; }
+static int full_height(const Image *img) {
+    return img->full_height ? img->full_height : img->height;
+}
+
+/* What training changes of a resized picture, except the blur. */
+static void change_colours(uint8_t *rgb, size_t width, size_t height, const Transform *t,
+                           uint64_t seed) {
+    size_t pixels = width * height;
+    if (t->flip_prob > 0 && draw(seed, DRAW_FLIP, 0, 1) < t->flip_prob) mirror(rgb, width, height);
+    if (t->jitter_prob > 0 && draw(seed, DRAW_JITTER, 0, 1) < t->jitter_prob)
+        jitter(rgb, pixels, t->jitter, seed);
+    if (t->gray_prob > 0 && draw(seed, DRAW_GRAY, 0, 1) < t->gray_prob)
+        for (size_t i = 0; i < pixels; i++) memset(rgb + 3 * i, to_grey(rgb + 3 * i), 3);
+}
+
 static void train_transform(uint8_t *out, const Image *img, const Transform *t, uint64_t seed,
                             TransformScratch *scratch) {
     int size = t->size;
-    size_t pixels = (size_t)size * (size_t)size;
-    int w = img->full_width ? img->full_width : img->width,
-        h = img->full_height ? img->full_height : img->height;
-    Crop drawn = random_crop(t, seed, w, h);
+    Crop drawn = random_crop(t, seed, full_width(img), full_height(img));
     RgbView crop = view_of(img, &drawn);
     ResizeTarget target = {size, size, 0, 0, size, size};
     resize_rgb(out, (size_t)size * 3, &target, &crop, t->interpolation, &scratch->resize);
-    if (t->flip_prob > 0 && draw(seed, DRAW_FLIP, 0, 1) < t->flip_prob) mirror(out, (size_t)size);
-    if (t->jitter_prob > 0 && draw(seed, DRAW_JITTER, 0, 1) < t->jitter_prob)
-        jitter(out, pixels, t->jitter, seed);
-    if (t->gray_prob > 0 && draw(seed, DRAW_GRAY, 0, 1) < t->gray_prob)
-        for (size_t i = 0; i < pixels; i++) memset(out + 3 * i, to_grey(out + 3 * i), 3);
+    change_colours(out, (size_t)size, (size_t)size, t, seed);
     if (t->blur_prob > 0 && draw(seed, DRAW_BLUR, 0, 1) < t->blur_prob)
         blur(out, (size_t)size, draw(seed, DRAW_BLUR + 1, t->blur_sigma[0], t->blur_sigma[1]),
              scratch);
@@ -402,14 +412,23 @@ static void cut_patches(uint8_t *out, const uint8_t *rgb, int h, int w, int patc
                 memcpy(out, rgb + (size_t)(row * patch + y) * stride + (size_t)column * line, line);
 }
 
+/* The part of a picture that is used. A crop's aspect ratio is drawn relative to the picture's. */
+static RgbView patches_view(const Image *img, const Transform *t, uint64_t seed) {
+    if (!t->train) return (RgbView){img->rgb, (size_t)img->width * 3, img->width, img->height};
+    Transform own = *t;
+    double ratio = (double)full_width(img) / full_height(img);
+    for (int i = 0; i < 2; i++) own.ratio[i] *= ratio;
+    Crop drawn = random_crop(&own, seed, full_width(img), full_height(img));
+    return view_of(img, &drawn);
+}
+
 void transform_patches(uint8_t *out, int32_t shape[2], const Image *img, const Transform *t,
                        uint64_t seed, TransformScratch **scratch) {
-    (void)seed;
-    assert(t->max_patches > 0 && t->patch_size > 0 && !t->train);
+    assert(t->max_patches > 0 && t->patch_size > 0 && !(t->blur_prob > 0));
     if (!*scratch) *scratch = xcalloc(1, sizeof **scratch);
     TransformScratch *s = *scratch;
-    RgbView whole = {img->rgb, (size_t)img->width * 3, img->width, img->height};
-    transform_shape(shape, img->width, img->height, t);
+    RgbView part = patches_view(img, t, seed);
+    transform_shape(shape, part.width, part.height, t);
     int w = shape[1] * t->patch_size, h = shape[0] * t->patch_size;
     size_t bytes = size_mul((size_t)w * (size_t)h, 3);
     if (s->whole_room < bytes) {
@@ -417,7 +436,8 @@ void transform_patches(uint8_t *out, int32_t shape[2], const Image *img, const T
         s->whole = xrealloc(s->whole, bytes);
     }
     ResizeTarget target = {w, h, 0, 0, w, h};
-    resize_rgb(s->whole, (size_t)w * 3, &target, &whole, t->interpolation, &s->resize);
+    resize_rgb(s->whole, (size_t)w * 3, &target, &part, t->interpolation, &s->resize);
+    if (t->train) change_colours(s->whole, (size_t)w, (size_t)h, t, seed);
     cut_patches(out, s->whole, shape[0], shape[1], t->patch_size);
 }
 

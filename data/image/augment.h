@@ -40,8 +40,9 @@ void transform_apply(uint8_t *out, const Image *img, const Transform *t, uint64_
  * one scale, with both sides rounded up to whole patches (transformers,
  * image_processing_siglip2.py). */
 void transform_shape(int32_t shape[2], int width, int height, const Transform *t);
-/* out: [n,P,P,3], the picture's n = shape[0]·shape[1] patches in row-major order. Evaluation only.
- */
+/* out: [n,P,P,3], the picture's n = shape[0]·shape[1] patches in row-major order. In training they
+ * are those of a crop, whose aspect ratio is the picture's times one drawn from t->ratio; without
+ * blur. */
 void transform_patches(uint8_t *out, int32_t shape[2], const Image *img, const Transform *t,
                        uint64_t seed, TransformScratch **scratch);
 /* image_decode of a picture that transform_apply is given with the same t and seed; with

@@ -68,18 +68,17 @@ void FN(image_embed_bwd)(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
         }
 }
 
-/* w[side]: the weights of output `at` of `size` along an axis. */
+/* w[side]: the weights of output `at` of `size` along an axis: whole numbers, times 2·max(size,
+ * side), over their sum. */
 static void axis_weights(float *w, size_t at, size_t size, size_t side) {
-    double scale = (double)side / (double)size, s = scale > 1 ? scale : 1, sum = 0;
-    double c = ((double)at + 0.5) * scale - 0.5;
-    for (size_t pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < side; i++) {
-            double d = (double)i - c, x = 1 - (d < 0 ? -d : d) / s;
-            if (pass)
-                w[i] = (float)(x > 0 ? x / sum : 0);
-            else
-                sum += x > 0 ? x : 0;
-        }
+    float centre = (float)((2 * at + 1) * side) - (float)size, sum = 0;
+    float reach = (float)(2 * size_max(size, side));
+    for (size_t i = 0; i < side; i++) {
+        float x = centre - (float)(2 * size * i);
+        x = reach - (x < 0 ? -x : x);
+        sum += w[i] = x > 0 ? x : 0;
+    }
+    for (size_t i = 0; i < side; i++) w[i] /= sum;
 }
 
 /* The sequence that owns a row. */

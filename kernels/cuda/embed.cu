@@ -127,7 +127,8 @@ void FN(image_embed_fwd)(act *x, const act *tok, const acc *cls, const acc *pos,
            divisor_of(pieces), divisor_of(T), B, n, first, C, wide);
 }
 
-/* One block for each row. Shared: the weights along the two axes. */
+/* One block for each row. Shared: the weights along the two axes, whole numbers (times 2·max(size,
+ * side)) over their sum. */
 __global__ static void grid_weights(acc *w, const int32_t *start, const int32_t *grid, size_t B,
                                     size_t first, unsigned side) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -144,9 +145,11 @@ __global__ static void grid_weights(acc *w, const int32_t *start, const int32_t 
     if (threadIdx.x < 2) {
         float *own = axes + threadIdx.x * side, sum = 0;
         unsigned at = threadIdx.x ? t % width : t / width;
-        float scale = (float)side / (float)grid[2 * lo + threadIdx.x], s = fmaxf(1, scale);
-        float c = ((float)at + 0.5f) * scale - 0.5f;
-        for (unsigned i = 0; i < side; i++) sum += own[i] = fmaxf(0, 1 - fabsf((float)i - c) / s);
+        unsigned size = grid[2 * lo + threadIdx.x];
+        float centre = (float)((2 * at + 1) * side) - (float)size;
+        float reach = (float)(2 * max(size, side));
+        for (unsigned i = 0; i < side; i++)
+            sum += own[i] = fmaxf(0, reach - fabsf(centre - (float)(2 * size * i)));
         for (unsigned i = 0; i < side; i++) own[i] /= sum;
     }
     __syncthreads();

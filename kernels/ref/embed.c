@@ -53,11 +53,13 @@ void ref_image_embed_bwd(act *dtok, acc *dcls, acc *dpos, const act *dx, const i
     }
 }
 
-/* The weights of output `at` of `size` along an axis. */
+/* The weights of output `at` of `size` along an axis: whole numbers, times 2·max(size, side), over
+ * their sum. */
 static void axis_weights(double *w, size_t at, size_t size, size_t side) {
-    double scale = (double)side / (double)size, s = fmax(1, scale), sum = 0;
-    double c = ((double)at + 0.5) * scale - 0.5;
-    for (size_t i = 0; i < side; i++) sum += w[i] = fmax(0, 1 - fabs((double)i - c) / s);
+    double centre = (double)((2 * at + 1) * side) - (double)size, sum = 0;
+    double reach = (double)(2 * size_max(size, side));
+    for (size_t i = 0; i < side; i++)
+        sum += w[i] = fmax(0, reach - fabs(centre - (double)(2 * size * i)));
     for (size_t i = 0; i < side; i++) w[i] /= sum;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MAX_SIDE = 128 }; /* of NaFlex's positions */
 #define ERF ACTIVATION_GELU
 #define TANH ACTIVATION_GELU_TANH
 #define SIGLIP TIMM_SIGLIP, 0, 0, false
@@ -158,6 +159,8 @@ void timm_tower(const JsonFields *r, ClipConfig *c, const char *name) {
     c->naflex = m->family == TIMM_NAFLEX;
     if (c->naflex && c->image_size % c->patch_size)
         fields_fail(r, "patch_size", "does not divide the image size");
+    if (c->naflex && c->image_size / c->patch_size > MAX_SIDE)
+        fields_fail(r, "image_size", "has more than 128 × 128 positions");
     read_pool_and_head(r, families[m->family].token, families[m->family].head);
     t->class_token = families[m->family].class_token && !m->no_class_token;
     t->ln_pre = families[m->family].ln_pre;
