@@ -74,6 +74,7 @@ table() {
 #   patches_*     so do pixels of 3 bytes (3 loads of a lane's 24)
 #   sort_*        a warp's digits and its keys go where they belong
 #   *_keys, row_spans   a sequence may begin anywhere
+#   lars_join     reads one number of each chunk's description, and writes one pair a tensor
 #   mma_*<6,1>    rows of 176 bytes; tiles whose rows are no power of two are written by quarters of a warp that cross a row's end
 limits() { # profile on stdin, as a table
     awk '
@@ -85,6 +86,7 @@ limits() { # profile on stdin, as a table
             if ($1 ~ /^patches_/) read = 3.01
             if ($1 ~ /(_keys|row_spans)$/) read = write = 1.3
             if ($1 ~ /^sort_/) read = write = shared = 4
+            if ($1 == "lars_join") read = 1.3
             if ($1 ~ /<6,1(,[12])?>$/) read = write = shared = 1.15
             count++
             if ($9 > read || $10 > write || $12 > shared) {
