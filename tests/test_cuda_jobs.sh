@@ -42,7 +42,8 @@ evaluates() { # most difference, command and options…
 }
 retrieval() { evaluates 1e-6 eval retrieval "${checkpoint[@]}" --data $golden/pairs.tsv; }
 zeroshot() { evaluates 1e-6 eval zeroshot "${checkpoint[@]}" --data "$dir/classes.tsv" --classes "$dir/classes.json"; }
-probe() { evaluates 1e-4 eval probe "${checkpoint[@]}" --train "$dir/classes.tsv" --test "$dir/classes.tsv" --knn 3; }
+# a choice of C on three pictures a class, and the number of iterations, turn on last bits
+probe() { evaluates 1e-4 eval probe "${checkpoint[@]}" --train "$dir/classes.tsv" --test "$dir/classes.tsv" --c 100 --max-iterations 20 --knn 3; }
 scores() { evaluates 1e-5 score "${checkpoint[@]}" --image $golden/0*.jpg --texts 'a red circle' 'a blue square'; }
 searches() {
     both embed "${checkpoint[@]}" --images $golden/pairs.tsv --index "$dir/{}.index" &&
