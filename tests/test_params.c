@@ -191,7 +191,7 @@ static void check_model(ClipConfig *c) {
     lora_declare(p, &lora);
     for (size_t i = 0; i < p->count; i++) {
         const Param *q = &p->list[i];
-        check_declared(q, c);
+        if (!contains(q->name, "visual.stem.")) check_declared(q, c); /* tests/test_timm.c */
         if (i >= p->tensors) continue;
         assert_ptr_equal(params_at(p, q->tower, q->layer, q->role, q->bias), q);
         assert_ptr_equal(param_named(p, q->name), q);

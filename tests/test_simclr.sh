@@ -110,6 +110,7 @@ lars_ranks() {
     train lars-one "${slip[@]}" "${lars[@]}" --batch-size 8 --no-shuffle && run=("${two[@]}") &&
         train lars-both "${slip[@]}" "${lars[@]}" --no-shuffle && near lars-one lars-both 6 1e-4 &&
         train lars-shared "${slip[@]}" "${lars[@]}" --no-shuffle --shard-optimizer && near lars-one lars-shared 6 1e-4 &&
+        says 0 "" "$clipc" ckpt diff "$dir/lars-both/checkpoints/latest" "$dir/lars-shared/checkpoints/latest" --tolerance 1e-4 &&
         train lars-half "${slip[@]}" "${lars[@]}" --no-shuffle --shard-optimizer --precision amp_bf16 --moments bf16 && near lars-one lars-half 6 5e-2
 }
 lars_refused() {
