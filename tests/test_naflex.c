@@ -329,6 +329,11 @@ static void test_training(void **state) {
     }
     assert_near(loss[1], loss[0], 1e-4);
     assert_true(loss[2] == loss[0]);
+    /* the locked tower is in the run's checkpoint as it was */
+    free(test_clipc(
+        0, "embed --precision fp32 --checkpoint %s/how3 --images " SIGLIP "pairs.tsv --out %s",
+        test_path("logs"), test_path("locked.npy")));
+    same_npy(test_path("locked.npy"), GOLDEN "images.npy", 2e-6);
     char *info = test_clipc(0, "ckpt info %s/how0/checkpoints/latest", test_path("logs"));
     test_says(info, "up to 20 patches of 8");
     free(info);
