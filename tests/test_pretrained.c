@@ -233,16 +233,31 @@ static void test_resize_without_class(void **state) {
     enum { G = 3, TO = 5, C = 2 };
     float from[(1 + G * G) * C];
     for (size_t i = 0; i < COUNT(from); i++) from[i] = (float)(i * i % 17);
-    float *with = positions_resize(from, 1 + G * G, 1 + TO * TO, C, true);
-    float *without = positions_resize(from + C, G * G, TO * TO, C, true);
+    float *with = positions_resize(from, 1 + G * G, 1 + TO * TO, C, true, 0);
+    float *without = positions_resize(from + C, G * G, TO * TO, C, true, 0);
     assert_non_null(with);
     assert_non_null(without);
     assert_memory_equal(with, from, C * sizeof *from);
     assert_memory_equal(with + C, without, TO * TO * C * sizeof *from);
-    assert_null(positions_resize(from, 1 + G * G, TO * TO, C, true));
-    assert_null(positions_resize(from, G * G, 1 + TO * TO, C, true));
+    assert_null(positions_resize(from, 1 + G * G, TO * TO, C, true, 0));
+    assert_null(positions_resize(from, G * G, 1 + TO * TO, C, true, 0));
     free(with);
     free(without);
+}
+
+/* Of captions the first rows may stay; the others are stretched as if they were alone. */
+static void test_kept_positions(void **state) {
+    (void)state;
+    enum { FROM = 7, TO = 17, KEPT = 2, C = 3 };
+    float from[FROM * C];
+    for (size_t i = 0; i < COUNT(from); i++) from[i] = (float)(i * i % 17);
+    float *whole = positions_resize(from, FROM, TO, C, false, KEPT);
+    float *rest = positions_resize(from + KEPT * C, FROM - KEPT, TO - KEPT, C, false, 0);
+    assert_memory_equal(whole, from, sizeof(float[KEPT * C]));
+    assert_memory_equal(whole + KEPT * C, rest, sizeof(float[(TO - KEPT) * C]));
+    FREE_ALL(whole, rest);
+    assert_null(positions_resize(from, FROM, TO, C, false, FROM));
+    assert_null(positions_resize(from, FROM, KEPT, C, false, KEPT));
 }
 
 static int setup(void **state) {
@@ -259,6 +274,7 @@ int main(void) {
         cmocka_unit_test(test_nothing_is_downloaded),
         cmocka_unit_test(test_resize),
         cmocka_unit_test(test_resize_without_class),
+        cmocka_unit_test(test_kept_positions),
     };
     return cmocka_run_group_tests_name("pretrained", tests, setup, NULL);
 }

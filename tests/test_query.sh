@@ -113,6 +113,22 @@ zeroshot() { # class folders in any case, by name
         cp $golden/00.jpg "$dir/set/cat/" &&
         says 1 "class folder 'cat'" model eval zeroshot "${vocab[@]}" --data "$dir/set" --classes "$dir/classes.json"
 }
+longer_context() { # captions of up to 12 tokens keep their features' bits, longer ones do not
+    local long=$dir/long.json made
+    sed 's/"context_length": 21/"context_length": 40/' $golden/open_clip_config.json >"$long"
+    printf 'red\na green circle\n' >"$dir/short.txt"
+    printf 'a red circle and a green circle and a red circle and a green circle\n' >"$dir/words.txt"
+    "$clipc" ckpt convert $golden --model "$long" --keep-positions 12 --out "$dir/kept" 2>"$dir/stderr" && "$clipc" ckpt convert $golden --model "$long" --out "$dir/stretched" 2>/dev/null &&
+        grep -q 'resized from 21 to 40 positions, the first ones kept' "$dir/stderr" || return 1
+    for made in $golden "$dir/kept" "$dir/stretched"; do
+        "$clipc" embed --checkpoint "$made" "${vocab[@]}" --precision fp32 --text "$dir/short.txt" --out "$dir/short-${made##*/}.npy" 2>/dev/null &&
+            "$clipc" embed --checkpoint "$made" "${vocab[@]}" --precision fp32 --text "$dir/words.txt" --out "$dir/words-${made##*/}.npy" 2>/dev/null || return 1
+    done
+    cmp "$dir/short-openclip.npy" "$dir/short-kept.npy" && ! cmp -s "$dir/short-openclip.npy" "$dir/short-stretched.npy" &&
+        ! cmp -s "$dir/words-openclip.npy" "$dir/words-kept.npy" &&
+        says 1 "21 positions become 40: --keep-positions 21 leaves none to stretch" "$clipc" ckpt convert $golden --model "$long" --keep-positions 21 --out "$dir/none" &&
+        says 0 "a step" "$clipc" train --pretrained $golden --model "$long" --keep-positions 12 "${vocab[@]}" --train-data $golden/pairs.tsv --batch-size 8 --dry-run
+}
 help() { # a group's help lists its commands, and each command has its own
     says 0 "data pack" "$clipc" data --help && ! grep -q "eval" "$dir/out" && says 0 "eval zeroshot" "$clipc" eval help &&
         says 2 "clipc data --help" "$clipc" data && says 2 "did you mean 'clipc data pack'" "$clipc" data pck &&
@@ -131,5 +147,6 @@ check score score
 check score_has_one_shape score_shape
 check eval_retrieval retrieval
 check eval_zeroshot zeroshot
+check longer_context longer_context
 check help help
 exit $failed

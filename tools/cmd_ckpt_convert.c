@@ -14,6 +14,7 @@
 static const char *out, *model, *vocab;
 static ExportFormat format;
 static int dtype; /* index into DTYPES */
+static int64_t keep_positions;
 static double alpha = 0.5;
 static SweepOptions sweep = {.encoder = ENCODER_DEFAULTS, .most_lost = 2};
 
@@ -26,6 +27,9 @@ static SweepOptions sweep = {.encoder = ENCODER_DEFAULTS, .most_lost = 2};
         CHOICE("dtype", &dtype, DTYPES, "type of the stored numbers"),                             \
         STRING("model", &model, "NAME|FILE",                                                       \
                "architecture, if the checkpoint has none, or another size of it"),                 \
+        INT("keep-positions", &keep_positions, 0, 1 << 20,                                         \
+            "with a --model of another context: the first positions of captions that stay "        \
+            "(Long-CLIP: 20)"),                                                                    \
         STRING("vocab", &vocab, "FILE", "default: the checkpoint's, or CLIP's")
 
 static Option convert_options[] = {EXPORT_OPTIONS};
@@ -120,6 +124,7 @@ static void write_sum(const Command *command, StringList *paths, const double *s
     if (!out && !sweeps) die_usage("clipc %s: --out is missing (what to write)", command->name);
     find_checkpoints(paths);
     pretrained_config(&config, paths->items[0], model);
+    config.kept_positions = (size_t)keep_positions;
     size_t count;
     Param *list = params_describe(&config, &count);
     Inputs s = {.count = paths->count};

@@ -75,6 +75,7 @@ static void load_config(Run *r) {
         r->config.init_logit_scale = log(10.0);
         r->config.init_logit_bias = -10.0;
     }
+    r->config.kept_positions = (size_t)opt->keep_positions;
     if (opt->force_patch_dropout >= 0) r->config.patch_dropout = opt->force_patch_dropout;
     const char *fixed = r->config.patch_dropout > 0        ? "patch dropout"
                         : opt->objective != OBJECTIVE_CLIP ? "--objective simclr and slip"

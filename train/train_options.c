@@ -156,6 +156,9 @@ static Option options[] = {
     PATH("model", &O.model, "NAME|FILE", "architecture: a name of configs/models or a JSON file"),
     PATH("pretrained", &O.pretrained, "PATH",
          "start from these weights; a folder brings the architecture, a run's has its best"),
+    INT("keep-positions", &O.keep_positions, 0, 1 << 20,
+        "--pretrained of a shorter context: the first positions of captions that stay, the others "
+        "are stretched (Long-CLIP: 20); 0: all are stretched, as open_clip does"),
     FLOAT("force-patch-dropout", &O.force_patch_dropout, -1, 0.99,
           "share of patches dropped in training; -1: as in the model's file"),
     FLAG("freeze-bn", &O.freeze_bn,

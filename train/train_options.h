@@ -86,6 +86,7 @@ typedef struct TrainOptions {
     bool json;
     /* run */
     const char *logs, *name, *resume;
+    int64_t keep_positions;
     int64_t save_frequency, keep_checkpoints, log_every_n_steps, skip_limit;
     Steps save_frequency_steps;
     double save_frequency_minutes;

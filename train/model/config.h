@@ -131,7 +131,9 @@ typedef struct ClipConfig {
     size_t image_size, patch_size;
     double patch_dropout;
     size_t context_length, vocab_size;
-    bool names_tokenizer; /* hf_tokenizer_name: the vocabulary is not CLIP's */
+    size_t kept_positions; /* of captions, the first ones, which stay as they are if weights of
+                              another context are opened; not in files */
+    bool names_tokenizer;  /* hf_tokenizer_name: the vocabulary is not CLIP's */
     TokenizerRules tokenizer;
     double init_logit_scale; /* logarithm of the scale */
     bool has_logit_bias;

@@ -148,6 +148,7 @@ static void add_text_parameters(Params *p, const ClipConfig *c) {
     Part embeddings = {TOWER_TEXT, 0, ""}, top = {TOWER_TEXT, c->text.layers + 1, ""};
     add_matrix(p, &embeddings, ROLE_POSITIONS, "positional_embedding", normal(0.01 * 0.01),
                c->context_length, w);
+    p->list[p->count - 1].kept = c->kept_positions;
     if (!c->text.proj_bias && !c->text.no_proj)
         add_matrix(p, &top, ROLE_PROJECTION, "text_projection", normal(1 / (double)w), w,
                    c->embed_dim);

@@ -66,6 +66,7 @@ typedef struct Param {
                          the final LayerNorm, L + 1 attention pooling and the projection */
     size_t stacked; /* matrices that files may hold apart: 3 queries, keys, values; 2 gate, value */
     ParamInit init;
+    size_t kept;     /* of positions: the first rows, which no resize changes */
     bool trainable;  /* set before params_layout */
     double lr_scale; /* factor of the run's learning rate; default 1 */
     bool no_key;     /* in_proj's bias: the key's third is 0, untrained and in no file */

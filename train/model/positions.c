@@ -45,11 +45,12 @@ static void resample(float *out, const float *in, const double *w, size_t n_in, 
         }
 }
 
-/* from [rows,C] → malloc'd [n,C]. */
-static float *resize_text(const float *from, size_t rows, size_t n, size_t C) {
+/* from [rows,C] → malloc'd [n,C], of which the first `kept` are copied. */
+static float *resize_text(const float *from, size_t rows, size_t n, size_t C, size_t kept) {
     float *to = xmalloc(size_mul(n, C * sizeof *to));
-    double *w = resize_matrix(rows, n, false);
-    resample(to, from, w, rows, n, C, C);
+    double *w = resize_matrix(rows - kept, n - kept, false);
+    memcpy(to, from, kept * C * sizeof *to);
+    resample(to + kept * C, from + kept * C, w, rows - kept, n - kept, C, C);
     free(w);
     return to;
 }
@@ -73,9 +74,10 @@ static size_t side_of(size_t cells) {
     return side * side == cells ? side : 0;
 }
 
-float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image) {
+float *positions_resize(const float *from, size_t rows, size_t n, size_t C, bool image,
+                        size_t kept) {
     if (!rows || !C) return NULL;
-    if (!image) return resize_text(from, rows, n, C);
+    if (!image) return rows > kept && n > kept ? resize_text(from, rows, n, C, kept) : NULL;
     size_t first = !side_of(n), g = side_of(rows - first), G = side_of(n - first);
     return g && G ? resize_image(from, first, g, G, C) : NULL;
 }

@@ -201,10 +201,12 @@ static bool resize_to(Weight *w, const Param *q) {
     if (q->role != ROLE_POSITIONS || w->ndim != 2 || w->shape[1] != q->shape[1]) return false;
     float *from = xmalloc(size_mul(w->count, sizeof *from));
     weight_read(w, 0, w->count, from);
-    w->own = positions_resize(from, w->shape[0], q->shape[0], q->shape[1], q->tower == TOWER_IMAGE);
+    w->own = positions_resize(from, w->shape[0], q->shape[0], q->shape[1], q->tower == TOWER_IMAGE,
+                              q->kept);
     free(from);
     if (!w->own) return false;
-    log_info("%s resized from %zu to %zu positions", q->name, w->shape[0], q->shape[0]);
+    log_info("%s resized from %zu to %zu positions%s", q->name, w->shape[0], q->shape[0],
+             q->kept ? ", the first ones kept" : "");
     w->shape[0] = q->shape[0];
     w->count = q->size;
     return true;
@@ -222,6 +224,11 @@ static bool fit_one(Weight *w, const Param *q, Error *err) {
     char has[160], wants[160];
     take_layout(w, q);
     if (same_shape(w, q) || resize_to(w, q)) return true;
+    if (q->kept && w->ndim == 2 && size_min(w->shape[0], q->shape[0]) <= q->kept)
+        return error_set(err,
+                         "%s: %zu positions become %zu: --keep-positions %zu leaves none to "
+                         "stretch",
+                         q->name, w->shape[0], q->shape[0], q->kept);
     return error_set(err, "%s is %s, the model needs %s: is this another --model?",
                      w->part[0]->name, shape_text(has, w->ndim, w->shape),
                      shape_text(wants, q->ndim, q->shape));
