@@ -2,6 +2,7 @@
 #include "data/tar.h"
 #include "data/tensors/npy.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +137,49 @@ void same_npy(const char *got, const char *want, double tolerance) {
     print_message("%s: largest difference %.2e\n", want, worst);
     assert_near(worst, 0, tolerance);
     FREE_ALL(x, y);
+}
+
+char *run_metrics(const char *name) {
+    char *path = xasprintf("%s/%s/metrics.jsonl", test_path("logs"), name);
+    char *text = test_read_file(path, NULL);
+    free(path);
+    return text;
+}
+
+double run_last_loss(const char *name) {
+    char *lines = run_metrics(name), *at = lines, *found = NULL;
+    while ((at = strstr(at, "\"loss\":"))) found = at++;
+    assert_non_null(found);
+    double loss = strtod(found + strlen("\"loss\":"), NULL);
+    free(lines);
+    return loss;
+}
+
+static void same_step(const json_t *got, const json_t *want, int step) {
+    static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
+    for (size_t k = 0; k < COUNT(keys); k++) {
+        double a = json_number_value(json_object_get(got, keys[k]));
+        double b = json_number_value(json_object_get(want, keys[k]));
+        double tolerance = k == 3 ? 1e-9 : step == 0 ? 1e-5 : 2e-4;
+        test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, step);
+    }
+}
+
+void same_steps(const char *name, const char *want) {
+    json_error_t err;
+    json_t *steps = json_load_file(want, 0, &err), *step;
+    char *lines = run_metrics(name), *save, *line = strtok_r(lines, "\n", &save);
+    size_t i;
+    json_array_foreach(steps, i, step) {
+        assert_non_null(line);
+        json_t *got = json_loads(line, 0, &err);
+        same_step(got, step, (int)i);
+        json_decref(got);
+        line = strtok_r(NULL, "\n", &save);
+    }
+    assert_int_equal(i, 10);
+    json_decref(steps);
+    free(lines);
 }
 
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,

@@ -40,6 +40,13 @@ float *read_npy(const char *path, size_t *rows, size_t *cols);
 /* Two files have the same shape, and values that differ by at most `tolerance`; prints by how much.
  */
 void same_npy(const char *got, const char *want, double tolerance);
+/* metrics.jsonl of the run test_path("logs")/NAME, malloc'd; its last loss. */
+char *run_metrics(const char *name);
+double run_last_loss(const char *name);
+/* The run's steps are the ten of tests/golden/train_steps.py that the JSON file `want` has: loss,
+ * logit scale and gradient norm within 1e-5 in the first and 2e-4 in the others, the rate within
+ * 1e-9. */
+void same_steps(const char *name, const char *want);
 /* A .safetensors file from the tensors' data; one that cannot be written fails the test. */
 void write_tensors(const char *path, const Tensor *tensors, size_t count);
 bool write_tensors_with(const char *path, const Tensor *tensors, size_t count,

@@ -8,7 +8,6 @@
 #include "train/model/pretrained.h"
 #include "train/model/weights.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,49 +261,14 @@ static void test_packed(void **state) {
     "train --pretrained " GOLDEN "hf --train-data " SIGLIP                                         \
     "pairs.tsv --siglip --precision fp32 --workers 2 --lr 1e-3 --logs %s --name %s "
 
-static char *metrics_of(const char *name) {
-    char *path = xasprintf("%s/%s/metrics.jsonl", test_path("logs"), name);
-    char *text = test_read_file(path, NULL);
-    free(path);
-    return text;
-}
-
 static void test_ten_steps(void **state) {
     (void)state;
-    static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
     free(test_clipc(0,
                     TRAIN "--train-transform eval --batch-size 8 --no-shuffle --max-steps 12 "
                           "--warmup 2 --wd 0.2 --beta1 0.9 --beta2 0.98 --eps 1e-6 "
                           "--grad-clip-norm 1 --wd-groups legacy",
                     test_path("logs"), "steps"));
-    json_error_t err;
-    json_t *want = json_load_file(GOLDEN "steps.json", 0, &err), *w;
-    char *lines = metrics_of("steps"), *save, *line = strtok_r(lines, "\n", &save);
-    size_t i;
-    json_array_foreach(want, i, w) {
-        assert_non_null(line);
-        json_t *got = json_loads(line, 0, &err);
-        for (size_t k = 0; k < COUNT(keys); k++) {
-            double a = json_number_value(json_object_get(got, keys[k]));
-            double b = json_number_value(json_object_get(w, keys[k]));
-            double tolerance = k == 3 ? 1e-9 : i == 0 ? 1e-5 : 2e-4;
-            test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, (int)i);
-        }
-        json_decref(got);
-        line = strtok_r(NULL, "\n", &save);
-    }
-    assert_int_equal(i, 10);
-    json_decref(want);
-    free(lines);
-}
-
-static double last_loss(const char *name) {
-    char *lines = metrics_of(name), *at = lines, *found = NULL;
-    while ((at = strstr(at, "\"loss\":"))) found = at++;
-    assert_non_null(found);
-    double loss = strtod(found + strlen("\"loss\":"), NULL);
-    free(lines);
-    return loss;
+    same_steps("steps", GOLDEN "steps.json");
 }
 
 /* Crops, micro-batches, recomputed blocks, a locked tower whose features are kept, a teacher; the
@@ -324,7 +288,7 @@ static void test_training(void **state) {
         char name[16];
         snprintf(name, sizeof name, "how%zu", i);
         free(test_clipc(0, TRAIN "--max-steps 4 --seed 3 %s", test_path("logs"), name, how[i]));
-        loss[i] = last_loss(name);
+        loss[i] = run_last_loss(name);
         assert_true(isfinite(loss[i]));
     }
     assert_near(loss[1], loss[0], 1e-4);

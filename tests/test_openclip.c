@@ -3,8 +3,8 @@
 #include "tests/support.h"
 #include "tests/support_data.h"
 
-#include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,27 +58,7 @@ static void test_ten_steps(void **state) {
         "--beta2 0.98 --eps 1e-6 --grad-clip-norm 1 --wd-groups legacy --precision fp32 --logs %s "
         "--name steps",
         test_path("logs")));
-    json_error_t err;
-    json_t *want = json_load_file(GOLDEN "/steps.json", 0, &err);
-    char *lines = test_read_file(test_path("logs/steps/metrics.jsonl"), NULL), *save;
-    char *line = strtok_r(lines, "\n", &save);
-    size_t i;
-    json_t *w;
-    json_array_foreach(want, i, w) {
-        assert_non_null(line);
-        json_t *got = json_loads(line, 0, &err);
-        static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
-        for (size_t k = 0; k < COUNT(keys); k++) {
-            double a = json_number_value(json_object_get(got, keys[k]));
-            double b = json_number_value(json_object_get(w, keys[k]));
-            double tolerance = k == 3 ? 1e-9 : i == 0 ? 1e-5 : 2e-4;
-            test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, (int)i);
-        }
-        json_decref(got);
-        line = strtok_r(NULL, "\n", &save);
-    }
-    json_decref(want);
-    free(lines);
+    same_steps("steps", GOLDEN "/steps.json");
 }
 
 int main(void) {

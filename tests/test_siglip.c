@@ -96,42 +96,13 @@ static void test_gradients(void **state) {
     "pairs.tsv --train-transform eval --siglip --precision fp32 --workers 1 --batch-size 8 "       \
     "--lr 1e-3 --logs %s --name %s "
 
-static char *metrics_of(const char *name) {
-    char *path = xasprintf("%s/%s/metrics.jsonl", test_path("logs"), name);
-    char *text = test_read_file(path, NULL);
-    free(path);
-    return text;
-}
-
-static void compare_step(json_t *got, json_t *want, int step) {
-    static const char *const keys[] = {"loss", "logit_scale", "grad_norm", "lr"};
-    for (size_t k = 0; k < COUNT(keys); k++) {
-        double a = json_number_value(json_object_get(got, keys[k]));
-        double b = json_number_value(json_object_get(want, keys[k]));
-        double tolerance = k == 3 ? 1e-9 : step == 0 ? 1e-5 : 2e-4;
-        test_near(a, b, tolerance * fmax(1, fabs(b)), keys[k], __FILE__, step);
-    }
-}
-
 static void test_ten_steps(void **state) {
     (void)state;
     free(test_clipc(0,
                     TRAIN "--no-shuffle --max-steps 12 --warmup 2 --wd 0.2 --beta1 0.9 --beta2 "
                           "0.98 --eps 1e-6 --grad-clip-norm 1 --wd-groups legacy",
                     test_path("logs"), "steps"));
-    json_error_t err;
-    json_t *want = json_load_file(GOLDEN "steps.json", 0, &err), *w;
-    char *lines = metrics_of("steps"), *save, *line = strtok_r(lines, "\n", &save);
-    size_t i;
-    json_array_foreach(want, i, w) {
-        assert_non_null(line);
-        json_t *got = json_loads(line, 0, &err);
-        compare_step(got, w, (int)i);
-        json_decref(got);
-        line = strtok_r(NULL, "\n", &save);
-    }
-    json_decref(want);
-    free(lines);
+    same_steps("steps", GOLDEN "steps.json");
 }
 
 /* ---- written folders ---- */
@@ -229,7 +200,7 @@ static void test_finetuning(void **state) {
         char name[16];
         snprintf(name, sizeof name, "how%zu", i);
         free(test_clipc(0, TRAIN "--max-steps 4 %s", test_path("logs"), name, how[i]));
-        char *lines = metrics_of(name);
+        char *lines = run_metrics(name);
         double first = 0, loss = 0;
         int steps = 0;
         char *save;
@@ -251,15 +222,6 @@ static void test_finetuning(void **state) {
     }
 }
 
-static double last_loss(const char *name) {
-    char *lines = metrics_of(name), *at = lines, *found = NULL;
-    while ((at = strstr(at, "\"loss\":"))) found = at++;
-    assert_non_null(found);
-    double loss = strtod(found + strlen("\"loss\":"), NULL);
-    free(lines);
-    return loss;
-}
-
 /* A batch of 8 at once and in two halves, and a resumed run. */
 static void test_same_steps(void **state) {
     (void)state;
@@ -271,7 +233,7 @@ static void test_same_steps(void **state) {
                     "--batch-size 4 --accum-freq 2 --lr 1e-3 --logs %s --name halves --max-steps 4 "
                     "--seed 3",
                     logs));
-    assert_near(last_loss("halves"), last_loss("whole"), 1e-4);
+    assert_near(run_last_loss("halves"), run_last_loss("whole"), 1e-4);
 }
 
 static void copy_folder(const char *name, const char *of) {
